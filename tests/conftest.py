@@ -1,0 +1,31 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from broker import Broker, BrokerMissingError
+
+
+@pytest.fixture(scope="session")
+def kafka_url() -> Iterator[str]:
+    """Give the URL of a real Kafka: ``UNDERSTUDY_TEST_KAFKA=host:port`` if set, else of one that this run starts.
+
+    Without Java and Maven the test is skipped on a laptop and fails where the environment says ``CI``.
+    """
+    given = os.environ.get("UNDERSTUDY_TEST_KAFKA")
+    if given:
+        yield f"kafka://{given}"
+        return
+    try:
+        broker = Broker()
+    except BrokerMissingError as missing:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must test against a real Kafka: {missing}")
+        pytest.skip(str(missing))
+    try:
+        yield broker.start().url
+    finally:
+        broker.stop()
