@@ -1,0 +1,79 @@
+"""Supervision: decide purely what to do about failures, act in the process that asked.
+
+The rules of this package:
+
+- *Pure.* No clock, no randomness, no logging, no I/O: time arrives as ``now_s``, jitter is derived from a
+  seed. The same functions run under the process tree, inside a worker for its shards, in the simulator and
+  under Hypothesis. The exceptions are ``process.py`` and ``transport.py``, the shell over Thespian, which
+  nothing here imports.
+- *One place changes a phase*: `supervision.machine`, by a table. What a shell owes it is said in
+  `supervision.tree`.
+- *A failure is data*: strings, so that it crosses processes and outlives its exception.
+- *Incarnations.* Every start has a number that was never used before; what an old incarnation says is
+  ignored.
+- *Bounded.* At most ``max_restarts`` within ``within_s``, then the level above decides; no history grows
+  without bound.
+
+Entities use `judge` alone; shards and workers are children of a `Tree` and go through `step`.
+"""
+
+from supervision.directive import Directive, Failure
+from supervision.machine import step
+from supervision.phase import PHASE_TABLE, Change, Phase, phase_table_rst
+from supervision.policy import PROCESS_FAILURES, Judgement, Policy, judge, restart
+from supervision.restart import Backoff, add_restart, exhausted
+from supervision.strategy import Strategy, affected
+from supervision.tree import (
+    Add,
+    Child,
+    Command,
+    Due,
+    Escalate,
+    Event,
+    Exited,
+    Failed,
+    Remove,
+    Start,
+    Started,
+    Stop,
+    StopRequested,
+    Tree,
+    TreePhase,
+    WakeAfter,
+)
+
+__all__ = [
+    "PHASE_TABLE",
+    "PROCESS_FAILURES",
+    "Add",
+    "Backoff",
+    "Change",
+    "Child",
+    "Command",
+    "Directive",
+    "Due",
+    "Escalate",
+    "Event",
+    "Exited",
+    "Failed",
+    "Failure",
+    "Judgement",
+    "Phase",
+    "Policy",
+    "Remove",
+    "Start",
+    "Started",
+    "Stop",
+    "StopRequested",
+    "Strategy",
+    "Tree",
+    "TreePhase",
+    "WakeAfter",
+    "add_restart",
+    "affected",
+    "exhausted",
+    "judge",
+    "phase_table_rst",
+    "restart",
+    "step",
+]

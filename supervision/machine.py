@@ -1,0 +1,233 @@
+"""What a supervisor does: `step(tree, event, now_s)` gives the next tree and what to do now.
+
+The only place that changes the phase of a child. `PHASE_TABLE` says every change there is; `step` finds out
+which of them an event means, and `_settle` then stops and starts what may be stopped and started:
+
+- Stops go one at a time, the last child first, the next when the one before has exited (as OTP's).
+- Starts go in start order and do not wait for each other's Started. OTP waits; but here a child is a process
+  or a shard that restores for seconds, and none may ask a sibling for anything while it starts.
+- A child starts only while those that its failure would touch are not being stopped and none whose failure
+  would touch it waits: so a group is down before it starts again, and comes up in order.
+- What a child says while it is being stopped is remembered and not judged (as OTP's).
+- After a failure only the backoff of the child that failed delays the group.
+"""
+
+import hashlib
+from typing import assert_never
+
+from msgspec.structs import replace
+
+from supervision.directive import Directive, Failure
+from supervision.phase import LEAVING, LIVE, PHASE_TABLE, Change, Phase
+from supervision.strategy import affected
+from supervision.tree import (
+    Add,
+    Child,
+    Command,
+    Due,
+    Escalate,
+    Event,
+    Exited,
+    Failed,
+    Remove,
+    Start,
+    Started,
+    Stop,
+    StopRequested,
+    Tree,
+    TreePhase,
+    WakeAfter,
+)
+
+
+def step(tree: Tree, event: Event, now_s: float) -> tuple[Tree, tuple[Command, ...]]:
+    """Take one event at `now_s` (a clock that never goes back): the next tree, and the commands to carry out in order.
+
+    Events of an old incarnation, of unknown children, and repeated ones change nothing and command nothing.
+    """
+    commands: tuple[Command, ...] = ()
+    match event:
+        case Add():
+            tree = _add(tree, event)
+        case Remove(name, gone):
+            tree = _change(tree, name, Change.LOSE if gone else Change.REMOVE)
+        case Started(name, incarnation):
+            if _is_current(tree, name, incarnation):
+                tree = _change(tree, name, Change.STARTED)
+        case Due(name, incarnation):
+            if _is_current(tree, name, incarnation):
+                tree = _change(tree, name, Change.DUE)
+        case Failed(name, incarnation, failure):
+            if _is_current(tree, name, incarnation):
+                tree, commands = _failed(tree, tree.child(name), failure, now_s)
+        case Exited(name, incarnation):
+            if _is_current(tree, name, incarnation):
+                tree, commands = _exited(tree, tree.child(name), now_s)
+        case StopRequested():
+            tree = _halt(tree, TreePhase.STOPPING, tree.failure)
+        case _:
+            assert_never(event)
+    tree, more = _settle(tree)
+    return tree, commands + more
+
+
+def _add(tree: Tree, event: Add) -> Tree:
+    """Take a child in, or up again; a tree that does not run takes nobody."""
+    if tree.phase is not TreePhase.RUNNING:
+        return tree
+    child = tree.child(event.child)
+    if child.phase is Phase.ABSENT:
+        at = next((i for i, sibling in enumerate(tree.children) if sibling.name == event.before), len(tree.children))
+        tree = replace(tree, children=(*tree.children[:at], child, *tree.children[at:]))
+    elif child.phase is Phase.STOPPED:  # A new life: what the old one still says is no longer current.
+        tree = _put(tree, Child(child.name, child.phase, failure=child.failure))
+    return _change(tree, child.name, Change.ADD)
+
+
+def _failed(tree: Tree, child: Child, failure: Failure, now_s: float) -> tuple[Tree, tuple[Command, ...]]:
+    """React to the report of the current incarnation, which may come before, after or without its exit, or twice."""
+    directive = tree.policy.directive_of(failure)
+    if directive is Directive.RESUME:
+        return tree, ()
+    tree = _put(tree, replace(child, failure=failure))
+    if child.phase in LIVE:
+        return _fail(tree, child.name, failure, directive, now_s)
+    if child.phase in LEAVING and tree.awaited != child.name:  # It ended before its turn to be stopped came.
+        return _change(tree, child.name, Change.EXITED), ()
+    if child.phase in (Phase.WAITING, Phase.READY) and directive is not Directive.RESTART:
+        return _fail(tree, child.name, failure, directive, now_s)
+    return tree, ()
+
+
+def _exited(tree: Tree, child: Child, now_s: float) -> tuple[Tree, tuple[Command, ...]]:
+    """React to the end of the current incarnation: awaited, known from its report, or the first that is heard of it."""
+    if child.phase not in LIVE:
+        return _change(tree, child.name, Change.EXITED), ()
+    failure = Failure("Exited", "exited without a report", f"{child.name}#{child.incarnation}")
+    tree = _put(tree, replace(child, failure=failure))
+    directive = tree.policy.directive_of(failure)
+    if directive is Directive.RESUME:  # What is gone cannot go on.
+        directive = Directive.RESTART
+    return _fail(tree, child.name, failure, directive, now_s)
+
+
+def _fail(
+    tree: Tree, name: str, failure: Failure, directive: Directive, now_s: float
+) -> tuple[Tree, tuple[Command, ...]]:
+    """Answer one failure with exactly one of: wait, stop for good, escalate."""
+    match directive:
+        case Directive.RESUME:
+            return tree, ()
+        case Directive.RESTART:
+            restarts, spent = tree.policy.spend(tree.restarts, now_s)
+            tree = replace(tree, restarts=restarts)
+            if not spent:
+                return _retry(tree, name, now_s)
+            return _escalate(tree, name, failure), ()
+        case Directive.STOP:
+            return _change(tree, name, Change.GIVE_UP), ()
+        case Directive.ESCALATE:
+            return _escalate(tree, name, failure), ()
+        case _:
+            assert_never(directive)
+
+
+def _retry(tree: Tree, name: str, now_s: float) -> tuple[Tree, tuple[Command, ...]]:
+    """Let the failed child wait out its backoff, and begin to stop the siblings that share its fate."""
+    backoff = tree.policy.backoff
+    child = tree.child(name)
+    attempts = backoff.next_attempt(child.attempts, child.failed_s, now_s)
+    tree = _change(_put(tree, replace(child, attempts=attempts, failed_s=now_s)), name, Change.RETRY)
+    for sibling in affected(tree.strategy, tree.names(), name):
+        tree = _change(tree, sibling, Change.RESTART)
+    delay_s = backoff.delay_s(attempts, _draw(tree.seed, name, child.incarnation))
+    return tree, (WakeAfter(name, child.incarnation, delay_s),)
+
+
+def _escalate(tree: Tree, name: str, failure: Failure) -> Tree:
+    """Give up: the failed child is down, all others are to stop; `_settle` escalates when they have."""
+    return _halt(_change(tree, name, Change.GIVE_UP), TreePhase.ESCALATING, failure)
+
+
+def _halt(tree: Tree, phase: TreePhase, failure: Failure | None) -> Tree:
+    """Stop all children, on the way to `phase`. A tree that has stopped stays stopped."""
+    if tree.phase is TreePhase.STOPPED:
+        return tree
+    for name in tree.names():
+        tree = _change(tree, name, Change.HALT)
+    return replace(tree, phase=phase, failure=failure)
+
+
+def _settle(tree: Tree) -> tuple[Tree, tuple[Command, ...]]:
+    """Do what the phases now allow: the next stop, all starts, the end of the tree."""
+    tree, stops = _stop_next(tree)
+    if tree.phase is TreePhase.RUNNING:
+        tree, starts = _start_ready(tree)
+        return tree, stops + starts
+    if any(child.phase in LEAVING for child in tree.children):
+        return tree, stops
+    if tree.phase is TreePhase.STOPPING:
+        return replace(tree, phase=TreePhase.STOPPED), ()
+    if tree.phase is TreePhase.ESCALATING:
+        assert tree.failure is not None, "a tree escalates a failure"
+        return replace(tree, phase=TreePhase.ESCALATED), (Escalate(tree.failure),)
+    return tree, ()
+
+
+def _stop_next(tree: Tree) -> tuple[Tree, tuple[Command, ...]]:
+    """Tell the last child that is to stop, unless the one told before has not exited yet."""
+    if tree.awaited is not None:
+        return tree, ()
+    for child in reversed(tree.children):
+        if child.phase in LEAVING:
+            return replace(tree, awaited=child.name), (Stop(child.name, child.incarnation),)
+    return tree, ()
+
+
+def _start_ready(tree: Tree) -> tuple[Tree, tuple[Command, ...]]:
+    """Start, in start order, every READY child that no sibling holds back; an incarnation is never used twice."""
+    commands: tuple[Command, ...] = ()
+    for child in [child for child in tree.children if child.phase is Phase.READY and not _is_held(tree, child.name)]:
+        incarnation = tree.started + 1
+        tree = replace(_put(tree, replace(child, incarnation=incarnation)), started=incarnation)
+        tree = _change(tree, child.name, Change.START)
+        commands += (Start(child.name, incarnation),)
+    return tree, commands
+
+
+def _is_held(tree: Tree, name: str) -> bool:
+    """Say whether a sibling that shares its fate with `name` is being stopped, or waits before it may start."""
+    names = tree.names()
+    below = affected(tree.strategy, names, name)
+    return any(
+        (child.phase in LEAVING and child.name in below)
+        or (child.phase is Phase.WAITING and name in affected(tree.strategy, names, child.name))
+        for child in tree.children
+    )
+
+
+def _change(tree: Tree, name: str, change: Change) -> Tree:
+    """Move a child as `PHASE_TABLE` says, forget it if it is ABSENT then; without an entry nothing changes."""
+    child = tree.child(name)
+    after = PHASE_TABLE[change].get(child.phase)
+    if after is None:
+        return tree
+    awaited = tree.awaited if after in LEAVING or tree.awaited != name else None
+    return _put(replace(tree, awaited=awaited), replace(child, phase=after))
+
+
+def _put(tree: Tree, child: Child) -> Tree:
+    """Put a child in the place of its former self; an ABSENT one is left out."""
+    present = (child if former.name == child.name else former for former in tree.children)
+    return replace(tree, children=tuple(each for each in present if each.phase is not Phase.ABSENT))
+
+
+def _is_current(tree: Tree, name: str, incarnation: int) -> bool:
+    """Say whether an event speaks of the newest incarnation of a child: of an old one nothing is believed."""
+    return 0 < tree.child(name).incarnation == incarnation
+
+
+def _draw(seed: int, name: str, incarnation: int) -> float:
+    """Draw from [0, 1): the same for the same arguments, in every process and version."""
+    digest = hashlib.blake2b(f"{seed}/{name}/{incarnation}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2**53  # 53 bits: what a float holds exactly.

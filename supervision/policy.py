@@ -1,0 +1,139 @@
+"""Which directive a failure gets, and whether a restart is still within its budget: pure, the same at every level."""
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Final
+
+import msgspec
+
+from supervision.directive import Directive, Failure, qualified_name
+from supervision.restart import Backoff, add_restart, exhausted
+
+PROCESS_FAILURES: Final = (MemoryError, SystemExit, KeyboardInterrupt)
+"""Never judged: they concern the process and not whom they happened to hit. Let them through; its supervisor acts."""
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """How failures are answered: by exception type, at most ``max_restarts`` within ``within_s`` seconds.
+
+    Made by `restart`. Beyond the budget a shard or a worker escalates and an entity's key is parked. Raises
+    ValueError or TypeError for settings that make no sense.
+    """
+
+    max_restarts: int
+    within_s: float
+    backoff: Backoff
+    on: Mapping[type[BaseException], Directive]
+    default: Directive = Directive.RESTART
+
+    def __post_init__(self) -> None:
+        """Refuse settings that make no sense, each with its own sentence."""
+        if not isinstance(self.max_restarts, int) or isinstance(self.max_restarts, bool):
+            raise TypeError(f"restart: max_restarts must be an int, not {self.max_restarts!r}")
+        if self.max_restarts < 0:
+            raise ValueError(f"restart: max_restarts must be 0 (none) or more, not {self.max_restarts}")
+        if not math.isfinite(self.within_s) or self.within_s <= 0:
+            raise ValueError(f"restart: within_s must be a finite number above 0, not {self.within_s}")
+        if not isinstance(self.backoff, Backoff):
+            raise TypeError(f"restart: backoff must be a Backoff, not {self.backoff!r}")
+        for error_type, directive in self.on.items():
+            _check_rule(error_type, directive)
+        if not isinstance(self.default, Directive):
+            raise TypeError(f"restart: default must be a Directive, not {self.default!r}")
+
+    def directive_for(self, error_type: type[BaseException]) -> Directive:
+        """Find the directive for an exception type: the nearest class in its MRO wins, else the default."""
+        for base in error_type.__mro__:
+            if base in self.on:
+                return self.on[base]
+        return self.default
+
+    def directive_of(self, failure: Failure) -> Directive:
+        """Find the directive for a failure that came as data: the one it brings, else by the names of its types."""
+        if failure.directive is not None:
+            return failure.directive
+        by_name = {qualified_name(error_type): directive for error_type, directive in self.on.items()}
+        names = (failure.error_type, *failure.bases)
+        return next((by_name[name] for name in names if name in by_name), self.default)
+
+    def spend(self, restarts: tuple[float, ...], now_s: float) -> tuple[tuple[float, ...], bool]:
+        """Charge one restart at `now_s`: the new history, and whether the budget is spent so that it must not happen.
+
+        The history never holds more than ``max_restarts + 1`` instants; more could not change any answer.
+        """
+        history = add_restart(restarts, now_s, self.within_s)[-(self.max_restarts + 1) :]
+        return history, exhausted(history, self.max_restarts)
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """What `judge` decided.
+
+    ``restarts`` replaces the history. ``spent`` means that the budget allows no more restarts: an entity's key is parked then.
+    ``delay_s`` is the wait before a RESTART that is not ``spent``, else 0.
+    """
+
+    directive: Directive
+    restarts: tuple[float, ...]
+    delay_s: float = 0.0
+    spent: bool = False
+
+
+def restart(
+    *,
+    max_restarts: int = 3,
+    within_s: float = 60.0,
+    backoff: Backoff = Backoff(),
+    on: Mapping[type[BaseException], Directive] | None = None,
+    default: Directive = Directive.RESTART,
+) -> Policy:
+    """Make a policy: restart after a backoff, at most `max_restarts` times within `within_s` seconds.
+
+    `on` names exception types with another directive (the nearest class wins), `default` is for all others.
+    Raises ValueError or TypeError with a sentence for settings that make no sense.
+    """
+    return Policy(max_restarts=max_restarts, within_s=within_s, backoff=backoff, on=dict(on or {}), default=default)
+
+
+def judge(
+    policy: Policy,
+    restarts: tuple[float, ...],
+    error_type: type[BaseException],
+    now_s: float,
+    draw: float,
+    *,
+    attempt: int | None = None,
+) -> Judgement:
+    """Decide about one failure at `now_s`, given the history of restarts of the same entity (newest last).
+
+    `draw` in [0, 1) places the jitter. The delay grows with `attempt` (from 1) if the caller counts them, as
+    a shard does for a command; else with the streak that the history shows. Never asked about
+    `PROCESS_FAILURES`.
+    """
+    assert not issubclass(error_type, PROCESS_FAILURES), f"{error_type.__name__} fails the process; let it through"
+    directive = policy.directive_for(error_type)
+    if directive is not Directive.RESTART:
+        return Judgement(directive, restarts)
+    history, spent = policy.spend(restarts, now_s)
+    if spent:
+        return Judgement(directive, history, spent=True)
+    delay_s = policy.backoff.delay_s(_streak(policy.backoff, history) if attempt is None else attempt, draw)
+    return Judgement(directive, history, delay_s)
+
+
+def _streak(backoff: Backoff, history: tuple[float, ...]) -> int:
+    """Count the last restarts of `history` that no quiet time separates."""
+    attempt = 1
+    for earlier_s, later_s in pairwise(history):
+        attempt = backoff.next_attempt(attempt, earlier_s, later_s)
+    return attempt
+
+
+def _check_rule(error_type: type[BaseException], directive: Directive) -> None:
+    """Refuse a rule of `on` that could never be followed."""
+    if not (isinstance(error_type, type) and issubclass(error_type, BaseException)):
+        raise TypeError(f"restart: on maps exception types to directives; {error_type!r} is no exception type")
+    if not set(PROCESS_FAILURES).isdisjoint(error_type.__mro__):
+        raise ValueError(f"restart: {error_type.__name__} fails the whole process and cannot be given a directive")
+    if not isinstance(directive, Directive):
+        raise TypeError(f"restart: on maps exception types to directives; {directive!r} is no Directive")
