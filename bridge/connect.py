@@ -1,0 +1,46 @@
+"""From a log's URL to its backend."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from bridge.embedded_backend import EmbeddedBackend
+from bridge.log import Backend, InvalidSetting
+from bridge.settings import Settings
+
+_DEFAULTS = Settings()
+_BROKER = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
+
+
+def connect(url: str, settings: Settings = _DEFAULTS, kafka_config: Mapping[str, str] = {}) -> Backend:
+    """Return the log that a URL names. Nothing is opened yet: the first use of the backend says whether it is there.
+
+    ``memory:`` keeps everything in this process and thread, shared by all that the returned backend opens;
+    ``sqlite:PATH`` is a file for the processes of one machine; ``kafka://host:port[,host:port…]`` is a cluster.
+    ``kafka_config`` holds librdkafka settings; the other logs have no use for it.
+
+    Raises:
+        InvalidSetting: the URL has none of the three forms, or a Kafka setting is refused.
+    """
+    scheme, _, rest = url.partition(":")
+    match scheme:
+        case "memory" if url == "memory:":
+            return EmbeddedBackend(url, settings)
+        case "sqlite" if rest and not rest.startswith("//") and "\0" not in rest:
+            return EmbeddedBackend(url, settings, path=rest)
+        case "kafka" if rest.startswith("//") and all(map(_is_broker, rest[2:].split(","))):
+            # Imported here: librdkafka takes 30 ms to load, and the other logs do without it.
+            from bridge.kafka.backend import KafkaBackend  # noqa: PLC0415
+
+            return KafkaBackend(url, settings, kafka_config)
+    raise InvalidSetting(
+        f"{url!r} names no log: write memory:, sqlite:PATH (as in sqlite:bank.db or sqlite:/var/lib/bank.db) "
+        "or kafka://host:port[,host:port…]"
+    )
+
+
+def _is_broker(text: str) -> bool:
+    """Tell whether a text is ``host:port`` with a port that exists."""
+    match = _BROKER.fullmatch(text)
+    return match is not None and 0 < int(match[2]) < 65_536

@@ -1,0 +1,57 @@
+"""Other processes of this machine: which of them live, and which holds a lock. From Linux's ``/proc``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+#: The byte of the ``-shm`` file that SQLite's WAL writer locks (WAL_WRITE_LOCK; https://sqlite.org/walformat.html).
+_WRITE_LOCK_BYTE = "120"
+
+
+def writer_pid(path: str) -> int | None:
+    """Return the process that holds a log's write lock now, None if there is none or it cannot be told.
+
+    The kernel's list of locks is asked, not a note that the holder leaves: such a note costs every commit two
+    system calls, can be a moment too old, and knows no foreign program; and who is named here may be killed.
+    """
+    try:
+        shm = Path(f"{path}-shm").stat()
+        locks = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    for line in locks:
+        # As "1: POSIX  ADVISORY  WRITE 5427 fe:00:9986108 120 120"; a line with "->" is one who waits.
+        kind, _, mode, pid, file, *byte_range = line.split()[1:]
+        if (kind, mode, byte_range) != ("POSIX", "WRITE", [_WRITE_LOCK_BYTE, _WRITE_LOCK_BYTE]):
+            continue
+        if file.endswith(f":{shm.st_ino}") and _has_open(pid, shm):
+            return int(pid)
+    return None
+
+
+def _has_open(pid: str, file: os.stat_result) -> bool:
+    """Tell whether a process has a file open. An inode alone is not enough, and btrfs names its devices twice."""
+    with contextlib.suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if os.path.samestat(descriptor.stat(), file):
+                    return True
+    return False
+
+
+def pid_start(pid: int) -> str | None:
+    """Return what tells a process from every other with its pid, None if it is dead. Empty where there is no /proc."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        # The name in the second field may hold anything, so the fields are counted from its end.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return "" if pid == os.getpid() else None
+    return None if fields[0] in (b"Z", b"X") else f"{boot}/{fields[19].decode()}"
+
+
+def is_alive(pid: int, start: str) -> bool:
+    """Tell whether the process that once was ``pid`` still runs; ``start`` is what ``pid_start`` said of it."""
+    return pid_start(pid) == start
