@@ -1,13 +1,13 @@
 """What a supervisor does: `step(tree, event, now_s)` gives the next tree and what to do now.
 
-The only place that changes the phase of a child. `PHASE_TABLE` says every change there is; `step` finds out
-which of them an event means, and `_settle` then stops and starts what may be stopped and started:
+The only place that changes the phase of a child. `PHASE_TABLE` says every change there is; `step` finds out which of
+them an event means, and `_settle` then stops and starts what may be stopped and started:
 
 - Stops go one at a time, the last child first, the next when the one before has exited (as OTP's).
-- Starts go in start order and do not wait for each other's Started. OTP waits; but here a child is a process
-  or a shard that restores for seconds, and none may ask a sibling for anything while it starts.
-- A child starts only while those that its failure would touch are not being stopped and none whose failure
-  would touch it waits: so a group is down before it starts again, and comes up in order.
+- Starts go in start order and do not wait for each other's Started. OTP waits; but here a child is a process or a shard
+  that restores for seconds, and none may ask a sibling for anything while it starts.
+- Except under one_for_one, nobody starts while a sibling is being stopped, nor while one waits whose failure it shares:
+  so a group is down before it starts again, and comes up in order.
 - What a child says while it is being stopped is remembered and not judged (as OTP's).
 - After a failure only the backoff of the child that failed delays the group.
 """
@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from supervision.directive import Directive, Failure
 from supervision.phase import LEAVING, LIVE, PHASE_TABLE, Change, Phase
-from supervision.strategy import affected
+from supervision.strategy import Strategy, affected
 from supervision.tree import (
     Add,
     Child,
@@ -187,23 +187,26 @@ def _stop_next(tree: Tree) -> tuple[Tree, tuple[Command, ...]]:
 def _start_ready(tree: Tree) -> tuple[Tree, tuple[Command, ...]]:
     """Start, in start order, every READY child that no sibling holds back; an incarnation is never used twice."""
     commands: tuple[Command, ...] = ()
-    for child in [child for child in tree.children if child.phase is Phase.READY and not _is_held(tree, child.name)]:
-        incarnation = tree.started + 1
-        tree = replace(_put(tree, replace(child, incarnation=incarnation)), started=incarnation)
+    held = _held(tree)
+    for child in tree.children:
+        if child.phase is not Phase.READY or child.name in held:
+            continue
+        incarnation = tree.last_incarnation + 1
+        tree = replace(_put(tree, replace(child, incarnation=incarnation)), last_incarnation=incarnation)
         tree = _change(tree, child.name, Change.START)
         commands += (Start(child.name, incarnation),)
     return tree, commands
 
 
-def _is_held(tree: Tree, name: str) -> bool:
-    """Say whether a sibling that shares its fate with `name` is being stopped, or waits before it may start."""
+def _held(tree: Tree) -> frozenset[str]:
+    """Name the children that may not start yet: their group is not down, or a sibling that shares its fate waits."""
+    if tree.strategy is Strategy.ONE_FOR_ONE:
+        return frozenset()
     names = tree.names()
-    below = affected(tree.strategy, names, name)
-    return any(
-        (child.phase in LEAVING and child.name in below)
-        or (child.phase is Phase.WAITING and name in affected(tree.strategy, names, child.name))
-        for child in tree.children
-    )
+    if any(child.phase in LEAVING for child in tree.children):
+        return frozenset(names)
+    waiting = (child.name for child in tree.children if child.phase is Phase.WAITING)
+    return frozenset[str]().union(*(affected(tree.strategy, names, name) for name in waiting))
 
 
 def _change(tree: Tree, name: str, change: Change) -> Tree:

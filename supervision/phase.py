@@ -59,27 +59,26 @@ PHASE_TABLE: Final[Mapping[Change, Mapping[Phase, Phase]]] = {
     Change.START: {_P.READY: _P.STARTING},
     Change.STARTED: {_P.STARTING: _P.RUNNING},
     Change.RETRY: {_P.STARTING: _P.WAITING, _P.RUNNING: _P.WAITING},
-    # WAITING and READY: the exit came first and was taken for a failure to retry; then the report said
-    # otherwise.
+    # From WAITING and READY: the exit came first, was taken for a failure to retry, and the report says otherwise.
     Change.GIVE_UP: dict.fromkeys((*LIVE, _P.WAITING, _P.READY), _P.STOPPED),
     Change.DUE: {_P.WAITING: _P.READY},
     Change.RESTART: dict.fromkeys(LIVE, _P.RESTARTING),
     Change.HALT: dict.fromkeys((*LIVE, _P.RESTARTING), _P.STOPPING) | dict.fromkeys((_P.READY, _P.WAITING), _P.STOPPED),
     Change.REMOVE: dict.fromkeys((*LIVE, _P.RESTARTING, _P.STOPPING), _P.REMOVING)
     | dict.fromkeys((_P.READY, _P.WAITING, _P.STOPPED), _P.ABSENT),
-    Change.LOSE: dict.fromkeys(set(_P) - {_P.ABSENT}, _P.ABSENT),
+    Change.LOSE: {phase: _P.ABSENT for phase in _P if phase is not _P.ABSENT},
     Change.EXITED: {_P.STOPPING: _P.STOPPED, _P.RESTARTING: _P.READY, _P.REMOVING: _P.ABSENT},
 }
 """Every change of phase: change → phase → next phase. Where there is no entry, the change does nothing to the child."""
 
 
 def phase_table_rst() -> str:
-    """Render `PHASE_TABLE` as an rst list-table: a row per phase, a column per change, "-" where nothing happens."""
+    """Render `PHASE_TABLE` as an rst list-table: a row per phase, a column per change, empty where nothing happens."""
     rows = [["phase", *(change.value for change in Change)]]
     for phase in Phase:
         nexts = (PHASE_TABLE[change].get(phase) for change in Change)
-        rows.append([phase.value, *(after.value if after else "-" for after in nexts)])
+        rows.append([phase.value, *(after.value if after else "" for after in nexts)])
     lines = [".. list-table::", "   :header-rows: 1", "   :stub-columns: 1", ""]
-    for row in rows:
-        lines += [f"   {'*' if cell is first else ' '} - {cell}" for first in row[:1] for cell in row]
+    for first, *others in rows:
+        lines += [f"   * - {first}", *(f"     - {cell}".rstrip() for cell in others)]
     return "\n".join(lines) + "\n"

@@ -69,8 +69,8 @@ class Policy(msgspec.Struct, frozen=True):
 class Judgement(msgspec.Struct, frozen=True):
     """What `judge` decided.
 
-    ``restarts`` replaces the history. ``spent`` means that the budget allows no more restarts: an entity's key is parked then.
-    ``delay_s`` is the wait before a RESTART that is not ``spent``, else 0.
+    ``restarts`` replaces the history. ``spent`` means that the budget allows no restart: an entity's key is parked
+    then. ``delay_s`` is the wait before a RESTART that is not ``spent``, else 0.
     """
 
     directive: Directive

@@ -57,10 +57,9 @@ class Child(msgspec.Struct, frozen=True):
 class Tree(msgspec.Struct, frozen=True):
     """A supervisor and its children: begin with ``Tree(policy, strategy)``, then `Add` each child in start order.
 
-    ``policy`` holds this level's budget and backoff, ``seed`` makes the jitter differ between trees and
-    repeat in a run. ``restarts`` is the sliding window, ``started`` the number of the newest incarnation (one
-    count for all children: it outlives those that come and go), ``awaited`` the child that was told to stop,
-    ``failure`` what was escalated.
+    ``policy`` holds this level's budget and backoff, ``seed`` makes jitter differ between trees and repeat in a run.
+    ``restarts`` is the sliding window. ``last_incarnation`` counts for all children together, so it outlives those that
+    come and go. ``awaited`` is the child that was told to stop and has not exited. ``failure`` is what was escalated.
     """
 
     policy: Policy
@@ -69,7 +68,7 @@ class Tree(msgspec.Struct, frozen=True):
     phase: TreePhase = TreePhase.RUNNING
     children: tuple[Child, ...] = ()
     restarts: tuple[float, ...] = ()
-    started: int = 0
+    last_incarnation: int = 0
     awaited: str | None = None
     failure: Failure | None = None
 
@@ -108,7 +107,7 @@ class Started(msgspec.Struct, frozen=True):
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """The incarnation reports why it dies; it does nothing more."""
+    """The incarnation reports why it dies; it does nothing more. (With RESUME it goes on, and nothing changes.)"""
 
     child: str
     incarnation: int
