@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import cache
 from itertools import groupby
 
 from bridge.record import TopicPartition
@@ -52,7 +53,18 @@ RESERVE = """
 UPDATE partition SET next_offset = next_offset + ?1 WHERE topic = ?2 AND partition = ?3 RETURNING next_offset - ?1
 """
 
-INSERT = "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?)"
+
+@cache
+def insert(records: int) -> str:
+    """Return the statement that appends so many records; parameters: topic, partition, first offset, timestamp, and
+    key, value, headers of each.
+
+    With forty in one statement a record takes 1.4 µs, with ``executemany`` 2.2 (measured): the write lock is what
+    all workers share, so this is the throughput of the machine.
+    """
+    rows = (f"(?1, ?2, ?3 + {i}, ?{3 * i + 5}, ?{3 * i + 6}, ?{3 * i + 7}, ?4)" for i in range(records))
+    return f"INSERT INTO record VALUES {', '.join(rows)}"  # noqa: S608 - numbers, no text of others
+
 
 READ = """
 SELECT offset, key, value, headers, timestamp_ms FROM record
