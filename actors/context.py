@@ -1,0 +1,200 @@
+"""``Context``: what a handler may know beside its command, and where it says what else shall happen."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any, TypeVar
+
+import msgspec
+
+from actors.entity import Behaviour, resolved
+from actors.handler import CommandHandler, Handler
+from actors.message import Done, Envelope, Event, Message, Rejection, Sender
+from actors.placement import checked_key
+
+C = TypeVar("C")
+
+
+class ContractViolation(Exception):
+    """A handler did what its contract does not allow; a failure of the entity."""
+
+
+class OutputTooLarge(ContractViolation):
+    """A command would produce a record over ``output_bytes_max``. Unless told otherwise it is dead-lettered."""
+
+
+class Directory(msgspec.Struct, frozen=True):
+    """Who else can be addressed: the hosted entities by class, and topics by name."""
+
+    hosted: Callable[[type], bool]
+    partition_count: Callable[[str], int | None]
+
+
+class Tell(msgspec.Struct, frozen=True):
+    """A collected ``tell`` (``asked`` False) or ``ask``, as ``TestKit`` shows it."""
+
+    handler: Handler
+    key: str
+    message: Message
+    asked: bool = False
+    about: str = ""
+
+
+class Publish(msgspec.Struct, frozen=True):
+    """A collected ``publish``."""
+
+    topic: str
+    value: Message | bytes
+    key: str | None = None
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """A collected ``reply``."""
+
+    to: Sender
+    value: Message
+
+
+class Context:
+    """Belongs to one handler call. Collects and sends nothing; all of it leaves with the commit, or never."""
+
+    __slots__ = (
+        "_behaviour", "_directory", "_envelope", "_handler", "_ids", "_random", "_sender_read",
+        "attempt", "cause", "collected", "replied", "stopped",
+    )  # fmt: skip
+
+    def __init__(
+        self, behaviour: Behaviour, handler: Handler, envelope: Envelope, directory: Directory, cause: str, attempt: int
+    ) -> None:
+        self._behaviour = behaviour
+        self._handler = handler
+        self._envelope = envelope
+        self._directory = directory
+        self._random: random.Random | None = None
+        self._ids = 0
+        self._sender_read = False
+        #: ``topic/partition/offset`` of the command: the same at every attempt, in every replay.
+        self.cause = cause
+        #: 1 + the restarts of this entity because of this command.
+        self.attempt = attempt
+        self.collected: list[Tell | Publish | Reply] = []
+        self.replied = False
+        self.stopped = False
+
+    # --- facts ------------------------------------------------------------------------------------------------
+
+    @property
+    def key(self) -> str:
+        """The entity's key."""
+        return self._envelope.key
+
+    @property
+    def sender(self) -> Sender | None:
+        """Who asked, None for a tell. May be kept in state or events, and answered later."""
+        self._sender_read = True
+        return self._envelope.sender
+
+    @property
+    def about(self) -> str:
+        """In a ``@reply`` method: what ``ask`` was given as ``about``."""
+        return self._envelope.about
+
+    @property
+    def timestamp(self) -> datetime:
+        """When the command was appended to the log (UTC): a fact of the record, no clock."""
+        return datetime.fromtimestamp(self._envelope.timestamp_ms / 1000, UTC)
+
+    @property
+    def random(self) -> random.Random:
+        """A generator seeded from the cause: the same draws at every attempt."""
+        if self._random is None:
+            self._random = random.Random(self.cause)  # noqa: S311  reproducible on purpose
+        return self._random
+
+    def new_id(self) -> str:
+        """Return an identifier made from the cause: 32 hex digits, the same at every attempt."""
+        self._ids += 1
+        return blake2b(f"{self.cause}#{self._ids}".encode(), digest_size=16).hexdigest()
+
+    # --- what shall happen ------------------------------------------------------------------------------------
+
+    def tell(self, handler: CommandHandler[Any, C, Any], key: str, message: C) -> None:
+        """Send ``message`` to the entity ``key`` of the class that ``handler`` belongs to."""
+        self.collected.append(Tell(self._addressed(handler, message), checked_key(key), self._message(message)))
+
+    def ask(self, handler: CommandHandler[Any, C, Any], key: str, message: C, *, about: str = "") -> None:
+        """Tell, and have the answer come to the ``@reply`` method of this entity that takes it.
+
+        ContractViolation if this entity has no ``@reply`` method for a possible answer, ``Undelivered`` included.
+        """
+        for answer in self._addressed(handler, message).answers:
+            if answer not in self._behaviour.handlers:
+                raise ContractViolation(
+                    f"{self._behaviour.entity.__name__} asks {handler.owner.__name__}.{handler.name}, which may answer "
+                    f"{answer.__qualname__}; write a @reply method that takes it"
+                )
+        self.collected.append(Tell(handler, checked_key(key), self._message(message), asked=True, about=about))
+
+    def publish(self, topic: str, value: Message | bytes, *, key: str | None = None) -> None:
+        """Append to a topic outside the system; it has to exist."""
+        if not isinstance(value, Message | bytes):
+            raise ContractViolation(f"publish takes a message or bytes, not {type(value).__name__}")
+        if self._directory.partition_count(topic) is None:
+            raise ContractViolation(f"publish to {topic!r}: there is no such topic; create it first")
+        self.collected.append(Publish(topic, value, None if key is None else checked_key(key)))
+
+    def reply(self, value: Event | Rejection, *, to: Sender | None = None) -> None:
+        """Answer whoever asked (or ``to``, kept from an earlier command) instead of with what is returned.
+
+        Takes what the handler's annotation names. Without anyone who asked it does nothing.
+        """
+        allowed = self._handler.answers
+        if type(value) not in allowed and type(value) is not Done:
+            raise ContractViolation(
+                f"{self._handler!r} replies {type(value).__name__}; its annotation names "
+                f"{', '.join(answer.__name__ for answer in allowed)}"
+            )
+        to = to or self._envelope.sender
+        if to is None:
+            return
+        if to == self._envelope.sender:
+            self.replied = True
+        self.collected.append(Reply(to, value))
+
+    def stop(self) -> None:
+        """End this entity's life after this command; the next command begins a new one from the defaults."""
+        self.stopped = True
+
+    def keeps_sender(self, kept: object) -> bool:
+        """Whether what the handler returned holds the sender: then it answers later, and nothing is sent now."""
+        return self._sender_read and self._envelope.sender is not None and _holds(kept, self._envelope.sender)
+
+    def _addressed(self, handler: CommandHandler[Any, C, Any], message: object) -> CommandHandler[Any, C, Any]:
+        if not isinstance(handler, CommandHandler):
+            raise ContractViolation(f"{handler!r} is no @command method of an entity, as in Account.deposit")
+        resolved(handler.owner)
+        if not self._directory.hosted(handler.owner):
+            raise ContractViolation(f"{handler.owner.__name__} is not hosted by this system; add system.host(…)")
+        if type(message) not in handler.message_types:
+            raise ContractViolation(f"{handler!r} does not take {type(message).__name__}")
+        return handler
+
+    @staticmethod
+    def _message(message: object) -> Message:
+        assert isinstance(message, Message), message
+        return message
+
+
+def _holds(value: object, sender: Sender) -> bool:
+    if value == sender:
+        return True
+    if isinstance(value, tuple | frozenset | list | set):
+        return any(_holds(item, sender) for item in value)
+    if isinstance(value, dict):
+        return any(_holds(item, sender) for item in value.values())
+    if isinstance(value, msgspec.Struct):
+        return any(_holds(getattr(value, name), sender) for name in value.__struct_fields__)
+    return False

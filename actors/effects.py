@@ -1,0 +1,185 @@
+"""What a shard wants to be true after a turn: values that the codec writes as one transaction.
+
+Every output says which command made it: ``offset`` in the shard's commands partition, and ``index``, its place
+among that command's outputs. Together they are the ``cause`` header, unique over all that a system writes.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from actors.message import Headers, Sender
+
+#: Index of the first record that a shard writes for its own books. Counted on for ever, it never meets the index
+#: of a command's output, also when a command is tried again in a later transaction.
+BOOKS_INDEX = 1 << 32
+
+
+class ShardId(msgspec.Struct, frozen=True, order=True):
+    """One partition of one entity's commands."""
+
+    entity: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.entity}/{self.partition}"
+
+
+class ShardRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Shard", forbid_unknown_fields=True):
+    """Where a shard stands; written in each of its transactions. It is the truth, the group's offset mirrors it.
+
+    ``next``: first command not consumed. ``seq``: of the next journal or state record. ``tail_start``: each
+    journal record below this seq is in a snapshot. ``tail_offset``: at or below the journal offset of the
+    record with that seq. ``books``: records written for the shard's own books so far.
+    """
+
+    next: int
+    seq: int
+    tail_start: int
+    tail_offset: int
+    books: int
+
+
+class StateRecord(msgspec.Struct, frozen=True, tag_field="type", tag="State", forbid_unknown_fields=True):
+    """The latest word on one entity: a snapshot, the end of its life, or neither; and what waits behind it."""
+
+    snapshot: msgspec.Raw | None = None
+    ended: bool = False
+    waiting: int = 0
+    waiting_first: int = -1
+
+
+class WaitingRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Waiting", forbid_unknown_fields=True):
+    """A command that is kept until it can be applied, in the order of the offsets that key these records.
+
+    ``attempt`` is the next one (1 + restarts so far); ``due_ms`` (epoch) is when it may run, 0 for a command
+    behind the first of its key; ``restarts_ms`` is the restart window. ``parked``: only an operator retries it.
+    """
+
+    key: str
+    value: bytes
+    headers: Headers
+    timestamp_ms: int
+    attempt: int = 1
+    due_ms: int = 0
+    restarts_ms: tuple[int, ...] = ()
+    parked: bool = False
+    error: str = ""
+    reason: str = ""
+
+
+class Journaled(msgspec.Struct, frozen=True, gc=False):
+    """An event of one entity: its ``version``-th, the shard's ``seq``-th."""
+
+    key: str
+    data: bytes
+    version: int
+    seq: int
+    offset: int
+    index: int
+
+
+class StateWritten(msgspec.Struct, frozen=True, gc=False):
+    """The state record of one entity; None is a tombstone."""
+
+    key: str
+    record: StateRecord | None
+    version: int
+    seq: int
+
+
+class Told(msgspec.Struct, frozen=True, gc=False):
+    """A message to another entity. ``reply_key``: whom its answer goes to, an entity of this shard."""
+
+    entity: str
+    key: str
+    data: bytes
+    offset: int
+    index: int
+    reply_key: str | None = None
+    about: str = ""
+
+
+class Published(msgspec.Struct, frozen=True, gc=False):
+    """A record for a topic outside the system's own."""
+
+    topic: str
+    key: str | None
+    data: bytes
+    offset: int
+    index: int
+
+
+class Replied(msgspec.Struct, frozen=True, gc=False):
+    """An answer to whoever asked."""
+
+    to: Sender
+    data: bytes
+    offset: int
+    index: int
+
+
+class DeadLettered(msgspec.Struct, frozen=True, gc=False):
+    """A command that is not applied and, unless an operator retries it, never will be; its bytes are kept."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    error: str
+    reason: str
+    attempts: int
+    offset: int
+    index: int
+
+
+class WaitingWritten(msgspec.Struct, frozen=True, gc=False):
+    """The waiting record of the command at ``offset``; None once it is applied, rejected or dead-lettered."""
+
+    offset: int
+    record: WaitingRecord | None
+
+
+EffectOutput = Journaled | Told | Published | Replied | DeadLettered
+
+
+class Incident(msgspec.Struct, frozen=True):
+    """Something that an operator should see: one log line, what and where and what happens next."""
+
+    where: str
+    error: str
+    reason: str
+    next: str
+    traceback: str = ""
+
+
+class Counts(msgspec.Struct):
+    """What a turn did with commands, by outcome. Mutable while the turn runs."""
+
+    applied: int = 0
+    rejected: int = 0
+    dead_lettered: int = 0
+    restarted: int = 0
+    parked: int = 0
+    journaled: int = 0
+
+    def add(self, other: Counts) -> None:
+        """Add another turn's counts."""
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class Effects(msgspec.Struct, frozen=True):
+    """One turn of a shard: what its commands made, and then its own ``books`` (state and waiting records).
+
+    ``anchor`` is the offset of the last command handled: the cause of the books. ``first_seq`` is the seq of the
+    first journal or state record among them.
+    """
+
+    shard: ShardId
+    outputs: list[EffectOutput]
+    books: list[StateWritten | WaitingWritten]
+    record: ShardRecord
+    anchor: int
+    first_seq: int
+    counts: Counts
+    incidents: list[Incident]

@@ -1,0 +1,202 @@
+"""``Entity``: a keyed actor as an immutable value, and ``Behaviour``: what its class definition means."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Self, dataclass_transform
+
+import msgspec
+
+from actors.handler import EventHandler, Handler, NextState
+from actors.message import DefinitionError, Event, Message, MessageMeta, Stopped, wire_name
+from actors.wire import MessageDecoder, encode
+
+_RESERVED = frozenset({"replace"})
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
+class EntityMeta(MessageMeta):
+    """Checks an entity class as soon as its annotations can be read."""
+
+    def __new__(
+        mcls,
+        class_name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        /,
+        *,
+        name: str | None = None,
+        **options: Any,
+    ) -> MessageMeta:
+        """Define one entity class; ``name`` is its wire name and, in lower case with dashes, its topics' name."""
+        _check_names(class_name, bases, namespace)
+        options.setdefault("forbid_unknown_fields", True)
+        made = super().__new__(mcls, class_name, bases, namespace, name=name, **options)
+        if bases and bases != (Message,):
+            # The frame of the class statement: classes defined within a function name each other by its locals.
+            _names[made] = dict(sys._getframe(1).f_locals)  # noqa: SLF001
+            # What an annotation names may be defined later: asked again at the first host or TestKit.
+            with suppress(NameError):
+                behaviour(made)
+        return made
+
+
+def _check_names(class_name: str, bases: tuple[type, ...], namespace: Mapping[str, Any]) -> None:
+    handlers = {name for name, value in namespace.items() if isinstance(value, Handler)}
+    inherited = {field for base in bases for field in getattr(base, "__struct_fields__", ())}
+    fields = {*namespace.get("__annotations__", {}), *inherited}
+    for name in sorted(handlers & fields):
+        raise DefinitionError(f"{class_name}.{name} is a field and a handler; give one of them another name.")
+    for base in bases:
+        if isinstance(base, EntityMeta) and base.__name__ != "Entity":
+            raise DefinitionError(
+                f"{class_name} derives from the entity {base.__name__}; a handler belongs to one entity, so derive "
+                "from Entity and share plain functions."
+            )
+    if class_name != "Entity" and (mine := _RESERVED & {*namespace, *namespace.get("__annotations__", {})}):
+        name = min(mine)
+        raise DefinitionError(f"{class_name}.{name} overrides Entity.{name}; choose another name.")
+
+
+class Entity(Message, metaclass=EntityMeta):
+    """A keyed actor whose state is an immutable value with a default for each field.
+
+    Journaled: its handlers return events, ``@event`` methods evolve the state, the journal is its history.
+    Stateful: its handlers return ``Self``, and its state topic is its history. A class is one or the other; one
+    that returns neither is a router and keeps nothing.
+    """
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed."""
+        return msgspec.structs.replace(self, **changes)
+
+
+class Behaviour:
+    """What the runtime needs to know of one entity class. Immutable after construction.
+
+    ``handlers`` by message class for commands and replies; ``events`` by event class; ``evolve`` the function and
+    the decoder of each event; ``decoder`` for all that the entity takes; ``journal`` for its events.
+    """
+
+    def __init__(self, entity: type[Entity]) -> None:
+        self.entity = entity
+        self.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", wire_name(entity)).lower()
+        self.handlers: dict[type[Message], Handler] = {}
+        self.events: dict[type[Message], Handler] = {}
+        for handler in _handlers(entity):
+            self._add(handler)
+        self.journaled = bool(self.events)
+        self.stateful = any(NextState in handler.results for handler in self.handlers.values())
+        self._check()
+        self.decoder = MessageDecoder(self.handlers)
+        self.journal = MessageDecoder([*self.events, Stopped])
+        self.evolve = {
+            event: (handler.function, msgspec.msgpack.Decoder(event).decode) for event, handler in self.events.items()
+        }
+        self.state_decode = msgspec.msgpack.Decoder(entity).decode
+        self._first = self._defaults()
+        #: The encoding of the state in which each life begins.
+        self.initial_data = encode(self._first)
+        self.has_mutable_fields = _is_mutable(msgspec.inspect.type_info(entity), frozenset())
+
+    def _add(self, handler: Handler) -> None:
+        table = self.events if isinstance(handler, EventHandler) else self.handlers
+        for message_type in handler.message_types:
+            other = table.setdefault(message_type, handler)
+            if other is not handler:
+                raise handler.refusal(
+                    f"takes {message_type.__qualname__}, and so does {self.entity.__name__}.{other.name}; "
+                    "a message has one handler"
+                )
+
+    def _check(self) -> None:
+        name = self.entity.__name__
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
+            raise DefinitionError(f"{name}: its topics would be called {self.name!r}; use letters, digits, dashes.")
+        if not self.handlers:
+            raise DefinitionError(f"{name} has no @command method, so it could do nothing; write one.")
+        if self.journaled and self.stateful:
+            raise DefinitionError(
+                f"{name} has @event methods and a handler that returns Self; journaled or stateful, never both: "
+                "return events, or drop the @event methods."
+            )
+        for handler in self.handlers.values():
+            for result in handler.results:
+                if issubclass(result, Event) and result not in self.events:
+                    raise handler.refusal(f"returns {result.__qualname__}, which no @event method of {name} takes")
+
+    def initial(self) -> Entity:
+        """Return the state in which each life begins; a fresh copy where it could be changed in place."""
+        return self.state_decode(self.initial_data) if self.has_mutable_fields else self._first
+
+    def _defaults(self) -> Entity:
+        missing = [field.name for field in msgspec.structs.fields(self.entity) if field.required]
+        if missing:
+            raise DefinitionError(
+                f"{self.entity.__name__}.{missing[0]} has no default; an entity's life begins from its defaults."
+            )
+        return self.entity()
+
+
+#: What is known of each class, and until then the local names that its annotations may use.
+_behaviours: dict[type, Behaviour] = {}
+_names: dict[type, Mapping[str, Any]] = {}
+
+
+def behaviour(entity: type) -> Behaviour:
+    """Return what an entity class means; DefinitionError, or NameError for an annotation not yet resolvable."""
+    if not issubclass(entity, Entity) or entity is Entity:
+        raise DefinitionError(f"{entity!r} is not an Entity class.")
+    found = _behaviours.get(entity)
+    if found is None:
+        for handler in _handlers(entity):
+            handler.resolve(_names.get(entity, {}))
+        found = _behaviours[entity] = Behaviour(entity)
+        _names.pop(entity, None)
+    return found
+
+
+def resolved(entity: type) -> Behaviour:
+    """Return what an entity class means, now that all it names must exist; DefinitionError else."""
+    try:
+        return behaviour(entity)
+    except NameError as error:
+        raise DefinitionError(
+            f"{entity.__name__}: an annotation names {error.name!r}, which does not exist; define or import it."
+        ) from error
+
+
+def _handlers(entity: type) -> list[Handler]:
+    found: dict[str, Handler] = {}
+    for base in reversed(entity.__mro__):
+        for name, value in vars(base).items():
+            if isinstance(value, Handler):
+                found[name] = value
+            else:
+                found.pop(name, None)
+    return list(found.values())
+
+
+_SCALARS = (
+    msgspec.inspect.BoolType | msgspec.inspect.BytesType | msgspec.inspect.DateTimeType | msgspec.inspect.DateType
+    | msgspec.inspect.DecimalType | msgspec.inspect.EnumType | msgspec.inspect.FloatType | msgspec.inspect.IntType
+    | msgspec.inspect.LiteralType | msgspec.inspect.NoneType | msgspec.inspect.StrType | msgspec.inspect.TimeType
+    | msgspec.inspect.TimeDeltaType | msgspec.inspect.UUIDType
+)  # fmt: skip
+
+
+def _is_mutable(node: msgspec.inspect.Type, seen: frozenset[type]) -> bool:
+    """Whether a value of this type can be changed in place; what is not known to be immutable can."""
+    match node:
+        case msgspec.inspect.StructType(cls=cls, fields=fields):
+            if cls in seen:
+                return False
+            return not cls.__struct_config__.frozen or any(_is_mutable(f.type, seen | {cls}) for f in fields)
+        case msgspec.inspect.UnionType(types=parts) | msgspec.inspect.TupleType(item_types=parts):
+            return any(_is_mutable(part, seen) for part in parts)
+        case msgspec.inspect.VarTupleType(item_type=item) | msgspec.inspect.FrozenSetType(item_type=item):
+            return _is_mutable(item, seen)
+    return not isinstance(node, _SCALARS)

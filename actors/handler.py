@@ -1,0 +1,211 @@
+"""``@command``, ``@reply`` and ``@event``: the methods of an entity that the runtime calls, and their contracts."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Self,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
+
+from actors.message import Command, DefinitionError, Done, Event, Message, Rejection, Undelivered
+
+if TYPE_CHECKING:
+    from actors.context import Context
+
+E = TypeVar("E")
+C = TypeVar("C")
+Ev = TypeVar("Ev", bound=Event)
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+class NextState:
+    """Stands for ``Self`` among the results of a handler."""
+
+
+class Handler:
+    """One decorated method: found by its annotations, addressed as ``Account.deposit``.
+
+    ``owner`` and ``name`` are known once the class exists; :meth:`resolve` reads the annotations, which may name
+    classes that are defined later.
+    """
+
+    kind = ""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.owner: type = object
+        self.name = getattr(function, "__name__", repr(function))
+        self.__doc__ = function.__doc__
+        self.message_types: tuple[type[Message], ...] = ()
+        self.takes_context = False
+        self.results: tuple[type, ...] = ()
+        self.returns_tuple = False
+        self.allowed: frozenset[type] = frozenset()
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.owner, self.name = owner, name
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.owner.__name__}.{self.name}>"
+
+    @property
+    def answers(self) -> tuple[type[Message], ...]:
+        """What an ask of this handler can bring back."""
+        own = [Done if result in (NextState, type(None)) else result for result in self.results]
+        return (*dict.fromkeys(own), Undelivered)
+
+    def resolve(self, names: Mapping[str, Any]) -> None:
+        """Read the annotations; NameError while one names what does not exist yet, else DefinitionError."""
+        if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function):
+            raise self.refusal("is async; a handler decides at once and sees no I/O, so make it a plain def")
+        parameters = list(inspect.signature(self.function).parameters.values())[1:]
+        limit = 1 if self.kind == "@event" else 2
+        if not 1 <= len(parameters) <= limit or any(p.kind is not p.POSITIONAL_OR_KEYWORD for p in parameters):
+            wanted = "(self, evt)" if limit == 1 else "(self, cmd) or (self, cmd, ctx)"
+            raise self.refusal(f"has to take {wanted}")
+        hints = get_type_hints(self.function, localns={**names, self.owner.__name__: self.owner})
+        self.message_types = self._message_types(parameters[0].name, hints)
+        self.takes_context = len(parameters) == limit == 2 and self._is_context(parameters[1].name, hints)
+        if "return" not in hints:
+            raise self.refusal("has no annotation of what it returns; the annotation is its contract")
+        self.results, self.returns_tuple = self._results(hints["return"])
+        self.allowed = frozenset(self.owner if result is NextState else result for result in self.results)
+
+    def refusal(self, sentence: str) -> DefinitionError:
+        """Return the error that says what is wrong with this handler."""
+        return DefinitionError(f"{self.kind} {self.owner.__name__}.{self.name} {sentence}.")
+
+    def _message_types(self, parameter: str, hints: Mapping[str, Any]) -> tuple[type[Message], ...]:
+        wanted = {"@command": (Command,), "@reply": (Event, Rejection), "@event": (Event,)}[self.kind]
+        names = " or ".join(f"a {base.__name__}" for base in wanted).replace("a Event", "an Event")
+        if parameter not in hints:
+            raise self.refusal(f"has no annotation for {parameter!r}; annotate it with {names}")
+        found = tuple(_members(hints[parameter]))
+        for member in found:
+            if not (isinstance(member, type) and issubclass(member, wanted)) or member in wanted:
+                raise self.refusal(f"takes {_name(member)} as {parameter!r}, which is not {names} class")
+        if len(found) > 1 and self.kind != "@reply":
+            raise self.refusal(f"takes a union as {parameter!r}; write one method for each message")
+        return found
+
+    def _is_context(self, parameter: str, hints: Mapping[str, Any]) -> bool:
+        from actors.context import Context  # noqa: PLC0415  context names handlers in its own signatures
+
+        if hints.get(parameter) is not Context:
+            raise self.refusal(f"takes {parameter!r} as its second argument, which has to be annotated Context")
+        return True
+
+    def _results(self, annotation: object) -> tuple[tuple[type, ...], bool]:
+        found: list[type] = []
+        returns_tuple = False
+        for member in _members(annotation):
+            inner = [member]
+            if get_origin(member) is tuple:
+                returns_tuple = True
+                inner = [part for arg in get_args(member) if arg is not Ellipsis for part in _members(arg)]
+            found += [self._result(part, in_tuple=len(inner) > 1 or inner[0] is not member) for part in inner]
+        return tuple(dict.fromkeys(found)), returns_tuple
+
+    def _result(self, member: object, *, in_tuple: bool) -> type:
+        if member is Self or member is self.owner:
+            if not in_tuple:
+                return NextState
+        elif isinstance(member, type):
+            if issubclass(member, Event) and member is not Event and self.kind != "@event":
+                return member
+            if not in_tuple and self.kind != "@event" and (member is type(None) or issubclass(member, Rejection)):
+                return member
+        if self.kind == "@event":
+            raise self.refusal(f"is annotated to return {_name(member)}; an event handler returns Self")
+        where = "within a tuple, where only events can stand" if in_tuple else ""
+        raise self.refusal(
+            f"is annotated to return {_name(member)} {where}".rstrip()
+            + "; a handler returns Event classes, a tuple of them, Rejection classes, Self or None"
+        )
+
+
+def _members(annotation: object) -> list[Any]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return list(get_args(annotation))
+    return [type(None) if annotation is None else annotation]
+
+
+def _name(annotation: object) -> str:
+    return annotation.__qualname__ if isinstance(annotation, type) else str(annotation)
+
+
+class CommandHandler(Handler, Generic[E, C, R]):
+    """A ``@command`` method. On the class it is an address (``Account.deposit``), on an instance a method."""
+
+    kind = "@command"
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Callable[..., R]: ...
+    def __get__(self, instance: object | None, owner: type) -> Self | Callable[..., R]:
+        """Bind as a method does."""
+        return self if instance is None else types.MethodType(self.function, instance)
+
+
+class ReplyHandler(Handler, Generic[E, C, R]):
+    """A ``@reply`` method: takes what an ``ask`` of this entity brought back."""
+
+    kind = "@reply"
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Callable[..., R]: ...
+    def __get__(self, instance: object | None, owner: type) -> Self | Callable[..., R]:
+        """Bind as a method does."""
+        return self if instance is None else types.MethodType(self.function, instance)
+
+
+class EventHandler(Handler, Generic[S, Ev]):
+    """An ``@event`` method: the next state. Pure and total; it is all that a replay runs."""
+
+    kind = "@event"
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: S, owner: type) -> Callable[[Ev], S]: ...
+    def __get__(self, instance: S | None, owner: type) -> Self | Callable[[Ev], S]:
+        """Bind as a method does."""
+        return self if instance is None else types.MethodType(self.function, instance)
+
+
+@overload
+def command(function: Callable[[E, C], R]) -> CommandHandler[E, C, R]: ...
+@overload
+def command(function: Callable[[E, C, Context], R]) -> CommandHandler[E, C, R]: ...
+def command(function: Callable[..., R]) -> CommandHandler[Any, Any, R]:
+    """Mark the method that decides about one Command: ``(self, cmd)`` or ``(self, cmd, ctx)``."""
+    return CommandHandler(function)
+
+
+@overload
+def reply(function: Callable[[E, C], R]) -> ReplyHandler[E, C, R]: ...
+@overload
+def reply(function: Callable[[E, C, Context], R]) -> ReplyHandler[E, C, R]: ...
+def reply(function: Callable[..., R]) -> ReplyHandler[Any, Any, R]:
+    """Mark the method that takes an answer (an Event or a Rejection, or a union) to an ``ask`` of this entity."""
+    return ReplyHandler(function)
+
+
+def event(function: Callable[[S, Ev], S]) -> EventHandler[S, Ev]:
+    """Mark the method that evolves the state by one Event: ``(self, evt) -> Self``."""
+    return EventHandler(function)

@@ -1,0 +1,54 @@
+"""The commands of one shard between the log and their handlers: bounded, in offset order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from actors.message import Envelope, Undecodable
+
+Letter = Envelope | Undecodable
+
+
+class Mailbox:
+    """A first-in first-out window on one partition. Owned by its shard.
+
+    It never drops: at ``capacity`` its owner pauses the partition (what was already fetched still comes in), and
+    resumes it at half. Offsets strictly increase; one that does not is our bug.
+    """
+
+    __slots__ = ("_letters", "_next_offset", "capacity")
+
+    def __init__(self, capacity: int, next_offset: int) -> None:
+        assert capacity > 0, capacity
+        self._letters: deque[Letter] = deque()
+        self._next_offset = next_offset
+        self.capacity = capacity
+
+    def __len__(self) -> int:
+        return len(self._letters)
+
+    @property
+    def full(self) -> bool:
+        """Whether the partition has to be paused."""
+        return len(self._letters) >= self.capacity
+
+    @property
+    def drained(self) -> bool:
+        """Whether a paused partition can be resumed: at half of the capacity, so that it does not flutter."""
+        return len(self._letters) <= self.capacity // 2
+
+    def offer(self, letters: Iterable[Letter]) -> None:
+        """Take in letters behind those that are there."""
+        for letter in letters:
+            assert letter.offset >= self._next_offset, (letter.offset, self._next_offset)
+            self._next_offset = letter.offset + 1
+            self._letters.append(letter)
+
+    def peek(self) -> Letter | None:
+        """Return the first letter and leave it; None when empty."""
+        return self._letters[0] if self._letters else None
+
+    def take(self) -> Letter:
+        """Remove and return the first letter."""
+        return self._letters.popleft()

@@ -1,0 +1,39 @@
+"""Where a key lives: the partition that Java's default partitioner gives it, so that any Kafka client finds it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+#: Longest entity key in UTF-8 bytes: it stands in topics, headers and file names of tools.
+KEY_BYTES_MAX = 255
+
+
+def murmur2(data: bytes) -> int:
+    """Hash as Java's ``org.apache.kafka.common.utils.Utils.murmur2`` does; unsigned 32 bits."""
+    mask, multiplier, length = 0xFFFFFFFF, 0x5BD1E995, len(data)
+    digest = 0x9747B28C ^ length
+    for start in range(0, length - length % 4, 4):
+        word = int.from_bytes(data[start : start + 4], "little")
+        word = (word * multiplier) & mask
+        word = ((word ^ (word >> 24)) * multiplier) & mask
+        digest = ((digest * multiplier) & mask) ^ word
+    tail = data[length - length % 4 :]
+    if tail:
+        digest = ((digest ^ int.from_bytes(tail, "little")) * multiplier) & mask
+    digest = ((digest ^ (digest >> 13)) * multiplier) & mask
+    return digest ^ (digest >> 15)
+
+
+@lru_cache(maxsize=65_536)
+def partition_of(key: bytes, partitions: int) -> int:
+    """Place a key on one of ``partitions``. Cached: the hash takes about 3 µs in Python, a hit 0.1 µs."""
+    return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def checked_key(key: str) -> str:
+    """Return an entity key that may be used; raise ValueError unless it is 1 to 255 bytes of UTF-8 without NUL."""
+    if not isinstance(key, str):
+        raise ValueError(f"a key is text, not {type(key).__name__}: {key!r:.100}")  # noqa: TRY004  one class to catch
+    if "\0" in key or not 1 <= len(key.encode()) <= KEY_BYTES_MAX:
+        raise ValueError(f"a key has 1 to {KEY_BYTES_MAX} bytes of UTF-8 and no NUL: {key!r:.100}")
+    return key

@@ -1,0 +1,384 @@
+"""``Shard``: one partition's entities, its mailbox, its waiting commands, and what a turn of it wants.
+
+Pure: no clock, no I/O. The owner feeds letters, calls :meth:`Shard.decide`, commits the Effects as one transaction
+and calls :meth:`Shard.committed`. If the commit fails in whatever way, the owner throws the whole shard away and
+restores another from the log: what was decided but not committed has left nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from actors.context import Directory, OutputTooLarge, Publish, Reply, Tell
+from actors.decision import Decision, decide
+from actors.effects import (
+    Counts,
+    DeadLettered,
+    EffectOutput,
+    Effects,
+    Incident,
+    Journaled,
+    Published,
+    Replied,
+    ShardId,
+    ShardRecord,
+    StateRecord,
+    StateWritten,
+    Told,
+    WaitingRecord,
+    WaitingWritten,
+)  # fmt: skip
+from actors.entity import Behaviour, Entity, resolved
+from actors.mailbox import Letter, Mailbox
+from actors.message import Envelope, Message, Undecodable, Undelivered
+from actors.placement import partition_of
+from actors.waiting import Waiting, WaitingRoom
+from actors.window import SnapshotWindow
+from actors.wire import encode
+from supervision.directive import Directive, Failure
+from supervision.policy import Policy, judge
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """The bounds of one shard; see ``bridge.settings.Settings`` for the meaning and reason of each."""
+
+    batch_records_max: int = 1_000
+    mailbox_records_max: int = 4_000
+    snapshot_window_records: int = 10_000
+    waiting_per_key_max: int = 1_000
+    waiting_per_shard_max: int = 10_000
+    output_bytes_max: int = 1_000_000
+
+
+class Part(msgspec.Struct, frozen=True):
+    """What a shard is given to play: fixed from its start to its end."""
+
+    id: ShardId
+    #: The commands topic, for causes, and its partition count, to tell a key that is on the wrong partition.
+    topic: str
+    partitions: int
+    behaviour: Behaviour
+    policy: Policy
+    directory: Directory
+    limits: Limits
+
+
+class Cell:
+    """One entity in memory: its state, the same as bytes, and its place in the journal.
+
+    ``version`` counts the records of this life, ``seq`` is the shard's number of the last one. A life that ended
+    and is not forgotten yet has version 0 and a seq; one that never wrote has version 0 and seq -1.
+    """
+
+    __slots__ = ("data", "seq", "state", "version")
+
+    def __init__(self, state: Entity, data: bytes, version: int = 0, seq: int = -1) -> None:
+        self.state, self.data, self.version, self.seq = state, data, version, seq
+
+
+class Turn:
+    """What one call of ``decide`` has gathered so far."""
+
+    __slots__ = ("anchor", "books", "changed", "counts", "handled", "incidents", "outputs", "touched")
+
+    def __init__(self) -> None:
+        self.outputs: list[EffectOutput] = []
+        self.books: list[StateWritten | WaitingWritten] = []
+        self.counts = Counts()
+        self.incidents: list[Incident] = []
+        self.handled = 0
+        self.anchor = -1
+        #: Keys whose state record is due: stateful ones that changed, and those whose queue changed.
+        self.changed: dict[str, None] = {}
+        self.touched: dict[str, None] = {}
+
+
+class Shard:
+    """Mutable; owned by the thread of the loop. Made by ``actors.restore.Restore``."""
+
+    def __init__(self, part: Part, record: ShardRecord) -> None:
+        self.part = part
+        self.record = record
+        self.cells: dict[str, Cell] = {}
+        self.waiting = WaitingRoom()
+        self.mailbox = Mailbox(part.limits.mailbox_records_max, record.next)
+        self.window = SnapshotWindow(part.limits.snapshot_window_records, record.tail_start, record.tail_offset)
+        #: Set when a handler's failure escalates: the good prefix is committed, then the supervisor is told.
+        self.failure: Failure | None = None
+        #: Why no command is taken although there are some; None if nothing is in the way.
+        self.stalled: str | None = None
+        self._next = record.next
+        self._seq = record.seq
+        self._cause_prefix = f"{part.topic}/{part.id.partition}/"
+
+    # --- the owner's side -------------------------------------------------------------------------------------
+
+    def offer(self, letters: Iterable[Letter]) -> None:
+        """Put letters into the mailbox."""
+        self.mailbox.offer(letters)
+
+    def ready(self, now_ms: int) -> bool:
+        """Whether ``decide`` has something to do."""
+        if self.failure is not None:
+            return False
+        due_ms = self.waiting.next_due_ms()
+        return (len(self.mailbox) > 0 and self.stalled is None) or (due_ms is not None and due_ms <= now_ms)
+
+    def decide(self, now_ms: int) -> Effects | None:
+        """Handle waiting commands that are due and then commands from the mailbox, up to a batch of them.
+
+        ``now_ms`` is epoch time. Returns None if nothing was handled.
+        """
+        turn = Turn()
+        batch_max = self.part.limits.batch_records_max
+        self.stalled = None
+        while turn.handled < batch_max and self.failure is None:
+            key = self.waiting.due(now_ms) if self.waiting.size else None
+            if key is not None:
+                self._retry(key, now_ms, turn)
+            elif not self._take(now_ms, turn):
+                break
+        return self._finish(turn) if turn.handled else None
+
+    def committed(self, first_seq: int, journal_offset: int | None) -> None:
+        """Note that the last Effects happened; ``journal_offset`` is that of their first journal record."""
+        if journal_offset is not None:
+            self.window.placed(first_seq, journal_offset)
+
+    # --- one command ------------------------------------------------------------------------------------------
+
+    def _take(self, now_ms: int, turn: Turn) -> bool:
+        letter = self.mailbox.peek()
+        if letter is None:
+            return False
+        if self.waiting.size and not self._has_room(letter):
+            return False
+        self.mailbox.take()
+        self._next = letter.offset + 1
+        if isinstance(letter, Undecodable):
+            self._dead_letter(letter, letter.error, letter.reason, 1, turn)
+        elif letter.key in self.waiting:
+            self._join(letter, turn)
+        else:
+            self._handle(letter, None, now_ms, turn)
+        if self.failure is not None:
+            self._next = letter.offset  # Not handled: it is the first that the shard's next life sees.
+            return False
+        turn.anchor = letter.offset
+        turn.handled += 1
+        return True
+
+    def _retry(self, key: str, now_ms: int, turn: Turn) -> None:
+        first = self.waiting.queue(key)[0]
+        self._handle(first.envelope, first.record, now_ms, turn)
+        if self.failure is None:
+            turn.anchor = first.envelope.offset
+            turn.handled += 1
+
+    def _handle(self, envelope: Envelope, waited: WaitingRecord | None, now_ms: int, turn: Turn) -> None:
+        """Run one command; ``waited`` is its record if it comes from the waiting room."""
+        part = self.part
+        key = envelope.key
+        cell = self.cells.get(key)
+        if cell is None:
+            if partition_of(key.encode(), part.partitions) != part.id.partition:
+                reason = f"key {key!r} belongs on partition {partition_of(key.encode(), part.partitions)}"
+                self._dead_letter(envelope, "WrongPartition", reason, 1, turn)
+                return
+            cell = Cell(part.behaviour.initial(), part.behaviour.initial_data)
+        try:
+            decision = decide(
+                part.behaviour, cell.state, cell.data, envelope, part.directory,
+                cause=f"{self._cause_prefix}{envelope.offset}",
+                attempt=1 if waited is None else waited.attempt,
+                bytes_max=part.limits.output_bytes_max,
+            )  # fmt: skip
+            outputs = self._outputs(envelope, decision) if decision.outputs or decision.reply is not None else ()
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever user code raises is its supervisor's to judge
+            if part.behaviour.has_mutable_fields:
+                cell.state = part.behaviour.state_decode(cell.data)
+            self._failed(envelope, waited, error, now_ms, turn)
+            return
+        self._apply(cell, envelope, decision, turn)
+        turn.outputs.extend(outputs)
+        if waited is not None:
+            self._leave(envelope, turn)
+
+    def _apply(self, cell: Cell, envelope: Envelope, decision: Decision, turn: Turn) -> None:
+        if decision.rejected:
+            turn.counts.rejected += 1
+            return
+        turn.counts.applied += 1
+        key, offset = envelope.key, envelope.offset
+        for index, data in enumerate(decision.events):
+            cell.version += 1
+            cell.seq = self._seq
+            self._seq += 1
+            turn.outputs.append(Journaled(key, data, cell.version, cell.seq, offset, index))
+            self.window.wrote(key, cell.seq)
+        if decision.data is cell.data and not decision.stopped:
+            return
+        cell.state, cell.data = decision.state, decision.data
+        self.cells[key] = cell
+        if self.part.behaviour.stateful:
+            turn.changed[key] = None
+        if decision.stopped:
+            cell.version = 0
+            if not self.part.behaviour.journaled:
+                del self.cells[key]
+
+    def _outputs(self, envelope: Envelope, decision: Decision) -> list[EffectOutput]:
+        """Encode what the handler collected; OutputTooLarge is a failure of the entity like any other."""
+        offset, index = envelope.offset, len(decision.events)
+        found: list[EffectOutput] = []
+        for output in decision.outputs:
+            match output:
+                case Tell(handler, key, message, asked, about):
+                    name = resolved(handler.owner).name
+                    reply_key = envelope.key if asked else None
+                    found.append(Told(name, key, self._sized(message), offset, index, reply_key, about))
+                case Publish(topic, value, public_key):
+                    data = value if isinstance(value, bytes) else self._sized(value)
+                    found.append(Published(topic, public_key, data, offset, index))
+                case Reply(to, value):
+                    found.append(Replied(to, self._sized(value), offset, index))
+            index += 1
+        if decision.reply is not None and envelope.sender is not None:
+            found.append(Replied(envelope.sender, self._sized(decision.reply), offset, index))
+        return found
+
+    def _sized(self, message: Message) -> bytes:
+        data = encode(message)
+        if len(data) > self.part.limits.output_bytes_max:
+            raise OutputTooLarge(f"{type(message).__name__} takes {len(data)} bytes, over output_bytes_max")
+        return data
+
+    # --- failure ----------------------------------------------------------------------------------------------
+
+    def _failed(
+        self, envelope: Envelope, waited: WaitingRecord | None, error: Exception, now_ms: int, turn: Turn
+    ) -> None:
+        attempt = 1 if waited is None else waited.attempt
+        restarts = () if waited is None else tuple(ms / 1000 for ms in waited.restarts_ms)
+        draw = ((envelope.offset * 2_654_435_761 + attempt * 40_503) & 0xFFFF) / 0x10000
+        judgement = judge(self.part.policy, restarts, type(error), now_ms / 1000, draw)
+        where = f"{self.part.id}@{envelope.offset} key {envelope.key!r}"
+        failure = Failure.of(error, where)
+        directive = judgement.directive
+        parks = directive is Directive.STOP or (directive is Directive.RESTART and judgement.spent)
+        if directive is Directive.ESCALATE:
+            self.failure = failure
+            then = "the shard is restarted"
+        elif directive is Directive.RESUME or (parks and envelope.sender is not None):
+            then = "the command is a dead letter"
+            self._dead_letter(envelope, failure.error_type, failure.message, attempt, turn, waited=waited is not None)
+        else:
+            record = WaitingRecord(
+                key=envelope.key, value=envelope.value, headers=envelope.headers, timestamp_ms=envelope.timestamp_ms,
+                attempt=attempt if parks else attempt + 1,
+                due_ms=0 if parks else now_ms + int(judgement.delay_s * 1000),
+                restarts_ms=tuple(int(at_s * 1000) for at_s in judgement.restarts),
+                parked=parks, error=failure.error_type, reason=failure.message,
+            )  # fmt: skip
+            then = "its key is parked" if parks else f"attempt {attempt + 1} follows in {judgement.delay_s:.2f} s"
+            self._wait(Waiting(envelope, record), turn, known=waited is not None)
+        turn.incidents.append(Incident(where, failure.error_type, failure.message, then, failure.traceback))
+
+    def _wait(self, waiting: Waiting, turn: Turn, *, known: bool) -> None:
+        """Keep a command as the first of its key, waiting for its restart or parked."""
+        key = waiting.envelope.key
+        if known:
+            self.waiting.replace_first(waiting)
+        else:
+            self.waiting.join(waiting)
+        turn.touched[key] = None
+        turn.books.append(WaitingWritten(waiting.envelope.offset, waiting.record))
+        if waiting.record.parked:
+            turn.counts.parked += 1
+            for asked in self.waiting.remove_asked(key):
+                reason = f"key {key!r} is parked: {waiting.record.reason}"
+                turn.books.append(WaitingWritten(asked.envelope.offset, None))
+                self._dead_letter(asked.envelope, "Parked", reason, asked.record.attempt, turn)
+        else:
+            turn.counts.restarted += 1
+
+    def _has_room(self, letter: Letter) -> bool:
+        limits = self.part.limits
+        if self.waiting.size >= limits.waiting_per_shard_max:
+            self.stalled = f"{self.waiting.size} commands wait (waiting_per_shard_max)"
+        elif isinstance(letter, Envelope) and len(self.waiting.queue(letter.key)) >= limits.waiting_per_key_max:
+            self.stalled = f"{limits.waiting_per_key_max} commands wait for key {letter.key!r} (waiting_per_key_max)"
+        return self.stalled is None
+
+    def _join(self, envelope: Envelope, turn: Turn) -> None:
+        """Put a command behind those of its key that wait."""
+        first = self.waiting.queue(envelope.key)[0].record
+        if first.parked and envelope.sender is not None:
+            self._dead_letter(envelope, "Parked", f"key {envelope.key!r} is parked: {first.reason}", 1, turn)
+            return
+        record = WaitingRecord(
+            key=envelope.key, value=envelope.value, headers=envelope.headers, timestamp_ms=envelope.timestamp_ms
+        )
+        self.waiting.join(Waiting(envelope, record))
+        turn.touched[envelope.key] = None
+        turn.books.append(WaitingWritten(envelope.offset, record))
+
+    def _leave(self, envelope: Envelope, turn: Turn) -> None:
+        self.waiting.leave(envelope.key)
+        turn.touched[envelope.key] = None
+        turn.books.append(WaitingWritten(envelope.offset, None))
+
+    def _dead_letter(
+        self, letter: Letter, error: str, reason: str, attempts: int, turn: Turn, *, waited: bool = False
+    ) -> None:
+        key = letter.key.encode() if isinstance(letter, Envelope) else letter.key
+        turn.outputs.append(DeadLettered(key, letter.value, letter.headers, error, reason, attempts, letter.offset, 0))
+        if letter.sender is not None:
+            answer = encode(Undelivered(reason=f"{error}: {reason}"))
+            turn.outputs.append(Replied(letter.sender, answer, letter.offset, 1))
+        turn.counts.dead_lettered += 1
+        if waited and isinstance(letter, Envelope):
+            self._leave(letter, turn)
+
+    # --- the end of a turn ------------------------------------------------------------------------------------
+
+    def _finish(self, turn: Turn) -> Effects:
+        books, first_seq = turn.books, self.record.seq
+        for key in {**turn.touched, **turn.changed, **dict.fromkeys(self.window.due(self._seq))}:
+            books.append(self._state_written(key, changed=key in turn.changed))
+        tail_start = self.window.tail_start(self._seq)
+        for key in self.window.forgettable(tail_start):
+            self.window.forgotten(key)
+            if key not in self.waiting:
+                books.append(StateWritten(key, None, 0, self.cells.pop(key).seq))
+        self.record = ShardRecord(
+            next=self._next,
+            seq=self._seq,
+            tail_start=tail_start,
+            tail_offset=self.window.tail_offset(tail_start),
+            books=self.record.books + len(books) + 1,
+        )
+        return Effects(
+            self.part.id, turn.outputs, books, self.record, turn.anchor, first_seq, turn.counts, turn.incidents
+        )
+
+    def _state_written(self, key: str, *, changed: bool) -> StateWritten:
+        queue = self.waiting.queue(key)
+        waiting, first = len(queue), queue[0].envelope.offset if queue else -1
+        cell = self.cells.get(key)
+        if cell is None or (cell.version == 0 and cell.seq < 0):
+            record = StateRecord(waiting=waiting, waiting_first=first) if waiting else None
+            return StateWritten(key, record, 0, -1)
+        if changed:
+            cell.version, cell.seq = cell.version + 1, self._seq
+            self._seq += 1
+        if cell.version == 0:
+            self.window.ended(key, cell.seq)
+            return StateWritten(key, StateRecord(ended=True, waiting=waiting, waiting_first=first), 0, cell.seq)
+        self.window.snapshotted(key)
+        snapshot = StateRecord(snapshot=msgspec.Raw(cell.data), waiting=waiting, waiting_first=first)
+        return StateWritten(key, snapshot, cell.version, cell.seq)

@@ -1,0 +1,147 @@
+"""Messages to bytes and back: one MessagePack map with the wire name in ``type``.
+
+Only registered types are ever built, and nothing but :class:`DecodeError` comes out of a decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, Union
+
+import msgspec
+
+from actors.message import TYPE_FIELD, DefinitionError, Message, wire_name
+
+#: ``order="deterministic"``: equal values give equal bytes, so states can be compared as bytes.
+encode: Final = msgspec.msgpack.Encoder(order="deterministic").encode
+
+#: Nesting above which bytes are refused before any object is made (settings: ``depth_max``).
+DEPTH_MAX: Final = 32
+
+#: All byte values but those that can begin an array or a map.
+_NOT_A_CONTAINER: Final = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
+
+
+class DecodeError(ValueError):
+    """Bytes that are no message of the types expected; the message says why."""
+
+
+class _Never(Message, name="\0never"):
+    """In each decoder's union: with two types or more, msgspec insists on the ``type`` field."""
+
+
+class MessageDecoder:
+    """Decodes one of several message types, told apart by their wire names."""
+
+    def __init__(self, types: Iterable[type[Message]]) -> None:
+        self.types: dict[str, type[Message]] = {}
+        for message_type in types:
+            known = self.types.setdefault(wire_name(message_type), message_type)
+            if known is not message_type:
+                raise DefinitionError(
+                    f"{known.__module__}.{known.__qualname__} and {message_type.__module__}."
+                    f"{message_type.__qualname__} have one wire name, {wire_name(message_type)!r}; give one of "
+                    'them another: class …(…, name="…").'
+                )
+        # Union of a runtime set of types: there is no static spelling of it.
+        self._decode = msgspec.msgpack.Decoder(Union[(_Never, *self.types.values())]).decode
+
+    def decode(self, data: bytes) -> Any:
+        """Return the message; raise DecodeError for anything else, whatever the bytes are."""
+        check_depth(data)
+        try:
+            return self._decode(data)
+        except MemoryError:
+            raise
+        except Exception as error:
+            # Broad on purpose: a message class may run user code in __post_init__.
+            raise DecodeError(_explain(error, data)) from error
+
+
+def _explain(error: Exception, data: bytes) -> str:
+    text = str(error).replace("\0never", "")
+    if isinstance(error, msgspec.ValidationError) and text.startswith("Invalid value '"):
+        return f"unknown type {text.removeprefix('Invalid value ').removesuffix(' - at `$.type`')}"
+    return f"{text or type(error).__name__} ({len(data)} bytes)"
+
+
+def check_depth(data: bytes, depth_max: int = DEPTH_MAX) -> None:
+    """Refuse bytes that nest deeper than ``depth_max`` before anything is built from them.
+
+    Bytes with no more container heads than the bound cannot nest deeper: that test takes 0.1 µs and settles
+    nearly every message; the others are walked token by token, without recursion.
+    """
+    if len(data) > depth_max and len(data.translate(None, _NOT_A_CONTAINER)) > depth_max:
+        deepest = _depth(data, depth_max)
+        if deepest > depth_max:
+            raise DecodeError(f"nested deeper than {depth_max} levels ({len(data)} bytes)")
+
+
+def _depth(data: bytes, depth_max: int) -> int:
+    """Return how deep the first value nests; stops early past ``depth_max`` or at bytes that end too soon."""
+    position, size, deepest = 0, len(data), 0
+    open_items = [1]  # items still to come at each level
+    while open_items and position < size:
+        while open_items and open_items[-1] == 0:
+            open_items.pop()
+        if not open_items:
+            break
+        open_items[-1] -= 1
+        items, skip = _token(data, position)
+        position += skip
+        if items:
+            open_items.append(items)
+            deepest = max(deepest, len(open_items) - 1)
+            if deepest > depth_max:
+                break
+    return deepest
+
+
+#: Head byte -> (bytes of the length field, fixed bytes after it) of MessagePack's sized formats.
+_SIZED: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4, 0xC7: 1, 0xC8: 2, 0xC9: 4}
+_FIXED: Final = {
+    0xCA: 5,
+    0xCB: 9,
+    0xCC: 2,
+    0xCD: 3,
+    0xCE: 5,
+    0xCF: 9,
+    0xD0: 2,
+    0xD1: 3,
+    0xD2: 5,
+    0xD3: 9,
+    0xD4: 3,
+    0xD5: 4,
+    0xD6: 6,
+    0xD7: 10,
+    0xD8: 18,
+}
+_CONTAINERS: Final = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
+
+
+def _token(data: bytes, position: int) -> tuple[int, int]:
+    """Return (items that follow inside, bytes of the head and its payload) of the token at ``position``."""
+    head = data[position]
+    if 0x80 <= head <= 0x8F:
+        return 2 * (head & 0x0F), 1
+    if 0x90 <= head <= 0x9F:
+        return head & 0x0F, 1
+    if 0xA0 <= head <= 0xBF:
+        return 0, 1 + (head & 0x1F)
+    if head in _CONTAINERS:
+        width, per_item = _CONTAINERS[head]
+        return per_item * int.from_bytes(data[position + 1 : position + 1 + width], "big"), 1 + width
+    if head in _SIZED:
+        width = _SIZED[head]
+        length = int.from_bytes(data[position + 1 : position + 1 + width], "big")
+        return 0, 1 + width + length + (1 if head in (0xC7, 0xC8, 0xC9) else 0)
+    return 0, _FIXED.get(head, 1)
+
+
+def unknown_fields(data: bytes, message: msgspec.Struct) -> list[str]:
+    """Name the fields in ``data`` that the class of ``message`` does not have.
+
+    Journals and states are read strictly: what an older version does not know it must not drop.
+    """
+    known = {*type(message).__struct_encode_fields__, TYPE_FIELD}
+    return sorted(str(name) for name in msgspec.msgpack.decode(data) if name not in known)

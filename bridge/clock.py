@@ -1,0 +1,28 @@
+"""Time as the runtime sees it; the simulator brings its own."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Two clocks: one that never goes back, and the calendar's."""
+
+    def monotonic_s(self) -> float:
+        """Seconds since some moment; for timeouts and restarts."""
+
+    def epoch_ms(self) -> int:
+        """Milliseconds since 1970 (UTC); for due times that outlive the process."""
+
+
+class SystemClock:
+    """The machine's."""
+
+    def monotonic_s(self) -> float:
+        """Seconds since some moment."""
+        return time.monotonic()
+
+    def epoch_ms(self) -> int:
+        """Milliseconds since 1970 (UTC)."""
+        return time.time_ns() // 1_000_000

@@ -1,0 +1,242 @@
+"""Bytes to meaning and back, for one entity's shards: Record -> Envelope, Effects -> Transaction.
+
+Whatever the bytes are, decoding gives a letter: what cannot be decoded is an ``Undecodable``, which the shard
+turns into a dead letter at its place in the order. Nothing raises out of here into the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from actors.effects import (
+    BOOKS_INDEX,
+    DeadLettered,
+    EffectOutput,
+    Effects,
+    Journaled,
+    Published,
+    Replied,
+    ShardRecord,
+    StateRecord,
+    StateWritten,
+    Told,
+    WaitingRecord,
+    WaitingWritten,
+)
+from actors.entity import Behaviour
+from actors.message import Envelope, Sender, Undecodable
+from actors.placement import checked_key, partition_of
+from actors.wire import DecodeError
+from bridge import topics
+from bridge.log import Transaction
+from bridge.record import Headers, Output, Record, TopicPartition
+
+#: Longest error message in a header of a dead letter.
+_REASON_CHARS_MAX = 1_000
+
+_decode_shard = msgspec.msgpack.Decoder(ShardRecord).decode
+_decode_state = msgspec.msgpack.Decoder(StateRecord).decode
+_decode_waiting = msgspec.msgpack.Decoder(WaitingRecord).decode
+
+
+class Codec:
+    """Owns both arrows for one entity of a system. Stateless but for its tables."""
+
+    def __init__(
+        self, system: str, behaviour: Behaviour, partition_count: Callable[[str], int | None], *, input_bytes_max: int
+    ) -> None:
+        self._system = system
+        self._behaviour = behaviour
+        self._partition_count = partition_count
+        self._input_bytes_max = input_bytes_max
+        self.commands = topics.commands_topic(system, behaviour.name)
+        self.events = topics.events_topic(system, behaviour.name)
+        self.state = topics.state_topic(system, behaviour.name)
+        self.waiting = topics.waiting_topic(system, behaviour.name)
+        self._replies = topics.replies_topic(system)
+        self._dead_letters = topics.dead_letters_topic(system)
+
+    @property
+    def restored_topics(self) -> tuple[str, ...]:
+        """The topics from which a shard is restored, in that order."""
+        return (self.state, self.waiting, self.events) if self._behaviour.journaled else (self.state, self.waiting)
+
+    # --- Record -> Envelope -----------------------------------------------------------------------------------
+
+    def decode(self, record: Record) -> Envelope | Undecodable:
+        """Return the letter that a record of the commands topic is."""
+        sender, about = None, ""
+        try:
+            if record.headers:
+                sender, about = self._addresses(record.headers)
+            if record.key is None:
+                raise DecodeError("a command needs a key: that of its entity")
+            if record.value is None:
+                raise DecodeError("a command needs a value; this one is null")
+            if len(record.value) > self._input_bytes_max:
+                raise DecodeError(f"{len(record.value)} bytes, over input_bytes_max")
+            key = checked_key(record.key.decode())
+            message = self._behaviour.decoder.decode(record.value)
+        except ValueError as error:  # DecodeError, UnicodeDecodeError, a key that is none
+            name = "DecodeError" if isinstance(error, UnicodeDecodeError) else type(error).__name__
+            return Undecodable(
+                record.offset, record.key, record.value, record.headers, record.timestamp_ms, name, str(error), sender
+            )
+        return Envelope(record.offset, key, message, record.value, record.headers, record.timestamp_ms, sender, about)
+
+    def waiting_envelope(self, offset: int, record: WaitingRecord) -> Envelope | Undecodable:
+        """Return the letter of a command that waits, as it was when it came."""
+        source = Record(
+            self.commands, -1, offset, record.key.encode(), record.value, record.headers, record.timestamp_ms
+        )
+        return self.decode(source)
+
+    def _addresses(self, headers: Headers) -> tuple[Sender | None, str]:
+        """Return who asked, and what an answer is about; DecodeError for a ``reply-to`` that may not be used."""
+        found = {name: value for name, value in headers if name in _ADDRESS_HEADERS}
+        about = found.get("about", b"").decode()
+        reply_to = found.get("reply-to")
+        if reply_to is None:
+            return None, about
+        topic, _, partition = reply_to.decode().partition("/")
+        correlation_id = found.get("correlation-id", b"").decode()
+        if partition:
+            count = self._partition_count(topic) if topic == self._replies else None
+            if not partition.isascii() or not partition.isdigit() or count is None or int(partition) >= count:
+                raise DecodeError(f"reply-to {reply_to!r:.200} is no partition of {self._replies}")
+            return Sender(topic, int(partition), None, correlation_id, about), about
+        entity = topic.removeprefix(f"{self._system}.").removesuffix(".commands")
+        if topic != topics.commands_topic(self._system, entity) or self._partition_count(topic) is None:
+            raise DecodeError(f"reply-to {reply_to!r:.200} is no commands topic of the system {self._system}")
+        key = checked_key(found.get("reply-key", b"").decode())
+        return Sender(topic, None, key, correlation_id, about), about
+
+    # --- Effects -> Transaction -------------------------------------------------------------------------------
+
+    def encode(self, effects: Effects) -> Transaction:
+        """Return a shard's turn as bytes: all of it, the shard record last."""
+        partition = effects.shard.partition
+        prefix = f"{self.commands}/{partition}/"
+        records = [self._output(output, partition, prefix) for output in effects.outputs]
+        last = BOOKS_INDEX + effects.record.books - 1
+        for index, entry in enumerate(effects.books, last - len(effects.books)):
+            records.append(self._book(entry, partition, _cause(prefix, effects.anchor, index)))
+        cause = _cause(prefix, effects.anchor, last)
+        seq = ("seq", b"%d" % effects.record.seq)
+        records.append(Output(self.state, partition, topics.SHARD_KEY, encode_book(effects.record), (cause, seq)))
+        return Transaction(TopicPartition(self.commands, partition), effects.record.next, records)
+
+    def _output(self, output: EffectOutput, partition: int, prefix: str) -> Output:
+        cause = ("cause", f"{prefix}{output.offset}/{output.index}".encode())
+        match output:
+            case Journaled():
+                headers = (cause, ("seq", b"%d" % output.seq), ("version", b"%d" % output.version))
+                return Output(self.events, partition, output.key.encode(), output.data, headers)
+            case Told():
+                return self._told(output, cause)
+            case Published():
+                key = None if output.key is None else output.key.encode()
+                return Output(output.topic, self._placed(output.topic, key), key, output.data, (cause,))
+            case Replied():
+                return self._replied(output.to, output.data, cause)
+            case DeadLettered():
+                return self._dead_letter(output, partition, cause)
+
+    def _told(self, output: Told, cause: tuple[str, bytes]) -> Output:
+        topic = topics.commands_topic(self._system, output.entity)
+        headers: Headers = (cause,)
+        if output.reply_key is not None:
+            headers = (
+                cause,
+                ("message-id", cause[1]),
+                ("correlation-id", cause[1]),
+                ("reply-to", self.commands.encode()),
+                ("reply-key", output.reply_key.encode()),
+            )
+            if output.about:
+                headers = (*headers, ("about", output.about.encode()))
+        key = output.key.encode()
+        return Output(topic, self._placed(topic, key), key, output.data, headers)
+
+    def _replied(self, to: Sender, data: bytes, cause: tuple[str, bytes]) -> Output:
+        headers: Headers = (cause, ("correlation-id", to.correlation_id.encode()))
+        if to.about:
+            headers = (*headers, ("about", to.about.encode()))
+        if to.key is None:
+            return Output(to.topic, to.partition or 0, to.correlation_id.encode(), data, headers)
+        key = to.key.encode()
+        return Output(to.topic, self._placed(to.topic, key), key, data, headers)
+
+    def _dead_letter(self, output: DeadLettered, partition: int, cause: tuple[str, bytes]) -> Output:
+        own = (
+            cause,
+            ("error-type", output.error.encode()),
+            ("error-message", output.reason[:_REASON_CHARS_MAX].encode("utf-8", "backslashreplace")),
+            ("attempts", b"%d" % output.attempts),
+            ("source-topic", self.commands.encode()),
+            ("source-partition", b"%d" % partition),
+            ("source-offset", b"%d" % output.offset),
+        )
+        names = {name for name, _ in own}
+        kept = tuple((f"source-{name}" if name in names else name, value) for name, value in output.headers)
+        return Output(self._dead_letters, 0, output.key, output.value, (*kept, *own))
+
+    def _book(self, entry: StateWritten | WaitingWritten, partition: int, cause: tuple[str, bytes]) -> Output:
+        if isinstance(entry, WaitingWritten):
+            value = None if entry.record is None else encode_book(entry.record)
+            return Output(self.waiting, partition, b"%d" % entry.offset, value, (cause,))
+        value = None if entry.record is None else encode_book(entry.record)
+        headers = (cause, ("seq", b"%d" % entry.seq), ("version", b"%d" % entry.version))
+        return Output(self.state, partition, entry.key.encode(), value, headers)
+
+    def _placed(self, topic: str, key: bytes | None) -> int:
+        count = self._partition_count(topic)
+        assert count is not None, f"{topic} vanished while the system runs"
+        return 0 if key is None else partition_of(key, count)
+
+
+T = TypeVar("T")
+
+_ADDRESS_HEADERS = frozenset({"reply-to", "reply-key", "correlation-id", "about"})
+
+encode_book: Callable[[ShardRecord | StateRecord | WaitingRecord], bytes] = msgspec.msgpack.Encoder().encode
+
+
+def _cause(prefix: str, offset: int, index: int) -> tuple[str, bytes]:
+    return ("cause", f"{prefix}{offset}/{index}".encode())
+
+
+def decode_shard(data: bytes) -> ShardRecord:
+    """Return a shard record; DecodeError for anything else."""
+    return _book_of(_decode_shard, data)
+
+
+def decode_state(data: bytes) -> StateRecord:
+    """Return a state record; DecodeError for anything else."""
+    return _book_of(_decode_state, data)
+
+
+def decode_waiting(data: bytes) -> WaitingRecord:
+    """Return a waiting record; DecodeError for anything else."""
+    return _book_of(_decode_waiting, data)
+
+
+def number(record: Record, name: str) -> int:
+    """Return the number in a header; DecodeError if it is missing or none."""
+    value = record.header(name)
+    try:
+        return int(value or b"")
+    except ValueError:
+        raise DecodeError(
+            f"header {name!r} of {record.topic}/{record.partition}@{record.offset} is {value!r}"
+        ) from None
+
+
+def _book_of(decode: Callable[[bytes], T], data: bytes) -> T:
+    try:
+        return decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(str(error)) from error

@@ -1,0 +1,300 @@
+"""The message path: from a record that was read to a transaction that is committed, top to bottom.
+
+``tick`` moves one bounded batch of each ready shard. A shard is either deciding or committing: while the commit of one
+is in flight, the loop decides the next. What a shard decided leaves with its commit or not at all; when a commit
+fails in whatever way, the shard is dropped, claimed again and restored from the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import assert_never
+
+import msgspec
+
+from actors.effects import Counts
+from bridge.clock import Clock
+from bridge.log import (
+    Aborted,
+    Assigned,
+    Claimed,
+    Committed,
+    Fenced,
+    Fetched,
+    Log,
+    LogEvent,
+    Lost,
+    Replayed,
+    Transaction,
+)
+from bridge.region import Phase, Seat, ShardRegion
+from bridge.restore import Inconsistent
+from supervision import Backoff, Command, Directive, Escalate, Exited, Failed, Failure, Start, Started, Stop, WakeAfter
+
+logger = logging.getLogger("understudy")
+
+#: How soon a shard is claimed again after an abort. Never counted as a restart: a log that is out of reach for too
+#: long says so itself (LogUnavailable).
+RECLAIM_BACKOFF = Backoff(first_s=0.02, factor=2.0, max_s=2.0)
+
+
+class Escalated(Exception):
+    """The shards of this worker failed too often, or said that they cannot go on: the worker's supervisor decides."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.where}: {failure.error_type}: {failure.message}")
+        self.failure = failure
+
+
+def no_fault(_point: str) -> None:
+    """Stand where a test would let the worker die."""
+
+
+class ShardLoop:
+    """One worker's loop. Its methods are called by one thread; nothing here blocks but the log's ``poll``."""
+
+    def __init__(
+        self,
+        log: Log,
+        region: ShardRegion,
+        clock: Clock,
+        *,
+        poll_timeout_s: float,
+        report: Callable[..., None] = lambda *_, **__: None,
+        fault_point: Callable[[str], None] = no_fault,
+    ) -> None:
+        self._log = log
+        self._region = region
+        self._clock = clock
+        self._poll_timeout_s = poll_timeout_s
+        self._report = report
+        self._fault = fault_point
+        self.counts = Counts()
+        self.commits = 0
+
+    @property
+    def region(self) -> ShardRegion:
+        """The shards of this worker."""
+        return self._region
+
+    def tick(self, timeout_s: float | None = None) -> bool:
+        """Move one bounded batch of each ready shard from input to output; return whether anything happened.
+
+        Waits at most ``timeout_s`` (default: the configured poll timeout) when there is nothing to do.
+
+        Raises:
+            Escalated: the worker has to go down and be restarted as its supervisor says.
+            LogUnavailable, SlotTaken: see ``Log.poll``.
+        """
+        patience_s = self._region.patience_s(self._clock.monotonic_s(), self._clock.epoch_ms)
+        limit_s = self._poll_timeout_s if timeout_s is None else timeout_s
+        events = self._log.poll(limit_s if patience_s is None else min(limit_s, patience_s))
+        self._fault("K1")
+        for event in events:
+            self._on(event)
+        self._wake()
+        turns = [self._turn(seat) for seat in self._region]
+        return bool(events) or any(turns)
+
+    # --- the journey ------------------------------------------------------------------------------------------
+
+    def _on(self, event: LogEvent) -> None:
+        """Take in one thing that happened in the log."""
+        now_s = self._clock.monotonic_s()
+        if isinstance(event, Assigned):
+            self._report("shard-assigned", shard=str(event.shard))
+            self._carry_out(self._region.add(event.shard, now_s))
+            return
+        seat = self._region.seat(event.shard)
+        if seat is None:
+            return
+        match event:
+            case Fetched(_, records):
+                self._fetched(seat, [seat.role.codec.decode(record) for record in records])
+            case Committed():
+                self._committed(seat, event)
+            case Claimed():
+                self._claimed(seat, event)
+            case Replayed():
+                self._replayed(seat, event)
+            case Aborted(_, reason, routine):
+                self._aborted(seat, reason, routine=routine)
+            case Fenced(_, reason):
+                logger.warning("shard %s was fenced (%s); it waits to be assigned again", seat.name, reason)
+                self._report("shard-fenced", shard=seat.name, reason=reason)
+                self._region.forget(event.shard, now_s)
+            case Lost(_, reason):
+                self._report("shard-lost", shard=seat.name, reason=reason)
+                self._region.forget(event.shard, now_s)
+            case _:
+                assert_never(event)
+
+    def _fetched(self, seat: Seat, letters: list) -> None:  # type: ignore[type-arg]
+        """Put decoded records into the mailbox; a full one pauses its partition."""
+        if seat.shard is None:
+            return
+        seat.shard.offer(letters)
+        self._fault("K2")
+        if seat.shard.mailbox.full and not seat.paused:
+            seat.paused = True
+            self._log.pause(seat.place)
+
+    def _turn(self, seat: Seat) -> bool:
+        """Decide a batch of one shard and send it off; user code runs here, and only here."""
+        shard = seat.shard
+        if shard is None or seat.in_flight is not None or seat.phase is not Phase.RUNNING:
+            return False
+        now_ms = self._clock.epoch_ms()
+        if not shard.ready(now_ms):
+            return False
+        was_stalled = shard.stalled
+        effects = shard.decide(now_ms)
+        self._fault("K4")
+        if shard.stalled and not was_stalled:
+            logger.error("shard %s takes no commands: %s; retry or drop what is parked", seat.name, shard.stalled)
+        if effects is None:
+            self._check_failure(seat)
+            return shard.failure is not None
+        for incident in effects.incidents:
+            logger.warning("%s: %s: %s; %s", incident.where, incident.error, incident.reason, incident.next)
+            logger.debug("%s", incident.traceback)
+        seat.in_flight = effects
+        self._log.commit(seat.role.codec.encode(effects))
+        self._fault("K9")
+        if seat.paused and shard.mailbox.drained:
+            seat.paused = False
+            self._log.resume(seat.place)
+        return True
+
+    def _committed(self, seat: Seat, event: Committed) -> None:
+        """What was decided is true now, and has left."""
+        self._fault("K10")
+        effects, shard = seat.in_flight, seat.shard
+        assert effects is not None and shard is not None, f"{seat.name}: a commit that nobody asked for"
+        shard.committed(effects.first_seq, event.first_offsets.get(seat.role.codec.events))
+        seat.in_flight = None
+        seat.aborts = 0
+        self.counts.add(effects.counts)
+        self.commits += 1
+        self._check_failure(seat)
+
+    # --- the way up -------------------------------------------------------------------------------------------
+
+    def _claim(self, seat: Seat) -> None:
+        seat.drop(Phase.CLAIMING)
+        seat.claimed_s = self._clock.monotonic_s()
+        self._fault("K14")
+        self._log.claim(seat.place, seat.role.codec.restored_topics)
+
+    def _claimed(self, seat: Seat, event: Claimed) -> None:
+        self._fault("K15")
+        seat.restore(event)
+        self._replay_next(seat, event)
+
+    def _replayed(self, seat: Seat, event: Replayed) -> None:
+        self._fault("K16")
+        assert seat.restoration is not None
+        try:
+            seat.restoration.feed(event)
+        except Inconsistent as error:
+            self._fail(seat, Failure.of(error, seat.name), Directive.STOP)
+            return
+        if event.complete:
+            self._replay_next(seat, event)
+
+    def _replay_next(self, seat: Seat, event: Claimed | Replayed) -> None:
+        """Ask for the next stretch, or begin where the shard record says."""
+        restoration = seat.restoration
+        assert restoration is not None
+        if restoration.wanted is not None:
+            wanted = restoration.wanted
+            self._log.replay(event.shard, wanted.topic, wanted.from_offset, wanted.to_offset)
+            return
+        try:
+            seat.shard = restoration.shard()
+        except Inconsistent as error:
+            self._fail(seat, Failure.of(error, seat.name), Directive.STOP)
+            return
+        self._fault("K17")
+        seat.phase = Phase.RUNNING
+        seat.restoration = None
+        self._report(
+            "shard-restored",
+            shard=seat.name,
+            records=restoration.records,
+            seconds=round(self._clock.monotonic_s() - seat.claimed_s, 4),
+        )
+        self._log.begin(seat.place, seat.shard.record.next)
+        self._supervise(Started(seat.name, seat.incarnation))
+
+    # --- failure ----------------------------------------------------------------------------------------------
+
+    def _aborted(self, seat: Seat, reason: str, *, routine: bool) -> None:
+        """Drop everything and claim again, later each time; nobody is to blame."""
+        seat.aborts += 1
+        delay_s = 0.0 if routine and seat.aborts == 1 else RECLAIM_BACKOFF.delay_s(seat.aborts, 0.0)
+        log = logger.info if routine else logger.warning
+        log("shard %s starts over in %.2f s: %s", seat.name, delay_s, reason)
+        self._report("shard-aborted", shard=seat.name, reason=reason)
+        seat.drop(Phase.DOWN)
+        seat.reclaim_s = self._clock.monotonic_s() + delay_s
+
+    def _check_failure(self, seat: Seat) -> None:
+        """Tell the supervisor of a handler's failure that escalated, once the good prefix is committed."""
+        if seat.shard is not None and seat.shard.failure is not None and seat.in_flight is None:
+            self._fail(seat, seat.shard.failure, None)
+
+    def _fail(self, seat: Seat, failure: Failure, directive: Directive | None) -> None:
+        seat.drop(Phase.DOWN)
+        if directive is not None:
+            failure = msgspec.structs.replace(failure, directive=directive)
+        logger.error("%s: %s", failure.error_type, failure.message)
+        self._report("shard-failed", shard=seat.name, error=failure.error_type, reason=failure.message)
+        self._log.pause(seat.place)
+        self._supervise(Failed(seat.name, seat.incarnation, failure))
+
+    def _supervise(self, event: Started | Failed | Exited) -> None:
+        self._carry_out(self._region.supervise(event, self._clock.monotonic_s()))
+
+    def _wake(self) -> None:
+        """Do what has become due: restarts after a backoff, claims after an abort."""
+        now_s = self._clock.monotonic_s()
+        self._carry_out(self._region.due(now_s))
+        for seat in self._region:
+            if seat.reclaim_s is not None and seat.reclaim_s <= now_s:
+                self._claim(seat)
+
+    def _carry_out(self, commands: tuple[Command, ...]) -> None:
+        for command in commands:
+            match command:
+                case Start(child, _):
+                    if seat := self._region.named(child):
+                        self._claim(seat)
+                case Stop(child, incarnation):
+                    if seat := self._region.named(child):
+                        seat.drop(Phase.DOWN)
+                        self._log.pause(seat.place)
+                    self._supervise(Exited(child, incarnation))
+                case Escalate(failure):
+                    raise Escalated(failure)
+                case WakeAfter():
+                    raise AssertionError("the region keeps its timers itself")
+                case _:
+                    assert_never(command)
+
+    # --- the way down -----------------------------------------------------------------------------------------
+
+    def drain(self, deadline_s: float) -> bool:
+        """Take nothing new, wait for the commits that are in flight; return whether all were answered in time."""
+        while any(seat.in_flight is not None for seat in self._region):
+            left_s = deadline_s - self._clock.monotonic_s()
+            if left_s <= 0:
+                return False
+            for event in self._log.poll(min(left_s, self._poll_timeout_s)):
+                if not isinstance(event, Fetched | Assigned):
+                    self._on(event)
+        return True
+
+
+__all__ = ["Escalated", "ShardLoop", "Transaction", "no_fault"]

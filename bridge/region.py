@@ -1,0 +1,179 @@
+"""``ShardRegion``: the shards of one worker and where each of them stands. No message passes through here."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator, Mapping
+
+import msgspec
+
+from actors.context import Directory
+from actors.effects import Effects, ShardId
+from actors.entity import Behaviour
+from actors.shard import Limits, Part, Shard
+from bridge.codec import Codec
+from bridge.log import Claimed
+from bridge.record import TopicPartition
+from bridge.restore import Restoration
+from supervision import Add, Command, Due, Event, Remove, Start, Tree, WakeAfter, step
+from supervision.policy import Policy
+
+
+class Role(msgspec.Struct, frozen=True):
+    """One hosted entity as its shards play it."""
+
+    behaviour: Behaviour
+    codec: Codec
+    policy: Policy
+    partitions: int
+
+    def part(self, partition: int, directory: Directory, limits: Limits) -> Part:
+        """Return what the shard of one partition is given to play."""
+        name = self.behaviour.name
+        return Part(
+            ShardId(name, partition),
+            self.codec.commands,
+            self.partitions,
+            self.behaviour,
+            self.policy,
+            directory,
+            limits,
+        )
+
+
+class Phase(enum.Enum):
+    """Where an assigned shard is."""
+
+    DOWN = "down"
+    """Not started, waiting for its supervisor, or stopped by it."""
+    CLAIMING = "claiming"
+    RESTORING = "restoring"
+    RUNNING = "running"
+
+
+class Seat:
+    """One assigned shard. Mutable; owned by the region.
+
+    ``in_flight`` are the Effects whose commit has not been answered: while they are there, the shard decides nothing.
+    """
+
+    def __init__(self, place: TopicPartition, part: Part, role: Role) -> None:
+        self.place = place
+        self.part = part
+        self.role = role
+        self.phase = Phase.DOWN
+        self.incarnation = 0
+        self.restoration: Restoration | None = None
+        self.shard: Shard | None = None
+        self.in_flight: Effects | None = None
+        self.paused = False
+        self.claimed_s = 0.0
+        #: Consecutive aborts that were nobody's fault, and when the next claim is due because of them.
+        self.aborts = 0
+        self.reclaim_s: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The shard's name in its supervision tree and in log lines."""
+        return str(self.part.id)
+
+    def drop(self, phase: Phase) -> None:
+        """Forget all that is in memory; the log has the truth."""
+        self.phase = phase
+        self.restoration = self.shard = self.in_flight = self.reclaim_s = None
+        self.paused = False
+
+    def restore(self, claimed: Claimed) -> Restoration:
+        """Begin to restore."""
+        self.phase = Phase.RESTORING
+        self.restoration = Restoration(self.part, self.role.codec, claimed)
+        return self.restoration
+
+
+class ShardRegion:
+    """The seats of one worker, in start order, under one supervision tree. Owned by the loop."""
+
+    def __init__(self, roles: Mapping[str, Role], tree: Tree, directory: Directory, limits: Limits) -> None:
+        self._roles = dict(roles)
+        self._order = {topic: index for index, topic in enumerate(self._roles)}
+        self._directory = directory
+        self._limits = limits
+        self._tree = tree
+        self._seats: dict[TopicPartition, Seat] = {}
+        self._names: dict[str, Seat] = {}
+        #: (due_s, child, incarnation) of restarts to come; few, so a list is enough.
+        self._timers: list[tuple[float, str, int]] = []
+
+    def __iter__(self) -> Iterator[Seat]:
+        return iter(self._seats.values())
+
+    def __len__(self) -> int:
+        return len(self._seats)
+
+    @property
+    def tree(self) -> Tree:
+        """The supervision tree as it stands."""
+        return self._tree
+
+    def seat(self, place: TopicPartition) -> Seat | None:
+        """Return an assigned shard's seat."""
+        return self._seats.get(place)
+
+    def named(self, name: str) -> Seat | None:
+        """Return the seat of a child of the tree."""
+        return self._names.get(name)
+
+    def add(self, place: TopicPartition, now_s: float) -> tuple[Command, ...]:
+        """Take in a shard; siblings stand in the order of ``host()``, then by partition."""
+        self.forget(place, now_s)
+        role = self._roles[place.topic]
+        seat = Seat(place, role.part(place.partition, self._directory, self._limits), role)
+        later = min((p for p in self._seats if self._rank(p) > self._rank(place)), key=self._rank, default=None)
+        self._seats[place] = self._names[seat.name] = seat
+        return self.supervise(Add(seat.name, None if later is None else self._seats[later].name), now_s)
+
+    def forget(self, place: TopicPartition, now_s: float) -> None:
+        """Drop a shard that is no longer ours, with all that it held."""
+        seat = self._seats.pop(place, None)
+        if seat is not None:
+            del self._names[seat.name]
+            self.supervise(Remove(seat.name, gone=True), now_s)
+
+    def supervise(self, event: Event, now_s: float) -> tuple[Command, ...]:
+        """Feed the tree one event; timers are kept here, all other commands are the caller's to carry out."""
+        self._tree, commands = step(self._tree, event, now_s)
+        for command in commands:
+            if isinstance(command, WakeAfter):
+                self._timers.append((now_s + command.delay_s, command.child, command.incarnation))
+            elif isinstance(command, Start) and (seat := self._names.get(command.child)):
+                seat.incarnation = command.incarnation
+        return tuple(command for command in commands if not isinstance(command, WakeAfter))
+
+    def due(self, now_s: float) -> tuple[Command, ...]:
+        """Fire the timers whose time has come."""
+        commands: tuple[Command, ...] = ()
+        for timer in [timer for timer in self._timers if timer[0] <= now_s]:
+            self._timers.remove(timer)
+            commands += self.supervise(Due(timer[1], timer[2]), now_s)
+        return commands
+
+    def patience_s(self, now_s: float, epoch_ms: Callable[[], int]) -> float | None:
+        """Return how long nothing will happen by itself (0: something is to be done now); None for never."""
+        instants = [due_s - now_s for due_s, _, _ in self._timers]
+        now_ms = None
+        for seat in self._seats.values():
+            if seat.reclaim_s is not None:
+                instants.append(seat.reclaim_s - now_s)
+            shard = seat.shard
+            if shard is None or seat.in_flight is not None or seat.phase is not Phase.RUNNING:
+                continue
+            if len(shard.mailbox) and shard.stalled is None:
+                return 0.0
+            due_ms = shard.waiting.next_due_ms()
+            if due_ms is not None:
+                now_ms = epoch_ms() if now_ms is None else now_ms
+                instants.append((due_ms - now_ms) / 1000)
+        return None if not instants else max(0.0, min(instants))
+
+    def _rank(self, place: TopicPartition) -> tuple[int, int]:
+        return self._order[place.topic], place.partition

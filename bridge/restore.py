@@ -1,0 +1,263 @@
+"""From the log to a shard: snapshots, waiting commands, and the tail of the journal, each checked.
+
+A restore is a definition: the state of an entity is its latest snapshot and the fold of the journal records after
+it. Whatever contradicts that (a gap, a record beyond the shard record, bytes that no longer decode) is
+:class:`Inconsistent`: the shard stops, loudly, and nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from actors.decision import evolve
+from actors.effects import ShardRecord, StateRecord, WaitingRecord
+from actors.message import Stopped, Undecodable
+from actors.shard import Cell, Part, Shard
+from actors.waiting import Waiting
+from actors.wire import DecodeError, unknown_fields
+from bridge import codec as wire
+from bridge.codec import Codec
+from bridge.log import Claimed, Replayed
+from bridge.record import Record
+from bridge.topics import SHARD_KEY
+
+T = TypeVar("T")
+
+
+class Inconsistent(Exception):
+    """The log contradicts itself; the sentence names what, where and the mend. The shard stays stopped."""
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """A stretch of one topic that a restoration wants to read."""
+
+    topic: str
+    from_offset: int
+    to_offset: int
+
+
+class Restoration:
+    """Reads a claimed shard's topics one after the other: state, waiting, events. Owned by the loop.
+
+    Ask :attr:`wanted` for the stretch to replay, :meth:`feed` what comes, and when nothing is wanted any more take
+    the :meth:`shard`. Raises Inconsistent from ``feed`` and ``shard``.
+    """
+
+    def __init__(self, part: Part, codec: Codec, claimed: Claimed) -> None:
+        self._part = part
+        self._codec = codec
+        self._claimed = claimed
+        self._states: dict[str, tuple[StateRecord, int, int]] = {}
+        self._waiting: dict[int, WaitingRecord] = {}
+        self._record: ShardRecord | None = None
+        self._shard: Shard | None = None
+        self._next_seq = -1
+        self.records = 0
+        self.wanted: Replay | None = Replay(codec.state, 0, claimed.ends[codec.state])
+
+    @property
+    def progress(self) -> str:
+        """Where it is, for people."""
+        topic = "" if self.wanted is None else f" of {self.wanted.topic}/{self._part.id.partition}"
+        return f"{self.records} records restored{topic}"
+
+    def feed(self, replayed: Replayed) -> None:
+        """Take in records of the wanted stretch."""
+        assert self.wanted is not None and replayed.topic == self.wanted.topic, replayed.topic
+        self.records += len(replayed.records)
+        if replayed.topic == self._codec.state:
+            for record in replayed.records:
+                self._state(record)
+            if replayed.complete:
+                self._check_position()
+                self.wanted = Replay(self._codec.waiting, 0, self._claimed.ends[self._codec.waiting])
+        elif replayed.topic == self._codec.waiting:
+            for record in replayed.records:
+                self._wait(record)
+            if replayed.complete:
+                self._begin_tail()
+        else:
+            for record in replayed.records:
+                self._fold(record)
+            if replayed.complete:
+                self.wanted = None
+
+    def shard(self) -> Shard:
+        """Return the restored shard, checked against its own shard record."""
+        shard = self._shard
+        assert shard is not None and self.wanted is None
+        record, read = shard.record, self._next_seq
+        if self._part.behaviour.journaled and read != record.seq and (read != -1 or record.tail_start < record.seq):
+            raise self._wrong(
+                f"the journal {self._codec.events} ends before seq {max(read, record.tail_start)} where the shard "
+                f"record says {record.seq}: records are lost; restore the topic from a backup"
+            )
+        return shard
+
+    # --- state ------------------------------------------------------------------------------------------------
+
+    def _state(self, record: Record) -> None:
+        key = (record.key or b"").decode()
+        if record.key == SHARD_KEY:
+            self._record = self._decoded(wire.decode_shard, record)
+        elif record.value is None:
+            self._states.pop(key, None)
+        else:
+            state = self._decoded(wire.decode_state, record)
+            self._states[key] = (state, wire.number(record, "version"), wire.number(record, "seq"))
+
+    def _check_position(self) -> None:
+        """Hold the shard record against the group's offset and the commands topic (design, section 6)."""
+        claimed, record, codec = self._claimed, self._record, self._codec
+        if record is None:
+            # A shard that never committed: nothing waits and nothing is journaled either, or the next steps say so.
+            if claimed.committed is not None or self._states:
+                raise self._wrong(
+                    f"{codec.state} has no shard record, but the group has an offset ({claimed.committed}) or states; "
+                    "restore that topic from a backup, or delete the system's topics and its group to begin anew"
+                )
+            self._record = ShardRecord(next=claimed.low, seq=0, tail_start=0, tail_offset=0, books=0)
+        elif claimed.committed not in (None, record.next):
+            raise self._wrong(
+                f"the group's offset is {claimed.committed}, the shard record says {record.next}: the offset was "
+                f"moved, or a transaction is torn; if it was moved, set it back to {record.next}"
+            )
+        elif claimed.low > record.next:
+            raise self._wrong(
+                f"commands {record.next} to {claimed.low - 1} are gone from {codec.commands} and were never handled; "
+                "bring them back from a backup, and keep commands longer (retention.ms=-1)"
+            )
+        elif claimed.high < record.next:
+            raise self._wrong(
+                f"{codec.commands} ends at {claimed.high} where {record.next} is next: its tail is lost; bring it back"
+            )
+
+    # --- waiting ----------------------------------------------------------------------------------------------
+
+    def _wait(self, record: Record) -> None:
+        offset = int(record.key or b"-1")
+        if record.value is None:
+            self._waiting.pop(offset, None)
+        else:
+            self._waiting[offset] = self._decoded(wire.decode_waiting, record)
+
+    def _begin_tail(self) -> None:
+        """Make the shard from its snapshots and waiting commands; then only the journal's tail is missing."""
+        record = self._record
+        assert record is not None
+        shard = self._shard = Shard(self._part, record)
+        for key, (state, version, seq) in self._states.items():
+            if seq >= record.seq:
+                raise self._wrong(
+                    f"the state of key {key!r} has seq {seq}, the shard record says {record.seq}; a torn transaction"
+                )
+            self._place(shard, key, state, version, seq)
+        for offset in sorted(self._waiting):
+            letter = self._codec.waiting_envelope(offset, self._waiting[offset])
+            if isinstance(letter, Undecodable):
+                raise self._wrong(f"the waiting command {offset} cannot be decoded by this code: {letter.reason}")
+            shard.waiting.join(Waiting(letter, self._waiting[offset]))
+        self._check_waiting(shard)
+        self._states.clear()
+        self._waiting.clear()
+        self.wanted = None
+        if self._part.behaviour.journaled:
+            self.wanted = Replay(self._codec.events, record.tail_offset, self._claimed.ends[self._codec.events])
+
+    def _place(self, shard: Shard, key: str, state: StateRecord, version: int, seq: int) -> None:
+        behaviour = self._part.behaviour
+        if state.snapshot is not None:
+            data = bytes(state.snapshot)
+            shard.cells[key] = Cell(self._snapshot(key, data), data, version, seq)
+        elif state.ended:
+            shard.cells[key] = Cell(behaviour.initial(), behaviour.initial_data, 0, seq)
+            shard.window.ended(key, seq)
+
+    def _snapshot(self, key: str, data: bytes) -> Any:
+        try:
+            return self._part.behaviour.state_decode(data)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise self._wrong(
+                f"the snapshot of key {key!r} does not fit {self._part.behaviour.entity.__name__}: {error}; run the "
+                "code that wrote it"
+            ) from error
+
+    def _check_waiting(self, shard: Shard) -> None:
+        told = {key: state for key, (state, _, _) in self._states.items() if state.waiting}
+        for key in {*told, *shard.waiting}:
+            queue = shard.waiting.queue(key)
+            state = told.get(key, StateRecord())
+            first = queue[0].envelope.offset if queue else -1
+            if (len(queue), first) != (state.waiting, state.waiting_first):
+                raise self._wrong(
+                    f"key {key!r} has {len(queue)} waiting commands from {first}, its state record says {state.waiting} "
+                    f"from {state.waiting_first}; restore the waiting topic from a backup"
+                )
+
+    # --- the tail of the journal ------------------------------------------------------------------------------
+
+    def _fold(self, record: Record) -> None:
+        shard, part = self._shard, self._part
+        assert shard is not None
+        seq, version = wire.number(record, "seq"), wire.number(record, "version")
+        where = f"{record.topic}/{record.partition}@{record.offset}"
+        if seq >= shard.record.seq:
+            raise self._wrong(f"{where} has seq {seq}, the shard record says {shard.record.seq}; a torn transaction")
+        if self._next_seq not in (-1, seq):
+            raise self._wrong(f"{where} has seq {seq} where {self._next_seq} follows: journal records are lost")
+        if self._next_seq == -1 and seq > shard.record.tail_start:
+            raise self._wrong(
+                f"the journal begins at {where} with seq {seq}, after the tail's {shard.record.tail_start}"
+            )
+        self._next_seq = seq + 1
+        shard.window.placed(seq, record.offset)
+        if seq < shard.record.tail_start:
+            return
+        key = (record.key or b"").decode()
+        cell = shard.cells.get(key)
+        if cell is None:
+            cell = shard.cells[key] = Cell(part.behaviour.initial(), part.behaviour.initial_data)
+        if seq <= cell.seq:
+            return
+        if version != cell.version + 1:
+            raise self._wrong(f"{where} is version {version} of key {key!r} where {cell.version + 1} follows")
+        self._evolve(cell, record, where)
+        cell.seq = seq
+        shard.window.wrote(key, seq)
+
+    def _evolve(self, cell: Cell, record: Record, where: str) -> None:
+        behaviour, data = self._part.behaviour, record.value or b""
+        try:
+            event = behaviour.journal.decode(data)
+            _refuse_unknown_fields(data, event)
+            if isinstance(event, Stopped):
+                cell.state, cell.data, cell.version = behaviour.initial(), behaviour.initial_data, 0
+                return
+            cell.state, cell.data = evolve(behaviour, cell.state, data, type(event), bytes_max=1 << 62)
+            cell.version += 1
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise self._wrong(
+                f"the journal record {where} cannot be applied: {type(error).__name__}: {error}"
+            ) from error
+
+    def _decoded(self, decode: Callable[[bytes], T], record: Record) -> T:
+        try:
+            return decode(record.value or b"")
+        except DecodeError as error:
+            raise self._wrong(
+                f"{record.topic}/{record.partition}@{record.offset} cannot be decoded: {error}"
+            ) from error
+
+    def _wrong(self, sentence: str) -> Inconsistent:
+        return Inconsistent(f"shard {self._part.id} is stopped: {sentence}.")
+
+
+def _refuse_unknown_fields(data: bytes, event: msgspec.Struct) -> None:
+    """Raise DecodeError if the bytes say more than this code knows: it would be lost from the state."""
+    if strange := unknown_fields(data, event):
+        raise DecodeError(f"{type(event).__name__} has no field {strange[0]!r}; run the code that wrote it")

@@ -1,0 +1,111 @@
+"""``Running``: a system in this process, one worker, driven by its caller. For tests, notebooks and simulations."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from bridge.client import Client
+from bridge.clock import Clock, SystemClock
+from bridge.log import Backend, Log, Member, Reader
+from bridge.loop import ShardLoop, no_fault
+
+if TYPE_CHECKING:
+    from bridge.system import ActorSystem
+
+
+class NotSettled(TimeoutError):
+    """There was still something to do when the time was over; the message says what."""
+
+
+class Running:
+    """One worker on the caller's thread. ``client`` sends, :meth:`settle` works until nothing is left to do.
+
+    :meth:`crash` loses everything that is not in the log, as SIGKILL does, and goes on with a new worker.
+    """
+
+    def __init__(self, system: ActorSystem, backend: Backend, clock: Clock | None = None) -> None:
+        self.system = system
+        self._backend = backend
+        self._clock = clock or SystemClock()
+        #: Called at each named point of the loop; a test may raise there.
+        self.fault_point: Callable[[str], None] = no_fault
+        self._slots = itertools.count()
+        try:
+            system.prepare(backend)
+            self.reader: Reader = backend.reader()
+            self.client = Client(system, backend)
+            self._log, self.loop = self._start()
+        except BaseException:
+            backend.close()
+            raise
+
+    def _start(self) -> tuple[Log, ShardLoop]:
+        member = Member(self.system.name, socket.gethostname(), 0)
+        log = self._backend.log(member, self.system.commands_topics())
+        loop = ShardLoop(
+            log,
+            self.system.region(log.partition_count),
+            self._clock,
+            poll_timeout_s=self.system.settings.poll_timeout_s,
+            fault_point=self._fault,
+        )
+        return log, loop
+
+    def _fault(self, point: str) -> None:
+        self.fault_point(point)
+
+    def tick(self, timeout_s: float = 0.0) -> bool:
+        """Do one turn of the loop; return whether anything happened."""
+        return self.loop.tick(timeout_s)
+
+    def settle(self, timeout_s: float = 60.0) -> None:
+        """Work until no command is left: none unread, none in a mailbox, none waiting for a restart.
+
+        Parked keys stay parked. Raises NotSettled after ``timeout_s``.
+        """
+        deadline_s = self._clock.monotonic_s() + timeout_s
+        while (left := self._left()) is not None:
+            if self._clock.monotonic_s() > deadline_s:
+                raise NotSettled(f"{self.system.name} has not settled after {timeout_s} s: {left}")
+            while self.loop.tick():
+                pass
+
+    def _left(self) -> str | None:
+        """Say one thing that is still to be done, None if there is none."""
+        for hosted in self.system.hosted.values():
+            topic = f"{self.system.name}.{hosted.behaviour.name}.commands"
+            for partition in range(hosted.partitions):
+                committed = self.reader.committed(self.system.name, topic, partition) or 0
+                if any(True for _ in self.reader.read(topic, partition, committed)):
+                    return f"commands of {topic}/{partition} from {committed} on"
+        for seat in self.loop.region:
+            if seat.shard is None:
+                return f"shard {seat.name} is {seat.phase.value}"
+            if seat.in_flight is not None or seat.shard.waiting.next_due_ms() is not None:
+                return f"shard {seat.name} has commands that wait for a restart"
+        return None
+
+    def crash(self) -> None:
+        """Drop all that the worker holds in memory, without a word to anybody, and start another."""
+        self._log.abandon()
+        self._log, self.loop = self._start()
+
+    def close(self) -> None:
+        """Finish what is under way and leave."""
+        self.loop.drain(self._clock.monotonic_s() + self.system.settings.stop_timeout_s)
+        self._log.close()
+        self.client.close()
+        self.reader.close()
+        self._backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

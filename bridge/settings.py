@@ -1,0 +1,44 @@
+"""Every knob of the runtime, with unit, default and reason; the README's table is made from this class."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Frozen at start. Times in seconds (``_s``), sizes in bytes, counts of records."""
+
+    #: Records that one transaction of a shard handles at most. 1,000 is where throughput levels off (measured).
+    batch_records_max: int = 1_000
+    #: Decoded commands that a shard holds before its partition is paused; resumed at half of it.
+    mailbox_records_max: int = 4_000
+    #: How long a worker waits for records when it has nothing to do: the latency of a stop request.
+    poll_timeout_s: float = 0.05
+    #: Journal records after which an entity's unsnapshotted events force a snapshot: bounds every restore.
+    snapshot_window_records: int = 10_000
+    #: Commands of one waiting or parked key that are kept before the partition pauses.
+    waiting_per_key_max: int = 1_000
+    #: Commands that wait in one shard before the partition pauses.
+    waiting_per_shard_max: int = 10_000
+    #: Largest key + value + headers that an entity may produce. Kafka's default topic limit is 1,048,588.
+    output_bytes_max: int = 1_000_000
+    #: Largest value that is decoded at all; a larger one is dead-lettered unread.
+    input_bytes_max: int = 1_048_588
+    #: Nesting that is decoded at most: deeper bytes would exhaust the stack (100,000 levels do).
+    depth_max: int = 32
+    #: Without a sign of life for this long a worker's shards move. Kafka's ``session.timeout.ms``.
+    session_timeout_s: float = 6.0
+    #: An abandoned transaction hides later records for this long at most. Kafka's ``transaction.timeout.ms``.
+    transaction_timeout_s: float = 10.0
+    #: A worker whose log is out of reach for this long exits, and its supervisor starts another.
+    unavailable_timeout_s: float = 30.0
+    #: First answer of a log at start, before "cannot be reached".
+    connect_timeout_s: float = 8.0
+    #: How long a writer of the embedded log waits for another before it names the holder and gives up.
+    lock_timeout_s: float = 10.0
+    #: Drain, commit and leave within this time after SIGTERM; then what is under way is aborted.
+    stop_timeout_s: float = 10.0
+    #: A worker that answers no ping for this long is killed (SIGKILL) and restarted.
+    ping_timeout_s: float = 15.0
+    #: Replication of topics that the runtime makes; -1 leaves it to the broker's default.
+    replication_factor: int = -1
