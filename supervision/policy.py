@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -12,6 +12,11 @@ from supervision.restart import Backoff, add_restart, exhausted
 
 PROCESS_FAILURES: Final = (MemoryError, SystemExit, KeyboardInterrupt)
 """Never judged: they concern the process and not whom they happened to hit. Let them through; its supervisor acts."""
+
+
+E = TypeVar("E", bound=BaseException)
+"""The nearest common class of the types that rules name. Mapping is invariant in its keys: without it, a dict that was
+assigned to a variable first would be refused by type checkers."""
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -84,7 +89,7 @@ def restart(
     max_restarts: int = 3,
     within_s: float = 60.0,
     backoff: Backoff = Backoff(),
-    on: Mapping[type[BaseException], Directive] | None = None,
+    on: Mapping[type[E], Directive] | None = None,
     default: Directive = Directive.RESTART,
 ) -> Policy:
     """Make a policy: restart after a backoff, at most `max_restarts` times within `within_s` seconds.
@@ -92,7 +97,8 @@ def restart(
     `on` names exception types with another directive (the nearest class wins), `default` is for all others.
     Raises ValueError or TypeError with a sentence for settings that make no sense.
     """
-    return Policy(max_restarts=max_restarts, within_s=within_s, backoff=backoff, on=dict(on or {}), default=default)
+    rules: dict[type[BaseException], Directive] = {} if on is None else dict(on.items())
+    return Policy(max_restarts=max_restarts, within_s=within_s, backoff=backoff, on=rules, default=default)
 
 
 def judge(
