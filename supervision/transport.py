@@ -229,7 +229,7 @@ def _write_line(message: str, *args: object, **options: object) -> None:
         text = message % args if args else message
     except (TypeError, ValueError):
         text = f"{message} {args}"
-    line = " ".join(text.split())[:500]
+    line = " ".join(text.split())[-1_000:]  # the end of a traceback says most
     thread = threading.current_thread().name
     try:
         os.write(2, f"thespian[{os.getpid()}/{thread}]: {line}\n".encode("utf-8", "replace"))

@@ -97,6 +97,7 @@ class Reports:
         self.fd = fd
         self.dropped = 0
         os.set_blocking(fd, False)
+        os.set_inheritable(fd, False)  # a program that a worker starts would keep the stream open
 
     def emit(self, event: str, **fields: Scalar) -> None:
         """Write ``{"event": event, "at_s": <Unix time>, **fields}``; long strings lose their beginning."""
