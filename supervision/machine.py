@@ -94,7 +94,8 @@ def _failed(tree: Tree, child: Child, failure: Failure, now_s: float) -> tuple[T
         return _fail(tree, child.name, failure, directive, now_s)
     if child.phase in LEAVING and tree.awaited != child.name:  # It ended before its turn to be stopped came.
         return _change(tree, child.name, Change.EXITED), ()
-    if child.phase in (Phase.WAITING, Phase.READY) and directive is not Directive.RESTART:
+    late = child.phase in (Phase.WAITING, Phase.READY) and child.failure == _unreported(child)
+    if late and directive is not Directive.RESTART:  # The exit was counted already; only what follows is another.
         return _fail(tree, child.name, failure, directive, now_s)
     return tree, ()
 
@@ -103,12 +104,17 @@ def _exited(tree: Tree, child: Child, now_s: float) -> tuple[Tree, tuple[Command
     """React to the end of the current incarnation: awaited, known from its report, or the first that is heard of it."""
     if child.phase not in LIVE:
         return _change(tree, child.name, Change.EXITED), ()
-    failure = Failure("Exited", "exited without a report", f"{child.name}#{child.incarnation}")
+    failure = _unreported(child)
     tree = _put(tree, replace(child, failure=failure))
     directive = tree.policy.directive_of(failure)
     if directive is Directive.RESUME:  # What is gone cannot go on.
         directive = Directive.RESTART
     return _fail(tree, child.name, failure, directive, now_s)
+
+
+def _unreported(child: Child) -> Failure:
+    """Describe an exit that no report came before."""
+    return Failure("Exited", "exited without a report", f"{child.name}#{child.incarnation}")
 
 
 def _fail(
