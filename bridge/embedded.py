@@ -19,6 +19,7 @@ from urllib.parse import quote
 import msgspec
 
 from bridge import embedded_schema as schema
+from bridge.clock import Clock
 from bridge.log import LogError, LogUnavailable, OutcomeUnknown
 from bridge.processes import writer_pid
 from bridge.record import Headers, Output, Record, TopicPartition
@@ -48,11 +49,8 @@ Groups = dict[TopicPartition, list[bytes | None]]
 class Store:
     """One connection, opened at first use by the thread that uses it, never carried across a fork."""
 
-    def __init__(
-        self, path: str, settings: Settings, monotonic_s: Callable[[], float], wall_s: Callable[[], float]
-    ) -> None:
-        self.path, self.settings, self.monotonic_s = path, settings, monotonic_s  # path "" is memory
-        self._wall_s = wall_s
+    def __init__(self, path: str, settings: Settings, clock: Clock) -> None:
+        self.path, self.settings, self.clock = path, settings, clock  # path "" is memory
         self._connection: Connection | None = None
         self._pid = 0
 
@@ -132,7 +130,7 @@ class Store:
 
     def append(self, connection: Connection, groups: Groups) -> dict[TopicPartition, int]:
         """Append within a transaction, and return each partition's first offset; LogError if there is no such one."""
-        timestamp_ms = self.timestamp_ms()
+        timestamp_ms = self.clock.epoch_ms()
         first_offsets: dict[TopicPartition, int] = {}
         for shard, columns in groups.items():
             reserved = connection.execute(schema.RESERVE, (len(columns) // 3, *shard)).fetchall()
@@ -144,10 +142,6 @@ class Store:
                 parameters = (*shard, offset + start // 3, timestamp_ms, *values)
                 connection.execute(schema.insert(len(values) // 3), parameters)
         return first_offsets
-
-    def timestamp_ms(self) -> int:
-        """Return the time that records appended now are dated with."""
-        return int(self._wall_s() * 1000)
 
     def _begin(self) -> Connection:
         connection = self.connection()

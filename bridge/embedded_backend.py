@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bridge import embedded_schema as schema
+from bridge.clock import Clock, SystemClock
 from bridge.embedded import Store, grouped
 from bridge.embedded_log import EmbeddedLog
-from bridge.log import Member, TopicMismatch, TopicSpec
+from bridge.log import Log, Member, TopicMismatch, TopicSpec
 from bridge.processes import writer_pid
 from bridge.record import Output, Record, TopicPartition
 from bridge.settings import Settings
@@ -109,27 +110,19 @@ class EmbeddedAppender:
 class EmbeddedBackend:
     """The door to one embedded log. Opens nothing by itself, so it may be made before a fork and used after it.
 
-    ``path`` "" means memory: everything that is opened here then shares one store, in one thread. The clocks are
-    arguments for the simulation: ``monotonic_s`` measures leases, ``wall_s`` dates records.
+    ``path`` "" means memory: everything that is opened here then shares one store, in one thread. The clock measures
+    leases and dates records.
     """
 
-    def __init__(
-        self,
-        url: str,
-        settings: Settings,
-        *,
-        path: str = "",
-        monotonic_s: Callable[[], float] = time.monotonic,
-        wall_s: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, url: str, settings: Settings, *, path: str = "", clock: Clock | None = None) -> None:
         self.url = url
         self._path = str(Path(path).absolute()) if path else ""
-        self._settings, self._monotonic_s, self._wall_s = settings, monotonic_s, wall_s
-        self._memory = Store("", settings, monotonic_s, wall_s)
+        self._settings, self._clock = settings, clock or SystemClock()
+        self._memory = Store("", settings, self._clock)
 
     def _store(self) -> Store:
         """Return the connection of one port: its own to a file, the common one in memory."""
-        return Store(self._path, self._settings, self._monotonic_s, self._wall_s) if self._path else self._memory
+        return Store(self._path, self._settings, self._clock) if self._path else self._memory
 
     def writer_pid(self) -> int | None:
         """Return the process that holds the write lock now: who to kill when ``lock_timeout_s`` has passed."""
@@ -163,6 +156,11 @@ class EmbeddedBackend:
     def log(self, member: Member, subscriptions: Sequence[str]) -> EmbeddedLog:
         """Return a member that joins its group at the first poll."""
         return EmbeddedLog(self._store(), member, subscriptions)
+
+    def abandon(self, log: Log) -> None:
+        """Stop a log as SIGKILL stops its process: nothing is handed back, and the others see a dead member."""
+        assert isinstance(log, EmbeddedLog)
+        log.abandon()
 
     def reader(self) -> EmbeddedReader:
         """Return a reader."""

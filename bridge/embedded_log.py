@@ -151,7 +151,7 @@ class EmbeddedLog:
             self._fence(shard)
             return
         groups = grouped(transaction.records)
-        now_s = self._store.monotonic_s()
+        now_s = self._store.clock.monotonic_s()
         until_ms = self._lease_until_ms(now_s)
         fence = (self._member.group, *shard, state.epoch, state.committed)
         try:
@@ -201,7 +201,7 @@ class EmbeddedLog:
 
     def _attend(self) -> None:
         """Take part in the group: join, renew the lease, notice what has changed and who has died."""
-        now_s = self._store.monotonic_s()
+        now_s = self._store.clock.monotonic_s()
         version, changed = self._store.version(), False
         if version != self._version:
             self._version = version
@@ -332,7 +332,7 @@ class EmbeddedLog:
         """Claim what was asked for: one transaction, so that many shards cost one sync."""
         if not self._claims:
             return
-        group, until_ms = self._member.group, self._lease_until_ms(self._store.monotonic_s())
+        group, until_ms = self._member.group, self._lease_until_ms(self._store.clock.monotonic_s())
         answers: list[Claimed | TopicPartition] = []
         with self._store.write() as connection:
             for shard, topics in self._claims.items():

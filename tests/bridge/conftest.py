@@ -1,0 +1,64 @@
+"""The logs that the contract suite is run on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from log_driver import World
+
+from bridge.connect import connect
+from bridge.log import Backend
+from bridge.settings import Settings
+
+Connect = Callable[[Settings], Backend]
+
+
+@pytest.fixture(params=["memory", "sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Name the log under test."""
+    return str(request.param)
+
+
+@pytest.fixture
+def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give the URL of the log under test; Kafka is started when the first test asks for it."""
+    match kind:
+        case "memory":
+            return "memory:"
+        case "sqlite":
+            return f"sqlite:{tmp_path / 'test.db'}"
+        case _:
+            return str(request.getfixturevalue("kafka_url"))
+
+
+@pytest.fixture
+def backend(url: str) -> Backend:
+    """Open the log under test; the world that is built on it closes it."""
+    return connect(url)
+
+
+@pytest.fixture
+def bare_world(backend: Backend, kind: str) -> Iterator[World]:
+    """Give a world without topics."""
+    world = World(backend, kind)
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def world(bare_world: World) -> World:
+    """Give a world with topics of two partitions."""
+    bare_world.make()
+    return bare_world
+
+
+@pytest.fixture
+def short_lease(url: str, kind: str) -> Iterator[World]:
+    """Give a world whose members are evicted soon when they sleep: Kafka's least session is six seconds."""
+    settings = Settings() if kind == "kafka" else Settings(session_timeout_s=0.5)
+    world = World(connect(url, settings), kind)
+    world.make()
+    yield world
+    world.close()
