@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from bridge.embedded_backend import EmbeddedBackend
 from bridge.log import Backend, InvalidSetting
@@ -38,6 +39,23 @@ def connect(url: str, settings: Settings = _DEFAULTS, kafka_config: Mapping[str,
         f"{url!r} names no log: write memory:, sqlite:PATH (as in sqlite:bank.db or sqlite:/var/lib/bank.db) "
         "or kafka://host:port[,host:port…]"
     )
+
+
+def read_kafka_config(path: str | None) -> Mapping[str, str]:
+    """Return the librdkafka settings of a properties file (``key=value`` lines, ``#`` comments); none without a path.
+
+    Raises:
+        InvalidSetting: the file cannot be read, or a line is none.
+    """
+    if path is None:
+        return {}
+    from bridge.kafka.config import parse_properties  # noqa: PLC0415  as in connect
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSetting(f"the Kafka settings in {path} cannot be read: {error}") from error
+    return parse_properties(text)
 
 
 def _is_broker(text: str) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
+import signal
 import socket
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -33,7 +34,6 @@ class Running:
         self._clock = clock or SystemClock()
         #: Called at each named point of the loop; a test may raise there.
         self.fault_point: Callable[[str], None] = no_fault
-        self._slots = itertools.count()
         try:
             system.prepare(backend)
             self.reader: Reader = backend.reader()
@@ -61,6 +61,20 @@ class Running:
     def tick(self, timeout_s: float = 0.0) -> bool:
         """Do one turn of the loop; return whether anything happened."""
         return self.loop.tick(timeout_s)
+
+    def run_forever(self) -> None:
+        """Work until SIGTERM or Ctrl-C."""
+        stopping = threading.Event()
+        before = {
+            number: signal.signal(number, lambda *_: stopping.set()) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            while not stopping.is_set():
+                if not self.loop.tick(self.system.settings.poll_timeout_s):
+                    stopping.wait(self.system.settings.poll_timeout_s)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def settle(self, timeout_s: float = 60.0) -> None:
         """Work until no command is left: none unread, none in a mailbox, none waiting for a restart.

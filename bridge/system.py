@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -14,14 +16,17 @@ from actors.message import DefinitionError
 from actors.shard import Limits
 from bridge import topics
 from bridge.codec import Codec
-from bridge.connect import connect
+from bridge.connect import connect, read_kafka_config
 from bridge.log import Backend, TopicSpec
 from bridge.region import Role, ShardRegion
 from bridge.settings import Settings
 from supervision import Backoff, Directive, Policy, Strategy, Tree, restart
 
 if TYPE_CHECKING:
+    from bridge.node import Node
     from bridge.running import Running
+
+logger = logging.getLogger("understudy")
 
 #: Kafka allows 249 characters for a topic; the longest suffix of ours takes 13, entity names need room too.
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -32,6 +37,9 @@ PARTITIONS_MAX = 10_000
 
 
 DEFAULTS = Settings()
+
+#: Set in the environment of a node, where the application is imported and not run.
+IN_A_NODE = "UNDERSTUDY_IN_A_NODE"
 
 
 class Hosted(msgspec.Struct, frozen=True):
@@ -189,3 +197,70 @@ class ActorSystem:
         from bridge.running import Running  # noqa: PLC0415  running names this class in its signatures
 
         return Running(self, connect(log, self.settings, kafka_config or {}))
+
+    def spawn(
+        self,
+        target: str | None = None,
+        *,
+        log: str,
+        workers: int = 1,
+        node: str | None = None,
+        kafka_config: str | None = None,
+    ) -> Node:
+        """Start a node of supervised worker processes and return its handle; the log is checked first.
+
+        ``target`` (``module:system``) is where the workers import this system from; found out if not given.
+        ``node`` is this machine's name within the group, ``kafka_config`` a properties file of librdkafka settings.
+
+        Raises:
+            LogError: the log cannot be used; the sentence says why.
+            TargetError: the workers could not import the system.
+            ValueError: ``workers`` is below 1, or the log cannot be shared by processes.
+        """
+        from bridge.node import Node  # noqa: PLC0415  the simulator and tests do without processes
+        from bridge.target import check_installation, target_of  # noqa: PLC0415
+
+        if os.environ.get(IN_A_NODE):
+            raise ValueError(
+                f"the module of the system {self.name} starts it while a worker imports it; "
+                'start it under: if __name__ == "__main__":'
+            )
+        if workers < 1:
+            raise ValueError(f"workers is 1 or more, not {workers}")
+        if log.startswith("memory:"):
+            raise ValueError("memory: lives in one process and cannot be shared by workers; use sqlite:PATH or start()")
+        check_installation()
+        target = target or target_of(self)
+        backend = connect(log, self.settings, read_kafka_config(kafka_config))
+        try:
+            self.prepare(backend)
+        finally:
+            backend.close()
+        return Node(
+            target,
+            log,
+            workers=workers,
+            stop_timeout_s=self.settings.stop_timeout_s,
+            node=node,
+            kafka_config=kafka_config,
+        )
+
+    def run(
+        self,
+        target: str | None = None,
+        *,
+        log: str = "memory:",
+        workers: int = 1,
+        node: str | None = None,
+        kafka_config: str | None = None,
+    ) -> int:
+        """Run until SIGTERM or Ctrl-C, supervised, and return the exit code. See ``spawn`` for arguments and errors.
+
+        On ``memory:`` it runs in this process, with a warning: nobody else can reach it, and nothing outlives it.
+        """
+        if log == "memory:" and workers == 1:
+            logger.warning("memory: keeps everything in this process; it is gone at exit, and no other can reach it")
+            with self.start(log) as running:
+                running.run_forever()
+            return 0
+        return self.spawn(target, log=log, workers=workers, node=node, kafka_config=kafka_config).wait()

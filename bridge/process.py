@@ -1,0 +1,148 @@
+"""The processes of a node: ``python -m bridge.process`` forks the tree, a shard host runs one worker's loop.
+
+The node process is a fresh one: it imports the application and forks its tree before any Kafka client exists,
+because a client that is carried across a fork hangs without a word. Applications start it through
+``ActorSystem.run``, ``ActorSystem.spawn`` or ``understudy run``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from bridge.clock import SystemClock
+from bridge.connect import connect, read_kafka_config
+from bridge.log import InvalidSetting, Member, SlotTaken, TopicMismatch
+from bridge.loop import ShardLoop
+from bridge.system import IN_A_NODE
+from bridge.target import check_installation, load_system
+from supervision import Directive, Policy
+from supervision.node import run_node
+from supervision.work import Control, Reports, WorkSpec
+
+PR_SET_PDEATHSIG = 1
+
+
+class ShardHost:
+    """One worker: joins the group, runs the loop until it is told to stop, drains and leaves.
+
+    Made and run on the data thread of a worker process.
+    """
+
+    def __init__(self, target: str, log: str, node: str, slot: int, kafka_config: str | None) -> None:
+        self._system = load_system(target)
+        self._url = log
+        self._member = Member(self._system.name, node, slot)
+        self._kafka_config = read_kafka_config(kafka_config)
+
+    def run(self, control: Control) -> None:
+        """See ``supervision.work.Work``."""
+        system, clock = self._system, SystemClock()
+        backend = connect(self._url, system.settings, self._kafka_config)
+        log = backend.log(self._member, system.commands_topics())
+        loop = ShardLoop(
+            log,
+            system.region(log.partition_count, seed=self._member.slot),
+            clock,
+            poll_timeout_s=system.settings.poll_timeout_s,
+            report=control.report,
+        )
+        control.started()
+        try:
+            while not control.stopping.is_set():
+                loop.tick()
+                control.progress()
+            drained = loop.drain(clock.monotonic_s() + system.settings.stop_timeout_s / 2)
+            control.report("worker-drained", complete=drained, commits=loop.commits)
+        finally:
+            log.close()
+            backend.close()
+
+
+def shard_host(target: str, log: str, node: str, slot: int, kafka_config: str | None) -> ShardHost:
+    """Make a shard host: the target of a worker's ``WorkSpec``."""
+    _log_to_stderr(f"worker-{slot}")
+    return ShardHost(target, log, node, slot, kafka_config)
+
+
+def worker_policy(policy: Policy) -> Policy:
+    """Return a node's policy for its workers: what no restart can mend ends the node, whatever else the policy says.
+
+    A worker whose slot is taken must not come back: it would fight the other one for ever.
+    """
+    final = dict.fromkeys((SlotTaken, TopicMismatch, InvalidSetting), Directive.ESCALATE)
+    return msgspec.structs.replace(policy, on={**policy.on, **final})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a node; see ``supervision.node.run_node`` for the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bridge.process")
+    parser.add_argument("target")
+    parser.add_argument("--log", required=True)
+    parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("--node", required=True)
+    parser.add_argument("--report-fd", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--kafka-config")
+    options = parser.parse_args(arguments)
+    _end_with(options.parent)
+    _log_to_stderr("node")
+    check_installation()
+    os.environ[IN_A_NODE] = "1"
+    system = load_system(options.target)
+    settings = system.settings
+    specs = [
+        WorkSpec(
+            f"worker-{slot}",
+            "bridge.process:shard_host",
+            {
+                "target": options.target,
+                "log": options.log,
+                "node": options.node,
+                "slot": slot,
+                "kafka_config": options.kafka_config,
+            },
+        )
+        for slot in range(options.workers)
+    ]
+    return run_node(
+        specs,
+        worker_policy(system.workers),
+        system.worker_strategy,
+        ping_timeout_s=settings.ping_timeout_s,
+        stop_timeout_s=settings.stop_timeout_s,
+        report=Reports(options.report_fd),
+    )
+
+
+def _end_with(parent_pid: int) -> None:
+    """Stop gracefully when the process that started this node is gone, however it went."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent_pid:
+        sys.exit("understudy: the process that started this node is gone already")
+
+
+def _log_to_stderr(name: str) -> None:
+    """Write one line for each thing that an operator should see, with the worker's name and Unix time in UTC."""
+    handler = logging.StreamHandler()
+    formatter = logging.Formatter(
+        f"%(asctime)s.%(msecs)03dZ {name} %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
+    )
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logger = logging.getLogger("understudy")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
