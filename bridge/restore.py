@@ -193,8 +193,8 @@ class Restoration:
             first = queue[0].envelope.offset if queue else -1
             if (len(queue), first) != (state.waiting, state.waiting_first):
                 raise self._wrong(
-                    f"key {key!r} has {len(queue)} waiting commands from {first}, its state record says {state.waiting} "
-                    f"from {state.waiting_first}; restore the waiting topic from a backup"
+                    f"key {key!r} has {len(queue)} waiting commands from {first}, its state record says "
+                    f"{state.waiting} from {state.waiting_first}; restore the waiting topic from a backup"
                 )
 
     # --- the tail of the journal ------------------------------------------------------------------------------

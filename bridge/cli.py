@@ -1,0 +1,241 @@
+"""The command ``understudy``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from actors.message import DefinitionError
+from actors.wire import DecodeError
+from bridge import inspection
+from bridge.connect import connect, read_kafka_config
+from bridge.log import Backend, LogError, LogUnavailable, Reader
+from bridge.record import Record
+from bridge.settings import Settings
+from bridge.system import ActorSystem
+from bridge.target import TargetError, check_installation, load_system
+
+app = typer.Typer(
+    name="understudy",
+    help="Actors on Kafka: ordered per key, supervised, exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+#: Exit codes of sysexits.h, so that a script can tell what to do: mend the call, or try again later.
+EX_USAGE, EX_UNAVAILABLE = 64, 69
+
+Target = Annotated[
+    str, typer.Argument(metavar="MODULE:SYSTEM", help="Where the system is, as in examples.banking:system.")
+]
+LogUrl = Annotated[
+    str, typer.Option("--log", envvar="UNDERSTUDY_LOG", help="memory:, sqlite:PATH or kafka://host:port[,host:port…]")
+]
+KafkaConfig = Annotated[
+    Path | None, typer.Option(help="librdkafka settings, key=value lines: passed through, or refused with the reason.")
+]
+
+
+@contextlib.contextmanager
+def _sentences() -> Iterator[None]:
+    """Turn every refusal into one sentence and a non-zero exit."""
+    try:
+        yield
+    except LogUnavailable as error:
+        code, sentence = EX_UNAVAILABLE, str(error)
+    except (LogError, TargetError, DefinitionError, DecodeError, LookupError, ValueError) as error:
+        code, sentence = EX_USAGE, str(error)
+    else:
+        return
+    errors.print(f"understudy: {sentence}", soft_wrap=True, markup=False)
+    raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _opened(log: str, kafka_config: Path | None, settings: Settings) -> Iterator[tuple[Backend, Reader]]:
+    backend = connect(log, settings, read_kafka_config(None if kafka_config is None else str(kafka_config)))
+    try:
+        backend.topics()
+        reader = backend.reader()
+        try:
+            yield backend, reader
+        finally:
+            reader.close()
+    finally:
+        backend.close()
+
+
+@app.callback()
+def main_options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the runtime does.")] = False,
+) -> None:
+    """Set up logging for every command."""
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(message)s", level=logging.DEBUG if verbose else logging.INFO
+    )
+
+
+@app.command()
+def run(
+    target: Target,
+    log: LogUrl = "memory:",
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes of this node.")] = 1,
+    node: Annotated[str | None, typer.Option(help="This machine's name within the group [the host name].")] = None,
+    kafka_config: KafkaConfig = None,
+) -> None:
+    """Run a system, supervised, until SIGTERM or Ctrl-C; a second signal stops at once."""
+    with _sentences():
+        check_installation()
+        system = load_system(target)
+        config = None if kafka_config is None else str(kafka_config)
+        code = system.run(target, log=log, workers=workers, node=node, kafka_config=config)
+    raise typer.Exit(code)
+
+
+@app.command()
+def check(target: Target) -> None:
+    """Import a system, check every class of it, and show what it hosts. Needs no log."""
+    with _sentences():
+        check_installation()
+        system = load_system(target)
+        system.check()
+    table = Table("entity", "kind", "partitions", "commands", "events", title=f"system {system.name}")
+    for hosted in system.hosted.values():
+        behaviour = hosted.behaviour
+        kind = "journaled" if behaviour.journaled else "stateful" if behaviour.stateful else "router"
+        commands = ", ".join(message.__name__ for message in behaviour.handlers)
+        events = ", ".join(message.__name__ for message in behaviour.events)
+        table.add_row(behaviour.name, kind, str(hosted.partitions), commands, events)
+    console.print(table)
+
+
+@app.command()
+def topics(
+    target: Target,
+    log: Annotated[str | None, typer.Option("--log", envvar="UNDERSTUDY_LOG", help="Compare with this log.")] = None,
+    create: Annotated[bool, typer.Option("--create", help="Make the missing ones.")] = False,
+    kafka_config: KafkaConfig = None,
+) -> None:
+    """List the topics that a system needs, and what is missing; --create makes them."""
+    with _sentences():
+        system = load_system(target)
+        system.check()
+        found: Mapping[str, int] = {}
+        made: list[str] = []
+        if log is not None:
+            with _opened(log, kafka_config, system.settings) as (backend, _):
+                made = list(system.prepare(backend)) if create else []
+                found = backend.topics()
+    table = Table("topic", "partitions", "config", "state")
+    wrong = 0
+    for spec in system.topic_specs():
+        count = found.get(spec.name)
+        state = "" if log is None else "missing" if count is None else "made" if spec.name in made else "there"
+        if count not in (None, spec.partitions):
+            state = f"has {count} partitions"
+        wrong += state not in ("", "made", "there")
+        config = " ".join(f"{name}={value}" for name, value in spec.config.items())
+        table.add_row(spec.name, str(spec.partitions), config, state)
+    console.print(table)
+    raise typer.Exit(1 if wrong else 0)
+
+
+@app.command()
+def state(target: Target, entity: str, key: str, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
+    """Show one entity as the committed records have it: its fields, version, and what waits behind it."""
+    with _sentences():
+        system = load_system(target)
+        behaviour = system.behaviour(entity)
+        hosted = system.hosted[behaviour.entity]
+        with _opened(log, kafka_config, system.settings) as (_, reader):
+            found = inspection.entity_state(reader, system, hosted, key)
+    shown = {
+        "entity": behaviour.name,
+        "key": found.key,
+        "partition": found.partition,
+        "version": found.version,
+        "state": None if found.state is None else msgspec.to_builtins(found.state),
+        "waiting": found.waiting,
+        "parked": found.parked or None,
+    }
+    console.print_json(json.dumps(shown, default=repr))
+
+
+@app.command()
+def tail(
+    topic: str,
+    log: LogUrl,
+    last: Annotated[int, typer.Option(min=0, help="Records per partition to begin with.")] = 10,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
+    kafka_config: KafkaConfig = None,
+) -> None:
+    """Print the committed records of a topic, decoded."""
+    with _sentences(), _opened(log, kafka_config, Settings()) as (_, reader):
+        count = reader.partition_count(topic)
+        if count is None:
+            raise LookupError(f"there is no topic {topic!r} in {log}")
+        positions = {}
+        for partition in range(count):
+            low, high = reader.bounds(topic, partition)
+            positions[partition] = max(low, high - last)
+            for record in reader.read(topic, partition, positions[partition]):
+                _print_record(record)
+                positions[partition] = record.offset + 1
+        with contextlib.suppress(KeyboardInterrupt):
+            while follow:
+                for record in reader.follow(topic, positions, timeout_s=0.5):
+                    _print_record(record)
+                    positions[record.partition] = record.offset + 1
+
+
+def _print_record(record: Record) -> None:
+    headers = " ".join(f"{name}={value.decode('utf-8', 'backslashreplace')}" for name, value in record.headers)
+    line = (
+        f"{record.partition}@{record.offset} {inspection.readable_key(record.key)} {inspection.readable(record.value)}"
+    )
+    console.print(f"{line} {headers}".rstrip(), soft_wrap=True, markup=False)
+
+
+@app.command()
+def status(target: Target, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
+    """Show where every shard stands: position, lag, journal, waiting and parked keys."""
+    with _sentences():
+        system = load_system(target)
+        with _opened(log, kafka_config, system.settings) as (backend, reader):
+            _complete(system, backend)
+            found = list(inspection.shard_statuses(reader, system))
+    table = Table("shard", "next", "lag", "journal", "waiting", "parked keys", title=f"system {system.name}")
+    for shard in found:
+        lag = f"more than {inspection.LAG_COUNTED_MAX}" if shard.lag > inspection.LAG_COUNTED_MAX else str(shard.lag)
+        position = str(shard.next_offset)
+        if shard.committed not in (None, shard.next_offset):
+            position += f" (group: {shard.committed})"
+        name = f"{shard.entity}/{shard.partition}"
+        table.add_row(name, position, lag, str(shard.journaled), str(shard.waiting), ", ".join(shard.parked))
+    console.print(table)
+
+
+def _complete(system: ActorSystem, backend: Backend) -> None:
+    missing = [spec.name for spec in system.topic_specs() if spec.name not in backend.topics()]
+    if missing:
+        raise LookupError(
+            f"{backend.url} has no topic {missing[0]!r}: the system {system.name} never ran there; understudy topics "
+            "shows what it needs"
+        )
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

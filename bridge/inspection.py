@@ -1,0 +1,146 @@
+"""What the committed records say, for people: an entity's state, a shard's position, a topic's records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import msgpack
+import msgspec
+
+from actors.effects import ShardRecord, StateRecord, WaitingRecord
+from actors.entity import Behaviour, Entity
+from actors.message import Stopped
+from actors.placement import checked_key, partition_of
+from actors.wire import DEPTH_MAX, DecodeError, check_depth
+from bridge import codec as wire
+from bridge import topics
+from bridge.log import Reader
+from bridge.record import Record
+from bridge.system import ActorSystem, Hosted
+
+#: Commands above the committed offset that ``status`` counts exactly; beyond that it says "more than".
+LAG_COUNTED_MAX = 10_000
+
+
+class EntityState(msgspec.Struct, frozen=True):
+    """One entity as its committed records have it. ``state`` is None for one that does not exist, or has ended."""
+
+    key: str
+    partition: int
+    version: int
+    state: Entity | None
+    waiting: int
+    parked: str
+
+
+def entity_state(reader: Reader, system: ActorSystem, hosted: Hosted, key: str) -> EntityState:
+    """Read one entity's snapshot and the tail of the journal; see ``bridge.restore`` for the whole shard.
+
+    Raises ValueError for a key that is none, DecodeError for records that this code cannot read.
+    """
+    behaviour = hosted.behaviour
+    raw_key = checked_key(key).encode()
+    partition = partition_of(raw_key, hosted.partitions)
+    record, state = ShardRecord(next=0, seq=0, tail_start=0, tail_offset=0, books=0), None
+    for found in reader.read(topics.state_topic(system.name, behaviour.name), partition):
+        if found.key == topics.SHARD_KEY and found.value is not None:
+            record = wire.decode_shard(found.value)
+        elif found.key == raw_key:
+            state = found
+    told = StateRecord() if state is None or state.value is None else wire.decode_state(state.value)
+    seq, version = -1, 0
+    entity = behaviour.initial()
+    if state is not None and state.value is not None:
+        seq, version = wire.number(state, "seq"), wire.number(state, "version")
+        if told.snapshot is not None:
+            entity = behaviour.state_decode(told.snapshot)
+    if behaviour.journaled:
+        journal = reader.read(topics.events_topic(system.name, behaviour.name), partition, record.tail_offset)
+        for event in journal:
+            if event.key == raw_key and wire.number(event, "seq") > seq:
+                entity, version = _evolved(behaviour, entity, event)
+    first = next((w for _, w in waiting_commands(reader, system, behaviour, partition) if w.key == key), None)
+    parked = f"{first.error}: {first.reason}" if first is not None and first.parked else ""
+    return EntityState(key, partition, version, entity if version else None, told.waiting, parked)
+
+
+def _evolved(behaviour: Behaviour, entity: Entity, record: Record) -> tuple[Entity, int]:
+    event = behaviour.journal.decode(record.value or b"")
+    if isinstance(event, Stopped):
+        return behaviour.initial(), 0
+    evolved: Entity = behaviour.events[type(event)].function(entity, event)
+    return evolved, wire.number(record, "version")
+
+
+def waiting_commands(
+    reader: Reader, system: ActorSystem, behaviour: Behaviour, partition: int
+) -> list[tuple[int, WaitingRecord]]:
+    """Return what waits or is parked on one shard, by its source offset."""
+    found: dict[int, WaitingRecord] = {}
+    for record in reader.read(topics.waiting_topic(system.name, behaviour.name), partition):
+        offset = int(record.key or b"-1")
+        if record.value is None:
+            found.pop(offset, None)
+        else:
+            found[offset] = wire.decode_waiting(record.value)
+    return sorted(found.items())
+
+
+class ShardStatus(msgspec.Struct, frozen=True):
+    """Where one shard stands. ``lag`` counts committed commands that are not handled, up to ``LAG_COUNTED_MAX``."""
+
+    entity: str
+    partition: int
+    next_offset: int
+    committed: int | None
+    lag: int
+    journaled: int
+    waiting: int
+    parked: list[str]
+
+
+def shard_status(reader: Reader, system: ActorSystem, hosted: Hosted, partition: int) -> ShardStatus:
+    """Read where a shard stands from its committed records."""
+    behaviour = hosted.behaviour
+    record = ShardRecord(next=0, seq=0, tail_start=0, tail_offset=0, books=0)
+    for found in reader.read(topics.state_topic(system.name, behaviour.name), partition):
+        if found.key == topics.SHARD_KEY and found.value is not None:
+            record = wire.decode_shard(found.value)
+    commands = topics.commands_topic(system.name, behaviour.name)
+    lag = 0
+    for _ in reader.read(commands, partition, record.next):
+        lag += 1
+        if lag > LAG_COUNTED_MAX:
+            break
+    waiting = waiting_commands(reader, system, behaviour, partition)
+    parked = sorted({command.key for _, command in waiting if command.parked})
+    committed = reader.committed(system.name, commands, partition)
+    return ShardStatus(behaviour.name, partition, record.next, committed, lag, record.seq, len(waiting), parked)
+
+
+def shard_statuses(reader: Reader, system: ActorSystem) -> Iterator[ShardStatus]:
+    """Read the status of every shard of a system, in the order of ``host()``."""
+    for hosted in system.hosted.values():
+        for partition in range(hosted.partitions):
+            yield shard_status(reader, system, hosted, partition)
+
+
+def readable(data: bytes | None) -> str:
+    """Return a value as one line of JSON if it is MessagePack, else as Python bytes; None as ``null``."""
+    if data is None:
+        return "null"
+    try:
+        check_depth(data, DEPTH_MAX)
+        # The msgpack package reads what has no type here: foreign topics, books, dead letters.
+        value = msgpack.unpackb(data, strict_map_key=False)
+    except (ValueError, DecodeError, RecursionError, msgpack.UnpackException):
+        return repr(data)
+    return json.dumps(value, ensure_ascii=False, default=repr)
+
+
+def readable_key(key: bytes | None) -> str:
+    """Return a key as text; what is no UTF-8 escaped, and control characters too."""
+    if key is None:
+        return "null"
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in key.decode("utf-8", "backslashreplace"))
