@@ -42,7 +42,7 @@ from bridge.settings import Settings
 
 COMMANDS, EVENTS, STATE = "bank.account.commands", "bank.account.events", "bank.account.state"
 SPECS = [TopicSpec(topic, 2, {}) for topic in (COMMANDS, EVENTS, STATE)]
-SHARD = TopicPartition(COMMANDS, 0)
+SHARD, OTHER = TopicPartition(COMMANDS, 0), TopicPartition(COMMANDS, 1)
 
 #: A worker that commits without end: transaction n sets the next offset n + 1 and writes n, three times into each of
 #: two topics. It says each transaction that it knows to have happened, and each other event.
@@ -383,6 +383,73 @@ class Clock:
     def epoch_ms(self) -> int:
         """Return the time of records."""
         return int(self.now_s * 1_000)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def memory(clock: Clock) -> Iterator[EmbeddedBackend]:
+    """Give a log in memory whose time is the test's."""
+    backend = EmbeddedBackend("memory:", Settings(session_timeout_s=6.0), clock=clock)
+    backend.ensure(SPECS)
+    yield backend
+    backend.close()
+
+
+def test_a_change_of_members_is_seen_at_the_next_poll(memory: EmbeddedBackend) -> None:
+    """Who has more than its share gives it up at its next poll, and who lacks it takes it at its own."""
+    first, second = (memory.log(Member("bank", "here", slot), [COMMANDS]) for slot in (0, 1))
+    assert first.poll(0) == [Assigned(SHARD), Assigned(OTHER)]
+    assert second.poll(0) == []
+    assert [(type(event), event.shard) for event in first.poll(0)] == [(Lost, OTHER)]
+    assert second.poll(0) == [Assigned(OTHER)]
+    second.close()
+    assert first.poll(0) == [Assigned(OTHER)]
+
+
+def test_an_evicted_member_loses_everything(memory: EmbeddedBackend, clock: Clock) -> None:
+    """Who was evicted while it slept hears ``Lost`` for each shard that it had, also for one that it gets back."""
+    first, second = (memory.log(Member("bank", "here", slot), [COMMANDS]) for slot in (0, 1))
+    first.poll(0)
+    clock.now_s += 7.0
+    assert second.poll(0) == [Assigned(SHARD), Assigned(OTHER)]
+    second.close()
+    events = [(type(event), event.shard) for event in first.poll(0)]
+    assert events == [(Lost, SHARD), (Lost, OTHER), (Assigned, SHARD), (Assigned, OTHER)]
+
+
+def test_a_slow_member_that_nobody_replaced_loses_nothing(memory: EmbeddedBackend, clock: Clock) -> None:
+    """A lease that ran out while no other member looked is renewed."""
+    log = memory.log(Member("bank", "here", 0), [COMMANDS])
+    log.poll(0)
+    clock.now_s += 3_600.0
+    assert log.poll(0) == []
+
+
+def test_commits_renew_the_lease(memory: EmbeddedBackend, clock: Clock) -> None:
+    """A member that commits is alive, though it has no time to poll."""
+    busy, other = (memory.log(Member("bank", "here", slot), [COMMANDS]) for slot in (0, 1))
+    busy.poll(0)
+    busy.claim(SHARD, [])
+    busy.poll(0)
+    for next_offset in range(8):
+        clock.now_s += 2.5
+        busy.commit(Transaction(SHARD, next_offset, []))
+        assert other.poll(0) == []
+    assert Committed(SHARD, {}) in busy.poll(0)
+
+
+def test_a_taken_slot_ends_the_sleeper(memory: EmbeddedBackend, clock: Clock) -> None:
+    """Who wakes up and finds its slot with a live successor leaves, and the successor goes on."""
+    old, new = (memory.log(Member("bank", "here", 0), [COMMANDS]) for _ in (0, 1))
+    old.poll(0)
+    clock.now_s += 7.0
+    assert new.poll(0) == [Assigned(SHARD), Assigned(OTHER)]
+    with pytest.raises(SlotTaken, match="slot 0 of node here in group bank"):
+        old.poll(0)
 
 
 WHO = PARTITION = st.integers(0, 1)
