@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import os
 import select
 import signal
@@ -59,10 +60,26 @@ def ignore_relayed_signals() -> None:
         signal.signal(number, lambda _number, _frame: None)
 
 
-def restore_fatal_signals() -> None:
-    """Let a native crash end this process (Thespian's handlers would hang it at 100 % CPU)."""
+def let_crashes_kill() -> None:
+    """Have a native crash write the stacks to stderr and end this process; Thespian's handlers hang it at 100 % CPU."""
+    faulthandler.disable()  # else enabling does nothing, and the handlers stay those from before the fork
     for number in FATAL:
         signal.signal(number, signal.SIG_DFL)
+    faulthandler.enable(file=2)
+
+
+def end_with(parent_pid: int) -> None:
+    """Have the kernel end this process (SIGKILL) when its parent ends; at once if that has happened already."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(os.EX_OSERR)
+
+
+def reap() -> None:
+    """Collect what has ended: Thespian's launcher, and what the workers left behind. Never blocks."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def end_children(timeout_s: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -109,18 +126,15 @@ def _join() -> None:
     _Lineage.generation += 1
     if _Lineage.generation > GENERATIONS:
         return
-    with contextlib.suppress(ValueError):  # forked by another thread: that is no process of ours
-        signal.set_wakeup_fd(-1)
-        ignore_relayed_signals()
+    signal.set_wakeup_fd(-1)
+    ignore_relayed_signals()
     parent_pid = _Lineage.parent_pid
     if _Lineage.generation == ADMIN_GENERATION:
         parent_pid = _Lineage.node_pid
         deadline_s = time.monotonic() + ADOPTION_TIMEOUT_S
         while os.getppid() != parent_pid and time.monotonic() < deadline_s:
             time.sleep(0.001)  # nothing tells a process that it was adopted
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it died before we asked to be told
-        os._exit(os.EX_OSERR)
+    end_with(parent_pid)
 
 
 def _reaped(pid: int) -> bool:
@@ -133,7 +147,9 @@ def _await_exit(pid: int, deadline_s: float) -> None:
     with contextlib.suppress(ProcessLookupError, ChildProcessError):
         fd = os.pidfd_open(pid)
         try:
-            select.select([fd], [], [], max(0.0, deadline_s - time.monotonic()))
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            poll.poll(max(0.0, deadline_s - time.monotonic()) * 1_000)
         finally:
             os.close(fd)
         os.waitpid(pid, os.WNOHANG)

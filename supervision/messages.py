@@ -13,7 +13,7 @@ from supervision.work import WorkSpec
 PINGS_PER_TIMEOUT = 5
 
 
-class Settings(msgspec.Struct, frozen=True):
+class Timeouts(msgspec.Struct, frozen=True):
     """How long the node waits for whom, in seconds."""
 
     ping_timeout_s: float
@@ -32,7 +32,7 @@ class Begin(msgspec.Struct, frozen=True):
     specs: tuple[WorkSpec, ...]
     policy: Policy
     strategy: Strategy
-    settings: Settings
+    timeouts: Timeouts
     report_fd: int
     link_fd: int
     node_pidfd: int
@@ -51,7 +51,7 @@ class StartWork(msgspec.Struct, frozen=True):
 
     spec: WorkSpec
     incarnation: int
-    settings: Settings
+    timeouts: Timeouts
     report_fd: int
 
 
@@ -60,11 +60,18 @@ class Ping(msgspec.Struct, frozen=True):
 
 
 class StopWork(msgspec.Struct, frozen=True):
-    """Guardian to worker: finish what is under way and return."""
+    """Guardian to worker: finish what is under way and return.
+
+    Ports are used again: a message for a dead worker may reach a living one, which is why it names its incarnation.
+    """
+
+    incarnation: int
 
 
 class Leave(msgspec.Struct, frozen=True):
     """Guardian to worker: your last word has arrived; exit."""
+
+    incarnation: int
 
 
 class Pong(msgspec.Struct, frozen=True):

@@ -22,7 +22,7 @@ import msgspec
 
 from supervision import lineage, transport
 from supervision.host import Silence
-from supervision.messages import PING, STOP, Begin, Settings, Status
+from supervision.messages import PING, STOP, Begin, Status, Timeouts
 from supervision.policy import Policy
 from supervision.process import start_guardian
 from supervision.strategy import Strategy
@@ -61,18 +61,19 @@ def run_node(
     as ``policy`` says.
 
     Returns 0 after a graceful stop, 128 + the signal's number after the second signal, 70 (EX_SOFTWARE) otherwise,
-    with one sentence on stderr and in the last report. No process, thread or port is left then.
+    with one sentence on stderr and in the last report. No process, thread or port is left then, and the signals
+    do nothing any more: exit. Raises `TransportError` before anything is started if Thespian is not the right one.
     """
     names = [spec.name for spec in specs]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"a node needs workers with names that differ, not {names}")
-    settings = Settings(ping_timeout_s, stop_timeout_s, progress_timeout_s)
+    timeouts = Timeouts(ping_timeout_s, stop_timeout_s, progress_timeout_s)
     lineage.found()
     transport.secure(secrets.token_bytes(transport.DIGEST_BYTES))
     transport.log_to_stderr()
     with _signals() as signals:
         try:
-            exit_code, sentence = _supervise(tuple(specs), policy, strategy, settings, report, signals)
+            exit_code, sentence = _supervise(tuple(specs), policy, strategy, timeouts, report, signals)
             signals.ignore()
         except StopNow as stop:
             name = signal.Signals(stop.number).name
@@ -116,14 +117,18 @@ def _signals() -> Iterator[_Signals]:
     os.set_blocking(wakeup_r, False)
     os.set_blocking(wakeup_w, False)
     signals = _Signals(wakeup_r)
-    handlers = {number: signal.signal(number, signals.handle) for number in lineage.RELAYED}
-    wakeup_before = signal.set_wakeup_fd(wakeup_w)
+    for number in lineage.RELAYED:
+        signal.signal(number, signals.handle)
+    signal.set_wakeup_fd(wakeup_w)
     try:
         yield signals
     finally:
-        signal.set_wakeup_fd(wakeup_before)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        signals.ignore()
+        for number in lineage.RELAYED:
+            # For good: the process is about to exit, with the code that it has earned. Python puts its own handlers
+            # back to the default while it exits, but leaves SIG_IGN.
+            signal.signal(number, signal.SIG_IGN)
+        signal.set_wakeup_fd(-1)
         os.close(wakeup_r)
         os.close(wakeup_w)
 
@@ -132,7 +137,7 @@ def _supervise(
     specs: tuple[WorkSpec, ...],
     policy: Policy,
     strategy: Strategy,
-    settings: Settings,
+    timeouts: Timeouts,
     report: Reports,
     signals: _Signals,
 ) -> tuple[int, str]:
@@ -142,11 +147,11 @@ def _supervise(
     with ours, theirs:
         for side in (ours, theirs):
             os.set_blocking(side.fileno(), False)
-        begin = Begin(specs, policy, strategy, settings, report.fd, theirs.fileno(), node_pidfd)
+        begin = Begin(specs, policy, strategy, timeouts, report.fd, theirs.fileno(), node_pidfd)
         try:
             system = start_guardian(begin)
             report.emit("node-started", pid=os.getpid())
-            end = _wait(ours, settings, report, signals)
+            end = _wait(ours, timeouts, report, signals)
             if end.exit_code is not None:
                 system.shutdown()  # the Admin and its logger; the Guardian has no children any more
         except Exception as error:  # noqa: BLE001 # Thespian's: nothing may be left of the tree
@@ -156,9 +161,9 @@ def _supervise(
     return (os.EX_SOFTWARE if end.exit_code is None else end.exit_code), end.sentence
 
 
-def _wait(link: socket.socket, settings: Settings, report: Reports, signals: _Signals) -> Status:
+def _wait(link: socket.socket, timeouts: Timeouts, report: Reports, signals: _Signals) -> Status:
     """Ping the Guardian until it says how it ended, or until it is gone, silent or late (then without an exit code)."""
-    silence = Silence(time.monotonic(), turn_s_max=2 * settings.turn_s)
+    silence = Silence(time.monotonic(), turn_s_max=2 * timeouts.turn_s)
     guardian_pidfd: int | None = None
     stop_by_s: float | None = None
     poll = select.poll()
@@ -169,13 +174,14 @@ def _wait(link: socket.socket, settings: Settings, report: Reports, signals: _Si
         while True:
             now_s = time.monotonic()
             if signals.first is not None and stop_by_s is None:
-                stop_by_s = now_s + settings.stop_timeout_s + STOP_GRACE_S
+                stop_by_s = now_s + timeouts.stop_timeout_s + STOP_GRACE_S
                 report.emit("node-stopping", pid=os.getpid(), signal=signals.first.name)
                 _send(link, STOP)
             if now_s >= next_ping_s:
-                next_ping_s = now_s + settings.turn_s
+                next_ping_s = now_s + timeouts.turn_s
                 _send(link, PING)
-            ready = {fd for fd, _ in poll.poll(settings.turn_s * 1_000)}
+            lineage.reap()
+            ready = {fd for fd, _ in poll.poll(timeouts.turn_s * 1_000)}
             if signals.wakeup_r in ready:
                 os.read(signals.wakeup_r, 512)
             if link.fileno() in ready:
@@ -189,7 +195,7 @@ def _wait(link: socket.socket, settings: Settings, report: Reports, signals: _Si
             elif guardian_pidfd in ready:
                 return Status(0, None, "the guardian process died; all its workers were killed")
             silent_s = silence.lasts(time.monotonic())
-            if silent_s > settings.ping_timeout_s:
+            if silent_s > timeouts.ping_timeout_s:
                 return Status(0, None, f"the guardian answered no ping for {silent_s:.1f} s; killed all workers")
             if stop_by_s is not None and now_s > stop_by_s:
                 return Status(0, None, "the guardian did not stop in time; killed all workers")

@@ -17,35 +17,23 @@ import contextlib
 import faulthandler
 import logging
 import os
-import socket
 import sys
 import threading
 import time
 import traceback
 from collections import deque
 from datetime import timedelta
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import NoReturn, assert_never
 
 import msgspec
-from thespian.actors import Actor, ActorSystem, ThespianWatch, WatchMessage
+from thespian.actors import Actor, ActorExitRequest, ActorSystem, ThespianWatch, WatchMessage
 
 from supervision import lineage, machine, transport
 from supervision.directive import Failure
 from supervision.host import Host, Silence
-from supervision.messages import (
-    PING,
-    STOP,
-    Begin,
-    LastWord,
-    Leave,
-    Ping,
-    Pong,
-    StartWork,
-    Status,
-    StopWork,
-    Up,
-)
+from supervision.messages import PING, STOP, Begin, LastWord, Leave, Ping, Pong, StartWork, Status, StopWork, Up
 from supervision.phase import Phase
 from supervision.tree import (
     Add,
@@ -105,13 +93,12 @@ class SupervisedProcess(Actor):  # type: ignore[misc] # Thespian has no types
                 self._begin(message, sender)
             case Ping():
                 self._pong()
-            case StopWork():
-                assert self._control is not None, "stopped before it was started"
+            case StopWork(incarnation) if self._control and self._control.incarnation == incarnation:
                 self._control.stopping.set()
             case WatchMessage():
                 self._relay()
-            case Leave():
-                self._leave()
+            case Leave(incarnation) if self._control and self._control.incarnation == incarnation:
+                self._leave(self._control)
             case _:
                 pass  # Thespian's own; the Guardian ends this process, nobody else
 
@@ -119,7 +106,7 @@ class SupervisedProcess(Actor):  # type: ignore[misc] # Thespian has no types
         assert self._start is None, "started twice"
         self._start, self._parent = message, sender
         spec, incarnation = message.spec, message.incarnation
-        on_started = lambda: self._say(Up(spec.name, incarnation))  # noqa: E731 # one expression, used once
+        on_started = partial(self._say, Up(spec.name, incarnation))
         self._control = Control(spec.name, incarnation, Reports(message.report_fd), on_started)
         threading.Thread(target=self._run_work, args=(spec, self._control), name="data", daemon=True).start()
         self._pong()
@@ -128,9 +115,9 @@ class SupervisedProcess(Actor):  # type: ignore[misc] # Thespian has no types
         """Answer, and have the stacks written should the next ping not be answered in time (needs no GIL)."""
         if self._start is None or self._control is None:
             return
-        settings, silent_s = self._start.settings, self._control.silent_s()
-        faulthandler.dump_traceback_later(0.75 * settings.ping_timeout_s, file=2)
-        if settings.progress_timeout_s is not None and silent_s > settings.progress_timeout_s:
+        timeouts, silent_s = self._start.timeouts, self._control.silent_s()
+        faulthandler.dump_traceback_later(0.75 * timeouts.ping_timeout_s, file=2)
+        if timeouts.progress_timeout_s is not None and silent_s > timeouts.progress_timeout_s:
             faulthandler.dump_traceback(file=2)  # the Guardian kills it for this answer
         self.send(self._parent, Pong(self._start.spec.name, self._start.incarnation, silent_s))
 
@@ -162,11 +149,11 @@ class SupervisedProcess(Actor):  # type: ignore[misc] # Thespian has no types
                     leave.daemon = True
                     leave.start()
 
-    def _leave(self) -> NoReturn:
+    def _leave(self, control: Control) -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-        os._exit(os.EX_OK if self._control and self._control.stopping.is_set() else os.EX_SOFTWARE)
+        os._exit(os.EX_OK if control.stopping.is_set() else os.EX_SOFTWARE)
 
 
 class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
@@ -186,7 +173,7 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
         self._events: deque[Event] = deque()
         self._stop_by_s: float | None = None
         self._next_turn_s = 0.0
-        self._ended = False
+        self._status = Status(os.getpid())
 
     def receiveMessage(self, message: object, _sender: object) -> object:  # noqa: N802 # Thespian's name
         """Handle one message, then all that is due. Returns what Thespian is to watch, each time."""
@@ -194,13 +181,8 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
             self._receive(message)
             if self._specs:
                 self._look_around(time.monotonic())
-                return ThespianWatch(
-                    [
-                        self._begin.link_fd,
-                        self._begin.node_pidfd,
-                        *(host.pidfd for host in self._hosts.values()),
-                    ]
-                )
+                pidfds = [host.pidfd for host in self._hosts.values()]
+                return ThespianWatch([self._begin.link_fd, self._begin.node_pidfd, *pidfds])
         except Exception:  # noqa: BLE001 # Thespian would call again with the same message
             _die_of_our_bug()
         return None
@@ -215,6 +197,9 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
                 host = self._hosts.get(message.worker)
                 if host and host.incarnation == message.incarnation:
                     self._heard(host, message)
+            case ActorExitRequest():
+                # The node has had our last word. Thespian would first deliver what is queued for dead workers.
+                os._exit(os.EX_OK)
             case _:
                 pass  # wake-ups, exits and Thespian's own: reasons to look around
 
@@ -232,9 +217,9 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
         if self._begin.link_fd in ready:
             packet = os.read(self._begin.link_fd, 64)
             if packet == PING:
-                self._tell_node(Status(os.getpid()))
+                self._tell_node()
             elif packet == STOP and self._stop_by_s is None:
-                self._stop_by_s = time.monotonic() + self._begin.settings.stop_timeout_s
+                self._stop_by_s = time.monotonic() + self._begin.timeouts.stop_timeout_s
                 self._step(StopRequested())
         for host in [host for host in self._hosts.values() if host.pidfd in ready]:
             self._gone(host)
@@ -243,7 +228,7 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
         host.silence.heard()
         match message:
             case Pong(silent_s=silent_s):
-                limit_s = self._begin.settings.progress_timeout_s
+                limit_s = self._begin.timeouts.progress_timeout_s
                 if limit_s is not None and silent_s > limit_s and not host.stopping:
                     self._kill(host, f"no progress for {silent_s:.1f} s")
             case Up():
@@ -252,7 +237,7 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
             case LastWord(failure=failure):
                 host.failure = failure
                 host.leave_by(time.monotonic() + LEAVE_TIMEOUT_S, "did not leave after its last word")
-                self.send(host.address, Leave())
+                self.send(host.address, Leave(host.incarnation))
             case _:
                 assert_never(message)
 
@@ -286,15 +271,15 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
             silent_s = host.silence.lasts(now_s)
             if host.killed:
                 continue
-            if silent_s > self._begin.settings.ping_timeout_s:
+            if silent_s > self._begin.timeouts.ping_timeout_s:
                 self._kill(host, f"no answer to pings for {silent_s:.1f} s")
             elif host.deadline and host.deadline[0] <= now_s:
                 self._kill(host, host.deadline[1])
             elif self._stop_by_s is not None and self._stop_by_s <= now_s:
-                self._kill(host, f"the node did not stop in {self._begin.settings.stop_timeout_s:g} s")
+                self._kill(host, f"the node did not stop in {self._begin.timeouts.stop_timeout_s:g} s")
         if now_s >= self._next_turn_s:
-            self._next_turn_s = now_s + self._begin.settings.turn_s
-            self._wake_after(self._begin.settings.turn_s)
+            self._next_turn_s = now_s + self._begin.timeouts.turn_s
+            self._wake_after(self._begin.timeouts.turn_s)
             for host in self._hosts.values():
                 self.send(host.address, Ping())
 
@@ -332,12 +317,12 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
             failure = Failure("ForkFailed", "no process could be forked", f"{worker}#{incarnation}")
             self._events.append(Failed(worker, incarnation, failure))
             return
-        settings = self._begin.settings
-        silence = Silence(time.monotonic(), turn_s_max=2 * settings.turn_s)
+        timeouts = self._begin.timeouts
+        silence = Silence(time.monotonic(), turn_s_max=2 * timeouts.turn_s)
         host = Host(worker, incarnation, address, forked[0].childProc, silence)
         self._hosts[worker] = host
         self._report("worker-started", host)
-        self.send(address, StartWork(self._specs[worker], incarnation, settings, self._begin.report_fd))
+        self.send(address, StartWork(self._specs[worker], incarnation, timeouts, self._begin.report_fd))
 
     def _stop(self, command: Stop) -> None:
         host = self._hosts.get(command.child)
@@ -345,9 +330,9 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
             self._events.append(Exited(command.child, command.incarnation))
             return
         host.stopping = True
-        timeout_s = self._begin.settings.stop_timeout_s
+        timeout_s = self._begin.timeouts.stop_timeout_s
         host.leave_by(time.monotonic() + timeout_s, f"did not stop in {timeout_s:g} s")
-        self.send(host.address, StopWork())
+        self.send(host.address, StopWork(host.incarnation))
 
     def _kill(self, host: Host, why: str) -> None:
         self._report("worker-killed", host, why=why)
@@ -357,7 +342,7 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
 
     def _end_if_over(self) -> None:
         """Tell the node once there is nothing left to supervise."""
-        if self._ended or self._hosts:
+        if self._status.exit_code is not None or self._hosts:
             return
         failure = self._tree.failure
         match self._tree.phase:
@@ -372,12 +357,12 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
                 pass
 
     def _end(self, exit_code: int, sentence: str) -> None:
-        self._ended = True
-        self._tell_node(Status(os.getpid(), exit_code, sentence))
+        self._status = Status(os.getpid(), exit_code, sentence)
+        self._tell_node()
 
-    def _tell_node(self, status: Status) -> None:
-        with contextlib.suppress(BlockingIOError):  # a node that reads nothing has its own troubles
-            os.write(self._begin.link_fd, msgspec.json.encode(status))
+    def _tell_node(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # it reads nothing now; it will ask again
+            os.write(self._begin.link_fd, msgspec.json.encode(self._status))
 
     def _wake_after(self, delay_s: float) -> None:
         self.wakeupAfter(timedelta(seconds=delay_s))
@@ -392,25 +377,16 @@ def start_guardian(begin: Begin) -> ActorSystem:
     The transport must be secure, and no thread or Kafka client may exist: all of them are forked from this process.
     Raises Thespian's errors if its Admin does not come up (somebody took the port that was free a moment ago).
     """
-    capabilities = {"Admin Port": _free_port(), "Process Startup Method": "fork"}
+    capabilities = {"Admin Port": transport.free_port(), "Process Startup Method": "fork"}
     system = ActorSystem("multiprocTCPBase", capabilities, logDefs=_LOGGER_PROCESS, transientUnique=True)
     system.tell(system.createActor(Guardian), begin)
     return system
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((transport.LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _take_over_process() -> None:
     """Undo what Thespian did to this process's signals and logging. Runs after it, in an actor's constructor."""
     lineage.ignore_relayed_signals()
-    faulthandler.disable()  # else enabling is a no-op, and the handlers are those from before the fork
-    lineage.restore_fatal_signals()
-    faulthandler.enable(file=2)  # writes the stacks, then has the signal kill
+    lineage.let_crashes_kill()
     logging.root = logging.Logger.root = _ROOT_LOGGER
     logging.Logger.manager = _LOGGERS
 

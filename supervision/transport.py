@@ -16,6 +16,7 @@ import importlib
 import importlib.metadata
 import os
 import pickle
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -100,6 +101,14 @@ def owner_of(path: str) -> tuple[object, str]:
     if not hasattr(owner, name):
         raise TransportError(f"thespian has no {path}: this understudy needs thespian=={THESPIAN_VERSION}")
     return owner, name
+
+
+def free_port() -> int:
+    """A port that nobody listens on now; another process may take it before it is used."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def log_to_stderr() -> None:

@@ -97,7 +97,8 @@ class Reports:
         self.fd = fd
         self.dropped = 0
         os.set_blocking(fd, False)
-        os.set_inheritable(fd, False)  # a program that a worker starts would keep the stream open
+        # A program that a worker starts would keep the stream open.
+        os.set_inheritable(fd, False)  # noqa: FBT003 # it takes no keywords
 
     def emit(self, event: str, **fields: Scalar) -> None:
         """Write ``{"event": event, "at_s": <Unix time>, **fields}``; long strings lose their beginning."""

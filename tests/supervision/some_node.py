@@ -8,7 +8,7 @@ import sys
 
 import psutil
 
-from supervision import Backoff, Strategy, restart
+from supervision import Backoff, Directive, Strategy, restart
 from supervision.node import run_node
 from supervision.work import Reports, WorkSpec
 
@@ -20,7 +20,11 @@ def main() -> int:
     logging.basicConfig(format="log: %(message)s")
     exit_code = run_node(
         [WorkSpec(name, "some_work:Steady", arguments) for name, arguments in told["workers"].items()],
-        restart(max_restarts=told["max_restarts"], backoff=Backoff(first_s=0.01)),
+        restart(
+            max_restarts=told["max_restarts"],
+            backoff=Backoff(first_s=0.01),
+            on={KeyError: Directive.STOP, ConnectionError: Directive.ESCALATE},
+        ),
         Strategy(told["strategy"]),
         ping_timeout_s=told["ping_timeout_s"],
         stop_timeout_s=told["stop_timeout_s"],

@@ -39,6 +39,16 @@ def fail(_control: Control) -> None:
     raise ValueError("broken on purpose")
 
 
+def be_fenced(_control: Control) -> None:
+    """Fail with a type that the policy stops (see some_node)."""
+    raise KeyError("fenced on purpose")
+
+
+def lose_everything(_control: Control) -> None:
+    """Fail with a type whose base the policy escalates."""
+    raise BrokenPipeError("lost on purpose")
+
+
 def leave(_control: Control) -> None:
     sys.exit(3)
 
@@ -100,6 +110,8 @@ DEEDS: dict[str, Callable[[Control], None]] = {
     for deed in (
         nothing,
         fail,
+        be_fenced,
+        lose_everything,
         leave,
         crash,
         abort,

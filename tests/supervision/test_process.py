@@ -263,6 +263,23 @@ def test_stopped_worker_process_is_killed(start: StartNode) -> None:
     node.ended_by_itself(0)
 
 
+def test_nobody_is_killed_for_time_in_which_all_slept(start: StartNode) -> None:
+    """A suspended machine: when it goes on, everybody seems to have been silent, and nobody was."""
+    node = start(ping_timeout_s=0.6)
+    workers = node.ready()
+    everyone = [psutil.Process(node.process.pid), *node.note_tree()]
+    for process in everyone:
+        process.suspend()
+    time.sleep(1.5)  # time passes: that is what is tested
+    for process in everyone:
+        process.resume()
+    workers["w0"].kill()
+    node.ready("w0")
+    node.stop()
+    node.ended_by_itself(0)
+    assert not [event for event in node.seen if event["event"] == "worker-killed"]
+
+
 def test_data_thread_without_progress_is_killed_and_its_stack_is_written(start: StartNode) -> None:
     """An endless loop lets the control thread answer pings; the missing progress gives it away."""
     node = start(workers=misbehaving("spin"), ping_timeout_s=2.0, progress_timeout_s=0.5)
@@ -342,6 +359,27 @@ def test_spent_budget_ends_the_node(start: StartNode) -> None:
     assert text.count("understudy: ") == 1
     assert [event["event"] for event in node.seen].count("escalated") == 1
     assert [event["worker"] for event in node.seen if event["event"] == "drained"] == ["w1"]
+
+
+def test_worker_with_a_directive_to_stop_stays_down(start: StartNode) -> None:
+    """The policy's types hold across processes; the sibling goes on, and a node without any worker leaves."""
+    node = start(workers={"w0": {"deed": "be_fenced"}, "w1": {}})
+    workers = node.ready()
+    node.expect("worker-failed", worker="w0", error_type="KeyError")
+    workers["w1"].kill()
+    node.ready("w1")
+    assert [event["incarnation"] for event in node.seen if event["event"] == "worker-started"] == [1, 2, 3]
+    node.stop()
+    node.ended_by_itself(0)
+    alone = start(workers={"w0": {"deed": "be_fenced"}})
+    assert "understudy: no worker is left" in alone.ended_by_itself(70)
+
+
+def test_directive_to_escalate_ends_the_node(start: StartNode) -> None:
+    """Without a restart, also for a subclass of the named type."""
+    node = start(workers=misbehaving("lose_everything"))
+    assert "gave up: w0#1: BrokenPipeError: lost on purpose" in node.ended_by_itself(70)
+    assert [event["event"] for event in node.seen].count("worker-started") == 2
 
 
 def test_all_for_one_restarts_the_siblings(start: StartNode) -> None:
