@@ -1,0 +1,200 @@
+"""Transfers: money on its way from one account to another, one step after the other, each step asked for.
+
+::
+
+    start ── withdraw at the source ─┬─ refused ──> REFUSED
+                                     └─ withdrawn ── deposit at the target ─┬─ deposited ──> COMPLETED
+                                                                            └─ refused ──┐
+                                           REFUNDED <── refunded ── refund at the source ┘
+
+Each arrow is an answer in the log, so a worker that dies at any moment continues where its last commit stands. Money
+that left the source is in the transfer's hands until one of two accounts has it: no end is reached before.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Self
+
+from msgspec import Meta
+
+from actors import Command, Context, Entity, Event, Rejection, Undelivered, command, event, reply
+from examples.banking.accounts import (
+    Account,
+    AccountClosed,
+    Cents,
+    Deposit,
+    Deposited,
+    InsufficientFunds,
+    Refund,
+    Refunded,
+    Withdraw,
+    Withdrawn,
+)
+
+AccountNumber = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9.-]{1,64}\Z")]
+
+
+class Stage(StrEnum):
+    """What a transfer waits for, or how it ended."""
+
+    NEW = "new"
+    DEBIT = "debit"
+    CREDIT = "credit"
+    REFUND = "refund"
+    STRANDED = "stranded"
+    COMPLETED = "completed"
+    REFUSED = "refused"
+    REFUNDED = "refunded"
+
+
+class StartTransfer(Command):
+    """Move ``amount`` from one account to another, once, however often this is sent."""
+
+    source: AccountNumber
+    target: AccountNumber
+    amount: Cents
+
+
+class RetryRefund(Command):
+    """Try the refund of a stranded transfer again, once whatever kept the source account from taking it is mended."""
+
+
+class TransferStarted(Event):
+    """The source has been asked for the money."""
+
+    source: str
+    target: str
+    amount: int
+
+
+class TransferDebited(Event):
+    """The money has left the source; the target has been asked to take it."""
+
+
+class TransferUncredited(Event):
+    """The target does not take the money; the source has been asked to take it back."""
+
+    reason: str
+
+
+class TransferStranded(Event):
+    """The refund did not reach the source: this transfer holds the money until `RetryRefund`."""
+
+    reason: str
+
+
+class RefundRetried(Event):
+    """The source has been asked once more to take its money back."""
+
+
+class TransferCompleted(Event):
+    """The end: the target has the money."""
+
+
+class TransferRefused(Event):
+    """The end: the money never left the source."""
+
+    reason: str
+
+
+class TransferRefunded(Event):
+    """The end: the source has its money back."""
+
+
+class NotPossible(Rejection):
+    """The transfer is not at a stage where this could be done."""
+
+    stage: Stage
+
+
+class Transfer(Entity):
+    """One transfer; its key is the transfer's id."""
+
+    source: str = ""
+    target: str = ""
+    amount: int = 0
+    stage: Stage = Stage.NEW
+
+    @command
+    def start(self, cmd: StartTransfer, ctx: Context) -> TransferStarted | NotPossible:
+        if self.stage is not Stage.NEW:
+            return NotPossible(stage=self.stage)
+        ctx.ask(Account.withdraw, cmd.source, Withdraw(amount=cmd.amount, transfer=ctx.key), about="debit")
+        return TransferStarted(source=cmd.source, target=cmd.target, amount=cmd.amount)
+
+    @reply
+    def debit_done(self, evt: Withdrawn, ctx: Context) -> TransferDebited:
+        ctx.ask(Account.deposit, self.target, Deposit(amount=evt.amount, transfer=ctx.key), about="credit")
+        return TransferDebited()
+
+    @reply
+    def debit_refused(self, rejection: InsufficientFunds) -> TransferRefused:
+        return TransferRefused(reason=f"the source holds {rejection.balance} cents")
+
+    @reply
+    def credit_done(self, _evt: Deposited) -> TransferCompleted:
+        return TransferCompleted()
+
+    @reply
+    def credit_refused(self, _rejection: AccountClosed, ctx: Context) -> TransferUncredited:
+        self._ask_refund(ctx)
+        return TransferUncredited(reason="the target is closed")
+
+    @reply
+    def refund_done(self, _evt: Refunded) -> TransferRefunded:
+        return TransferRefunded()
+
+    @reply
+    def undelivered(
+        self, rejection: Undelivered, ctx: Context
+    ) -> TransferRefused | TransferUncredited | TransferStranded:
+        """What was asked has not happened and never will: so each step may safely take the next way out."""
+        match ctx.about:
+            case "debit":
+                return TransferRefused(reason=rejection.reason)
+            case "credit":
+                self._ask_refund(ctx)
+                return TransferUncredited(reason=rejection.reason)
+            case _:
+                return TransferStranded(reason=rejection.reason)
+
+    @command
+    def retry_refund(self, _cmd: RetryRefund, ctx: Context) -> RefundRetried | NotPossible:
+        if self.stage is not Stage.STRANDED:
+            return NotPossible(stage=self.stage)
+        self._ask_refund(ctx)
+        return RefundRetried()
+
+    def _ask_refund(self, ctx: Context) -> None:
+        ctx.ask(Account.refund, self.source, Refund(amount=self.amount, transfer=ctx.key), about="refund")
+
+    @event
+    def started(self, evt: TransferStarted) -> Self:
+        return self.replace(source=evt.source, target=evt.target, amount=evt.amount, stage=Stage.DEBIT)
+
+    @event
+    def debited(self, _evt: TransferDebited) -> Self:
+        return self.replace(stage=Stage.CREDIT)
+
+    @event
+    def uncredited(self, _evt: TransferUncredited) -> Self:
+        return self.replace(stage=Stage.REFUND)
+
+    @event
+    def stranded(self, _evt: TransferStranded) -> Self:
+        return self.replace(stage=Stage.STRANDED)
+
+    @event
+    def refund_retried(self, _evt: RefundRetried) -> Self:
+        return self.replace(stage=Stage.REFUND)
+
+    @event
+    def completed(self, _evt: TransferCompleted) -> Self:
+        return self.replace(stage=Stage.COMPLETED)
+
+    @event
+    def refused(self, _evt: TransferRefused) -> Self:
+        return self.replace(stage=Stage.REFUSED)
+
+    @event
+    def refunded(self, _evt: TransferRefunded) -> Self:
+        return self.replace(stage=Stage.REFUNDED)
