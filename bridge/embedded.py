@@ -216,6 +216,7 @@ def _open(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(f"file:{quote(path)}?mode=rw", uri=True, isolation_level=None, timeout=0)
     try:
         connection.execute("PRAGMA synchronous = FULL")
+        _check_application(connection, path)
         _check_schema(connection, path)
     except BaseException:
         connection.close()
@@ -264,10 +265,22 @@ def _inspect(path: str) -> None:
 
     Through SQLite and not by reading the header with ``open``: closing a second descriptor of the file would
     release the locks that this process holds on it (https://sqlite.org/howtocorrupt.html, 2.2).
+
+    A look that no lock protects may fall into another worker's checkpoint, and the file then seems damaged. It is
+    looked at again under locks.
     """
     uri = f"file:{quote(path)}?mode=ro&immutable=1"
     with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0)) as connection:
-        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+        try:
+            _check_application(connection, path)
+        except sqlite3.DatabaseError as error:
+            if _code(error) != sqlite3.SQLITE_CORRUPT:
+                raise
+
+
+def _check_application(connection: Connection, path: str) -> None:
+    """Refuse the database of another application."""
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     if application_id != schema.APPLICATION_ID:
         raise LogError(
             f"{path} is an SQLite file but no understudy log (application id {application_id}): "

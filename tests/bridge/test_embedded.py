@@ -234,6 +234,26 @@ def test_a_process_stopped_in_a_write_is_named(url: str) -> None:
 
 
 @pytest.mark.processes
+def test_processes_that_come_and_go_meet_no_damage(path: Path) -> None:
+    """Opening, making and closing a log beside others that do the same is never taken for damage or a foreign file."""
+    code = (
+        "import sys; from bridge.connect import connect; from bridge.log import TopicSpec;"
+        "from bridge.record import Output;\n"
+        "for _ in range(40):\n"
+        "    backend = connect(sys.argv[1]); backend.ensure([TopicSpec('t', 1, {})]); appender = backend.appender()\n"
+        "    appender.append([Output('t', 0, None, bytes(5_000))]); appender.close()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", code, f"sqlite:{path}"]
+    processes = [subprocess.Popen(command, env=environment) for _ in range(6)]
+    assert [process.wait() for process in processes] == [0] * 6
+    reader = connect(f"sqlite:{path}").reader()
+    assert reader.bounds("t", 0) == (0, 240)
+    reader.close()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.processes
 def test_a_connection_is_not_carried_across_a_fork(url: str) -> None:
     """A forked process that uses its parent's connection stops at an assertion."""
     reader = connect(url).reader()
