@@ -41,9 +41,12 @@ class ShardRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Shard", fo
 
 
 class StateRecord(msgspec.Struct, frozen=True, tag_field="type", tag="State", forbid_unknown_fields=True):
-    """The latest word on one entity: a snapshot, the end of its life, or neither; and what waits behind it."""
+    """The latest word on one entity: a snapshot, the end of its life, or neither; and what waits behind it.
 
-    snapshot: msgspec.Raw | None = None
+    ``snapshot`` is the encoded state, as bytes within bytes: msgspec cannot decode an optional ``Raw``.
+    """
+
+    snapshot: bytes | None = None
     ended: bool = False
     waiting: int = 0
     waiting_first: int = -1

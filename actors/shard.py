@@ -380,5 +380,5 @@ class Shard:
             self.window.ended(key, cell.seq)
             return StateWritten(key, StateRecord(ended=True, waiting=waiting, waiting_first=first), 0, cell.seq)
         self.window.snapshotted(key)
-        snapshot = StateRecord(snapshot=msgspec.Raw(cell.data), waiting=waiting, waiting_first=first)
+        snapshot = StateRecord(snapshot=cell.data, waiting=waiting, waiting_first=first)
         return StateWritten(key, snapshot, cell.version, cell.seq)

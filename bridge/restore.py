@@ -170,8 +170,7 @@ class Restoration:
     def _place(self, shard: Shard, key: str, state: StateRecord, version: int, seq: int) -> None:
         behaviour = self._part.behaviour
         if state.snapshot is not None:
-            data = bytes(state.snapshot)
-            shard.cells[key] = Cell(self._snapshot(key, data), data, version, seq)
+            shard.cells[key] = Cell(self._snapshot(key, state.snapshot), state.snapshot, version, seq)
         elif state.ended:
             shard.cells[key] = Cell(behaviour.initial(), behaviour.initial_data, 0, seq)
             shard.window.ended(key, seq)
