@@ -370,7 +370,7 @@ class Shard:
         queue = self.waiting.queue(key)
         waiting, first = len(queue), queue[0].envelope.offset if queue else -1
         cell = self.cells.get(key)
-        if cell is None or (cell.version == 0 and cell.seq < 0):
+        if cell is None:
             record = StateRecord(waiting=waiting, waiting_first=first) if waiting else None
             return StateWritten(key, record, 0, -1)
         if changed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from actors.shard import Limits
 from tests.actors.bench import Bench
-from tests.actors.domain import Account, Deposit
+from tests.actors.domain import Account, Close, Deposit, Pay, Teller
 
 TINY = Limits(snapshot_window_records=2, batch_records_max=1)
 
@@ -18,3 +18,14 @@ def test_snapshots_and_the_tail_of_the_journal_are_the_state() -> None:
     assert any(state.snapshot for state in bench.states.values()), "nothing was snapshotted"
     bench.crash()
     assert {key: cell.state for key, cell in bench.shard.cells.items()} == dict.fromkeys("abc", Account(balance=6))
+
+
+def test_the_state_topic_is_the_history_of_a_stateful_entity() -> None:
+    """A restored stateful entity is what its last turn left; one that stopped is gone."""
+    bench = Bench(Teller, others=[Account])
+    bench.tell(Pay(account="a", amount=1), "t-1")
+    bench.tell(Pay(account="a", amount=1), "t-2")
+    bench.tell(Close(), "t-1")
+    bench.run()
+    bench.crash()
+    assert {key: cell.state for key, cell in bench.shard.cells.items()} == {"t-2": Teller(asked=1)}
