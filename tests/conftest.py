@@ -11,7 +11,7 @@ from broker import Broker, BrokerMissingError
 
 @pytest.fixture(scope="session")
 def kafka_url() -> Iterator[str]:
-    """Give the URL of a real Kafka: ``UNDERSTUDY_TEST_KAFKA=host:port`` if set, else of one that this run starts.
+    """Give the URL of a real Kafka: ``UNDERSTUDY_TEST_KAFKA=host:port`` if set, else one of this run.
 
     Without Java and Maven the test is skipped on a laptop and fails where the environment says ``CI``.
     """

@@ -1,0 +1,91 @@
+"""Appends from outside a shard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from bridge.kafka.admin import Admin
+from bridge.kafka.config import KafkaConfig
+from bridge.kafka.messages import error_of, made, say
+from bridge.log import LogError, LogUnavailable, OutcomeUnknown, TopicMismatch
+from bridge.record import Output
+
+#: librdkafka decides every delivery at its own timeout; this much later something is wrong with it.
+DECISION_SLACK_S = 5.0
+
+
+class KafkaAppender:
+    """Implements :class:`bridge.log.Appender`: one idempotent producer, every record to its explicit partition."""
+
+    def __init__(self, config: KafkaConfig, admin: Admin) -> None:
+        self._admin = admin
+        self._timeout_s = config.settings.transaction_timeout_s + DECISION_SLACK_S
+        self._lines = config.lines()
+        self._producer: Producer | None = made(Producer, config.appender(self._lines))
+
+    def append(self, outputs: Sequence[Output]) -> Sequence[int]:
+        """See :meth:`bridge.log.Appender.append`. A topic or partition that is not there is a TopicMismatch."""
+        producer = self._producer
+        assert producer is not None, "append after close"
+        for topic, partition in {(output.topic, output.partition) for output in outputs}:
+            if partition >= (self._admin.partition_count(topic) or 0):
+                raise TopicMismatch(f"nothing was appended: there is no partition {partition} of a topic {topic}")
+        deliveries = [_Delivery() for _ in outputs]
+        deadline_s = time.monotonic() + self._timeout_s
+        for index, output in enumerate(outputs):
+            refusal = _queued(producer, output, deliveries[index], deadline_s)
+            if refusal is not None:
+                # It never left this process; those before it may have.
+                raise OutcomeUnknown(refusal) if index else LogUnavailable(f"nothing was appended: {refusal}")
+        for delivery in deliveries:
+            while not delivery.decided and time.monotonic() < deadline_s:
+                producer.poll(0.1)
+        failed = [delivery for delivery in deliveries if delivery.offset is None]
+        if failed:
+            raise _unknown(failed[0], len(failed), outputs)
+        return [delivery.offset for delivery in deliveries if delivery.offset is not None]
+
+    def close(self) -> None:
+        """See :meth:`bridge.log.Appender.close`. Every append was decided before it returned."""
+        self._producer = None
+
+
+class _Delivery:
+    """The fate of one record; librdkafka calls it."""
+
+    __slots__ = ("decided", "error", "offset")
+
+    def __init__(self) -> None:
+        self.decided = False
+        self.offset: int | None = None
+        self.error: KafkaError | None = None
+
+    def __call__(self, error: KafkaError | None, message: Message) -> None:
+        self.decided = True
+        self.error = error
+        self.offset = message.offset() if error is None else None
+
+
+def _queued(producer: Producer, output: Output, delivery: _Delivery, deadline_s: float) -> str | None:
+    """Put one record into the queue, waiting for room; return why it could not be."""
+    headers: list[tuple[str, str | bytes | None]] | None = [*output.headers] if output.headers else None
+    while True:
+        try:
+            producer.produce(output.topic, output.value, output.key, output.partition, delivery, headers=headers)
+        except BufferError:
+            if time.monotonic() > deadline_s:
+                return f"the queue to the brokers is full of records that they do not take (topic {output.topic})"
+            producer.poll(0.01)
+        except KafkaException as failure:
+            return f"a record for {output.topic}/{output.partition} was refused: {say(error_of(failure))}"
+        else:
+            return None
+
+
+def _unknown(delivery: _Delivery, count: int, outputs: Sequence[Output]) -> LogError:
+    why = say(delivery.error) if delivery.error is not None else "no answer"
+    topics = ", ".join(sorted({output.topic for output in outputs}))
+    return OutcomeUnknown(f"{count} of {len(outputs)} records for {topics} may or may not be appended: {why}")

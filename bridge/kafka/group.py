@@ -1,0 +1,289 @@
+"""A worker's membership of the group: joining under its slot's name, proving it, positions, leaving.
+
+The classic protocol, cooperative, with static members: a killed slot's successor takes over within a second, and
+shards that stay where they are go on during a rebalance.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Protocol
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import TopicPartition as KafkaPartition
+
+from bridge.kafka.admin import Admin
+from bridge.kafka.config import KafkaConfig, logger
+from bridge.kafka.messages import ALL_BROKERS_DOWN, FATAL, FORBIDDEN, error_of, made, say
+from bridge.kafka.slot import close_mark, open_mark
+from bridge.log import LogError, LogUnavailable, Member, SlotTaken, TopicSpec
+from bridge.record import TopicPartition
+
+PROOF_RETRY_S = 0.1
+PROOF_TIMEOUT_S = 5.0
+#: Log lines are served and a sign of life is asked for this often.
+TICK_S = 1.0
+#: A planned handover that takes longer is left to the session timeout.
+HANDOVER_TIMEOUT_S = 3.0
+LEAVE_TIMEOUT_S = 3.0
+METADATA_WAIT_S = 1.0
+
+
+class Listener(Protocol):
+    """What happens to the shards; called within :meth:`GroupMember.poll`."""
+
+    def assigned(self, shards: Sequence[TopicPartition]) -> None:
+        """They are ours, paused, and nothing of them has been read."""
+
+    def revoked(self, shards: Sequence[TopicPartition], reason: str, *, lost: bool) -> None:
+        """They are given up when this returns, or ``lost`` already."""
+
+    def proved(self, asked_s: float) -> None:
+        """The group took us for a member at some time after ``asked_s``."""
+
+
+class GroupMember:
+    """One consumer in the group. One thread; callbacks come within its own calls of ``poll`` and ``leave``."""
+
+    def __init__(
+        self, config: KafkaConfig, admin: Admin, member: Member, subscriptions: Sequence[str], listener: Listener
+    ) -> None:
+        self._admin = admin
+        self._member = member
+        self._subscriptions = frozenset(subscriptions)
+        self._listener = listener
+        self._limit_s = config.settings.unavailable_timeout_s
+        self._control = f"{member.group}.control"
+        self._failure: LogError | None = None
+        self._asked_s: float | None = None  # a proof is under way since
+        self._ask_again_s = 0.0
+        self._down_since_s: float | None = None
+        self._sign_of_life: Future[object] | None = None
+        self._tick_due_s = 0.0
+        self._assignments = 0
+        self._mark = open_mark(member)
+        try:
+            #: The predecessor said goodbye: the broker would give us what it had then, which is nothing.
+            self._returning = self._refuse_taken_slot()
+            if admin.partition_count(self._control) is None:
+                admin.ensure([TopicSpec(self._control, 1, {})])
+            identity = (member.group, member.instance_id, self._mark)
+            callbacks = {"error_cb": self._on_error, "on_commit": self._on_commit}
+            self._consumer = made(Consumer, config.member(config.lines(), *identity) | callbacks)
+        except BaseException:
+            close_mark(self._mark)
+            raise
+        self._subscribe(list(subscriptions))
+
+    def _refuse_taken_slot(self) -> bool:
+        """Ask the group whether this slot is live. A race remains; then the older one gets a fatal error.
+
+        Returns whether the group still holds the slot of a predecessor that has no shards.
+        """
+        try:
+            slot = self._admin.slot(self._member, self._mark)
+        except KafkaException as failure:
+            raise LogUnavailable(
+                f"the group {self._member.group} cannot be asked for its members: {say(error_of(failure))}"
+            ) from None
+        if slot.live_pid is not None:
+            raise self._slot_taken(f"process {slot.live_pid} of this machine")
+        return slot.assigned is not None and not slot.assigned & self._subscriptions
+
+    def _slot_taken(self, by: str) -> SlotTaken:
+        return SlotTaken(
+            f"slot {self._member.slot} of node {self._member.node} in group {self._member.group} is taken by {by}: "
+            "stop the other worker, or start this one with another --node or slot"
+        )
+
+    def _subscribe(self, topics: list[str]) -> None:
+        self._consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+
+    def _subscribe_anew(self, topics: list[str]) -> None:
+        """Change the subscription, which makes the group share anew.
+
+        A returning static member gets its predecessor's assignment back unseen (KIP-345: the broker compares the
+        protocol's name, not the subscription), so one that left in order must ask for a rebalance in this way.
+        Without the topic's metadata at hand librdkafka 2.16.1 gives all up and then forgets to join again.
+        """
+        try:
+            self._consumer.list_topics(self._control, timeout=METADATA_WAIT_S)
+        except KafkaException as failure:
+            logger.warning("%s: %s", self._control, say(error_of(failure)))
+        self._subscribe(topics)
+
+    # --- poll -------------------------------------------------------------------------------------------------
+
+    def poll(self, wait_s: float, records_max: int) -> list[Message]:
+        """Serve the callbacks and return what was fetched, errors included; wait if there is nothing.
+
+        ``consume(n, t)`` would wait the whole ``t`` for all ``n`` messages in 2.16.1; waiting for one and taking
+        the others gives latency and batches.
+
+        Raises:
+            LogUnavailable: no broker has answered for ``unavailable_timeout_s``, or a right is missing.
+            SlotTaken: another worker joined under our name.
+        """
+        now_s = time.monotonic()
+        if now_s >= self._tick_due_s:
+            self._tick(now_s)
+        if self._returning and self._assignments:
+            self._returning = False
+            self._subscribe_anew([*self._subscriptions, self._control])
+        message = self._consumer.poll(wait_s)
+        messages = [] if message is None else [message, *self._consumer.consume(records_max - 1, 0.0)]
+        if self._failure is not None:
+            raise self._failure
+        return messages
+
+    def metadata(self) -> object:
+        """Return the group metadata as it is now, for one transaction. Never kept."""
+        return self._consumer.consumer_group_metadata()
+
+    def failed(self, error: KafkaError) -> None:
+        """Look at an error of the client as a whole; some end the membership, which the poll then raises."""
+        code = error.code()
+        if code == ALL_BROKERS_DOWN:
+            self._down_since_s = self._down_since_s or time.monotonic()
+        elif code in (FATAL, KafkaError.FENCED_INSTANCE_ID):  # its `.fatal()` is False in 2.16.1
+            self._failure = self._slot_taken(f"another worker, which joined later ({say(error)})")
+        elif code in FORBIDDEN:
+            self._failure = LogUnavailable(f"Kafka refuses this worker: {say(error)}")
+        else:
+            logger.warning("consumer of %s: %s", self._member.instance_id, say(error))
+
+    def _on_error(self, error: KafkaError) -> None:
+        self.failed(error)
+
+    def _tick(self, now_s: float) -> None:
+        """Serve log lines; while all brokers are down, ask for a sign of life: librdkafka tells no recovery."""
+        self._tick_due_s = now_s + TICK_S
+        self._admin.serve()
+        if self._down_since_s is None:
+            return
+        if self._sign_of_life is None:
+            self._sign_of_life = self._admin.answers()
+        elif self._sign_of_life.done():
+            if self._sign_of_life.exception() is None:
+                self._down_since_s = None
+            self._sign_of_life = None
+        if self._down_since_s is not None and now_s - self._down_since_s > self._limit_s:
+            self._failure = LogUnavailable(
+                f"no Kafka broker has answered for {now_s - self._down_since_s:.0f} s: {self._admin.last_error()}"
+            )
+
+    # --- the group's callbacks --------------------------------------------------------------------------------
+
+    def _on_assign(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        """Take them with an explicit offset (librdkafka's own position is never used) and paused at once."""
+        self._assignments += 1
+        consumer.incremental_assign([KafkaPartition(p.topic, p.partition, 0) for p in partitions])
+        if partitions:
+            consumer.pause(partitions)
+        self._listener.assigned(self._ours(partitions))
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        self._listener.revoked(self._ours(partitions), "the group gave it to another worker", lost=False)
+        _unassign(consumer, partitions)
+
+    def _on_lost(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        self._listener.revoked(self._ours(partitions), "the membership of the group is gone", lost=True)
+        _unassign(consumer, partitions)
+
+    def _ours(self, partitions: list[KafkaPartition]) -> list[TopicPartition]:
+        """Leave out the control topic, which only a leaving worker is given."""
+        return [TopicPartition(p.topic, p.partition) for p in partitions if p.topic in self._subscriptions]
+
+    # --- proof of membership ----------------------------------------------------------------------------------
+
+    def prove(self) -> None:
+        """Ask the coordinator whether we are a member, unless that is under way: ``proved`` tells a yes.
+
+        A plain offset commit on a scratch partition is checked against member and generation; `init_transactions`
+        is checked against nothing, and a worker that slept past its session would fence the rightful owner with
+        it. A no needs no answer here: librdkafka hears it too, and the shards are lost.
+        """
+        now_s = time.monotonic()
+        if (self._asked_s is not None and now_s - self._asked_s < PROOF_TIMEOUT_S) or now_s < self._ask_again_s:
+            return
+        try:
+            self._consumer.commit(offsets=[KafkaPartition(self._control, 0, 0)], asynchronous=True)
+            self._asked_s = now_s
+        except KafkaException as failure:
+            self._unproved(error_of(failure))
+
+    def _on_commit(self, error: KafkaError | None, partitions: list[KafkaPartition]) -> None:
+        asked_s, self._asked_s = self._asked_s, None
+        refusal = error or next((p.error for p in partitions if p.error is not None), None)
+        if refusal is not None:
+            self._unproved(refusal)
+        elif asked_s is not None:
+            self._listener.proved(asked_s)
+
+    def _unproved(self, refusal: KafkaError) -> None:
+        self._ask_again_s = time.monotonic() + PROOF_RETRY_S
+        logger.info("membership of %s is not proved: %s", self._member.instance_id, say(refusal))
+
+    # --- positions --------------------------------------------------------------------------------------------
+
+    def aim(self, shard: TopicPartition, next_offset: int) -> None:
+        """Fetch from ``next_offset`` on; what was fetched ahead is void."""
+        target = KafkaPartition(shard.topic, shard.partition, next_offset)
+        try:
+            self._consumer.seek(target)
+        except KafkaException:
+            # After an offset error librdkafka has stopped the partition and refuses to seek: take it anew.
+            _unassign(self._consumer, [target])
+            self._consumer.incremental_assign([target])
+
+    def stop(self, shard: TopicPartition) -> None:
+        """Fetch nothing of a shard; librdkafka throws away what it fetched ahead."""
+        self._consumer.pause([KafkaPartition(shard.topic, shard.partition)])
+
+    def go(self, shard: TopicPartition) -> None:
+        """Undo :meth:`stop`."""
+        self._consumer.resume([KafkaPartition(shard.topic, shard.partition)])
+
+    # --- leaving ----------------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Hand the shards over, then go. A static member that only closes leaves them idle for its session.
+
+        Subscribing to a topic without shards makes the group give them to others; the next assignment that we
+        receive tells that it has.
+        """
+        if self._failure is None and self._down_since_s is None and self._assignments:
+            seen = self._assignments
+            self._subscribe_anew([self._control])
+            deadline_s = time.monotonic() + HANDOVER_TIMEOUT_S
+            while self._assignments == seen and self._failure is None and time.monotonic() < deadline_s:
+                self._consumer.poll(0.05)
+        _bounded(self._consumer.close, "consumer")
+        close_mark(self._mark)
+
+    def abandon(self) -> None:
+        """Fall silent: no farewell to the group, which finds the slot dead when its session ends or is taken over."""
+        close_mark(self._mark)
+        del self._consumer  # librdkafka's destructor neither commits nor leaves
+
+
+def _unassign(consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+    """Give partitions up, in one call: after the first of several librdkafka holds the rebalance for finished."""
+    try:
+        consumer.incremental_unassign(partitions)
+    except KafkaException:
+        # A revoke can name partitions that are not assigned (confluent-kafka-python #1551): the others must go.
+        assigned = {(p.topic, p.partition) for p in consumer.assignment()}
+        consumer.incremental_unassign([p for p in partitions if (p.topic, p.partition) in assigned])
+
+
+def _bounded(close: Callable[[], None], what: str) -> None:
+    """Close on a thread of its own: librdkafka may wait for a broker that never answers."""
+    thread = threading.Thread(target=close, name=f"close {what}", daemon=True)
+    thread.start()
+    thread.join(LEAVE_TIMEOUT_S)
+    if thread.is_alive():
+        logger.warning("the %s did not close within %g s; leaving it", what, LEAVE_TIMEOUT_S)

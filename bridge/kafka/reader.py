@@ -1,0 +1,96 @@
+"""Committed records for anyone: no group, no ownership."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from confluent_kafka import KafkaException
+
+from bridge.kafka.admin import Admin
+from bridge.kafka.config import KafkaConfig
+from bridge.kafka.messages import error_of, say
+from bridge.kafka.ranges import RangeReader
+from bridge.log import LogUnavailable
+from bridge.record import Record, TopicPartition
+
+#: Markers land within milliseconds; a transaction that is open for longer is none that was committed.
+MARKERS_WAIT_S = 1.0
+
+
+class KafkaReader:
+    """Implements :class:`bridge.log.Reader`. A consumer is made for the first read and used again. One thread."""
+
+    def __init__(self, config: KafkaConfig, admin: Admin) -> None:
+        self._config = config
+        self._admin = admin
+        self._idle: list[RangeReader] = []  # more than one only while reads are interleaved
+
+    def partition_count(self, topic: str) -> int | None:
+        """See :meth:`bridge.log.Reader.partition_count`."""
+        return self._admin.partition_count(topic)
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """See :meth:`bridge.log.Reader.bounds`. The end is the last stable offset."""
+        where = TopicPartition(topic, partition)
+        try:
+            return self._admin.low(where), self._admin.stable_end(where)
+        except KafkaException as failure:
+            raise _unavailable(failure, f"asking for the bounds of {where}") from None
+
+    def read(self, topic: str, partition: int, from_offset: int = 0) -> Iterator[Record]:
+        """See :meth:`bridge.log.Reader.read`. Aborted records and markers at the end do not hold it up.
+
+        What was committed before the call is read: its markers may land a little after ``Committed``, so
+        transactions that look open are waited for, ``MARKERS_WAIT_S`` at most.
+        """
+        where = TopicPartition(topic, partition)
+        try:
+            low, end = self._admin.low(where), self._admin.ends([where])[where]
+        except KafkaException as failure:
+            raise _unavailable(failure, f"asking for the bounds of {where}") from None
+        return self._read(where, max(low, from_offset), end)
+
+    def _read(self, where: TopicPartition, start: int, end: int) -> Iterator[Record]:
+        if start >= end:
+            return
+        reader = self._take()
+        try:
+            for records in reader.read(where, start, end, MARKERS_WAIT_S):
+                yield from records
+        except KafkaException as failure:
+            raise _unavailable(failure, f"reading {where}") from None
+        finally:
+            self._give_back(reader)
+
+    def follow(self, topic: str, positions: Mapping[int, int], timeout_s: float) -> Iterator[Record]:
+        """See :meth:`bridge.log.Reader.follow`."""
+        reader = self._take()
+        try:
+            yield from reader.follow(topic, dict(positions), timeout_s)
+        except KafkaException as failure:
+            raise _unavailable(failure, f"following {topic}") from None
+        finally:
+            self._give_back(reader)
+
+    def committed(self, group: str, topic: str, partition: int) -> int | None:
+        """See :meth:`bridge.log.Reader.committed`."""
+        try:
+            return self._admin.committed(group, TopicPartition(topic, partition))
+        except KafkaException as failure:
+            raise _unavailable(failure, f"asking for the offsets of {group}") from None
+
+    def close(self) -> None:
+        """See :meth:`bridge.log.Reader.close`."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _take(self) -> RangeReader:
+        return self._idle.pop() if self._idle else RangeReader(self._config, self._admin.low)
+
+    def _give_back(self, reader: RangeReader) -> None:
+        reader.rest()
+        self._idle.append(reader)
+
+
+def _unavailable(failure: KafkaException, doing: str) -> LogUnavailable:
+    return LogUnavailable(f"{doing} failed: {say(error_of(failure))}")
