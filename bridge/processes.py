@@ -44,14 +44,24 @@ def _has_open(pid: str, file: os.stat_result) -> bool:
 def pid_start(pid: int) -> str | None:
     """Return what tells a process from every other with its pid, None if it is dead. Empty where there is no /proc."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         # The name in the second field may hold anything, so the fields are counted from its end.
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
-        return "" if pid == os.getpid() else None
-    return None if fields[0] in (b"Z", b"X") else f"{boot}/{fields[19].decode()}"
+        return None if Path("/proc/self/stat").exists() else ""
+    return None if fields[0] in (b"Z", b"X") else f"{_boot_id()}/{fields[19].decode()}"
+
+
+def _boot_id() -> str:
+    """Return what tells this boot of the machine from every other, as far as the kernel says."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def is_alive(pid: int, start: str) -> bool:
-    """Tell whether the process that once was ``pid`` still runs; ``start`` is what ``pid_start`` said of it."""
+    """Tell whether the process that once was ``pid`` still runs; ``start`` is what ``pid_start`` said of it.
+
+    Where nothing can be told, yes: a lease that runs out decides then.
+    """
     return pid_start(pid) == start
