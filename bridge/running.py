@@ -34,6 +34,8 @@ class Running:
         self._clock = clock or SystemClock()
         #: Called at each named point of the loop; a test may raise there.
         self.fault_point: Callable[[str], None] = no_fault
+        #: Called with each report of the loop, as ``supervision.work.Control.report`` is in a worker process.
+        self.report: Callable[..., None] = lambda *_, **__: None
         try:
             system.prepare(backend)
             self.reader: Reader = backend.reader()
@@ -51,12 +53,16 @@ class Running:
             self.system.region(log.partition_count),
             self._clock,
             poll_timeout_s=self.system.settings.poll_timeout_s,
+            report=self._report,
             fault_point=self._fault,
         )
         return log, loop
 
     def _fault(self, point: str) -> None:
         self.fault_point(point)
+
+    def _report(self, event: str, **fields: str | int | float | bool | None) -> None:
+        self.report(event, **fields)
 
     def tick(self, timeout_s: float = 0.0) -> bool:
         """Do one turn of the loop; return whether anything happened."""
