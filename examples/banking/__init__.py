@@ -4,11 +4,13 @@
 """
 
 from bridge import ActorSystem
+from bridge.settings import Settings
 from examples.banking.accounts import Account
 from examples.banking.transfers import Transfer
 from supervision import Backoff, Directive, restart
 
-system = ActorSystem("bank")
+#: A window smaller than the default: what a kill leaves to replay is less, and snapshots are part of each audit.
+system = ActorSystem("bank", settings=Settings(snapshot_window_records=1_000))
 system.host(
     Account,
     partitions=8,

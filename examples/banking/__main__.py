@@ -1,0 +1,135 @@
+"""``python -m examples.banking``: the bank under load and under fire, and its audit."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bridge.log import LogError
+from bridge.target import TargetError
+from examples.banking import system
+from examples.banking.audit import ENDS
+from examples.banking.books import Check
+from examples.banking.simulation import Figures, Options, Show, Unfinished, simulate
+from examples.banking.stage import BankDown
+
+#: sysexits.h: the call is to be mended.
+EX_USAGE = 64
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+class Bars(Show):
+    """Two bars: the transfers that have ended, the records that the audit has read."""
+
+    def __init__(self, progress: Progress, transfers: int) -> None:
+        self._progress = progress
+        self._run = progress.add_task("transfers", total=transfers)
+        self._audit: TaskID | None = None
+
+    def ended(self, transfers: int, kills: int) -> None:
+        """See `Show`."""
+        self._progress.update(self._run, completed=transfers, description=f"transfers, {kills} kills")
+
+    def auditing(self, records: int) -> None:
+        """See `Show`."""
+        self._audit = self._progress.add_task("records audited", total=records)
+
+    def audited(self, records: int) -> None:
+        """See `Show`."""
+        if self._audit is not None:
+            self._progress.advance(self._audit, records)
+
+
+def bank(
+    log: Annotated[
+        str | None, typer.Option(help="memory:, sqlite:PATH or kafka://host:port [a file in a temporary directory]")
+    ] = None,
+    accounts: Annotated[int, typer.Option(min=1, help="Accounts to open.")] = 1_000,
+    transfers: Annotated[int, typer.Option(min=1, help="Transfers between them.")] = 20_000,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes [2; 1 on memory:]")] = None,
+    kills: Annotated[int, typer.Option(min=0, help="Workers to kill meanwhile.")] = 5,
+    seed: Annotated[int, typer.Option(help="Draws accounts, transfers, and who is killed.")] = 1,
+    run: Annotated[str | None, typer.Option(help="Begins every key; new to the log [from time and seed]")] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds until it is given up.")] = 900.0,
+) -> None:
+    """Move money, kill workers, and hold what is in the log afterwards to the bank's and the runtime's promises."""
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+    log = log or _new_log()
+    options = Options(
+        log=log,
+        run=run or f"{time.strftime('%y%m%d-%H%M%S')}-{seed}",
+        accounts=accounts,
+        transfers=transfers,
+        workers=workers or (1 if log == "memory:" else 2),
+        kills=kills,
+        seed=seed,
+        timeout_s=timeout,
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with _sentences():
+        with Progress(*columns, console=console) as progress:
+            figures, checks = simulate(system, options, Bars(progress, transfers))
+        show_figures(figures)
+        show_checks(checks)
+    if failed := [check.name for check in checks if not check.ok]:
+        errors.print(f"banking: the audit of {log} failed: {', '.join(failed)}", soft_wrap=True, markup=False)
+        raise typer.Exit(1)
+
+
+def _new_log() -> str:
+    log = f"sqlite:{Path(tempfile.mkdtemp(prefix='banking-')) / 'bank.db'}"
+    console.print(f"log: {log}", soft_wrap=True)
+    return log
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """Turn every refusal into one sentence and a non-zero exit."""
+    try:
+        yield
+    except (BankDown, Unfinished) as error:
+        code, sentence = 1, str(error)
+    except (LogError, TargetError, ValueError) as error:
+        code, sentence = EX_USAGE, str(error)
+    else:
+        return
+    errors.print(f"banking: {sentence}", soft_wrap=True, markup=False)
+    raise typer.Exit(code)
+
+
+def show_figures(figures: Figures) -> None:
+    """Print what the run did."""
+    table = Table("", "", title="run", show_header=False)
+    for end in ENDS.values():
+        table.add_row(f"transfers {end}", f"{figures.ends.get(end, 0):,}")
+    table.add_row("throughput", f"{figures.per_second:,.0f} transfers/s over {figures.seconds:.1f} s")
+    table.add_row("kills, restarts", f"{figures.kills}, {figures.restarts}")
+    table.add_row("records replayed", f"{figures.replayed:,}")
+    if figures.gap_median_s is not None:
+        gap = f"median {figures.gap_median_s:.3f} s, max {max(figures.gaps_s):.3f} s ({len(figures.gaps_s)} shards)"
+        table.add_row("kill to next commit", gap)
+    console.print(table)
+
+
+def show_checks(checks: list[Check]) -> None:
+    """Print what the audit found."""
+    table = Table("check", "", "detail", title="audit of the committed records")
+    for check in checks:
+        table.add_row(check.name, "ok" if check.ok else "FAILED", check.detail)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(bank)

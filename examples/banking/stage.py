@@ -1,0 +1,177 @@
+"""Where the bank runs while it is put to the test: worker processes that are killed, or this process and a crash."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from random import Random
+from types import TracebackType
+from typing import Protocol, Self
+
+from bridge import ActorSystem
+from bridge.client import Client
+from bridge.connect import connect
+from bridge.log import Reader
+from bridge.loop import no_fault
+from bridge.node import Report
+from examples.banking.watch import Watch, Watcher
+
+#: Passes of named points before a crash strikes at one of them: a few turns of a loop with all its shards.
+_POINTS_MAX = 60
+_WAIT_S = 0.02
+#: How reports name the shards whose commits the watch sees.
+_TRANSFERS = "transfer/"
+
+
+class BankDown(Exception):
+    """The bank ended by itself; the message says how."""
+
+
+class Stage(Protocol):
+    """The bank, running on a log."""
+
+    client: Client
+    reader: Reader
+    watch: Watch
+    restarts: int
+    replayed: int
+
+    def work(self) -> None:
+        """Let the bank work for a moment and the watch look; raise BankDown if there is nothing left that works."""
+
+    def kill(self) -> None:
+        """Kill a worker, without warning."""
+
+    def rest(self) -> None:
+        """Let the bank finish what is under way, and stop it. The reader can still be used."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Killed(BaseException):
+    """Ends a turn of the loop in its middle. No Exception: nothing in the loop may take it for a failure."""
+
+
+class InProcess:
+    """The bank in this process, on ``memory:``. A kill drops all that the loop holds, at a random named point."""
+
+    def __init__(self, system: ActorSystem, run: str, random: Random) -> None:
+        self._running = system.start("memory:")
+        self._running.report = self._note
+        self.client, self.reader = self._running.client, self._running.reader
+        self._random = random
+        self._points_left = 0
+        self.watch = Watch(system, run, self.reader)
+        self.restarts = self.replayed = 0
+
+    def work(self) -> None:
+        """Do one turn of the loop."""
+        self._running.tick()
+        self.watch.look(self.reader, 0.0)
+
+    def kill(self) -> None:
+        """Go on working until the point, crash there, and start again."""
+        self._points_left = self._random.randint(1, _POINTS_MAX)
+        self._running.fault_point = self._pass
+        try:
+            while True:
+                self._running.tick()
+        except Killed:
+            killed_s = time.monotonic()
+        self._running.fault_point = no_fault
+        self.watch.look(self.reader, 0.0)
+        self.watch.struck(self.reader, dict.fromkeys(self.watch.partitions, killed_s))
+        self._running.crash()
+        self.restarts += 1
+
+    def rest(self) -> None:
+        """Finish."""
+        self._running.settle()
+
+    def _pass(self, _point: str) -> None:
+        self._points_left -= 1
+        if self._points_left <= 0:
+            raise Killed
+
+    def _note(self, event: str, **fields: str | int | float | bool | None) -> None:
+        records = fields.get("records")
+        if event == "shard-restored" and self.restarts and isinstance(records, int):
+            self.replayed += records
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._running.close()
+
+
+class Workers:
+    """The bank in supervised worker processes. A kill is SIGKILL for one of them."""
+
+    def __init__(self, system: ActorSystem, target: str, run: str, log: str, workers: int, random: Random) -> None:
+        self._random = random
+        self._first_starts = workers
+        self._owners: dict[str, str] = {}
+        self.restarts = self.replayed = 0
+        self._node = system.spawn(target, log=log, workers=workers)
+        self._backend = connect(log)
+        self.client, self.reader = Client(system, self._backend), self._backend.reader()
+        self.watch = Watch(system, run, self.reader)
+        self._watcher = Watcher(self.watch, log)
+
+    def work(self) -> None:
+        """Take in what the node reports."""
+        for report in self._node.poll(_WAIT_S):
+            self._note(report)
+        self._watcher.check()
+        if self._node.exit_code is not None:
+            raise BankDown(f"the workers' node ended by itself with exit code {self._node.exit_code}")
+
+    def kill(self) -> None:
+        """Kill a live worker, waiting until there is one."""
+        while not self._node.workers:
+            self.work()
+        worker = self._random.choice(sorted(self._node.workers))
+        os.kill(self._node.workers.pop(worker), signal.SIGKILL)
+        killed_s = time.monotonic()
+        lost = [shard for shard, owner in self._owners.items() if owner == worker]
+        for shard in lost:
+            del self._owners[shard]
+        partitions = [int(shard.removeprefix(_TRANSFERS)) for shard in lost if shard.startswith(_TRANSFERS)]
+        self.watch.struck(self.reader, dict.fromkeys(partitions, killed_s))
+
+    def rest(self) -> None:
+        """Stop the workers as an operator would."""
+        exit_code = self._node.stop()
+        if exit_code:
+            raise BankDown(f"the workers' node stopped with exit code {exit_code}")
+
+    def _note(self, report: Report) -> None:
+        match report:
+            case {"event": "worker-started"}:
+                self._first_starts -= 1
+                self.restarts += self._first_starts < 0
+            case {"event": "shard-restored", "worker": str(worker), "shard": str(shard), "records": int(records)}:
+                self._owners[shard] = worker
+                self.replayed += records if self.restarts else 0
+            case {"event": "shard-lost", "shard": str(shard)}:
+                self._owners.pop(shard, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._watcher:
+            self._node.stop()
+        self.client.close()
+        self.reader.close()
+        self._backend.close()

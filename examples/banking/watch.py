@@ -1,0 +1,106 @@
+"""How far a run has come, as the transfers' journal says: read as anyone could read it, not asked of the runtime."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from bridge import ActorSystem, topics
+from bridge.connect import connect
+from bridge.log import Reader
+from bridge.record import Record
+from examples.banking.audit import ENDS
+from examples.banking.transfers import Transfer
+
+#: How long a look lasts when nothing comes: the latency of the end of a run.
+_QUIET_S = 0.1
+
+
+class Watch:
+    """Counts the ends of one run's transfers, and times the gaps that kills leave in the journal's partitions.
+
+    One thread looks, another may read the counts and say ``struck``.
+    """
+
+    def __init__(self, system: ActorSystem, run: str, reader: Reader) -> None:
+        hosted = system.hosted[Transfer]
+        self._topic = topics.events_topic(system.name, hosted.behaviour.name)
+        self._decode = hosted.behaviour.journal.decode
+        self._prefix = f"{run}-".encode()
+        self._positions = {p: reader.bounds(self._topic, p)[1] for p in range(hosted.partitions)}
+        #: Per partition that a kill stopped: the first offset after the kill, and when it was (monotonic).
+        self._stopped: dict[int, tuple[int, float]] = {}
+        self.ends: Counter[str] = Counter()
+        self.ended = 0
+        self.last_end_s = 0.0
+        self.gaps_s: list[float] = []
+
+    @property
+    def partitions(self) -> list[int]:
+        """The partitions of the transfers' journal."""
+        return sorted(self._positions)
+
+    def look(self, reader: Reader, timeout_s: float, stopping: threading.Event | None = None) -> None:
+        """Take in what is new, until nothing comes for ``timeout_s``."""
+        for record in reader.follow(self._topic, self._positions, timeout_s):
+            self._positions[record.partition] = record.offset + 1
+            self._take(record)
+            if stopping is not None and stopping.is_set():
+                return
+
+    def struck(self, reader: Reader, partitions: Mapping[int, float]) -> None:
+        """Note that the owner of some partitions was killed, and when (monotonic): time each one's next commit."""
+        for partition, at_s in partitions.items():
+            end = reader.bounds(self._topic, partition)[1]
+            self._stopped.setdefault(partition, (end, at_s))
+
+    def _take(self, record: Record) -> None:
+        now_s = time.monotonic()
+        stopped = self._stopped.get(record.partition)
+        if stopped is not None and record.offset >= stopped[0]:
+            del self._stopped[record.partition]
+            self.gaps_s.append(now_s - stopped[1])
+        end = ENDS.get(type(self._decode(record.value or b"")))
+        if end is not None and record.key is not None and record.key.startswith(self._prefix):
+            self.ends[end] += 1
+            self.ended += 1
+            self.last_end_s = now_s
+
+
+class Watcher:
+    """Looks from a thread of its own, so that sending and killing need not wait for it. A context manager."""
+
+    def __init__(self, watch: Watch, log: str) -> None:
+        self._watch, self._log = watch, log
+        self._stopping = threading.Event()
+        self._pool = ThreadPoolExecutor(1, "watch")
+        self._looking: Future[None] = self._pool.submit(self._run)
+
+    def check(self) -> None:
+        """Raise what has ended the watching, if it has ended."""
+        if self._looking.done():
+            self._looking.result()
+
+    def _run(self) -> None:
+        backend = connect(self._log)
+        reader = backend.reader()
+        try:
+            while not self._stopping.is_set():
+                self._watch.look(reader, _QUIET_S, self._stopping)
+        finally:
+            reader.close()
+            backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        self._pool.shutdown()
