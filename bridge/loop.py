@@ -14,6 +14,7 @@ from typing import assert_never
 import msgspec
 
 from actors.effects import Counts
+from actors.mailbox import Letter
 from bridge.clock import Clock
 from bridge.log import (
     Aborted,
@@ -26,7 +27,6 @@ from bridge.log import (
     LogEvent,
     Lost,
     Replayed,
-    Transaction,
 )
 from bridge.region import Phase, Seat, ShardRegion
 from bridge.restore import Inconsistent
@@ -130,7 +130,7 @@ class ShardLoop:
             case _:
                 assert_never(event)
 
-    def _fetched(self, seat: Seat, letters: list) -> None:  # type: ignore[type-arg]
+    def _fetched(self, seat: Seat, letters: list[Letter]) -> None:
         """Put decoded records into the mailbox; a full one pauses its partition."""
         if seat.shard is None:
             return
@@ -148,10 +148,9 @@ class ShardLoop:
         now_ms = self._clock.epoch_ms()
         if not shard.ready(now_ms):
             return False
-        was_stalled = shard.stalled
         effects = shard.decide(now_ms)
         self._fault("K4")
-        if shard.stalled and not was_stalled:
+        if shard.stalled:
             logger.error("shard %s takes no commands: %s; retry or drop what is parked", seat.name, shard.stalled)
         if effects is None:
             self._check_failure(seat)
@@ -295,6 +294,3 @@ class ShardLoop:
                 if not isinstance(event, Fetched | Assigned):
                     self._on(event)
         return True
-
-
-__all__ = ["Escalated", "ShardLoop", "Transaction", "no_fault"]

@@ -1,0 +1,42 @@
+# Two commands for a fresh checkout: `make demo` and `make test`. Everything is set up in .venv and target/.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint format bench clean
+
+help: ## Show what can be made.
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(READY) ## Run the banking simulation: two supervised workers, killed as they run, audited. No Kafka needed.
+	$(PY) -m examples.banking
+
+test: $(READY) lint ## Run the whole test suite, a real Apache Kafka included (Java and Maven are needed).
+	$(PY) -m pytest
+
+check: $(READY) lint ## The quick half: style, types, pure tests. Under a minute, no broker.
+	$(PY) -m pytest -m "not kafka and not processes"
+
+lint: $(READY)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+format: $(READY) ## Format and mend what can be mended by a tool.
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+bench: $(READY) ## Measure the ledger job in memory; for Kafka: python -m benchmarks.ledger --log kafka://host:port
+	$(PY) -m benchmarks.ledger
+
+clean: ## Remove what was set up.
+	rm -rf $(VENV) target build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(READY): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "understudy needs Python 3.11 or newer; say which: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --config-settings editable_mode=compat
+	@touch $@

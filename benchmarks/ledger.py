@@ -1,0 +1,166 @@
+"""The ledger job, on Understudy and as a bare loop on the same log, in turn: ``python -m benchmarks.ledger``.
+
+The job: decode a deposit, add it to the balance of one of 10,000 accounts, emit an event, exactly once, four partitions.
+Each round preloads the commands and measures from the first transaction to the last. Figures of one run are
+comparable with each other and with nothing else: the ratio is what counts.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Annotated, Self
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from actors import Command, Entity, Event, command, event
+from actors.placement import partition_of
+from actors.wire import encode
+from bridge import ActorSystem
+from bridge.connect import connect
+from bridge.log import Assigned, Backend, Claimed, Fetched, Member, TopicSpec, Transaction
+from bridge.record import Output
+from bridge.running import Running
+
+PARTITIONS = 4
+ACCOUNTS = 10_000
+BATCH = 1_000
+PRELOAD = 20_000
+
+console = Console(highlight=False)
+
+
+class Deposit(Command):
+    """Pay in."""
+
+    amount: int
+
+
+class Deposited(Event):
+    """Paid in."""
+
+    amount: int
+
+
+class Account(Entity):
+    """A balance."""
+
+    balance: int = 0
+
+    @command
+    def deposit(self, cmd: Deposit) -> Deposited:
+        """Accept every deposit."""
+        return Deposited(amount=cmd.amount)
+
+    @event
+    def deposited(self, evt: Deposited) -> Self:
+        """Add it."""
+        return self.replace(balance=self.balance + evt.amount)
+
+
+def ledger_system(name: str) -> ActorSystem:
+    """Return a system that hosts the accounts."""
+    system = ActorSystem(name)
+    system.host(Account, partitions=PARTITIONS)
+    return system
+
+
+def commands(topic: str, count: int) -> Iterator[Output]:
+    """Yield deposits over all accounts, round robin."""
+    value = encode(Deposit(amount=5))
+    keys = [b"account-%d" % number for number in range(ACCOUNTS)]
+    places = [(partition_of(key, PARTITIONS), key) for key in keys]
+    for number in range(count):
+        partition, key = places[number % ACCOUNTS]
+        yield Output(topic, partition, key, value)
+
+
+def preload(backend: Backend, topic: str, count: int) -> None:
+    """Append the commands of one round."""
+    appender = backend.appender()
+    pending: list[Output] = []
+    for output in commands(topic, count):
+        pending.append(output)
+        if len(pending) == PRELOAD:
+            appender.append(pending)
+            pending.clear()
+    if pending:
+        appender.append(pending)
+    appender.close()
+
+
+def understudy(url: str, count: int) -> float:
+    """Run the job as an entity in this process and return the seconds it took."""
+    system = ledger_system(f"ledger-{uuid.uuid4().hex[:8]}")
+    backend = connect(url, system.settings)
+    system.prepare(backend)
+    preload(backend, f"{system.name}.account.commands", count)
+    running = Running(system, backend)
+    begin_s = 0.0
+    while running.loop.counts.applied < count:
+        running.tick(0.05)
+        if not begin_s and any(seat.in_flight for seat in running.loop.region):
+            begin_s = time.perf_counter()
+    seconds = time.perf_counter() - begin_s
+    running.close()
+    return seconds
+
+
+def bare_embedded(url: str, count: int) -> float:
+    """Read, append as much, commit: the same SQLite without any actor, nothing decoded."""
+    name = f"bare-{uuid.uuid4().hex[:8]}"
+    backend = connect(url)
+    topics = [f"{name}.account.commands", f"{name}.account.events", f"{name}.control"]
+    backend.ensure([TopicSpec(topic, PARTITIONS, {}) for topic in topics])
+    preload(backend, topics[0], count)
+    log = backend.log(Member(name, "bench", 0), topics[:1])
+    done, begin_s = 0, time.perf_counter()
+    while done < count:
+        for happened in log.poll(0.05):
+            match happened:
+                case Assigned(shard):
+                    log.claim(shard, ())
+                case Claimed(shard):
+                    log.begin(shard, 0)
+                case Fetched(shard, records):
+                    outputs = [Output(topics[1], shard.partition, r.key, r.value) for r in records]
+                    log.commit(Transaction(shard, records[-1].offset + 1, outputs))
+                    done += len(records)
+    seconds = time.perf_counter() - begin_s
+    log.close()
+    backend.close()
+    return seconds
+
+
+def measure(job: Callable[[str, int], float], url: str, count: int) -> float:
+    """Return commands a second."""
+    return count / job(url, count)
+
+
+def main(
+    log: Annotated[str, typer.Option(help="memory:, sqlite:PATH or kafka://host:port")] = "memory:",
+    count: Annotated[int, typer.Option("--commands", min=1, help="Commands of each round.")] = 200_000,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+) -> None:
+    """Measure both in turn and print the ratio."""
+    bare: Callable[[str, int], float] = bare_embedded
+    if log.startswith("kafka:"):
+        from benchmarks.bare_kafka import bare_kafka  # noqa: PLC0415  librdkafka only where it is used
+
+        bare = bare_kafka
+    table = Table("round", "bare loop /s", "understudy /s", "ratio", title=f"ledger, {count:,} commands, {log}")
+    ratios = []
+    for number in range(rounds):
+        floor, ours = measure(bare, log, count), measure(understudy, log, count)
+        ratios.append(ours / floor)
+        table.add_row(str(number + 1), f"{floor:,.0f}", f"{ours:,.0f}", f"{ratios[-1]:.2f}")
+    console.print(table)
+    console.print(f"ratio: median {statistics.median(ratios):.2f} of {rounds}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
