@@ -216,6 +216,9 @@ class KafkaConfig:
             # What is fetched ahead is thrown away at each pause and seek: a few batches a partition suffice.
             "queued.min.messages": 4 * self.settings.batch_records_max,
             "queued.max.messages.kbytes": 16 * 1024,
+            # How long a partition is left alone once that much is there. With the default of 1 s, reading 8,000
+            # records took 1.1 s, a restore as well as a fetch; with 5 ms it takes 0.15 s (measured).
+            "fetch.queue.backoff.ms": 5,
             "fetch.error.backoff.ms": 50,
         }
 
