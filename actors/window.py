@@ -26,9 +26,10 @@ class SnapshotWindow:
         self._offsets: deque[tuple[int, int]] = deque([(tail_start, tail_offset)])
 
     def wrote(self, key: str, seq: int) -> None:
-        """Note a journal record of ``key``."""
+        """Note a journal record of ``key``. A key that had ended lives again: it is not to be forgotten."""
         if key not in self._oldest:
             self._oldest[key] = seq
+            self._ended.pop(key, None)
 
     def snapshotted(self, key: str) -> None:
         """Note that the state record written now holds all of the key's records so far."""

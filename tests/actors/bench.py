@@ -102,6 +102,8 @@ class Bench:
         has_journaled = any(output.topic == self.codec.events for output in transaction.records)
         for output in transaction.records:
             self.append(output)
+        for topic in {output.topic for output in transaction.records}:
+            self.ends[topic] += 1  # As Kafka's transaction marker does.
         self.committed = transaction.next_offset
         self.shard.committed(effects.first_seq, journal_offset if has_journaled else None)
 
