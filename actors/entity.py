@@ -5,16 +5,29 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
+from types import FrameType
 from typing import Any, Self, dataclass_transform
 
 import msgspec
 
 from actors.handler import EventHandler, Handler, NextState
-from actors.message import DefinitionError, Event, Message, MessageMeta, Stopped, wire_name
-from actors.wire import MessageDecoder, encode
+from actors.message import (
+    DefinitionError,
+    Done,
+    Event,
+    Message,
+    MessageMeta,
+    Rejection,
+    Stopped,
+    Undelivered,
+    wire_name,
+)
+from actors.wire import MessageDecoder, by_wire_name, encode
 
 _RESERVED = frozenset({"replace"})
+
+#: Kafka allows 249 characters for a topic; the system's name and a suffix are in it too.
+_NAME_CHARS_MAX = 100
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
@@ -37,10 +50,14 @@ class EntityMeta(MessageMeta):
         made = super().__new__(mcls, class_name, bases, namespace, name=name, **options)
         if bases and bases != (Message,):
             # The frame of the class statement: classes defined within a function name each other by its locals.
-            _names[made] = dict(sys._getframe(1).f_locals)  # noqa: SLF001
-            # What an annotation names may be defined later: asked again at the first host or TestKit.
-            with suppress(NameError):
+            _frames[made] = sys._getframe(1)  # noqa: SLF001
+            try:
                 behaviour(made)
+            except NameError:
+                pass  # What an annotation names may be defined later: asked again at the first host or TestKit.
+            except DefinitionError:
+                del _frames[made]
+                raise
         return made
 
 
@@ -50,7 +67,18 @@ def _check_names(class_name: str, bases: tuple[type, ...], namespace: Mapping[st
     fields = {*namespace.get("__annotations__", {}), *inherited}
     for name in sorted(handlers & fields):
         raise DefinitionError(f"{class_name}.{name} is a field and a handler; give one of them another name.")
+    for name, value in namespace.items():
+        if isinstance(value, Handler) and value.owner is not object:
+            raise DefinitionError(
+                f"{class_name}.{name} belongs to {value.owner.__name__}, and a handler has one entity; write a method."
+            )
     for base in bases:
+        for name, value in vars(base).items():
+            if isinstance(value, Handler) and not isinstance(base, EntityMeta):
+                raise DefinitionError(
+                    f"{class_name}.{name} is a handler of {base.__name__}, which is no entity; a handler belongs to "
+                    "one entity, so share plain functions."
+                )
         if isinstance(base, EntityMeta) and base.__name__ != "Entity":
             raise DefinitionError(
                 f"{class_name} derives from the entity {base.__name__}; a handler belongs to one entity, so derive "
@@ -114,8 +142,11 @@ class Behaviour:
 
     def _check(self) -> None:
         name = self.entity.__name__
-        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
-            raise DefinitionError(f"{name}: its topics would be called {self.name!r}; use letters, digits, dashes.")
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name) or len(self.name) > _NAME_CHARS_MAX:
+            raise DefinitionError(
+                f"{name}: its topics would be called {self.name!r}; use letters, digits and dashes, at most "
+                f"{_NAME_CHARS_MAX}."
+            )
         if not self.handlers:
             raise DefinitionError(f"{name} has no @command method, so it could do nothing; write one.")
         if self.journaled and self.stateful:
@@ -127,6 +158,10 @@ class Behaviour:
             for result in handler.results:
                 if issubclass(result, Event) and result not in self.events:
                     raise handler.refusal(f"returns {result.__qualname__}, which no @event method of {name} takes")
+        said = [result for handler in self.handlers.values() for result in handler.results]
+        rejections = [result for result in said if issubclass(result, Rejection)]
+        #: All that this entity takes and says, by wire name.
+        self.messages = by_wire_name([*self.handlers, *self.events, *rejections, Done, Undelivered, Stopped])
 
     def initial(self) -> Entity:
         """Return the state in which each life begins; a fresh copy where it could be changed in place."""
@@ -141,9 +176,9 @@ class Behaviour:
         return self.entity()
 
 
-#: What is known of each class, and until then the local names that its annotations may use.
+#: What is known of each class, and until then the frame whose names its annotations may use.
 _behaviours: dict[type, Behaviour] = {}
-_names: dict[type, Mapping[str, Any]] = {}
+_frames: dict[type, FrameType] = {}
 
 
 def behaviour(entity: type) -> Behaviour:
@@ -152,10 +187,11 @@ def behaviour(entity: type) -> Behaviour:
         raise DefinitionError(f"{entity!r} is not an Entity class.")
     found = _behaviours.get(entity)
     if found is None:
+        names = _frames[entity].f_locals
         for handler in _handlers(entity):
-            handler.resolve(_names.get(entity, {}))
+            handler.resolve(names)
         found = _behaviours[entity] = Behaviour(entity)
-        _names.pop(entity, None)
+        del _frames[entity]
     return found
 
 
@@ -170,14 +206,7 @@ def resolved(entity: type) -> Behaviour:
 
 
 def _handlers(entity: type) -> list[Handler]:
-    found: dict[str, Handler] = {}
-    for base in reversed(entity.__mro__):
-        for name, value in vars(base).items():
-            if isinstance(value, Handler):
-                found[name] = value
-            else:
-                found.pop(name, None)
-    return list(found.values())
+    return [value for value in vars(entity).values() if isinstance(value, Handler)]
 
 
 _SCALARS = (

@@ -18,7 +18,7 @@ from typing import (
     overload,
 )
 
-from actors.message import Command, DefinitionError, Done, Event, Message, Rejection, Undelivered
+from actors.message import Command, DefinitionError, Done, Event, Message, Rejection, Stopped, Undelivered
 
 if TYPE_CHECKING:
     from actors.context import Context
@@ -68,14 +68,23 @@ class Handler:
 
     def resolve(self, names: Mapping[str, Any]) -> None:
         """Read the annotations; NameError while one names what does not exist yet, else DefinitionError."""
+        if isinstance(self.function, Handler):
+            raise self.refusal("is decorated twice; a method is one of @command, @reply and @event")
+        if not inspect.isfunction(self.function):
+            raise self.refusal(f"is a {type(self.function).__name__}, not a plain method; make it a plain def")
         if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function):
             raise self.refusal("is async; a handler decides at once and sees no I/O, so make it a plain def")
+        if inspect.isgeneratorfunction(self.function):
+            raise self.refusal("is a generator; return a tuple of events instead of yielding them")
         parameters = list(inspect.signature(self.function).parameters.values())[1:]
         limit = 1 if self.kind == "@event" else 2
         if not 1 <= len(parameters) <= limit or any(p.kind is not p.POSITIONAL_OR_KEYWORD for p in parameters):
             wanted = "(self, evt)" if limit == 1 else "(self, cmd) or (self, cmd, ctx)"
             raise self.refusal(f"has to take {wanted}")
-        hints = get_type_hints(self.function, localns={**names, self.owner.__name__: self.owner})
+        try:
+            hints = get_type_hints(self.function, localns={**names, self.owner.__name__: self.owner})
+        except (AttributeError, SyntaxError, TypeError) as error:
+            raise self.refusal(f"has an annotation that cannot be read ({error})") from error
         self.message_types = self._message_types(parameters[0].name, hints)
         self.takes_context = len(parameters) == limit == 2 and self._is_context(parameters[1].name, hints)
         if "return" not in hints:
@@ -96,6 +105,8 @@ class Handler:
         for member in found:
             if not (isinstance(member, type) and issubclass(member, wanted)) or member in wanted:
                 raise self.refusal(f"takes {_name(member)} as {parameter!r}, which is not {names} class")
+            if issubclass(member, Stopped):
+                raise self.refusal(f"takes {_name(member)}, which only ctx.stop() writes and nothing has to handle")
         if len(found) > 1 and self.kind != "@reply":
             raise self.refusal(f"takes a union as {parameter!r}; write one method for each message")
         return found
@@ -114,6 +125,8 @@ class Handler:
             inner = [member]
             if get_origin(member) is tuple:
                 returns_tuple = True
+                if not get_args(member):
+                    raise self.refusal(f"is annotated to return {_name(member)}; say which events: tuple[Event, ...]")
                 inner = [part for arg in get_args(member) if arg is not Ellipsis for part in _members(arg)]
             found += [self._result(part, in_tuple=len(inner) > 1 or inner[0] is not member) for part in inner]
         return tuple(dict.fromkeys(found)), returns_tuple
@@ -122,7 +135,7 @@ class Handler:
         if member is Self or member is self.owner:
             if not in_tuple:
                 return NextState
-        elif isinstance(member, type):
+        elif isinstance(member, type) and not issubclass(member, Stopped):
             if issubclass(member, Event) and member is not Event and self.kind != "@event":
                 return member
             if not in_tuple and self.kind != "@event" and (member is type(None) or issubclass(member, Rejection)):

@@ -12,6 +12,9 @@ import msgspec
 
 TYPE_FIELD = "type"
 
+#: Longest wire name: it stands in every record.
+_NAME_CHARS_MAX = 200
+
 
 class DefinitionError(TypeError):
     """A mistake in a class definition; the message is one sentence that names class, member and mend."""
@@ -40,9 +43,22 @@ class MessageMeta(msgspec.StructMeta):
                 f"{class_name}.{TYPE_FIELD}: no field can be called {TYPE_FIELD!r}, the wire format uses it for "
                 "the name of the message; choose another name."
             )
+        if options.get("array_like"):
+            raise DefinitionError(f"{class_name}: a message is written as a map of its fields; drop array_like.")
+        if name is not None and not _is_wire_name(name):
+            raise DefinitionError(
+                f"{class_name}: name={name!r:.100} is no wire name; it has 1 to {_NAME_CHARS_MAX} printable characters."
+            )
         options |= {"frozen": True, "kw_only": True, "tag_field": TYPE_FIELD, "tag": name or class_name}
-        made: MessageMeta = super().__new__(mcls, class_name, bases, namespace, **options)
+        try:
+            made: MessageMeta = super().__new__(mcls, class_name, bases, namespace, **options)
+        except ValueError as error:  # How msgspec says that `rename` leads to a second `type`.
+            raise DefinitionError(f"{class_name}: {error}; rename it otherwise.") from error
         return made
+
+
+def _is_wire_name(name: object) -> bool:
+    return isinstance(name, str) and 1 <= len(name) <= _NAME_CHARS_MAX and name.isprintable()
 
 
 class Message(msgspec.Struct, metaclass=MessageMeta):

@@ -6,7 +6,7 @@ Only registered types are ever built, and nothing but :class:`DecodeError` comes
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, Union
+from typing import Annotated, Any, Final, Union
 
 import msgspec
 
@@ -26,23 +26,31 @@ class DecodeError(ValueError):
     """Bytes that are no message of the types expected; the message says why."""
 
 
-class _Never(Message, name="\0never"):
-    """In each decoder's union: with two types or more, msgspec insists on the ``type`` field."""
+class _Never(msgspec.Struct, tag_field=TYPE_FIELD, tag="\0never"):
+    """In each decoder's union: with two types or more, msgspec insists on the ``type`` field. None can be decoded."""
+
+    never: Annotated[int, msgspec.Meta(ge=1, le=0)]
+
+
+def by_wire_name(types: Iterable[type[Message]]) -> dict[str, type[Message]]:
+    """Return message types by their wire names; DefinitionError if two have one."""
+    found: dict[str, type[Message]] = {}
+    for message_type in types:
+        known = found.setdefault(wire_name(message_type), message_type)
+        if known is not message_type:
+            raise DefinitionError(
+                f"{known.__module__}.{known.__qualname__} and {message_type.__module__}."
+                f"{message_type.__qualname__} have one wire name, {wire_name(message_type)!r}; give one of "
+                'them another: class …(…, name="…").'
+            )
+    return found
 
 
 class MessageDecoder:
     """Decodes one of several message types, told apart by their wire names."""
 
     def __init__(self, types: Iterable[type[Message]]) -> None:
-        self.types: dict[str, type[Message]] = {}
-        for message_type in types:
-            known = self.types.setdefault(wire_name(message_type), message_type)
-            if known is not message_type:
-                raise DefinitionError(
-                    f"{known.__module__}.{known.__qualname__} and {message_type.__module__}."
-                    f"{message_type.__qualname__} have one wire name, {wire_name(message_type)!r}; give one of "
-                    'them another: class …(…, name="…").'
-                )
+        self.types = by_wire_name(types)
         # Union of a runtime set of types: there is no static spelling of it.
         self._decode = msgspec.msgpack.Decoder(Union[(_Never, *self.types.values())]).decode
 

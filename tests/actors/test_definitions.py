@@ -1,0 +1,567 @@
+"""Every mistake in a class definition has its own sentence, which names the class, the member and the mend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import pytest
+
+from actors import Command, Context, DefinitionError, Entity, Event, Rejection, Stopped, TestKit, command, event, reply
+from actors.entity import resolved
+from tests.actors.domain import Account, Deposit, Deposited, InsufficientFunds, Withdraw, Withdrawn
+
+
+class Strange:
+    """Neither a message nor an entity."""
+
+
+def async_command() -> None:
+    class Bad(Entity):
+        @command
+        async def handler(self, cmd: Deposit) -> None: ...
+
+
+def generator_command() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, _cmd: Deposit) -> None:
+            yield
+
+
+def async_event() -> None:
+    class Bad(Entity):
+        @event
+        async def handler(self, evt: Deposited) -> Self: ...
+
+
+def no_argument_annotation() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd) -> None: ...  # type: ignore[no-untyped-def]
+
+
+def foreign_argument() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: Strange) -> None: ...
+
+
+def event_as_command() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: Deposited) -> None: ...
+
+
+def command_as_reply() -> None:
+    class Bad(Entity):
+        @reply
+        def handler(self, answer: Deposit) -> None: ...
+
+
+def rejection_as_event() -> None:
+    class Bad(Entity):
+        @event
+        def handler(self, evt: InsufficientFunds) -> Self: ...
+
+
+def base_as_command() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: Command) -> None: ...
+
+
+def stopped_as_event() -> None:
+    class Bad(Entity):
+        @event
+        def handler(self, evt: Stopped) -> Self: ...
+
+
+def union_argument() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: Deposit | Withdraw) -> None: ...
+
+
+def union_event() -> None:
+    class Bad(Entity):
+        @event
+        def handler(self, evt: Deposited | Withdrawn) -> Self: ...
+
+
+def third_parameter_is_no_context() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: Deposit, ctx: Strange) -> None: ...
+
+
+def third_parameter_without_annotation() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: Deposit, ctx) -> None: ...  # type: ignore[no-untyped-def]
+
+
+def four_parameters() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: Deposit, ctx: Context, more: int) -> None: ...  # type: ignore[arg-type]
+
+
+def no_parameter() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self) -> None: ...  # type: ignore[arg-type]
+
+
+def keyword_parameter() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, *, cmd: Deposit) -> None: ...  # type: ignore[arg-type]
+
+
+def event_with_context() -> None:
+    class Bad(Entity):
+        @event
+        def handler(self, evt: Deposited, ctx: Context) -> Self: ...  # type: ignore[arg-type]
+
+
+def no_return_annotation() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: Deposit): ...  # type: ignore[no-untyped-def]
+
+
+def foreign_return() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: Deposit) -> Strange: ...
+
+
+def command_returned() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: Deposit) -> Deposit: ...
+
+
+def tuple_with_a_rejection() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: Deposit) -> tuple[Deposited | InsufficientFunds, ...]: ...
+
+        @event
+        def deposited(self, evt: Deposited) -> Self: ...
+
+
+def tuple_with_self() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: Deposit) -> tuple[Self, ...]: ...
+
+
+def bare_tuple() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: Deposit) -> tuple: ...  # type: ignore[type-arg]
+
+
+def empty_tuple() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: Deposit) -> tuple[()]: ...
+
+
+def list_of_events() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: Deposit) -> list[Deposited]: ...
+
+
+def event_handler_returns_none() -> None:
+    class Bad(Entity):
+        @event
+        def handler(self, evt: Deposited) -> None: ...  # type: ignore[arg-type]
+
+
+def stopped_returned() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: Deposit) -> Stopped: ...
+
+
+def event_without_event_method() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: Deposit) -> Deposited: ...
+
+        @event
+        def withdrawn(self, evt: Withdrawn) -> Self: ...
+
+
+def two_handlers_for_one_message() -> None:
+    class Bad(Entity):
+        @command
+        def first(self, cmd: Deposit) -> None: ...
+
+        @command
+        def handler(self, cmd: Deposit) -> None: ...
+
+
+def two_replies_for_one_message() -> None:
+    class Bad(Entity):
+        @command
+        def first(self, cmd: Deposit) -> None: ...
+
+        @reply
+        def second(self, answer: Deposited | Withdrawn) -> None: ...
+
+        @reply
+        def handler(self, answer: Withdrawn) -> None: ...
+
+
+def journaled_and_stateful() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: Deposit) -> Self: ...
+
+        @event
+        def deposited(self, evt: Deposited) -> Self: ...
+
+
+def handler_of_another_entity() -> None:
+    class Bad(Entity):
+        handler = Account.deposit
+
+
+def field_and_handler_of_one_name() -> None:
+    class Bad(Entity):
+        handler: int = 0
+
+        @command
+        def handler(self, cmd: Deposit) -> None: ...  # type: ignore[no-redef]  # noqa: F811
+
+
+def annotation_that_cannot_be_read() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: Deposit.nothing) -> None: ...  # type: ignore[name-defined]
+
+
+def not_a_method() -> None:
+    class Bad(Entity):
+        @command
+        @event
+        def handler(self, evt: Deposited) -> Self: ...  # type: ignore[arg-type]
+
+
+HANDLER_MISTAKES: list[tuple[Callable[[], None], str]] = [
+    (async_command, "is async"),
+    (generator_command, "is a generator"),
+    (async_event, "is async"),
+    (no_argument_annotation, "has no annotation for 'cmd'"),
+    (foreign_argument, "takes Strange as 'cmd', which is not a Command class"),
+    (event_as_command, "takes Deposited as 'cmd', which is not a Command class"),
+    (command_as_reply, "takes Deposit as 'answer', which is not an Event or a Rejection class"),
+    (rejection_as_event, "takes InsufficientFunds as 'evt', which is not an Event class"),
+    (base_as_command, "takes Command as 'cmd', which is not a Command class"),
+    (stopped_as_event, "takes Stopped"),
+    (union_argument, "takes a union as 'cmd'; write one method for each message"),
+    (union_event, "takes a union as 'evt'; write one method for each message"),
+    (third_parameter_is_no_context, "second argument, which has to be annotated Context"),
+    (third_parameter_without_annotation, "second argument, which has to be annotated Context"),
+    (four_parameters, "has to take (self, cmd) or (self, cmd, ctx)"),
+    (no_parameter, "has to take (self, cmd) or (self, cmd, ctx)"),
+    (keyword_parameter, "has to take (self, cmd) or (self, cmd, ctx)"),
+    (event_with_context, "has to take (self, evt)"),
+    (no_return_annotation, "has no annotation of what it returns"),
+    (foreign_return, "is annotated to return Strange"),
+    (command_returned, "is annotated to return Deposit;"),
+    (tuple_with_a_rejection, "is annotated to return InsufficientFunds within a tuple, where only events can stand"),
+    (tuple_with_self, "within a tuple, where only events can stand"),
+    (bare_tuple, "is annotated to return tuple"),
+    (empty_tuple, "is annotated to return"),
+    (list_of_events, "is annotated to return list"),
+    (event_handler_returns_none, "an event handler returns Self"),
+    (stopped_returned, "is annotated to return Stopped"),
+    (event_without_event_method, "returns Deposited, which no @event method of Bad takes"),
+    (two_handlers_for_one_message, "takes Deposit, and so does Bad.first; a message has one handler"),
+    (two_replies_for_one_message, "takes Withdrawn, and so does Bad.second; a message has one handler"),
+    (journaled_and_stateful, "journaled or stateful, never both"),
+    (handler_of_another_entity, "belongs to Account"),
+    (field_and_handler_of_one_name, "is a field and a handler"),
+    (annotation_that_cannot_be_read, "has an annotation that cannot be read"),
+    (not_a_method, "is decorated twice"),
+]
+
+
+@pytest.mark.parametrize(("define", "sentence"), HANDLER_MISTAKES, ids=lambda each: getattr(each, "__name__", ""))
+def test_a_mistake_in_a_handler_has_its_own_sentence(define: Callable[[], None], sentence: str) -> None:
+    """A handler that breaks a rule is refused when its class is defined, by a sentence that names class and method."""
+    with pytest.raises(DefinitionError) as refused:
+        define()
+    said = str(refused.value)
+    assert sentence in said
+    assert "Bad" in said
+    assert "Bad.handler" in said or define is journaled_and_stateful
+    assert said.endswith(".")
+    assert "\n" not in said
+
+
+def field_called_type() -> None:
+    class Bad(Event):
+        type: str
+
+
+def entity_field_called_type() -> None:
+    class Bad(Entity):
+        type: str = ""
+
+
+def field_renamed_type() -> None:
+    class Bad(Event, rename={"kind": "type"}):
+        kind: str
+
+
+def array_message() -> None:
+    class Bad(Event, array_like=True):
+        kind: str
+
+
+def nameless() -> None:
+    class Bad(Event, name=""):
+        kind: str
+
+
+def numbered() -> None:
+    class Bad(Event, name=5):  # type: ignore[arg-type]
+        kind: str
+
+
+def secret() -> None:
+    class Bad(Event, name="\0never"):
+        kind: str
+
+
+def override_replace() -> None:
+    class Bad(Entity):
+        def replace(self, **changes: Any) -> Self: ...
+
+
+def field_called_replace() -> None:
+    class Bad(Entity):
+        replace: int = 0  # type: ignore[assignment]
+
+
+def no_default() -> None:
+    class Bad(Entity):
+        balance: int
+
+        @command
+        def deposit(self, cmd: Deposit) -> None: ...
+
+
+def subclass_of_an_entity() -> None:
+    class Bad(Account):
+        pass
+
+
+def no_handler() -> None:
+    class Bad(Entity):
+        balance: int = 0
+
+
+def mixed_in() -> None:
+    class Mixin:
+        @command
+        def deposit(self, cmd: Deposit) -> None: ...
+
+    class Bad(Mixin, Entity):
+        pass
+
+
+def odd_entity_name() -> None:
+    class Bad(Entity, name="Bad_Café"):
+        @command
+        def deposit(self, cmd: Deposit) -> None: ...
+
+
+def long_entity_name() -> None:
+    class Bad(Entity, name="Bad" * 50):
+        @command
+        def deposit(self, cmd: Deposit) -> None: ...
+
+
+class Twin(Event, name="Deposited"):
+    """Written like another event."""
+
+
+class CommandTwin(Command, name="Deposited"):
+    """Written like an event."""
+
+
+class RejectionTwin(Rejection, name="Deposited"):
+    """Written like an event."""
+
+
+def two_events_with_one_wire_name() -> None:
+    class Bad(Entity):
+        @command
+        def first(self, cmd: Deposit) -> None: ...
+
+        @event
+        def deposited(self, evt: Deposited) -> Self: ...
+
+        @event
+        def twin(self, evt: Twin) -> Self: ...
+
+
+def command_and_event_with_one_wire_name() -> None:
+    class Bad(Entity):
+        @command
+        def first(self, cmd: CommandTwin) -> Deposited: ...
+
+        @event
+        def deposited(self, evt: Deposited) -> Self: ...
+
+
+def rejection_and_event_with_one_wire_name() -> None:
+    class Bad(Entity):
+        @command
+        def first(self, cmd: Deposit) -> Deposited | RejectionTwin: ...
+
+        @event
+        def deposited(self, evt: Deposited) -> Self: ...
+
+
+def event_named_as_the_end() -> None:
+    class Gone(Event, name="Stopped"):
+        pass
+
+    class Bad(Entity):
+        @command
+        def first(self, cmd: Deposit) -> None: ...
+
+        @event
+        def gone(self, evt: Gone) -> Self: ...
+
+
+CLASS_MISTAKES: list[tuple[Callable[[], None], str]] = [
+    (field_called_type, "Bad.type: no field can be called 'type'"),
+    (entity_field_called_type, "Bad.type: no field can be called 'type'"),
+    (field_renamed_type, "conflicts with an existing field"),
+    (array_message, "Bad: a message is written as a map"),
+    (nameless, "Bad: name="),
+    (numbered, "Bad: name="),
+    (secret, "Bad: name="),
+    (override_replace, "Bad.replace overrides Entity.replace"),
+    (field_called_replace, "Bad.replace overrides Entity.replace"),
+    (no_default, "Bad.balance has no default"),
+    (subclass_of_an_entity, "Bad derives from the entity Account"),
+    (no_handler, "Bad has no @command method"),
+    (mixed_in, "Bad.deposit"),
+    (odd_entity_name, "Bad: its topics would be called 'bad_café'"),
+    (long_entity_name, "Bad: its topics would be called"),
+    (two_events_with_one_wire_name, "Twin have one wire name, 'Deposited'"),
+    (command_and_event_with_one_wire_name, "have one wire name, 'Deposited'"),
+    (rejection_and_event_with_one_wire_name, "have one wire name, 'Deposited'"),
+    (event_named_as_the_end, "have one wire name, 'Stopped'"),
+]
+
+
+@pytest.mark.parametrize(("define", "sentence"), CLASS_MISTAKES, ids=lambda each: getattr(each, "__name__", ""))
+def test_a_mistake_in_a_class_has_its_own_sentence(define: Callable[[], None], sentence: str) -> None:
+    """A class that breaks a rule is refused when it is defined, by a sentence that names it."""
+    with pytest.raises(DefinitionError) as refused:
+        define()
+    assert sentence in str(refused.value)
+    assert str(refused.value).endswith(".")
+
+
+def test_values_cannot_be_changed_misspelt_or_given_by_position() -> None:
+    """Messages and entities are frozen, keyword-only, and have the fields that they name and no others."""
+    for wrong in (lambda: Deposit(5), lambda: Deposit(amont=5), Deposit, lambda: Account(5)):
+        with pytest.raises(TypeError):
+            wrong()  # type: ignore[no-untyped-call]
+    for value in (Deposit(amount=1), Account()):
+        with pytest.raises(AttributeError):
+            value.amount = 2  # type: ignore[union-attr, misc]
+    with pytest.raises(TypeError):
+        Account().replace(balanc=1)
+
+
+class Early(Entity):
+    """Names classes that are defined further down."""
+
+    @command
+    def handle(self, cmd: Late) -> LateEvent: ...  # type: ignore[empty-body]
+
+    @event
+    def late(self, _evt: LateEvent) -> Self:
+        return self
+
+
+with pytest.raises(DefinitionError, match="Early: an annotation names 'Late', which does not exist"):
+    resolved(Early)
+
+
+class Late(Command):
+    """Defined after its handler."""
+
+
+class LateEvent(Event):
+    """Defined after its handler."""
+
+
+def test_what_is_defined_later_in_the_module_counts_when_it_is_asked_for() -> None:
+    """An annotation may name what the module defines later: it is read again by the first host or TestKit."""
+    assert set(resolved(Early).handlers) == {Late}
+
+
+def test_what_is_defined_within_a_function_counts_too() -> None:
+    """Classes within a function may name each other, also those that follow, although annotations are text here."""
+
+    class Local(Command):
+        pass
+
+    class Owner(Entity):
+        count: int = 0
+
+        @command
+        def handle(self, _cmd: Local) -> Self:
+            return self.replace(count=1)
+
+        @command
+        def handle_later(self, _cmd: Following) -> Self:
+            return self.replace(count=2)
+
+    with pytest.raises(DefinitionError, match="Owner: an annotation names 'Following', which does not exist"):
+        resolved(Owner)
+
+    class Following(Command):
+        pass
+
+    assert TestKit(Owner()).run(Following()).state.count == 2
+
+
+def test_what_never_exists_is_named() -> None:
+    """An annotation that names what does not exist is refused by the first TestKit, with the name."""
+
+    class Dangling(Entity):
+        @command
+        def handle(self, cmd: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    with pytest.raises(DefinitionError, match="Dangling: an annotation names 'Nowhere', which does not exist"):
+        TestKit(Dangling())
+
+
+def test_what_is_no_entity_is_refused() -> None:
+    """Only subclasses of Entity mean anything to a system."""
+    for wrong in (Entity, Strange, Deposit):
+        with pytest.raises(DefinitionError, match="is not an Entity class"):
+            resolved(wrong)
+
+
+def test_a_handler_is_an_address_on_the_class_and_a_method_on_the_value() -> None:
+    """``Account.deposit`` says whom to send to; ``Account().deposit(…)`` decides."""
+    assert repr(Account.deposit) == "<@command Account.deposit>"
+    assert Account(balance=1).withdraw(Withdraw(amount=2)) == InsufficientFunds(balance=1)
+    assert Account(balance=1).deposited(Deposited(amount=2)) == Account(balance=3)
