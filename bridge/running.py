@@ -7,15 +7,19 @@ import socket
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 
+from actors.entity import Entity
 from bridge.client import Client
 from bridge.clock import Clock, SystemClock
+from bridge.inspection import entity_state
 from bridge.log import Backend, Log, Member, Reader
 from bridge.loop import ShardLoop, no_fault
 
 if TYPE_CHECKING:
     from bridge.system import ActorSystem
+
+E = TypeVar("E", bound=Entity)
 
 
 class NotSettled(TimeoutError):
@@ -93,6 +97,11 @@ class Running:
                 raise NotSettled(f"{self.system.name} has not settled after {timeout_s} s: {left}")
             while self.loop.tick():
                 pass
+
+    def state(self, entity: type[E], key: str) -> E | None:
+        """Return an entity's committed state, None if it has none (never lived, or stopped)."""
+        hosted = self.system.hosted[entity]
+        return cast("E | None", entity_state(self.reader, self.system, hosted, key).state)
 
     def _left(self) -> str | None:
         """Say one thing that is still to be done, None if there is none."""

@@ -27,7 +27,9 @@ IMPURE = {"time", "random", "logging", "threading", "subprocess", "socket", "os"
 SEEDED = {"actors/context.py": {"random"}}
 
 MODULE_LINES_MAX, ADAPTER_LINES_MAX, FUNCTION_LINES_MAX = 250, 400, 60
-ADAPTERS = re.compile(r"bridge/(kafka/.*|embedded.*|cli)\.py|supervision/(process|transport)\.py|examples/.*|actors/shard\.py")
+ADAPTERS = re.compile(
+    r"bridge/(kafka/.*|embedded.*|cli)\.py|supervision/(process|transport)\.py|examples/.*|actors/shard\.py"
+)
 
 
 def sources(*folders: str) -> Iterator[tuple[str, ast.Module, str]]:
