@@ -44,12 +44,12 @@ class Shard:
         decode, encode, balances = _decode, _encode, self.balances
         events = []
         for message in batch:
-            key = message.key()
-            deposit = decode(message.value())
+            key = message.key() or b""
+            deposit = decode(message.value() or b"")
             balances[key] = balances.get(key, 0) + deposit.amount
             events.append((key, encode(ledger.Deposited(amount=deposit.amount))))
         self.busy = True
-        self.tasks.put((events, batch[-1].offset() + 1, group))
+        self.tasks.put((events, (batch[-1].offset() or 0) + 1, group))
 
     def _commit_all(self) -> None:
         producer, topic, partition = self._producer, self._events, self._partition

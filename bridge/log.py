@@ -138,7 +138,9 @@ class Fenced(msgspec.Struct, frozen=True):
     reason: str
 
 
-LogEvent = Assigned | Lost | Claimed | Replayed | Fetched | Committed | Aborted | Fenced
+#: What concerns a shard that was assigned before.
+ShardEvent = Lost | Claimed | Replayed | Fetched | Committed | Aborted | Fenced
+LogEvent = Assigned | ShardEvent
 
 
 class Transaction(msgspec.Struct, frozen=True):

@@ -27,6 +27,7 @@ from bridge.log import (
     LogEvent,
     Lost,
     Replayed,
+    ShardEvent,
 )
 from bridge.region import Phase, Seat, ShardRegion
 from bridge.restore import Inconsistent
@@ -109,6 +110,13 @@ class ShardLoop:
         seat = self._region.seat(event.shard)
         if seat is None:
             return
+        try:
+            self._on_seat(seat, event, now_s)
+        except Inconsistent as error:  # No restart can mend what stands in the log.
+            self._fail(seat, msgspec.structs.replace(Failure.of(error, seat.name), directive=Directive.STOP))
+
+    def _on_seat(self, seat: Seat, event: ShardEvent, now_s: float) -> None:
+        """Take in what concerns one assigned shard."""
         match event:
             case Fetched(_, records):
                 self._fetched(seat, [seat.role.codec.decode(record) for record in records])
@@ -194,11 +202,7 @@ class ShardLoop:
     def _replayed(self, seat: Seat, event: Replayed) -> None:
         self._fault("K16")
         assert seat.restoration is not None
-        try:
-            seat.restoration.feed(event)
-        except Inconsistent as error:
-            self._fail(seat, Failure.of(error, seat.name), Directive.STOP)
-            return
+        seat.restoration.feed(event)
         if event.complete:
             self._replay_next(seat, event)
 
@@ -210,11 +214,7 @@ class ShardLoop:
             wanted = restoration.wanted
             self._log.replay(event.shard, wanted.topic, wanted.from_offset, wanted.to_offset)
             return
-        try:
-            seat.shard = restoration.shard()
-        except Inconsistent as error:
-            self._fail(seat, Failure.of(error, seat.name), Directive.STOP)
-            return
+        seat.shard = restoration.shard()
         self._fault("K17")
         seat.phase = Phase.RUNNING
         seat.restoration = None
@@ -242,12 +242,10 @@ class ShardLoop:
     def _check_failure(self, seat: Seat) -> None:
         """Tell the supervisor of a handler's failure that escalated, once the good prefix is committed."""
         if seat.shard is not None and seat.shard.failure is not None and seat.in_flight is None:
-            self._fail(seat, seat.shard.failure, None)
+            self._fail(seat, seat.shard.failure)
 
-    def _fail(self, seat: Seat, failure: Failure, directive: Directive | None) -> None:
+    def _fail(self, seat: Seat, failure: Failure) -> None:
         seat.drop(Phase.DOWN)
-        if directive is not None:
-            failure = msgspec.structs.replace(failure, directive=directive)
         logger.error("%s: %s", failure.error_type, failure.message)
         self._report("shard-failed", shard=seat.name, error=failure.error_type, reason=failure.message)
         self._log.pause(seat.place)
