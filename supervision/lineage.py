@@ -25,7 +25,7 @@ PR_SET_CHILD_SUBREAPER = 36
 GENERATIONS = 4
 #: The launcher leaves at once, and the Admin becomes the node's child.
 ADMIN_GENERATION = 2
-#: Between the launcher's fork and its exit; 2 ms measured.
+#: Between the launcher's fork and its exit; less than 10 ms measured.
 ADOPTION_TIMEOUT_S = 5.0
 
 #: What a terminal or an operator sends to a whole group; the node alone acts on it and relays.

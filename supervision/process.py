@@ -372,7 +372,7 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
 
 
 def start_guardian(begin: Begin) -> ActorSystem:
-    """Fork Thespian's Admin, its logger and a Guardian, and hand the Guardian its orders. Blocks for about 0.1 s.
+    """Fork Thespian's Admin, its logger and a Guardian, and hand the Guardian its orders. Blocks for about 40 ms.
 
     The transport must be secure, and no thread or Kafka client may exist: all of them are forked from this process.
     Raises Thespian's errors if its Admin does not come up (somebody took the port that was free a moment ago).
