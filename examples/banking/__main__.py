@@ -26,6 +26,7 @@ from examples.banking.stage import BankDown
 #: sysexits.h: the call is to be mended.
 EX_USAGE = 64
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
@@ -51,7 +52,13 @@ class Bars(Show):
         if self._audit is not None:
             self._progress.advance(self._audit, records)
 
+    def finished(self) -> None:
+        """See `Show`."""
+        if self._audit is not None:
+            self._progress.update(self._audit, total=self._progress.tasks[self._audit].completed)
 
+
+@app.command()
 def bank(
     log: Annotated[
         str | None, typer.Option(help="memory:, sqlite:PATH or kafka://host:port [a file in a temporary directory]")
@@ -132,4 +139,4 @@ def show_checks(checks: list[Check]) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(bank)
+    app()

@@ -223,7 +223,7 @@ class Books:
         return lives
 
     def _advance(self, behaviour: Behaviour, life: Life, step: Step, seq: int, version: int) -> None:
-        life.seq, life.version = seq, version
+        life.seq, life.version = max(life.seq, seq), version
         if isinstance(step.event, Stopped):
             life.state, life.version = behaviour.initial(), 0
         else:

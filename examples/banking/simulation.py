@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -26,6 +27,8 @@ _CHUNK_RECORDS, _APPENDS_MAX = 200, 5
 #: At most a quarter of the transfers, and at most so many, are sent ahead of those that have ended: so the sending
 #: lasts while workers die.
 _AHEAD_MIN, _AHEAD_MAX = 200, 10_000
+#: What a key can begin with, leaving room for a number.
+_RUN = r"[A-Za-z0-9.-]{1,40}"
 _SETTLE_PAUSE_S = 0.05
 
 
@@ -79,6 +82,9 @@ class Show:
     def audited(self, records: int) -> None:
         """So many more records are read."""
 
+    def finished(self) -> None:
+        """The audit is done; it may have read less than expected, as transaction markers are no records."""
+
 
 def simulate(system: ActorSystem, options: Options, show: Show) -> tuple[Figures, list[Check]]:
     """Run the whole simulation and return its figures and what the audit found.
@@ -91,13 +97,17 @@ def simulate(system: ActorSystem, options: Options, show: Show) -> tuple[Figures
     """
     if options.log == "memory:" and options.workers != 1:
         raise ValueError(f"memory: lives in one process: --workers is 1 there, not {options.workers}")
+    if not re.fullmatch(_RUN, options.run):
+        raise ValueError(f"--run takes up to 40 letters, digits, dots and dashes, not {options.run!r}")
     if min(options.accounts, options.transfers, options.workers) < 1 or options.kills < 0:
         raise ValueError("a simulation has accounts, transfers and workers, and no kills below 0")
     with _stage(system, options) as stage:
         figures = Run(system, options, stage, show).play()
         stage.rest()
         show.auditing(records_total(stage.reader, system))
-        return figures, audit(stage.reader, system, show.audited)
+        checks = audit(stage.reader, system, show.audited)
+        show.finished()
+        return figures, checks
 
 
 def _stage(system: ActorSystem, options: Options) -> Stage:

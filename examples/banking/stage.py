@@ -120,10 +120,11 @@ class Workers:
         self._first_starts = workers
         self._owners: dict[str, str] = {}
         self.restarts = self.replayed = 0
-        self._node = system.spawn(target, log=log, workers=workers)
         self._backend = connect(log)
+        system.prepare(self._backend)
         self.client, self.reader = Client(system, self._backend), self._backend.reader()
         self.watch = Watch(system, run, self.reader)
+        self._node = system.spawn(target, log=log, workers=workers)
         self._watcher = Watcher(self.watch, log)
 
     def work(self) -> None:

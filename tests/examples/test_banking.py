@@ -1,0 +1,164 @@
+"""The banking simulation as a whole: under fire on every log, and the command's refusals."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bridge import ActorSystem
+from bridge.connect import connect
+from bridge.record import Output
+from examples.banking import system
+from examples.banking.__main__ import app
+from examples.banking.accounts import Account, Open
+from examples.banking.audit import ENDS, audit
+from examples.banking.books import Check
+from examples.banking.load import Load
+from examples.banking.simulation import Figures, Options, Show, Unfinished, simulate
+from examples.banking.stage import BankDown
+from examples.banking.transfers import StartTransfer, Transfer
+
+
+def fire(log: str, **changes: int | float) -> tuple[Figures, list[Check]]:
+    """Simulate a small run, and hold what every run must show."""
+    sizes: dict[str, int | float] = {"accounts": 30, "transfers": 300, "workers": 1, "kills": 3, "seed": 1}
+    options = {"timeout_s": 120.0} | sizes | changes
+    run = f"r{time.time_ns()}"
+    figures, checks = simulate(system, Options(log=log, run=run, **options), Show())  # type: ignore[arg-type]
+    assert [f"{check.name}: {check.detail}" for check in checks if not check.ok] == []
+    assert sum(figures.ends.values()) == options["transfers"]
+    assert figures.kills == options["kills"]
+    return figures, checks
+
+
+# --- whole runs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_bank_in_this_process_survives_crashes(seed: int) -> None:
+    """Wherever in a turn the loop is dropped, the audit of what it left finds nothing."""
+    figures, _ = fire("memory:", kills=12, seed=seed)
+    assert set(figures.ends) == set(ENDS.values())
+    assert figures.restarts == 12
+    assert figures.replayed > 0
+    assert figures.gaps_s
+
+
+def test_a_run_without_kills() -> None:
+    """Nothing is replayed, nothing restarted, no gap measured."""
+    figures, _ = fire("memory:", kills=0, transfers=20)
+    assert (figures.restarts, figures.replayed, figures.gaps_s, figures.gap_median_s) == (0, 0, (), None)
+
+
+@pytest.mark.processes
+def test_a_bank_of_workers_survives_sigkill(tmp_path: Path) -> None:
+    """Twice on one log: the second run finds accounts, transfers and offsets of the first, and audits both."""
+    log = f"sqlite:{tmp_path / 'bank.db'}"
+    figures, _ = fire(log, workers=2, transfers=1_000)
+    assert figures.restarts == 3
+    _, checks = fire(log, workers=2, seed=2)
+    details = {check.name: check.detail for check in checks}
+    assert "60 accounts" in details["the balances are what was paid in"]
+
+
+@pytest.mark.kafka
+@pytest.mark.processes
+def test_a_bank_on_kafka_survives_sigkill(kafka_url: str) -> None:
+    """The same on a real Kafka."""
+    figures, _ = fire(kafka_url, workers=2, kills=2, transfers=500)
+    assert figures.restarts == 2
+
+
+# --- the load -----------------------------------------------------------------------------------------------------
+
+
+def test_a_seed_draws_the_same_load() -> None:
+    """A run can be repeated; another seed is another run."""
+
+    def sent(seed: int) -> list[object]:
+        load = Load("r", accounts=20, transfers=200, seed=seed)
+        return [*load.openings(), *load.transfers()]
+
+    assert sent(1) == sent(1)
+    assert sent(1) != sent(2)
+
+
+def test_some_transfers_are_sent_twice() -> None:
+    """With the same accounts and the same amount, one behind the other."""
+    keys = [key for _, key, _ in Load("r", accounts=20, transfers=1_000, seed=1).transfers()]
+    assert len(set(keys)) == 1_000
+    assert 1_000 < len(keys) < 1_050
+
+
+# --- trouble ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_takes_too_long_is_given_up() -> None:
+    """With a sentence that says how far it came."""
+    with pytest.raises(Unfinished, match=r"not finished after 0\.001 s: 0 of 300 transfers"):
+        fire("memory:", timeout_s=0.001)
+
+
+@pytest.mark.processes
+def test_workers_that_end_by_themselves_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, and not when the time is over: here they find no system to run."""
+    monkeypatch.setattr("examples.banking.simulation.TARGET", "examples.banking.nowhere:system")
+    with pytest.raises(BankDown, match="ended by itself with exit code"):
+        fire(f"sqlite:{tmp_path / 'bank.db'}", workers=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["--log", "memory:", "--workers", "2"], 64, "memory: lives in one process"),
+        (["--log", "nowhere:"], 64, "'nowhere:' names no log"),
+        (["--log", "sqlite:/no/such/directory/bank.db"], 64, "there is no directory /no/such/directory"),
+        (["--log", "memory:", "--run", "a b"], 64, "letters, digits"),
+        (["--log", "memory:", "--transfers", "0"], 2, "--transfers"),
+        (["--log", "memory:", "--kills", "-1"], 2, "--kills"),
+        (["--log", "memory:", "--accounts", "many"], 2, "--accounts"),
+        (["--log", "memory:", "--timeout", "0"], 2, "--timeout"),
+    ],
+)
+def test_bad_arguments_get_a_sentence(arguments: list[str], code: int, sentence: str) -> None:
+    """And a non-zero exit; nothing is started."""
+    result = CliRunner().invoke(app, arguments)
+    assert sentence in result.output.replace("\n", " ")
+    assert result.exit_code == code
+    assert "Traceback" not in result.output
+
+
+def test_the_command_prints_what_happened() -> None:
+    """Figures of the run, and each check of the audit."""
+    result = CliRunner().invoke(app, ["--log", "memory:", "--accounts", "20", "--transfers", "200", "--kills", "2"])
+    assert result.exit_code == 0
+    for words in ("transfers completed", "throughput", "2, 2", "records replayed", "kill to next commit", "audit"):
+        assert words in result.output
+    assert "FAILED" not in result.output
+
+
+@pytest.mark.processes
+def test_a_failed_audit_fails_the_command(tmp_path: Path) -> None:
+    """The check that failed is named, with what it found."""
+    log = f"sqlite:{tmp_path / 'bank.db'}"
+    finish_small_bank(system, log)
+    with closing(connect(log).appender()) as appender:
+        appender.append([Output("bank.dead-letters", 0, b"k", b"", (("cause", b"c"), ("error-message", b"planted")))])
+    with closing(connect(log).reader()) as reader:
+        assert [check.name for check in audit(reader, system) if not check.ok] == ["no dead letters"]
+    result = CliRunner().invoke(app, ["--log", log, "--accounts", "5", "--transfers", "20", "--kills", "0"])
+    assert "planted" in result.output
+    assert f"banking: the audit of {log} failed: no dead letters" in result.output.replace("\n", "")
+    assert result.exit_code == 1
+
+
+def finish_small_bank(bank: ActorSystem, log: str) -> None:
+    with bank.start(log) as running:
+        running.client.tell(Account.open, "a", Open(initial=5))
+        running.client.tell(Account.open, "b", Open(initial=5))
+        running.client.tell(Transfer.start, "t", StartTransfer(source="a", target="b", amount=3))
+        running.settle()
