@@ -12,7 +12,7 @@ import msgspec
 
 from actors.entity import Behaviour, resolved
 from actors.handler import CommandHandler, Handler
-from actors.message import Done, Envelope, Event, Message, Rejection, Sender
+from actors.message import Envelope, Event, Message, Rejection, Sender
 from actors.placement import checked_key
 
 C = TypeVar("C")
@@ -20,6 +20,10 @@ C = TypeVar("C")
 
 class ContractViolation(Exception):
     """A handler did what its contract does not allow; a failure of the entity."""
+
+
+#: Longest ``about`` and correlation id in bytes of UTF-8: they travel in headers, there and back.
+TAG_BYTES_MAX = 255
 
 
 class OutputTooLarge(ContractViolation):
@@ -136,12 +140,20 @@ class Context:
                     f"{self._behaviour.entity.__name__} asks {handler.owner.__name__}.{handler.name}, which may answer "
                     f"{answer.__qualname__}; write a @reply method that takes it"
                 )
+        if len(about.encode()) > TAG_BYTES_MAX:
+            raise ContractViolation(f"about has at most {TAG_BYTES_MAX} bytes of UTF-8: {about!r:.100}")
         self.collected.append(Tell(handler, checked_key(key), self._message(message), asked=True, about=about))
 
     def publish(self, topic: str, value: Message | bytes, *, key: str | None = None) -> None:
         """Append to a topic outside the system; it has to exist."""
         if not isinstance(value, Message | bytes):
             raise ContractViolation(f"publish takes a message or bytes, not {type(value).__name__}")
+        system, _, _ = self.cause.partition(".")
+        if topic.startswith(f"{system}."):
+            raise ContractViolation(
+                f"publish to {topic!r}: topics that begin with {system}. are the system's own, and a restore relies on "
+                "what its shards write there; publish to another, or tell an entity"
+            )
         if self._directory.partition_count(topic) is None:
             raise ContractViolation(f"publish to {topic!r}: there is no such topic; create it first")
         self.collected.append(Publish(topic, value, None if key is None else checked_key(key)))
@@ -151,8 +163,8 @@ class Context:
 
         Takes what the handler's annotation names. Without anyone who asked it does nothing.
         """
-        allowed = self._handler.answers
-        if type(value) not in allowed and type(value) is not Done:
+        allowed = self._handler.replies
+        if type(value) not in allowed:
             raise ContractViolation(
                 f"{self._handler!r} replies {type(value).__name__}; its annotation names "
                 f"{', '.join(answer.__name__ for answer in allowed)}"
@@ -161,7 +173,11 @@ class Context:
         if to is None:
             return
         if to == self._envelope.sender:
+            if self.replied:
+                raise ContractViolation(f"{self._handler!r} replies twice; an ask has one answer")
             self.replied = True
+        else:
+            self._check_sender(to)
         self.collected.append(Reply(to, value))
 
     def stop(self) -> None:
@@ -181,6 +197,16 @@ class Context:
         if type(message) not in handler.message_types:
             raise ContractViolation(f"{handler!r} does not take {type(message).__name__}")
         return handler
+
+    def _check_sender(self, to: Sender) -> None:
+        """Refuse what no ask can have brought: a record for it could not be written, now or ever."""
+        count = self._directory.partition_count(to.topic)
+        if to.key is not None:
+            checked_key(to.key)
+        elif to.partition is None or count is None or not 0 <= to.partition < count:
+            count = None
+        if count is None or max(len(to.correlation_id.encode()), len(to.about.encode())) > TAG_BYTES_MAX:
+            raise ContractViolation(f"{self._handler!r} replies to {to!r:.300}, whom nobody can be; keep ctx.sender")
 
     @staticmethod
     def _message(message: object) -> Message:

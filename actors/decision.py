@@ -6,7 +6,8 @@ it counts, so the live fold and every replay see the same values (0.1-0.2 µs wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NoReturn
 
 import msgspec
@@ -15,7 +16,7 @@ from actors.context import Context, ContractViolation, Directory, OutputTooLarge
 from actors.entity import Behaviour, Entity
 from actors.handler import Handler, NextState
 from actors.message import Done, Envelope, Message, Rejection, Stopped
-from actors.wire import encode
+from actors.wire import DecodeError, check_depth, encode
 
 #: What a record carries beside a message: key (255), headers (under 700), the fields of a state record.
 RECORD_OVERHEAD_BYTES = 1_024
@@ -24,14 +25,19 @@ _NOTHING: Sequence[Any] = ()
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """What one command does. ``events`` are encoded, ``Stopped`` included; ``reply`` is None for nobody asked."""
+    """What one command does. ``events`` are encoded, ``Stopped`` included; ``reply`` is None for nobody asked.
+
+    ``sent`` are the encoded values of ``outputs``, and ``reply_data`` is that of ``reply``.
+    """
 
     state: Entity
     data: bytes
     events: Sequence[bytes]
     messages: Sequence[Message]
     outputs: Sequence[Tell | Publish | Reply]
+    sent: Sequence[bytes]
     reply: Message | None
+    reply_data: bytes
     rejected: bool
     stopped: bool
 
@@ -66,7 +72,10 @@ def decide(
         _check_result(handler, result)
     if issubclass(kind, Rejection):
         reply = result if envelope.sender is not None and handler.kind == "@command" else None
-        return Decision(state, data, _NOTHING, _NOTHING, _NOTHING, reply, rejected=True, stopped=False)
+        reply_data = b"" if reply is None else _sendable(reply, bytes_max)
+        return Decision(
+            state, data, _NOTHING, _NOTHING, _NOTHING, _NOTHING, reply, reply_data, rejected=True, stopped=False
+        )
     messages = result if kind is tuple else (result,) if kind in behaviour.evolve else _NOTHING
     events: list[bytes] = []
     after, after_data = state, data
@@ -76,21 +85,27 @@ def decide(
         after, after_data = evolve(behaviour, after, event_data, type(message), bytes_max)
     if kind is behaviour.entity:
         after, after_data = _survived(behaviour, result, bytes_max)
-    reply = None
-    if envelope.sender is not None:
-        reply = _reply(handler, result, messages, context)
+    reply, reply_data = None, b""
+    if envelope.sender is not None and _answers(handler, result, context):
+        reply, reply_data = (messages[-1], events[-1]) if messages else (_DONE, _DONE_DATA)
     if context is None:
-        return Decision(after, after_data, events, messages, _NOTHING, reply, rejected=False, stopped=False)
+        return Decision(
+            after, after_data, events, messages, _NOTHING, _NOTHING, reply, reply_data, rejected=False, stopped=False
+        )
+    sent = [_sent(output, bytes_max) for output in context.collected]
     if context.stopped:
         after, after_data = behaviour.initial(), behaviour.initial_data
         if behaviour.journaled:
             events.append(_STOPPED)
     return Decision(
-        after, after_data, events, messages, context.collected, reply, rejected=False, stopped=context.stopped
-    )
+        after, after_data, events, messages, context.collected, sent, reply, reply_data,
+        rejected=False, stopped=context.stopped,
+    )  # fmt: skip
 
 
 _STOPPED = encode(Stopped())
+_DONE = Done()
+_DONE_DATA = encode(_DONE)
 
 
 def evolve(
@@ -109,32 +124,69 @@ def evolve(
 def _survived(behaviour: Behaviour, state: Entity, bytes_max: int) -> tuple[Entity, bytes]:
     data = _encoded(state, bytes_max)
     try:
-        return behaviour.state_decode(data), data
+        restored = behaviour.state_decode(data)
     except msgspec.DecodeError as error:
         raise ContractViolation(
             f"the new state of {behaviour.entity.__name__} could not be restored: {error}"
         ) from error
+    if behaviour.has_mutable_fields:
+        data = _encoded(restored, bytes_max)
+    return restored, data
 
 
 def _encoded(message: Message, bytes_max: int) -> bytes:
+    """Return a message as bytes that fit into a record and that a decoder would not refuse for their depth."""
     data = encode(message)
-    if len(data) > bytes_max - RECORD_OVERHEAD_BYTES:
-        raise OutputTooLarge(
-            f"{type(message).__name__} takes {len(data)} bytes; output_bytes_max is {bytes_max}, of which "
-            f"{RECORD_OVERHEAD_BYTES} are for key and headers"
-        )
+    _check_size(type(message).__name__, len(data), bytes_max)
+    try:
+        check_depth(data)
+    except DecodeError as error:
+        raise ContractViolation(f"{type(message).__name__} is {error}") from error
     return data
 
 
-def _reply(handler: Handler, result: object, messages: Sequence[Message], context: Context | None) -> Message | None:
-    if handler.kind == "@reply" or (context is not None and (context.replied or context.keeps_sender(result))):
-        return None
-    return messages[-1] if messages else Done()
+def _check_size(what: str, size_bytes: int, bytes_max: int) -> None:
+    if size_bytes > bytes_max - RECORD_OVERHEAD_BYTES:
+        raise OutputTooLarge(
+            f"{what} takes {size_bytes} bytes; output_bytes_max is {bytes_max}, of which "
+            f"{RECORD_OVERHEAD_BYTES} are for key and headers"
+        )
+
+
+def _sent(output: Tell | Publish | Reply, bytes_max: int) -> bytes:
+    """Return what a collected output carries. Bytes that are published are nobody's to understand."""
+    value = output.message if isinstance(output, Tell) else output.value
+    if isinstance(value, bytes):
+        _check_size("what is published", len(value), bytes_max)
+        return value
+    return _sendable(value, bytes_max)
+
+
+def _sendable(message: Message, bytes_max: int) -> bytes:
+    """Return a message as bytes that decode again: whoever asked could not read it else, and would wait for ever."""
+    data = _encoded(message, bytes_max)
+    try:
+        _decoder(type(message))(data)
+    except msgspec.DecodeError as error:
+        raise ContractViolation(f"{type(message).__name__} could not be read by whom it is for: {error}") from error
+    return data
+
+
+@cache
+def _decoder(message_type: type[Message]) -> Callable[[bytes], Message]:
+    return msgspec.msgpack.Decoder(message_type).decode
+
+
+def _answers(handler: Handler, result: object, context: Context | None) -> bool:
+    """Whether an asker is answered with what the handler returned."""
+    return handler.kind == "@command" and (context is None or not (context.replied or context.keeps_sender(result)))
 
 
 def _check_result(handler: Handler, result: object) -> None:
     """Pass a tuple of allowed events; raise ContractViolation for all else."""
     if type(result) is tuple and handler.returns_tuple:
+        if not result and not handler.returns_nothing:
+            raise ContractViolation(f"{handler!r} returned no event; its annotation names some")
         for message in result:
             if type(message) not in handler.allowed or message is None or isinstance(message, Rejection):
                 _refuse(handler, message, "within a tuple")

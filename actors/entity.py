@@ -128,6 +128,7 @@ class Behaviour:
         self._first = self._defaults()
         #: The encoding of the state in which each life begins.
         self.initial_data = encode(self._first)
+        #: Whether a state could be changed in place. Then its bytes, which tell, are always those of its own encoding.
         self.has_mutable_fields = _is_mutable(msgspec.inspect.type_info(entity), frozenset())
 
     def _add(self, handler: Handler) -> None:
@@ -173,7 +174,13 @@ class Behaviour:
             raise DefinitionError(
                 f"{self.entity.__name__}.{missing[0]} has no default; an entity's life begins from its defaults."
             )
-        return self.entity()
+        try:
+            # Decoded, so that the first state too is what a restore would see: a float field with 0 holds 0.0.
+            return self.state_decode(encode(self.entity()))
+        except Exception as error:
+            raise DefinitionError(
+                f"{self.entity.__name__}: its defaults do not fit its annotations: {error}."
+            ) from error
 
 
 #: What is known of each class, and until then the frame whose names its annotations may use.

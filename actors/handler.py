@@ -52,19 +52,18 @@ class Handler:
         self.takes_context = False
         self.results: tuple[type, ...] = ()
         self.returns_tuple = False
+        #: Whether the tuple may be empty: ``tuple[Deposited, ...]``.
+        self.returns_nothing = False
         self.allowed: frozenset[type] = frozenset()
+        #: What an asker may be told by this handler, and what an ask of it can bring back.
+        self.replies: tuple[type[Message], ...] = ()
+        self.answers: tuple[type[Message], ...] = ()
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.owner, self.name = owner, name
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.owner.__name__}.{self.name}>"
-
-    @property
-    def answers(self) -> tuple[type[Message], ...]:
-        """What an ask of this handler can bring back."""
-        own = [Done if result in (NextState, type(None)) else result for result in self.results]
-        return (*dict.fromkeys(own), Undelivered)
 
     def resolve(self, names: Mapping[str, Any]) -> None:
         """Read the annotations; NameError while one names what does not exist yet, else DefinitionError."""
@@ -91,6 +90,9 @@ class Handler:
             raise self.refusal("has no annotation of what it returns; the annotation is its contract")
         self.results, self.returns_tuple = self._results(hints["return"])
         self.allowed = frozenset(self.owner if result is NextState else result for result in self.results)
+        replies = [Done if result in (NextState, type(None)) else result for result in self.results]
+        self.replies = tuple(dict.fromkeys([*replies, Done] if self.returns_nothing else replies))
+        self.answers = tuple(dict.fromkeys((*self.replies, Undelivered)))
 
     def refusal(self, sentence: str) -> DefinitionError:
         """Return the error that says what is wrong with this handler."""
@@ -127,6 +129,7 @@ class Handler:
                 returns_tuple = True
                 if not get_args(member):
                     raise self.refusal(f"is annotated to return {_name(member)}; say which events: tuple[Event, ...]")
+                self.returns_nothing = self.returns_nothing or Ellipsis in get_args(member)
                 inner = [part for arg in get_args(member) if arg is not Ellipsis for part in _members(arg)]
             found += [self._result(part, in_tuple=len(inner) > 1 or inner[0] is not member) for part in inner]
         return tuple(dict.fromkeys(found)), returns_tuple

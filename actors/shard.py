@@ -7,11 +7,11 @@ restores another from the log: what was decided but not committed has left nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from actors.context import Directory, OutputTooLarge, Publish, Reply, Tell
+from actors.context import Directory, Publish, Reply, Tell
 from actors.decision import Decision, decide
 from actors.effects import (
     Counts,
@@ -32,13 +32,16 @@ from actors.effects import (
 )  # fmt: skip
 from actors.entity import Behaviour, Entity, resolved
 from actors.mailbox import Letter, Mailbox
-from actors.message import Envelope, Message, Undecodable, Undelivered
+from actors.message import Envelope, Undecodable, Undelivered
 from actors.placement import partition_of
 from actors.waiting import Waiting, WaitingRoom
 from actors.window import SnapshotWindow
 from actors.wire import encode
 from supervision.directive import Directive, Failure
 from supervision.policy import Policy, judge
+
+#: Of what is said about a dead letter: it stands in a header, and whoever asked gets it too.
+REASON_CHARS_MAX = 1_000
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +99,7 @@ class Turn:
 
 
 class Shard:
-    """Mutable; owned by the thread of the loop. Made by ``actors.restore.Restore``."""
+    """Mutable; owned by the thread of the loop. Made by ``bridge.restore.Restoration``."""
 
     def __init__(self, part: Part, record: ShardRecord) -> None:
         self.part = part
@@ -195,7 +198,6 @@ class Shard:
                 attempt=1 if waited is None else waited.attempt,
                 bytes_max=part.limits.output_bytes_max,
             )  # fmt: skip
-            outputs = self._outputs(envelope, decision) if decision.outputs or decision.reply is not None else ()
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001  whatever user code raises is its supervisor's to judge
@@ -204,7 +206,8 @@ class Shard:
             self._failed(envelope, waited, error, now_ms, turn)
             return
         self._apply(cell, envelope, decision, turn)
-        turn.outputs.extend(outputs)
+        if decision.outputs or decision.reply is not None:
+            turn.outputs.extend(_outputs(envelope, decision))
         if waited is not None:
             self._leave(envelope, turn)
 
@@ -213,6 +216,7 @@ class Shard:
             turn.counts.rejected += 1
             return
         turn.counts.applied += 1
+        turn.counts.journaled += len(decision.events)
         key, offset = envelope.key, envelope.offset
         for index, data in enumerate(decision.events):
             cell.version += 1
@@ -231,32 +235,6 @@ class Shard:
             if not self.part.behaviour.journaled:
                 del self.cells[key]
 
-    def _outputs(self, envelope: Envelope, decision: Decision) -> list[EffectOutput]:
-        """Encode what the handler collected; OutputTooLarge is a failure of the entity like any other."""
-        offset, index = envelope.offset, len(decision.events)
-        found: list[EffectOutput] = []
-        for output in decision.outputs:
-            match output:
-                case Tell(handler, key, message, asked, about):
-                    name = resolved(handler.owner).name
-                    reply_key = envelope.key if asked else None
-                    found.append(Told(name, key, self._sized(message), offset, index, reply_key, about))
-                case Publish(topic, value, public_key):
-                    data = value if isinstance(value, bytes) else self._sized(value)
-                    found.append(Published(topic, public_key, data, offset, index))
-                case Reply(to, value):
-                    found.append(Replied(to, self._sized(value), offset, index))
-            index += 1
-        if decision.reply is not None and envelope.sender is not None:
-            found.append(Replied(envelope.sender, self._sized(decision.reply), offset, index))
-        return found
-
-    def _sized(self, message: Message) -> bytes:
-        data = encode(message)
-        if len(data) > self.part.limits.output_bytes_max:
-            raise OutputTooLarge(f"{type(message).__name__} takes {len(data)} bytes, over output_bytes_max")
-        return data
-
     # --- failure ----------------------------------------------------------------------------------------------
 
     def _failed(
@@ -265,7 +243,7 @@ class Shard:
         attempt = 1 if waited is None else waited.attempt
         restarts = () if waited is None else tuple(ms / 1000 for ms in waited.restarts_ms)
         draw = ((envelope.offset * 2_654_435_761 + attempt * 40_503) & 0xFFFF) / 0x10000
-        judgement = judge(self.part.policy, restarts, type(error), now_ms / 1000, draw)
+        judgement = judge(self.part.policy, restarts, type(error), now_ms / 1000, draw, attempt=attempt)
         where = f"{self.part.id}@{envelope.offset} key {envelope.key!r}"
         failure = Failure.of(error, where)
         directive = judgement.directive
@@ -281,11 +259,14 @@ class Shard:
                 key=envelope.key, value=envelope.value, headers=envelope.headers, timestamp_ms=envelope.timestamp_ms,
                 attempt=attempt if parks else attempt + 1,
                 due_ms=0 if parks else now_ms + int(judgement.delay_s * 1000),
-                restarts_ms=tuple(int(at_s * 1000) for at_s in judgement.restarts),
+                restarts_ms=tuple(round(at_s * 1000) for at_s in judgement.restarts),
                 parked=parks, error=failure.error_type, reason=failure.message,
             )  # fmt: skip
             then = "its key is parked" if parks else f"attempt {attempt + 1} follows in {judgement.delay_s:.2f} s"
-            self._wait(Waiting(envelope, record), turn, known=waited is not None)
+            # Decoded anew: what the handler did to the command's lists must not be there at the next attempt.
+            message = self.part.behaviour.decoder.decode(envelope.value)
+            again = msgspec.structs.replace(envelope, message=message)
+            self._wait(Waiting(again, record), turn, known=waited is not None)
         turn.incidents.append(Incident(where, failure.error_type, failure.message, then, failure.traceback))
 
     def _wait(self, waiting: Waiting, turn: Turn, *, known: bool) -> None:
@@ -336,6 +317,7 @@ class Shard:
         self, letter: Letter, error: str, reason: str, attempts: int, turn: Turn, *, waited: bool = False
     ) -> None:
         key = letter.key.encode() if isinstance(letter, Envelope) else letter.key
+        reason = reason[:REASON_CHARS_MAX]
         turn.outputs.append(DeadLettered(key, letter.value, letter.headers, error, reason, attempts, letter.offset, 0))
         if letter.sender is not None:
             answer = encode(Undelivered(reason=f"{error}: {reason}"))
@@ -382,3 +364,20 @@ class Shard:
         self.window.snapshotted(key)
         snapshot = StateRecord(snapshot=cell.data, waiting=waiting, waiting_first=first)
         return StateWritten(key, snapshot, cell.version, cell.seq)
+
+
+def _outputs(envelope: Envelope, decision: Decision) -> Iterator[EffectOutput]:
+    """Yield what a handler collected, and the reply; their indices follow those of the events."""
+    offset, index = envelope.offset, len(decision.events)
+    for output, data in zip(decision.outputs, decision.sent, strict=True):
+        match output:
+            case Tell(handler, key, _, asked, about):
+                name = resolved(handler.owner).name
+                yield Told(name, key, data, offset, index, envelope.key if asked else None, about)
+            case Publish(topic, _, key):
+                yield Published(topic, key, data, offset, index)
+            case Reply(to, _):
+                yield Replied(to, data, offset, index)
+        index += 1
+    if decision.reply is not None and envelope.sender is not None:
+        yield Replied(envelope.sender, decision.reply_data, offset, index)

@@ -42,8 +42,8 @@ class TestKit(Generic[E]):
         self._key = key
         self._timestamp_ms = timestamp_ms
         self._offset = 0
-        self._data = encode(entity)
-        self.state: E = self._restored(self._data)
+        self.state: E = self._restored(encode(entity))
+        self._data = encode(self.state)
 
     def run(
         self, message: Command | Event | Rejection, *, about: str = "", attempt: int = 1, sender: Sender | None = None
@@ -57,11 +57,15 @@ class TestKit(Generic[E]):
         if isinstance(message, Command) and sender is None:
             sender = Sender(topic="replies", partition=0, correlation_id=f"{self._offset}")
         envelope = Envelope(self._offset, self._key, received, data, (), self._timestamp_ms, sender, about)
-        directory = Directory(hosted=lambda _: True, partition_count=lambda _: 1)
-        decision = decide(
-            behaviour, self.state, self._data, envelope, directory,
-            cause=f"test/0/{self._offset}", attempt=attempt, bytes_max=1_000_000,
-        )  # fmt: skip
+        directory = Directory(hosted=lambda _: True, partition_count=lambda _: 1 << 31)
+        try:
+            decision = decide(
+                behaviour, self.state, self._data, envelope, directory,
+                cause=f"test/0/{self._offset}", attempt=attempt, bytes_max=1_000_000,
+            )  # fmt: skip
+        except Exception:
+            self.state = self._restored(self._data)
+            raise
         self._offset += 1
         self._data = decision.data
         self.state = self._restored(decision.data)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Union
 import msgspec
 
 from actors.message import TYPE_FIELD, DefinitionError, Message, wire_name
+from supervision.directive import Failure
 
 #: ``order="deterministic"``: equal values give equal bytes, so states can be compared as bytes.
 encode: Final = msgspec.msgpack.Encoder(order="deterministic").encode
@@ -67,7 +68,8 @@ class MessageDecoder:
 
 
 def _explain(error: Exception, data: bytes) -> str:
-    text = str(error).replace("\0never", "")
+    """Say what is wrong in at most 1,000 characters, whatever the bytes hold and whatever a ``__post_init__`` says."""
+    text = Failure.of(error, "").message
     if isinstance(error, msgspec.ValidationError) and text.startswith("Invalid value '"):
         return f"unknown type {text.removeprefix('Invalid value ').removesuffix(' - at `$.type`')}"
     return f"{text or type(error).__name__} ({len(data)} bytes)"
