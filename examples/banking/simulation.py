@@ -134,7 +134,7 @@ class Run:
             self._work()
         started_s, sent = time.monotonic(), 0
         ahead = min(max(options.transfers // 4, _AHEAD_MIN), _AHEAD_MAX)
-        while stage.watch.ended < options.transfers:
+        while stage.watch.ended < options.transfers or self._kills < options.kills:
             if sent - stage.watch.ended < ahead:
                 sent += _send(stage.client, transfers)
             if self._kills < options.kills and stage.watch.ended >= self._next_kill():
