@@ -108,8 +108,8 @@ class SupervisedProcess(Actor):  # type: ignore[misc] # Thespian has no types
         spec, incarnation = message.spec, message.incarnation
         on_started = partial(self._say, Up(spec.name, incarnation))
         self._control = Control(spec.name, incarnation, Reports(message.report_fd), on_started)
+        self._pong()  # before the work can take the GIL for good: its stack must be written also then
         threading.Thread(target=self._run_work, args=(spec, self._control), name="data", daemon=True).start()
-        self._pong()
 
     def _pong(self) -> None:
         """Answer, and have the stacks written should the next ping not be answered in time (needs no GIL)."""
