@@ -227,7 +227,7 @@ class ActorSystem:
             )
         if workers < 1:
             raise ValueError(f"workers is 1 or more, not {workers}")
-        if log.startswith("memory:"):
+        if log == "memory:":
             raise ValueError("memory: lives in one process and cannot be shared by workers; use sqlite:PATH or start()")
         check_installation()
         target = target or target_of(self)

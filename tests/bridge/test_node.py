@@ -1,0 +1,208 @@
+"""Whole nodes: real worker processes on SQLite and on a real Kafka, killed, stopped, doubled, added and removed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import time
+from collections import Counter as Multiset
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from uuid import uuid4
+
+import pytest
+
+from bridge.client import Client
+from bridge.connect import connect
+from bridge.log import Backend, Reader
+from bridge.node import Node, Report
+from bridge.topics import commands_topic, events_topic
+
+pytestmark = pytest.mark.processes
+
+ROOT = Path(__file__).parent.parent.parent
+#: What takes a minute on a busy machine will not come any more.
+DEADLINE_S = 90.0
+SESSION_S = 6.0
+
+
+class Stage:
+    """One system under test on one log, with its nodes, and what its committed records say."""
+
+    def __init__(self, app: ModuleType, url: str) -> None:
+        self.app, self.url = app, url
+        self.nodes: list[Node] = []
+        self.reports: list[Report] = []
+        self._backend: Backend = connect(url)
+        app.system.prepare(self._backend)
+        self._client = Client(app.system, self._backend)
+        self._reader: Reader = self._backend.reader()
+        self.sent = 0
+
+    def node(self, name: str, workers: int = 1) -> Node:
+        """Start a node."""
+        node: Node = self.app.system.spawn("apps.counting:system", log=self.url, workers=workers, node=name)
+        self.nodes.append(node)
+        return node
+
+    def send(self, count: int) -> None:
+        """Send additions to a hundred counters, each with a number of its own."""
+        numbers = range(self.sent, self.sent + count)
+        app = self.app
+        self._client.tell_all([(app.Counter.add, f"c-{n % 100}", app.Add(by=n)) for n in numbers])
+        self.sent += count
+
+    def added(self) -> Multiset[int]:
+        """Read which numbers were counted, and how often each."""
+        topic = events_topic(self.app.system.name, "counter")
+        found: Multiset[int] = Multiset()
+        decode = self.app.system.behaviour("counter").journal.decode
+        for partition in range(self._reader.partition_count(topic) or 0):
+            found.update(decode(r.value or b"").by for r in self._reader.read(topic, partition))
+        return found
+
+    def is_done(self) -> bool:
+        """Tell whether no committed command is left at or above the committed offsets."""
+        topic = commands_topic(self.app.system.name, "counter")
+        for partition in range(self._reader.partition_count(topic) or 0):
+            committed = self._reader.committed(self.app.system.name, topic, partition) or 0
+            if any(True for _ in self._reader.read(topic, partition, committed)):
+                return False
+        return True
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Take in reports until a condition holds."""
+        deadline_s = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < deadline_s, f"never: {what}; {self.reports[-20:]}"
+            for node in self.nodes:
+                self.reports += node.poll(0.05)
+
+    def until_running(self, node: Node, workers: int) -> None:
+        """Wait until a node's workers are all there and every shard of the system is restored by somebody."""
+        self.until(lambda: len(node.workers) == workers, "all workers started")
+
+    def reported(self, event: str) -> list[Report]:
+        """Return the reports of a kind so far."""
+        return [report for report in self.reports if report["event"] == event]
+
+    def check(self) -> None:
+        """Wait until all is done; then every number was counted exactly once."""
+        self.until(self.is_done, "all commands handled")
+        found = self.added()
+        assert found == Multiset(range(self.sent)), {n: c for n, c in found.items() if c != 1}
+
+    def close(self) -> None:
+        """Stop what still runs."""
+        for node in self.nodes:
+            node.stop()
+        self._client.close()
+        self._reader.close()
+        self._backend.close()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
+def stage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """Give a system of its own on each log that processes can share."""
+    monkeypatch.setenv("COUNTING_NAME", f"counting-{uuid4().hex[:8]}")
+    monkeypatch.setenv("COUNTING_SESSION_S", str(SESSION_S))
+    # A worker that is stopped must live on, so that it can wake up as a zombie.
+    monkeypatch.setenv("COUNTING_PING_S", "600")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    url = f"sqlite:{tmp_path / 'node.db'}" if request.param == "sqlite" else str(request.getfixturevalue("kafka_url"))
+    sys.modules.pop("apps.counting", None)
+    stage = Stage(importlib.import_module("apps.counting"), url)
+    yield stage
+    stage.close()
+
+
+def test_killed_workers_lose_and_double_nothing(stage: Stage) -> None:
+    """Whatever worker is killed whenever, each command has its effect exactly once."""
+    node = stage.node("one", workers=2)
+    stage.until_running(node, 2)
+    for round_number in range(6):
+        stage.send(1_000)
+        stage.until(lambda n=round_number: sum(stage.added().values()) > n * 1_000, "progress")
+        os.kill(list(node.workers.values())[round_number % 2], signal.SIGKILL)
+        stage.until(lambda n=round_number: len(stage.reported("worker-exited")) > n, "the exit was seen")
+        stage.until_running(node, 2)
+    stage.check()
+
+
+def test_a_worker_that_wakes_up_after_its_session_disturbs_nobody(stage: Stage) -> None:
+    """A stopped worker loses its shards to another; continued, its late commit is refused and it serves again."""
+    first, second = stage.node("first"), stage.node("second")
+    stage.until_running(first, 1)
+    stage.until_running(second, 1)
+    stage.send(2_000)
+    stage.until(lambda: sum(stage.added().values()) > 500, "progress")
+    sleeper = first.workers["worker-0"]
+    stage.send(1_000)
+    os.kill(sleeper, signal.SIGSTOP)
+    try:
+        stage.until(stage.is_done, "the other worker took over what the sleeper had")
+        stage.send(1_000)
+        stage.until(stage.is_done, "the other worker serves all shards")
+    finally:
+        os.kill(sleeper, signal.SIGCONT)
+    stage.send(2_000)
+    stage.check()
+    stage.until(lambda: "worker-0" in first.workers, "the sleeper's node has a worker")
+    assert not [r for r in stage.reported("worker-failed") if r["error_type"] == "Killed"]
+
+
+def test_workers_come_and_go_under_load(stage: Stage) -> None:
+    """A node that joins takes shards, one that leaves hands them back, and no command is lost or doubled."""
+    first = stage.node("first")
+    stage.until_running(first, 1)
+    stage.send(2_000)
+    second = stage.node("second")
+    stage.until_running(second, 1)
+    stage.send(2_000)
+    stage.until(lambda: sum(stage.added().values()) > 2_000, "progress")
+    stage.send(2_000)
+    assert second.stop() == 0
+    stage.nodes.remove(second)
+    stage.send(1_000)
+    stage.check()
+    assert first.exit_code is None
+
+
+def test_a_second_node_with_a_live_slot_leaves_with_a_sentence(stage: Stage, capfd: pytest.CaptureFixture[str]) -> None:
+    """A duplicate slot refuses the newcomer, which names the slot and exits non-zero; the older one goes on."""
+    first = stage.node("same")
+    stage.until_running(first, 1)
+    stage.send(500)
+    stage.check()
+    second = stage.node("same")
+    stage.until(lambda: second.exit_code is not None, "the newcomer left")
+    assert second.exit_code != 0
+    assert "slot" in capfd.readouterr().err
+    stage.send(500)
+    stage.check()
+    assert first.exit_code is None
+    assert not [r for r in stage.reported("worker-exited") if r.get("pid") == first.workers["worker-0"]]
+
+
+def test_a_key_that_is_parked_survives_its_worker(stage: Stage) -> None:
+    """What a policy stops is kept durably with all that comes behind it; other keys go on, also after a kill."""
+    node = stage.node("one")
+    stage.until_running(node, 1)
+    app, client = stage.app, stage._client
+    client.tell(app.Counter.break_down, "bad", app.Break(how="stop"))
+    client.tell(app.Counter.break_down, "worse", app.Break(how="restart"))
+    client.tell(app.Counter.add, "bad", app.Add(by=7))
+    stage.send(200)
+    stage.check()
+    os.kill(node.workers["worker-0"], signal.SIGKILL)
+    stage.until(lambda: len(stage.reported("worker-exited")) > 0, "the exit was seen")
+    stage.send(200)
+    stage.check()
+    from bridge.inspection import shard_statuses  # noqa: PLC0415
+
+    parked = {key for status in shard_statuses(stage._reader, app.system) for key in status.parked}
+    assert parked == {"bad", "worse"}
+    assert sum(status.waiting for status in shard_statuses(stage._reader, app.system)) == 3
