@@ -49,7 +49,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     batch_records_max: int = 1_000
     mailbox_records_max: int = 4_000
-    snapshot_window_records: int = 10_000
+    snapshot_window_records: int = 20_000
     waiting_per_key_max: int = 1_000
     waiting_per_shard_max: int = 10_000
     output_bytes_max: int = 1_000_000

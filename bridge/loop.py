@@ -48,10 +48,6 @@ class Escalated(Exception):
         self.failure = failure
 
 
-def no_fault(_point: str) -> None:
-    """Stand where a test would let the worker die."""
-
-
 class ShardLoop:
     """One worker's loop. Its methods are called by one thread; nothing here blocks but the log's ``poll``."""
 
@@ -63,21 +59,19 @@ class ShardLoop:
         *,
         poll_timeout_s: float,
         report: Callable[..., None] = lambda *_, **__: None,
-        fault_point: Callable[[str], None] = no_fault,
+        progress: Callable[[], None] = lambda: None,
+        fault_point: Callable[[str], None] = lambda _point: None,
     ) -> None:
         self._log = log
-        self._region = region
+        #: The shards of this worker.
+        self.region = region
         self._clock = clock
         self._poll_timeout_s = poll_timeout_s
         self._report = report
+        self._progress = progress
         self._fault = fault_point
         self.counts = Counts()
         self.commits = 0
-
-    @property
-    def region(self) -> ShardRegion:
-        """The shards of this worker."""
-        return self._region
 
     def tick(self, timeout_s: float | None = None) -> bool:
         """Move one bounded batch of each ready shard from input to output; return whether anything happened.
@@ -88,14 +82,15 @@ class ShardLoop:
             Escalated: the worker has to go down and be restarted as its supervisor says.
             LogUnavailable, SlotTaken: see ``Log.poll``.
         """
-        patience_s = self._region.patience_s(self._clock.monotonic_s(), self._clock.epoch_ms)
+        patience_s = self.region.patience_s(self._clock.monotonic_s(), self._clock.epoch_ms)
         limit_s = self._poll_timeout_s if timeout_s is None else timeout_s
         events = self._log.poll(limit_s if patience_s is None else min(limit_s, patience_s))
+        self._progress()
         self._fault("K1")
         for event in events:
             self._on(event)
         self._wake()
-        turns = [self._turn(seat) for seat in self._region]
+        turns = [self._turn(seat) for seat in self.region]
         return bool(events) or any(turns)
 
     # --- the journey ------------------------------------------------------------------------------------------
@@ -105,9 +100,9 @@ class ShardLoop:
         now_s = self._clock.monotonic_s()
         if isinstance(event, Assigned):
             self._report("shard-assigned", shard=str(event.shard))
-            self._carry_out(self._region.add(event.shard, now_s))
+            self._carry_out(self.region.add(event.shard, now_s))
             return
-        seat = self._region.seat(event.shard)
+        seat = self.region.seat(event.shard)
         if seat is None:
             return
         try:
@@ -131,10 +126,10 @@ class ShardLoop:
             case Fenced(_, reason):
                 logger.warning("shard %s was fenced (%s); it waits to be assigned again", seat.name, reason)
                 self._report("shard-fenced", shard=seat.name, reason=reason)
-                self._region.forget(event.shard, now_s)
+                self.region.forget(event.shard, now_s)
             case Lost(_, reason):
                 self._report("shard-lost", shard=seat.name, reason=reason)
-                self._region.forget(event.shard, now_s)
+                self.region.forget(event.shard, now_s)
             case _:
                 assert_never(event)
 
@@ -157,6 +152,7 @@ class ShardLoop:
         if not shard.ready(now_ms):
             return False
         effects = shard.decide(now_ms)
+        self._progress()
         self._fault("K4")
         if shard.stalled:
             logger.error("shard %s takes no commands: %s; retry or drop what is parked", seat.name, shard.stalled)
@@ -252,13 +248,13 @@ class ShardLoop:
         self._supervise(Failed(seat.name, seat.incarnation, failure))
 
     def _supervise(self, event: Started | Failed | Exited) -> None:
-        self._carry_out(self._region.supervise(event, self._clock.monotonic_s()))
+        self._carry_out(self.region.supervise(event, self._clock.monotonic_s()))
 
     def _wake(self) -> None:
         """Do what has become due: restarts after a backoff, claims after an abort."""
         now_s = self._clock.monotonic_s()
-        self._carry_out(self._region.due(now_s))
-        for seat in self._region:
+        self._carry_out(self.region.due(now_s))
+        for seat in self.region:
             if seat.reclaim_s is not None and seat.reclaim_s <= now_s:
                 self._claim(seat)
 
@@ -266,10 +262,10 @@ class ShardLoop:
         for command in commands:
             match command:
                 case Start(child, _):
-                    if seat := self._region.named(child):
+                    if seat := self.region.named(child):
                         self._claim(seat)
                 case Stop(child, incarnation):
-                    if seat := self._region.named(child):
+                    if seat := self.region.named(child):
                         seat.drop(Phase.DOWN)
                         self._log.pause(seat.place)
                     self._supervise(Exited(child, incarnation))
@@ -284,7 +280,7 @@ class ShardLoop:
 
     def drain(self, deadline_s: float) -> bool:
         """Take nothing new, wait for the commits that are in flight; return whether all were answered in time."""
-        while any(seat.in_flight is not None for seat in self._region):
+        while any(seat.in_flight is not None for seat in self.region):
             left_s = deadline_s - self._clock.monotonic_s()
             if left_s <= 0:
                 return False

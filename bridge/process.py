@@ -8,7 +8,6 @@ because a client that is carried across a fork hangs without a word. Application
 from __future__ import annotations
 
 import argparse
-import ctypes
 import logging
 import os
 import signal
@@ -24,11 +23,9 @@ from bridge.log import InvalidSetting, Member, SlotTaken, TopicMismatch
 from bridge.loop import ShardLoop
 from bridge.system import IN_A_NODE
 from bridge.target import check_installation, load_system
-from supervision import Directive, Policy
+from supervision import Directive, Policy, lineage
 from supervision.node import run_node
 from supervision.work import Control, Reports, WorkSpec
-
-PR_SET_PDEATHSIG = 1
 
 
 class ShardHost:
@@ -54,12 +51,12 @@ class ShardHost:
             clock,
             poll_timeout_s=system.settings.poll_timeout_s,
             report=control.report,
+            progress=control.progress,
         )
         control.started()
         try:
             while not control.stopping.is_set():
                 loop.tick()
-                control.progress()
             drained = loop.drain(clock.monotonic_s() + system.settings.stop_timeout_s / 2)
             control.report("worker-drained", complete=drained, commits=loop.commits)
         finally:
@@ -93,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--kafka-config")
     options = parser.parse_args(arguments)
-    _end_with(options.parent)
+    lineage.end_with(options.parent, signal.SIGTERM)  # Stop gracefully, however the one who started us went.
     _log_to_stderr("node")
     check_installation()
     os.environ[IN_A_NODE] = "1"
@@ -119,15 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         system.worker_strategy,
         ping_timeout_s=settings.ping_timeout_s,
         stop_timeout_s=settings.stop_timeout_s,
+        progress_timeout_s=settings.progress_timeout_s,
         report=Reports(options.report_fd),
     )
-
-
-def _end_with(parent_pid: int) -> None:
-    """Stop gracefully when the process that started this node is gone, however it went."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent_pid:
-        sys.exit("understudy: the process that started this node is gone already")
 
 
 def _log_to_stderr(name: str) -> None:

@@ -15,7 +15,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: How long a worker waits for records when it has nothing to do: the latency of a stop request.
     poll_timeout_s: float = 0.05
     #: Journal records after which an entity's unsnapshotted events force a snapshot: bounds every restore.
-    snapshot_window_records: int = 10_000
+    snapshot_window_records: int = 20_000
     #: Commands of one waiting or parked key that are kept before the partition pauses.
     waiting_per_key_max: int = 1_000
     #: Commands that wait in one shard before the partition pauses.
@@ -40,5 +40,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stop_timeout_s: float = 10.0
     #: A worker that answers no ping for this long is killed (SIGKILL) and restarted.
     ping_timeout_s: float = 15.0
+    #: A worker whose loop makes no progress for this long (a handler that hangs) is killed and restarted. Longer than
+    #: any batch of one shard may take.
+    progress_timeout_s: float = 60.0
     #: Replication of topics that the runtime makes; -1 leaves it to the broker's default.
     replication_factor: int = -1

@@ -68,9 +68,9 @@ def let_crashes_kill() -> None:
     faulthandler.enable(file=2)
 
 
-def end_with(parent_pid: int) -> None:
-    """Have the kernel end this process (SIGKILL) when its parent ends; at once if that has happened already."""
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def end_with(parent_pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel signal this process when its parent ends; it ends at once if that has happened already."""
+    _prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent_pid:
         os._exit(os.EX_OSERR)
 

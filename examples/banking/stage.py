@@ -13,8 +13,8 @@ from bridge import ActorSystem
 from bridge.client import Client
 from bridge.connect import connect
 from bridge.log import Reader
-from bridge.loop import no_fault
 from bridge.node import Report
+from bridge.running import no_fault
 from examples.banking.watch import Watch, Watcher
 
 #: Passes of named points before a crash strikes at one of them: a few turns of a loop with all its shards.
@@ -40,8 +40,8 @@ class Stage(Protocol):
     def work(self) -> None:
         """Let the bank work for a moment and the watch look; raise BankDown if there is nothing left that works."""
 
-    def kill(self) -> None:
-        """Kill a worker, without warning."""
+    def kill(self) -> bool:
+        """Kill a worker, without warning; return False if none lives at the moment."""
 
     def rest(self) -> None:
         """Let the bank finish what is under way, and stop it. The reader can still be used."""
@@ -74,7 +74,7 @@ class InProcess:
         self._running.tick()
         self.watch.look(self.reader, 0.0)
 
-    def kill(self) -> None:
+    def kill(self) -> bool:
         """Go on working until the point, crash there, and start again."""
         self._points_left = self._random.randint(1, _POINTS_MAX)
         self._running.fault_point = self._pass
@@ -88,6 +88,7 @@ class InProcess:
         self.watch.struck(self.reader, dict.fromkeys(self.watch.partitions, killed_s))
         self._running.crash()
         self.restarts += 1
+        return True
 
     def rest(self) -> None:
         """Finish."""
@@ -135,10 +136,10 @@ class Workers:
         if self._node.exit_code is not None:
             raise BankDown(f"the workers' node ended by itself with exit code {self._node.exit_code}")
 
-    def kill(self) -> None:
-        """Kill a live worker, waiting until there is one."""
-        while not self._node.workers:
-            self.work()
+    def kill(self) -> bool:
+        """Kill one of the live workers; none lives while the last one is restarted."""
+        if not self._node.workers:
+            return False
         worker = self._random.choice(sorted(self._node.workers))
         os.kill(self._node.workers.pop(worker), signal.SIGKILL)
         killed_s = time.monotonic()
@@ -147,6 +148,7 @@ class Workers:
             del self._owners[shard]
         partitions = [int(shard.removeprefix(_TRANSFERS)) for shard in lost if shard.startswith(_TRANSFERS)]
         self.watch.struck(self.reader, dict.fromkeys(partitions, killed_s))
+        return True
 
     def rest(self) -> None:
         """Stop the workers as an operator would."""
