@@ -8,10 +8,12 @@ from typing import TypeVar
 from uuid import uuid4
 
 from bridge.log import (
+    Aborted,
     Appender,
     Assigned,
     Backend,
     Claimed,
+    Committed,
     Fenced,
     Log,
     LogEvent,
@@ -61,6 +63,18 @@ class Driver:
             return None
 
         return self._world.until(found, lambda: f"{kind.__name__} for {shard}, but only {self.pending}")
+
+    def outcome(self, shard: TopicPartition) -> LogEvent:
+        """Poll all members until a shard's commit is decided, one way or another."""
+
+        def found() -> LogEvent | None:
+            for event in self.pending:
+                if isinstance(event, Committed | Aborted | Fenced) and event.shard == shard:
+                    self.pending.remove(event)
+                    return event
+            return None
+
+        return self._world.until(found, lambda: f"an outcome for {shard}, but only {self.pending}")
 
     def said(self, shard: TopicPartition) -> list[LogEvent]:
         """Return what is pending for a shard."""

@@ -195,7 +195,12 @@ class KafkaConfig:
 
     def reader(self, lines: LogLines) -> Config:
         """Build for reading what `assign` says; librdkafka wants a group's name, but nothing joins it."""
-        alone: Config = {"group.id": "understudy-reader", "enable.partition.eof": True}
+        alone: Config = {
+            "group.id": "understudy-reader",
+            "enable.partition.eof": True,
+            # Not used, but librdkafka compares it with max.poll.interval.ms, which is the user's.
+            "session.timeout.ms": int(self.settings.session_timeout_s * 1_000),
+        }
         return self._built(lines, self._fetching(), _COMMITTED_ONLY | alone)
 
     def shard(self, lines: LogLines, transactional_id: str) -> Config:

@@ -43,9 +43,15 @@ def replayed(driver: Driver, shard: TopicPartition, topic: str, bounds: tuple[in
 
 
 def committed(driver: Driver, transaction: Transaction) -> Committed:
-    """Commit, and wait until it happened."""
-    driver.log.commit(transaction)
-    return driver.until(Committed, transaction.shard)
+    """Commit, and wait until it happened; again, where a rebalance came between."""
+    while True:
+        driver.log.commit(transaction)
+        outcome = driver.outcome(transaction.shard)
+        if isinstance(outcome, Committed):
+            return outcome
+        assert isinstance(outcome, Aborted), outcome
+        assert outcome.routine, outcome
+        driver.claimed_again(transaction.shard)
 
 
 def values(records: list[Record]) -> list[bytes | None]:
@@ -426,6 +432,8 @@ def test_a_sleeper_comes_back(short_lease: World) -> None:
     new = world.join(1)
     world.settled(new)
     old.asleep = False
+    for shard in world.shards():
+        old.until(Lost, shard)
     world.settled(old, new)
     (shard,) = old.owned
     old.claimed(shard)
