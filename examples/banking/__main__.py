@@ -19,7 +19,7 @@ from bridge.log import LogError
 from bridge.target import TargetError
 from examples.banking import system
 from examples.banking.audit import ENDS
-from examples.banking.books import Check
+from examples.banking.findings import Check
 from examples.banking.simulation import Figures, Options, Show, Unfinished, simulate
 from examples.banking.stage import BankDown
 

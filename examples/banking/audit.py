@@ -16,7 +16,8 @@ from bridge import ActorSystem, topics
 from bridge.log import Reader
 from bridge.record import Record
 from examples.banking.accounts import Account, Deposited, Open, Opened, Refunded, Withdrawn
-from examples.banking.books import Books, Check, Finding, Step
+from examples.banking.books import Books, Step
+from examples.banking.findings import Check, Finding
 from examples.banking.transfers import (
     StartTransfer,
     Transfer,

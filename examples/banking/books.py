@@ -1,14 +1,12 @@
 """What the runtime promises to journaled entities, checked from committed records alone.
 
 Nothing here knows of banks, and nothing is asked of the runtime: each journal is folded anew, and what the states and
-shard records say is held against that. Memory: one state per entity of one partition, the causes as eight bytes each.
+shard records say is held against that. Memory: one state per entity of one partition, and what `Causes` keeps.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -23,46 +21,10 @@ from bridge.codec import decode_shard, decode_state, number
 from bridge.log import Reader
 from bridge.record import Record
 from bridge.system import Hosted
+from examples.banking.causes import Causes
+from examples.banking.findings import Check, Finding
 
-#: Offenders that a failed check names; the others are counted.
-NAMED_MAX = 3
 _SEEN_RECORDS = 500
-
-
-class Check(msgspec.Struct, frozen=True):
-    """One thing that must hold: whether it does, and how much was looked at or what was found instead."""
-
-    name: str
-    ok: bool
-    detail: str
-
-
-class Finding:
-    """One check while it is made: counts what is wrong and keeps the first few of it."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.wrongs = 0
-        self._named: list[str] = []
-
-    def wrong(self, where: Record | str, sentence: str) -> None:
-        """Note an offender and what is wrong with it."""
-        self.wrongs += 1
-        if len(self._named) < NAMED_MAX:
-            self._named.append(f"{where if isinstance(where, str) else at(where)}: {sentence}")
-
-    def check(self, detail: str) -> Check:
-        """Return the outcome; ``detail`` says what was looked at, for the case that all of it is right."""
-        if not self.wrongs:
-            return Check(self.name, ok=True, detail=detail)
-        more = f"; and {self.wrongs - len(self._named)} more" if self.wrongs > len(self._named) else ""
-        return Check(self.name, ok=False, detail="; ".join(self._named) + more)
-
-
-def at(record: Record) -> str:
-    """Say where a record stands."""
-    key = "no key" if record.key is None else f"key {record.key.decode(errors='backslashreplace')!r}"
-    return f"{record.topic}/{record.partition}@{record.offset} {key}"
 
 
 class Step(NamedTuple):
@@ -126,9 +88,8 @@ class Books:
     ) -> None:
         self._reader, self._system = reader, system
         self._on_step, self._on_command, self._seen = on_step, on_command, seen
-        self._hashes: dict[bytes, array[int]] = {}
-        self._counts = dict.fromkeys(("causes", "events", "snapshots", "shards"), 0)
-        self._causes = Finding("no cause twice")
+        self._counts = dict.fromkeys(("events", "snapshots", "shards"), 0)
+        self._causes = Causes()
         self._journals = Finding("journals have no gap")
         self._states = Finding("states are the fold of the journal")
         self._shards = Finding("shard records agree with journal and offset")
@@ -144,10 +105,9 @@ class Books:
         for topic in (topics.dead_letters_topic(self._system.name), topics.replies_topic(self._system.name)):
             for partition in range(self._reader.partition_count(topic) or 0):
                 self._beside(topic, partition)
-        self._find_causes()
         counts = self._counts
         return [
-            self._causes.check(f"{counts['causes']:,} records"),
+            self._causes.check(self._everything()),
             self._journals.check(f"{counts['events']:,} events"),
             self._states.check(f"{counts['snapshots']:,} state records"),
             self._shards.check(f"{counts['shards']:,} shards"),
@@ -174,7 +134,7 @@ class Books:
     def _read_states(self, topic: str, partition: int) -> States:
         states = States()
         for record in self._records(topic, partition):
-            self._cause(record)
+            self._causes.add(record)
             try:
                 if record.key == topics.SHARD_KEY:
                     before, states.shard = states.shard, decode_shard(record.value or b"")
@@ -198,7 +158,7 @@ class Books:
         behaviour, lives, next_seq = hosted.behaviour, dict[str, Life](), 0
         tail_start = 0 if states.shard is None else states.shard.tail_start
         for record in self._records(topics.events_topic(self._system.name, behaviour.name), partition):
-            self._cause(record)
+            self._causes.add(record)
             self._counts["events"] += 1
             key = (record.key or b"").decode(errors="backslashreplace")
             try:
@@ -295,7 +255,7 @@ class Books:
     def _read_commands(self, topic: str, partition: int) -> int | None:
         committed = self._reader.committed(self._system.name, topic, partition)
         for record in self._records(topic, partition):
-            self._cause(record, produced=False)
+            self._causes.add(record, produced=False)
             self._on_command(record)
             if record.offset >= (committed or 0):
                 self._commands.wrong(record, f"was not handled; the committed offset is {committed}")
@@ -304,7 +264,7 @@ class Books:
     def _read_waiting(self, topic: str, partition: int) -> None:
         waiting: dict[bytes | None, Record] = {}
         for record in self._records(topic, partition):
-            self._cause(record)
+            self._causes.add(record)
             if record.value is None:
                 waiting.pop(record.key, None)
             else:
@@ -315,39 +275,15 @@ class Books:
     def _beside(self, topic: str, partition: int) -> None:
         """Read a topic of the whole system: dead letters, replies."""
         for record in self._records(topic, partition):
-            self._cause(record)
+            self._causes.add(record)
             if topic == topics.dead_letters_topic(self._system.name):
                 reason = (record.header("error-message") or b"").decode(errors="backslashreplace")
                 self._dead.wrong(record, reason or "of unknown cause")
 
-    # --- causes -----------------------------------------------------------------------------------------------
-
-    def _cause(self, record: Record, *, produced: bool = True) -> None:
-        """Note a record's cause; what the runtime ``produced`` must have one, a client's command has none."""
-        cause = record.header("cause")
-        if cause is not None:
-            self._counts["causes"] += 1
-            self._hashes.setdefault(cause.rsplit(b"/", 2)[0], array("q")).append(hash(cause))
-        elif produced:
-            self._causes.wrong(record, "has no cause")
-
-    def _find_causes(self) -> None:
-        """Name the records that share a cause, reading everything again if hashes say that there are any."""
-        twice = set[int]()
-        for hashes in self._hashes.values():
-            twice.update(first for first, second in pairwise(sorted(hashes)) if first == second)
-        if not twice:
-            return
-        owners: dict[bytes, Record] = {}
+    def _everything(self) -> Iterator[Record]:
         for topic in (spec.name for spec in self._system.topic_specs()):
             for partition in range(self._reader.partition_count(topic) or 0):
-                for record in self._reader.read(topic, partition):
-                    cause = record.header("cause")
-                    if cause is None or hash(cause) not in twice:
-                        continue
-                    other = owners.setdefault(cause, record)
-                    if other is not record:
-                        self._causes.wrong(record, f"has the cause {cause.decode()} of {at(other)}")
+                yield from self._reader.read(topic, partition)
 
     def _records(self, topic: str, partition: int) -> Iterator[Record]:
         count = 0

@@ -16,7 +16,7 @@ from bridge import ActorSystem, topics
 from bridge.client import Client
 from bridge.log import OutcomeUnknown, Reader
 from examples.banking.audit import audit, records_total
-from examples.banking.books import Check
+from examples.banking.findings import Check
 from examples.banking.load import Load, Told
 from examples.banking.stage import InProcess, Stage, Workers
 
@@ -138,8 +138,7 @@ class Run:
             if sent - stage.watch.ended < ahead:
                 sent += _send(stage.client, transfers)
             if self._kills < options.kills and stage.watch.ended >= self._next_kill():
-                stage.kill()
-                self._kills += 1
+                self._kills += stage.kill()
             self._work()
         self._settle()
         return Figures(

@@ -16,7 +16,7 @@ from examples.banking import system
 from examples.banking.__main__ import app
 from examples.banking.accounts import Account, Open
 from examples.banking.audit import ENDS, audit
-from examples.banking.books import Check
+from examples.banking.findings import Check
 from examples.banking.load import Load
 from examples.banking.simulation import Figures, Options, Show, Unfinished, simulate
 from examples.banking.stage import BankDown
