@@ -5,7 +5,7 @@ Only registered types are ever built, and nothing but :class:`DecodeError` comes
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Final, Union
 
 import msgspec
@@ -149,9 +149,26 @@ def _token(data: bytes, position: int) -> tuple[int, int]:
 
 
 def unknown_fields(data: bytes, message: msgspec.Struct) -> list[str]:
-    """Name the fields in ``data`` that the class of ``message`` does not have.
+    """Name the fields in ``data`` that ``message``, or a struct within it, does not have.
 
     Journals and states are read strictly: what an older version does not know it must not drop.
     """
-    known = {*type(message).__struct_encode_fields__, TYPE_FIELD}
-    return sorted(str(name) for name in msgspec.msgpack.decode(data) if name not in known)
+    return sorted(_unknown(msgspec.msgpack.decode(data), message, ""))
+
+
+def _unknown(raw: object, value: object, path: str) -> Iterator[str]:
+    """Compare what was read with what became of it. Structs within sets cannot be told apart and are left out."""
+    if isinstance(value, msgspec.Struct) and isinstance(raw, dict):
+        fields = dict(zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True))
+        for name, part in raw.items():
+            if field := fields.get(name):
+                if isinstance(part, dict | list):
+                    yield from _unknown(part, getattr(value, field), f"{path}{name}.")
+            elif name != value.__struct_config__.tag_field:
+                yield f"{path}{name}"
+    elif isinstance(value, list | tuple) and isinstance(raw, list):
+        for part, item in zip(raw, value, strict=False):
+            yield from _unknown(part, item, path)
+    elif isinstance(value, dict) and isinstance(raw, dict):
+        for name, part in raw.items():
+            yield from _unknown(part, value.get(name), f"{path}{name}.")

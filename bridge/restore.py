@@ -7,24 +7,26 @@ it. Whatever contradicts that (a gap, a record beyond the shard record, bytes th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
 from actors.decision import evolve
 from actors.effects import ShardRecord, StateRecord, WaitingRecord
 from actors.message import Stopped, Undecodable
+from actors.placement import checked_key
 from actors.shard import Cell, Part, Shard
 from actors.waiting import Waiting
-from actors.wire import DecodeError, unknown_fields
+from actors.wire import DecodeError, encode, unknown_fields
 from bridge import codec as wire
 from bridge.codec import Codec
 from bridge.log import Claimed, Replayed
 from bridge.record import Record
 from bridge.topics import SHARD_KEY
 
-T = TypeVar("T")
+#: What helps when a part of a shard's history is missing or contradicts the rest.
+_MEND = "restore all topics of this entity from one backup"
 
 
 class Inconsistent(Exception):
@@ -69,21 +71,28 @@ class Restoration:
         assert self.wanted is not None and replayed.topic == self.wanted.topic, replayed.topic
         self.records += len(replayed.records)
         if replayed.topic == self._codec.state:
-            for record in replayed.records:
-                self._state(record)
+            self._each(replayed.records, self._state)
             if replayed.complete:
                 self._check_position()
                 self.wanted = Replay(self._codec.waiting, 0, self._claimed.ends[self._codec.waiting])
         elif replayed.topic == self._codec.waiting:
-            for record in replayed.records:
-                self._wait(record)
+            self._each(replayed.records, self._wait)
             if replayed.complete:
                 self._begin_tail()
         else:
-            for record in replayed.records:
-                self._fold(record)
+            self._each(replayed.records, self._fold)
             if replayed.complete:
                 self.wanted = None
+
+    def _each(self, records: Sequence[Record], take: Callable[[Record], None]) -> None:
+        """Take records in; bytes that mean nothing here are a contradiction like any other."""
+        for record in records:
+            try:
+                take(record)
+            except DecodeError as error:
+                raise self._wrong(
+                    f"{_place(record)} cannot be understood: {error}; run the code that wrote it, or {_MEND}"
+                ) from error
 
     def shard(self) -> Shard:
         """Return the restored shard, checked against its own shard record."""
@@ -93,20 +102,21 @@ class Restoration:
         if self._part.behaviour.journaled and read != record.seq and (read != -1 or record.tail_start < record.seq):
             raise self._wrong(
                 f"the journal {self._codec.events} ends before seq {max(read, record.tail_start)} where the shard "
-                f"record says {record.seq}: records are lost; restore the topic from a backup"
+                f"record says {record.seq}: records are lost; {_MEND}"
             )
         return shard
 
     # --- state ------------------------------------------------------------------------------------------------
 
     def _state(self, record: Record) -> None:
-        key = (record.key or b"").decode()
         if record.key == SHARD_KEY:
-            self._record = self._decoded(wire.decode_shard, record)
-        elif record.value is None:
+            self._record = wire.decode_shard(record.value or b"")
+            return
+        key = _key(record)
+        if record.value is None:
             self._states.pop(key, None)
         else:
-            state = self._decoded(wire.decode_state, record)
+            state = wire.decode_state(record.value)
             self._states[key] = (state, wire.number(record, "version"), wire.number(record, "seq"))
 
     def _check_position(self) -> None:
@@ -138,11 +148,13 @@ class Restoration:
     # --- waiting ----------------------------------------------------------------------------------------------
 
     def _wait(self, record: Record) -> None:
-        offset = int(record.key or b"-1")
+        if record.key is None or not record.key.isdigit() or len(record.key) > 19:
+            raise DecodeError(f"its key {record.key!r:.100} is no offset")
+        offset = int(record.key)
         if record.value is None:
             self._waiting.pop(offset, None)
         else:
-            self._waiting[offset] = self._decoded(wire.decode_waiting, record)
+            self._waiting[offset] = wire.decode_waiting(record.value)
 
     def _begin_tail(self) -> None:
         """Make the shard from its snapshots and waiting commands; then only the journal's tail is missing."""
@@ -152,13 +164,22 @@ class Restoration:
         for key, (state, version, seq) in self._states.items():
             if seq >= record.seq:
                 raise self._wrong(
-                    f"the state of key {key!r} has seq {seq}, the shard record says {record.seq}; a torn transaction"
+                    f"the state of key {key!r} has seq {seq}, the shard record says {record.seq}: a transaction is "
+                    f"torn; {_MEND}"
                 )
-            self._place(shard, key, state, version, seq)
+            self._seat(shard, key, state, version, seq)
         for offset in sorted(self._waiting):
+            if offset >= record.next:
+                raise self._wrong(
+                    f"{self._codec.waiting} holds command {offset}, the shard record says {record.next} is next: a "
+                    f"transaction is torn; {_MEND}"
+                )
             letter = self._codec.waiting_envelope(offset, self._waiting[offset])
             if isinstance(letter, Undecodable):
-                raise self._wrong(f"the waiting command {offset} cannot be decoded by this code: {letter.reason}")
+                raise self._wrong(
+                    f"the waiting command {offset} cannot be decoded by this code: {letter.reason}; run the code that "
+                    "wrote it"
+                )
             shard.waiting.join(Waiting(letter, self._waiting[offset]))
         self._check_waiting(shard)
         self._states.clear()
@@ -167,22 +188,28 @@ class Restoration:
         if self._part.behaviour.journaled:
             self.wanted = Replay(self._codec.events, record.tail_offset, self._claimed.ends[self._codec.events])
 
-    def _place(self, shard: Shard, key: str, state: StateRecord, version: int, seq: int) -> None:
+    def _seat(self, shard: Shard, key: str, state: StateRecord, version: int, seq: int) -> None:
         behaviour = self._part.behaviour
         if state.snapshot is not None:
-            shard.cells[key] = Cell(self._snapshot(key, state.snapshot), state.snapshot, version, seq)
+            entity = self._snapshot(key, state.snapshot)
+            data = encode(entity) if behaviour.has_mutable_fields else state.snapshot
+            shard.cells[key] = Cell(entity, data, version, seq)
         elif state.ended:
             shard.cells[key] = Cell(behaviour.initial(), behaviour.initial_data, 0, seq)
             shard.window.ended(key, seq)
 
     def _snapshot(self, key: str, data: bytes) -> Any:
         try:
-            return self._part.behaviour.state_decode(data)
-        except (msgspec.DecodeError, RecursionError) as error:
+            entity = self._part.behaviour.state_decode(data)
+            _refuse_unknown_fields(data, entity)
+        except MemoryError:
+            raise
+        except Exception as error:  # A __post_init__ is user code.
             raise self._wrong(
                 f"the snapshot of key {key!r} does not fit {self._part.behaviour.entity.__name__}: {error}; run the "
                 "code that wrote it"
             ) from error
+        return entity
 
     def _check_waiting(self, shard: Shard) -> None:
         told = {key: state for key, (state, _, _) in self._states.items() if state.waiting}
@@ -193,7 +220,7 @@ class Restoration:
             if (len(queue), first) != (state.waiting, state.waiting_first):
                 raise self._wrong(
                     f"key {key!r} has {len(queue)} waiting commands from {first}, its state record says "
-                    f"{state.waiting} from {state.waiting_first}; restore the waiting topic from a backup"
+                    f"{state.waiting} from {state.waiting_first}; {_MEND}"
                 )
 
     # --- the tail of the journal ------------------------------------------------------------------------------
@@ -202,27 +229,35 @@ class Restoration:
         shard, part = self._shard, self._part
         assert shard is not None
         seq, version = wire.number(record, "seq"), wire.number(record, "version")
-        where = f"{record.topic}/{record.partition}@{record.offset}"
+        where = _place(record)
         if seq >= shard.record.seq:
-            raise self._wrong(f"{where} has seq {seq}, the shard record says {shard.record.seq}; a torn transaction")
+            raise self._wrong(
+                f"{where} has seq {seq}, the shard record says {shard.record.seq}: a transaction is torn; {_MEND}"
+            )
         if self._next_seq not in (-1, seq):
-            raise self._wrong(f"{where} has seq {seq} where {self._next_seq} follows: journal records are lost")
+            raise self._wrong(
+                f"{where} has seq {seq} where {self._next_seq} follows: journal records are lost; {_MEND}"
+            )
         if self._next_seq == -1 and seq > shard.record.tail_start:
             raise self._wrong(
-                f"the journal begins at {where} with seq {seq}, after the tail's {shard.record.tail_start}"
+                f"the journal begins at {where} with seq {seq}, after the tail's {shard.record.tail_start}: journal "
+                f"records are lost; {_MEND}"
             )
         self._next_seq = seq + 1
         shard.window.placed(seq, record.offset)
         if seq < shard.record.tail_start:
             return
-        key = (record.key or b"").decode()
+        key = _key(record)
         cell = shard.cells.get(key)
         if cell is None:
             cell = shard.cells[key] = Cell(part.behaviour.initial(), part.behaviour.initial_data)
         if seq <= cell.seq:
             return
         if version != cell.version + 1:
-            raise self._wrong(f"{where} is version {version} of key {key!r} where {cell.version + 1} follows")
+            raise self._wrong(
+                f"{where} is version {version} of key {key!r} where {cell.version + 1} follows: a snapshot or journal "
+                f"records are lost; {_MEND}"
+            )
         self._evolve(cell, record, where)
         cell.seq = seq
         shard.window.wrote(key, seq)
@@ -232,7 +267,7 @@ class Restoration:
         try:
             event = behaviour.journal.decode(data)
             _refuse_unknown_fields(data, event)
-            if isinstance(event, Stopped):
+            if type(event) is Stopped:
                 cell.state, cell.data, cell.version = behaviour.initial(), behaviour.initial_data, 0
                 return
             cell.state, cell.data = evolve(behaviour, cell.state, data, type(event), bytes_max=1 << 62)
@@ -241,19 +276,23 @@ class Restoration:
             raise
         except Exception as error:
             raise self._wrong(
-                f"the journal record {where} cannot be applied: {type(error).__name__}: {error}"
-            ) from error
-
-    def _decoded(self, decode: Callable[[bytes], T], record: Record) -> T:
-        try:
-            return decode(record.value or b"")
-        except DecodeError as error:
-            raise self._wrong(
-                f"{record.topic}/{record.partition}@{record.offset} cannot be decoded: {error}"
+                f"the journal record {where} cannot be applied: {type(error).__name__}: {error}; run the code that "
+                "wrote it, and mend the @event method"
             ) from error
 
     def _wrong(self, sentence: str) -> Inconsistent:
         return Inconsistent(f"shard {self._part.id} is stopped: {sentence}.")
+
+
+def _place(record: Record) -> str:
+    return f"{record.topic}/{record.partition}@{record.offset}"
+
+
+def _key(record: Record) -> str:
+    try:
+        return checked_key((record.key or b"").decode())
+    except ValueError as error:
+        raise DecodeError(f"its key is none of an entity: {error}") from error
 
 
 def _refuse_unknown_fields(data: bytes, event: msgspec.Struct) -> None:
