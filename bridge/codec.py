@@ -6,11 +6,13 @@ turns into a dead letter at its place in the order. Nothing raises out of here i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
 
+from actors.context import TAG_BYTES_MAX
 from actors.effects import (
     BOOKS_INDEX,
     DeadLettered,
@@ -97,6 +99,9 @@ class Codec:
     def _addresses(self, headers: Headers) -> tuple[Sender | None, str]:
         """Return who asked, and what an answer is about; DecodeError for a ``reply-to`` that may not be used."""
         found = {name: value for name, value in headers if name in _ADDRESS_HEADERS}
+        for name in ("about", "correlation-id"):
+            if len(found.get(name, b"")) > TAG_BYTES_MAX:
+                raise DecodeError(f"header {name!r} has {len(found[name])} bytes, over {TAG_BYTES_MAX}")
         about = found.get("about", b"").decode()
         reply_to = found.get("reply-to")
         if reply_to is None:
@@ -105,11 +110,12 @@ class Codec:
         correlation_id = found.get("correlation-id", b"").decode()
         if partition:
             count = self._partition_count(topic) if topic == self._replies else None
-            if not partition.isascii() or not partition.isdigit() or count is None or int(partition) >= count:
+            if count is None or not _PARTITION.fullmatch(partition) or int(partition) >= count:
                 raise DecodeError(f"reply-to {reply_to!r:.200} is no partition of {self._replies}")
             return Sender(topic, int(partition), None, correlation_id, about), about
         entity = topic.removeprefix(f"{self._system}.").removesuffix(".commands")
-        if topic != topics.commands_topic(self._system, entity) or self._partition_count(topic) is None:
+        is_ours = _ENTITY.fullmatch(entity) and topic == topics.commands_topic(self._system, entity)
+        if not is_ours or self._partition_count(topic) is None:
             raise DecodeError(f"reply-to {reply_to!r:.200} is no commands topic of the system {self._system}")
         key = checked_key(found.get("reply-key", b"").decode())
         return Sender(topic, None, key, correlation_id, about), about
@@ -200,6 +206,10 @@ class Codec:
 
 T = TypeVar("T")
 
+#: What a `reply-to` may hold; the log is asked about no other names.
+_PARTITION = re.compile(r"[0-9]{1,9}", re.ASCII)
+_ENTITY = re.compile(r"[a-z0-9-]{1,100}")
+
 _ADDRESS_HEADERS = frozenset({"reply-to", "reply-key", "correlation-id", "about"})
 
 encode_book: Callable[[ShardRecord | StateRecord | WaitingRecord], bytes] = msgspec.msgpack.Encoder().encode
@@ -230,9 +240,7 @@ def number(record: Record, name: str) -> int:
     try:
         return int(value or b"")
     except ValueError:
-        raise DecodeError(
-            f"header {name!r} of {record.topic}/{record.partition}@{record.offset} is {value!r}"
-        ) from None
+        raise DecodeError(f"its header {name!r} is {value!r:.100}") from None
 
 
 def _book_of(decode: Callable[[bytes], T], data: bytes) -> T:
