@@ -10,6 +10,7 @@ from typing import Any, Self, dataclass_transform
 
 import msgspec
 
+from actors.control import CONTROL
 from actors.handler import EventHandler, Handler, NextState
 from actors.message import (
     DefinitionError,
@@ -119,7 +120,7 @@ class Behaviour:
         self.journaled = bool(self.events)
         self.stateful = any(NextState in handler.results for handler in self.handlers.values())
         self._check()
-        self.decoder = MessageDecoder(self.handlers)
+        self.decoder = MessageDecoder([*self.handlers, *CONTROL])
         self.journal = MessageDecoder([*self.events, Stopped])
         self.evolve = {
             event: (handler.function, msgspec.msgpack.Decoder(event).decode) for event, handler in self.events.items()

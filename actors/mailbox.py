@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from actors.message import Envelope, Undecodable
 
@@ -27,6 +27,9 @@ class Mailbox:
 
     def __len__(self) -> int:
         return len(self._letters)
+
+    def __iter__(self) -> Iterator[Letter]:
+        return iter(self._letters)
 
     @property
     def full(self) -> bool:

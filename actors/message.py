@@ -12,6 +12,9 @@ import msgspec
 
 TYPE_FIELD = "type"
 
+#: Wire names of the runtime's own messages; no application may use the prefix.
+RESERVED_PREFIX = "understudy."
+
 #: Longest wire name: it stands in every record.
 _NAME_CHARS_MAX = 200
 
@@ -48,6 +51,10 @@ class MessageMeta(msgspec.StructMeta):
         if name is not None and not _is_wire_name(name):
             raise DefinitionError(
                 f"{class_name}: name={name!r:.100} is no wire name; it has 1 to {_NAME_CHARS_MAX} printable characters."
+            )
+        if (name or class_name).startswith(RESERVED_PREFIX) and namespace["__module__"] != "actors.control":
+            raise DefinitionError(
+                f"{class_name}: names that begin with {RESERVED_PREFIX!r} are the runtime's own; choose another."
             )
         options |= {"frozen": True, "kw_only": True, "tag_field": TYPE_FIELD, "tag": name or class_name}
         try:

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from actors.context import Directory, Publish, Reply, Tell
+from actors.control import CONTROL
 from actors.decision import Decision, decide
 from actors.effects import (
-    Counts,
-    DeadLettered,
     EffectOutput,
     Effects,
     Incident,
@@ -28,20 +27,16 @@ from actors.effects import (
     StateWritten,
     Told,
     WaitingRecord,
-    WaitingWritten,
 )  # fmt: skip
 from actors.entity import Behaviour, Entity, resolved
 from actors.mailbox import Letter, Mailbox
-from actors.message import Envelope, Undecodable, Undelivered
+from actors.message import Envelope, Undecodable
 from actors.placement import partition_of
+from actors.turn import Turn
 from actors.waiting import Waiting, WaitingRoom
 from actors.window import SnapshotWindow
-from actors.wire import encode
 from supervision.directive import Directive, Failure
 from supervision.policy import Policy, judge
-
-#: Of what is said about a dead letter: it stands in a header, and whoever asked gets it too.
-REASON_CHARS_MAX = 1_000
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,23 +76,6 @@ class Cell:
         self.state, self.data, self.version, self.seq = state, data, version, seq
 
 
-class Turn:
-    """What one call of ``decide`` has gathered so far."""
-
-    __slots__ = ("anchor", "books", "changed", "counts", "handled", "incidents", "outputs", "touched")
-
-    def __init__(self) -> None:
-        self.outputs: list[EffectOutput] = []
-        self.books: list[StateWritten | WaitingWritten] = []
-        self.counts = Counts()
-        self.incidents: list[Incident] = []
-        self.handled = 0
-        self.anchor = -1
-        #: Keys whose state record is due: stateful ones that changed, and those whose queue changed.
-        self.changed: dict[str, None] = {}
-        self.touched: dict[str, None] = {}
-
-
 class Shard:
     """Mutable; owned by the thread of the loop. Made by ``bridge.restore.Restoration``."""
 
@@ -134,7 +112,7 @@ class Shard:
 
         ``now_ms`` is epoch time. Returns None if nothing was handled.
         """
-        turn = Turn()
+        turn = Turn(self.waiting)
         batch_max = self.part.limits.batch_records_max
         self.stalled = None
         while turn.handled < batch_max and self.failure is None:
@@ -157,13 +135,17 @@ class Shard:
         if letter is None:
             return False
         if self.waiting.size and not self._has_room(letter):
+            self._listen(turn)
             return False
         self.mailbox.take()
         self._next = letter.offset + 1
         if isinstance(letter, Undecodable):
-            self._dead_letter(letter, letter.error, letter.reason, 1, turn)
+            turn.dead_letter(letter, letter.error, letter.reason)
+        elif isinstance(letter.message, CONTROL):
+            turn.operate(letter)
+            turn.answer(letter)
         elif letter.key in self.waiting:
-            self._join(letter, turn)
+            turn.join(letter)
         else:
             self._handle(letter, None, now_ms, turn)
         if self.failure is not None:
@@ -172,6 +154,19 @@ class Shard:
         turn.anchor = letter.offset
         turn.handled += 1
         return True
+
+    def _listen(self, turn: Turn) -> None:
+        """Do at once what an operator tells behind commands that have no room: it may be what makes room.
+
+        The order stays: the letter is taken, and answered, when its turn comes.
+        """
+        for letter in self.mailbox:
+            if isinstance(letter, Envelope) and isinstance(letter.message, CONTROL):
+                written = len(turn.books)
+                turn.operate(letter)
+                if len(turn.books) > written:
+                    turn.anchor = max(turn.anchor, self._next - 1, 0)
+                    turn.handled += 1
 
     def _retry(self, key: str, now_ms: int, turn: Turn) -> None:
         first = self.waiting.queue(key)[0]
@@ -188,7 +183,7 @@ class Shard:
         if cell is None:
             if partition_of(key.encode(), part.partitions) != part.id.partition:
                 reason = f"key {key!r} belongs on partition {partition_of(key.encode(), part.partitions)}"
-                self._dead_letter(envelope, "WrongPartition", reason, 1, turn)
+                turn.dead_letter(envelope, "WrongPartition", reason)
                 return
             cell = Cell(part.behaviour.initial(), part.behaviour.initial_data)
         try:
@@ -209,7 +204,7 @@ class Shard:
         if decision.outputs or decision.reply is not None:
             turn.outputs.extend(_outputs(envelope, decision))
         if waited is not None:
-            self._leave(envelope, turn)
+            turn.leave(envelope)
 
     def _apply(self, cell: Cell, envelope: Envelope, decision: Decision, turn: Turn) -> None:
         if decision.rejected:
@@ -253,7 +248,9 @@ class Shard:
             then = "the shard is restarted"
         elif directive is Directive.RESUME or (parks and envelope.sender is not None):
             then = "the command is a dead letter"
-            self._dead_letter(envelope, failure.error_type, failure.message, attempt, turn, waited=waited is not None)
+            turn.dead_letter(envelope, failure.error_type, failure.message, attempt)
+            if waited is not None:
+                turn.leave(envelope)
         else:
             record = WaitingRecord(
                 key=envelope.key, value=envelope.value, headers=envelope.headers, timestamp_ms=envelope.timestamp_ms,
@@ -266,26 +263,8 @@ class Shard:
             # Decoded anew: what the handler did to the command's lists must not be there at the next attempt.
             message = self.part.behaviour.decoder.decode(envelope.value)
             again = msgspec.structs.replace(envelope, message=message)
-            self._wait(Waiting(again, record), turn, known=waited is not None)
+            turn.keep(Waiting(again, record), known=waited is not None)
         turn.incidents.append(Incident(where, failure.error_type, failure.message, then, failure.traceback))
-
-    def _wait(self, waiting: Waiting, turn: Turn, *, known: bool) -> None:
-        """Keep a command as the first of its key, waiting for its restart or parked."""
-        key = waiting.envelope.key
-        if known:
-            self.waiting.replace_first(waiting)
-        else:
-            self.waiting.join(waiting)
-        turn.touched[key] = None
-        turn.books.append(WaitingWritten(waiting.envelope.offset, waiting.record))
-        if waiting.record.parked:
-            turn.counts.parked += 1
-            for asked in self.waiting.remove_asked(key):
-                reason = f"key {key!r} is parked: {waiting.record.reason}"
-                turn.books.append(WaitingWritten(asked.envelope.offset, None))
-                self._dead_letter(asked.envelope, "Parked", reason, asked.record.attempt, turn)
-        else:
-            turn.counts.restarted += 1
 
     def _has_room(self, letter: Letter) -> bool:
         limits = self.part.limits
@@ -294,37 +273,6 @@ class Shard:
         elif isinstance(letter, Envelope) and len(self.waiting.queue(letter.key)) >= limits.waiting_per_key_max:
             self.stalled = f"{limits.waiting_per_key_max} commands wait for key {letter.key!r} (waiting_per_key_max)"
         return self.stalled is None
-
-    def _join(self, envelope: Envelope, turn: Turn) -> None:
-        """Put a command behind those of its key that wait."""
-        first = self.waiting.queue(envelope.key)[0].record
-        if first.parked and envelope.sender is not None:
-            self._dead_letter(envelope, "Parked", f"key {envelope.key!r} is parked: {first.reason}", 1, turn)
-            return
-        record = WaitingRecord(
-            key=envelope.key, value=envelope.value, headers=envelope.headers, timestamp_ms=envelope.timestamp_ms
-        )
-        self.waiting.join(Waiting(envelope, record))
-        turn.touched[envelope.key] = None
-        turn.books.append(WaitingWritten(envelope.offset, record))
-
-    def _leave(self, envelope: Envelope, turn: Turn) -> None:
-        self.waiting.leave(envelope.key)
-        turn.touched[envelope.key] = None
-        turn.books.append(WaitingWritten(envelope.offset, None))
-
-    def _dead_letter(
-        self, letter: Letter, error: str, reason: str, attempts: int, turn: Turn, *, waited: bool = False
-    ) -> None:
-        key = letter.key.encode() if isinstance(letter, Envelope) else letter.key
-        reason = reason[:REASON_CHARS_MAX]
-        turn.outputs.append(DeadLettered(key, letter.value, letter.headers, error, reason, attempts, letter.offset, 0))
-        if letter.sender is not None:
-            answer = encode(Undelivered(reason=f"{error}: {reason}"))
-            turn.outputs.append(Replied(letter.sender, answer, letter.offset, 1))
-        turn.counts.dead_lettered += 1
-        if waited and isinstance(letter, Envelope):
-            self._leave(letter, turn)
 
     # --- the end of a turn ------------------------------------------------------------------------------------
 

@@ -1,0 +1,24 @@
+"""What an operator tells a shard, as records among its commands: the command line writes no shard's topics itself.
+
+Each names the waiting command that it means by its source offset, so it may come twice, or late, and does no harm.
+"""
+
+from __future__ import annotations
+
+from actors.message import Command
+
+
+class RetryParked(Command, name="understudy.retry-parked"):
+    """Run the parked command ``offset`` of this key again, as its first attempt, and then those behind it in order."""
+
+    offset: int
+
+
+class DropParked(Command, name="understudy.drop-parked"):
+    """Make the parked command ``offset`` of this key a dead letter for ``reason``; those behind it run in order."""
+
+    offset: int
+    reason: str
+
+
+CONTROL: tuple[type[Command], ...] = (RetryParked, DropParked)
