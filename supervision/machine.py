@@ -156,9 +156,7 @@ def _escalate(tree: Tree, name: str, failure: Failure) -> Tree:
 
 
 def _halt(tree: Tree, phase: TreePhase, failure: Failure | None) -> Tree:
-    """Stop all children, on the way to `phase`. A tree that has stopped stays stopped."""
-    if tree.phase is TreePhase.STOPPED:
-        return tree
+    """Stop all children, on the way to `phase`; where all are down already, `_settle` is there in the same step."""
     for name in tree.names():
         tree = _change(tree, name, Change.HALT)
     return replace(tree, phase=phase, failure=failure)

@@ -50,12 +50,7 @@ LEAVING: Final = (_P.RESTARTING, _P.STOPPING, _P.REMOVING)
 """On the way down: told to stop, or about to be when its turn comes."""
 
 PHASE_TABLE: Final[Mapping[Change, Mapping[Phase, Phase]]] = {
-    Change.ADD: {
-        _P.ABSENT: _P.READY,
-        _P.STOPPED: _P.READY,
-        _P.STOPPING: _P.RESTARTING,
-        _P.REMOVING: _P.RESTARTING,
-    },
+    Change.ADD: {_P.ABSENT: _P.READY, _P.STOPPED: _P.READY, _P.REMOVING: _P.RESTARTING},
     Change.START: {_P.READY: _P.STARTING},
     Change.STARTED: {_P.STARTING: _P.RUNNING},
     Change.RETRY: {_P.STARTING: _P.WAITING, _P.RUNNING: _P.WAITING},

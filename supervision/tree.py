@@ -84,8 +84,8 @@ class Tree(msgspec.Struct, frozen=True):
 class Add(msgspec.Struct, frozen=True):
     """A child comes: it is started, last in the order or just before the sibling `before`.
 
-    A child that is STOPPED or being stopped for good starts anew; one that is up, or about to be, is left
-    alone.
+    A child that is STOPPED or being removed starts anew; one that is up, or about to be, is left alone. A tree that
+    escalates or stops takes nobody.
     """
 
     child: str

@@ -82,6 +82,15 @@ def test_adding_a_stopped_child_gives_it_a_new_life() -> None:
     assert play(tree, Failed("b", 2, failure(Directive.STOP))) == (tree, ())
 
 
+def test_a_new_life_begins_a_new_streak() -> None:
+    """The failures of its old life do not make a child wait longer in its new one."""
+    tree, _ = drain(crash(family(ONE), "b")[0])
+    assert tree.child("b").attempts == 1
+    tree, _ = play(tree, Failed("b", 5, failure(Directive.STOP)), Add("b"))
+    assert tree.child("b").attempts == 0
+    assert crash(tree, "b")[0].child("b").attempts == 1
+
+
 def test_adding_a_child_on_its_way_out_brings_it_back() -> None:
     """A child that comes back while it is being removed starts when it has stopped."""
     tree, _ = play(family(ONE), Remove("b"))
@@ -196,6 +205,29 @@ def test_a_late_report_is_heard(directive: Directive, phase: Phase, tree_phase: 
     assert tree.restarts == (0.0,)
 
 
+def test_a_late_report_is_heard_until_the_next_start() -> None:
+    """A late STOP holds also when the backoff is over and only the siblings are still on their way down."""
+    tree, _ = play(family(ALL, 2), Exited("b", 2), Due("b", 2))
+    assert tree.child("b").phase is Phase.READY
+    tree, _ = play(tree, Failed("b", 2, failure(Directive.STOP)))
+    assert tree.child("b").phase is Phase.STOPPED
+    assert play(tree, Exited("a", 1))[1] == (Start("a", 3),)
+
+
+@pytest.mark.parametrize("first", [Failed("a", 1, failure(Directive.STOP)), Exited("a", 1)])
+def test_only_an_exit_that_was_counted_has_a_late_report(first: Event) -> None:
+    """What a child said or says of an end that cost no restart does not stop it, however late and often it comes."""
+    tree, _ = crash(family(ALL, 3), "b")
+    tree, _ = play(tree, first, Failed("a", 1, failure(Directive.STOP)), Failed("a", 1, failure(Directive.STOP)))
+    assert tree.child("a").phase is Phase.READY
+
+
+def test_only_the_first_late_report_is_judged() -> None:
+    """Once an exit is explained, further reports of it change nothing but the status."""
+    tree, _ = play(family(ONE), Exited("b", 2), Failed("b", 2, BROKEN), Failed("b", 2, failure(Directive.ESCALATE)))
+    assert (tree.child("b").phase, tree.phase) == (Phase.WAITING, TreePhase.RUNNING)
+
+
 def test_a_report_explains_the_exit_that_came_before_it() -> None:
     """The status shows the report, whichever of report and exit came first."""
     for events in ((Exited("b", 2), Failed("b", 2, BROKEN)), (Failed("b", 2, BROKEN), Exited("b", 2))):
@@ -233,6 +265,12 @@ def test_a_waiting_sibling_keeps_its_backoff() -> None:
     tree, commands = play(tree, Due("a", 1))
     assert commands == (Start("a", 4), Start("b", 5))
     assert play(tree, Due("c", 3))[1] == (Start("c", 6),)
+
+
+def test_siblings_of_one_for_one_do_not_wait_for_each_other() -> None:
+    """Under one_for_one a child starts again while a sibling is still being stopped."""
+    tree, _ = crash(play(family(ONE), Remove("a"))[0], "b")
+    assert play(tree, Due("b", 2))[1] == (Start("b", 5),)
 
 
 def test_nobody_in_a_group_starts_while_another_is_being_stopped() -> None:
