@@ -36,11 +36,14 @@ class Bars(Show):
 
     def __init__(self, progress: Progress, transfers: int) -> None:
         self._progress = progress
-        self._run = progress.add_task("transfers", total=transfers)
+        self._transfers = transfers
+        self._run: TaskID | None = None
         self._audit: TaskID | None = None
 
     def ended(self, transfers: int, kills: int) -> None:
         """See `Show`."""
+        if self._run is None:
+            self._run = self._progress.add_task("transfers", total=self._transfers)
         self._progress.update(self._run, completed=transfers, description=f"transfers, {kills} kills")
 
     def auditing(self, records: int) -> None:
@@ -61,14 +64,16 @@ class Bars(Show):
 @app.command()
 def bank(
     log: Annotated[
-        str | None, typer.Option(help="memory:, sqlite:PATH or kafka://host:port [a file in a temporary directory]")
+        str | None, typer.Option(help="memory:, sqlite:PATH or kafka://host:port; default: a new file.")
     ] = None,
     accounts: Annotated[int, typer.Option(min=1, help="Accounts to open.")] = 1_000,
     transfers: Annotated[int, typer.Option(min=1, help="Transfers between them.")] = 20_000,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes [2; 1 on memory:]")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; default: 2, on memory: 1.")] = None,
     kills: Annotated[int, typer.Option(min=0, help="Workers to kill meanwhile.")] = 5,
     seed: Annotated[int, typer.Option(help="Draws accounts, transfers, and who is killed.")] = 1,
-    run: Annotated[str | None, typer.Option(help="Begins every key; new to the log [from time and seed]")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Begins every key, and must be new to the log; default: time and seed.")
+    ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds until it is given up.")] = 900.0,
 ) -> None:
     """Move money, kill workers, and hold what is in the log afterwards to the bank's and the runtime's promises."""
