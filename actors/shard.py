@@ -98,7 +98,10 @@ class Shard:
 
     def offer(self, letters: Iterable[Letter]) -> None:
         """Put letters into the mailbox."""
+        letters = tuple(letters)
         self.mailbox.offer(letters)
+        if self.stalled and any(isinstance(each, Envelope) and isinstance(each.message, CONTROL) for each in letters):
+            self.stalled = None  # An operator may be about to make room.
 
     def ready(self, now_ms: int) -> bool:
         """Whether ``decide`` has something to do."""

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import closing, suppress
 from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from actors.message import DefinitionError
-from actors.wire import DecodeError
 from bridge import inspection
-from bridge.connect import connect, read_kafka_config
-from bridge.log import Backend, LogError, LogUnavailable, Reader
+from bridge.cli_operator import dead_letters, parked
+from bridge.cli_shared import KafkaConfig, LogUrl, Target, console, opened, sentences
+from bridge.log import Backend
 from bridge.record import Record
 from bridge.settings import Settings
 from bridge.system import ActorSystem
-from bridge.target import TargetError, check_installation, load_system
+from bridge.target import check_installation, load_system
 
 app = typer.Typer(
     name="understudy",
@@ -31,50 +28,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
-
-#: Exit codes of sysexits.h, so that a script can tell what to do: mend the call, or try again later.
-EX_USAGE, EX_UNAVAILABLE = 64, 69
-
-Target = Annotated[
-    str, typer.Argument(metavar="MODULE:SYSTEM", help="Where the system is, as in examples.banking:system.")
-]
-LogUrl = Annotated[
-    str, typer.Option("--log", envvar="UNDERSTUDY_LOG", help="memory:, sqlite:PATH or kafka://host:port[,host:port…]")
-]
-KafkaConfig = Annotated[
-    Path | None, typer.Option(help="librdkafka settings, key=value lines: passed through, or refused with the reason.")
-]
-
-
-@contextlib.contextmanager
-def _sentences() -> Iterator[None]:
-    """Turn every refusal into one sentence and a non-zero exit."""
-    try:
-        yield
-    except LogUnavailable as error:
-        code, sentence = EX_UNAVAILABLE, str(error)
-    except (LogError, TargetError, DefinitionError, DecodeError, LookupError, ValueError) as error:
-        code, sentence = EX_USAGE, str(error)
-    else:
-        return
-    errors.print(f"understudy: {sentence}", soft_wrap=True, markup=False)
-    raise typer.Exit(code)
-
-
-@contextlib.contextmanager
-def _opened(log: str, kafka_config: Path | None, settings: Settings) -> Iterator[tuple[Backend, Reader]]:
-    backend = connect(log, settings, read_kafka_config(None if kafka_config is None else str(kafka_config)))
-    try:
-        backend.topics()
-        reader = backend.reader()
-        try:
-            yield backend, reader
-        finally:
-            reader.close()
-    finally:
-        backend.close()
+app.add_typer(parked)
+app.add_typer(dead_letters)
 
 
 @app.callback()
@@ -96,7 +51,7 @@ def run(
     kafka_config: KafkaConfig = None,
 ) -> None:
     """Run a system, supervised, until SIGTERM or Ctrl-C; a second signal stops at once."""
-    with _sentences():
+    with sentences():
         check_installation()
         system = load_system(target)
         config = None if kafka_config is None else str(kafka_config)
@@ -107,7 +62,7 @@ def run(
 @app.command()
 def check(target: Target) -> None:
     """Import a system, check every class of it, and show what it hosts. Needs no log."""
-    with _sentences():
+    with sentences():
         check_installation()
         system = load_system(target)
         system.check()
@@ -129,13 +84,13 @@ def topics(
     kafka_config: KafkaConfig = None,
 ) -> None:
     """List the topics that a system needs, and what is missing; --create makes them."""
-    with _sentences():
+    with sentences():
         system = load_system(target)
         system.check()
         found: Mapping[str, int] = {}
         made: list[str] = []
         if log is not None:
-            with _opened(log, kafka_config, system.settings) as (backend, _):
+            with opened(log, kafka_config, system.settings) as backend:
                 made = list(system.prepare(backend)) if create else []
                 found = backend.topics()
     table = Table("topic", "partitions", "config", "state")
@@ -155,11 +110,11 @@ def topics(
 @app.command()
 def state(target: Target, entity: str, key: str, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
     """Show one entity as the committed records have it: its fields, version, and what waits behind it."""
-    with _sentences():
+    with sentences():
         system = load_system(target)
         behaviour = system.behaviour(entity)
         hosted = system.hosted[behaviour.entity]
-        with _opened(log, kafka_config, system.settings) as (_, reader):
+        with opened(log, kafka_config, system.settings) as backend, closing(backend.reader()) as reader:
             found = inspection.entity_state(reader, system, hosted, key)
     shown = {
         "entity": behaviour.name,
@@ -182,7 +137,7 @@ def tail(
     kafka_config: KafkaConfig = None,
 ) -> None:
     """Print the committed records of a topic, decoded."""
-    with _sentences(), _opened(log, kafka_config, Settings()) as (_, reader):
+    with sentences(), opened(log, kafka_config, Settings()) as backend, closing(backend.reader()) as reader:
         count = reader.partition_count(topic)
         if count is None:
             raise LookupError(f"there is no topic {topic!r} in {log}")
@@ -193,7 +148,7 @@ def tail(
             for record in reader.read(topic, partition, positions[partition]):
                 _print_record(record)
                 positions[partition] = record.offset + 1
-        with contextlib.suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt):
             while follow:
                 for record in reader.follow(topic, positions, timeout_s=0.5):
                     _print_record(record)
@@ -211,9 +166,9 @@ def _print_record(record: Record) -> None:
 @app.command()
 def status(target: Target, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
     """Show where every shard stands: position, lag, journal, waiting and parked keys."""
-    with _sentences():
+    with sentences():
         system = load_system(target)
-        with _opened(log, kafka_config, system.settings) as (backend, reader):
+        with opened(log, kafka_config, system.settings) as backend, closing(backend.reader()) as reader:
             _complete(system, backend)
             found = list(inspection.shard_statuses(reader, system))
     table = Table("shard", "next", "lag", "journal", "waiting", "parked keys", title=f"system {system.name}")

@@ -28,7 +28,7 @@ SEEDED = {"actors/context.py": {"random"}}
 
 MODULE_LINES_MAX, ADAPTER_LINES_MAX, FUNCTION_LINES_MAX = 250, 400, 60
 ADAPTERS = re.compile(
-    r"bridge/(kafka/.*|embedded.*|cli)\.py|supervision/(process|transport)\.py|examples/.*|actors/shard\.py"
+    r"bridge/(kafka/.*|embedded.*|cli.*)\.py|supervision/(process|transport)\.py|examples/.*|actors/shard\.py"
 )
 
 

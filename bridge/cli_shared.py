@@ -1,0 +1,60 @@
+"""What the commands of ``understudy`` share: their arguments, and one sentence for every refusal."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from actors.message import DefinitionError
+from actors.wire import DecodeError
+from bridge.connect import connect, read_kafka_config
+from bridge.log import Backend, LogError, LogUnavailable
+from bridge.settings import Settings
+from bridge.target import TargetError
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+#: Exit codes of sysexits.h, so that a script can tell what to do: mend the call, or try again later.
+EX_USAGE, EX_UNAVAILABLE = 64, 69
+
+Target = Annotated[
+    str, typer.Argument(metavar="MODULE:SYSTEM", help="Where the system is, as in examples.banking:system.")
+]
+LogUrl = Annotated[
+    str, typer.Option("--log", envvar="UNDERSTUDY_LOG", help="memory:, sqlite:PATH or kafka://host:port[,host:port…]")
+]
+KafkaConfig = Annotated[
+    Path | None, typer.Option(help="librdkafka settings, key=value lines: passed through, or refused with the reason.")
+]
+
+
+@contextlib.contextmanager
+def sentences() -> Iterator[None]:
+    """Turn every refusal into one sentence and a non-zero exit."""
+    try:
+        yield
+    except LogUnavailable as error:
+        code, sentence = EX_UNAVAILABLE, str(error)
+    except (LogError, TargetError, DefinitionError, DecodeError, LookupError, ValueError) as error:
+        code, sentence = EX_USAGE, str(error)
+    else:
+        return
+    errors.print(f"understudy: {sentence}", soft_wrap=True, markup=False)
+    raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def opened(log: str, kafka_config: Path | None, settings: Settings) -> Iterator[Backend]:
+    """Open a log that has to be there, and close it."""
+    backend = connect(log, settings, read_kafka_config(None if kafka_config is None else str(kafka_config)))
+    try:
+        backend.topics()
+        yield backend
+    finally:
+        backend.close()
