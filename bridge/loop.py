@@ -31,7 +31,7 @@ from bridge.log import (
 )
 from bridge.region import Phase, Seat, ShardRegion
 from bridge.restore import Inconsistent
-from supervision import Backoff, Command, Directive, Escalate, Exited, Failed, Failure, Start, Started, Stop, WakeAfter
+from supervision import Backoff, Directive, Escalate, Exited, Failed, Failure, Start, Started, Stop
 
 logger = logging.getLogger("understudy")
 
@@ -89,8 +89,10 @@ class ShardLoop:
         self._fault("K1")
         for event in events:
             self._on(event)
+            self._carry_out()
         self._wake()
         turns = [self._turn(seat) for seat in self.region]
+        self._carry_out()
         return bool(events) or any(turns)
 
     # --- the journey ------------------------------------------------------------------------------------------
@@ -100,7 +102,7 @@ class ShardLoop:
         now_s = self._clock.monotonic_s()
         if isinstance(event, Assigned):
             self._report("shard-assigned", shard=str(event.shard))
-            self._carry_out(self.region.add(event.shard, now_s))
+            self.region.add(event.shard, now_s)
             return
         seat = self.region.seat(event.shard)
         if seat is None:
@@ -174,7 +176,8 @@ class ShardLoop:
         """What was decided is true now, and has left."""
         self._fault("K10")
         effects, shard = seat.in_flight, seat.shard
-        assert effects is not None and shard is not None, f"{seat.name}: a commit that nobody asked for"
+        if effects is None or shard is None:
+            return  # Stopped by its supervisor meanwhile: what is true stands in the log.
         shard.committed(effects.first_seq, event.first_offsets.get(seat.role.codec.events))
         seat.in_flight = None
         seat.aborts = 0
@@ -221,7 +224,7 @@ class ShardLoop:
             seconds=round(self._clock.monotonic_s() - seat.claimed_s, 4),
         )
         self._log.begin(seat.place, seat.shard.record.next)
-        self._supervise(Started(seat.name, seat.incarnation))
+        self.region.supervise(Started(seat.name, seat.incarnation), self._clock.monotonic_s())
 
     # --- failure ----------------------------------------------------------------------------------------------
 
@@ -245,34 +248,32 @@ class ShardLoop:
         logger.error("%s: %s", failure.error_type, failure.message)
         self._report("shard-failed", shard=seat.name, error=failure.error_type, reason=failure.message)
         self._log.pause(seat.place)
-        self._supervise(Failed(seat.name, seat.incarnation, failure))
-
-    def _supervise(self, event: Started | Failed | Exited) -> None:
-        self._carry_out(self.region.supervise(event, self._clock.monotonic_s()))
+        self.region.supervise(Failed(seat.name, seat.incarnation, failure), self._clock.monotonic_s())
 
     def _wake(self) -> None:
         """Do what has become due: restarts after a backoff, claims after an abort."""
         now_s = self._clock.monotonic_s()
-        self._carry_out(self.region.due(now_s))
+        self.region.due(now_s)
+        self._carry_out()
         for seat in self.region:
             if seat.reclaim_s is not None and seat.reclaim_s <= now_s:
                 self._claim(seat)
 
-    def _carry_out(self, commands: tuple[Command, ...]) -> None:
-        for command in commands:
+    def _carry_out(self) -> None:
+        """Do what the supervision tree wants, in order."""
+        while (command := self.region.next_command()) is not None:
             match command:
-                case Start(child, _):
+                case Start(child, incarnation):
                     if seat := self.region.named(child):
+                        seat.incarnation = incarnation
                         self._claim(seat)
                 case Stop(child, incarnation):
                     if seat := self.region.named(child):
                         seat.drop(Phase.DOWN)
                         self._log.pause(seat.place)
-                    self._supervise(Exited(child, incarnation))
+                    self.region.supervise(Exited(child, incarnation), self._clock.monotonic_s())
                 case Escalate(failure):
                     raise Escalated(failure)
-                case WakeAfter():
-                    raise AssertionError("the region keeps its timers itself")
                 case _:
                     assert_never(command)
 

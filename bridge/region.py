@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
@@ -15,7 +16,7 @@ from bridge.codec import Codec
 from bridge.log import Claimed
 from bridge.record import TopicPartition
 from bridge.restore import Restoration
-from supervision import Add, Command, Due, Event, Remove, Start, Tree, WakeAfter, step
+from supervision import Add, Due, Escalate, Event, Remove, Start, Stop, Tree, WakeAfter, step
 from supervision.policy import Policy
 
 
@@ -103,6 +104,8 @@ class ShardRegion:
         self._names: dict[str, Seat] = {}
         #: (due_s, child, incarnation) of restarts to come; few, so a list is enough.
         self._timers: list[tuple[float, str, int]] = []
+        #: What the tree wants done. An event can bring commands for others than the shard that it is about.
+        self._commands: deque[Start | Stop | Escalate] = deque()
 
     def __iter__(self) -> Iterator[Seat]:
         return iter(self._seats.values())
@@ -123,14 +126,14 @@ class ShardRegion:
         """Return the seat of a child of the tree."""
         return self._names.get(name)
 
-    def add(self, place: TopicPartition, now_s: float) -> tuple[Command, ...]:
+    def add(self, place: TopicPartition, now_s: float) -> None:
         """Take in a shard; siblings stand in the order of ``host()``, then by partition."""
         self.forget(place, now_s)
         role = self._roles[place.topic]
         seat = Seat(place, role.part(place.partition, self._directory, self._limits), role)
         later = min((p for p in self._seats if self._rank(p) > self._rank(place)), key=self._rank, default=None)
         self._seats[place] = self._names[seat.name] = seat
-        return self.supervise(Add(seat.name, None if later is None else self._seats[later].name), now_s)
+        self.supervise(Add(seat.name, None if later is None else self._seats[later].name), now_s)
 
     def forget(self, place: TopicPartition, now_s: float) -> None:
         """Drop a shard that is no longer ours, with all that it held."""
@@ -139,23 +142,24 @@ class ShardRegion:
             del self._names[seat.name]
             self.supervise(Remove(seat.name, gone=True), now_s)
 
-    def supervise(self, event: Event, now_s: float) -> tuple[Command, ...]:
-        """Feed the tree one event; timers are kept here, all other commands are the caller's to carry out."""
+    def supervise(self, event: Event, now_s: float) -> None:
+        """Feed the tree one event; timers are kept here, all other commands are the loop's to carry out in order."""
         self._tree, commands = step(self._tree, event, now_s)
         for command in commands:
             if isinstance(command, WakeAfter):
                 self._timers.append((now_s + command.delay_s, command.child, command.incarnation))
-            elif isinstance(command, Start) and (seat := self._names.get(command.child)):
-                seat.incarnation = command.incarnation
-        return tuple(command for command in commands if not isinstance(command, WakeAfter))
+            else:
+                self._commands.append(command)
 
-    def due(self, now_s: float) -> tuple[Command, ...]:
+    def next_command(self) -> Start | Stop | Escalate | None:
+        """Take the next command to carry out; None if there is none."""
+        return self._commands.popleft() if self._commands else None
+
+    def due(self, now_s: float) -> None:
         """Fire the timers whose time has come."""
-        commands: tuple[Command, ...] = ()
         for timer in [timer for timer in self._timers if timer[0] <= now_s]:
             self._timers.remove(timer)
-            commands += self.supervise(Due(timer[1], timer[2]), now_s)
-        return commands
+            self.supervise(Due(timer[1], timer[2]), now_s)
 
     def patience_s(self, now_s: float, epoch_ms: Callable[[], int]) -> float | None:
         """Return how long nothing will happen by itself (0: something is to be done now); None for never."""
