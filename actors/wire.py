@@ -148,6 +148,12 @@ def _token(data: bytes, position: int) -> tuple[int, int]:
     return 0, _FIXED.get(head, 1)
 
 
+def refuse_unknown_fields(data: bytes, message: msgspec.Struct) -> None:
+    """Raise DecodeError if the bytes say more than this code knows: it would be lost from the state."""
+    if strange := unknown_fields(data, message):
+        raise DecodeError(f"{type(message).__name__} has no field {strange[0]!r}; run the code that wrote it")
+
+
 def unknown_fields(data: bytes, message: msgspec.Struct) -> list[str]:
     """Name the fields in ``data`` that ``message``, or a struct within it, does not have.
 

@@ -30,6 +30,11 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     headers: Headers
     timestamp_ms: int
 
+    @property
+    def place(self) -> str:
+        """Where it stands, for people: ``topic/partition@offset``."""
+        return f"{self.topic}/{self.partition}@{self.offset}"
+
     def header(self, name: str) -> bytes | None:
         """Return the value of the last header of that name (Kafka's rule for repeated names), else None."""
         found = None

@@ -18,7 +18,7 @@ from actors.message import Stopped, Undecodable
 from actors.placement import checked_key
 from actors.shard import Cell, Part, Shard
 from actors.waiting import Waiting
-from actors.wire import DecodeError, encode, unknown_fields
+from actors.wire import DecodeError, encode, refuse_unknown_fields
 from bridge import codec as wire
 from bridge.codec import Codec
 from bridge.log import Claimed, Replayed
@@ -91,7 +91,7 @@ class Restoration:
                 take(record)
             except DecodeError as error:
                 raise self._wrong(
-                    f"{_place(record)} cannot be understood: {error}; run the code that wrote it, or {_MEND}"
+                    f"{record.place} cannot be understood: {error}; run the code that wrote it, or {_MEND}"
                 ) from error
 
     def shard(self) -> Shard:
@@ -201,7 +201,7 @@ class Restoration:
     def _snapshot(self, key: str, data: bytes) -> Any:
         try:
             entity = self._part.behaviour.state_decode(data)
-            _refuse_unknown_fields(data, entity)
+            refuse_unknown_fields(data, entity)
         except MemoryError:
             raise
         except Exception as error:  # A __post_init__ is user code.
@@ -229,7 +229,7 @@ class Restoration:
         shard, part = self._shard, self._part
         assert shard is not None
         seq, version = wire.number(record, "seq"), wire.number(record, "version")
-        where = _place(record)
+        where = record.place
         if seq >= shard.record.seq:
             raise self._wrong(
                 f"{where} has seq {seq}, the shard record says {shard.record.seq}: a transaction is torn; {_MEND}"
@@ -266,7 +266,7 @@ class Restoration:
         behaviour, data = self._part.behaviour, record.value or b""
         try:
             event = behaviour.journal.decode(data)
-            _refuse_unknown_fields(data, event)
+            refuse_unknown_fields(data, event)
             if type(event) is Stopped:
                 cell.state, cell.data, cell.version = behaviour.initial(), behaviour.initial_data, 0
                 return
@@ -284,18 +284,8 @@ class Restoration:
         return Inconsistent(f"shard {self._part.id} is stopped: {sentence}.")
 
 
-def _place(record: Record) -> str:
-    return f"{record.topic}/{record.partition}@{record.offset}"
-
-
 def _key(record: Record) -> str:
     try:
         return checked_key((record.key or b"").decode())
     except ValueError as error:
         raise DecodeError(f"its key is none of an entity: {error}") from error
-
-
-def _refuse_unknown_fields(data: bytes, event: msgspec.Struct) -> None:
-    """Raise DecodeError if the bytes say more than this code knows: it would be lost from the state."""
-    if strange := unknown_fields(data, event):
-        raise DecodeError(f"{type(event).__name__} has no field {strange[0]!r}; run the code that wrote it")
