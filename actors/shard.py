@@ -90,8 +90,11 @@ class Shard:
         self.failure: Failure | None = None
         #: Why no command is taken although there are some; None if nothing is in the way.
         self.stalled: str | None = None
+        #: Offsets of the control records in the mailbox that were heard before their turn came.
+        self._heard: set[int] = set()
         self._next = record.next
         self._seq = record.seq
+        self._handlers = part.behaviour.handlers
         self._cause_prefix = f"{part.topic}/{part.id.partition}/"
 
     # --- the owner's side -------------------------------------------------------------------------------------
@@ -100,7 +103,7 @@ class Shard:
         """Put letters into the mailbox."""
         letters = tuple(letters)
         self.mailbox.offer(letters)
-        if self.stalled and any(isinstance(each, Envelope) and isinstance(each.message, CONTROL) for each in letters):
+        if self.stalled and any(map(_is_control, letters)):
             self.stalled = None  # An operator may be about to make room.
 
     def ready(self, now_ms: int) -> bool:
@@ -137,15 +140,19 @@ class Shard:
         letter = self.mailbox.peek()
         if letter is None:
             return False
-        if self.waiting.size and not self._has_room(letter):
+        if self.waiting.size and not _is_control(letter) and not self._has_room(letter):
             self._listen(turn)
+            self.stalled = None
+            self._has_room(letter)
             return False
         self.mailbox.take()
         self._next = letter.offset + 1
         if isinstance(letter, Undecodable):
             turn.dead_letter(letter, letter.error, letter.reason)
-        elif isinstance(letter.message, CONTROL):
-            turn.operate(letter)
+        elif _is_control(letter):
+            if letter.offset not in self._heard:
+                turn.operate(letter)
+            self._heard.discard(letter.offset)
             turn.answer(letter)
         elif letter.key in self.waiting:
             turn.join(letter)
@@ -161,10 +168,12 @@ class Shard:
     def _listen(self, turn: Turn) -> None:
         """Do at once what an operator tells behind commands that have no room: it may be what makes room.
 
-        The order stays: the letter is taken, and answered, when its turn comes.
+        The order stays: the letter is taken, and answered, when its turn comes. It is heard once: a command that fails
+        again would else be retried for ever.
         """
         for letter in self.mailbox:
-            if isinstance(letter, Envelope) and isinstance(letter.message, CONTROL):
+            if isinstance(letter, Envelope) and _is_control(letter) and letter.offset not in self._heard:
+                self._heard.add(letter.offset)
                 written = len(turn.books)
                 turn.operate(letter)
                 if len(turn.books) > written:
@@ -189,10 +198,11 @@ class Shard:
                 turn.dead_letter(envelope, "WrongPartition", reason)
                 return
             cell = Cell(part.behaviour.initial(), part.behaviour.initial_data)
+        asks = self._handlers[type(envelope.message)].takes_context
         try:
             decision = decide(
                 part.behaviour, cell.state, cell.data, envelope, part.directory,
-                cause=f"{self._cause_prefix}{envelope.offset}",
+                cause=f"{self._cause_prefix}{envelope.offset}" if asks else "",
                 attempt=1 if waited is None else waited.attempt,
                 bytes_max=part.limits.output_bytes_max,
             )  # fmt: skip
@@ -315,6 +325,10 @@ class Shard:
         self.window.snapshotted(key)
         snapshot = StateRecord(snapshot=cell.data, waiting=waiting, waiting_first=first)
         return StateWritten(key, snapshot, cell.version, cell.seq)
+
+
+def _is_control(letter: Letter) -> bool:
+    return isinstance(letter, Envelope) and isinstance(letter.message, CONTROL)
 
 
 def _outputs(envelope: Envelope, decision: Decision) -> Iterator[EffectOutput]:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors import Message
+from actors.control import DropParked, RetryParked
 from actors.effects import Incident
 from actors.mailbox import Mailbox
 from actors.message import Undecodable
@@ -450,3 +451,56 @@ def test_counts_are_what_happened() -> None:
     assert msgspec.structs.asdict(effects.counts) == {
         "applied": 2, "rejected": 1, "dead_lettered": 1, "restarted": 1, "parked": 1, "journaled": 3,
     }  # fmt: skip
+
+
+# --- operators ------------------------------------------------------------------------------------------------
+
+
+def test_dropping_what_is_parked_makes_room_at_once() -> None:
+    """A shard that is full of parked commands goes on as soon as one of them is dropped, before its turn has come."""
+    bench = Bench(Account, policy=POLICY, limits=Limits(waiting_per_shard_max=1))
+    parked = bench.tell(Trip(error="stop"), "w")
+    bench.tell(Deposit(amount=1), "x")
+    bench.run()
+    assert bench.shard.stalled is not None
+    bench.tell(DropParked(offset=parked, reason="gone"), "w")
+    bench.fetch()
+    while bench.shard.ready(bench.now_ms):
+        bench.turn()
+    assert per_key(bench) == {"x": [{"type": "Deposited", "amount": 1}]}
+    assert bench.errors() == ["Dropped"]
+    assert bench.shard.waiting.size == 0
+
+
+def test_a_retry_is_one_retry_also_when_it_fails_again() -> None:
+    """An operator's retry that is heard behind commands without room, and fails again, is not retried for ever."""
+    bench = Bench(Account, policy=POLICY, limits=Limits(waiting_per_shard_max=1))
+    parked = bench.tell(Trip(times=99, error="stop"), "w")
+    bench.tell(Deposit(amount=1), "x")
+    bench.run()
+    bench.tell(RetryParked(offset=parked), "w", REPLY_TO)
+    bench.fetch()
+    turns = 0
+    while bench.shard.ready(bench.now_ms):
+        effects = bench.turn()
+        turns += 1
+        assert turns < 10, "it is retried for ever"
+        assert effects is not None
+    assert bench.shard.waiting.queue("w")[0].record.parked
+    assert bench.shard.stalled is not None
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(waiting_per_key_max=1), Limits(waiting_per_shard_max=1)])
+def test_an_operator_is_answered_whatever_becomes_of_it(limits: Limits) -> None:
+    """A control record needs no room itself, is answered, and does nothing if it means what is parked no longer."""
+    bench = Bench(Account, policy=POLICY, limits=limits)
+    parked = bench.tell(Trip(times=99, error="stop"), "w")
+    bench.tell(RetryParked(offset=parked), "w", REPLY_TO)
+    bench.tell(RetryParked(offset=parked + 7), "w", REPLY_TO)
+    bench.tell(DropParked(offset=parked, reason="enough"), "w", REPLY_TO)
+    bench.tell(DropParked(offset=parked, reason="enough"), "w", REPLY_TO)
+    bench.settle()
+    assert [answer["type"] for answer in bench.replies] == ["Done"] * 4
+    assert bench.errors() == ["Dropped"]
+    assert bench.shard.waiting.size == 0
+    bench.restored()
