@@ -31,7 +31,7 @@ from actors.effects import (
     WaitingWritten,
 )
 from actors.entity import resolved
-from actors.message import Envelope, Undecodable
+from actors.message import Envelope, Undecodable, wire_name
 from actors.placement import checked_key, murmur2, partition_of
 from actors.wire import DecodeError, MessageDecoder, check_depth, encode
 from bridge.codec import Codec, decode_shard, decode_state, decode_waiting, encode_book
