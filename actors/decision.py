@@ -16,7 +16,7 @@ from actors.context import Context, ContractViolation, Directory, OutputTooLarge
 from actors.entity import Behaviour, Entity
 from actors.handler import Handler, NextState
 from actors.message import Done, Envelope, Message, Rejection, Stopped
-from actors.wire import DecodeError, check_depth, encode
+from actors.wire import DEPTH_MAX, DecodeError, check_depth, encode
 
 #: What a record carries beside a message: key (255), headers (under 700), the fields of a state record.
 RECORD_OVERHEAD_BYTES = 1_024
@@ -70,7 +70,7 @@ def decide(
     kind = type(result)
     if kind not in handler.allowed:
         _check_result(handler, result)
-    if issubclass(kind, Rejection):
+    if kind in handler.rejections:
         reply = result if envelope.sender is not None and handler.kind == "@command" else None
         reply_data = b"" if reply is None else _sendable(reply, bytes_max)
         return Decision(
@@ -137,6 +137,8 @@ def _survived(behaviour: Behaviour, state: Entity, bytes_max: int) -> tuple[Enti
 def _encoded(message: Message, bytes_max: int) -> bytes:
     """Return a message as bytes that fit into a record and that a decoder would not refuse for their depth."""
     data = encode(message)
+    if len(data) <= DEPTH_MAX:
+        return data  # So short that it is neither too large nor too deep; most are.
     _check_size(type(message).__name__, len(data), bytes_max)
     try:
         check_depth(data)

@@ -55,6 +55,7 @@ class Handler:
         #: Whether the tuple may be empty: ``tuple[Deposited, ...]``.
         self.returns_nothing = False
         self.allowed: frozenset[type] = frozenset()
+        self.rejections: frozenset[type] = frozenset()
         #: What an asker may be told by this handler, and what an ask of it can bring back.
         self.replies: tuple[type[Message], ...] = ()
         self.answers: tuple[type[Message], ...] = ()
@@ -90,6 +91,7 @@ class Handler:
             raise self.refusal("has no annotation of what it returns; the annotation is its contract")
         self.results, self.returns_tuple = self._results(hints["return"])
         self.allowed = frozenset(self.owner if result is NextState else result for result in self.results)
+        self.rejections = frozenset(result for result in self.results if issubclass(result, Rejection))
         replies = [Done if result in (NextState, type(None)) else result for result in self.results]
         self.replies = tuple(dict.fromkeys([*replies, Done] if self.returns_nothing else replies))
         self.answers = tuple(dict.fromkeys((*self.replies, Undelivered)))
