@@ -60,12 +60,6 @@ class Restoration:
         self.records = 0
         self.wanted: Replay | None = Replay(codec.state, 0, claimed.ends[codec.state])
 
-    @property
-    def progress(self) -> str:
-        """Where it is, for people."""
-        topic = "" if self.wanted is None else f" of {self.wanted.topic}/{self._part.id.partition}"
-        return f"{self.records} records restored{topic}"
-
     def feed(self, replayed: Replayed) -> None:
         """Take in records of the wanted stretch."""
         assert self.wanted is not None and replayed.topic == self.wanted.topic, replayed.topic
@@ -279,8 +273,8 @@ class Restoration:
                 "wrote it, and mend the @event method"
             ) from error
 
-    def _wrong(self, sentence: str) -> Inconsistent:
-        return Inconsistent(f"shard {self._part.id} is stopped: {sentence}.")
+    def _wrong(self, what: str) -> Inconsistent:
+        return Inconsistent(f"shard {self._part.id} is stopped: {what}.")
 
 
 def _key(record: Record) -> str:
