@@ -10,7 +10,12 @@ from examples.banking.transfers import Transfer
 from supervision import Backoff, Directive, restart
 
 #: A window smaller than the default: what a kill leaves to replay is less, and snapshots are part of each audit.
-system = ActorSystem("bank", settings=Settings(snapshot_window_records=1_000))
+#: And a budget for workers that are killed on purpose, which the default takes for a node that is beyond help.
+system = ActorSystem(
+    "bank",
+    settings=Settings(snapshot_window_records=1_000),
+    workers=restart(max_restarts=1_000, within_s=60, backoff=Backoff(first_s=0.02, max_s=1)),
+)
 system.host(
     Account,
     partitions=8,
