@@ -215,7 +215,7 @@ class Shard:
             return
         self._apply(cell, envelope, decision, turn)
         if decision.outputs or decision.reply is not None:
-            turn.outputs.extend(_outputs(envelope, decision))
+            turn.outputs.extend(outputs_of(envelope, decision))
         if waited is not None:
             turn.leave(envelope)
 
@@ -331,8 +331,8 @@ def _is_control(letter: Letter) -> bool:
     return isinstance(letter, Envelope) and isinstance(letter.message, CONTROL)
 
 
-def _outputs(envelope: Envelope, decision: Decision) -> Iterator[EffectOutput]:
-    """Yield what a handler collected, and the reply; their indices follow those of the events."""
+def outputs_of(envelope: Envelope, decision: Decision) -> Iterator[EffectOutput]:
+    """Yield what a decided command sends: what its handler collected, and the reply, behind its events' indices."""
     offset, index = envelope.offset, len(decision.events)
     for output, data in zip(decision.outputs, decision.sent, strict=True):
         match output:
