@@ -1,0 +1,358 @@
+"""The message path: whatever crashes, what a reader sees is what it would see without; nobody stops anybody else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors import Entity, Message
+from actors.entity import resolved
+from actors.placement import partition_of
+from actors.wire import encode
+from bridge.codec import decode_state
+from bridge.embedded_backend import EmbeddedBackend
+from bridge.loop import Escalated
+from bridge.record import Output, Record
+from bridge.running import Running, no_fault
+from bridge.settings import Settings
+from bridge.system import ActorSystem
+from bridge.topics import SHARD_KEY
+from supervision import Backoff, Directive, Strategy, restart
+from tests.actors.domain import Account, Close, Deposit, Escalating, Pay, Router, Split, Teller, Trip, Withdraw
+
+
+class TickingClock:
+    """Moves on by a little whenever somebody looks: nothing waits, and every wait ends."""
+
+    def __init__(self) -> None:
+        self._now_ms = 0
+
+    def _tick(self) -> int:
+        self._now_ms += 1
+        return self._now_ms
+
+    def monotonic_s(self) -> float:
+        """Seconds since the beginning of the test."""
+        return self._tick() / 1000
+
+    def epoch_ms(self) -> int:
+        """A moment in 2023, and a little more at each look."""
+        return 1_700_000_000_000 + self._tick()
+
+
+class Crash(Exception):
+    """The worker dies here."""
+
+
+POLICY = restart(
+    max_restarts=2,
+    within_s=36_000,
+    backoff=Backoff(first_s=0.02, factor=1, max_s=0.02, jitter=0),
+    on={KeyError: Directive.RESUME, ValueError: Directive.STOP, Escalating: Directive.ESCALATE},
+)
+
+#: (entity, key, message or raw bytes, whether somebody waits for an answer)
+Sent = tuple[type[Entity], str, Message | bytes, bool]
+
+
+class World:
+    """A system in memory on a clock of its own."""
+
+    def __init__(self, entities: Sequence[type[Entity]], *, partitions: int = 2, limits: Settings, **more: Any) -> None:
+        self.system = ActorSystem("bank", settings=limits, **more)
+        for entity in entities:
+            self.system.host(entity, partitions=partitions, supervise=POLICY)
+        clock = TickingClock()
+        backend = EmbeddedBackend("memory:", limits, clock=clock)
+        self.running = Running(self.system, backend, clock)
+        self.appender = backend.appender()
+        self.partitions = partitions
+        self._asked = 0
+
+    def send(self, sent: Sequence[Sent]) -> None:
+        """Append commands as a client does."""
+        outputs = []
+        for entity, key, message, asked in sent:
+            topic = f"bank.{resolved(entity).name}.commands"
+            data = message if isinstance(message, bytes) else encode(message)
+            partition = partition_of(key.encode(), self.partitions)
+            headers: tuple[tuple[str, bytes], ...] = ()
+            if asked:
+                headers = (("reply-to", b"bank.replies/3"), ("correlation-id", b"%d" % self._asked))
+                self._asked += 1
+            outputs.append(Output(topic, partition, key.encode(), data, headers))
+        self.appender.append(outputs)
+
+    def records(self, topic: str) -> Iterator[Record]:
+        """Yield all records of a topic."""
+        for partition in range(self.running.reader.partition_count(topic) or 0):
+            yield from self.running.reader.read(topic, partition)
+
+    def topics(self) -> list[str]:
+        """Name all topics of the system."""
+        return [spec.name for spec in self.system.topic_specs()]
+
+    def seen(self) -> dict[str, Any]:
+        """Return all that must not depend on crashes, batches, bounds and the interleaving of keys."""
+        found: dict[str, Any] = {}
+        for hosted in self.system.hosted.values():
+            name = hosted.behaviour.name
+            events: dict[bytes | None, list[Any]] = {}
+            for record in self.records(f"bank.{name}.events"):
+                events.setdefault(record.key, []).append((record.value, record.header("version")))
+            found[f"{name} events"] = events
+            found[f"{name} states"] = self.states(name, journaled=hosted.behaviour.journaled)
+        found["told"] = Counter(
+            (topic, record.key, record.value)
+            for topic in self.topics() if topic.endswith(".commands")
+            for record in self.records(topic) if record.header("cause")
+        )  # fmt: skip
+        found["replies"] = Counter((r.header("correlation-id"), r.value) for r in self.records("bank.replies"))
+        found["dead letters"] = Counter(
+            (r.key, r.value, r.header("error-type"), r.header("attempts")) for r in self.records("bank.dead-letters")
+        )
+        found["memory"] = sorted(
+            (str(seat.part.id), key, cell.data, cell.version if seat.part.behaviour.journaled else 0)
+            for seat in self.running.loop.region if seat.shard
+            for key, cell in seat.shard.cells.items() if cell.version
+        )  # fmt: skip
+        found["waiting"] = sorted(
+            (str(seat.part.id), key, [(w.envelope.value, w.record.attempt) for w in seat.shard.waiting.queue(key)])
+            for seat in self.running.loop.region if seat.shard
+            for key in seat.shard.waiting
+        )  # fmt: skip
+        return found
+
+    def states(self, name: str, *, journaled: bool) -> dict[bytes | None, bytes | None]:
+        """Return the latest state of each stateful entity: when a journaled one is snapshotted depends on batches."""
+        found: dict[bytes | None, bytes | None] = {}
+        for record in self.records(f"bank.{name}.state"):
+            if record.key != SHARD_KEY and not journaled:
+                found[record.key] = decode_state(record.value).snapshot if record.value else None
+        return {key: snapshot for key, snapshot in found.items() if snapshot is not None}
+
+    def causes(self) -> list[bytes]:
+        """Return the causes of all that was ever written."""
+        found = [record.header("cause") for topic in self.topics() for record in self.records(topic)]
+        return [cause for cause in found if cause is not None]
+
+    def settle(self, crashes: Sequence[int] = ()) -> int:
+        """Work until nothing is left, dying at the n-th fault point for each n; return how often it died."""
+        left = list(crashes)
+        countdown = [left.pop(0) if left else -1]
+
+        def fault(_point: str) -> None:
+            countdown[0] -= 1
+            if countdown[0] == 0:
+                raise Crash
+
+        self.running.fault_point = fault
+        died = 0
+        while True:
+            try:
+                self.restore()
+                self.running.settle(timeout_s=3_600)
+            except Crash:
+                died += 1
+                countdown[0] = left.pop(0) if left else -1
+                self.running.crash()
+            else:
+                self.running.fault_point = no_fault
+                return died
+
+    def restore(self) -> None:
+        """Work until every shard is there: ``settle`` knows of no command that waits in one that is not."""
+        shards = len(self.system.hosted) * self.partitions
+        while sum(seat.shard is not None for seat in self.running.loop.region) < shards:
+            self.running.tick()
+
+    def close(self) -> None:
+        """Leave."""
+        self.running.close()
+
+
+amounts = st.integers(1, 9)
+#: Each account is written by one sender: else the order of its commands would be the log's to choose.
+ACCOUNTS = st.tuples(
+    st.just(Account),
+    st.sampled_from(["a", "b", "c"]),
+    st.one_of(
+        st.builds(Deposit, amount=amounts),
+        st.builds(Withdraw, amount=st.integers(1, 20)),
+        st.builds(Split, amounts=st.lists(amounts, max_size=3).map(tuple)),
+        st.just(Close()),
+        st.builds(Trip, times=st.integers(0, 3), error=st.sampled_from(["restart", "resume", "stop"])),
+        st.just(b"\xc1"),
+    ),
+    st.booleans(),
+)
+TELLERS = st.tuples(
+    st.just(Teller),
+    st.sampled_from(["t", "u"]),
+    st.one_of(
+        st.builds(Pay, account=st.sampled_from(["till"]), amount=st.integers(-9, 9)),
+        st.builds(Trip, times=st.integers(0, 2), error=st.sampled_from(["restart"])),
+        st.builds(Trip, times=st.just(1), error=st.just("resume")),
+        st.just(b"?"),
+    ),
+    st.booleans(),
+)
+ROUTERS = st.tuples(
+    st.just(Router),
+    st.sampled_from(["r", "s"]),
+    st.one_of(st.builds(Deposit, amount=amounts), st.builds(Trip, times=st.integers(0, 2))),
+    st.booleans(),
+)
+
+
+def own_till(sent: Sent) -> Sent:
+    """Give each teller a till of its own."""
+    entity, key, message, asked = sent
+    return (entity, key, Pay(account=f"till-{key}", amount=message.amount), asked) if isinstance(message, Pay) else sent
+
+
+SENT = st.lists(st.one_of(ACCOUNTS, TELLERS, ROUTERS).map(own_till), min_size=1, max_size=30)
+#: Fault points between one death and the next.
+CRASHES = st.lists(st.one_of(st.integers(1, 12), st.integers(1, 80)), max_size=25)
+ALL = (Account, Teller, Router)
+CALM = Settings()
+
+
+@given(
+    chunks=st.lists(SENT, min_size=1, max_size=3),
+    crashes=CRASHES,
+    partitions=st.integers(1, 3),
+    limits=st.builds(
+        Settings,
+        batch_records_max=st.integers(1, 5),
+        mailbox_records_max=st.integers(1, 6),
+        snapshot_window_records=st.integers(1, 6),
+    ),
+)
+@settings(max_examples=120, deadline=None)
+def test_crashes_change_nothing_that_a_reader_sees(
+    chunks: list[list[Sent]], crashes: list[int], partitions: int, limits: Settings
+) -> None:
+    """Whatever dies wherever, the committed topics are those of a run without faults, up to the order of the keys."""
+    calm = World(ALL, partitions=partitions, limits=CALM)
+    faulty = World(ALL, partitions=partitions, limits=limits)
+    for sent in chunks:
+        calm.send(sent)
+        faulty.send(sent)
+        faulty.settle(crashes[: len(crashes) // 2])
+    faulty.settle(crashes[len(crashes) // 2 :])
+    calm.settle()
+    expected, found = calm.seen(), faulty.seen()
+    for name, value in expected.items():
+        assert found[name] == value, name
+    causes = faulty.causes()
+    assert len(causes) == len(set(causes))
+    faulty.running.crash()
+    faulty.settle()
+    assert faulty.seen() == found
+    calm.close()
+    faulty.close()
+
+
+@given(
+    sent=st.lists(
+        st.tuples(
+            st.just(Account),
+            st.sampled_from(["a", "b", "c"]),
+            st.one_of(st.builds(Deposit, amount=amounts), st.builds(Trip, times=st.integers(0, 2))),
+            st.booleans(),
+        ),
+        max_size=40,
+    ),
+    crashes=CRASHES,
+    per_key=st.integers(1, 3),
+    per_shard=st.integers(1, 4),
+)
+@settings(max_examples=30, deadline=None)
+def test_bounds_and_crashes_lose_nothing(sent: list[Sent], crashes: list[int], per_key: int, per_shard: int) -> None:
+    """With the smallest of bounds the shards stall, go on, and end where they would have ended without them."""
+    limits = Settings(
+        waiting_per_key_max=per_key, waiting_per_shard_max=per_shard, mailbox_records_max=2, batch_records_max=2
+    )
+    calm = World([Account], limits=CALM)
+    tight = World([Account], limits=limits)
+    for world in (calm, tight):
+        world.send(sent)
+    calm.settle()
+    tight.settle(crashes)
+    assert tight.seen() == calm.seen()
+    calm.close()
+    tight.close()
+
+
+def test_a_transaction_is_all_or_nothing_at_each_point() -> None:
+    """Dying at any one point of the path, once each, changes nothing."""
+    sent: list[Sent] = [
+        (Account, "a", Deposit(amount=5), True),
+        (Account, "w", Trip(times=1), True),
+        (Teller, "t", Pay(account="till", amount=1), True),
+        (Router, "r", Deposit(amount=1), False),
+    ]
+    calm = World(ALL, limits=CALM)
+    calm.send(sent)
+    calm.settle()
+    expected = calm.seen()
+    for point in range(1, 60):
+        world = World(ALL, limits=CALM)
+        world.send(sent)
+        world.settle([point])
+        assert world.seen() == expected, point
+        world.close()
+    calm.close()
+
+
+def test_a_failing_key_stops_nobody_else() -> None:
+    """While a key waits or is parked, all other keys and entities are served."""
+    world = World(ALL, partitions=1, limits=Settings(batch_records_max=3))
+    world.send([(Account, "bad", Trip(error="stop"), False), *[(Account, "bad", Deposit(amount=1), False)] * 5])
+    world.send([(Account, f"good-{number}", Deposit(amount=1), False) for number in range(10)])
+    world.settle()
+    served = {record.key for record in world.records("bank.account.events")}
+    assert served == {f"good-{number}".encode() for number in range(10)}
+    assert world.running.loop.counts.applied == 10
+    world.close()
+
+
+def test_a_full_mailbox_pauses_its_partition_and_loses_nothing() -> None:
+    """A burst far over the mailbox is handled in order, whatever is paused and resumed meanwhile."""
+    world = World([Account], partitions=1, limits=Settings(mailbox_records_max=4, batch_records_max=1))
+    world.send([(Account, "a", Deposit(amount=number), False) for number in range(1, 300)])
+    world.settle()
+    amounts_seen = [msgspec.msgpack.decode(r.value or b"")["amount"] for r in world.records("bank.account.events")]
+    assert amounts_seen == list(range(1, 300))
+    world.close()
+
+
+def test_a_shard_that_fails_for_good_takes_its_worker_down() -> None:
+    """A failure that escalates restarts the shard, and beyond the shards' budget it leaves the loop as Escalated."""
+    shards = restart(max_restarts=3, within_s=3_600, backoff=Backoff(first_s=0.01, max_s=0.01, jitter=0))
+    world = World([Account], limits=CALM, shards=shards)
+    world.send([(Account, "a", Deposit(amount=1), False), (Account, "a", Trip(error="escalate"), False)])
+    with pytest.raises(Escalated, match="Escalating"):
+        world.running.settle(timeout_s=3_600)
+    assert len(list(world.records("bank.account.events"))) == 1
+    world.close()
+
+
+@pytest.mark.parametrize("strategy", [Strategy.ALL_FOR_ONE, Strategy.REST_FOR_ONE])
+def test_siblings_are_restarted_while_their_commits_are_under_way(strategy: Strategy) -> None:
+    """A shard that shares the fate of another is restored, also when its own commit had just been sent."""
+    shards = restart(max_restarts=3, within_s=3_600, backoff=Backoff(first_s=0.01, max_s=0.01, jitter=0))
+    world = World([Teller, Account], partitions=1, limits=CALM, shards=shards, shard_strategy=strategy)
+    world.settle()
+    # Shards take their turns in the order of their names: the account's commit is sent, then the teller fails.
+    world.send([(Account, "a", Deposit(amount=1), False), (Teller, "t", Trip(error="escalate"), False)])
+    with pytest.raises(Escalated, match="Escalating"):
+        world.running.settle(timeout_s=3_600)
+    world.close()
