@@ -39,6 +39,9 @@ logger = logging.getLogger("understudy")
 #: long says so itself (LogUnavailable).
 RECLAIM_BACKOFF = Backoff(first_s=0.02, factor=2.0, max_s=2.0)
 
+#: How often a shard that restores says how far it is.
+RESTORE_REPORT_S = 1.0
+
 
 class Escalated(Exception):
     """The shards of this worker failed too often, or said that they cannot go on: the worker's supervisor decides."""
@@ -189,7 +192,7 @@ class ShardLoop:
 
     def _claim(self, seat: Seat) -> None:
         seat.drop(Phase.CLAIMING)
-        seat.claimed_s = self._clock.monotonic_s()
+        seat.claimed_s = seat.told_s = self._clock.monotonic_s()
         self._fault("K14")
         self._log.claim(seat.place, seat.role.codec.restored_topics)
 
@@ -202,6 +205,9 @@ class ShardLoop:
         self._fault("K16")
         assert seat.restoration is not None
         seat.restoration.feed(event)
+        if (now_s := self._clock.monotonic_s()) >= seat.told_s + RESTORE_REPORT_S:
+            seat.told_s = now_s
+            self._report("shard-restoring", shard=seat.name, records=seat.restoration.records, topic=event.topic)
         if event.complete:
             self._replay_next(seat, event)
 

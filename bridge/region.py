@@ -68,7 +68,7 @@ class Seat:
         self.shard: Shard | None = None
         self.in_flight: Effects | None = None
         self.paused = False
-        self.claimed_s = 0.0
+        self.claimed_s = self.told_s = 0.0
         #: Consecutive aborts that were nobody's fault, and when the next claim is due because of them.
         self.aborts = 0
         self.reclaim_s: float | None = None

@@ -171,7 +171,7 @@ class Restoration:
             letter = self._codec.waiting_envelope(offset, self._waiting[offset])
             if isinstance(letter, Undecodable):
                 raise self._wrong(
-                    f"waiting command {offset} cannot be decoded: {letter.reason}; run the code that wrote it"
+                    f"the waiting command {offset} cannot be decoded by this code: {letter.reason}; run its own"
                 )
             shard.waiting.join(Waiting(letter, self._waiting[offset]))
         self._check_waiting(shard)
