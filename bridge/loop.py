@@ -31,7 +31,7 @@ from bridge.log import (
 )
 from bridge.region import Phase, Seat, ShardRegion
 from bridge.restore import Inconsistent
-from supervision import Backoff, Directive, Escalate, Exited, Failed, Failure, Start, Started, Stop
+from supervision import Backoff, Directive, Exited, Failed, Failure, Start, Started, Stop
 
 logger = logging.getLogger("understudy")
 
@@ -41,14 +41,6 @@ RECLAIM_BACKOFF = Backoff(first_s=0.02, factor=2.0, max_s=2.0)
 
 #: How often a shard that restores says how far it is.
 RESTORE_REPORT_S = 1.0
-
-
-class Escalated(Exception):
-    """The shards of this worker failed too often, or said that they cannot go on: the worker's supervisor decides."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(f"{failure.where}: {failure.error_type}: {failure.message}")
-        self.failure = failure
 
 
 class ShardLoop:
@@ -278,8 +270,6 @@ class ShardLoop:
                         seat.drop(Phase.DOWN)
                         self._log.pause(seat.place)
                     self.region.supervise(Exited(child, incarnation), self._clock.monotonic_s())
-                case Escalate(failure):
-                    raise Escalated(failure)
                 case _:
                     assert_never(command)
 

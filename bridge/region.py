@@ -16,7 +16,7 @@ from bridge.codec import Codec
 from bridge.log import Claimed
 from bridge.record import TopicPartition
 from bridge.restore import Restoration
-from supervision import Add, Due, Escalate, Event, Remove, Start, Stop, Tree, WakeAfter, step
+from supervision import Add, Due, Escalate, Event, Failure, Remove, Start, Stop, Tree, WakeAfter, step
 from supervision.policy import Policy
 
 
@@ -91,6 +91,14 @@ class Seat:
         return self.restoration
 
 
+class Escalated(Exception):
+    """The shards of this worker failed too often, or said that they cannot go on: the worker's supervisor decides."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.where}: {failure.error_type}: {failure.message}")
+        self.failure = failure
+
+
 class ShardRegion:
     """The seats of one worker, in start order, under one supervision tree. Owned by the loop."""
 
@@ -151,9 +159,12 @@ class ShardRegion:
             else:
                 self._commands.append(command)
 
-    def next_command(self) -> Start | Stop | Escalate | None:
-        """Take the next command to carry out; None if there is none."""
-        return self._commands.popleft() if self._commands else None
+    def next_command(self) -> Start | Stop | None:
+        """Take the next command to carry out, None if there is none; Escalated when the tree has given up."""
+        command = self._commands.popleft() if self._commands else None
+        if isinstance(command, Escalate):
+            raise Escalated(command.failure)
+        return command
 
     def due(self, now_s: float) -> None:
         """Fire the timers whose time has come."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from actors.placement import partition_of
 from actors.wire import encode
 from bridge.codec import decode_state
 from bridge.embedded_backend import EmbeddedBackend
-from bridge.loop import Escalated
+from bridge.region import Escalated
 from bridge.record import Output, Record
 from bridge.running import Running, no_fault
 from bridge.settings import Settings
@@ -59,6 +60,11 @@ POLICY = restart(
 
 #: (entity, key, message or raw bytes, whether somebody waits for an answer)
 Sent = tuple[type[Entity], str, Message | bytes, bool]
+
+
+def said(value: bytes | None) -> str:
+    """Return a message without the offset of a parked command: that depends on who else sent to the partition."""
+    return re.sub("since [0-9]+", "", str(msgspec.msgpack.decode(value or b"")))
 
 
 class World:
@@ -109,11 +115,11 @@ class World:
             found[f"{name} events"] = events
             found[f"{name} states"] = self.states(name, journaled=hosted.behaviour.journaled)
         found["told"] = Counter(
-            (topic, record.key, record.value)
+            (topic, record.key, said(record.value))
             for topic in self.topics() if topic.endswith(".commands")
             for record in self.records(topic) if record.header("cause")
         )  # fmt: skip
-        found["replies"] = Counter((r.header("correlation-id"), r.value) for r in self.records("bank.replies"))
+        found["replies"] = Counter((r.header("correlation-id"), said(r.value)) for r in self.records("bank.replies"))
         found["dead letters"] = Counter(
             (r.key, r.value, r.header("error-type"), r.header("attempts")) for r in self.records("bank.dead-letters")
         )
