@@ -28,6 +28,7 @@ C = TypeVar("C")
 Ev = TypeVar("Ev", bound=Event)
 R = TypeVar("R")
 S = TypeVar("S")
+T = TypeVar("T")
 
 
 class NextState:
@@ -200,8 +201,8 @@ class EventHandler(Handler, Generic[S, Ev]):
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
     @overload
-    def __get__(self, instance: S, owner: type) -> Callable[[Ev], S]: ...
-    def __get__(self, instance: S | None, owner: type) -> Self | Callable[[Ev], S]:
+    def __get__(self, instance: T, owner: type) -> Callable[[Ev], T]: ...
+    def __get__(self, instance: T | None, owner: type) -> Self | Callable[[Ev], T]:
         """Bind as a method does."""
         return self if instance is None else types.MethodType(self.function, instance)
 

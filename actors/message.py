@@ -68,6 +68,8 @@ def _is_wire_name(name: object) -> bool:
     return isinstance(name, str) and 1 <= len(name) <= _NAME_CHARS_MAX and name.isprintable()
 
 
+# As on the metaclass: mypy asks the nearest base that says it, and msgspec.Struct says it too, with other defaults.
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Message(msgspec.Struct, metaclass=MessageMeta):
     """What can be written to a log under a wire name."""
 

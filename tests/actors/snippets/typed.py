@@ -1,0 +1,131 @@
+"""What type checkers see of an application; each line that says ``error`` must be one, and no other line may."""
+
+from typing import Self, assert_type
+
+from actors import Command, Context, Entity, Event, Rejection, command, event
+from actors.context import Context as _Context
+from bridge import ActorSystem
+from bridge.client import Client
+from supervision import Backoff, Directive, restart
+
+
+class Deposit(Command):
+    """Pay in."""
+
+    amount: int
+
+
+class Withdraw(Command):
+    """Pay out."""
+
+    amount: int
+
+
+class Deposited(Event):
+    """Money came in."""
+
+    amount: int
+
+
+class Withdrawn(Event):
+    """Money went out."""
+
+    amount: int
+
+
+class InsufficientFunds(Rejection):
+    """There is less."""
+
+    balance: int
+
+
+class Account(Entity):
+    """The example of the design's section 2."""
+
+    balance: int = 0
+
+    @command
+    def deposit(self, cmd: Deposit) -> Deposited:
+        return Deposited(amount=cmd.amount)
+
+    @command
+    def withdraw(self, cmd: Withdraw, ctx: Context) -> Withdrawn | InsufficientFunds:
+        if cmd.amount > self.balance:
+            return InsufficientFunds(balance=self.balance)
+        return Withdrawn(amount=cmd.amount)
+
+    @event
+    def deposited(self, evt: Deposited) -> Self:
+        return self.replace(balance=self.balance + evt.amount)
+
+    @event
+    def withdrawn(self, evt: Withdrawn) -> Self:
+        return self.replace(balance=self.balance - evt.amount)
+
+
+system = ActorSystem("bank")
+system.host(
+    Account,
+    partitions=8,
+    supervise=restart(
+        max_restarts=3, within_s=60, backoff=Backoff(first_s=0.05, max_s=5), on={ValueError: Directive.STOP}
+    ),
+)
+
+RULES = {ValueError: Directive.STOP, KeyError: Directive.RESUME}
+restart(on=RULES)
+
+
+def positional() -> Deposit:
+    return Deposit(5)  # error: call-arg
+
+
+def misspelt() -> Deposit:
+    return Deposit(amont=5)  # error: call-arg
+
+
+def missing() -> Deposit:
+    return Deposit()  # error: call-arg
+
+
+def wrong_type() -> Deposit:
+    return Deposit(amount="5")  # error: arg-type
+
+
+def assigned(deposit: Deposit, account: Account) -> None:
+    deposit.amount = 6  # error: misc
+    account.balance = 6  # error: misc
+
+
+def client_sends(client: Client) -> None:
+    client.tell(Account.deposit, "k", Deposit(amount=1))
+    client.tell(Account.withdraw, "k", Deposit(amount=1))  # error: misc
+    client.tell(Account.withdraw, "k", InsufficientFunds(balance=1))  # error: misc
+    client.tell(Account.deposited, "k", Deposit(amount=1))  # error: arg-type
+    client.tell(Account.deposit, 5, Deposit(amount=1))  # error: arg-type
+
+
+def context_sends(ctx: _Context) -> None:
+    ctx.tell(Account.deposit, "k", Deposit(amount=1))
+    ctx.ask(Account.withdraw, "k", Withdraw(amount=1), about="debit")
+    ctx.tell(Account.withdraw, "k", Deposit(amount=1))  # error: misc
+    ctx.ask(Account.withdraw, "k", Deposit(amount=1))  # error: misc
+    ctx.reply(Deposit(amount=1))  # error: arg-type
+    ctx.publish("topic", 5)  # error: arg-type
+
+
+def called_as_methods(account: Account) -> None:
+    assert_type(account.deposit(Deposit(amount=1)), Deposited)
+    assert_type(account.deposited(Deposited(amount=1)), Account)
+    assert_type(account.replace(balance=1), Account)
+    account.deposited(Withdrawn(amount=1))  # error: arg-type
+
+
+class Wrong(Entity):
+    """Mistakes that a type checker sees before anything runs."""
+
+    count: int = 0
+
+    @event  # error: type-var
+    def deposited(self, evt: Deposit) -> Self:
+        return self

@@ -1,0 +1,22 @@
+"""What a type checker sees: the example of section 2 is clean under ``mypy --strict``, mistakes are errors."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mypy import api
+
+SNIPPET = Path(__file__).parent / "snippets" / "typed.py"
+
+
+def test_mistakes_are_type_errors_and_nothing_else_is() -> None:
+    """Exactly the lines that a comment marks are errors, with the code that it names."""
+    lines = SNIPPET.read_text(encoding="utf-8").splitlines()
+    expected = {
+        number: found[1] for number, line in enumerate(lines, 1) if (found := re.search(r"# error: (\S+)", line))
+    }
+    said, complaint, _ = api.run(["--strict", "--no-error-summary", str(SNIPPET)])
+    assert not complaint
+    found = re.findall(r"typed\.py:(\d+): error: .* \[(\S+)\]", said)
+    assert {int(number): code for number, code in found} == expected, said
