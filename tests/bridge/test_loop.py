@@ -18,8 +18,8 @@ from actors.placement import partition_of
 from actors.wire import encode
 from bridge.codec import decode_state
 from bridge.embedded_backend import EmbeddedBackend
-from bridge.region import Escalated
 from bridge.record import Output, Record
+from bridge.region import Escalated
 from bridge.running import Running, no_fault
 from bridge.settings import Settings
 from bridge.system import ActorSystem
