@@ -122,7 +122,9 @@ def evolve(
 
 
 def _survived(behaviour: Behaviour, state: Entity, bytes_max: int) -> tuple[Entity, bytes]:
-    data = _encoded(state, bytes_max)
+    data = encode(state)
+    if len(data) > DEPTH_MAX:
+        _check_encoding(state, data, bytes_max)
     try:
         restored = behaviour.state_decode(data)
     except msgspec.DecodeError as error:
@@ -137,14 +139,17 @@ def _survived(behaviour: Behaviour, state: Entity, bytes_max: int) -> tuple[Enti
 def _encoded(message: Message, bytes_max: int) -> bytes:
     """Return a message as bytes that fit into a record and that a decoder would not refuse for their depth."""
     data = encode(message)
-    if len(data) <= DEPTH_MAX:
-        return data  # So short that it is neither too large nor too deep; most are.
+    if len(data) > DEPTH_MAX:  # One that is shorter is neither too large nor too deep; most are.
+        _check_encoding(message, data, bytes_max)
+    return data
+
+
+def _check_encoding(message: Message, data: bytes, bytes_max: int) -> None:
     _check_size(type(message).__name__, len(data), bytes_max)
     try:
         check_depth(data)
     except DecodeError as error:
         raise ContractViolation(f"{type(message).__name__} is {error}") from error
-    return data
 
 
 def _check_size(what: str, size_bytes: int, bytes_max: int) -> None:

@@ -48,9 +48,10 @@ class Mailbox:
             self._next_offset = letter.offset + 1
             self._letters.append(letter)
 
-    def peek(self) -> Letter | None:
-        """Return the first letter and leave it; None when empty."""
-        return self._letters[0] if self._letters else None
+    @property
+    def first(self) -> Letter:
+        """The first letter, which stays; there has to be one."""
+        return self._letters[0]
 
     def take(self) -> Letter:
         """Remove and return the first letter."""

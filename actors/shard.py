@@ -137,24 +137,18 @@ class Shard:
     # --- one command ------------------------------------------------------------------------------------------
 
     def _take(self, now_ms: int, turn: Turn) -> bool:
-        letter = self.mailbox.peek()
-        if letter is None:
+        if not self.mailbox or (self.waiting.size and not self._can_take(turn)):
             return False
-        if self.waiting.size and not _is_control(letter) and not self._has_room(letter):
-            self._listen(turn)
-            self.stalled = None
-            self._has_room(letter)
-            return False
-        self.mailbox.take()
+        letter = self.mailbox.take()
         self._next = letter.offset + 1
         if isinstance(letter, Undecodable):
             turn.dead_letter(letter, letter.error, letter.reason)
-        elif _is_control(letter):
+        elif type(letter.message) not in self._handlers:  # The decoder knows no other but an operator's.
             if letter.offset not in self._heard:
                 turn.operate(letter)
             self._heard.discard(letter.offset)
             turn.answer(letter)
-        elif letter.key in self.waiting:
+        elif self.waiting.size and letter.key in self.waiting:
             turn.join(letter)
         else:
             self._handle(letter, None, now_ms, turn)
@@ -164,6 +158,16 @@ class Shard:
         turn.anchor = letter.offset
         turn.handled += 1
         return True
+
+    def _can_take(self, turn: Turn) -> bool:
+        """Tell whether the first letter could wait, if it must; if not, hear what an operator says behind it."""
+        letter = self.mailbox.first
+        if _is_control(letter) or self._has_room(letter):
+            return True
+        self._listen(turn)
+        self.stalled = None
+        self._has_room(letter)
+        return False
 
     def _listen(self, turn: Turn) -> None:
         """Do at once what an operator tells behind commands that have no room: it may be what makes room.
@@ -224,13 +228,12 @@ class Shard:
             turn.counts.rejected += 1
             return
         turn.counts.applied += 1
-        turn.counts.journaled += len(decision.events)
-        key, offset = envelope.key, envelope.offset
+        key = envelope.key
         for index, data in enumerate(decision.events):
             cell.version += 1
             cell.seq = self._seq
             self._seq += 1
-            turn.outputs.append(Journaled(key, data, cell.version, cell.seq, offset, index))
+            turn.outputs.append(Journaled(key, data, cell.version, cell.seq, envelope.offset, index))
             self.window.wrote(key, cell.seq)
         if decision.data is cell.data and not decision.stopped:
             return
@@ -291,6 +294,7 @@ class Shard:
 
     def _finish(self, turn: Turn) -> Effects:
         books, first_seq = turn.books, self.record.seq
+        turn.counts.journaled = self._seq - first_seq
         for key in {**turn.touched, **turn.changed, **dict.fromkeys(self.window.due(self._seq))}:
             books.append(self._state_written(key, changed=key in turn.changed))
         tail_start = self.window.tail_start(self._seq)

@@ -57,7 +57,8 @@ class MessageDecoder:
 
     def decode(self, data: bytes) -> Any:
         """Return the message; raise DecodeError for anything else, whatever the bytes are."""
-        check_depth(data)
+        if len(data) > DEPTH_MAX:
+            check_depth(data)
         try:
             return self._decode(data)
         except MemoryError:

@@ -30,9 +30,7 @@ class Shard:
         self.pending: list[Message] = []
         self.tasks: queue.SimpleQueue[tuple[list[tuple[bytes, bytes]], int, object] | None] = queue.SimpleQueue()
         self._commands, self._events, self._partition = f"{name}.account.commands", f"{name}.account.events", partition
-        self._producer = Producer(
-            {"bootstrap.servers": brokers, "transactional.id": f"{name}.{partition}", **_LATENCY}
-        )
+        self._producer = Producer({"bootstrap.servers": brokers, "transactional.id": f"{name}.{partition}", **_LATENCY})
         self._producer.init_transactions(30)
         self.committed = 0
         self.thread = threading.Thread(target=self._commit_all)

@@ -16,7 +16,6 @@ from actors.context import TAG_BYTES_MAX
 from actors.effects import (
     BOOKS_INDEX,
     DeadLettered,
-    EffectOutput,
     Effects,
     Journaled,
     Published,
@@ -52,6 +51,7 @@ class Codec:
         self._system = system
         self._behaviour = behaviour
         self._partition_count = partition_count
+        self._decode_message = behaviour.decoder.decode
         self._input_bytes_max = input_bytes_max
         self.commands = topics.commands_topic(system, behaviour.name)
         self.events = topics.events_topic(system, behaviour.name)
@@ -69,24 +69,24 @@ class Codec:
 
     def decode(self, record: Record) -> Envelope | Undecodable:
         """Return the letter that a record of the commands topic is."""
-        sender, about = None, ""
+        sender, about, value = None, "", record.value
         try:
             if record.headers:
                 sender, about = self._addresses(record.headers)
             if record.key is None:
                 raise DecodeError("a command needs a key: that of its entity")
-            if record.value is None:
+            if value is None:
                 raise DecodeError("a command needs a value; this one is null")
-            if len(record.value) > self._input_bytes_max:
-                raise DecodeError(f"{len(record.value)} bytes, over input_bytes_max")
+            if len(value) > self._input_bytes_max:
+                raise DecodeError(f"{len(value)} bytes, over input_bytes_max")
             key = key_of(record.key)
-            message = self._behaviour.decoder.decode(record.value)
+            message = self._decode_message(value)
         except ValueError as error:  # DecodeError, UnicodeDecodeError, a key that is none
             name = "DecodeError" if isinstance(error, UnicodeDecodeError) else type(error).__name__
             return Undecodable(
-                record.offset, record.key, record.value, record.headers, record.timestamp_ms, name, str(error), sender
+                record.offset, record.key, value, record.headers, record.timestamp_ms, name, str(error), sender
             )
-        return Envelope(record.offset, key, message, record.value, record.headers, record.timestamp_ms, sender, about)
+        return Envelope(record.offset, key, message, value, record.headers, record.timestamp_ms, sender, about)
 
     def waiting_envelope(self, offset: int, record: WaitingRecord) -> Envelope | Undecodable:
         """Return the letter of a command that waits, as it was when it came."""
@@ -125,7 +125,14 @@ class Codec:
         """Return a shard's turn as bytes: all of it, the shard record last."""
         partition = effects.shard.partition
         prefix = f"{self.commands}/{partition}/"
-        records = [self._output(output, partition, prefix) for output in effects.outputs]
+        records = []
+        for output in effects.outputs:
+            cause = ("cause", f"{prefix}{output.offset}/{output.index}".encode())
+            if isinstance(output, Journaled):
+                headers = (cause, ("seq", b"%d" % output.seq), ("version", b"%d" % output.version))
+                records.append(Output(self.events, partition, output.key.encode(), output.data, headers))
+            else:
+                records.append(self._output(output, partition, cause))
         last = BOOKS_INDEX + effects.record.books - 1
         for index, entry in enumerate(effects.books, last - len(effects.books)):
             records.append(self._book(entry, partition, _cause(prefix, effects.anchor, index)))
@@ -134,12 +141,8 @@ class Codec:
         records.append(Output(self.state, partition, topics.SHARD_KEY, encode_book(effects.record), (cause, seq)))
         return Transaction(TopicPartition(self.commands, partition), effects.record.next, records)
 
-    def _output(self, output: EffectOutput, partition: int, prefix: str) -> Output:
-        cause = ("cause", f"{prefix}{output.offset}/{output.index}".encode())
+    def _output(self, output: Told | Published | Replied | DeadLettered, partition: int, cause: Header) -> Output:
         match output:
-            case Journaled():
-                headers = (cause, ("seq", b"%d" % output.seq), ("version", b"%d" % output.version))
-                return Output(self.events, partition, output.key.encode(), output.data, headers)
             case Told():
                 return self._told(output, cause)
             case Published():
@@ -150,7 +153,7 @@ class Codec:
             case DeadLettered():
                 return self._dead_letter(output, partition, cause)
 
-    def _told(self, output: Told, cause: tuple[str, bytes]) -> Output:
+    def _told(self, output: Told, cause: Header) -> Output:
         topic = topics.commands_topic(self._system, output.entity)
         headers: Headers = (cause,)
         if output.reply_key is not None:
@@ -166,7 +169,7 @@ class Codec:
         key = output.key.encode()
         return Output(topic, self._placed(topic, key), key, output.data, headers)
 
-    def _replied(self, to: Sender, data: bytes, cause: tuple[str, bytes]) -> Output:
+    def _replied(self, to: Sender, data: bytes, cause: Header) -> Output:
         headers: Headers = (cause, ("correlation-id", to.correlation_id.encode()))
         if to.about:
             headers = (*headers, ("about", to.about.encode()))
@@ -175,7 +178,7 @@ class Codec:
         key = to.key.encode()
         return Output(to.topic, self._placed(to.topic, key), key, data, headers)
 
-    def _dead_letter(self, output: DeadLettered, partition: int, cause: tuple[str, bytes]) -> Output:
+    def _dead_letter(self, output: DeadLettered, partition: int, cause: Header) -> Output:
         own = (
             cause,
             ("error-type", output.error.encode()),
@@ -189,7 +192,7 @@ class Codec:
         kept = tuple((f"source-{name}" if name in names else name, value) for name, value in output.headers)
         return Output(self._dead_letters, 0, output.key, output.value, (*kept, *own))
 
-    def _book(self, entry: StateWritten | WaitingWritten, partition: int, cause: tuple[str, bytes]) -> Output:
+    def _book(self, entry: StateWritten | WaitingWritten, partition: int, cause: Header) -> Output:
         if isinstance(entry, WaitingWritten):
             value = None if entry.record is None else encode_book(entry.record)
             return Output(self.waiting, partition, b"%d" % entry.offset, value, (cause,))
@@ -209,12 +212,14 @@ T = TypeVar("T")
 _PARTITION = re.compile(r"[0-9]{1,9}", re.ASCII)
 _ENTITY = re.compile(r"[a-z0-9-]{1,100}")
 
+Header = tuple[str, bytes]
+
 _ADDRESS_HEADERS = frozenset({"reply-to", "reply-key", "correlation-id", "about"})
 
 encode_book: Callable[[ShardRecord | StateRecord | WaitingRecord], bytes] = msgspec.msgpack.Encoder().encode
 
 
-def _cause(prefix: str, offset: int, index: int) -> tuple[str, bytes]:
+def _cause(prefix: str, offset: int, index: int) -> Header:
     return ("cause", f"{prefix}{offset}/{index}".encode())
 
 

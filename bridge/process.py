@@ -8,6 +8,7 @@ because a client that is carried across a fork hangs without a word. Application
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -67,7 +68,16 @@ class ShardHost:
 def shard_host(target: str, log: str, node: str, slot: int, kafka_config: str | None) -> ShardHost:
     """Make a shard host: the target of a worker's ``WorkSpec``."""
     _log_to_stderr(f"worker-{slot}")
+    calm_the_collector()
     return ShardHost(target, log, node, slot, kafka_config)
+
+
+def calm_the_collector() -> None:
+    """Let the garbage collector look less often: a batch holds thousands of young values, none of them in a cycle.
+
+    At Python's default of 700 it takes an eighth of a small command's time (measured on the ledger job).
+    """
+    gc.set_threshold(20_000, 20, 50)
 
 
 def worker_policy(policy: Policy) -> Policy:

@@ -340,7 +340,7 @@ def test_the_mailbox_is_a_queue_that_never_drops(sizes: list[int], capacity: int
         mailbox.offer(letters)
         naive += letters
         for _ in range(min(take, len(naive))):
-            assert mailbox.peek() is naive[0]
+            assert mailbox.first is naive[0]
             assert mailbox.take() is naive.pop(0)
         assert len(mailbox) == len(naive)
         assert mailbox.full == (len(naive) >= capacity)
