@@ -1,7 +1,7 @@
 """The ledger job, on Understudy and as a bare loop on the same log, in turn: ``python -m benchmarks.ledger``.
 
-The job: decode a deposit, add it to the balance of one of 10,000 accounts, emit an event, exactly once, four partitions.
-Each round preloads the commands and measures from the first transaction to the last. Figures of one run are
+The job: decode a deposit, add it to the balance of one of 10,000 accounts, emit an event; exactly once, on four
+partitions. Each round preloads the commands and measures from the first transaction to the last. Figures of one run are
 comparable with each other and with nothing else: the ratio is what counts.
 """
 

@@ -171,7 +171,8 @@ class Restoration:
             letter = self._codec.waiting_envelope(offset, self._waiting[offset])
             if isinstance(letter, Undecodable):
                 raise self._wrong(
-                    f"the waiting command {offset} cannot be decoded by this code: {letter.reason}; run its own"
+                    f"the waiting command {offset} cannot be decoded by this code: {letter.reason}; "
+                    "run the code that wrote it"
                 )
             shard.waiting.join(Waiting(letter, self._waiting[offset]))
         self._check_waiting(shard)
