@@ -61,7 +61,7 @@ def _free_ports(count: int) -> list[int]:
 class Broker:
     """One broker and its data directory; both are gone after :meth:`stop`."""
 
-    def __init__(self, overrides: Sequence[str] = ()) -> None:
+    def __init__(self, overrides: Sequence[str] = (), *, advertised_port: int | None = None) -> None:
         java = shutil.which("java")
         if java is None:
             raise BrokerMissingError("Java is not installed (17 or newer is needed)")
@@ -70,6 +70,8 @@ class Broker:
         self._classpath = jars()
         self.directory = Path(tempfile.mkdtemp(prefix="understudy-kafka-"))
         self.port, self._controller_port = _free_ports(2)
+        #: Where clients are told to go: a proxy, or the broker itself.
+        self.advertised_port = advertised_port or self.port
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -144,7 +146,7 @@ class Broker:
             "node.id=1",
             f"controller.quorum.voters=1@127.0.0.1:{self._controller_port}",
             f"listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}",
-            f"advertised.listeners=PLAINTEXT://127.0.0.1:{self.port}",
+            f"advertised.listeners=PLAINTEXT://127.0.0.1:{self.advertised_port}",
             "controller.listener.names=CONTROLLER",
             f"log.dirs={self.directory / 'data'}",
             "auto.create.topics.enable=false",

@@ -1,0 +1,95 @@
+"""A proxy in front of one broker that can hold a Kafka request back, cut its connection, and deliver it later."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+
+END_TXN = 26  # the Kafka protocol's API key
+
+
+class LateRequestProxy:
+    """Forwards bytes; the next request of ``api_key`` after :meth:`arm` loses its client before it is sent on.
+
+    That is what a broken network does to a request that is under way: the client sees the connection close and
+    repeats it elsewhere, while the first copy arrives when it likes (:meth:`deliver`).
+    """
+
+    def __init__(self, api_key: int) -> None:
+        self._api_key = api_key
+        self._armed = threading.Event()
+        self.caught = threading.Event()
+        self._answered = threading.Event()
+        self._late: tuple[socket.socket, bytes] | None = None
+        self._target: tuple[str, int] | None = None
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def forward_to(self, port: int) -> None:
+        """Name the broker behind it."""
+        self._target = ("127.0.0.1", port)
+
+    def arm(self) -> None:
+        """Catch the next such request."""
+        self.caught.clear()
+        self._armed.set()
+
+    def deliver(self) -> None:
+        """Send the caught request on, late, and wait for the broker's answer (nobody else does)."""
+        assert self._late is not None
+        upstream, request = self._late
+        upstream.sendall(request)
+        assert self._answered.wait(10.0), "the broker did not answer the late request"
+
+    def close(self) -> None:
+        """Close everything."""
+        for each in [self._server, *self._open]:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                assert self._target is not None
+                upstream = socket.create_connection(self._target)
+                self._open += [client, upstream]
+                threading.Thread(target=self._requests, args=(client, upstream), daemon=True).start()
+                threading.Thread(target=self._answers, args=(upstream, client), daemon=True).start()
+
+    def _requests(self, client: socket.socket, upstream: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while (header := _exactly(client, 4)) is not None:
+                body = _exactly(client, struct.unpack(">i", header)[0])
+                if body is None:
+                    break
+                if self._armed.is_set() and struct.unpack(">h", body[:2])[0] == self._api_key:
+                    self._armed.clear()
+                    self._late = (upstream, header + body)
+                    client.shutdown(socket.SHUT_RDWR)
+                    self.caught.set()
+                    return
+                upstream.sendall(header + body)
+            upstream.shutdown(socket.SHUT_RDWR)
+
+    def _answers(self, upstream: socket.socket, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := upstream.recv(65_536):
+                if self._late is not None and self._late[0] is upstream:
+                    self._answered.set()
+                client.sendall(data)
+
+
+def _exactly(source: socket.socket, count: int) -> bytes | None:
+    data = b""
+    while len(data) < count:
+        more = source.recv(count - len(data))
+        if not more:
+            return None
+        data += more
+    return data
