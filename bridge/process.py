@@ -18,12 +18,13 @@ from collections.abc import Sequence
 
 import msgspec
 
+from actors.message import DefinitionError
 from bridge.clock import SystemClock
 from bridge.connect import connect, read_kafka_config
 from bridge.log import InvalidSetting, Member, SlotTaken, TopicMismatch
 from bridge.loop import ShardLoop
 from bridge.system import IN_A_NODE
-from bridge.target import check_installation, load_system
+from bridge.target import TargetError, check_installation, load_system
 from supervision import Directive, Policy, lineage
 from supervision.node import run_node
 from supervision.work import Control, Reports, WorkSpec
@@ -102,9 +103,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     lineage.end_with(options.parent, signal.SIGTERM)  # Stop gracefully, however the one who started us went.
     _log_to_stderr("node")
-    check_installation()
     os.environ[IN_A_NODE] = "1"
-    system = load_system(options.target)
+    try:
+        check_installation()
+        system = load_system(options.target)
+    except (TargetError, DefinitionError) as error:
+        sys.stderr.write(f"understudy: {error}\n")
+        return os.EX_USAGE
     settings = system.settings
     specs = [
         WorkSpec(

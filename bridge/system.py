@@ -214,7 +214,7 @@ class ActorSystem:
 
         Raises:
             LogError: the log cannot be used; the sentence says why.
-            TargetError: the workers could not import the system.
+            TargetError: ``target`` was not given, and the workers could not import the system.
             ValueError: ``workers`` is below 1, or the log cannot be shared by processes.
         """
         from bridge.node import Node  # noqa: PLC0415  the simulator and tests do without processes
