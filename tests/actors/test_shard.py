@@ -22,11 +22,14 @@ from supervision import Backoff, Directive, restart
 from tests.actors.bench import BACKOFF_MS, REPLY_TO, Bench
 from tests.actors.domain import (
     Account,
+    Bag,
     Close,
     Deposit,
     Escalating,
+    Put,
     Router,
     Split,
+    Spoil,
     Teller,
     Trip,
     Withdraw,
@@ -504,3 +507,15 @@ def test_an_operator_is_answered_whatever_becomes_of_it(limits: Limits) -> None:
     assert bench.errors() == ["Dropped"]
     assert bench.shard.waiting.size == 0
     bench.restored()
+
+
+def test_what_a_failed_handler_changed_in_place_is_undone() -> None:
+    """The next command of an entity with mutable fields finds what was committed, nothing of what failed."""
+    bench = Bench(Bag, policy=restart(default=Directive.RESUME))
+    bench.tell(Put(item="a"))
+    for how in ("list", "dict", "set", "raise"):
+        bench.tell(Spoil(how=how))
+    bench.tell(Put(item="b"))
+    bench.run()
+    assert bench.shard.cells["k"].state == Bag(items=["a", "b"])
+    assert bench.errors() == ["actors.context.ContractViolation"] * 3 + ["RuntimeError"]
