@@ -69,7 +69,7 @@ def test_the_example_is_well_typed(tmp_path: Path) -> None:
 def test_tables_are_those_of_the_code(name: str, table: object) -> None:
     """The README shows the transitions that the machine follows and the settings that there are."""
     assert callable(table)
-    assert between(name) == str(table()).strip(), f"write it anew: python -m tests.test_readme"
+    assert between(name) == str(table()).strip(), "write it anew: python -m tests.test_readme"
 
 
 def rewritten(text: str, name: str, table: str) -> str:
