@@ -109,6 +109,8 @@ class ShardLoop:
 
     def _on_seat(self, seat: Seat, event: ShardEvent, now_s: float) -> None:
         """Take in what concerns one assigned shard."""
+        if seat.phase is Phase.DOWN and isinstance(event, Claimed | Replayed | Aborted):
+            return  # Asked for before its supervisor stopped it; it is claimed anew when it may start.
         match event:
             case Fetched(_, records):
                 self._fetched(seat, [seat.role.codec.decode(record) for record in records])
