@@ -1,0 +1,164 @@
+"""``understudy simulate``: a system under seeded faults in virtual time, and what must hold of it afterwards."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from bridge.cli_shared import Target, console, errors, sentences
+from bridge.simulation.api import SimulationFailed, failed, silence
+from bridge.simulation.generate import generated
+from bridge.simulation.runs import Result, Scenario, Totals, no_invariant, timed
+from bridge.simulation.swarm import FAULTS, PROBES
+from bridge.system import ActorSystem
+from bridge.target import TargetError, check_installation, load_system
+
+#: From so many seeds on a rare branch that was never reached makes the run fail.
+_LONG = 2_000
+#: Seeds of one run that are run again in another process.
+_GUARDED_MAX = 200
+_OTHER_HASH_SEED = "4711"
+
+
+def simulate(
+    target: Target,
+    seeds: Annotated[int, typer.Option(min=1, help="How many runs.")] = 100,
+    first_seed: Annotated[int, typer.Option(min=0, help="The seed of the first.")] = 0,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE",
+            help="Where commands(random) and invariant(outcome) are [the module `scenario` beside the system, if there "
+            "is one; else commands are drawn from the handlers' types].",
+        ),
+    ] = None,
+    twice_every: Annotated[
+        int, typer.Option(min=0, help="Every so many seeds one runs again in another process; 0: none.")
+    ] = 100,
+    minimise: Annotated[bool, typer.Option(help="Make a failing schedule small.")] = True,
+    traces: Annotated[
+        bool, typer.Option(hidden=True, help="Print the traces of the seeds as JSON, nothing else.")
+    ] = False,
+) -> None:
+    """Simulate a system under faults, one run for each seed; exit 1 with a minimised schedule if a promise breaks."""
+    with sentences():
+        check_installation()
+        system = load_system(target)
+        system.check()
+        module = _scenario_module(target, scenario)
+        made = _scenario(system, module)
+        made.workload(first_seed)
+    wanted = range(first_seed, first_seed + seeds)
+    if traces:
+        with silence():
+            typer.echo(json.dumps({seed: made.run(seed).trace for seed in wanted}))
+        return
+    code = _run(made, wanted, minimise=minimise, twice_every=twice_every, command=_command(target, scenario))
+    raise typer.Exit(code)
+
+
+def _command(target: str, scenario: str | None) -> str:
+    return f"understudy simulate {target}" + (f" --scenario {scenario}" if scenario else "")
+
+
+def _scenario_module(target: str, name: str | None) -> ModuleType | None:
+    """Return the module that says what clients send and what must hold."""
+    module = target.partition(":")[0]
+    if name is None:
+        if module.endswith(".py"):
+            return None
+        name = f"{module}.scenario"
+        package = sys.modules.get(module)
+        if package is None or not hasattr(package, "__path__") or importlib.util.find_spec(name) is None:
+            return None
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise TargetError(f"the scenario {name} cannot be imported: {error}") from error
+
+
+def _scenario(system: ActorSystem, module: ModuleType | None) -> Scenario:
+    commands = getattr(module, "commands", None) or generated(system)
+    return Scenario(system=system, commands=commands, invariant=getattr(module, "invariant", no_invariant))
+
+
+def _run(scenario: Scenario, seeds: range, *, minimise: bool, twice_every: int, command: str) -> int:
+    totals, guarded = Totals(), dict[int, str]()
+    columns = (
+        TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with silence(), Progress(*columns, console=errors, transient=True) as progress:
+        task = progress.add_task("", total=len(seeds))
+        for result in timed(scenario, seeds, totals):
+            progress.advance(task)
+            if result.violation is not None:
+                progress.stop()
+                _print_failure(scenario, result, minimise=minimise, command=command)
+                return 1
+            if twice_every and (result.seed - seeds.start) % twice_every == 0 and len(guarded) < _GUARDED_MAX:
+                guarded[result.seed] = result.trace
+    console.print(figures(totals))
+    differing = _differing(command, guarded)
+    if differing is not None:
+        console.print(
+            f"seed {differing} did another thing in another process: something depends on more than the seed "
+            "(a clock, random numbers, the order of a set)",
+            soft_wrap=True,
+        )
+        return 1
+    if guarded:
+        console.print(f"{len(guarded)} seeds did the same in another process, with another PYTHONHASHSEED")
+    missing = [probe for probe in PROBES if not totals.probes[probe]]
+    if missing and len(seeds) >= _LONG:
+        console.print(f"never reached: {', '.join(missing)}", soft_wrap=True)
+        return 1
+    return 0
+
+
+def _print_failure(scenario: Scenario, result: Result, *, minimise: bool, command: str) -> None:
+    failure: SimulationFailed = failed(scenario, result, minimise=minimise)
+    text = str(failure).rpartition("run it again: ")[0]
+    console.print(escape(f"{text}run it again: {command} --seeds 1 --first-seed {result.seed}"), soft_wrap=True)
+
+
+def _differing(command: str, guarded: Mapping[int, str]) -> int | None:
+    """Run seeds again in another process, and return the first that did something else."""
+    if not guarded:
+        return None
+    _, _, *arguments = command.split()
+    environment = {**os.environ, "PYTHONHASHSEED": _OTHER_HASH_SEED}
+    for seed, trace in guarded.items():
+        call = [sys.executable, "-c", "from bridge.cli import main; main()", "simulate", *arguments]
+        call += ["--seeds", "1", "--first-seed", str(seed), "--traces"]
+        done = subprocess.run(call, capture_output=True, text=True, check=True, env=environment)  # noqa: S603
+        if json.loads(done.stdout)[str(seed)] != trace:
+            return seed
+    return None
+
+
+def figures(totals: Totals) -> Table:
+    """Return what was done, as a table."""
+    table = Table("what", "how many", title="simulated")
+    rate = totals.runs / totals.seconds if totals.seconds else 0.0
+    table.add_row("runs without a broken promise", f"{totals.runs:,}")
+    table.add_row("runs a second", f"{rate:.1f}")
+    table.add_row("commands handled", f"{totals.commands:,}")
+    table.add_row("commands a run", f"{totals.commands / max(1, totals.runs):.0f}")
+    table.add_row("virtual hours", f"{totals.virtual_s / 3600:.2f}")
+    for kind in FAULTS:
+        table.add_row(f"fault: {kind}", f"{totals.faults[kind]:,}")
+    for probe, count in sorted(totals.probes.items()):
+        table.add_row(f"reached: {probe}", f"{count:,}")
+    return table

@@ -1,0 +1,163 @@
+"""The full scan at the end of a run: what a reader of committed records sees is what a run without faults leaves."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from actors.effects import BOOKS_INDEX, WaitingRecord
+from actors.message import Stopped
+from actors.shard import Shard
+from actors.wire import DecodeError
+from bridge.codec import decode_waiting, number
+from bridge.log import Claimed, Replayed
+from bridge.record import Record, TopicPartition
+from bridge.region import Role
+from bridge.restore import Inconsistent, Restoration
+from bridge.simulation.model import Model, Seen
+from bridge.simulation.virtual import Violation
+
+if TYPE_CHECKING:
+    from bridge.simulation.world import World
+
+#: By shard, offset and index: what came of a command.
+Outputs = dict[tuple[str, int], dict[int, dict[int, Record]]]
+
+
+class Scan:
+    """Reads everything once and checks it. Used once; raises Violation."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._reader = world, world.reader
+        self._outputs: Outputs = defaultdict(lambda: defaultdict(dict))
+        self._causes: set[bytes] = set()
+        self._topics: dict[tuple[str, int], list[Record]] = {}
+        self.commands = 0
+        self.dead = 0
+
+    def check(self) -> None:
+        """Check all of it."""
+        self._read()
+        live = {seat.place: seat.shard for worker in self._world.node.workers.values() for seat in worker.region}
+        for role in self._world.roles.values():
+            for partition in range(role.partitions):
+                place = TopicPartition(role.codec.commands, partition)
+                self._shard(role, place, live.get(place))
+
+    def _read(self) -> None:
+        """Read every topic; no cause may stand there twice (I3)."""
+        self._read_all()
+        for records in self._topics.values():
+            for record in records:
+                self._note(record)
+
+    def _read_all(self) -> None:
+        for topic, count in sorted(self._world.backend.topics().items()):
+            for partition in range(count):
+                self._topics[topic, partition] = list(self._reader.read(topic, partition))
+
+    def _note(self, record: Record) -> None:
+        cause = record.header("cause")
+        if cause is None:
+            return
+        if cause in self._causes:
+            raise Violation("nothing happens twice", f"{_at(record)} has the cause {cause.decode()} of another record")
+        self._causes.add(cause)
+        topic, partition, offset, index = cause.decode().rsplit("/", 3)
+        if int(index) < BOOKS_INDEX:
+            self._outputs[topic, int(partition)][int(offset)][int(index)] = record
+
+    # --- one shard --------------------------------------------------------------------------------------------
+
+    def _shard(self, role: Role, place: TopicPartition, live: Shard | None) -> None:
+        codec, partition = role.codec, place.partition
+        commands = self._topics[codec.commands, partition]
+        waiting: dict[int, WaitingRecord] = {}
+        for record in self._topics[codec.waiting, partition]:
+            if record.value is None:
+                waiting.pop(int(record.key or b"-1"), None)
+            else:
+                waiting[int(record.key or b"-1")] = decode_waiting(record.value)
+        committed = self._reader.committed(self._world.system.name, *place) or 0
+        raised = [cause.rsplit("/", 1) for cause in self._world.curses.raised]
+        seen = Seen(
+            partition, committed, commands, self._outputs[place], waiting,
+            frozenset(int(offset) for shard, offset in raised if shard == str(place)),
+        )  # fmt: skip
+        model = Model(role, self._world.directory, self._world.system.name, seen)
+        model.run()
+        self.commands += committed
+        self.dead += model.dead
+        if role.behaviour.journaled:
+            self._check_journal(role, place, model)
+        self._check_state(role, self._restored(role, place), model, "restored")
+        if live is not None:
+            self._check_state(role, live, model, "in memory")
+
+    def _check_journal(self, role: Role, place: TopicPartition, model: Model) -> None:
+        """Each key's events stand in the order of its commands; ``seq`` has no gap, ``version`` neither (I1)."""
+        order: dict[str, list[int]] = defaultdict(list)
+        versions: dict[str, int] = defaultdict(int)
+        decode = role.behaviour.journal.decode
+        for expected, record in enumerate(self._topics[role.codec.events, place.partition]):
+            key = (record.key or b"").decode()
+            try:
+                seq, version = number(record, "seq"), number(record, "version")
+                stopped = isinstance(decode(record.value or b""), Stopped)
+            except DecodeError as error:
+                raise Violation("a journal can be read", f"{_at(record)}: {error}") from error
+            if seq != expected or version != versions[key] + 1:
+                raise Violation(
+                    "a journal has no gap",
+                    f"{_at(record)} has seq {seq} for {expected}, version {version} for {versions[key] + 1}",
+                )
+            versions[key] = 0 if stopped else version
+            order[key].append(int((record.header("cause") or b"").rsplit(b"/", 2)[1]))
+        for key, life in model.lives.items():
+            if order[key] != life.journal:
+                raise Violation("commands of a key are handled in order", f"{place} {key!r}: {order[key]}")
+
+    def _restored(self, role: Role, place: TopicPartition) -> Shard:
+        """Restore the shard once more, from the log as it is now."""
+        part = role.part(place.partition, self._world.directory, self._world.system.limits())
+        codec, reader = role.codec, self._reader
+        ends = {topic: len(self._topics[topic, place.partition]) for topic in codec.restored_topics}
+        low, high = reader.bounds(*place)
+        claimed = Claimed(place, reader.committed(self._world.system.name, *place), low, high, ends)
+        try:
+            restoration = Restoration(part, codec, claimed)
+            while (wanted := restoration.wanted) is not None:
+                records = self._topics[wanted.topic, place.partition][wanted.from_offset : wanted.to_offset]
+                restoration.feed(Replayed(place, wanted.topic, records, complete=True))
+            return restoration.shard()
+        except Inconsistent as error:
+            raise Violation("what is committed can be restored", str(error)) from error
+
+    def _check_state(self, role: Role, shard: Shard, model: Model, where: str) -> None:
+        """The state of each entity is that of the model (I7), and the same commands wait in the same order (I13)."""
+        initial = role.behaviour.initial_data
+        for key in {**shard.cells, **model.lives}:
+            cell, life = shard.cells.get(key), model.lives.get(key)
+            has = initial if cell is None else cell.data
+            should = initial if life is None else life.data
+            if has != should:
+                raise Violation(
+                    "a state is the fold of its commands", f"{shard.part.id} {key!r} {where} is {has!r}, not {should!r}"
+                )
+        for key, life in model.lives.items():
+            queue = [waiting.envelope.offset for waiting in shard.waiting.queue(key)]
+            if queue != life.queue:
+                raise Violation(
+                    "what waits is kept in order", f"{shard.part.id} {key!r} {where}: {queue}, not {life.queue}"
+                )
+
+    def records(self) -> Iterator[list[Record]]:
+        """Yield the records of each partition."""
+        if not self._topics:
+            self._read_all()
+        return iter(self._topics.values())
+
+
+def _at(record: Record) -> str:
+    return f"{record.topic}/{record.partition}@{record.offset}"

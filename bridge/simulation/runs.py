@@ -1,0 +1,131 @@
+"""One seed, one run, one outcome; many seeds, one report."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+
+from bridge.log import Reader
+from bridge.simulation.check import Scan
+from bridge.simulation.choices import Replayed, Seeded, Source, Tape
+from bridge.simulation.clients import Told
+from bridge.simulation.swarm import FAULTS
+from bridge.simulation.virtual import Violation
+from bridge.simulation.world import World
+from bridge.system import ActorSystem
+
+Commands = Callable[[random.Random], Iterable[Told]]
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a user's invariant is given: the log at the end of a run, and whether all was decided that was sent.
+
+    ``lossless`` is False if commands were dead-lettered, or are parked, because their handlers were made to fail:
+    whatever they stood for has not happened.
+    """
+
+    system: ActorSystem
+    reader: Reader
+    lossless: bool
+
+
+Invariant = Callable[[Outcome], None]
+
+
+def no_invariant(_outcome: Outcome) -> None:
+    """Hold whatever comes."""
+
+
+class Result(msgspec.Struct, frozen=True):
+    """One run. ``violation`` is None if every promise was kept."""
+
+    seed: int
+    violation: str | None
+    rule: str
+    trace: str
+    tape: Tape
+    schedule: Sequence[str]
+    commands: int
+    virtual_s: float
+    faults: Mapping[str, int]
+    probes: Mapping[str, int]
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """What is simulated: a system, what its clients send, what must hold, and which faults there may be."""
+
+    system: ActorSystem
+    commands: Commands
+    invariant: Invariant = no_invariant
+    kinds: tuple[str, ...] = tuple(FAULTS)
+
+    def workload(self, seed: int) -> list[Told]:
+        """Return what the clients send with this seed."""
+        return list(self.commands(random.Random(seed)))  # noqa: S311  reproducible on purpose
+
+    def run(self, seed: int) -> Result:
+        """Run one seed."""
+        return self._run(seed, self.workload(seed), Seeded(seed))
+
+    def replay(self, seed: int, commands: Sequence[Told], tape: Tape) -> Result:
+        """Run again with other choices or fewer commands."""
+        return self._run(seed, commands, Replayed(tape))
+
+    def _run(self, seed: int, commands: Sequence[Told], source: Source) -> Result:
+        world = World(self.system, commands, source, self.kinds)
+        scan = Scan(world)
+        rule, violation, handled = "", None, 0
+        try:
+            try:
+                world.run()
+                scan.check()
+                handled = scan.commands
+                lossless = not any(world.faults[kind] for kind in ("raise", "garbage"))
+                self._hold(Outcome(world.system, world.reader, lossless))
+            except Violation as error:
+                rule, violation = error.rule, error.detail
+            return Result(
+                seed, violation, rule, world.trace(scan.records()), world.choices.tape, world.schedule, handled,
+                world.clock.monotonic_s(), world.faults, world.probes,
+            )  # fmt: skip
+        finally:
+            world.close()
+
+    def _hold(self, outcome: Outcome) -> None:
+        try:
+            self.invariant(outcome)
+        except AssertionError as error:
+            raise Violation("the invariant of the application", str(error) or repr(error)) from error
+
+
+class Totals(msgspec.Struct):
+    """What many runs did. Mutable while they run."""
+
+    runs: int = 0
+    commands: int = 0
+    virtual_s: float = 0.0
+    seconds: float = 0.0
+    faults: Counter[str] = msgspec.field(default_factory=Counter)
+    probes: Counter[str] = msgspec.field(default_factory=Counter)
+
+    def add(self, result: Result) -> None:
+        """Add a run."""
+        self.runs += 1
+        self.commands += result.commands
+        self.virtual_s += result.virtual_s
+        self.faults.update(result.faults)
+        self.probes.update(result.probes)
+
+
+def timed(scenario: Scenario, seeds: Iterable[int], totals: Totals) -> Iterable[Result]:
+    """Run seeds one after another, adding up."""
+    for seed in seeds:
+        started_s = time.process_time()
+        result = scenario.run(seed)
+        totals.seconds += time.process_time() - started_s
+        totals.add(result)
+        yield result

@@ -1,0 +1,211 @@
+"""One simulated run: a node of workers on an embedded log, clients, an operator of faults, and time, in one thread.
+
+Two phases: while commands are sent, faults; then everything is healed, and within a bound of virtual time all commands
+must be handled, every shard run, and nothing wait but what is parked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from actors.context import Directory
+from bridge.embedded_backend import EmbeddedBackend
+from bridge.record import Record
+from bridge.region import Phase
+from bridge.simulation.choices import Choices, Source
+from bridge.simulation.clients import Clients, Told
+from bridge.simulation.faulty_log import Ledger
+from bridge.simulation.handlers import Curses, wrapped
+from bridge.simulation.node import Kit, Node, Worker
+from bridge.simulation.swarm import Swarm, draw, simulated
+from bridge.simulation.virtual import Violation, VirtualClock
+from bridge.system import ActorSystem, PartitionCounts
+
+#: After the faults all must be done within this virtual time, and within so many turns.
+LIVENESS_S, LIVENESS_TURNS = 300.0, 20_000
+#: The phase of faults ends when nothing is left to do, or after so many steps.
+STEPS_MAX = 600
+
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class World:
+    """Everything of one run. Made, stepped, healed, checked, closed: once."""
+
+    def __init__(self, system: ActorSystem, commands: Iterable[Told], source: Source, kinds: tuple[str, ...]) -> None:
+        self.choices = Choices(source)
+        self.swarm: Swarm = draw(self.choices, system.settings, kinds)
+        self.system = simulated(system, self.swarm)
+        self.clock = VirtualClock()
+        self.backend = EmbeddedBackend("memory:", self.swarm.settings, clock=self.clock)
+        self.system.prepare(self.backend)
+        self.reader = self.backend.reader()
+        self.probes: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+        self.schedule: list[str] = []
+        self.step_number = 0
+        self.curses = Curses()
+        counts = PartitionCounts(self.reader.partition_count, self.system.topic_specs())
+        directory = Directory(hosted=self.system.hosted.__contains__, partition_count=counts)
+        #: As the model uses them, and as the workers do: wrapped, so that handlers can be made to fail.
+        self.roles = self.system.roles(counts)
+        self.directory = directory
+        states = {topic: role.codec.state for topic, role in self.roles.items()}
+        self.ledger = Ledger(self.reader, states)
+        self.ledger.probes = self.probes
+        self.clients = Clients(self.system, self.backend.appender(), commands)
+        kit = Kit(
+            self.system, self.swarm, self.backend, self.clock, self.ledger,
+            {topic: wrapped(role, self._before_handler) for topic, role in self.roles.items()},
+            directory, self._reported, self.probes,
+        )  # fmt: skip
+        self.node = Node(kit)
+        self._kit = kit
+        self._turn = self._idle = 0
+        self._digest = hashlib.blake2b(digest_size=16)
+        self.node.begin([f"worker-{slot}" for slot in range(self.swarm.workers)])
+
+    # --- what it hears ----------------------------------------------------------------------------------------
+
+    def _before_handler(self, cause: str, attempt: int) -> None:
+        worker = self.node.turning
+        if worker is not None:
+            worker.fault_point("K3")
+        self.curses.strike(cause, attempt)
+
+    def _reported(self, event: str, **fields: object) -> None:
+        """Hear what a loop reports: rare branches are counted, and a contradiction in the log is a violation."""
+        self.probes[event] += 1
+        if event == "shard-failed" and str(fields.get("error", "")).endswith("Inconsistent"):
+            raise Violation("what is committed can be restored", str(fields.get("reason")))
+
+    # --- phases -----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run both phases. Raises Violation."""
+        from bridge.simulation.operator import Operator  # noqa: PLC0415  it works on a world
+
+        operator = Operator(self)
+        while self.step_number < STEPS_MAX:
+            self.step_number += 1
+            self.choices.begin(self.step_number)
+            operator.act()
+            self.clients.send(self.swarm.burst)
+            if not self._turn_one() and self.clients.done and self.left() is None:
+                break
+        self.heal()
+        self.settle()
+
+    def _turn_one(self) -> bool:
+        """Let one worker take its turn, and time go on; tell whether somebody may still have something to do."""
+        workers = list(self.node.workers.values())
+        busy = self.node.attend()
+        if workers:
+            self._turn += 1
+            worker = workers[(self._turn + self.choices.rarely(2, 100, "order")) % len(workers)]
+            if worker.name in self.node.workers:
+                if self.swarm.slow_commits and self.choices.rarely(1, self.swarm.slow_commits, "slow"):
+                    worker.log.delay_s = (0.01, 0.2, 2.0)[self.choices.below(3, "slow-by")]
+                busy = self.node.turn(worker) or busy
+                self._check_bounds(worker)
+        self._digest.update(f"{self.clock.monotonic_s():.6f}|{self.ledger.commits}|{busy}\n".encode())
+        self.clock.advance(self.swarm.step_s)
+        self._idle = 0 if busy else self._idle + 1
+        if self._idle < len(workers):
+            return True
+        self._idle = 0
+        self._skip()
+        return False
+
+    def _skip(self) -> None:
+        """When there is nothing to do, let time pass until there is: never so long that a lease would run out."""
+        now_s, next_s = self.clock.monotonic_s(), self.node.next_s()
+        limit_s = self.swarm.settings.session_timeout_s / 5
+        wait_s = limit_s if next_s is None else min(max(next_s - now_s, 0.0), limit_s)
+        self.clock.advance(wait_s)
+
+    def heal(self) -> None:
+        """End all faults."""
+        self.curses.lift()
+        self.clock.skew_ms = 0
+        for worker in self.node.workers.values():
+            worker.log.held_until_s = worker.log.delay_s = 0.0
+            worker.log.fates.clear()
+            worker.log.failing_claims, worker.log.unavailable = 0, False
+            worker.kill_at = None
+            if not worker.stuck:
+                worker.asleep_until_s = 0.0
+
+    def settle(self) -> None:
+        """Work until all is done; Violation if it is not in time."""
+        deadline_s = self.clock.monotonic_s() + LIVENESS_S
+        left: str | None = "nothing was looked at"
+        for _ in range(LIVENESS_TURNS):
+            self.clients.send(1_000_000)
+            busy = self.node.attend()
+            for worker in list(self.node.workers.values()):
+                if worker.name in self.node.workers:
+                    worker.kill_at = None
+                    busy = self.node.turn(worker) or busy
+                    self._check_bounds(worker)
+            self.clock.advance(0.001)
+            if busy:
+                continue
+            left = self.left()
+            if left is None:
+                return
+            if self.clock.monotonic_s() > deadline_s:
+                break
+            self._skip()
+        raise Violation("everything is handled once the faults are over", left or "it never came to rest")
+
+    # --- what must always hold --------------------------------------------------------------------------------
+
+    def _check_bounds(self, worker: Worker) -> None:
+        """A mailbox holds no more than its bound and what one fetch brought on top of it (I19)."""
+        if not self.swarm.piece:
+            return
+        limit = self.swarm.settings.mailbox_records_max + self.swarm.piece
+        for seat in worker.region:
+            if seat.shard is not None and len(seat.shard.mailbox) > limit:
+                raise Violation("mailboxes are bounded", f"{seat.name} holds {len(seat.shard.mailbox)} of {limit}")
+
+    def left(self) -> str | None:
+        """Say one thing that is still to be done, None if there is none."""
+        owned = 0
+        for worker in self.node.workers.values():
+            for seat in worker.region:
+                owned += 1
+                if seat.phase is not Phase.RUNNING or seat.shard is None:
+                    return f"shard {seat.name} of {worker.name} is {seat.phase.value}"
+                if seat.in_flight is not None:
+                    return f"shard {seat.name} of {worker.name} has a commit under way"
+                if seat.shard.waiting.next_due_ms() is not None:
+                    return f"shard {seat.name} of {worker.name} has commands that wait for a restart"
+                if seat.shard.stalled is not None:
+                    continue
+                end = self.reader.bounds(seat.place.topic, seat.place.partition)[1]
+                committed = self.reader.committed(self.system.name, *seat.place) or 0
+                if committed < end:
+                    return f"shard {seat.name} of {worker.name} has handled {committed} of {end} commands"
+        total = sum(hosted.partitions for hosted in self.system.hosted.values())
+        return None if owned == total else f"{owned} of {total} shards have an owner"
+
+    def trace(self, topics_read: Iterable[Sequence[Record]]) -> str:
+        """Return a digest of all that happened: the same for the same seed, in every process."""
+        digest = self._digest.copy()
+        digest.update(repr(list(self.choices.tape.items())).encode())
+        for records in topics_read:
+            digest.update(_encode(records))
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        """Release everything."""
+        for worker in self.node.workers.values():
+            worker.log.abandon()
+        self.backend.close()

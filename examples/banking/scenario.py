@@ -1,0 +1,33 @@
+"""The bank in the simulator: what its clients send, and that its money is all there. See ``understudy simulate``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+from bridge.simulation import Outcome
+from examples.banking.audit import audit
+from examples.banking.load import Load, Told
+
+#: Each transfer is about five commands in the log.
+_ACCOUNTS, _TRANSFERS = 12, 45
+#: Faults of the simulation make dead letters (what was no command) and parked keys on purpose.
+_EXPECTED = ("no dead letters", "nothing waits", "no command is left")
+
+
+def commands(random: Random) -> Iterator[Told]:
+    """Yield the commands of one run: accounts are opened, some closed, and money is sent to and fro."""
+    load = Load("s", accounts=_ACCOUNTS, transfers=_TRANSFERS, seed=random.randrange(1 << 30))
+    yield from load.openings()
+    yield from load.transfers()
+
+
+def invariant(outcome: Outcome) -> None:
+    """Raise AssertionError if the bank's audit finds anything wrong.
+
+    A command that became a dead letter, or is parked, has not happened: then the sums cannot be held against what
+    was sent.
+    """
+    for check in audit(outcome.reader, outcome.system):
+        if check.name not in _EXPECTED and outcome.lossless:
+            assert check.ok, f"{check.name}: {check.detail}"
