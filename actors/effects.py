@@ -31,6 +31,9 @@ class ShardRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Shard", fo
     ``next``: first command not consumed. ``seq``: of the next journal or state record. ``tail_start``: each
     journal record below this seq is in a snapshot. ``tail_offset``: at or below the journal offset of the
     record with that seq. ``books``: records written for the shard's own books so far.
+
+    ``suspect``: offset of the command within which ``deaths`` processes in a row have died, ``witness`` the pid of the
+    last; -1 if there is none.
     """
 
     next: int
@@ -38,6 +41,9 @@ class ShardRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Shard", fo
     tail_start: int
     tail_offset: int
     books: int
+    suspect: int = -1
+    deaths: int = 0
+    witness: int = 0
 
 
 class StateRecord(msgspec.Struct, frozen=True, tag_field="type", tag="State", forbid_unknown_fields=True):

@@ -7,7 +7,7 @@ restores another from the log: what was decided but not committed has left nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableSequence
 
 import msgspec
 
@@ -15,6 +15,7 @@ from actors.context import Directory, Publish, Reply, Tell
 from actors.control import CONTROL
 from actors.decision import Decision, decide
 from actors.effects import (
+    Counts,
     EffectOutput,
     Effects,
     Incident,
@@ -38,6 +39,9 @@ from actors.window import SnapshotWindow
 from supervision.directive import Directive, Failure
 from supervision.policy import Policy, judge
 
+#: Places in a mark: the number of the shard, and offset + 1 of its command under way (0: none).
+SHARD, COMMAND = 1, 2
+
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The bounds of one shard; see ``bridge.settings.Settings`` for the meaning and reason of each."""
@@ -48,6 +52,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     waiting_per_key_max: int = 1_000
     waiting_per_shard_max: int = 10_000
     output_bytes_max: int = 1_000_000
+    deaths_max: int = 3
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -61,6 +66,9 @@ class Part(msgspec.Struct, frozen=True):
     policy: Policy
     directory: Directory
     limits: Limits
+    #: The shard's number within its system, and where the command under way is marked (``bridge.marks``).
+    number: int = 0
+    mark: MutableSequence[int] = msgspec.field(default_factory=lambda: [0, 0, 0])
 
 
 class Cell:
@@ -95,6 +103,8 @@ class Shard:
         self._next = record.next
         self._seq = record.seq
         self._handlers = part.behaviour.handlers
+        self._mark = part.mark
+        self._quarantined = record.suspect if record.deaths >= part.limits.deaths_max else -1
         self._cause_prefix = f"{part.topic}/{part.id.partition}/"
 
     # --- the owner's side -------------------------------------------------------------------------------------
@@ -121,6 +131,7 @@ class Shard:
         turn = Turn(self.waiting)
         batch_max = self.part.limits.batch_records_max
         self.stalled = None
+        self._mark[SHARD] = self.part.number
         while turn.handled < batch_max and self.failure is None:
             key = self.waiting.due(now_ms) if self.waiting.size else None
             if key is not None:
@@ -202,7 +213,11 @@ class Shard:
                 turn.dead_letter(envelope, "WrongPartition", reason)
                 return
             cell = Cell(part.behaviour.initial(), part.behaviour.initial_data)
+        if envelope.offset == self._quarantined:
+            self._quarantine(envelope, waited, turn)
+            return
         asks = self._handlers[type(envelope.message)].takes_context
+        self._mark[COMMAND] = envelope.offset + 1
         try:
             decision = decide(
                 part.behaviour, cell.state, cell.data, envelope, part.directory,
@@ -215,8 +230,10 @@ class Shard:
         except Exception as error:  # noqa: BLE001  whatever user code raises is its supervisor's to judge
             if part.behaviour.has_mutable_fields:
                 cell.state = part.behaviour.state_decode(cell.data)
+            self._mark[COMMAND] = 0
             self._failed(envelope, waited, error, now_ms, turn)
             return
+        self._mark[COMMAND] = 0
         self._apply(cell, envelope, decision, turn)
         if decision.outputs or decision.reply is not None:
             turn.outputs.extend(outputs_of(envelope, decision))
@@ -245,6 +262,48 @@ class Shard:
             cell.version = 0
             if not self.part.behaviour.journaled:
                 del self.cells[key]
+
+    # --- death ------------------------------------------------------------------------------------------------
+
+    def opening(self, deaths: Iterable[tuple[int, int]], *, mirrored: bool) -> Effects | None:
+        """Return what has to be committed before a restored shard handles anything; None if there is nothing.
+
+        ``deaths``: (offset, pid) of each process that died while it handled a command of this shard. Not ``mirrored``:
+        the group has no offset; it is written again with the shard record, unless that is new too.
+        """
+        incidents = [self._witness(offset, pid) for offset, pid in deaths if self._is_news(offset, pid)]
+        if not incidents and (mirrored or self.record.books == 0):
+            return None
+        record = self.record = msgspec.structs.replace(self.record, books=self.record.books + 1)
+        return Effects(self.part.id, [], [], record, max(record.next - 1, 0), record.seq, Counts(), incidents)
+
+    def _is_news(self, offset: int, pid: int) -> bool:
+        return pid != self.record.witness and self._is_open(offset)
+
+    def _witness(self, offset: int, pid: int) -> Incident:
+        """Count one more process that died within a command; beyond the limit the command is quarantined."""
+        record, limit = self.record, self.part.limits.deaths_max
+        deaths = record.deaths + 1 if offset == record.suspect else 1
+        self.record = msgspec.structs.replace(record, suspect=offset, deaths=deaths, witness=pid)
+        self._quarantined = offset if deaths >= limit else -1
+        then = "it becomes a dead letter" if deaths >= limit else "it is tried again"
+        reason = f"process {pid} died while it handled the command, death {deaths} of {limit}"
+        return Incident(f"{self.part.id}@{offset}", "ProcessDied", reason, then)
+
+    def _is_open(self, offset: int) -> bool:
+        return offset >= self._next or any(
+            waiting.envelope.offset == offset for key in self.waiting for waiting in self.waiting.queue(key)
+        )
+
+    def _quarantine(self, envelope: Envelope, waited: WaitingRecord | None, turn: Turn) -> None:
+        """Give up a command that kills whatever process handles it."""
+        deaths = self.record.deaths
+        reason = f"{deaths} processes in a row died while they handled it"
+        turn.dead_letter(envelope, "Quarantined", reason, deaths)
+        if waited is not None:
+            turn.leave(envelope)
+        where = f"{self.part.id}@{envelope.offset} key {envelope.key!r}"
+        turn.incidents.append(Incident(where, "Quarantined", reason, "the command is a dead letter"))
 
     # --- failure ----------------------------------------------------------------------------------------------
 
@@ -302,13 +361,13 @@ class Shard:
             self.window.forgotten(key)
             if key not in self.waiting:
                 books.append(StateWritten(key, None, 0, self.cells.pop(key).seq))
-        self.record = ShardRecord(
-            next=self._next,
-            seq=self._seq,
-            tail_start=tail_start,
-            tail_offset=self.window.tail_offset(tail_start),
-            books=self.record.books + len(books) + 1,
-        )
+        last = self.record
+        suspect, deaths, witness = last.suspect, last.deaths, last.witness
+        if suspect >= 0 and not self._is_open(suspect):
+            suspect, deaths = -1, 0
+        tail_offset = self.window.tail_offset(tail_start)
+        books_count = last.books + len(books) + 1
+        self.record = ShardRecord(self._next, self._seq, tail_start, tail_offset, books_count, suspect, deaths, witness)
         return Effects(
             self.part.id, turn.outputs, books, self.record, turn.anchor, first_seq, turn.counts, turn.incidents
         )

@@ -60,7 +60,10 @@ class Client:
             raise ValueError(f"{self._system.name} hosts no entity with the handler {handler!r}")
         if type(message) not in handler.message_types:
             raise ValueError(f"{handler!r} does not take {type(message).__name__}")
-        data = encode(message)
+        try:
+            data = encode(message)
+        except (TypeError, OverflowError) as error:
+            raise ValueError(f"{type(message).__name__} cannot be written: {error}") from error
         hosted.behaviour.decoder.decode(data)  # What a shard could not read is refused here, where it can be mended.
         raw_key = checked_key(key).encode()
         topic = topics.commands_topic(self._system.name, hosted.behaviour.name)

@@ -7,15 +7,15 @@ fails in whatever way, the shard is dropped, claimed again and restored from the
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import assert_never
 
 import msgspec
 
-from actors.effects import Counts
+from actors.effects import Counts, Effects
 from actors.mailbox import Letter
 from bridge.clock import Clock
+from bridge.dialogue import Dialogue, Report
 from bridge.log import (
     Aborted,
     Assigned,
@@ -32,8 +32,6 @@ from bridge.log import (
 from bridge.region import Phase, Seat, ShardRegion
 from bridge.restore import Inconsistent
 from supervision import Backoff, Directive, Exited, Failed, Failure, Start, Started, Stop
-
-logger = logging.getLogger("understudy")
 
 #: How soon a shard is claimed again after an abort. Never counted as a restart: a log that is out of reach for too
 #: long says so itself (LogUnavailable).
@@ -53,18 +51,20 @@ class ShardLoop:
         clock: Clock,
         *,
         poll_timeout_s: float,
-        report: Callable[..., None] = lambda *_, **__: None,
+        report: Report = lambda *_, **__: None,
         progress: Callable[[], None] = lambda: None,
         fault_point: Callable[[str], None] = lambda _point: None,
+        deaths: Callable[[int], Iterable[tuple[int, int]]] = lambda _number: (),
     ) -> None:
         self._log = log
         #: The shards of this worker.
         self.region = region
         self._clock = clock
         self._poll_timeout_s = poll_timeout_s
-        self._report = report
+        self._dialogue = Dialogue(report)
         self._progress = progress
         self._fault = fault_point
+        self._deaths = deaths
         self.counts = Counts()
         self.commits = 0
 
@@ -96,7 +96,7 @@ class ShardLoop:
         """Take in one thing that happened in the log."""
         now_s = self._clock.monotonic_s()
         if isinstance(event, Assigned):
-            self._report("shard-assigned", shard=str(event.shard))
+            self._dialogue.assigned(str(event.shard))
             self.region.add(event.shard, now_s)
             return
         seat = self.region.seat(event.shard)
@@ -122,12 +122,8 @@ class ShardLoop:
                 self._replayed(seat, event)
             case Aborted(_, reason, routine):
                 self._aborted(seat, reason, routine=routine)
-            case Fenced(_, reason):
-                logger.warning("shard %s was fenced (%s); it waits to be assigned again", seat.name, reason)
-                self._report("shard-fenced", shard=seat.name, reason=reason)
-                self.region.forget(event.shard, now_s)
-            case Lost(_, reason):
-                self._report("shard-lost", shard=seat.name, reason=reason)
+            case Fenced(_, reason) | Lost(_, reason):
+                self._dialogue.lost(seat.name, reason, fenced=isinstance(event, Fenced))
                 self.region.forget(event.shard, now_s)
             case _:
                 assert_never(event)
@@ -154,20 +150,21 @@ class ShardLoop:
         self._progress()
         self._fault("K4")
         if shard.stalled:
-            logger.error("shard %s takes no commands: %s; retry or drop what is parked", seat.name, shard.stalled)
+            self._dialogue.stalled(seat.name, shard.stalled)
         if effects is None:
             self._check_failure(seat)
             return shard.failure is not None
-        for incident in effects.incidents:
-            logger.warning("%s: %s: %s; %s", incident.where, incident.error, incident.reason, incident.next)
-            logger.debug("%s", incident.traceback)
-        seat.in_flight = effects
-        self._log.commit(seat.role.codec.encode(effects))
-        self._fault("K9")
+        self._commit(seat, effects)
         if seat.paused and shard.mailbox.drained:
             seat.paused = False
             self._log.resume(seat.place)
         return True
+
+    def _commit(self, seat: Seat, effects: Effects) -> None:
+        self._dialogue.incidents(effects.incidents)
+        seat.in_flight = effects
+        self._log.commit(seat.role.codec.encode(effects))
+        self._fault("K9")
 
     def _committed(self, seat: Seat, event: Committed) -> None:
         """What was decided is true now, and has left."""
@@ -201,7 +198,7 @@ class ShardLoop:
         seat.restoration.feed(event)
         if (now_s := self._clock.monotonic_s()) >= seat.told_s + RESTORE_REPORT_S:
             seat.told_s = now_s
-            self._report("shard-restoring", shard=seat.name, records=seat.restoration.records, topic=event.topic)
+            self._dialogue.restoring(seat.name, event.topic, seat.restoration.records)
         if event.complete:
             self._replay_next(seat, event)
 
@@ -217,13 +214,10 @@ class ShardLoop:
         self._fault("K17")
         seat.phase = Phase.RUNNING
         seat.restoration = None
-        self._report(
-            "shard-restored",
-            shard=seat.name,
-            records=restoration.records,
-            seconds=round(self._clock.monotonic_s() - seat.claimed_s, 4),
-        )
+        self._dialogue.restored(seat.name, restoration.records, self._clock.monotonic_s() - seat.claimed_s)
         self._log.begin(seat.place, seat.shard.record.next)
+        if effects := seat.shard.opening(self._deaths(seat.part.number), mirrored=restoration.mirrored):
+            self._commit(seat, effects)
         self.region.supervise(Started(seat.name, seat.incarnation), self._clock.monotonic_s())
 
     # --- failure ----------------------------------------------------------------------------------------------
@@ -232,9 +226,7 @@ class ShardLoop:
         """Drop everything and claim again, later each time; nobody is to blame."""
         seat.aborts += 1
         delay_s = 0.0 if routine and seat.aborts == 1 else RECLAIM_BACKOFF.delay_s(seat.aborts, 0.0)
-        log = logger.info if routine else logger.warning
-        log("shard %s starts over in %.2f s: %s", seat.name, delay_s, reason)
-        self._report("shard-aborted", shard=seat.name, reason=reason)
+        self._dialogue.aborted(seat.name, reason, delay_s, routine=routine)
         seat.drop(Phase.DOWN)
         seat.reclaim_s = self._clock.monotonic_s() + delay_s
 
@@ -245,8 +237,7 @@ class ShardLoop:
 
     def _fail(self, seat: Seat, failure: Failure) -> None:
         seat.drop(Phase.DOWN)
-        logger.error("%s: %s", failure.error_type, failure.message)
-        self._report("shard-failed", shard=seat.name, error=failure.error_type, reason=failure.message)
+        self._dialogue.failed(seat.name, failure)
         self._log.pause(seat.place)
         self.region.supervise(Failed(seat.name, seat.incarnation, failure), self._clock.monotonic_s())
 

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import msgspec
 
 from actors.message import DefinitionError
+from bridge import marks
 from bridge.clock import SystemClock
 from bridge.connect import connect, read_kafka_config
 from bridge.log import InvalidSetting, Member, SlotTaken, TopicMismatch
@@ -49,11 +50,12 @@ class ShardHost:
         log = backend.log(self._member, system.commands_topics())
         loop = ShardLoop(
             log,
-            system.region(log.partition_count, seed=self._member.slot),
+            system.region(log.partition_count, seed=self._member.slot, mark=marks.shared().enter(self._member.slot)),
             clock,
             poll_timeout_s=system.settings.poll_timeout_s,
             report=control.report,
             progress=control.progress,
+            deaths=marks.shared().deaths,
         )
         control.started()
         try:
@@ -111,6 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"understudy: {error}\n")
         return os.EX_USAGE
     settings = system.settings
+    marks.share(options.workers)
     specs = [
         WorkSpec(
             f"worker-{slot}",

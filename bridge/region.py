@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableSequence
 
 import msgspec
 
@@ -27,19 +27,17 @@ class Role(msgspec.Struct, frozen=True):
     codec: Codec
     policy: Policy
     partitions: int
+    #: The number of its first shard within the system.
+    first_number: int
 
-    def part(self, partition: int, directory: Directory, limits: Limits) -> Part:
+    def part(
+        self, partition: int, directory: Directory, limits: Limits, mark: MutableSequence[int] | None = None
+    ) -> Part:
         """Return what the shard of one partition is given to play."""
-        name = self.behaviour.name
         return Part(
-            ShardId(name, partition),
-            self.codec.commands,
-            self.partitions,
-            self.behaviour,
-            self.policy,
-            directory,
-            limits,
-        )
+            ShardId(self.behaviour.name, partition), self.codec.commands, self.partitions, self.behaviour, self.policy,
+            directory, limits, self.first_number + partition, [0, 0, 0] if mark is None else mark,
+        )  # fmt: skip
 
 
 class Phase(enum.Enum):
@@ -102,11 +100,19 @@ class Escalated(Exception):
 class ShardRegion:
     """The seats of one worker, in start order, under one supervision tree. Owned by the loop."""
 
-    def __init__(self, roles: Mapping[str, Role], tree: Tree, directory: Directory, limits: Limits) -> None:
+    def __init__(
+        self,
+        roles: Mapping[str, Role],
+        tree: Tree,
+        directory: Directory,
+        limits: Limits,
+        mark: MutableSequence[int] | None = None,
+    ) -> None:
         self._roles = dict(roles)
         self._order = {topic: index for index, topic in enumerate(self._roles)}
         self._directory = directory
         self._limits = limits
+        self._mark = mark
         self._tree = tree
         self._seats: dict[TopicPartition, Seat] = {}
         self._names: dict[str, Seat] = {}
@@ -138,7 +144,7 @@ class ShardRegion:
         """Take in a shard; siblings stand in the order of ``host()``, then by partition."""
         self.forget(place, now_s)
         role = self._roles[place.topic]
-        seat = Seat(place, role.part(place.partition, self._directory, self._limits), role)
+        seat = Seat(place, role.part(place.partition, self._directory, self._limits, self._mark), role)
         later = min((p for p in self._seats if self._rank(p) > self._rank(place)), key=self._rank, default=None)
         self._seats[place] = self._names[seat.name] = seat
         self.supervise(Add(seat.name, None if later is None else self._seats[later].name), now_s)

@@ -58,6 +58,8 @@ class Restoration:
         self._shard: Shard | None = None
         self._next_seq = -1
         self.records = 0
+        #: Whether the group has an offset: without one, progress cannot be seen from outside.
+        self.mirrored = claimed.committed is not None
         self.wanted: Replay | None = Replay(codec.state, 0, claimed.ends[codec.state])
 
     def feed(self, replayed: Replayed) -> None:

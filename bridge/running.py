@@ -5,14 +5,15 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
+from actors.effects import WaitingRecord
 from actors.entity import Entity
 from bridge.client import Client
 from bridge.clock import Clock, SystemClock
-from bridge.inspection import entity_state
+from bridge.inspection import entity_state, waiting_commands
 from bridge.log import Backend, Log, Member, Reader
 from bridge.loop import ShardLoop
 
@@ -24,6 +25,11 @@ E = TypeVar("E", bound=Entity)
 
 def no_fault(_point: str) -> None:
     """Stand where a test would let the worker die."""
+
+
+def _stands_behind(command: WaitingRecord, waiting: Sequence[tuple[int, WaitingRecord]]) -> bool:
+    """Tell whether a command stands behind a parked one of its key."""
+    return any(other.parked and other.key == command.key for _, other in waiting)
 
 
 class NotSettled(TimeoutError):
@@ -115,11 +121,12 @@ class Running:
                 committed = self.reader.committed(self.system.name, topic, partition) or 0
                 if any(True for _ in self.reader.read(topic, partition, committed)):
                     return f"commands of {topic}/{partition} from {committed} on"
+                waiting = waiting_commands(self.reader, self.system, hosted.behaviour, partition)
+                if any(not command.parked and not _stands_behind(command, waiting) for _, command in waiting):
+                    return f"commands that wait for a restart on {topic}/{partition}"
         for seat in self.loop.region:
-            if seat.shard is None:
-                return f"shard {seat.name} is {seat.phase.value}"
-            if seat.in_flight is not None or seat.shard.waiting.next_due_ms() is not None:
-                return f"shard {seat.name} has commands that wait for a restart"
+            if seat.in_flight is not None:
+                return f"shard {seat.name} has a commit under way"
         return None
 
     def crash(self) -> None:

@@ -20,6 +20,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     waiting_per_key_max: int = 1_000
     #: Commands that wait in one shard before the partition pauses.
     waiting_per_shard_max: int = 10_000
+    #: Processes in a row that may die while they handle one command; then it is a dead letter.
+    deaths_max: int = 3
     #: Largest key + value + headers that an entity may produce. Kafka's default topic limit is 1,048,588.
     output_bytes_max: int = 1_000_000
     #: Largest value that is decoded at all; a larger one is dead-lettered unread.
@@ -45,3 +47,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     progress_timeout_s: float = 60.0
     #: Replication of topics that the runtime makes; -1 leaves it to the broker's default.
     replication_factor: int = -1
+
+    def __post_init__(self) -> None:
+        """Refuse bounds and times that are none."""
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if name == "replication_factor" and value == -1:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise ValueError(f"Settings: {name} is a number above 0, not {value!r}")

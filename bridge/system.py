@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from actors.context import Directory, OutputTooLarge
 from actors.entity import Behaviour, Entity, resolved
-from actors.message import DefinitionError
 from actors.shard import Limits
+from actors.wire import by_wire_name
 from bridge import topics
 from bridge.codec import Codec
 from bridge.connect import connect, read_kafka_config
@@ -127,16 +127,9 @@ class ActorSystem:
         self._hosted[entity] = Hosted(behaviour, partitions, policy)
 
     def _check_wire_names(self, behaviour: Behaviour) -> None:
-        known: dict[str, type] = {}
-        for hosted in (*[h.behaviour for h in self._hosted.values()], behaviour):
-            for name, message_type in {**hosted.decoder.types, **hosted.journal.types}.items():
-                other = known.setdefault(name, message_type)
-                if other is not message_type:
-                    raise DefinitionError(
-                        f"{other.__module__}.{other.__qualname__} and {message_type.__module__}."
-                        f"{message_type.__qualname__} have one wire name, {name!r}, in the system {self.name}; give "
-                        'one of them another: class …(…, name="…").'
-                    )
+        """Refuse two classes with one wire name: each would be read where the other was meant."""
+        known = [message for hosted in self._hosted.values() for message in hosted.behaviour.messages.values()]
+        by_wire_name([*known, *behaviour.messages.values()])
 
     # --- what the rest of the bridge needs --------------------------------------------------------------------
 
@@ -164,18 +157,25 @@ class ActorSystem:
 
     def roles(self, partition_count: Callable[[str], int | None]) -> dict[str, Role]:
         """Return what the shards of each commands topic play."""
-        found = {}
+        found, number = {}, 0
         for hosted in self._hosted.values():
             codec = Codec(self.name, hosted.behaviour, partition_count, input_bytes_max=self.settings.input_bytes_max)
-            found[codec.commands] = Role(hosted.behaviour, codec, hosted.policy, hosted.partitions)
+            found[codec.commands] = Role(hosted.behaviour, codec, hosted.policy, hosted.partitions, number)
+            number += hosted.partitions
         return found
 
-    def region(self, partition_count: Callable[[str], int | None], *, seed: int = 0) -> ShardRegion:
-        """Return an empty region for one worker of this system."""
+    def region(
+        self,
+        partition_count: Callable[[str], int | None],
+        *,
+        seed: int = 0,
+        mark: MutableSequence[int] | None = None,
+    ) -> ShardRegion:
+        """Return an empty region for one worker of this system; ``mark``: where it notes its command under way."""
         counts = PartitionCounts(partition_count, self.topic_specs())
         directory = Directory(hosted=self._hosted.__contains__, partition_count=counts)
         tree = Tree(self.shards, self.shard_strategy, seed)
-        return ShardRegion(self.roles(counts), tree, directory, self.limits())
+        return ShardRegion(self.roles(counts), tree, directory, self.limits(), mark)
 
     def check(self) -> None:
         """Raise ValueError if there is nothing to run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import Self
 
@@ -18,7 +19,7 @@ class Add(Command):
 
 
 class Break(Command):
-    """Raise an error of a kind: ``restart`` or ``stop``."""
+    """Fail in a way: ``restart`` or ``stop`` raise, ``exit``, ``crash`` and ``hang`` end or stop the whole process."""
 
     how: str
 
@@ -42,8 +43,16 @@ class Counter(Entity):
     @command
     def break_down(self, cmd: Break) -> Added:
         """Fail as told."""
-        if cmd.how == "stop":
-            raise ValueError("told to stop")
+        match cmd.how:
+            case "stop":
+                raise ValueError("told to stop")
+            case "exit":
+                os._exit(3)
+            case "crash":
+                ctypes.string_at(0)
+            case "hang":
+                while True:
+                    pass
         raise RuntimeError("told to fail")
 
     @event
@@ -58,6 +67,7 @@ system = ActorSystem(
     settings=Settings(
         session_timeout_s=float(os.environ.get("COUNTING_SESSION_S", "6")),
         ping_timeout_s=float(os.environ.get("COUNTING_PING_S", "15")),
+        progress_timeout_s=float(os.environ.get("COUNTING_PROGRESS_S", "60")),
     ),
 )
 system.host(

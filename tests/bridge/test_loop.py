@@ -364,7 +364,6 @@ def test_siblings_are_restarted_while_their_commits_are_under_way(strategy: Stra
     world.close()
 
 
-@pytest.mark.xfail(reason="Running._left does not know of shards that are not assigned yet", strict=True)
 def test_settle_after_a_crash_waits_for_what_waits() -> None:
     """A command that waits for its restart is settled too when the worker that knew of it is gone."""
     world = World([Account], partitions=1, limits=CALM)
@@ -379,7 +378,6 @@ def test_settle_after_a_crash_waits_for_what_waits() -> None:
     world.close()
 
 
-@pytest.mark.xfail(reason="nothing commits the shard record's offset before the next command comes", strict=True)
 def test_an_absent_offset_is_written_again() -> None:
     """A group whose offsets expired has them again once its shards are restored: lag is counted from them."""
     world = World([Account], partitions=1, limits=CALM)

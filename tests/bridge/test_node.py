@@ -19,6 +19,7 @@ from bridge.client import Client
 from bridge.connect import connect
 from bridge.log import Backend, Reader
 from bridge.node import Node, Report
+from bridge.operator import Operator
 from bridge.topics import commands_topic, events_topic
 
 pytestmark = pytest.mark.processes
@@ -206,3 +207,19 @@ def test_a_key_that_is_parked_survives_its_worker(stage: Stage) -> None:
     parked = {key for status in shard_statuses(stage._reader, app.system) for key in status.parked}
     assert parked == {"bad", "worse"}
     assert sum(status.waiting for status in shard_statuses(stage._reader, app.system)) == 3
+
+
+@pytest.mark.parametrize("how", ["exit", "crash"])
+def test_a_record_that_kills_its_process_is_quarantined(stage: Stage, how: str) -> None:
+    """After three deaths in a row within one command it is a dead letter, and the shard goes on; kills do not count."""
+    node = stage.node("one", workers=2)
+    stage.until_running(node, 2)
+    stage.send(500)
+    stage._client.tell(stage.app.Counter.break_down, "c-1", stage.app.Break(how=how))
+    stage.send(500)
+    stage.check()
+    letters = list(Operator(stage.app.system, stage._backend).dead_letters())
+    assert [(letter.error, letter.attempts) for letter in letters] == [("Quarantined", 3)]
+    assert node.exit_code is None
+    exits = [report for report in stage.reported("worker-exited") if report["how"] != "SIGKILL"]
+    assert len(exits) == 3, exits

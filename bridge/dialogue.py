@@ -1,0 +1,65 @@
+"""What an operator sees of a worker: one log line for each thing that matters, and the same as a report.
+
+A line says what happened, where, and what happens next.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from actors.effects import Incident
+from supervision import Failure
+
+logger = logging.getLogger("understudy")
+
+#: As ``supervision.work.Control.report``: an event's name and plain fields.
+Report = Callable[..., None]
+
+
+class Dialogue:
+    """Never blocks, never raises. Owned by one loop."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def assigned(self, shard: str) -> None:
+        """The group gave us a shard."""
+        self._report("shard-assigned", shard=shard)
+
+    def restoring(self, shard: str, topic: str, records: int) -> None:
+        """A restore is under way."""
+        self._report("shard-restoring", shard=shard, topic=topic, records=records)
+
+    def restored(self, shard: str, records: int, seconds: float) -> None:
+        """A shard is ready."""
+        self._report("shard-restored", shard=shard, records=records, seconds=round(seconds, 4))
+
+    def lost(self, shard: str, reason: str, *, fenced: bool) -> None:
+        """A shard is no longer ours."""
+        if fenced:
+            logger.warning("shard %s was fenced (%s); it waits to be assigned again", shard, reason)
+        self._report("shard-fenced" if fenced else "shard-lost", shard=shard, reason=reason)
+
+    def aborted(self, shard: str, reason: str, delay_s: float, *, routine: bool) -> None:
+        """A shard starts over, and nobody is to blame."""
+        level = logging.INFO if routine else logging.WARNING
+        logger.log(level, "shard %s starts over in %.2f s: %s", shard, delay_s, reason)
+        self._report("shard-aborted", shard=shard, reason=reason)
+
+    def failed(self, shard: str, failure: Failure) -> None:
+        """A shard failed; its supervisor decides."""
+        logger.error("shard %s failed: %s: %s; its supervisor decides", shard, failure.error_type, failure.message)
+        self._report("shard-failed", shard=shard, error=failure.error_type, reason=failure.message)
+
+    def stalled(self, shard: str, reason: str) -> None:
+        """A shard has no room for what waits."""
+        logger.error("shard %s takes no commands: %s; retry or drop what is parked", shard, reason)
+        self._report("shard-stalled", shard=shard, reason=reason)
+
+    def incidents(self, found: Sequence[Incident]) -> None:
+        """Commands failed; what becomes of them is being committed."""
+        for incident in found:
+            logger.warning("%s: %s: %s; %s", incident.where, incident.error, incident.reason, incident.next)
+            logger.debug("%s", incident.traceback)
+            self._report("incident", where=incident.where, error=incident.error, next=incident.next)
