@@ -16,6 +16,7 @@ from bridge import inspection
 from bridge.cli_operator import dead_letters, parked
 from bridge.cli_shared import KafkaConfig, LogUrl, Target, console, opened, sentences
 from bridge.cli_simulate import simulate
+from bridge.cli_verify import verify
 from bridge.log import Backend
 from bridge.record import Record
 from bridge.settings import Settings
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.add_typer(parked)
 app.add_typer(dead_letters)
 app.command()(simulate)
+app.command()(verify)
 
 
 @app.callback()
