@@ -32,8 +32,7 @@ class ShardRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Shard", fo
     journal record below this seq is in a snapshot. ``tail_offset``: at or below the journal offset of the
     record with that seq. ``books``: records written for the shard's own books so far.
 
-    ``suspect``: offset of the command within which ``deaths`` processes in a row have died, ``witness`` the pid of the
-    last; -1 if there is none.
+    ``suspect``: offset of the command within which ``deaths`` processes in a row have died; -1 if there is none.
     """
 
     next: int
@@ -43,7 +42,6 @@ class ShardRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Shard", fo
     books: int
     suspect: int = -1
     deaths: int = 0
-    witness: int = 0
 
 
 class StateRecord(msgspec.Struct, frozen=True, tag_field="type", tag="State", forbid_unknown_fields=True):

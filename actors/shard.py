@@ -271,20 +271,17 @@ class Shard:
         ``deaths``: (offset, pid) of each process that died while it handled a command of this shard. Not ``mirrored``:
         the group has no offset; it is written again with the shard record, unless that is new too.
         """
-        incidents = [self._witness(offset, pid) for offset, pid in deaths if self._is_news(offset, pid)]
+        incidents = [self._witness(offset, pid) for offset, pid in deaths if self._is_open(offset)]
         if not incidents and (mirrored or self.record.books == 0):
             return None
         record = self.record = msgspec.structs.replace(self.record, books=self.record.books + 1)
         return Effects(self.part.id, [], [], record, max(record.next - 1, 0), record.seq, Counts(), incidents)
 
-    def _is_news(self, offset: int, pid: int) -> bool:
-        return pid != self.record.witness and self._is_open(offset)
-
     def _witness(self, offset: int, pid: int) -> Incident:
         """Count one more process that died within a command; beyond the limit the command is quarantined."""
         record, limit = self.record, self.part.limits.deaths_max
         deaths = record.deaths + 1 if offset == record.suspect else 1
-        self.record = msgspec.structs.replace(record, suspect=offset, deaths=deaths, witness=pid)
+        self.record = msgspec.structs.replace(record, suspect=offset, deaths=deaths)
         self._quarantined = offset if deaths >= limit else -1
         then = "it becomes a dead letter" if deaths >= limit else "it is tried again"
         reason = f"process {pid} died while it handled the command, death {deaths} of {limit}"
@@ -362,12 +359,12 @@ class Shard:
             if key not in self.waiting:
                 books.append(StateWritten(key, None, 0, self.cells.pop(key).seq))
         last = self.record
-        suspect, deaths, witness = last.suspect, last.deaths, last.witness
+        suspect, deaths = last.suspect, last.deaths
         if suspect >= 0 and not self._is_open(suspect):
             suspect, deaths = -1, 0
         tail_offset = self.window.tail_offset(tail_start)
         books_count = last.books + len(books) + 1
-        self.record = ShardRecord(self._next, self._seq, tail_start, tail_offset, books_count, suspect, deaths, witness)
+        self.record = ShardRecord(self._next, self._seq, tail_start, tail_offset, books_count, suspect, deaths)
         return Effects(
             self.part.id, turn.outputs, books, self.record, turn.anchor, first_seq, turn.counts, turn.incidents
         )

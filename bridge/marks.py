@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator, MutableSequence
+from collections.abc import MutableSequence
 
 from actors.shard import COMMAND, SHARD
 from bridge.processes import pid_start
@@ -22,7 +22,7 @@ _FIELDS = 3
 class Marks:
     """Two rows for each worker: what it is doing, and what the one before it in its slot was doing when it died.
 
-    Make it before the workers are forked. Each worker writes its own two rows only, eight bytes at a time.
+    Make it before the workers are forked. A living worker's row is written by itself alone, eight bytes at a time.
     """
 
     def __init__(self, workers: int) -> None:
@@ -37,12 +37,19 @@ class Marks:
         now[PID], now[COMMAND] = os.getpid(), 0
         return now  # type: ignore[return-value]  # a memoryview of integers has all that a mark needs
 
-    def deaths(self, shard: int) -> Iterator[tuple[int, int]]:
-        """Yield (offset, pid) of the commands of a shard within which a process died."""
+    def deaths(self, shard: int) -> list[tuple[int, int]]:
+        """Return (offset, pid) of the commands of a shard within which a process died, and forget them.
+
+        For the owner of the shard, who commits them next. Should that fail too, a death is not counted: a record that
+        kills gets another try, one that is innocent is never given up for it.
+        """
+        found = []
         for number in range(2 * self._workers):
             row = self._row(number)
             if row[SHARD] == shard and row[COMMAND] and pid_start(row[PID]) is None:
-                yield row[COMMAND] - 1, row[PID]
+                found.append((row[COMMAND] - 1, row[PID]))
+                row[COMMAND] = 0
+        return found
 
     def _row(self, number: int) -> memoryview:
         return self._cells[number * _FIELDS : (number + 1) * _FIELDS]
