@@ -20,6 +20,7 @@ from bridge.connect import connect
 from bridge.log import Backend, Reader
 from bridge.node import Node, Report
 from bridge.operator import Operator
+from bridge.processes import writer_pid
 from bridge.topics import commands_topic, events_topic
 
 pytestmark = pytest.mark.processes
@@ -82,6 +83,14 @@ class Stage:
             for node in self.nodes:
                 self.reports += node.poll(0.05)
 
+    def put_to_sleep(self, pid: int) -> None:
+        """Stop a process, but not while it holds the file's write lock: there its supervisor would have to kill it."""
+        os.kill(pid, signal.SIGSTOP)
+        while self.url.startswith("sqlite:") and writer_pid(self.url.removeprefix("sqlite:")) == pid:
+            os.kill(pid, signal.SIGCONT)
+            self._reader.bounds(events_topic(self.app.system.name, "counter"), 0)
+            os.kill(pid, signal.SIGSTOP)
+
     def until_running(self, node: Node, workers: int) -> None:
         """Wait until a node's workers are all there and every shard of the system is restored by somebody."""
         self.until(lambda: len(node.workers) == workers, "all workers started")
@@ -112,6 +121,7 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("COUNTING_SESSION_S", str(SESSION_S))
     # A worker that is stopped must live on, so that it can wake up as a zombie.
     monkeypatch.setenv("COUNTING_PING_S", "600")
+    monkeypatch.setenv("COUNTING_PROGRESS_S", "600")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
     url = f"sqlite:{tmp_path / 'node.db'}" if request.param == "sqlite" else str(request.getfixturevalue("kafka_url"))
     sys.modules.pop("apps.counting", None)
@@ -142,7 +152,7 @@ def test_a_worker_that_wakes_up_after_its_session_disturbs_nobody(stage: Stage) 
     stage.until(lambda: sum(stage.added().values()) > 500, "progress")
     sleeper = first.workers["worker-0"]
     stage.send(1_000)
-    os.kill(sleeper, signal.SIGSTOP)
+    stage.put_to_sleep(sleeper)
     try:
         stage.until(stage.is_done, "the other worker took over what the sleeper had")
         stage.send(1_000)
