@@ -67,6 +67,8 @@ class Store:
 
     def version(self) -> tuple[int, int]:
         """Return a value that changes with every commit: of others the first part, of ourselves the second."""
+        if not self.path:  # Nobody else has this memory; asked at every poll.
+            return 0, self.connection().total_changes
         return self.rows("PRAGMA data_version")[0][0], self.connection().total_changes
 
     def records(self, topic: str, partition: int, from_offset: int, to_offset: int) -> list[Record]:

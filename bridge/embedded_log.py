@@ -54,8 +54,11 @@ _living: set[str] = set()
 
 
 def _lives(owner: str, pid: int, start: str) -> bool:
-    """Tell whether an owner still runs, by what it wrote down about itself."""
-    return is_alive(pid, start) and (pid != os.getpid() or owner in _living)
+    """Tell whether an owner still runs, by what it wrote down about itself.
+
+    Of an owner with our own pid we know it, also when that pid was another process's in an earlier boot.
+    """
+    return owner in _living if pid == os.getpid() else is_alive(pid, start)
 
 
 class _Replay(msgspec.Struct):

@@ -28,7 +28,7 @@ from bridge.system import ActorSystem, PartitionCounts
 #: After the faults all must be done within this virtual time, and within so many turns.
 LIVENESS_S, LIVENESS_TURNS = 300.0, 20_000
 #: The phase of faults ends when nothing is left to do, or after so many steps.
-STEPS_MAX = 600
+STEPS_MAX = 400
 
 
 _encode = msgspec.msgpack.Encoder().encode
