@@ -21,6 +21,7 @@ from actors import Command, Entity, Event, command, event
 from actors.placement import partition_of
 from actors.wire import encode
 from bridge import ActorSystem
+from bridge.cli_shared import sentences
 from bridge.connect import connect
 from bridge.log import Assigned, Backend, Claimed, Fetched, Member, TopicSpec, Transaction
 from bridge.process import calm_the_collector
@@ -154,6 +155,11 @@ def main(
         from benchmarks.bare_kafka import bare_kafka  # noqa: PLC0415  librdkafka only where it is used
 
         bare = bare_kafka
+    with sentences():
+        _compare(bare, log, count, rounds)
+
+
+def _compare(bare: Callable[[str, int], float], log: str, count: int, rounds: int) -> None:
     table = Table("round", "bare loop /s", "understudy /s", "ratio", title=f"ledger, {count:,} commands, {log}")
     ratios = []
     for number in range(rounds):
