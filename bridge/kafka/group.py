@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
@@ -30,6 +31,7 @@ TICK_S = 1.0
 HANDOVER_TIMEOUT_S = 3.0
 LEAVE_TIMEOUT_S = 3.0
 METADATA_WAIT_S = 1.0
+WAKE_WAIT_S = 0.01
 
 
 class Listener(Protocol):
@@ -229,23 +231,28 @@ class GroupMember:
 
     # --- positions --------------------------------------------------------------------------------------------
 
-    def aim(self, shard: TopicPartition, next_offset: int) -> None:
-        """Fetch from ``next_offset`` on; what was fetched ahead is void."""
+    def flow(self, shard: TopicPartition, next_offset: int) -> None:
+        """Fetch from ``next_offset`` on; what was fetched ahead is void. Resume first, then seek, in this order.
+
+        A broker's thread in librdkafka that has nothing to fetch sleeps for a second, and a resume does not wake it
+        (measured: 87,000 records a second with these sleeps, 190,000 to 268,000 without). A change of the
+        partition's state does, which a seek makes unless it is to offset 0; there a question to the broker does.
+        """
         target = KafkaPartition(shard.topic, shard.partition, next_offset)
+        self._consumer.resume([target])
         try:
             self._consumer.seek(target)
         except KafkaException:
             # After an offset error librdkafka has stopped the partition and refuses to seek: take it anew.
             _unassign(self._consumer, [target])
             self._consumer.incremental_assign([target])
+        if next_offset == 0:
+            with suppress(KafkaException):
+                self._consumer.get_watermark_offsets(target, timeout=WAKE_WAIT_S)
 
     def stop(self, shard: TopicPartition) -> None:
         """Fetch nothing of a shard; librdkafka throws away what it fetched ahead."""
         self._consumer.pause([KafkaPartition(shard.topic, shard.partition)])
-
-    def go(self, shard: TopicPartition) -> None:
-        """Undo :meth:`stop`."""
-        self._consumer.resume([KafkaPartition(shard.topic, shard.partition)])
 
     # --- leaving ----------------------------------------------------------------------------------------------
 

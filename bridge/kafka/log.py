@@ -214,12 +214,11 @@ class KafkaLog:
     def begin(self, shard: TopicPartition, next_offset: int) -> None:
         """See :meth:`bridge.log.Log.begin`."""
         mine = self._shards.get(shard)
-        if mine is None or mine.claim is None or self._group is None:
+        if mine is None or mine.claim is None:
             return
         mine.claim.end_replays()
         mine.next_offset = next_offset
         mine.flowing = True
-        self._group.aim(shard, next_offset)
         self._go(shard, mine)
 
     def pause(self, shard: TopicPartition) -> None:
@@ -336,5 +335,5 @@ class KafkaLog:
 
     def _go(self, where: TopicPartition, shard: _Shard) -> None:
         if shard.stopped and shard.flowing and self._group is not None:
-            self._group.go(where)
+            self._group.flow(where, shard.next_offset)
             shard.stopped = False
