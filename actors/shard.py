@@ -53,6 +53,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     waiting_per_shard_max: int = 10_000
     output_bytes_max: int = 1_000_000
     deaths_max: int = 3
+    dead_letter_overflow: bool = False
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -160,7 +161,10 @@ class Shard:
             self._heard.discard(letter.offset)
             turn.answer(letter)
         elif self.waiting.size and letter.key in self.waiting:
-            turn.join(letter)
+            if self._has_room(letter):
+                turn.join(letter)
+            else:
+                self._overflow(letter, 1, turn)
         else:
             self._handle(letter, None, now_ms, turn)
         if self.failure is not None:
@@ -173,7 +177,7 @@ class Shard:
     def _can_take(self, turn: Turn) -> bool:
         """Tell whether the first letter could wait, if it must; if not, hear what an operator says behind it."""
         letter = self.mailbox.first
-        if _is_control(letter) or self._has_room(letter):
+        if self.part.limits.dead_letter_overflow or _is_control(letter) or self._has_room(letter):
             return True
         self._listen(turn)
         self.stalled = None
@@ -323,6 +327,9 @@ class Shard:
             turn.dead_letter(envelope, failure.error_type, failure.message, attempt)
             if waited is not None:
                 turn.leave(envelope)
+        elif waited is None and not self._has_room(envelope):
+            then = "there is no room to wait; the command is a dead letter"
+            self._overflow(envelope, attempt, turn)
         else:
             record = WaitingRecord(
                 key=envelope.key, value=envelope.value, headers=envelope.headers, timestamp_ms=envelope.timestamp_ms,
@@ -345,6 +352,12 @@ class Shard:
         elif isinstance(letter, Envelope) and len(self.waiting.queue(letter.key)) >= limits.waiting_per_key_max:
             self.stalled = f"{limits.waiting_per_key_max} commands wait for key {letter.key!r} (waiting_per_key_max)"
         return self.stalled is None
+
+    def _overflow(self, envelope: Envelope, attempt: int, turn: Turn) -> None:
+        """Dead-letter a command that has no room to wait, as the policy says."""
+        assert self.stalled is not None
+        turn.dead_letter(envelope, "NoRoom", self.stalled, attempt)
+        self.stalled = None
 
     # --- the end of a turn ------------------------------------------------------------------------------------
 

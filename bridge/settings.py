@@ -20,6 +20,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     waiting_per_key_max: int = 1_000
     #: Commands that wait in one shard before the partition pauses.
     waiting_per_shard_max: int = 10_000
+    #: What comes when those bounds are reached: True makes it a dead letter, False pauses the partition.
+    dead_letter_overflow: bool = False
     #: Processes in a row that may die while they handle one command; then it is a dead letter.
     deaths_max: int = 3
     #: Largest key + value + headers that an entity may produce. Kafka's default topic limit is 1,048,588.
@@ -52,7 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Refuse bounds and times that are none."""
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            if name == "replication_factor" and value == -1:
+            if name == "dead_letter_overflow" or (name == "replication_factor" and value == -1):
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
                 raise ValueError(f"Settings: {name} is a number above 0, not {value!r}")

@@ -233,3 +233,27 @@ def test_a_record_that_kills_its_process_is_quarantined(stage: Stage, how: str) 
     assert node.exit_code is None
     exits = [report for report in stage.reported("worker-exited") if report["how"] != "SIGKILL"]
     assert len(exits) == 3, exits
+
+
+def test_a_handler_that_hangs_is_killed_and_its_record_quarantined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A worker without progress is killed, its stack is on stderr, and after three times the record is given up."""
+    monkeypatch.setenv("COUNTING_NAME", "hanging")
+    monkeypatch.setenv("COUNTING_PROGRESS_S", "1.5")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    sys.modules.pop("apps.counting", None)
+    stage = Stage(importlib.import_module("apps.counting"), f"sqlite:{tmp_path / 'hang.db'}")
+    try:
+        node = stage.node("one")
+        stage.until_running(node, 1)
+        stage.send(100)
+        stage._client.tell(stage.app.Counter.break_down, "c-1", stage.app.Break(how="hang"))
+        stage.send(100)
+        stage.check()
+        letters = list(Operator(stage.app.system, stage._backend).dead_letters())
+        assert [(letter.error, letter.attempts) for letter in letters] == [("Quarantined", 3)]
+        assert len(stage.reported("worker-killed")) == 3
+        assert "break_down" in capfd.readouterr().err
+    finally:
+        stage.close()

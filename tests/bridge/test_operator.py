@@ -126,6 +126,24 @@ def test_an_operator_is_heard_behind_commands_without_room(running: Running) -> 
     assert running.state(Walker, "w") == Walker(steps=(12, *range(13, 30)))
 
 
+def test_what_has_no_room_is_a_dead_letter_if_the_settings_say_so() -> None:
+    """At the bound the partition pauses, or what comes for a full key becomes a dead letter and others go on."""
+    FIXED["yet"] = False
+    system = ActorSystem("walk", settings=Settings(waiting_per_key_max=3, dead_letter_overflow=True))
+    system.host(Walker, partitions=1, supervise=restart(on={ValueError: Directive.STOP}))
+    with system.start() as running:
+        for number in range(13, 20):
+            running.client.tell(Walker.step, "w", Step(number=number))
+        running.client.tell(Walker.step, "other", Step(number=1))
+        running.settle()
+        assert running.state(Walker, "other") == Walker(steps=(1,))
+        letters = list(Operator(system, running._backend).dead_letters())
+        assert [(letter.source_offset, letter.error) for letter in letters] == [(n, "NoRoom") for n in (3, 4, 5, 6)]
+        FIXED["yet"] = True
+        tell(running, RetryParked(offset=0))
+        assert running.state(Walker, "w") == Walker(steps=(13, 14, 15))
+
+
 def test_control_survives_a_crash_at_any_time(running: Running) -> None:
     """What an operator told is done once, whenever the worker dies."""
     FIXED["yet"] = True
