@@ -1,0 +1,132 @@
+"""Strategies in a running system: whose failure restarts whom, and when a level gives up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
+
+import pytest
+
+from actors import Command, Entity, Event, command, event
+from actors.placement import partition_of
+from bridge import ActorSystem
+from bridge.region import Escalated
+from bridge.running import Running
+from supervision import Backoff, Directive, Strategy, restart
+
+
+class Tick(Command):
+    """Count one, or fail the shard while ``failures`` of the test are left."""
+
+    fails: bool = False
+
+
+class Ticked(Event):
+    """Counted."""
+
+
+LEFT = {"failures": 0}
+
+
+class First(Entity):
+    """Hosted first."""
+
+    ticks: int = 0
+
+    @command
+    def tick(self, cmd: Tick) -> Ticked:
+        """Fail as often as the test says."""
+        if cmd.fails and LEFT["failures"]:
+            LEFT["failures"] -= 1
+            raise RuntimeError("the shard cannot go on")
+        return Ticked()
+
+    @event
+    def ticked(self, evt: Ticked) -> Self:
+        """Count."""
+        return self.replace(ticks=self.ticks + 1)
+
+
+class Second(Entity):
+    """Hosted second."""
+
+    ticks: int = 0
+
+    @command
+    def tick(self, cmd: Tick) -> Ticked:
+        """Fail as often as the test says."""
+        if cmd.fails and LEFT["failures"]:
+            LEFT["failures"] -= 1
+            raise RuntimeError("the shard cannot go on")
+        return Ticked()
+
+    @event
+    def ticked(self, evt: Ticked) -> Self:
+        """Count."""
+        return self.replace(ticks=self.ticks + 1)
+
+
+@contextmanager
+def running(strategy: Strategy, failures: int, max_restarts: int = 5) -> Iterator[tuple[Running, list[str]]]:
+    """Run both entities on two shards each, restored; yield also the names of shards that are restored from then on."""
+    LEFT["failures"] = failures
+    quick = Backoff(first_s=0.001, max_s=0.001)
+    system = ActorSystem(
+        "strategic",
+        shards=restart(max_restarts=max_restarts, backoff=quick),
+        shard_strategy=strategy,
+    )
+    for entity in (First, Second):
+        system.host(entity, partitions=2, supervise=restart(on={RuntimeError: Directive.ESCALATE}))
+    with system.start() as run:
+        while sum(seat.shard is not None for seat in run.loop.region) < 4:
+            run.tick()
+        restored: list[str] = []
+
+        def note(event: str, **fields: object) -> None:
+            if event == "shard-restored":
+                restored.append(str(fields["shard"]))
+
+        run.report = note
+        yield run, restored
+
+
+def key_on(partition: int) -> str:
+    """Return a key that lives on a partition of two."""
+    return next(f"k{n}" for n in range(100) if partition_of(f"k{n}".encode(), 2) == partition)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        (Strategy.ONE_FOR_ONE, {"first/1"}),
+        (Strategy.REST_FOR_ONE, {"first/1", "second/0", "second/1"}),
+        (Strategy.ALL_FOR_ONE, {"first/0", "first/1", "second/0", "second/1"}),
+    ],
+)
+def test_a_failing_shard_restarts_those_that_share_its_fate(strategy: Strategy, expected: set[str]) -> None:
+    """Siblings stand in the order of host(), then by partition; what was told is handled once all the same."""
+    with running(strategy, failures=1) as (run, restored):
+        key = key_on(1)
+        for number in range(20):
+            run.client.tell(First.tick, key, Tick(fails=number == 10))
+            run.client.tell(Second.tick, "s", Tick())
+        run.settle()
+        assert set(restored) == expected
+        assert run.state(First, key) == First(ticks=20)
+        assert run.state(Second, "s") == Second(ticks=20)
+
+
+def test_a_budget_that_is_spent_escalates_with_the_failure_that_spent_it() -> None:
+    """Beyond max_restarts within within_s the worker is told to go down, and says why."""
+    with running(Strategy.ONE_FOR_ONE, failures=100, max_restarts=3) as (run, restored):
+        run.client.tell(First.tick, "k", Tick(fails=True))
+        with pytest.raises(Escalated, match="the shard cannot go on"):
+            run.settle()
+        assert len(restored) == 3
+        assert LEFT["failures"] == 96
+        LEFT["failures"] = 0
+        run.crash()
+        run.settle()
+        assert run.state(First, "k") == First(ticks=1)
