@@ -157,8 +157,8 @@ class Decisions:
         """What waits is the command as it came, and has made nothing."""
         kept = self._books.waiting[record.offset]
         key = (record.key or b"").decode(errors="backslashreplace")
-        self.fates["parked" if kept.parked else "waiting"] += 1
-        self._blocked.setdefault(key, record.offset)
+        first = self._blocked.setdefault(key, record.offset)
+        self.fates["parked" if self._books.waiting[first].parked else "waiting"] += 1
         as_it_came = (key, record.value, record.headers, record.timestamp_ms)
         if (kept.key, kept.value, kept.headers, kept.timestamp_ms) != as_it_came:
             place = self._books.place_of(record.offset)

@@ -15,36 +15,28 @@ from typing import Any, Self
 
 import msgspec
 import pytest
+from apps.mixed import NEWS, NEWS_SPEC, Sender, load, system
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actors import Command, Context, Entity, Event, Rejection, command, event
-from actors.control import DropParked, RetryParked
+from actors import Command, Entity, Event, command, event
 from actors.effects import WaitingRecord
-from actors.message import Done, Message
+from actors.message import Done
 from actors.placement import partition_of
 from actors.wire import encode
 from bridge import ActorSystem
 from bridge.codec import decode_shard, decode_state, decode_waiting, encode_book
 from bridge.connect import connect
 from bridge.embedded_backend import EmbeddedBackend
-from bridge.log import TopicSpec
 from bridge.record import Headers, Output, Record
 from bridge.running import Running
-from bridge.settings import Settings
 from bridge.topics import SHARD_KEY
 from bridge.verify import Check, Report, records_total, verify
-from supervision import Backoff, Directive, restart
 from tests.actors.domain import (
     Account,
-    Close,
     Deposit,
     Deposited,
-    Desk,
-    Hold,
     Pay,
-    Release,
-    Router,
     Split,
     Teller,
     Trip,
@@ -52,53 +44,7 @@ from tests.actors.domain import (
 )
 
 ROOT = Path(__file__).parent.parent.parent
-NEWS = "news"
 
-
-class Print(Command):
-    """Publish."""
-
-    page: int
-
-
-class Printed(Event):
-    """Published."""
-
-    page: int
-
-
-class Sold(Rejection):
-    """There are no more pages."""
-
-
-class Paper(Entity):
-    """Journaled; publishes outside the system."""
-
-    pages: int = 0
-
-    @command
-    def print(self, cmd: Print, ctx: Context) -> Printed | Sold:
-        """Publish a page; the hundredth is refused."""
-        if cmd.page >= 100:
-            return Sold()
-        ctx.publish(NEWS, f"page {cmd.page}".encode(), key=ctx.key)
-        return Printed(page=cmd.page)
-
-    @event
-    def printed(self, evt: Printed) -> Self:
-        """Count."""
-        return self.replace(pages=self.pages + evt.page)
-
-
-POLICY = restart(
-    max_restarts=2,
-    backoff=Backoff(first_s=0.001, max_s=0.002),
-    on={ValueError: Directive.STOP, KeyError: Directive.RESUME},
-)
-#: Small, so that every shard has snapshots, a tail that is in none, and many transactions.
-system = ActorSystem("v", settings=Settings(snapshot_window_records=12, batch_records_max=5))
-for entity in (Account, Teller, Router, Desk, Paper):
-    system.host(entity, partitions=2, supervise=POLICY)
 
 Place = tuple[str, int]
 
@@ -107,75 +53,18 @@ def place_of(topic: str, key: str) -> Place:
     return topic, partition_of(key.encode(), 2)
 
 
-class World:
-    """A running system, and a client that may write whatever it likes."""
+class World(Sender):
+    """A running system, and its client."""
 
     def __init__(self) -> None:
         backend = connect("memory:", system.settings)
-        backend.ensure([TopicSpec(NEWS, 2, {})])
+        backend.ensure([NEWS_SPEC])
         self.running = Running(system, backend)
-        self._appender = backend.appender()
-        self._asked = 0
-
-    def tell(self, entity: str, message: Message | bytes | None, key: str = "a", headers: Headers = ()) -> int:
-        """Append a command, whatever the bytes are; return its offset."""
-        data = message if isinstance(message, bytes | None) else encode(message)
-        topic, partition = place_of(f"v.{entity}.commands", key)
-        return self._appender.append([Output(topic, partition, key.encode(), data, headers)])[0]
-
-    def ask(self, entity: str, message: Message, key: str = "a") -> int:
-        """Append a command that wants an answer."""
-        self._asked += 1
-        correlation = b"c%d" % self._asked
-        address = b"v.replies/%d" % (self._asked % 8)
-        return self.tell(entity, message, key, (("reply-to", address), ("correlation-id", correlation)))
-
-    def misplace(self, entity: str, message: Message, key: str = "a") -> None:
-        """Append a command to the partition that its key does not belong to."""
-        topic, partition = place_of(f"v.{entity}.commands", key)
-        self._appender.append([Output(topic, 1 - partition, key.encode(), encode(message))])
+        super().__init__(backend.appender())
 
     def settle(self) -> None:
         """Work until nothing is left."""
         self.running.settle()
-
-
-def load(world: World, draw: random.Random, commands: int) -> None:  # noqa: PLR0912  one branch per kind
-    """Send all kinds of commands in all kinds of ways."""
-    for _ in range(commands):
-        send = draw.choice([world.tell, world.ask])
-        key = draw.choice("abcdefgh")
-        amount = draw.randrange(1, 9)
-        kind = draw.choice(["restart", "restart", "resume", "stop"])
-        times = draw.choice([1, 1, 2, 5])
-        match draw.randrange(16):
-            case 0 | 1:
-                send("account", Deposit(amount=amount), key)
-            case 2 | 3:
-                send("account", Withdraw(amount=amount), key)
-            case 4:
-                send("account", Split(amounts=(amount, 2, 3)), key)
-            case 5 | 6:
-                send("teller", Pay(account=draw.choice("abcdefgh"), amount=amount), key)
-            case 7 | 8:
-                send("router", Deposit(amount=amount), key)
-            case 9:
-                send("paper", Print(page=amount * 14), key)
-            case 10:
-                entity = draw.choice(["account", "teller", "router"])
-                send(entity, Trip(times=times, error=kind), draw.choice(["p-1", "p-2", key]))
-            case 11:
-                send(draw.choice(["account", "teller"]), Close(), key)
-            case 12:
-                send("desk", draw.choice([Hold(), Hold(), Release()]), key)
-            case 13:
-                world.tell("account", draw.choice([b"\xc1", None, b"\x80"]), key)
-            case 14:
-                world.misplace("account", Deposit(amount=1), key)
-            case 15:
-                offset = draw.randrange(20)
-                control = draw.choice([RetryParked(offset=offset), DropParked(offset=offset, reason="enough")])
-                send(draw.choice(["account", "teller"]), control, draw.choice(["p-1", "p-2", key]))
 
 
 # --- a log that can be damaged ------------------------------------------------------------------------------------
@@ -205,7 +94,7 @@ class Copy:
         """Return a log that holds the copy."""
         backend = connect("memory:")
         assert isinstance(backend, EmbeddedBackend)
-        backend.ensure([TopicSpec(NEWS, 2, {}), *system.topic_specs()])
+        backend.ensure([NEWS_SPEC, *system.topic_specs()])
         connection = backend._memory.connection()
         insert, encode_headers = "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?)", msgspec.msgpack.encode
         for (topic, partition), records in self.topics.items():
@@ -340,7 +229,7 @@ def test_a_clean_log_passes(copy: Copy) -> None:
     assert report.ok and not report.grew
     assert all(check.looked_at > 5 for check in report.checks), {c.name: c.looked_at for c in report.checks}
     assert set(report.fates) == {
-        "applied", "rejected", "dead-lettered", "parked", "waiting", "not handled yet", "of an operator"
+        "applied", "rejected", "dead-lettered", "parked", "not handled yet", "of an operator"
     }  # fmt: skip
     assert not any(check.unverifiable for check in report.checks)
     read: list[int] = []
