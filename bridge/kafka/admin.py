@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from confluent_kafka import (
@@ -20,7 +21,7 @@ from confluent_kafka.admin import AdminClient, ConsumerGroupDescription, OffsetS
 from confluent_kafka.cimpl import NewTopic
 
 from bridge.kafka.config import KafkaConfig
-from bridge.kafka.messages import PASSING, TIMED_OUT, error_of, made, say
+from bridge.kafka.messages import PASSING, TIMED_OUT, bounded, error_of, made, say
 from bridge.kafka.slot import live_pid
 from bridge.log import LogUnavailable, Member, TopicMismatch, TopicSpec
 from bridge.record import TopicPartition
@@ -41,10 +42,14 @@ _INTERNAL_TOPICS = frozenset({"__consumer_offsets", "__transaction_state", "__cl
 
 
 class Slot(NamedTuple):
-    """What the group knows of a slot: the process of another live owner, and the topics that were assigned to it."""
+    """What the group knows of a slot: the process of another live owner, and the topics that were assigned to it.
+
+    ``shared`` are all partitions that the group has given to somebody.
+    """
 
     live_pid: int | None
     assigned: frozenset[str] | None
+    shared: frozenset[TopicPartition] = frozenset()
 
 
 class Admin:
@@ -53,11 +58,10 @@ class Admin:
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
         self._lines = config.lines()
-        self._last_error = ""
         self._counts: dict[str, int] = {}
         self._absent: dict[str, float] = {}
         # Every key is checked by whichever client is made first, so this speaks for all of them.
-        self._client = made(AdminClient, config.admin(self._lines, self._on_error))
+        self._client = made(AdminClient, config.admin(self._lines))
 
     def serve(self) -> None:
         """Hand over waiting log lines and errors; without it they would pile up."""
@@ -65,10 +69,13 @@ class Admin:
 
     def last_error(self) -> str:
         """Return what librdkafka said last of its connections."""
-        return self._lines.last or self._last_error
+        return self._lines.last
 
-    def _on_error(self, error: KafkaError) -> None:
-        self._last_error = error.str()
+    def close(self) -> None:
+        """Release the client; nothing may be asked any more."""
+        holder = [self._client]
+        del self._client
+        bounded(holder.clear, "admin client")
 
     # --- topics -----------------------------------------------------------------------------------------------
 
@@ -124,7 +131,10 @@ class Admin:
             if time.monotonic() > deadline_s:
                 names = ", ".join(spec.name for spec in missing)
                 raise LogUnavailable(f"topics {names} were made, but the brokers do not show them yet")
-            time.sleep(0.02)
+            time.sleep(RETRY_WAIT_S)
+        # Leaders that are named may not serve yet, and a first append would meet that.
+        with suppress(KafkaException):
+            self.ends(TopicPartition(spec.name, p) for spec in missing for p in range(spec.partitions))
         return made
 
     @staticmethod
@@ -218,10 +228,13 @@ class Admin:
     def slot(self, member: Member, own_mark: str) -> Slot:
         """Tell how a slot stands in its group."""
         group = self._patiently(lambda: self._described(member.group))
-        for other in group.members if group is not None else ():
+        members = group.members if group is not None else ()
+        given = {m.group_instance_id: m.assignment.topic_partitions if m.assignment else [] for m in members}
+        shared = frozenset(TopicPartition(p.topic, p.partition) for each in given.values() for p in each)
+        for other in members:
             if other.group_instance_id == member.instance_id:
-                partitions = other.assignment.topic_partitions if other.assignment is not None else []
-                return Slot(live_pid(other.client_id, own_mark), frozenset(p.topic for p in partitions))
+                topics = frozenset(p.topic for p in given[member.instance_id])
+                return Slot(live_pid(other.client_id, own_mark), topics, shared)
         return Slot(None, None)
 
     def _described(self, name: str) -> ConsumerGroupDescription | None:

@@ -27,7 +27,11 @@ class KafkaAppender:
         self._producer: Producer | None = made(Producer, config.appender(self._lines))
 
     def append(self, outputs: Sequence[Output]) -> Sequence[int]:
-        """See :meth:`bridge.log.Appender.append`. A topic or partition that is not there is a TopicMismatch."""
+        """See :meth:`bridge.log.Appender.append`. A topic or partition that is not there is a TopicMismatch.
+
+        An offset is -1 where the first answer got lost and the broker, asked again, only knew that it has the
+        record (DUPLICATE_SEQUENCE_NUMBER): it is appended once, but nobody says where.
+        """
         producer = self._producer
         assert producer is not None, "append after close"
         for topic, partition in {(output.topic, output.partition) for output in outputs}:
@@ -43,10 +47,10 @@ class KafkaAppender:
         for delivery in deliveries:
             while not delivery.decided and time.monotonic() < deadline_s:
                 producer.poll(0.1)
-        failed = [delivery for delivery in deliveries if delivery.offset is None]
+        failed = [delivery for delivery in deliveries if not delivery.decided or delivery.error is not None]
         if failed:
             raise _unknown(failed[0], len(failed), outputs)
-        return [delivery.offset for delivery in deliveries if delivery.offset is not None]
+        return [delivery.offset for delivery in deliveries]
 
     def close(self) -> None:
         """See :meth:`bridge.log.Appender.close`. Every append was decided before it returned."""
@@ -60,13 +64,15 @@ class _Delivery:
 
     def __init__(self) -> None:
         self.decided = False
-        self.offset: int | None = None
+        self.offset = -1
         self.error: KafkaError | None = None
 
     def __call__(self, error: KafkaError | None, message: Message) -> None:
         self.decided = True
         self.error = error
-        self.offset = message.offset() if error is None else None
+        offset = message.offset()
+        if error is None and offset is not None:
+            self.offset = offset
 
 
 def _queued(producer: Producer, output: Output, delivery: _Delivery, deadline_s: float) -> str | None:

@@ -53,4 +53,5 @@ class KafkaBackend:
         return KafkaAppender(self._config, self._admin)
 
     def close(self) -> None:
-        """See :meth:`bridge.log.Backend.close`. Logs, readers and appenders are closed by their owners."""
+        """See :meth:`bridge.log.Backend.close`. Logs, readers and appenders are closed by their owners, before."""
+        self._admin.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from bridge.log import InvalidSetting
 from bridge.settings import Settings
@@ -154,6 +154,10 @@ class LogLines:
                 self.coordinator_lost = True
         logger.log(level, form, facility, client, line)
 
+    def note(self, error: object) -> None:
+        """Keep what an error callback was told, for the sentence of a failure."""
+        self.last = self.last or str(error)
+
 
 class KafkaConfig:
     """Makes the configuration of each kind of client from the URL, the settings and the user's file."""
@@ -170,9 +174,9 @@ class KafkaConfig:
         """Return a new taker of log lines, one per client."""
         return LogLines(self.secrets)
 
-    def admin(self, lines: LogLines, on_error: Callable[..., None]) -> Config:
+    def admin(self, lines: LogLines) -> Config:
         """Build for the client that asks questions and makes topics."""
-        return self._built(lines, {}, {"error_cb": on_error})
+        return self._built(lines, {}, {"error_cb": lines.note})
 
     def member(self, lines: LogLines, group: str, instance_id: str, client_id: str) -> Config:
         """Build for a worker's place in the group: static, cooperative, and no offsets but the transactions'."""

@@ -6,9 +6,8 @@ shards that stay where they are go on during a rebalance.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Protocol
@@ -18,7 +17,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from bridge.kafka.admin import Admin
 from bridge.kafka.config import KafkaConfig, logger
-from bridge.kafka.messages import ALL_BROKERS_DOWN, FATAL, FORBIDDEN, error_of, made, say
+from bridge.kafka.messages import ALL_BROKERS_DOWN, FATAL, FORBIDDEN, bounded, error_of, made, say
 from bridge.kafka.slot import close_mark, open_mark
 from bridge.log import LogError, LogUnavailable, Member, SlotTaken, TopicSpec
 from bridge.record import TopicPartition
@@ -29,7 +28,6 @@ PROOF_TIMEOUT_S = 5.0
 TICK_S = 1.0
 #: A planned handover that takes longer is left to the session timeout.
 HANDOVER_TIMEOUT_S = 3.0
-LEAVE_TIMEOUT_S = 3.0
 METADATA_WAIT_S = 1.0
 WAKE_WAIT_S = 0.01
 
@@ -68,7 +66,7 @@ class GroupMember:
         self._assignments = 0
         self._mark = open_mark(member)
         try:
-            #: The predecessor said goodbye: the broker would give us what it had then, which is nothing.
+            #: The broker would give us what the predecessor had when it went, and leave all else as it is.
             self._returning = self._refuse_taken_slot()
             if admin.partition_count(self._control) is None:
                 admin.ensure([TopicSpec(self._control, 1, {})])
@@ -83,7 +81,8 @@ class GroupMember:
     def _refuse_taken_slot(self) -> bool:
         """Ask the group whether this slot is live. A race remains; then the older one gets a fatal error.
 
-        Returns whether the group still holds the slot of a predecessor that has no shards.
+        Returns whether the group still holds the slot of a predecessor, and has to share anew: that one has no shards,
+        or it was killed when it gave some back, and nobody asks the group to give them to others.
         """
         try:
             slot = self._admin.slot(self._member, self._mark)
@@ -93,7 +92,11 @@ class GroupMember:
             ) from None
         if slot.live_pid is not None:
             raise self._slot_taken(f"process {slot.live_pid} of this machine")
-        return slot.assigned is not None and not slot.assigned & self._subscriptions
+        if slot.assigned is None:
+            return False
+        shards = sum(self._admin.partition_count(topic) or 0 for topic in self._subscriptions)
+        shared = sum(shard.topic in self._subscriptions for shard in slot.shared)
+        return not slot.assigned & self._subscriptions or shared < shards
 
     def _slot_taken(self, by: str) -> SlotTaken:
         return SlotTaken(
@@ -268,7 +271,7 @@ class GroupMember:
             deadline_s = time.monotonic() + HANDOVER_TIMEOUT_S
             while self._assignments == seen and self._failure is None and time.monotonic() < deadline_s:
                 self._consumer.poll(0.05)
-        _bounded(self._consumer.close, "consumer")
+        bounded(self._consumer.close, "consumer")
         close_mark(self._mark)
 
     def abandon(self) -> None:
@@ -285,12 +288,3 @@ def _unassign(consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         # A revoke can name partitions that are not assigned (confluent-kafka-python #1551): the others must go.
         assigned = {(p.topic, p.partition) for p in consumer.assignment()}
         consumer.incremental_unassign([p for p in partitions if (p.topic, p.partition) in assigned])
-
-
-def _bounded(close: Callable[[], None], what: str) -> None:
-    """Close on a thread of its own: librdkafka may wait for a broker that never answers."""
-    thread = threading.Thread(target=close, name=f"close {what}", daemon=True)
-    thread.start()
-    thread.join(LEAVE_TIMEOUT_S)
-    if thread.is_alive():
-        logger.warning("the %s did not close within %g s; leaving it", what, LEAVE_TIMEOUT_S)

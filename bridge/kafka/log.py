@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from confluent_kafka import Message
 
+from bridge import faults
 from bridge.kafka.admin import Admin
 from bridge.kafka.claim import Claim, Inbox
 from bridge.kafka.config import KafkaConfig
@@ -288,6 +289,7 @@ class KafkaLog:
     def revoked(self, shards: Sequence[TopicPartition], reason: str, *, lost: bool) -> None:
         """See :class:`bridge.kafka.group.Listener`. A commit under way may finish first, within bounds."""
         leaving = {where: self._shards[where] for where in shards if where in self._shards}
+        faults.point("K12" if leaving else "")
         if not lost:
             self._settle(leaving.values(), time.monotonic() + REVOKE_WAIT_S)
             self._drain()
@@ -295,6 +297,7 @@ class KafkaLog:
             self._end(where, shard)
             del self._shards[where]
             self._events.append(Lost(where, reason))
+        faults.point("K13" if leaving else "")
 
     def proved(self, asked_s: float) -> None:
         """See :class:`bridge.kafka.group.Listener`."""

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
+from bridge.kafka.config import logger
 from bridge.log import InvalidSetting
 from bridge.record import Headers, Record, TopicPartition
+
+CLOSE_TIMEOUT_S = 3.0
 
 TIMED_OUT = KafkaError._TIMED_OUT
 PARTITION_EOF = KafkaError._PARTITION_EOF
@@ -71,6 +75,15 @@ def made(client: Callable[..., C], config: dict[str, object]) -> C:
         return client(config)
     except KafkaException as refusal:
         raise InvalidSetting(f"librdkafka refuses the Kafka settings: {error_of(refusal).str()}") from None
+
+
+def bounded(close: Callable[[], None], what: str) -> None:
+    """Close on a thread of its own: librdkafka may wait for a broker that never answers."""
+    thread = threading.Thread(target=close, name=f"close {what}", daemon=True)
+    thread.start()
+    thread.join(CLOSE_TIMEOUT_S)
+    if thread.is_alive():
+        logger.warning("the %s did not close within %g s; leaving it", what, CLOSE_TIMEOUT_S)
 
 
 def say(error: KafkaError) -> str:
