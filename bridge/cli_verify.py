@@ -16,7 +16,7 @@ from bridge.cli_shared import KafkaConfig, LogUrl, Target, console, errors, open
 from bridge.log import Backend
 from bridge.system import ActorSystem
 from bridge.target import load_system
-from bridge.verify import Check, Report, records_total
+from bridge.verify import Report, records_total
 from bridge.verify import verify as verify_system
 
 
@@ -72,13 +72,5 @@ def _verified(system: ActorSystem, backend: Backend, *, decides: bool) -> Report
 def _table(report: Report) -> Table:
     table = Table("check", "", "records", "detail", title=f"system {report.system}")
     for check in report.checks:
-        table.add_row(check.name, "ok" if check.ok else "FAILED", f"{check.looked_at:,}", escape(_detail(check)))
+        table.add_row(check.name, "ok" if check.ok else "FAILED", f"{check.looked_at:,}", escape(check.detail))
     return table
-
-
-def _detail(check: Check) -> str:
-    unverifiable = f" ({check.unverifiable:,} could not be judged)" if check.unverifiable else ""
-    if check.ok:
-        return check.promise + unverifiable
-    more = check.wrong - len(check.offenders)
-    return "\n".join([*map(str, check.offenders), *([f"and {more:,} more"] if more else [])]) + unverifiable

@@ -1,7 +1,11 @@
-"""What a system left in a log, held against what it promises; the command ``understudy verify``."""
+"""What a system left in a log, held against what it promises; the command ``understudy verify``.
 
-from bridge.verify.findings import Check, Offender
+An application has promises of its own: `verify` tells its ``on_command`` and ``on_step`` of each command and event, and
+a `Finding` makes a `Check` of what they find.
+"""
+
+from bridge.verify.findings import Check, Finding, Offender, Place
 from bridge.verify.journal import Step
 from bridge.verify.verification import Report, records_total, verify
 
-__all__ = ["Check", "Offender", "Report", "Step", "records_total", "verify"]
+__all__ = ["Check", "Finding", "Offender", "Place", "Report", "Step", "records_total", "verify"]

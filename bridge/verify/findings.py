@@ -47,11 +47,20 @@ class Check(msgspec.Struct, frozen=True):
     wrong: int
     offenders: list[Offender]
 
+    @property
+    def detail(self) -> str:
+        """What was promised, or what is wrong: each offender that is named on a line of its own."""
+        unverifiable = f" ({self.unverifiable:,} could not be judged)" if self.unverifiable else ""
+        if self.ok:
+            return self.promise + unverifiable
+        more = self.wrong - len(self.offenders)
+        return "\n".join([*map(str, self.offenders), *([f"and {more:,} more"] if more else [])]) + unverifiable
+
 
 class Finding:
     """One check while it is made. Mutable; owned by the verification."""
 
-    def __init__(self, name: str, promise: str) -> None:
+    def __init__(self, name: str, promise: str = "") -> None:
         self.name, self.promise = name, promise
         self.looked_at = 0
         self.unverifiable = 0
@@ -65,11 +74,10 @@ class Finding:
             key = text(where.key) if isinstance(where, Record) else where.key
             self._offenders.append(Offender(where.topic, where.partition, where.offset, key, sentence))
 
-    def check(self) -> Check:
-        """Return the outcome."""
-        return Check(
-            self.name, self.promise, self.wrongs == 0, self.looked_at, self.unverifiable, self.wrongs, self._offenders
-        )
+    def check(self, promise: str = "") -> Check:
+        """Return the outcome; ``promise`` may say at the end what was looked at, in figures."""
+        said, ok = promise or self.promise, self.wrongs == 0
+        return Check(self.name, said, ok, self.looked_at, self.unverifiable, self.wrongs, self._offenders)
 
 
 class Findings:

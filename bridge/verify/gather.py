@@ -118,7 +118,7 @@ class Gathered:
 
     def _dead_letter(self, record: Record) -> None:
         cause = cause_of(record)
-        if cause is None or not self._note(record, cause, self._findings.dead):
+        if not self._note(record, cause, self._findings.dead) or cause is None:
             return
         error, reason, attempts = (
             (record.header(name) or b"").decode(errors="backslashreplace")

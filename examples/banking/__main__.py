@@ -17,9 +17,9 @@ from rich.table import Table
 
 from bridge.log import LogError
 from bridge.target import TargetError
+from bridge.verify import Check
 from examples.banking import system
 from examples.banking.audit import ENDS
-from examples.banking.findings import Check
 from examples.banking.simulation import Figures, Options, Show, Unfinished, simulate
 from examples.banking.stage import BankDown
 

@@ -1,4 +1,4 @@
-"""The audit: what the log says of the bank's money and of each transfer, and of the runtime that moved them.
+"""The audit: what the log says of the bank's money and of each transfer, beside what `verify` says of the runtime.
 
 All from committed records, in their order, of *all* runs on the log: an earlier run that was cut off is finished by
 the next one, and its money counts as well.
@@ -15,9 +15,8 @@ from actors.placement import partition_of
 from bridge import ActorSystem, topics
 from bridge.log import Reader
 from bridge.record import Record
+from bridge.verify import Check, Finding, Place, Report, Step, verify
 from examples.banking.accounts import Account, Deposited, Open, Opened, Refunded, Withdrawn
-from examples.banking.books import Books, Step
-from examples.banking.findings import Check, Finding
 from examples.banking.transfers import (
     StartTransfer,
     Transfer,
@@ -33,6 +32,18 @@ ENDS: dict[type[Message], str] = {
     TransferRefused: "refused",
     TransferRefunded: "refunded",
 }
+
+
+#: What the ledger checks.
+MONEY = (
+    "the balances are what was paid in",
+    "no balance is negative after any event",
+    "every transfer ended exactly once",
+    "the money moved as the transfers ended",
+)
+#: Nothing waits, nothing is dead, nothing is unread: what a load that cannot fail must come to.
+LEFT = "every command was applied or rejected"
+_LEFT_FATES = frozenset({"not handled yet", "waiting", "parked", "dead-lettered"})
 
 
 class Move(NamedTuple):
@@ -65,35 +76,34 @@ class Course:
         return Counter([Move("withdrawn", source, -cents), back])
 
 
-def audit(reader: Reader, system: ActorSystem, seen: Callable[[int], None] = lambda _: None) -> list[Check]:
+def audit(
+    reader: Reader, system: ActorSystem, seen: Callable[[int], None] = lambda _: None, *, decides: bool = True
+) -> list[Check]:
     """Return the checks of everything that the bank left in a log; nothing may be running on it.
 
-    ``seen`` is called with the number of records read since its last call, for a progress bar.
+    ``seen`` is called with the number of records read since its last call, for a progress bar. ``decides``: decide
+    each command again.
     """
     ledger = Ledger(system)
-    books = Books(reader, system, on_step=ledger.step, on_command=ledger.command, seen=seen)
-    checks = books.checks()
-    return [*ledger.checks(), *checks]
+    report = verify(reader, system, decides=decides, seen=seen, on_command=ledger.command, on_step=ledger.step)
+    return [*ledger.checks(), _left(system, report), *report.checks]
 
 
-def records_total(reader: Reader, system: ActorSystem) -> int:
-    """Return about how many records an audit reads (transaction markers and compacted records are counted too)."""
-    total = 0
-    for spec in system.topic_specs():
-        for partition in range(reader.partition_count(spec.name) or 0):
-            low, high = reader.bounds(spec.name, partition)
-            total += high - low
-    return total
+def _left(system: ActorSystem, report: Report) -> Check:
+    """Check that each command was applied or rejected: this load has none that fails, and nobody is waiting."""
+    finding = Finding(LEFT)
+    for fate, count in report.fates.items():
+        finding.looked_at += count
+        if fate in _LEFT_FATES:
+            finding.wrong(Place(f"{system.name}.*.commands", 0), f"{count:,} are {fate}")
+    return finding.check(f"{finding.looked_at:,} commands")
 
 
 class Ledger:
     """The bank's own books: fed with commands and events, asked for checks at the end."""
 
     def __init__(self, system: ActorSystem) -> None:
-        self._sum = Finding("the balances are what was paid in")
-        self._balance = Finding("no balance is negative after any event")
-        self._ended = Finding("every transfer ended exactly once")
-        self._moved = Finding("the money moved as the transfers ended")
+        self._sum, self._balance, self._ended, self._moved = map(Finding, MONEY)
         accounts, transfers = system.hosted[Account], system.hosted[Transfer]
         self._accounts_topic = topics.commands_topic(system.name, accounts.behaviour.name)
         self._transfers_topic = topics.commands_topic(system.name, transfers.behaviour.name)
@@ -178,7 +188,8 @@ class Ledger:
             if self._opened.get(key) != initial:
                 self._sum.wrong(record, f"{initial} cents were paid in, the account began with {self._opened.get(key)}")
         if self._balances != self._paid_in:
-            self._sum.wrong("all accounts", f"they hold {self._balances:,} cents, {self._paid_in:,} were paid in")
+            where = Place(self._accounts_topic, 0)
+            self._sum.wrong(where, f"all accounts hold {self._balances:,} cents, {self._paid_in:,} were paid in")
         ends = Counter(course.end for course in self._courses.values())
         told = ", ".join(f"{ends[end]:,} {end}" for end in ENDS.values())
         moves = sum(len(course.moves) for course in self._courses.values())
@@ -191,8 +202,7 @@ class Ledger:
 
     def _check_course(self, transfer: str, course: Course) -> None:
         partition = partition_of(transfer.encode(), self._transfer_partitions)
-        offset = "" if course.asked_at is None else f"@{course.asked_at}"
-        where = f"{self._transfers_topic}/{partition}{offset} key {transfer!r}"
+        where = Place(self._transfers_topic, partition, -1 if course.asked_at is None else course.asked_at, transfer)
         if course.asked_at is None and course.starts:
             self._ended.wrong(where, "nobody asked for this transfer")
         elif course.starts == 0:

@@ -15,8 +15,8 @@ import msgspec
 from bridge import ActorSystem, topics
 from bridge.client import Client
 from bridge.log import OutcomeUnknown, Reader
-from examples.banking.audit import audit, records_total
-from examples.banking.findings import Check
+from bridge.verify import Check, records_total
+from examples.banking.audit import audit
 from examples.banking.load import Load, Told
 from examples.banking.stage import InProcess, Stage, Workers
 

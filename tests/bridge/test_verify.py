@@ -494,6 +494,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         altered("account.commands", encode(Deposit(amount=55)), lambda r: cause(r).startswith(b"v.router")),
     ),
     "a tell is doubled": ("duplicates", lambda c: c.add(c.first("account.commands", is_tell))),
+    "a tell has lost its cause": ("atomicity", lambda c: c.alter(c.last("account.commands", is_tell), headers=())),
     "a tell names no command": ("tells", lambda c: invent_tell(c, NOWHERE)),
     "a tell names no shard": ("tells", lambda c: invent_tell(c, b"v.account.commands/7/0/0")),
     "a tell is one too many": ("decisions", lambda c: invent_tell(c, b"v.router.commands/0/0/5")),
@@ -506,6 +507,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "a reply is given again by another output": ("replies", ask_reply_doubled),
     "a reply that nobody asked for": ("replies", retold(".replies", "correlation-id", b"?")),
     "a reply without a cause": ("replies", of_cause(".replies", b"")),
+    "a reply with a garbled cause": ("replies", of_cause(".replies", b"c")),
     "a reply without a command": ("replies", of_cause(".replies", NOWHERE)),
     # published
     "what was published is lost": ("atomicity", lost(NEWS)),
@@ -587,6 +589,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         "dead letters",
         retold(".dead-letters", "error-type", b"KeyError", lambda r: r.header("error-type") == b"DecodeError"),
     ),
+    "a dead letter without a cause": ("dead letters", of_cause(".dead-letters", b"")),
     "a dead letter without a command": ("dead letters", of_cause(".dead-letters", NOWHERE)),
     "a dead letter of an applied command": ("dead letters", dead_letter_of_an_applied_command),
 }  # fmt: skip

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 from bridge import ActorSystem
 from bridge.connect import connect
 from bridge.record import Output
+from bridge.verify import Check
 from examples.banking import system
 from examples.banking.__main__ import app
 from examples.banking.accounts import Account, Open
 from examples.banking.audit import ENDS, audit
-from examples.banking.findings import Check
 from examples.banking.load import Load
 from examples.banking.simulation import Figures, Options, Show, Unfinished, simulate
 from examples.banking.stage import BankDown
@@ -149,10 +149,10 @@ def test_a_failed_audit_fails_the_command(tmp_path: Path) -> None:
     with closing(connect(log).appender()) as appender:
         appender.append([Output("bank.dead-letters", 0, b"k", b"", (("cause", b"c"), ("error-message", b"planted")))])
     with closing(connect(log).reader()) as reader:
-        assert [check.name for check in audit(reader, system) if not check.ok] == ["no dead letters"]
+        assert [check.name for check in audit(reader, system) if not check.ok] == ["dead letters"]
     result = CliRunner().invoke(app, ["--log", log, "--accounts", "5", "--transfers", "20", "--kills", "0"])
-    assert "planted" in result.output
-    assert f"banking: the audit of {log} failed: no dead letters" in result.output.replace("\n", "")
+    assert "bank.dead-letters/0@" in result.output
+    assert f"banking: the audit of {log} failed: dead letters" in result.output.replace("\n", "")
     assert result.exit_code == 1
 
 
