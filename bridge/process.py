@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import msgspec
 
 from actors.message import DefinitionError
-from bridge import marks
+from bridge import faults, marks
 from bridge.clock import SystemClock
 from bridge.connect import connect, read_kafka_config
 from bridge.log import InvalidSetting, Member, SlotTaken, TopicMismatch
@@ -55,12 +55,14 @@ class ShardHost:
             poll_timeout_s=system.settings.poll_timeout_s,
             report=control.report,
             progress=control.progress,
+            fault_point=faults.point,
             deaths=marks.shared().deaths,
         )
         control.started()
         try:
             while not control.stopping.is_set():
                 loop.tick()
+            faults.point("K21")
             drained = loop.drain(clock.monotonic_s() + system.settings.stop_timeout_s / 2)
             control.report("worker-drained", complete=drained, commits=loop.commits)
         finally:
@@ -114,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return os.EX_USAGE
     settings = system.settings
     marks.share(options.workers)
+    faults.arm()
     specs = [
         WorkSpec(
             f"worker-{slot}",

@@ -12,6 +12,7 @@ from actors.context import Directory
 from actors.effects import Effects, ShardId
 from actors.entity import Behaviour
 from actors.shard import Limits, Part, Shard
+from bridge import faults
 from bridge.codec import Codec
 from bridge.log import Claimed
 from bridge.record import TopicPartition
@@ -162,6 +163,7 @@ class ShardRegion:
         for command in commands:
             if isinstance(command, WakeAfter):
                 self._timers.append((now_s + command.delay_s, command.child, command.incarnation))
+                faults.point("K20")
             else:
                 self._commands.append(command)
 

@@ -1,0 +1,103 @@
+"""Named points that a worker passes, at each of which a test can have it killed: ``UNDERSTUDY_KILL_AT=K7``.
+
+``K7:3`` kills at the third passing. One process of the node dies, once: its successors pass unharmed. Only the
+environment of the node process arms a point; no record, setting or network input can. The points are listed in
+:data:`POINTS`; those of the loop are the simulator's as well.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+
+VARIABLE = "UNDERSTUDY_KILL_AT"
+
+POINTS: Mapping[str, str] = {
+    "K1": "records were polled",
+    "K2": "they are in the mailbox",
+    "K3": "within a handler (an application of the tests passes it)",
+    "K4": "a batch is decided, its transaction not begun",
+    "K5": "the transaction is begun, nothing is produced",
+    "K6": "between its records: those of one topic are produced, those of the next are not",
+    "K7": "all is produced, the offset is not sent",
+    "K8": "the offset is sent, the commit is not asked for",
+    "K9": "the commit is handed to its thread, the loop goes on",
+    "K9-sent": "the commit was asked for, its answer is not there",
+    "K10": "the loop hears of the commit, and has told no shard",
+    "K11": "the broker has acknowledged the commit, the loop does not know",
+    "K12": "shards are revoked, their commits are under way",
+    "K13": "the commits of revoked shards are decided, the shards not given back",
+    "K14": "a shard is assigned, not claimed",
+    "K15": "it is claimed, nothing is restored",
+    "K16": "within its restore",
+    "K17": "it is restored, and has begun nothing",
+    "K18": "the state topic's records are about to be produced: snapshots and the shard record",
+    "K19": "a dead letter is about to be produced",
+    "K20": "a shard is stopped and waits for its restart",
+    "K21": "the worker is told to stop, and has drained nothing",
+    "K22": "a producer is about to be thrown away",
+}
+
+
+class _Trap:
+    """Kills the process at one passing of one point, if no other process of the node was quicker.
+
+    ``token`` reads from a pipe that all processes of the node inherit, with one byte in it: who gets it dies.
+    """
+
+    def __init__(self, name: str, passing: int, token: int) -> None:
+        self._name, self._passing, self._token = name, passing, token
+        self._passings = itertools.count(1)  # claims pass on threads of their own
+
+    def passed(self, name: str, later_s: float) -> None:
+        if name == self._name and next(self._passings) == self._passing and self._is_ours():
+            if later_s:
+                threading.Thread(target=self._kill, args=(later_s,), daemon=True).start()
+            else:
+                self._kill(0.0)
+
+    def _is_ours(self) -> bool:
+        try:
+            return bool(os.read(self._token, 1))
+        except BlockingIOError:
+            return False
+
+    def _kill(self, later_s: float) -> None:
+        time.sleep(later_s)
+        sys.stderr.write(f"understudy: killed at {self._name}, passing {self._passing}, by {VARIABLE}\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _Armed:
+    """What the node's environment asked for."""
+
+    trap: _Trap | None = None
+
+
+def point(name: str, later_s: float = 0.0) -> None:
+    """Pass a point; nothing happens unless a test armed it. ``later_s``: what is called next gets so long to begin."""
+    if _Armed.trap is not None:
+        _Armed.trap.passed(name, later_s)
+
+
+def arm() -> None:
+    """Look into the environment; call it before any worker is forked.
+
+    Raises:
+        ValueError: the variable names no point or passing.
+    """
+    wanted = os.environ.get(VARIABLE)
+    if not wanted:
+        return
+    name, _, passing = wanted.partition(":")
+    if name not in POINTS or not (passing or "1").isdecimal() or passing == "0":
+        raise ValueError(f"{VARIABLE}={wanted}: write one of {', '.join(POINTS)}, and :3 for its third passing")
+    token, giver = os.pipe()
+    os.set_blocking(token, False)
+    os.write(giver, b"!")
+    _Armed.trap = _Trap(name, int(passing or 1), token)
