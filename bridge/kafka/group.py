@@ -65,6 +65,7 @@ class GroupMember:
         self._tick_due_s = 0.0
         self._assignments = 0
         self._mark = open_mark(member)
+        self._lines = config.lines()
         try:
             #: The broker would give us what the predecessor had when it went, and leave all else as it is.
             self._returning = self._refuse_taken_slot()
@@ -72,7 +73,7 @@ class GroupMember:
                 admin.ensure([TopicSpec(self._control, 1, {})])
             identity = (member.group, member.instance_id, self._mark)
             callbacks = {"error_cb": self._on_error, "on_commit": self._on_commit}
-            self._consumer = made(Consumer, config.member(config.lines(), *identity) | callbacks)
+            self._consumer = made(Consumer, config.member(self._lines, *identity) | callbacks)
         except BaseException:
             close_mark(self._mark)
             raise
@@ -103,6 +104,20 @@ class GroupMember:
             f"slot {self._member.slot} of node {self._member.node} in group {self._member.group} is taken by {by}: "
             "stop the other worker, or start this one with another --node or slot"
         )
+
+    def _replaced(self, error: KafkaError) -> LogError:
+        """Tell by whom, as far as that can be told.
+
+        A request to join that comes late, after its repetition over another connection, shuts out ourselves, and the
+        group looks as with another worker. So whoever has lost a connection gets another try: its successor, which has
+        lost none yet, gives way.
+        """
+        if self._lines.last:
+            return LogUnavailable(
+                f"{self._member.instance_id} was shut out by another worker, or by its own late request after "
+                f"{self._lines.last} ({say(error)})"
+            )
+        return self._slot_taken(f"another worker, which joined later ({say(error)})")
 
     def _subscribe(self, topics: list[str]) -> None:
         self._consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
@@ -154,7 +169,7 @@ class GroupMember:
         if code == ALL_BROKERS_DOWN:
             self._down_since_s = self._down_since_s or time.monotonic()
         elif code in (FATAL, KafkaError.FENCED_INSTANCE_ID):  # its `.fatal()` is False in 2.16.1
-            self._failure = self._slot_taken(f"another worker, which joined later ({say(error)})")
+            self._failure = self._replaced(error)
         elif code in FORBIDDEN:
             self._failure = LogUnavailable(f"Kafka refuses this worker: {say(error)}")
         else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -20,7 +22,7 @@ from tcp_proxy import END_TXN, LateRequestProxy
 
 from bridge.connect import connect
 from bridge.kafka import slot
-from bridge.log import Aborted, Assigned, Committed, Fenced, Member, SlotTaken
+from bridge.log import Aborted, Assigned, Committed, Fenced, LogUnavailable, Member, SlotTaken
 from bridge.settings import Settings
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes]
@@ -175,6 +177,38 @@ def test_the_older_of_two_racing_duplicates_ends(world: World) -> None:
     assert "joined later" in sentence
     older.log.close()
     newer.close()
+
+
+def test_a_worker_that_its_own_late_request_shut_out_may_come_back(world: World) -> None:
+    """Nobody took its slot: a copy of its request to join came late, over a connection that broke. It tries again."""
+    driver, shard = world.working()
+    group = driver.log._group
+    assert group is not None
+    group._lines.log(3, "", "FAIL", "", "GroupCoordinator: Disconnected")
+    join_again(world.backend.url.removeprefix("kafka://"), world.group, Member(world.group, "here", 0), group._mark)
+    world.drivers.remove(driver)
+    deadline_s = time.monotonic() + DEADLINE_S
+    with pytest.raises(LogUnavailable, match="its own late request"):  # noqa: PT012
+        while time.monotonic() < deadline_s:
+            driver.log.poll(0.01)
+    driver.log.close()
+    world.join(0).claimed(shard)
+
+
+def join_again(broker: str, group: str, member: Member, client_id: str) -> None:
+    """Send the request with which a static member joins (JoinGroup, version 5), as its client would, and leave."""
+
+    def text(value: str) -> bytes:
+        return struct.pack(">h", len(value)) + value.encode()
+
+    header = struct.pack(">hhi", 11, 5, 1) + text(client_id)
+    instance = text(member.instance_id)
+    body = text(group) + struct.pack(">ii", 6_000, 60_000) + text("") + instance + text("consumer")
+    request = header + body + struct.pack(">i", 1) + text("cooperative-sticky") + struct.pack(">i", 0)
+    host, _, port = broker.partition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(struct.pack(">i", len(request)) + request)
+        connection.recv(4)
 
 
 @pytest.mark.parametrize("records", [3_000])
