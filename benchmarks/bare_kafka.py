@@ -14,7 +14,7 @@ import uuid
 import msgspec
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
-from benchmarks import ledger
+from benchmarks import job
 from bridge.connect import connect
 from bridge.log import TopicSpec
 
@@ -38,14 +38,14 @@ class Shard:
 
     def decide(self, group: object) -> None:
         """Handle a batch and hand it to the thread that commits."""
-        batch, self.pending = self.pending[: ledger.BATCH], self.pending[ledger.BATCH :]
+        batch, self.pending = self.pending[: job.BATCH], self.pending[job.BATCH :]
         decode, encode, balances = _decode, _encode, self.balances
         events = []
         for message in batch:
             key = message.key() or b""
             deposit = decode(message.value() or b"")
             balances[key] = balances.get(key, 0) + deposit.amount
-            events.append((key, encode(ledger.Deposited(amount=deposit.amount))))
+            events.append((key, encode(job.Deposited(amount=deposit.amount))))
         self.busy = True
         self.tasks.put((events, (batch[-1].offset() or 0) + 1, group))
 
@@ -62,7 +62,7 @@ class Shard:
             self.busy = False
 
 
-_decode = msgspec.msgpack.Decoder(ledger.Deposit).decode
+_decode = msgspec.msgpack.Decoder(job.Deposit).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -71,11 +71,11 @@ def bare_kafka(url: str, count: int) -> float:
     name = f"bare-{uuid.uuid4().hex[:8]}"
     backend = connect(url)
     topic = f"{name}.account.commands"
-    backend.ensure([TopicSpec(t, ledger.PARTITIONS, {}) for t in (topic, f"{name}.account.events")])
-    ledger.preload(backend, topic, count)
+    backend.ensure([TopicSpec(t, job.PARTITIONS, {}) for t in (topic, f"{name}.account.events")])
+    job.preload(backend, topic, count)
     backend.close()
     brokers = url.removeprefix("kafka://")
-    shards = [Shard(brokers, name, partition) for partition in range(ledger.PARTITIONS)]
+    shards = [Shard(brokers, name, partition) for partition in range(job.PARTITIONS)]
     consumer = Consumer(
         {
             "bootstrap.servers": brokers, "group.id": name, "enable.auto.commit": False,
@@ -87,7 +87,7 @@ def bare_kafka(url: str, count: int) -> float:
     while sum(shard.committed for shard in shards) < count:
         busy = any(shard.busy for shard in shards)
         first = consumer.poll(0.0005 if busy else 0.05)
-        messages = ([first] if first else []) + (consumer.consume(ledger.BATCH, 0) if first else [])
+        messages = ([first] if first else []) + (consumer.consume(job.BATCH, 0) if first else [])
         begin_s = begin_s or (time.perf_counter() if messages else 0.0)
         for message in messages:
             assert message.error() is None, message.error()

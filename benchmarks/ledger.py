@@ -10,89 +10,22 @@ from __future__ import annotations
 import statistics
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from typing import Annotated, Self
+from collections.abc import Callable
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from actors import Command, Entity, Event, command, event
-from actors.placement import partition_of
-from actors.wire import encode
-from bridge import ActorSystem
+from benchmarks.job import PARTITIONS, ledger_system, preload
 from bridge.cli_shared import sentences
 from bridge.connect import connect
-from bridge.log import Assigned, Backend, Claimed, Fetched, Member, TopicSpec, Transaction
+from bridge.log import Assigned, Claimed, Fetched, Member, TopicSpec, Transaction
 from bridge.process import calm_the_collector
 from bridge.record import Output
 from bridge.running import Running
 
-PARTITIONS = 4
-ACCOUNTS = 10_000
-BATCH = 1_000
-PRELOAD = 20_000
-
 console = Console(highlight=False)
-
-
-class Deposit(Command):
-    """Pay in."""
-
-    amount: int
-
-
-class Deposited(Event):
-    """Paid in."""
-
-    amount: int
-
-
-class Account(Entity):
-    """A balance."""
-
-    balance: int = 0
-
-    @command
-    def deposit(self, cmd: Deposit) -> Deposited:
-        """Accept every deposit."""
-        return Deposited(amount=cmd.amount)
-
-    @event
-    def deposited(self, evt: Deposited) -> Self:
-        """Add it."""
-        return self.replace(balance=self.balance + evt.amount)
-
-
-def ledger_system(name: str) -> ActorSystem:
-    """Return a system that hosts the accounts."""
-    system = ActorSystem(name)
-    system.host(Account, partitions=PARTITIONS)
-    return system
-
-
-def commands(topic: str, count: int) -> Iterator[Output]:
-    """Yield deposits over all accounts, round robin."""
-    value = encode(Deposit(amount=5))
-    keys = [b"account-%d" % number for number in range(ACCOUNTS)]
-    places = [(partition_of(key, PARTITIONS), key) for key in keys]
-    for number in range(count):
-        partition, key = places[number % ACCOUNTS]
-        yield Output(topic, partition, key, value)
-
-
-def preload(backend: Backend, topic: str, count: int) -> None:
-    """Append the commands of one round."""
-    appender = backend.appender()
-    pending: list[Output] = []
-    for output in commands(topic, count):
-        pending.append(output)
-        if len(pending) == PRELOAD:
-            appender.append(pending)
-            pending.clear()
-    if pending:
-        appender.append(pending)
-    appender.close()
 
 
 def understudy(url: str, count: int) -> float:

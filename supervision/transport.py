@@ -229,10 +229,14 @@ def _constant(name: str) -> object:
     return getattr(owner, name)
 
 
+#: A child died before it said where it listens: the Guardian holds its pidfd, and reports its end.
+_KNOWN_OTHERWISE = "child %s is dead but cannot translate address"
+
+
 def _write_line(message: str, *args: object, **options: object) -> None:
     # Thespian's level defaults to INFO (20); WARNING is 30.
     level = options.get("level", 20)
-    if not isinstance(level, int) or level < 30:
+    if not isinstance(level, int) or level < 30 or message.startswith(_KNOWN_OTHERWISE):
         return
     try:
         text = message % args if args else message
