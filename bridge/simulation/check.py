@@ -73,17 +73,16 @@ class Scan:
     def _shard(self, role: Role, place: TopicPartition, live: Shard | None) -> None:
         codec, partition = role.codec, place.partition
         commands = self._topics[codec.commands, partition]
-        waiting: dict[int, WaitingRecord] = {}
-        for record in self._topics[codec.waiting, partition]:
-            if record.value is None:
-                waiting.pop(int(record.key or b"-1"), None)
-            else:
-                waiting[int(record.key or b"-1")] = decode_waiting(record.value)
+        waiting = self._waiting(role, place)
         committed = self._reader.committed(self._world.system.name, *place) or 0
-        raised = [cause.rsplit("/", 1) for cause in self._world.curses.raised]
+        curses, settings = self._world.curses, self._world.swarm.settings
+        raised = [cause.rsplit("/", 1) for cause in curses.raised]
+        deadly = [cause.rsplit("/", 1) for cause, count in curses.deaths.items() if count >= settings.deaths_max]
         seen = Seen(
             partition, committed, commands, self._outputs[place], waiting,
             frozenset(int(offset) for shard, offset in raised if shard == str(place)),
+            frozenset(int(offset) for shard, offset in deadly if shard == str(place)),
+            settings.dead_letter_overflow,
         )  # fmt: skip
         model = Model(role, self._world.directory, self._world.system.name, seen)
         model.run()
@@ -94,6 +93,18 @@ class Scan:
         self._check_state(role, self._restored(role, place), model, "restored")
         if live is not None:
             self._check_state(role, live, model, "in memory")
+
+    def _waiting(self, role: Role, place: TopicPartition) -> dict[int, WaitingRecord]:
+        """Return what waits at the end; whatever waited for a restart was within its budget (I15)."""
+        waiting: dict[int, WaitingRecord] = {}
+        for record in self._topics[role.codec.waiting, place.partition]:
+            if record.value is None:
+                waiting.pop(int(record.key or b"-1"), None)
+                continue
+            found = waiting[int(record.key or b"-1")] = decode_waiting(record.value)
+            if not found.parked and len(found.restarts_ms) > role.policy.max_restarts:
+                raise Violation("restart intensity", f"{_at(record)}: a command has {len(found.restarts_ms)} restarts")
+        return waiting
 
     def _check_journal(self, role: Role, place: TopicPartition, model: Model) -> None:
         """Each key's events stand in the order of its commands; ``seq`` has no gap, ``version`` neither (I1)."""

@@ -39,6 +39,10 @@ class Clients:
         """Whether all is sent."""
         return not self._left
 
+    def add(self, told: Told) -> None:
+        """Have one more command to send."""
+        self._left.append(told)
+
     def send(self, commands_max: int) -> None:
         """Append the next commands."""
         outputs: list[Output] = []

@@ -207,8 +207,9 @@ class FaultyLog:
         self.pending = [pending for pending in self.pending if pending.due_s > now_s]
         for pending in due:
             if pending.transaction.shard in self._muted:
-                continue  # Its owner has been told that it is over; the claim that follows overtakes it.
-            self.arrive(pending)
+                self.arrive(pending)  # Its owner was told that it is over; only the claim that follows decides.
+            else:
+                self._land(pending.transaction)
 
     def _land(self, transaction: Transaction) -> bool:
         self._inner.commit(transaction)

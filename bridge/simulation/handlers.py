@@ -27,6 +27,8 @@ class Curses:
         self._left: dict[str, tuple[type[BaseException], int]] = {}
         #: How often a handler was made to fail, by cause; whether that was committed is another question.
         self.raised: Counter[str] = Counter()
+        #: How many processes died within the handler, by cause.
+        self.deaths: Counter[str] = Counter()
 
     def strike(self, cause: str, _attempt: int) -> None:
         """Raise what is due for a command."""

@@ -50,6 +50,10 @@ class Seen(msgspec.Struct, frozen=True):
     waiting: Mapping[int, WaitingRecord]
     #: Commands whose handlers were made to fail.
     raised: frozenset[int]
+    #: Commands within whose handlers so many processes died that they may be given up.
+    deadly: frozenset[int]
+    #: Whether what has no room to wait becomes a dead letter.
+    overflows: bool
 
 
 class Life:
@@ -111,17 +115,23 @@ class Model:
             life.queue.append(letter.offset)
             return
         is_dead = 0 in got and got[0].topic == self._dead_letters
-        if life.queue and not (is_dead and letter.sender is not None):
+        error = (got[0].header("error-type") or b"").decode() if is_dead else ""
+        if life.queue and not (is_dead and (letter.sender is not None or error == "NoRoom")):
             raise self._wrong("later commands wait behind a failed one", letter.offset, f"{life.queue[0]} still waits")
         if is_dead:
             allowed = {"Parked", "Dropped"} if life.troubled else set[str]()
+            if letter.offset in self._seen.deadly:
+                allowed.add("Quarantined")
             if not life.queue and (errors := self._errors(life, letter)):
                 life.troubled = True
                 allowed |= {*errors, "Dropped"}  # It may have been parked, and dropped by an operator.
+            if self._seen.overflows and life.troubled:
+                allowed.add("NoRoom")
             self._check_dead(letter, letter.value, raw_key, got, frozenset(allowed))
             return
         if waits:
             raise self._wrong("nothing waits that was handled", letter.offset, f"waits and made {len(got)} records")
+        life.troubled = life.troubled or letter.offset in self._seen.raised
         decision = self._applied(life, letter, got)
         if decision.rejected:
             return

@@ -1,25 +1,19 @@
-"""A simulated node: workers that are a log's member and a loop each, under the supervisor that real nodes have."""
+"""A simulated node: workers under the supervisor that real nodes have."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import deque
 from typing import assert_never
 
-import msgspec
-
-from actors.context import Directory
-from bridge.embedded_backend import EmbeddedBackend
-from bridge.log import LogUnavailable, Member, SlotTaken
-from bridge.loop import ShardLoop
+from actors.shard import COMMAND
+from bridge.log import LogUnavailable, SlotTaken
 from bridge.process import worker_policy
-from bridge.region import Escalated, Role, ShardRegion
-from bridge.simulation.faulty_log import FaultyLog, Ledger, Pending
-from bridge.simulation.swarm import Swarm
-from bridge.simulation.virtual import Violation, VirtualClock
+from bridge.region import Escalated
+from bridge.simulation.faulty_log import Pending
+from bridge.simulation.virtual import Violation
 from bridge.simulation.watch import Watch
-from bridge.system import ActorSystem
+from bridge.simulation.worker import Killed, Kit, Worker
 from supervision import (
     Add,
     Command,
@@ -42,82 +36,6 @@ logger = logging.getLogger("understudy.simulation")
 
 #: A node that gave up is started again by whoever runs it, after this.
 _NODE_RESTART_S = 1.0
-
-
-class Killed(BaseException):
-    """A worker dies here. No handler's and no loop's ``except`` is meant for it."""
-
-
-class Kit(msgspec.Struct, frozen=True):
-    """What each worker of a run is made from."""
-
-    system: ActorSystem
-    swarm: Swarm
-    backend: EmbeddedBackend
-    clock: VirtualClock
-    ledger: Ledger
-    roles: dict[str, Role]
-    directory: Directory
-    report: Callable[..., None]
-    probes: Counter[str]
-
-
-class WatchedRegion(ShardRegion):
-    """A region whose supervision is checked at every step."""
-
-    def __init__(self, kit: Kit, tree: Tree) -> None:
-        super().__init__(kit.roles, tree, kit.directory, kit.system.limits())
-        self._watch = Watch("shards", kit.probes)
-
-    def supervise(self, event: Event, now_s: float) -> None:
-        """See ``ShardRegion``."""
-        before = self.tree
-        super().supervise(event, now_s)
-        self._watch.saw(before, event, self.tree, step(before, event, now_s)[1], now_s)
-
-
-class Worker:
-    """One incarnation of a worker process."""
-
-    def __init__(self, kit: Kit, name: str, incarnation: int) -> None:
-        self.name, self.incarnation, self._kit = name, incarnation, kit
-        slot = int(name.rpartition("-")[2])
-        member = Member(kit.system.name, "node", slot)
-        inner = kit.backend.log(member, kit.system.commands_topics())
-        swarm = kit.swarm
-        self.log = FaultyLog(
-            inner, f"{name}#{incarnation}", kit.clock, kit.ledger, piece=swarm.piece, events=swarm.events
-        )
-        self.region = WatchedRegion(kit, Tree(swarm.shards, swarm.strategies[0], slot))
-        self.loop = ShardLoop(
-            self.log,
-            self.region,
-            kit.clock,
-            poll_timeout_s=0.05,
-            report=kit.report,
-            fault_point=self.fault_point,
-        )
-        #: Stopped (SIGSTOP) until then; killed then instead, if ``stuck``.
-        self.asleep_until_s = 0.0
-        self.stuck = False
-        #: The point at which it is killed, and how often it passes there before.
-        self.kill_at: tuple[str, int] | None = None
-
-    def fault_point(self, point: str) -> None:
-        """Die here, if that was armed."""
-        if self.kill_at is None or self.kill_at[0] != point:
-            return
-        if self.kill_at[1]:
-            self.kill_at = point, self.kill_at[1] - 1
-            return
-        self._kit.probes[f"killed at {point}"] += 1
-        raise Killed(point)
-
-    def next_s(self, now_s: float) -> float | None:
-        """Return when this worker has something to do by itself."""
-        patience_s = self.region.patience_s(now_s, self._kit.clock.epoch_ms)
-        instants = [self.log.next_s(), None if patience_s is None else now_s + patience_s]
-        return min((each for each in instants if each is not None), default=None)
 
 
 class Node:
@@ -193,6 +111,8 @@ class Node:
         """End a worker as SIGKILL does; what it has sent is on its way."""
         self.workers.pop(worker.name, None)
         self.orphans += [(pending, worker) for pending in worker.log.pending]
+        if worker.mark[COMMAND]:
+            self._kit.dead.append(worker.mark)
         worker.log.abandon()
 
     def fail(self, worker: Worker, failure: Failure) -> None:

@@ -18,7 +18,7 @@ from bridge.simulation.virtual import Violation
 from supervision import Add, Due, Exited, Failed, Failure, Remove, Started
 
 if TYPE_CHECKING:
-    from bridge.simulation.node import Worker
+    from bridge.simulation.worker import Worker
     from bridge.simulation.world import World
 
 _RAISED = (InjectedRestart, InjectedResume, InjectedStop, InjectedEscalation)
@@ -36,9 +36,11 @@ class Operator:
         """Do nothing, mostly; else one thing."""
         kinds = self._swarm.kinds
         chosen = self._choices.rarely(len(kinds), self._swarm.rate, "fault") if kinds else 0
-        if not chosen:
-            return
-        kind = kinds[chosen - 1]
+        if chosen:
+            self.do(kinds[chosen - 1])
+
+    def do(self, kind: str) -> None:
+        """Do one kind of thing, if it is possible now; choices draw to whom and how."""
         workers = list(self._world.node.workers.values())
         if not workers:
             return
@@ -111,8 +113,6 @@ class Operator:
             return None
         seat = seats[self._choices.below(len(seats), "shard")]
         if kind == "abort-reading":
-            if seat.in_flight is not None or seat.phase.value == "down":
-                return None
             worker.log.abort(seat.place, "reading")
         else:
             worker.log.lose(seat.place, twice=kind == "said-twice")
@@ -191,8 +191,9 @@ class Operator:
 
     def _to_handler(self, kind: str) -> str:
         if kind == "memory":
-            self._world.curses.armed.append((MemoryError, 1))
-            return ""
+            times = (1, 2, 100)[self._choices.below(3, "times")]
+            self._world.curses.armed.append((MemoryError, times))
+            return f"x{times}"
         error = _RAISED[self._choices.below(len(_RAISED), "error")]
         times = (1, 2, 100)[self._choices.below(3, "times")]
         if error is InjectedEscalation:  # One that escalates for ever stops its shard, as it says.

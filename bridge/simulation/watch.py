@@ -14,9 +14,11 @@ from supervision import (
     Event,
     Exited,
     Failed,
+    Phase,
     Start,
     Started,
     Stop,
+    Strategy,
     Tree,
     TreePhase,
     WakeAfter,
@@ -40,8 +42,9 @@ class Watch:
             self._check_stale(before, event, after, commands)
         for command in commands:
             match command:
-                case WakeAfter():
+                case WakeAfter(failed):
                     self._check_intensity(before, now_s)
+                    self._check_scope(before, failed, after)
                 case Start(child, incarnation):
                     if incarnation <= self._started:
                         raise Violation("incarnations are new", f"{self._name}: {child}#{incarnation} was there before")
@@ -68,6 +71,26 @@ class Watch:
             raise Violation("stale incarnations are ignored", f"{self._name}: {event} changed {child}")
         if any(not isinstance(command, Start | Stop) for command in commands):
             raise Violation("stale incarnations are ignored", f"{self._name}: {event} brought {commands}")
+
+    def _check_scope(self, before: Tree, failed: str, after: Tree) -> None:
+        """Those share the fate of a failed child whom the strategy names, and nobody else."""
+        names = list(before.names())
+        match before.strategy:
+            case Strategy.ONE_FOR_ONE:
+                fated = {failed}
+            case Strategy.ALL_FOR_ONE:
+                fated = set(names)
+            case Strategy.REST_FOR_ONE:
+                fated = set(names[names.index(failed) :])
+        for child in before.children:
+            if child.name != failed and child.phase in (Phase.STARTING, Phase.RUNNING):
+                stopped = after.child(child.name).phase is Phase.RESTARTING
+                if stopped != (child.name in fated):
+                    what = "was stopped" if stopped else "goes on"
+                    raise Violation(
+                        "the strategy says who is restarted",
+                        f"{self._name}: {child.name} {what} when {failed} failed under {before.strategy.value}",
+                    )
 
     def _check_intensity(self, tree: Tree, now_s: float) -> None:
         policy = tree.policy

@@ -20,17 +20,21 @@ from bridge.simulation.choices import Choices, Source
 from bridge.simulation.clients import Clients, Told
 from bridge.simulation.faulty_log import Ledger
 from bridge.simulation.handlers import Curses, wrapped
-from bridge.simulation.node import Kit, Node, Worker
+from bridge.simulation.node import Node
 from bridge.simulation.swarm import Swarm, draw, simulated
 from bridge.simulation.virtual import Violation, VirtualClock
+from bridge.simulation.worker import Killed, Kit, Worker
 from bridge.system import ActorSystem, PartitionCounts
+from supervision import Phase as Supervised
 
 #: After the faults all must be done within this virtual time, and within so many turns.
-LIVENESS_S, LIVENESS_TURNS = 300.0, 20_000
+LIVENESS_S, LIVENESS_TURNS = 300.0, 6_000
 #: The phase of faults ends when nothing is left to do, or after so many steps.
 STEPS_MAX = 400
 
 
+#: Phases of a supervised shard in which it must do nothing.
+_DOWN = (Supervised.WAITING, Supervised.READY, Supervised.STOPPED)
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -62,7 +66,7 @@ class World:
         kit = Kit(
             self.system, self.swarm, self.backend, self.clock, self.ledger,
             {topic: wrapped(role, self._before_handler) for topic, role in self.roles.items()},
-            directory, self._reported, self.probes,
+            directory, self._reported, self.probes, [],
         )  # fmt: skip
         self.node = Node(kit)
         self._kit = kit
@@ -73,10 +77,13 @@ class World:
     # --- what it hears ----------------------------------------------------------------------------------------
 
     def _before_handler(self, cause: str, attempt: int) -> None:
-        worker = self.node.turning
-        if worker is not None:
-            worker.fault_point("K3")
-        self.curses.strike(cause, attempt)
+        try:
+            if (worker := self.node.turning) is not None:
+                worker.fault_point("K3")
+            self.curses.strike(cause, attempt)
+        except (Killed, MemoryError):
+            self.curses.deaths[cause] += 1
+            raise
 
     def _reported(self, event: str, **fields: object) -> None:
         """Hear what a loop reports: rare branches are counted, and a contradiction in the log is a violation."""
@@ -92,16 +99,20 @@ class World:
 
         operator = Operator(self)
         while self.step_number < STEPS_MAX:
-            self.step_number += 1
-            self.choices.begin(self.step_number)
+            self.begin_step()
             operator.act()
             self.clients.send(self.swarm.burst)
-            if not self._turn_one() and self.clients.done and self.left() is None:
+            if not self.turn_one() and self.clients.done and self.left() is None:
                 break
         self.heal()
         self.settle()
 
-    def _turn_one(self) -> bool:
+    def begin_step(self) -> None:
+        """Begin a step: choices are named by its number."""
+        self.step_number += 1
+        self.choices.begin(self.step_number)
+
+    def turn_one(self) -> bool:
         """Let one worker take its turn, and time go on; tell whether somebody may still have something to do."""
         workers = list(self.node.workers.values())
         busy = self.node.attend()
@@ -112,7 +123,7 @@ class World:
                 if self.swarm.slow_commits and self.choices.rarely(1, self.swarm.slow_commits, "slow"):
                     worker.log.delay_s = (0.01, 0.2, 2.0)[self.choices.below(3, "slow-by")]
                 busy = self.node.turn(worker) or busy
-                self._check_bounds(worker)
+                self._check_turn(worker)
         self._digest.update(f"{self.clock.monotonic_s():.6f}|{self.ledger.commits}|{busy}\n".encode())
         self.clock.advance(self.swarm.step_s)
         self._idle = 0 if busy else self._idle + 1
@@ -152,7 +163,7 @@ class World:
                 if worker.name in self.node.workers:
                     worker.kill_at = None
                     busy = self.node.turn(worker) or busy
-                    self._check_bounds(worker)
+                    self._check_turn(worker)
             self.clock.advance(0.001)
             if busy:
                 continue
@@ -164,7 +175,22 @@ class World:
             self._skip()
         raise Violation("everything is handled once the faults are over", left or "it never came to rest")
 
+    @property
+    def lossless(self) -> bool:
+        """Whether no command was given up, or is parked, because of a fault."""
+        return not any(self.faults[kind] for kind in ("raise", "memory", "garbage"))
+
     # --- what must always hold --------------------------------------------------------------------------------
+
+    def _check_turn(self, worker: Worker) -> None:
+        """A shard that its supervisor lets wait, or has stopped, is down (I12)."""
+        for child in worker.region.tree.children:
+            if child.phase in _DOWN and (seat := worker.region.named(child.name)) and seat.phase is not Phase.DOWN:
+                raise Violation(
+                    "who is stopped stays down",
+                    f"{worker.name}: {seat.name} is {seat.phase.value}, {child.phase.value}",
+                )
+        self._check_bounds(worker)
 
     def _check_bounds(self, worker: Worker) -> None:
         """A mailbox holds no more than its bound and what one fetch brought on top of it (I19)."""

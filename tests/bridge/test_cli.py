@@ -207,3 +207,31 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     deadline_s = time.monotonic() + 10
     while Path(f"/proc/{worker}").exists():
         assert time.monotonic() < deadline_s, "the worker is still there"
+
+
+def test_simulate_says_what_it_did(understudy: Run) -> None:
+    """``simulate`` runs seeds, again in another process, and shows its figures; no log is needed."""
+    done = understudy("simulate", "examples.banking:system", "--seeds", "4", "--twice-every", "3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "runs without a broken promise" in done.stdout
+    assert "fault: unknown-written" in done.stdout
+    assert "2 seeds did the same in another process" in done.stdout
+
+
+def test_simulate_shows_a_small_schedule_and_how_to_see_it_again(understudy: Run, tmp_path: Path) -> None:
+    """A promise that breaks ends with exit code 1, the seed, what is left of the run, and the command."""
+    (tmp_path / "never.py").write_text(
+        "def invariant(outcome):\n"
+        "    assert outcome.reader.bounds('counting.counter.events', 0)[1] == 0, 'something happened'\n",
+        encoding="utf-8",
+    )
+    done = understudy("simulate", TARGET, "--scenario", "never", "--seeds", "9", "--first-seed", "2")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "seed 2 breaks a promise: the invariant of the application" in done.stdout
+    assert "something happened" in done.stdout
+    assert f"run it again: understudy simulate {TARGET} --scenario never --seeds 1 --first-seed 2" in done.stdout
+
+
+def test_simulate_refuses_a_scenario_that_is_none(understudy: Run) -> None:
+    """A scenario that cannot be imported is one sentence."""
+    refused(understudy("simulate", TARGET, "--scenario", "no.such.module"), "no.such.module", "cannot be imported")

@@ -21,8 +21,7 @@ from bridge.simulation.swarm import InjectedEscalation
 from bridge.simulation.world import World
 from examples.banking import scenario as bank_scenario
 from examples.banking import system as bank
-from supervision import Failed, Failure
-from tests.actors.domain import Account, Deposit, Teller
+from tests.actors.domain import Account, Deposit, Pay, Teller
 from tests.apps import simulated
 
 ROOT = Path(__file__).parent.parent.parent
@@ -160,12 +159,12 @@ def test_a_sibling_that_restores_while_another_fails_is_stopped() -> None:
 
     Found by seed 223 of the bank: ``AssertionError`` in ``ShardLoop._replayed``, and the worker was gone.
     """
-    strategy: dict[Place, int] = {(0, "piece", 0): 1, (0, "events", 0): 1, (0, "shard-strategy", 0): 1}
+    all_for_one: dict[Place, int] = {(0, "shard-strategy", 0): 1}
     system = ActorSystem("pair")
     system.host(Account, partitions=1)
     system.host(Teller, partitions=1)
     told = [(Account.deposit, "a", Deposit(amount=number)) for number in range(1, 20)]
-    world = World(system, told, Replayed(strategy), ())
+    world = World(system, told, Replayed(all_for_one), ())
     (worker,) = world.node.workers.values()
     seats = {}
     while not seats or any(seat.phase is not Phase.RUNNING for seat in seats.values()):
@@ -177,11 +176,10 @@ def test_a_sibling_that_restores_while_another_fails_is_stopped() -> None:
     while seats[Account].phase is not Phase.RESTORING:
         world.clock.advance(0.01)
         world.node.turn(worker)
-    teller = seats[Teller]
-    failure = Failure.of(InjectedEscalation("simulated"), teller.name)
-    worker.region.supervise(Failed(teller.name, teller.incarnation, failure), world.clock.monotonic_s())
+    world.curses.armed.append((InjectedEscalation, 1))
+    world.clients.add((Teller.pay, "t", Pay(account="a", amount=1)))
     world.settle()
-    assert world.probes["workers tree escalated"] == 0
+    assert world.probes["shard-failed"] == 1
     assert list(world.node.workers.values()) == [worker], "the worker died"
     world.close()
 

@@ -1,0 +1,112 @@
+"""A simulated worker: a member of the log's group and a loop, as one process of a node has them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import msgspec
+
+from actors.context import Directory
+from actors.shard import COMMAND, SHARD
+from bridge.embedded_backend import EmbeddedBackend
+from bridge.log import Member
+from bridge.loop import ShardLoop
+from bridge.marks import PID
+from bridge.region import Role, ShardRegion
+from bridge.simulation.faulty_log import FaultyLog, Ledger
+from bridge.simulation.swarm import Swarm
+from bridge.simulation.virtual import VirtualClock
+from bridge.simulation.watch import Watch
+from bridge.system import ActorSystem
+from supervision import Event, Tree, step
+
+
+class Killed(BaseException):
+    """A worker dies here. No handler's and no loop's ``except`` is meant for it."""
+
+
+class Kit(msgspec.Struct, frozen=True):
+    """What each worker of a run is made from."""
+
+    system: ActorSystem
+    swarm: Swarm
+    backend: EmbeddedBackend
+    clock: VirtualClock
+    ledger: Ledger
+    roles: dict[str, Role]
+    directory: Directory
+    report: Callable[..., None]
+    probes: Counter[str]
+    #: What dead workers were handling; see ``bridge.marks``.
+    dead: list[list[int]]
+
+    def deaths(self, shard: int) -> list[tuple[int, int]]:
+        """See ``Marks``."""
+        found = []
+        for mark in self.dead:
+            if mark[SHARD] == shard and mark[COMMAND]:
+                found.append((mark[COMMAND] - 1, mark[PID]))
+                mark[COMMAND] = 0
+        self.dead[:] = [mark for mark in self.dead if mark[COMMAND]]
+        return found
+
+
+class WatchedRegion(ShardRegion):
+    """A region whose supervision is checked at every step."""
+
+    def __init__(self, kit: Kit, tree: Tree, mark: list[int]) -> None:
+        super().__init__(kit.roles, tree, kit.directory, kit.system.limits(), mark)
+        self._watch = Watch("shards", kit.probes)
+
+    def supervise(self, event: Event, now_s: float) -> None:
+        """See ``ShardRegion``."""
+        before = self.tree
+        super().supervise(event, now_s)
+        self._watch.saw(before, event, self.tree, step(before, event, now_s)[1], now_s)
+
+
+class Worker:
+    """One incarnation of a worker process."""
+
+    def __init__(self, kit: Kit, name: str, incarnation: int) -> None:
+        self.name, self.incarnation, self._kit = name, incarnation, kit
+        slot = int(name.rpartition("-")[2])
+        member = Member(kit.system.name, "node", slot)
+        inner = kit.backend.log(member, kit.system.commands_topics())
+        swarm = kit.swarm
+        self.log = FaultyLog(
+            inner, f"{name}#{incarnation}", kit.clock, kit.ledger, piece=swarm.piece, events=swarm.events
+        )
+        self.mark = [incarnation, 0, 0]
+        self.region = WatchedRegion(kit, Tree(swarm.shards, swarm.strategies[0], slot), self.mark)
+        self.loop = ShardLoop(
+            self.log,
+            self.region,
+            kit.clock,
+            poll_timeout_s=0.05,
+            report=kit.report,
+            fault_point=self.fault_point,
+            deaths=kit.deaths,
+        )
+        #: Stopped (SIGSTOP) until then; killed then instead, if ``stuck``.
+        self.asleep_until_s = 0.0
+        self.stuck = False
+        #: The point at which it is killed, and how often it passes there before.
+        self.kill_at: tuple[str, int] | None = None
+
+    def fault_point(self, point: str) -> None:
+        """Die here, if that was armed."""
+        if self.kill_at is None or self.kill_at[0] != point:
+            return
+        if self.kill_at[1]:
+            self.kill_at = point, self.kill_at[1] - 1
+            return
+        self._kit.probes[f"killed at {point}"] += 1
+        raise Killed(point)
+
+    def next_s(self, now_s: float) -> float | None:
+        """Return when this worker has something to do by itself."""
+        patience_s = self.region.patience_s(now_s, self._kit.clock.epoch_ms)
+        instants = [self.log.next_s(), None if patience_s is None else now_s + patience_s]
+        return min((each for each in instants if each is not None), default=None)

@@ -1,0 +1,494 @@
+"""Bugs of ours, planted one at a time: the simulator must find each. ``python -m tests.mutants`` writes the table.
+
+Each mutant replaces a piece of the runtime while it is planted, and is here only: nothing in the product knows of it.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import msgspec
+
+import bridge.embedded_schema as schema
+from actors import shard
+from actors.mailbox import Letter, Mailbox
+from actors.shard import Shard
+from actors.waiting import WaitingRoom
+from actors.window import SnapshotWindow
+from bridge.embedded_backend import EmbeddedAppender
+from bridge.embedded_log import EmbeddedLog
+from bridge.log import Claimed, Lost, Transaction
+from bridge.loop import ShardLoop
+from bridge.region import Phase, Seat, ShardRegion
+from bridge.restore import Restoration
+from bridge.simulation import FAULTS, Scenario
+from bridge.simulation.api import silence
+from bridge.simulation.faulty_log import FaultyLog
+from supervision import Strategy, machine, policy
+from tests.apps import simulated
+
+DOCS = Path(__file__).parent.parent / "docs" / "reliability.rst"
+FIRST_SEED = 5_000
+SCENARIO = Scenario(system=simulated.system, commands=simulated.commands)
+
+
+class Mutant(NamedTuple):
+    """A planted bug. It must be found within ``seeds`` seeds."""
+
+    name: str
+    where: str
+    plant: Callable[[ExitStack], None]
+    seeds: int
+
+
+MUTANTS: list[Mutant] = []
+
+
+def mutant(where: str, *, seeds: int = 40) -> Callable[[Callable[[ExitStack], None]], Callable[[ExitStack], None]]:
+    """Register a mutant; its docstring's first line is its name."""
+
+    def register(plant: Callable[[ExitStack], None]) -> Callable[[ExitStack], None]:
+        name = (plant.__doc__ or "").strip().rstrip(".")
+        MUTANTS.append(Mutant(name[0].lower() + name[1:], where, plant, seeds))
+        return plant
+
+    return register
+
+
+class Found(NamedTuple):
+    """How a mutant was found."""
+
+    seeds: int
+    rule: str
+    detail: str
+
+
+def find(planted: Mutant) -> Found | None:
+    """Run seeds with a mutant until a promise breaks."""
+    with ExitStack() as stack, silence():
+        planted.plant(stack)
+        for count in range(1, planted.seeds + 1):
+            result = SCENARIO.run(FIRST_SEED + count)
+            if result.violation is not None:
+                return Found(count, result.rule, result.violation)
+    return None
+
+
+def swap(stack: ExitStack, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Replace an attribute by what ``make`` makes of it."""
+    stack.enter_context(patch.object(owner, name, make(getattr(owner, name))))
+
+
+# --- the loop -------------------------------------------------------------------------------------------------
+
+
+def _in_two(first: Callable[[Transaction], list[Any]]) -> Callable[[Any], Any]:
+    """Commit some records in a transaction before the rest."""
+
+    def make(commit: Any) -> Any:
+        def mutated(log: FaultyLog, transaction: Transaction) -> None:
+            early = first(transaction)
+            late = [record for record in transaction.records if record not in early]
+            commit(log, msgspec.structs.replace(transaction, records=early))
+            commit(log, msgspec.structs.replace(transaction, records=late))
+
+        return mutated
+
+    return make
+
+
+@mutant("bridge/loop.py")
+def offset_first(stack: ExitStack) -> None:
+    """The offset is committed before the outputs."""
+    swap(stack, FaultyLog, "commit", _in_two(lambda transaction: list(transaction.records[-1:])))
+
+
+def _at_once(suffix: str) -> Callable[[Any], Any]:
+    """Append the records of some topics without waiting for the commit."""
+
+    def make(commit: Any) -> Any:
+        def mutated(log: FaultyLog, transaction: Transaction) -> None:
+            early = [record for record in transaction.records if record.topic.endswith(suffix)]
+            late = [record for record in transaction.records if not record.topic.endswith(suffix)]
+            inner: Any = log._inner
+            EmbeddedAppender(inner._store).append(early)
+            commit(log, msgspec.structs.replace(transaction, records=late))
+
+        return mutated
+
+    return make
+
+
+@mutant("bridge/loop.py")
+def reply_first(stack: ExitStack) -> None:
+    """Replies leave before their commit."""
+    swap(stack, FaultyLog, "commit", _at_once(".replies"))
+
+
+@mutant("bridge/loop.py")
+def dead_letter_outside(stack: ExitStack) -> None:
+    """Dead letters are written outside the transaction."""
+    swap(stack, FaultyLog, "commit", _at_once(".dead-letters"))
+
+
+def _keep(stack: ExitStack, use: Callable[[Seat, Shard], None]) -> None:
+    """Remember a shard that is dropped after an abort, and use it in its next life."""
+    kept: dict[int, Shard] = {}
+
+    def aborted(original: Any) -> Any:
+        def mutated(loop: ShardLoop, seat: Seat, reason: str, *, routine: bool) -> None:
+            if seat.shard is not None:
+                kept[id(seat)] = seat.shard
+            original(loop, seat, reason, routine=routine)
+
+        return mutated
+
+    def replay_next(original: Any) -> Any:
+        def mutated(loop: ShardLoop, seat: Seat, event: Any) -> None:
+            original(loop, seat, event)
+            if seat.phase is Phase.RUNNING and (old := kept.pop(id(seat), None)) is not None:
+                use(seat, old)
+
+        return mutated
+
+    swap(stack, ShardLoop, "_aborted", aborted)
+    swap(stack, ShardLoop, "_replay_next", replay_next)
+
+
+@mutant("bridge/loop.py")
+def dirty_state(stack: ExitStack) -> None:
+    """The state in memory is kept after an abort."""
+
+    def use(seat: Seat, old: Shard) -> None:
+        assert seat.shard is not None
+        seat.shard.cells = old.cells
+
+    _keep(stack, use)
+
+
+@mutant("bridge/loop.py")
+def unknown_is_committed(stack: ExitStack) -> None:
+    """An unknown outcome is taken for a commit."""
+
+    def use(seat: Seat, old: Shard) -> None:
+        old.mailbox = seat.shard.mailbox if seat.shard is not None else old.mailbox
+        seat.shard = old
+
+    _keep(stack, use)
+
+
+@mutant("bridge/loop.py")
+def no_rewind(stack: ExitStack) -> None:
+    """Input is not rewound after an abort."""
+    seen: dict[Any, int] = defaultdict(int)
+
+    def fetched(original: Any) -> Any:
+        def mutated(loop: ShardLoop, seat: Seat, letters: list[Letter]) -> None:
+            if letters:
+                seen[id(loop), seat.place] = letters[-1].offset + 1
+            original(loop, seat, letters)
+
+        return mutated
+
+    def aborted(original: Any) -> Any:
+        def mutated(loop: ShardLoop, seat: Seat, reason: str, *, routine: bool) -> None:
+            original(loop, seat, reason, routine=routine)
+            seat.skips = True  # type: ignore[attr-defined]
+
+        return mutated
+
+    def replay_next(original: Any) -> Any:
+        def mutated(loop: ShardLoop, seat: Seat, event: Any) -> None:
+            original(loop, seat, event)
+            if seat.phase is Phase.RUNNING and seat.shard is not None and getattr(seat, "skips", False):
+                loop._log.begin(seat.place, max(seat.shard.record.next, seen[id(loop), seat.place]))
+
+        return mutated
+
+    swap(stack, ShardLoop, "_fetched", fetched)
+    swap(stack, ShardLoop, "_aborted", aborted)
+    swap(stack, ShardLoop, "_replay_next", replay_next)
+
+
+@mutant("bridge/loop.py")
+def lost_is_kept(stack: ExitStack) -> None:
+    """A shard that was lost is not dropped."""
+
+    def on_seat(original: Any) -> Any:
+        def mutated(loop: ShardLoop, seat: Seat, event: Any, now_s: float) -> None:
+            if not isinstance(event, Lost):
+                original(loop, seat, event, now_s)
+
+        return mutated
+
+    swap(stack, ShardLoop, "_on_seat", on_seat)
+
+
+@mutant("bridge/region.py")
+def restart_at_once(stack: ExitStack) -> None:
+    """A shard that its supervisor lets wait is claimed again at once."""
+
+    def supervise(original: Any) -> Any:
+        def mutated(region: ShardRegion, event: Any, now_s: float) -> None:
+            original(region, event, now_s)
+            for child in region.tree.children:
+                seat = region.named(child.name)
+                if child.phase.value == "waiting" and seat is not None:
+                    seat.reclaim_s = now_s
+
+        return mutated
+
+    swap(stack, ShardRegion, "supervise", supervise)
+
+
+# --- restore --------------------------------------------------------------------------------------------------
+
+
+@mutant("bridge/restore.py")
+def short_restore(stack: ExitStack) -> None:
+    """A restore ends one journal record too early."""
+
+    def claimed(original: Any) -> Any:
+        def mutated(restoration: Restoration, part: Any, codec: Any, event: Claimed) -> None:
+            ends = {topic: max(0, end - (topic == codec.events)) for topic, end in event.ends.items()}
+            original(restoration, part, codec, msgspec.structs.replace(event, ends=ends))
+
+        return mutated
+
+    swap(stack, Restoration, "__init__", claimed)
+
+
+@mutant("actors/window.py")
+def late_tail(stack: ExitStack) -> None:
+    """The tail of the journal begins one record too late."""
+    swap(stack, SnapshotWindow, "tail_start", lambda start: lambda window, seq: min(seq, start(window, seq) + 1))
+
+
+@mutant("actors/window.py", seeds=80)
+def early_tombstone(stack: ExitStack) -> None:
+    """An ended life is forgotten while the tail still holds it."""
+    swap(stack, SnapshotWindow, "forgettable", lambda _: lambda window, _tail: list(window._ended))
+
+
+@mutant("actors/window.py")
+def no_snapshot(stack: ExitStack) -> None:
+    """An entity is taken for snapshotted that is not."""
+
+    def due(original: Any) -> Any:
+        def mutated(window: SnapshotWindow, seq: int) -> list[str]:
+            keys: list[str] = original(window, seq)
+            for key in keys[1:]:
+                window.snapshotted(key)
+            return keys[:1]
+
+        return mutated
+
+    swap(stack, SnapshotWindow, "due", due)
+
+
+# --- the shard ------------------------------------------------------------------------------------------------
+
+
+@mutant("actors/waiting.py")
+def reversed_queue(stack: ExitStack) -> None:
+    """What waits behind a failed command runs in reverse."""
+
+    def leave(original: Any) -> Any:
+        def mutated(room: WaitingRoom, key: str) -> None:
+            original(room, key)
+            if key in room:
+                room._queues[key] = deque(reversed(room._queues[key]))
+                room._schedule(room._queues[key][0])
+
+        return mutated
+
+    swap(stack, WaitingRoom, "leave", leave)
+
+
+@mutant("actors/shard.py")
+def overtaking(stack: ExitStack) -> None:
+    """Commands overtake those of their key that wait."""
+    swap(stack, WaitingRoom, "__contains__", lambda _: lambda _room, _key: False)
+
+
+@mutant("actors/mailbox.py")
+def dropping(stack: ExitStack) -> None:
+    """A full mailbox drops what comes."""
+
+    def offer(original: Any) -> Any:
+        def mutated(mailbox: Mailbox, letters: Iterable[Letter]) -> None:
+            for letter in letters:
+                if not mailbox.full:
+                    original(mailbox, [letter])
+
+        return mutated
+
+    swap(stack, Mailbox, "offer", offer)
+
+
+@mutant("actors/shard.py")
+def tells_are_lost(stack: ExitStack) -> None:
+    """What a command tells others is lost when it is tried again."""
+
+    def retry(original: Any) -> Any:
+        def mutated(shard: Shard, key: str, now_ms: int, turn: Any) -> None:
+            before = len(turn.outputs)
+            original(shard, key, now_ms, turn)
+            turn.outputs[before:] = [output for output in turn.outputs[before:] if type(output).__name__ != "Told"]
+
+        return mutated
+
+    swap(stack, Shard, "_retry", retry)
+
+
+# --- the embedded log -----------------------------------------------------------------------------------------
+
+
+@mutant("bridge/embedded_log.py")
+def no_fence(stack: ExitStack) -> None:
+    """A commit does not ask whether it is fenced."""
+    swap(
+        stack,
+        schema,
+        "FENCE",
+        lambda sql: sql.replace("epoch = ?", "(epoch = ? OR 1)").replace("next_offset IS ?", "(next_offset IS ? OR 1)"),
+    )
+
+
+@mutant("bridge/embedded_log.py")
+def no_epoch(stack: ExitStack) -> None:
+    """Taking and claiming a shard do not raise its epoch."""
+    for name in ("CLAIM", "TAKE"):
+        swap(stack, schema, name, lambda sql: sql.replace("epoch = epoch + 1", "epoch = epoch"))
+
+
+@mutant("bridge/embedded_log.py")
+def torn(stack: ExitStack) -> None:
+    """A commit that is interrupted leaves its offset without its records."""
+    count = [0]
+
+    def commit(original: Any) -> Any:
+        def mutated(log: EmbeddedLog, transaction: Transaction) -> None:
+            count[0] += 1
+            kept = transaction.records[:1] if count[0] % 50 == 0 else transaction.records
+            original(log, msgspec.structs.replace(transaction, records=kept))
+
+        return mutated
+
+    swap(stack, EmbeddedLog, "commit", commit)
+
+
+@mutant("supervision/policy.py")
+def never_spent(stack: ExitStack) -> None:
+    """An entity is restarted although its budget is spent."""
+
+    def judge(original: Any) -> Any:
+        def mutated(*given: Any, **more: Any) -> Any:
+            judgement = original(*given, **more)
+            return msgspec.structs.replace(judgement, spent=False, delay_s=judgement.delay_s or 1.0)
+
+        return mutated
+
+    swap(stack, shard, "judge", judge)
+
+
+@mutant("actors/shard.py")
+def innocent(stack: ExitStack) -> None:
+    """A command is quarantined one death too early."""
+
+    def init(original: Any) -> Any:
+        def mutated(self: Shard, part: Any, record: Any) -> None:
+            limits = msgspec.structs.replace(part.limits, deaths_max=max(1, part.limits.deaths_max - 1))
+            original(self, msgspec.structs.replace(part, limits=limits), record)
+
+        return mutated
+
+    swap(stack, Shard, "__init__", init)
+
+
+# --- supervision ----------------------------------------------------------------------------------------------
+
+
+@mutant("supervision/restart.py")
+def one_more(stack: ExitStack) -> None:
+    """One restart more than is allowed."""
+    swap(stack, policy, "exhausted", lambda _: lambda restarts, max_restarts: len(restarts) > max_restarts + 1)
+
+
+@mutant("supervision/restart.py")
+def one_less(stack: ExitStack) -> None:
+    """One restart less than is allowed."""
+    swap(stack, policy, "exhausted", lambda _: lambda restarts, max_restarts: len(restarts) >= max_restarts)
+
+
+@mutant("supervision/machine.py")
+def stale_is_heard(stack: ExitStack) -> None:
+    """What an incarnation says is believed when it is over."""
+    swap(stack, machine, "_is_current", lambda _: lambda tree, name, _incarnation: tree.child(name).incarnation > 0)
+
+
+@mutant("supervision/strategy.py")
+def all_at_once(stack: ExitStack) -> None:
+    """Every sibling shares the fate of the one that failed."""
+    swap(
+        stack,
+        machine,
+        "affected",
+        lambda original: lambda _, names, failed: original(Strategy.ALL_FOR_ONE, names, failed),
+    )
+
+
+# --- the table ------------------------------------------------------------------------------------------------
+
+
+def faults() -> str:
+    """Return the table of faults."""
+    lines = [".. list-table::", "   :header-rows: 1", "", "   * - fault", "     - what happens"]
+    for kind, meaning in FAULTS.items():
+        lines += [f"   * - ``{kind}``", f"     - {meaning}"]
+    return "\n".join(lines)
+
+
+def table() -> str:
+    """Find every mutant, and return the table of how."""
+    lines = [
+        ".. list-table::",
+        "   :header-rows: 1",
+        "",
+        "   * - mutant",
+        "     - where",
+        "     - seeds",
+        "     - found by",
+    ]
+    for planted in MUTANTS:
+        found = find(planted)
+        assert found is not None, f"{planted.name}: not found within {planted.seeds} seeds"
+        lines += [
+            f"   * - {planted.name}",
+            f"     - ``{planted.where}``",
+            f"     - {found.seeds}",
+            f"     - {found.rule}",
+        ]
+        sys.stderr.write(f"{planted.name}: seed {found.seeds}: {found.rule}: {found.detail[:200]}\n")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write both tables into the documentation."""
+    text = DOCS.read_text(encoding="utf-8")
+    for name, made in (("faults", faults()), ("mutants", table())):
+        body = f".. {name}\n\n{made}\n\n.. /{name}\n"
+        pattern = rf"^\.\. {name}\n.*?^\.\. /{name}\n"
+        text = re.sub(pattern, lambda _, body=body: body, text, flags=re.DOTALL | re.MULTILINE)
+    DOCS.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
