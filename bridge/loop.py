@@ -29,6 +29,7 @@ from bridge.log import (
     Replayed,
     ShardEvent,
 )
+from bridge.record import TopicPartition
 from bridge.region import Phase, Seat, ShardRegion
 from bridge.restore import Inconsistent
 from supervision import Backoff, Directive, Exited, Failed, Failure, Start, Started, Stop
@@ -65,6 +66,8 @@ class ShardLoop:
         self._progress = progress
         self._fault = fault_point
         self._deaths = deaths
+        #: The shards that were claimed since the last poll: what it brought for them belongs to the time before.
+        self._claimed_since: set[TopicPartition] = set()
         self.counts = Counts()
         self.commits = 0
 
@@ -79,6 +82,7 @@ class ShardLoop:
         """
         patience_s = self.region.patience_s(self._clock.monotonic_s(), self._clock.epoch_ms)
         limit_s = self._poll_timeout_s if timeout_s is None else timeout_s
+        self._claimed_since.clear()
         events = self._log.poll(limit_s if patience_s is None else min(limit_s, patience_s))
         self._progress()
         self._fault("K1")
@@ -100,7 +104,7 @@ class ShardLoop:
             self.region.add(event.shard, now_s)
             return
         seat = self.region.seat(event.shard)
-        if seat is None:
+        if seat is None or (event.shard in self._claimed_since and not isinstance(event, Fenced | Lost)):
             return
         try:
             self._on_seat(seat, event, now_s)
@@ -185,6 +189,7 @@ class ShardLoop:
         seat.drop(Phase.CLAIMING)
         seat.claimed_s = seat.told_s = self._clock.monotonic_s()
         self._fault("K14")
+        self._claimed_since.add(seat.place)
         self._log.claim(seat.place, seat.role.codec.restored_topics)
 
     def _claimed(self, seat: Seat, event: Claimed) -> None:
@@ -274,6 +279,7 @@ class ShardLoop:
             left_s = deadline_s - self._clock.monotonic_s()
             if left_s <= 0:
                 return False
+            self._claimed_since.clear()
             for event in self._log.poll(min(left_s, self._poll_timeout_s)):
                 if not isinstance(event, Fetched | Assigned):
                     self._on(event)
