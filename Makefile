@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format bench clean
+.PHONY: help demo test check lint format bench chaos clean
 
 help: ## Show what can be made.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,6 +27,10 @@ lint: $(READY)
 format: $(READY) ## Format and mend what can be mended by a tool.
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+chaos: $(READY) ## Break a real Kafka and real workers by a seed, MINUTES=2 long, SEED=1; then kill at every point, ROUNDS=20.
+	$(PY) -m tests.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),1)
+	UNDERSTUDY_KILL_ROUNDS=$(or $(ROUNDS),20) $(PY) -m pytest tests/bridge/test_kill_matrix.py
 
 bench: $(READY) ## Measure the ledger job in memory; for Kafka: python -m benchmarks.ledger --log kafka://host:port
 	$(PY) -m benchmarks.ledger
