@@ -21,7 +21,7 @@ from confluent_kafka.admin import AdminClient, ConsumerGroupDescription, OffsetS
 from confluent_kafka.cimpl import NewTopic
 
 from bridge.kafka.config import KafkaConfig
-from bridge.kafka.messages import PASSING, TIMED_OUT, bounded, error_of, made, say
+from bridge.kafka.messages import PASSING, STALE, TIMED_OUT, bounded, error_of, made, say
 from bridge.kafka.slot import live_pid
 from bridge.log import LogUnavailable, Member, TopicMismatch, TopicSpec
 from bridge.record import TopicPartition
@@ -219,8 +219,12 @@ class Admin:
             try:
                 return ask()
             except KafkaException as failure:
-                if error_of(failure).code() not in PASSING or time.monotonic() > deadline_s:
+                code = error_of(failure).code()
+                if code not in PASSING or time.monotonic() > deadline_s:
                     raise
+                if code in STALE:  # after a broker's restart librdkafka 2.16.1 asks with its old epoch for ever
+                    with suppress(KafkaException):
+                        self._client.list_topics(timeout=COORDINATOR_WAIT_S)
                 time.sleep(RETRY_WAIT_S)
 
     # --- the group --------------------------------------------------------------------------------------------
