@@ -13,7 +13,7 @@ from actors.placement import checked_key, partition_of
 from actors.wire import encode
 from bridge import topics
 from bridge.log import Appender
-from bridge.record import Headers, Output
+from bridge.record import Headers, Output, TopicPartition
 from bridge.simulation.choices import Choices
 from bridge.system import ActorSystem
 
@@ -56,6 +56,10 @@ class Clients:
         """Append a command once more that was sent before."""
         if self._sent:
             self._appender.append([self._sent[choices.below(len(self._sent), "again")]])
+
+    def operate(self, place: TopicPartition, key: str, message: Command) -> None:
+        """Append what an operator tells a shard."""
+        self._appender.append([Output(*place, key.encode(), encode(message))])
 
     def garbage(self, choices: Choices, input_bytes_max: int) -> None:
         """Append something that is no command, or one that must not be obeyed."""

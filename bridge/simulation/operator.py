@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from actors.control import DropParked, RetryParked
 from bridge.log import Member, SlotTaken, TopicMismatch
 from bridge.simulation.swarm import (
     KILL_POINTS,
@@ -66,6 +67,8 @@ class Operator:
                 return self._to_node(kind, worker)
             case "raise" | "memory":
                 return self._to_handler(kind)
+            case "operate":
+                return self._to_parked(worker)
             case "garbage":
                 self._world.clients.garbage(self._choices, self._swarm.settings.input_bytes_max)
                 return ""
@@ -200,6 +203,23 @@ class Operator:
             times = min(times, 2)
         self._world.curses.armed.append((error, times))
         return f"{error.__name__} x{times}"
+
+    def _to_parked(self, worker: Worker) -> str | None:
+        """Have a parked key retried, or its first command dropped, as ``understudy parked`` does."""
+        parked = [
+            (seat.place, queue[0])
+            for seat in worker.region
+            if seat.shard is not None
+            for queue in map(seat.shard.waiting.queue, seat.shard.waiting)
+            if queue[0].record.parked
+        ]
+        if not parked:
+            return None
+        place, first = parked[self._choices.below(len(parked), "parked")]
+        offset, key = first.envelope.offset, first.envelope.key
+        message = DropParked(offset=offset, reason="simulated") if self._choices.below(2, "drop") else None
+        self._world.clients.operate(place, key, message or RetryParked(offset=offset))
+        return f"{'drop' if message else 'retry'} {place} {key!r}@{offset}"
 
     def _recount(self) -> str:
         """Start with another number of partitions: refused."""

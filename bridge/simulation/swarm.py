@@ -43,6 +43,7 @@ FAULTS: Mapping[str, str] = MappingProxyType(
         "memory": "F8: a handler ends its process, once or always: it runs out of memory",
         "garbage": "F31-F36: records that are no commands",
         "twice": "F39: a client sends a command again",
+        "operate": "an operator has a parked key retried or dropped",
         "stale": "I12: what an incarnation that is over still says",
         "recount": "F44: somebody starts with another number of partitions",
     }

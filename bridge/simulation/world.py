@@ -178,7 +178,7 @@ class World:
     @property
     def lossless(self) -> bool:
         """Whether no command was given up, or is parked, because of a fault."""
-        return not any(self.faults[kind] for kind in ("raise", "memory", "garbage"))
+        return not (self.curses.raised or self.curses.deaths or self.faults["garbage"])
 
     # --- what must always hold --------------------------------------------------------------------------------
 
