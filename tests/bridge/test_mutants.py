@@ -6,6 +6,8 @@ import pytest
 
 from tests.mutants import DOCS, MUTANTS, SCENARIO, Mutant, find
 
+pytestmark = pytest.mark.simulation
+
 
 @pytest.mark.parametrize("planted", MUTANTS, ids=[planted.plant.__name__ for planted in MUTANTS])
 def test_a_planted_bug_is_found(planted: Mutant) -> None:

@@ -26,6 +26,8 @@ from examples.banking import system as bank
 from tests.actors.domain import Account, Deposit, Pay, Teller
 from tests.apps import simulated
 
+pytestmark = pytest.mark.simulation
+
 ROOT = Path(__file__).parent.parent.parent
 #: Far from those of the other tests, and always the same.
 SEEDS = range(1_000, 1_100)

@@ -13,6 +13,8 @@ from bridge.simulation.virtual import Violation
 from tests.apps import simulated
 from tests.mutants import MUTANTS
 
+pytestmark = pytest.mark.simulation
+
 QUICK = settings(
     max_examples=40, stateful_step_count=30, deadline=None, derandomize=True, report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck), database=None, phases=(Phase.generate,),
