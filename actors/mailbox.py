@@ -17,42 +17,34 @@ class Mailbox:
     resumes it at half. Offsets strictly increase; one that does not is our bug.
     """
 
-    __slots__ = ("_letters", "_next_offset", "capacity")
+    __slots__ = ("_next_offset", "capacity", "letters")
 
     def __init__(self, capacity: int, next_offset: int) -> None:
         assert capacity > 0, capacity
-        self._letters: deque[Letter] = deque()
+        #: In offset order. The shard takes from its left end directly: a method call for each command costs 0.2 µs.
+        self.letters: deque[Letter] = deque()
         self._next_offset = next_offset
         self.capacity = capacity
 
     def __len__(self) -> int:
-        return len(self._letters)
+        return len(self.letters)
 
     def __iter__(self) -> Iterator[Letter]:
-        return iter(self._letters)
+        return iter(self.letters)
 
     @property
     def full(self) -> bool:
         """Whether the partition has to be paused."""
-        return len(self._letters) >= self.capacity
+        return len(self.letters) >= self.capacity
 
     @property
     def drained(self) -> bool:
         """Whether a paused partition can be resumed: at half of the capacity, so that it does not flutter."""
-        return len(self._letters) <= self.capacity // 2
+        return len(self.letters) <= self.capacity // 2
 
     def offer(self, letters: Iterable[Letter]) -> None:
         """Take in letters behind those that are there."""
         for letter in letters:
             assert letter.offset >= self._next_offset, (letter.offset, self._next_offset)
             self._next_offset = letter.offset + 1
-            self._letters.append(letter)
-
-    @property
-    def first(self) -> Letter:
-        """The first letter, which stays; there has to be one."""
-        return self._letters[0]
-
-    def take(self) -> Letter:
-        """Remove and return the first letter."""
-        return self._letters.popleft()
+            self.letters.append(letter)

@@ -149,9 +149,10 @@ class Shard:
     # --- one command ------------------------------------------------------------------------------------------
 
     def _take(self, now_ms: int, turn: Turn) -> bool:
-        if not self.mailbox or (self.waiting.size and not self._can_take(turn)):
+        letters = self.mailbox.letters
+        if not letters or (self.waiting.size and not self._can_take(turn)):
             return False
-        letter = self.mailbox.take()
+        letter = letters.popleft()
         self._next = letter.offset + 1
         if isinstance(letter, Undecodable):
             turn.dead_letter(letter, letter.error, letter.reason)
@@ -176,7 +177,7 @@ class Shard:
 
     def _can_take(self, turn: Turn) -> bool:
         """Tell whether the first letter could wait, if it must; if not, hear what an operator says behind it."""
-        letter = self.mailbox.first
+        letter = self.mailbox.letters[0]
         if self.part.limits.dead_letter_overflow or _is_control(letter) or self._has_room(letter):
             return True
         self._listen(turn)

@@ -67,13 +67,11 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def bare_kafka(url: str, count: int) -> float:
-    """Run the job and return the seconds from the first batch to the last commit."""
+    """Run the job and return the seconds from a loop that is ready and a topic that is full to the last commit."""
     name = f"bare-{uuid.uuid4().hex[:8]}"
     backend = connect(url)
     topic = f"{name}.account.commands"
     backend.ensure([TopicSpec(t, job.PARTITIONS, {}) for t in (topic, f"{name}.account.events")])
-    job.preload(backend, topic, count)
-    backend.close()
     brokers = url.removeprefix("kafka://")
     shards = [Shard(brokers, name, partition) for partition in range(job.PARTITIONS)]
     consumer = Consumer(
@@ -83,12 +81,15 @@ def bare_kafka(url: str, count: int) -> float:
         }
     )  # fmt: skip
     consumer.subscribe([topic])
-    begin_s = 0.0
+    while not consumer.assignment():
+        consumer.poll(0.05)
+    job.preload(backend, topic, count)
+    backend.close()
+    begin_s = time.perf_counter()
     while sum(shard.committed for shard in shards) < count:
         busy = any(shard.busy for shard in shards)
         first = consumer.poll(0.0005 if busy else 0.05)
         messages = ([first] if first else []) + (consumer.consume(job.BATCH, 0) if first else [])
-        begin_s = begin_s or (time.perf_counter() if messages else 0.0)
         for message in messages:
             assert message.error() is None, message.error()
             shards[message.partition() or 0].pending.append(message)

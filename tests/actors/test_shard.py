@@ -343,8 +343,8 @@ def test_the_mailbox_is_a_queue_that_never_drops(sizes: list[int], capacity: int
         mailbox.offer(letters)
         naive += letters
         for _ in range(min(take, len(naive))):
-            assert mailbox.first is naive[0]
-            assert mailbox.take() is naive.pop(0)
+            assert mailbox.letters[0] is naive[0]
+            assert mailbox.letters.popleft() is naive.pop(0)
         assert len(mailbox) == len(naive)
         assert mailbox.full == (len(naive) >= capacity)
         assert mailbox.drained == (len(naive) <= capacity // 2)
