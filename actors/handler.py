@@ -165,32 +165,28 @@ def _name(annotation: object) -> str:
     return annotation.__qualname__ if isinstance(annotation, type) else str(annotation)
 
 
-class CommandHandler(Handler, Generic[E, C, R]):
+class DecidingHandler(Handler, Generic[E, C, R]):
+    """A method that decides about a message; its result's annotation is its contract."""
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Callable[..., R]: ...
+    def __get__(self, instance: object | None, owner: type) -> Self | Callable[..., R]:
+        """Bind as a method does."""
+        return self if instance is None else types.MethodType(self.function, instance)
+
+
+class CommandHandler(DecidingHandler[E, C, R]):
     """A ``@command`` method. On the class it is an address (``Account.deposit``), on an instance a method."""
 
     kind = "@command"
 
-    @overload
-    def __get__(self, instance: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, instance: object, owner: type) -> Callable[..., R]: ...
-    def __get__(self, instance: object | None, owner: type) -> Self | Callable[..., R]:
-        """Bind as a method does."""
-        return self if instance is None else types.MethodType(self.function, instance)
 
-
-class ReplyHandler(Handler, Generic[E, C, R]):
+class ReplyHandler(DecidingHandler[E, C, R]):
     """A ``@reply`` method: takes what an ``ask`` of this entity brought back."""
 
     kind = "@reply"
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, instance: object, owner: type) -> Callable[..., R]: ...
-    def __get__(self, instance: object | None, owner: type) -> Self | Callable[..., R]:
-        """Bind as a method does."""
-        return self if instance is None else types.MethodType(self.function, instance)
 
 
 class EventHandler(Handler, Generic[S, Ev]):
