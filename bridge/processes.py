@@ -41,14 +41,22 @@ def _has_open(pid: str, file: os.stat_result) -> bool:
     return False
 
 
-def pid_start(pid: int) -> str | None:
-    """Return what tells a process from every other with its pid, None if it is dead. Empty where there is no /proc."""
+def start_ticks(pid: int) -> str | None:
+    """Return when a process started, in clock ticks since boot (proc(5), field 22); None if it is gone or a zombie."""
     try:
         # The name in the second field may hold anything, so the fields are counted from its end.
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
+        return None
+    return None if fields[0] in (b"Z", b"X") else fields[19].decode()
+
+
+def pid_start(pid: int) -> str | None:
+    """Return what tells a process from every other with its pid, None if it is dead. Empty where there is no /proc."""
+    ticks = start_ticks(pid)
+    if ticks is None:
         return None if Path("/proc/self/stat").exists() else ""
-    return None if fields[0] in (b"Z", b"X") else f"{_boot_id()}/{fields[19].decode()}"
+    return f"{_boot_id()}/{ticks}"
 
 
 def _boot_id() -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import uuid
-from pathlib import Path
 
 from bridge.log import Member
+from bridge.processes import start_ticks
 
 #: Marks of the logs that this process holds open: two of one slot in one process are duplicates too.
 _OPEN: set[str] = set()
@@ -20,7 +20,7 @@ def open_mark(member: Member) -> str:
     """Return a new mark for a log of this process: ``understudy-{node}-{slot}-{pid}-{start}-{token}``."""
     pid = os.getpid()
     token = uuid.uuid4().hex[:8]
-    mark = f"understudy-{member.node}-{member.slot}-{pid}-{_started(pid)}-{token}"
+    mark = f"understudy-{member.node}-{member.slot}-{pid}-{start_ticks(pid)}-{token}"
     _OPEN.add(mark)
     return mark
 
@@ -38,14 +38,4 @@ def live_pid(mark: str, own: str) -> int | None:
     pid = int(parts[1])
     if pid == os.getpid():
         return pid if mark in _OPEN else None
-    return pid if _started(pid) == parts[2] else None
-
-
-def _started(pid: int) -> str:
-    """Return a process's start in clock ticks since boot (proc(5), field 22), "" if it is gone or a zombie."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return ""
-    fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces and parentheses
-    return "" if fields[0] in "ZX" else fields[19]
+    return pid if start_ticks(pid) == parts[2] else None
