@@ -17,7 +17,7 @@ test: $(READY) lint ## Run the whole test suite, a real Apache Kafka included (J
 	$(PY) -m pytest
 
 check: $(READY) lint ## The quick half: style, types, pure tests. Under a minute, no broker.
-	$(PY) -m pytest -m "not kafka and not processes and not simulation"
+	$(PY) -m pytest -n auto --dist worksteal -m "not kafka and not processes and not simulation"
 
 lint: $(READY)
 	$(VENV)/bin/ruff format --check .
