@@ -48,19 +48,21 @@ class StateRecord(msgspec.Struct, frozen=True, tag_field="type", tag="State", fo
     """The latest word on one entity: a snapshot, the end of its life, or neither; and what waits behind it.
 
     ``snapshot`` is the encoded state, as bytes within bytes: msgspec cannot decode an optional ``Raw``.
+    ``restarts_ms`` (epoch) is what the key has spent of its restart budget, as far as that was not past its window.
     """
 
     snapshot: bytes | None = None
     ended: bool = False
     waiting: int = 0
     waiting_first: int = -1
+    restarts_ms: tuple[int, ...] = ()
 
 
 class WaitingRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Waiting", forbid_unknown_fields=True):
     """A command that is kept until it can be applied, in the order of the offsets that key these records.
 
     ``attempt`` is the next one (1 + restarts so far); ``due_ms`` (epoch) is when it may run, 0 for a command
-    behind the first of its key; ``restarts_ms`` is the restart window. ``parked``: only an operator retries it.
+    behind the first of its key. ``parked``: only an operator retries it.
     """
 
     key: str
@@ -69,7 +71,6 @@ class WaitingRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Waiting"
     timestamp_ms: int
     attempt: int = 1
     due_ms: int = 0
-    restarts_ms: tuple[int, ...] = ()
     parked: bool = False
     error: str = ""
     reason: str = ""

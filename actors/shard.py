@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, MutableSequence
 
 import msgspec
 
+from actors.budget import RestartBudget
 from actors.context import Directory, Publish, Reply, Tell
 from actors.control import CONTROL
 from actors.decision import Decision, decide
@@ -93,6 +94,7 @@ class Shard:
         self.record = record
         self.cells: dict[str, Cell] = {}
         self.waiting = WaitingRoom()
+        self.budget = RestartBudget(part.policy.within_s)
         self.mailbox = Mailbox(part.limits.mailbox_records_max, record.next)
         self.window = SnapshotWindow(part.limits.snapshot_window_records, record.tail_start, record.tail_offset)
         #: Set when a handler's failure escalates: the good prefix is committed, then the supervisor is told.
@@ -129,7 +131,7 @@ class Shard:
 
         ``now_ms`` is epoch time. Returns None if nothing was handled.
         """
-        turn = Turn(self.waiting)
+        turn = Turn(self.waiting, self.budget)
         batch_max = self.part.limits.batch_records_max
         self.stalled = None
         self._mark[SHARD] = self.part.number
@@ -139,7 +141,7 @@ class Shard:
                 self._retry(key, now_ms, turn)
             elif not self._take(now_ms, turn):
                 break
-        return self._finish(turn) if turn.handled else None
+        return self._finish(turn, now_ms) if turn.handled else None
 
     def committed(self, first_seq: int, journal_offset: int | None) -> None:
         """Note that the last Effects happened; ``journal_offset`` is that of their first journal record."""
@@ -313,7 +315,7 @@ class Shard:
         self, envelope: Envelope, waited: WaitingRecord | None, error: Exception, now_ms: int, turn: Turn
     ) -> None:
         attempt = 1 if waited is None else waited.attempt
-        restarts = () if waited is None else tuple(ms / 1000 for ms in waited.restarts_ms)
+        restarts = self.budget.history_s(envelope.key, now_ms)
         draw = ((envelope.offset * 2_654_435_761 + attempt * 40_503) & 0xFFFF) / 0x10000
         judgement = judge(self.part.policy, restarts, type(error), now_ms / 1000, draw, attempt=attempt)
         where = f"{self.part.id}@{envelope.offset} key {envelope.key!r}"
@@ -336,10 +338,11 @@ class Shard:
                 key=envelope.key, value=envelope.value, headers=envelope.headers, timestamp_ms=envelope.timestamp_ms,
                 attempt=attempt if parks else attempt + 1,
                 due_ms=0 if parks else now_ms + int(judgement.delay_s * 1000),
-                restarts_ms=tuple(round(at_s * 1000) for at_s in judgement.restarts),
                 parked=parks, error=failure.error_type, reason=failure.message,
             )  # fmt: skip
             then = "its key is parked" if parks else f"attempt {attempt + 1} follows in {judgement.delay_s:.2f} s"
+            if not parks:
+                self.budget.restarted(envelope.key, tuple(round(at_s * 1000) for at_s in judgement.restarts))
             # Decoded anew: what the handler did to the command's lists must not be there at the next attempt.
             message = self.part.behaviour.decoder.decode(envelope.value)
             again = msgspec.structs.replace(envelope, message=message)
@@ -362,15 +365,19 @@ class Shard:
 
     # --- the end of a turn ------------------------------------------------------------------------------------
 
-    def _finish(self, turn: Turn) -> Effects:
+    def _finish(self, turn: Turn, now_ms: int) -> Effects:
         books, first_seq = turn.books, self.record.seq
+        for key in self.budget.expire(now_ms):
+            cell = self.cells.get(key)
+            if cell is None or cell.version == 0:  # Nothing but its restarts kept its state record.
+                turn.touched[key] = None
         turn.counts.journaled = self._seq - first_seq
         for key in {**turn.touched, **turn.changed, **dict.fromkeys(self.window.due(self._seq))}:
             books.append(self._state_written(key, changed=key in turn.changed))
         tail_start = self.window.tail_start(self._seq)
         for key in self.window.forgettable(tail_start):
             self.window.forgotten(key)
-            if key not in self.waiting:
+            if key not in self.waiting and key not in self.budget:
                 books.append(StateWritten(key, None, 0, self.cells.pop(key).seq))
         last = self.record
         suspect, deaths = last.suspect, last.deaths
@@ -386,19 +393,21 @@ class Shard:
     def _state_written(self, key: str, *, changed: bool) -> StateWritten:
         queue = self.waiting.queue(key)
         waiting, first = len(queue), queue[0].envelope.offset if queue else -1
+        restarts = self.budget.of(key)
         cell = self.cells.get(key)
         if cell is None:
-            record = StateRecord(waiting=waiting, waiting_first=first) if waiting else None
-            return StateWritten(key, record, 0, -1)
+            record = StateRecord(waiting=waiting, waiting_first=first, restarts_ms=restarts)
+            return StateWritten(key, record if waiting or restarts else None, 0, -1)
         if changed:
             cell.version, cell.seq = cell.version + 1, self._seq
             self._seq += 1
         if cell.version == 0:
             self.window.ended(key, cell.seq)
-            return StateWritten(key, StateRecord(ended=True, waiting=waiting, waiting_first=first), 0, cell.seq)
+            record = StateRecord(ended=True, waiting=waiting, waiting_first=first, restarts_ms=restarts)
+            return StateWritten(key, record, 0, cell.seq)
         self.window.snapshotted(key)
-        snapshot = StateRecord(snapshot=cell.data, waiting=waiting, waiting_first=first)
-        return StateWritten(key, snapshot, cell.version, cell.seq)
+        record = StateRecord(snapshot=cell.data, waiting=waiting, waiting_first=first, restarts_ms=restarts)
+        return StateWritten(key, record, cell.version, cell.seq)
 
 
 def _is_control(letter: Letter) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from actors.budget import RestartBudget
 from actors.control import DropParked, RetryParked
 from actors.effects import (
     Counts,
@@ -27,10 +28,12 @@ _DONE = encode(Done())
 class Turn:
     """Mutable, and gone with the call. Whatever it does to the waiting room it writes down among the books."""
 
-    __slots__ = ("_waiting", "anchor", "books", "changed", "counts", "handled", "incidents", "outputs", "touched")
+    __slots__ = (
+        "_budget", "_waiting", "anchor", "books", "changed", "counts", "handled", "incidents", "outputs", "touched",
+    )  # fmt: skip
 
-    def __init__(self, waiting: WaitingRoom) -> None:
-        self._waiting = waiting
+    def __init__(self, waiting: WaitingRoom, budget: RestartBudget) -> None:
+        self._waiting, self._budget = waiting, budget
         self.outputs: list[EffectOutput] = []
         self.books: list[StateWritten | WaitingWritten] = []
         self.counts = Counts()
@@ -85,7 +88,10 @@ class Turn:
         self._wrote(envelope, None)
 
     def operate(self, letter: Envelope) -> None:
-        """Do what an operator tells about a parked command; nothing if that is not parked (any more)."""
+        """Do what an operator tells about a parked command; nothing if that is not parked (any more).
+
+        Its key begins with a fresh budget of restarts: whoever looked at it is taken to have mended something.
+        """
         message = letter.message
         first = next(iter(self._waiting.queue(letter.key)), None)
         if first is None or not first.record.parked:
@@ -98,9 +104,11 @@ class Turn:
                     headers=first.envelope.headers,
                     timestamp_ms=first.envelope.timestamp_ms,
                 )
+                self._budget.renew(letter.key)
                 self._waiting.replace_first(Waiting(first.envelope, record))
                 self._wrote(first.envelope, record)
             case DropParked(offset=offset, reason=reason) if first.envelope.offset == offset:
+                self._budget.renew(letter.key)
                 self.leave(first.envelope)
                 self.dead_letter(first.envelope, "Dropped", f"{reason} ({_parked(first)})", first.record.attempt)
 

@@ -164,6 +164,8 @@ class Restoration:
                     f"torn; {_MEND}"
                 )
             self._seat(shard, key, state, version, seq)
+        spent = {key: state.restarts_ms for key, (state, _, _) in self._states.items() if state.restarts_ms}
+        shard.budget.restore(spent)
         for offset in sorted(self._waiting):
             if offset >= record.next:
                 raise self._wrong(

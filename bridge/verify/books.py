@@ -130,6 +130,8 @@ class Books:
             self._findings.states.wrong(record, f"goes back from seq {before.seq} to {entry.seq}")
         if entry.seq < 0 and state is not None and (state.snapshot is not None or state.ended):
             self._findings.states.wrong(record, "holds a state and no seq")
+        if state is not None and list(state.restarts_ms) != sorted(state.restarts_ms):
+            self._findings.states.wrong(record, f"counts restarts out of order: {state.restarts_ms}")
         self._note_skips(entry, before)
         self.seq_last = max(self.seq_last, entry.seq)
         self.latest[key] = entry

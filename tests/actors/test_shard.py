@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors import Message
+from actors import Entity, Message
 from actors.control import DropParked, RetryParked
 from actors.effects import Incident
 from actors.mailbox import Mailbox
@@ -169,6 +169,97 @@ def test_a_spent_budget_parks_the_key() -> None:
     patient.tell(Trip(times=4), "w")
     patient.settle()
     assert per_key(patient)["w"] == [{"type": "Deposited", "amount": 5}]
+
+
+def test_a_restart_budget_is_its_keys() -> None:
+    """The restarts of all commands of a key count together, and those of another key do not."""
+    bench = Bench(Account, policy=POLICY)
+    for key in ("w", "x"):
+        bench.tell(Trip(times=1), key)
+        bench.tell(Trip(times=1), key)
+    bench.tell(Trip(times=1), "w")
+    bench.settle()
+    assert len(per_key(bench)["w"]) == len(per_key(bench)["x"]) == 2
+    assert [(w.record.parked, w.record.attempt) for w in bench.shard.waiting.queue("w")] == [(True, 1)]
+
+
+def test_a_denied_restart_is_none() -> None:
+    """What was asked and fails on a spent budget is a dead letter, and does not prolong the time until the next try."""
+    bench = Bench(Account, policy=restart(max_restarts=1, within_s=10, backoff=Backoff(first_s=0, max_s=0)))
+    bench.tell(Trip(times=1), "w")
+    bench.settle()
+    for _ in range(3):
+        bench.now_ms += 3_000
+        bench.ask(Trip(times=1), "w")
+        bench.settle()
+    assert bench.errors() == ["RuntimeError"] * 3
+    bench.now_ms += 3_000
+    bench.ask(Trip(times=1), "w")
+    bench.settle()
+    assert len(per_key(bench)["w"]) == 2
+
+
+@pytest.mark.parametrize("entity", [Account, Router])
+def test_a_crash_gives_no_fresh_budget(entity: type[Entity]) -> None:
+    """Whoever owns the shard next goes on counting, also for an entity that has no state."""
+    bench = Bench(entity, policy=POLICY, others=[Account])
+    for _ in range(3):
+        bench.crash()
+        bench.tell(Trip(times=1), "w")
+        bench.settle()
+    bench.crash()
+    assert [w.record.parked for w in bench.shard.waiting.queue("w")] == [True]
+    assert len(bench.states["w"].restarts_ms) == POLICY.max_restarts
+
+
+def test_an_operator_gives_a_fresh_budget() -> None:
+    """Retried by an operator, a parked key has all its restarts again; dropped, those behind it have."""
+    bench = Bench(Account, policy=POLICY)
+    parked = bench.tell(Trip(times=3), "w")
+    bench.tell(Trip(times=2), "w")
+    bench.tell(Trip(times=2), "w")
+    bench.settle()
+    bench.tell(DropParked(offset=parked, reason="mended"), "w")
+    bench.settle()
+    assert [w.record.parked for w in bench.shard.waiting.queue("w")] == [True]
+    bench.tell(RetryParked(offset=parked + 2), "w")
+    bench.settle()
+    assert len(per_key(bench)["w"]) == 2
+    assert bench.errors() == ["Dropped"]
+
+
+@pytest.mark.parametrize(("entity", "ends"), [(Account, False), (Account, True), (Router, False)])
+def test_restarts_past_the_window_are_forgotten(entity: type[Entity], *, ends: bool) -> None:
+    """Keys that failed long ago take no room in memory; nor in the log, where nothing else is known of them."""
+    bench = Bench(entity, policy=POLICY, limits=Limits(snapshot_window_records=1), others=[Account])
+    bench.tell(Trip(times=1), "w")
+    if ends:
+        bench.tell(Close(), "w")
+    bench.settle()
+    assert bench.states["w"].restarts_ms
+    bench.crash()
+    bench.now_ms += 61_000
+    for _ in range(3):  # An ended life is forgotten once its journal is out of the window.
+        bench.tell(Deposit(amount=1), "x")
+        bench.run()
+    assert "w" not in bench.shard.budget
+    bench.crash()
+    assert ("w" in bench.states) == (entity is Account and not ends)
+
+
+def test_a_calendar_that_was_set_back_locks_nobody_out() -> None:
+    """Restarts of the future count as of now, and are past the window when that has passed."""
+    bench = Bench(Account, policy=restart(max_restarts=1, within_s=10, backoff=Backoff(first_s=0, max_s=0)))
+    bench.tell(Trip(times=1), "w")
+    bench.settle()
+    bench.now_ms -= 86_400_000
+    bench.ask(Trip(times=1), "w")
+    bench.settle()
+    assert bench.errors() == ["RuntimeError"]
+    bench.now_ms += 10_001
+    bench.ask(Trip(times=1), "w")
+    bench.settle()
+    assert len(per_key(bench)["w"]) == 2
 
 
 def test_stop_parks_at_once_and_resume_skips() -> None:

@@ -367,12 +367,15 @@ def test_a_waiting_command_is_the_letter_that_it_was(message: Message, key: str)
 
 small = st.integers(0, 2**40)
 shard_records = st.builds(ShardRecord, next=small, seq=small, tail_start=small, tail_offset=small, books=small)
-state_records = st.builds(StateRecord, snapshot=st.none() | st.binary(max_size=30), ended=st.booleans(), waiting=small)
+state_records = st.builds(
+    StateRecord, snapshot=st.none() | st.binary(max_size=30), ended=st.booleans(), waiting=small,
+    restarts_ms=st.lists(small, max_size=3).map(tuple),
+)  # fmt: skip
 waiting_records = st.builds(
     WaitingRecord,
     key=keys, value=st.binary(max_size=30),
     headers=st.lists(st.tuples(st.text(max_size=5), st.binary(max_size=5))).map(tuple),
-    timestamp_ms=small, attempt=small, due_ms=small, restarts_ms=st.lists(small, max_size=3).map(tuple),
+    timestamp_ms=small, attempt=small, due_ms=small,
     parked=st.booleans(), error=st.text(max_size=5), reason=st.text(max_size=5),
 )  # fmt: skip
 

@@ -555,6 +555,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "the last shard record is lost": ("shard records", lambda c: c.lose(c.shard_record("account"))),
     "the group's offset moved back": ("shard records", lambda c: move_offset(c, -1)),
     "the group's offset is ahead": ("shard records", lambda c: move_offset(c, 1)),
+    "a state counts restarts out of order": ("states", lambda c: alter_state(c, "account", restarts_ms=(2, 1))),
     # what waits
     "a command that waits first is forgotten": ("completeness", lambda c: lose_waiting(c, "account", 0)),
     "a command that waits behind is forgotten": ("completeness", lambda c: lose_waiting(c, "account", 1)),
