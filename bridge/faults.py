@@ -1,14 +1,16 @@
 """Named points that a worker passes, at each of which a test can have it killed: ``UNDERSTUDY_KILL_AT=K7``.
 
-``K7:3`` kills at the third passing. One process of the node dies, once: its successors pass unharmed. Only the
-environment of the node process arms a point; no record, setting or network input can. The points are listed in
-:data:`POINTS`; those of the loop are the simulator's as well.
+``K7:3`` kills at the third passing, ``K7:3,K1,K12`` at one point after the other: each is armed once the one before it
+has killed, and passings count from then on. One process of the node dies at each, once: its successors pass unharmed.
+Only the environment of the node process arms a point; no record, setting or network input can. The points are listed
+in :data:`POINTS`; those of the loop are the simulator's as well.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import select
 import signal
 import sys
 import threading
@@ -48,18 +50,27 @@ class _Trap:
     """Kills the process at one passing of one point, if no other process of the node was quicker.
 
     ``token`` reads from a pipe that all processes of the node inherit, with one byte in it: who gets it dies.
+    ``before`` is the token of the trap that has to have killed first.
     """
 
-    def __init__(self, name: str, passing: int, token: int) -> None:
-        self._name, self._passing, self._token = name, passing, token
+    def __init__(self, name: str, passing: int, token: int, before: int | None) -> None:
+        self._name, self._passing, self._token, self._before = name, passing, token, before
         self._passings = itertools.count(1)  # claims pass on threads of their own
 
     def passed(self, name: str, later_s: float) -> None:
-        if name == self._name and next(self._passings) == self._passing and self._is_ours():
+        if name == self._name and self._has_turn() and next(self._passings) == self._passing and self._is_ours():
+            _Armed.dying = True
             if later_s:
                 threading.Thread(target=self._kill, args=(later_s,), daemon=True).start()
             else:
                 self._kill(0.0)
+
+    def _has_turn(self) -> bool:
+        if _Armed.dying or self._before is None:
+            return not _Armed.dying
+        poll = select.poll()
+        poll.register(self._before, select.POLLIN)
+        return not poll.poll(0)
 
     def _is_ours(self) -> bool:
         try:
@@ -74,15 +85,17 @@ class _Trap:
 
 
 class _Armed:
-    """What the node's environment asked for."""
+    """What the node's environment asked for, and whether this process has taken a token: it dies of no other."""
 
-    trap: _Trap | None = None
+    traps: tuple[_Trap, ...] = ()
+    dying = False
 
 
 def point(name: str, later_s: float = 0.0) -> None:
     """Pass a point; nothing happens unless a test armed it. ``later_s``: what is called next gets so long to begin."""
-    if _Armed.trap is not None:
-        _Armed.trap.passed(name, later_s)
+    if _Armed.traps:
+        for trap in _Armed.traps:
+            trap.passed(name, later_s)
 
 
 def arm() -> None:
@@ -94,10 +107,17 @@ def arm() -> None:
     wanted = os.environ.get(VARIABLE)
     if not wanted:
         return
-    name, _, passing = wanted.partition(":")
-    if name not in POINTS or not (passing or "1").isdecimal() or passing == "0":
-        raise ValueError(f"{VARIABLE}={wanted}: write one of {', '.join(POINTS)}, and :3 for its third passing")
-    token, giver = os.pipe()
-    os.set_blocking(token, False)
-    os.write(giver, b"!")
-    _Armed.trap = _Trap(name, int(passing or 1), token)
+    traps: list[_Trap] = []
+    before = None
+    for each in wanted.split(","):
+        name, _, passing = each.partition(":")
+        if name not in POINTS or not (passing or "1").isdecimal() or passing == "0":
+            raise ValueError(
+                f"{VARIABLE}={wanted}: write one of {', '.join(POINTS)}, :3 for its third passing, commas between"
+            )
+        token, giver = os.pipe()
+        os.set_blocking(token, False)
+        os.write(giver, b"!")
+        traps.append(_Trap(name, int(passing or 1), token, before))
+        before = token
+    _Armed.traps = tuple(traps)

@@ -5,26 +5,44 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from random import Random
 from uuid import uuid4
 
 import pytest
 from trial import Trial, application
 
 from bridge import faults
+from bridge.node import Node
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes]
 
-#: ``make chaos`` runs each point twenty times, at another passing each.
+#: ``make chaos`` runs each point twenty times, at another passing and among other points each time.
 ROUNDS = int(os.environ.get("UNDERSTUDY_KILL_ROUNDS", "1"))
 BURST = 200
+#: A trial's points, one kill after the other: it costs a start, a stop and a verdict, a kill much less.
+KILLS = 5
 #: Points that are passed a few times in a worker's life, and how often at least; the others come with every batch.
 RARE = {"K12": 1, "K13": 1, "K14": 2, "K15": 2, "K16": 2, "K17": 2, "K20": 1, "K21": 1, "K22": 1}
+#: Points that nobody passes unless shards move, or the node is told to stop.
+MOVING = ("K12", "K13")
+LEAVING = "K21"
+#: What is not passed within this time will not be passed.
+PASSED_S = 30.0
+#: How long a guest stays, and how many come at most.
+GUEST_S, GUESTS_MAX = 4.0, 8
 
 
 def passing(point: str, number: int) -> int:
     """Return which passing kills in a round."""
     return 1 + number % RARE[point] if point in RARE else 2 + 3 * number
+
+
+def trials(number: int) -> list[tuple[str, ...]]:
+    """Return the points of a round's trials: each point once, in other company and order in each round."""
+    points = [point for point in faults.POINTS if point not in (*MOVING, LEAVING)]
+    Random(number).shuffle(points)  # noqa: S311 - no secret
+    return [tuple(points[start : start + KILLS]) for start in range(0, len(points), KILLS)]
 
 
 @pytest.fixture
@@ -37,52 +55,81 @@ def trial(kafka_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trial]:
     trial.close()
 
 
-@pytest.mark.parametrize("number", range(ROUNDS))
-@pytest.mark.parametrize("point", faults.POINTS)
+@pytest.mark.parametrize(
+    ("number", "points"),
+    [
+        pytest.param(number, points, id=f"{number}-{'+'.join(points)}")
+        for number in range(ROUNDS)
+        for points in trials(number)
+    ],
+)
 def test_a_worker_may_die_at_every_point(
-    trial: Trial, point: str, number: int, monkeypatch: pytest.MonkeyPatch
+    trial: Trial, number: int, points: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other worker and the successor handle everything, exactly once, and `verify` finds nothing wrong."""
     trial.send(BURST)
-    monkeypatch.setenv(faults.VARIABLE, f"{point}:{passing(point, number)}")
-    node = trial.node("one", workers=2)
-    monkeypatch.delenv(faults.VARIABLE)
-    if point in ("K12", "K13"):
-        trial.until(lambda: len(node.workers) == 2, "both workers started")
-        trial.node("two", workers=1)  # which takes shards from the first
-    if point == "K21":
-        trial.until(lambda: len(trial.reported("worker-running")) >= 2, "both workers run")
-        trial.send(BURST)
-        node.signal(signal.SIGTERM)
-    under_load(trial, lambda: killed(trial))
-    if point == "K21":
-        trial.until(lambda: node.exit_code is not None, "the node stopped")
-        trial.node("one", workers=2)
+    armed(trial, monkeypatch, points, number)
+    for kills in range(1, len(points) + 1):
+        assert under_load(trial, kills), f"{points[kills - 1]} was not passed: {trial.reports[-20:]}"
     trial.send(BURST)
     trial.until(trial.is_done, "all commands handled")
-    assert all(code == 0 for code in trial.stop()[point == "K21" :])
+    assert trial.stop() == [0]
     assert trial.complaints() == []
 
 
-def under_load(trial: Trial, condition: Callable[[], bool]) -> None:
-    """Send on until a condition holds, with pauses in which it is looked for."""
-    deadline_s = time.monotonic() + 30.0
-    while not condition():
-        assert time.monotonic() < deadline_s, f"the point was not passed: {trial.reports[-20:]}"
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_a_worker_may_die_as_shards_move_and_as_it_leaves(
+    trial: Trial, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As guests join and leave, and then as the node is told to stop; one that starts anew goes on."""
+    trial.send(BURST)
+    node = armed(trial, monkeypatch, (*MOVING, LEAVING), number)
+    trial.until(lambda: len(node.workers) == 2, "both workers started")
+    guests = 0
+    while killed(trial) < len(MOVING):
+        assert guests < GUESTS_MAX, f"point {killed(trial) + 1} was not passed: {trial.reports[-20:]}"
+        guests += 1
+        with trial.node("guest", workers=1):  # which takes shards, unless it comes as a killed worker is away
+            under_load(trial, len(MOVING), GUEST_S)
+        trial.nodes.pop()
+    trial.until(lambda: len(node.workers) == 2, "both workers started again")
+    trial.send(BURST)
+    node.signal(signal.SIGTERM)
+    assert under_load(trial, len(MOVING) + 1), f"{LEAVING} was not passed: {trial.reports[-20:]}"
+    trial.until(lambda: node.exit_code is not None, "the node stopped")
+    trial.node("one", workers=2)
+    trial.send(BURST)
+    trial.until(trial.is_done, "all commands handled")
+    assert trial.stop()[1:] == [0]
+    assert trial.complaints() == []
+
+
+def armed(trial: Trial, monkeypatch: pytest.MonkeyPatch, points: tuple[str, ...], number: int) -> Node:
+    """Start a node of two workers that dies at these points, one after the other; no other node does."""
+    monkeypatch.setenv(faults.VARIABLE, ",".join(f"{point}:{passing(point, number)}" for point in points))
+    node = trial.node("one", workers=2)
+    monkeypatch.delenv(faults.VARIABLE)
+    return node
+
+
+def under_load(trial: Trial, kills: int, limit_s: float = PASSED_S) -> bool:
+    """Send on until so many points were reached, with pauses in which it is looked for; tell whether they were."""
+    deadline_s = time.monotonic() + limit_s
+    while killed(trial) < kills and time.monotonic() < deadline_s:
         trial.send(BURST)
         pause_s = time.monotonic() + 0.3
-        while not condition() and time.monotonic() < pause_s:
+        while killed(trial) < kills and time.monotonic() < pause_s:
             trial.poll()
+    return killed(trial) >= kills
 
 
-def killed(trial: Trial) -> bool:
-    """Tell whether the point was reached: a worker was killed, and nobody but the point kills one."""
-    exits = [report for report in trial.reported("worker-exited") if report["how"] == "SIGKILL"]
+def killed(trial: Trial) -> int:
+    """Count the points that were reached: workers that were killed, and nobody but a point kills one."""
     assert not trial.reported("worker-killed"), trial.reported("worker-killed")
-    return len(exits) == 1
+    return sum(1 for report in trial.reported("worker-exited") if report["how"] == "SIGKILL")
 
 
-@pytest.mark.parametrize("wanted", ["K23", "K7:0", "K7:x"])
+@pytest.mark.parametrize("wanted", ["K23", "K7:0", "K7:x", "K7,", "K7:3,K23"])
 def test_a_point_that_is_none_is_refused(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A typing error must not look like a system that survives."""
     monkeypatch.setenv(faults.VARIABLE, wanted)
