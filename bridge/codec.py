@@ -98,6 +98,8 @@ class Codec:
     def _addresses(self, headers: Headers) -> tuple[Sender | None, str]:
         """Return who asked, and what an answer is about; DecodeError for a ``reply-to`` that may not be used."""
         found = {name: value for name, value in headers if name in _ADDRESS_HEADERS}
+        if not found:
+            return None, ""
         for name in ("about", "correlation-id"):
             if len(found.get(name, b"")) > TAG_BYTES_MAX:
                 raise DecodeError(f"header {name!r} has {len(found[name])} bytes, over {TAG_BYTES_MAX}")

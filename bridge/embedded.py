@@ -63,7 +63,10 @@ class Store:
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Return all rows of a read."""
-        return self._patiently(lambda: self.connection().execute(sql, parameters).fetchall())
+        try:  # Nearly always at once: asked several times at each poll.
+            return self.connection().execute(sql, parameters).fetchall()
+        except sqlite3.Error:
+            return self._patiently(lambda: self.connection().execute(sql, parameters).fetchall())
 
     def version(self) -> tuple[int, int]:
         """Return a value that changes with every commit: of others the first part, of ourselves the second."""
@@ -79,8 +82,11 @@ class Store:
             rows: list[Row] = []
             size_bytes = 0
             with contextlib.closing(self.connection().execute(schema.READ, bounds)) as cursor:
-                while size_bytes < _BATCH_BYTES_MAX and (chunk := cursor.fetchmany(_CHUNK_RECORDS)):
+                while size_bytes < _BATCH_BYTES_MAX:
+                    chunk = cursor.fetchmany(_CHUNK_RECORDS)
                     rows += chunk
+                    if len(chunk) < _CHUNK_RECORDS:
+                        break
                     size_bytes += sum([len(value) for _, _, value, _, _ in chunk if value])
             return rows
 

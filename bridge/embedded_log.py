@@ -90,7 +90,7 @@ class EmbeddedLog:
         self._shards: dict[TopicPartition, _Shard] = {}
         self._claims: dict[TopicPartition, Sequence[str]] = {}
         self._events: list[LogEvent] = []
-        self._ends: dict[TopicPartition, int] = {}
+        self._ends: dict[tuple[str, int], int] = {}
         self._version: tuple[int, int] | None = None
         self._membership: int | None = None
         self._look_at_s = self._renew_at_s = 0.0
@@ -208,10 +208,9 @@ class EmbeddedLog:
         version, changed = self._store.version(), False
         if version != self._version:
             self._version = version
-            changed = self._store.rows("SELECT membership FROM meta")[0][0] != self._membership
-            for topic in self._subscriptions:
-                for partition, end in self._store.rows(schema.ENDS, (topic,)):
-                    self._ends[TopicPartition(topic, partition)] = end
+            rows = self._store.rows(schema.news(len(self._subscriptions)), self._subscriptions)
+            changed = rows[0][0] != self._membership
+            self._ends = {(topic, partition): end for _, topic, partition, end in rows}
         if changed or now_s >= self._renew_at_s or (now_s >= self._look_at_s and self._someone_left(now_s)):
             self._rebalance(now_s)
 
@@ -273,8 +272,7 @@ class EmbeddedLog:
         A shard that another member has beyond its own share is taken later, when that member has let it go.
         """
         group = self._member.group
-        for topic in self._subscriptions:
-            connection.execute(schema.MAKE_SHARDS, (group, topic))
+        connection.execute(schema.make_shards(len(self._subscriptions)), (group, *self._subscriptions))
         rows = connection.execute(schema.OWNERS, (group,)).fetchall()
         owners = {TopicPartition(topic, partition): owner for topic, partition, owner in rows}
         members = {

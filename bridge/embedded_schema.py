@@ -86,8 +86,18 @@ UPDATE shard SET epoch = epoch + 1, lease_until_ms = ? WHERE grp = ? AND topic =
 RETURNING epoch, next_offset
 """
 
-#: The end of each partition of a topic.
-ENDS = "SELECT partition, next_offset FROM partition WHERE topic = ?"
+
+@cache
+def news(topics: int) -> str:
+    """Return the statement that reads ``meta.membership`` and the end of each partition of the topics given.
+
+    Each poll after a commit of anybody asks it. It yields one row at least.
+    """
+    return (
+        "SELECT membership, topic, partition, next_offset FROM meta "  # noqa: S608 - no text of others
+        f"LEFT JOIN partition ON topic IN ({_places(topics)})"
+    )
+
 
 COMMITTED = """
 SELECT next_offset FROM shard WHERE grp = ? AND topic = ? AND partition = ? AND next_offset IS NOT NULL
@@ -103,9 +113,19 @@ OCCUPANT = "SELECT owner, pid FROM member WHERE grp = ? AND node = ? AND slot = 
 
 OWNERS = "SELECT topic, partition, owner FROM shard WHERE grp = ?"
 
-MAKE_SHARDS = """
-INSERT OR IGNORE INTO shard (grp, topic, partition, epoch) SELECT ?, topic, partition, 0 FROM partition WHERE topic = ?
-"""
+
+@cache
+def make_shards(topics: int) -> str:
+    """Return the statement that makes the missing shards of a group; parameters: the group, and so many topics."""
+    return (
+        "INSERT OR IGNORE INTO shard (grp, topic, partition, epoch) "  # noqa: S608 - no text of others
+        f"SELECT ?, topic, partition, 0 FROM partition WHERE topic IN ({_places(topics)})"
+    )
+
+
+def _places(count: int) -> str:
+    return ", ".join("?" * count)
+
 
 GIVE_UP = "UPDATE shard SET owner = NULL WHERE grp = ? AND topic = ? AND partition = ?"
 

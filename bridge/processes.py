@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import cache
 from pathlib import Path
 
 #: The byte of the ``-shm`` file that SQLite's WAL writer locks (WAL_WRITE_LOCK; https://sqlite.org/walformat.html).
@@ -59,6 +60,7 @@ def pid_start(pid: int) -> str | None:
     return f"{_boot_id()}/{ticks}"
 
 
+@cache
 def _boot_id() -> str:
     """Return what tells this boot of the machine from every other, as far as the kernel says."""
     try:

@@ -17,7 +17,7 @@ from bridge.codec import Codec
 from bridge.log import Claimed
 from bridge.record import TopicPartition
 from bridge.restore import Restoration
-from supervision import Add, Due, Escalate, Event, Failure, Remove, Start, Stop, Tree, WakeAfter, step
+from supervision import Add, Command, Due, Escalate, Event, Failure, Remove, Start, Stop, Tree, WakeAfter, step
 from supervision.policy import Policy
 
 
@@ -157,8 +157,11 @@ class ShardRegion:
             del self._names[seat.name]
             self.supervise(Remove(seat.name, gone=True), now_s)
 
-    def supervise(self, event: Event, now_s: float) -> None:
-        """Feed the tree one event; timers are kept here, all other commands are the loop's to carry out in order."""
+    def supervise(self, event: Event, now_s: float) -> tuple[Command, ...]:
+        """Feed the tree one event; timers are kept here, all other commands are the loop's to carry out in order.
+
+        Returns what the tree wants done, for whoever watches.
+        """
         self._tree, commands = step(self._tree, event, now_s)
         for command in commands:
             if isinstance(command, WakeAfter):
@@ -166,6 +169,7 @@ class ShardRegion:
                 faults.point("K20")
             else:
                 self._commands.append(command)
+        return commands
 
     def next_command(self) -> Start | Stop | None:
         """Take the next command to carry out, None if there is none; Escalated when the tree has given up."""

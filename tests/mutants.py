@@ -236,12 +236,13 @@ def restart_at_once(stack: ExitStack) -> None:
     """A shard that its supervisor lets wait is claimed again at once."""
 
     def supervise(original: Any) -> Any:
-        def mutated(region: ShardRegion, event: Any, now_s: float) -> None:
-            original(region, event, now_s)
+        def mutated(region: ShardRegion, event: Any, now_s: float) -> Any:
+            commands = original(region, event, now_s)
             for child in region.tree.children:
                 seat = region.named(child.name)
                 if child.phase.value == "waiting" and seat is not None:
                     seat.reclaim_s = now_s
+            return commands
 
         return mutated
 

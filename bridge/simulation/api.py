@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +14,9 @@ from bridge.simulation.runs import Commands, Invariant, Result, Scenario, Totals
 from bridge.simulation.shrink import Minimised
 from bridge.simulation.swarm import FAULTS
 from bridge.system import ActorSystem
+
+#: Objects made before the youngest are looked through for garbage (Python's default is 700): about one run's.
+_GC_THRESHOLD = 50_000
 
 
 class SimulationFailed(AssertionError):
@@ -110,11 +114,21 @@ def replay_command(scenario: Scenario, seed: int) -> str:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Keep the runtime from logging: in a simulation failures are what is wanted."""
+    """Keep the runtime from logging failures and from writing down their tracebacks: here they are what is wanted.
+
+    Garbage is collected seldom meanwhile: one run leaves little, and looking for it took an eighth of the time.
+    """
     logger = logging.getLogger("understudy")
-    before = logger.disabled
+    before, limit, thresholds = logger.disabled, getattr(sys, "tracebacklimit", None), gc.get_threshold()
     logger.disabled = True
+    sys.tracebacklimit = 0
+    gc.set_threshold(_GC_THRESHOLD, *thresholds[1:])
     try:
         yield
     finally:
+        gc.set_threshold(*thresholds)
         logger.disabled = before
+        if limit is None:
+            del sys.tracebacklimit
+        else:
+            sys.tracebacklimit = limit

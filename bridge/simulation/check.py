@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bridge.simulation.world import World
 
 #: By shard, offset and index: what came of a command.
-Outputs = dict[tuple[str, int], dict[int, dict[int, Record]]]
+Outputs = dict[str, dict[int, dict[int, Record]]]
 
 
 class Scan:
@@ -66,9 +66,9 @@ class Scan:
         if cause in self._causes:
             raise Violation("nothing happens twice", f"{_at(record)} has the cause {cause.decode()} of another record")
         self._causes.add(cause)
-        topic, partition, offset, index = cause.decode().rsplit("/", 3)
-        if int(index) < BOOKS_INDEX:
-            self._outputs[topic, int(partition)][int(offset)][int(index)] = record
+        shard, offset, index = cause.decode().rsplit("/", 2)
+        if (number_of_output := int(index)) < BOOKS_INDEX:
+            self._outputs[shard][int(offset)][number_of_output] = record
 
     # --- one shard --------------------------------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ class Scan:
         raised = [cause.rsplit("/", 1) for cause in curses.raised]
         deadly = [cause.rsplit("/", 1) for cause, count in curses.deaths.items() if count >= settings.deaths_max]
         seen = Seen(
-            partition, committed, commands, self._outputs[place], waiting,
+            partition, committed, commands, self._outputs[str(place)], waiting,
             frozenset(int(offset) for shard, offset in raised if shard == str(place)),
             frozenset(int(offset) for shard, offset in deadly if shard == str(place)),
             settings.dead_letter_overflow,

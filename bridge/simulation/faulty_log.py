@@ -80,6 +80,7 @@ class FaultyLog:
     ) -> None:
         self._inner, self._worker, self._clock, self._ledger = inner, worker, clock, ledger
         self._piece, self._events = piece, events
+        #: What the log has said and nobody has heard. The first of it may be what is left of a longer event.
         self._queue: deque[LogEvent] = deque()
         self._muted: set[TopicPartition] = set()
         self._paused: set[TopicPartition] = set()
@@ -242,40 +243,39 @@ class FaultyLog:
                 pass
         if shard in self._muted:
             return
-        if self._piece and isinstance(event, Fetched | Replayed) and len(event.records) > self._piece:
-            self._queue.extend(self._pieces(event))
-        else:
-            self._queue.append(event)
+        self._queue.append(event)
 
-    def _pieces(self, event: Fetched | Replayed) -> Iterator[LogEvent]:
-        size, count = self._piece, len(event.records)
-        for at in range(0, count, size):
-            records = event.records[at : at + size]
-            if isinstance(event, Fetched):
-                yield Fetched(event.shard, records)
-            else:
-                yield Replayed(event.shard, event.topic, records, event.complete and at + size >= count)
+    def _cut(self, event: LogEvent) -> tuple[LogEvent, LogEvent | None]:
+        """Cut a piece off an event that is longer; return it and what is left."""
+        size = self._piece
+        if not size or not isinstance(event, Fetched | Replayed) or len(event.records) <= size:
+            return event, None
+        first, rest = event.records[:size], event.records[size:]
+        if isinstance(event, Fetched):
+            return Fetched(event.shard, first), Fetched(event.shard, rest)
+        return (
+            Replayed(event.shard, event.topic, first, complete=False),
+            Replayed(event.shard, event.topic, rest, event.complete),
+        )
 
     def _deliver(self) -> Iterator[LogEvent]:
         """Hand over what is there: some of it, later, and no more commands of a paused shard than must be."""
-        if self._clock.monotonic_s() < self.held_until_s:
+        if not self._queue or self._clock.monotonic_s() < self.held_until_s:
             return
-        left = self._events or len(self._queue)
-        kept: deque[LogEvent] = deque()
-        blocked: set[TopicPartition] = set()
+        queue, kept = self._queue, list[LogEvent]()
+        left = self._events or 1 << 30
         full = set(self._paused) if self._piece else set[TopicPartition]()
-        while self._queue:
-            event = self._queue.popleft()
-            shard = event.shard
-            is_fetched = isinstance(event, Fetched)
-            if left <= 0 or shard in blocked:
-                blocked.add(shard)
-                kept.append(event)
-            elif is_fetched and shard in full:
-                kept.append(event)  # What is said of commits and claims may overtake commands, and must.
-            else:
+        while queue and left:
+            event: LogEvent | None = queue.popleft()
+            while event is not None and left:
+                if isinstance(event, Fetched):
+                    if event.shard in full:  # What is said of commits and claims may overtake commands, and must.
+                        break
+                    if self._piece:
+                        full.add(event.shard)  # One piece, so that a full mailbox can pause the next.
+                piece, event = self._cut(event)
                 left -= 1
-                if self._piece and is_fetched:
-                    full.add(shard)  # One piece, so that a full mailbox can pause the next.
-                yield event
-        self._queue = kept
+                yield piece
+            if event is not None:
+                kept.append(event)
+        queue.extendleft(reversed(kept))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections import deque
 from typing import assert_never
 
@@ -34,6 +35,8 @@ from supervision import (
 
 logger = logging.getLogger("understudy.simulation")
 
+#: Of the traceback of an error that is the runtime's own.
+_FRAMES_MAX = 50
 #: A node that gave up is started again by whoever runs it, after this.
 _NODE_RESTART_S = 1.0
 
@@ -177,7 +180,7 @@ class Node:
         except Violation:
             raise
         except Exception as error:
-            trace = Failure.of(error, where).traceback
+            trace = "".join(traceback.format_exception(error, limit=_FRAMES_MAX))
             raise Violation("the runtime does not fail by itself", f"{where}: {trace}") from error
         finally:
             self.turning = None

@@ -19,7 +19,7 @@ from bridge.simulation.swarm import Swarm
 from bridge.simulation.virtual import VirtualClock
 from bridge.simulation.watch import Watch
 from bridge.system import ActorSystem
-from supervision import Event, Tree, step
+from supervision import Command, Event, Tree
 
 
 class Killed(BaseException):
@@ -59,11 +59,12 @@ class WatchedRegion(ShardRegion):
         super().__init__(kit.roles, tree, kit.directory, kit.system.limits(), mark)
         self._watch = Watch("shards", kit.probes)
 
-    def supervise(self, event: Event, now_s: float) -> None:
+    def supervise(self, event: Event, now_s: float) -> tuple[Command, ...]:
         """See ``ShardRegion``."""
         before = self.tree
-        super().supervise(event, now_s)
-        self._watch.saw(before, event, self.tree, step(before, event, now_s)[1], now_s)
+        commands = super().supervise(event, now_s)
+        self._watch.saw(before, event, self.tree, commands, now_s)
+        return commands
 
 
 class Worker:

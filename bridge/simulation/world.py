@@ -190,12 +190,11 @@ class World:
                     "who is stopped stays down",
                     f"{worker.name}: {seat.name} is {seat.phase.value}, {child.phase.value}",
                 )
-        self._check_bounds(worker)
+        if self.swarm.piece:
+            self._check_bounds(worker)
 
     def _check_bounds(self, worker: Worker) -> None:
         """A mailbox holds no more than its bound and what one fetch brought on top of it (I19)."""
-        if not self.swarm.piece:
-            return
         limit = self.swarm.settings.mailbox_records_max + self.swarm.piece
         for seat in worker.region:
             if seat.shard is not None and len(seat.shard.mailbox) > limit:
