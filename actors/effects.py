@@ -151,12 +151,17 @@ EffectOutput = Journaled | Told | Published | Replied | DeadLettered
 
 
 class Incident(msgspec.Struct, frozen=True):
-    """Something that an operator should see: one log line, what and where and what happens next."""
+    """Something that an operator should see: one log line, what and where and what happens next.
+
+    ``outcome`` is what happens next in a word, for counters: restarted, parked, dead-lettered, no-room, escalated,
+    died, quarantined.
+    """
 
     where: str
     error: str
     reason: str
     next: str
+    outcome: str
     traceback: str = ""
 
 

@@ -167,6 +167,7 @@ class Shard:
             if self._has_room(letter):
                 turn.join(letter)
             else:
+                turn.overflowed += 1
                 self._overflow(letter, 1, turn)
         else:
             self._handle(letter, None, now_ms, turn)
@@ -292,7 +293,7 @@ class Shard:
         self._quarantined = offset if deaths >= limit else -1
         then = "it becomes a dead letter" if deaths >= limit else "it is tried again"
         reason = f"process {pid} died while it handled the command, death {deaths} of {limit}"
-        return Incident(f"{self.part.id}@{offset}", "ProcessDied", reason, then)
+        return Incident(f"{self.part.id}@{offset}", "ProcessDied", reason, then, "died")
 
     def _is_open(self, offset: int) -> bool:
         return offset >= self._next or any(
@@ -307,7 +308,7 @@ class Shard:
         if waited is not None:
             turn.leave(envelope)
         where = f"{self.part.id}@{envelope.offset} key {envelope.key!r}"
-        turn.incidents.append(Incident(where, "Quarantined", reason, "the command is a dead letter"))
+        turn.incidents.append(Incident(where, "Quarantined", reason, "the command is a dead letter", "quarantined"))
 
     # --- failure ----------------------------------------------------------------------------------------------
 
@@ -324,14 +325,14 @@ class Shard:
         parks = directive is Directive.STOP or (directive is Directive.RESTART and judgement.spent)
         if directive is Directive.ESCALATE:
             self.failure = failure
-            then = "the shard is restarted"
+            then, outcome = "the shard is restarted", "escalated"
         elif directive is Directive.RESUME or (parks and envelope.sender is not None):
-            then = "the command is a dead letter"
+            then, outcome = "the command is a dead letter", "dead-lettered"
             turn.dead_letter(envelope, failure.error_type, failure.message, attempt)
             if waited is not None:
                 turn.leave(envelope)
         elif waited is None and not self._has_room(envelope):
-            then = "there is no room to wait; the command is a dead letter"
+            then, outcome = "there is no room to wait; the command is a dead letter", "no-room"
             self._overflow(envelope, attempt, turn)
         else:
             record = WaitingRecord(
@@ -340,14 +341,15 @@ class Shard:
                 due_ms=0 if parks else now_ms + int(judgement.delay_s * 1000),
                 parked=parks, error=failure.error_type, reason=failure.message,
             )  # fmt: skip
-            then = "its key is parked" if parks else f"attempt {attempt + 1} follows in {judgement.delay_s:.2f} s"
+            then, outcome = "its key is parked", "parked"
             if not parks:
+                then, outcome = f"attempt {attempt + 1} follows in {judgement.delay_s:.2f} s", "restarted"
                 self.budget.restarted(envelope.key, tuple(round(at_s * 1000) for at_s in judgement.restarts))
             # Decoded anew: what the handler did to the command's lists must not be there at the next attempt.
             message = self.part.behaviour.decoder.decode(envelope.value)
             again = msgspec.structs.replace(envelope, message=message)
             turn.keep(Waiting(again, record), known=waited is not None)
-        turn.incidents.append(Incident(where, failure.error_type, failure.message, then, failure.traceback))
+        turn.incidents.append(Incident(where, failure.error_type, failure.message, then, outcome, failure.traceback))
 
     def _has_room(self, letter: Letter) -> bool:
         limits = self.part.limits
@@ -367,6 +369,9 @@ class Shard:
 
     def _finish(self, turn: Turn, now_ms: int) -> Effects:
         books, first_seq = turn.books, self.record.seq
+        if turn.overflowed:  # One word for all: there may be a batch of them in every turn.
+            reason = f"{turn.overflowed} commands found no room to wait"
+            turn.incidents.append(Incident(str(self.part.id), "NoRoom", reason, "they are dead letters", "no-room"))
         for key in self.budget.expire(now_ms):
             cell = self.cells.get(key)
             if cell is None or cell.version == 0:  # Nothing but its restarts kept its state record.

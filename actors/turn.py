@@ -29,7 +29,8 @@ class Turn:
     """Mutable, and gone with the call. Whatever it does to the waiting room it writes down among the books."""
 
     __slots__ = (
-        "_budget", "_waiting", "anchor", "books", "changed", "counts", "handled", "incidents", "outputs", "touched",
+        "_budget", "_waiting", "anchor", "books", "changed", "counts", "handled", "incidents", "outputs", "overflowed",
+        "touched",
     )  # fmt: skip
 
     def __init__(self, waiting: WaitingRoom, budget: RestartBudget) -> None:
@@ -39,6 +40,8 @@ class Turn:
         self.counts = Counts()
         self.incidents: list[Incident] = []
         self.handled = 0
+        #: Commands that came when those of their key waited, and had no room.
+        self.overflowed = 0
         self.anchor = -1
         #: Keys whose state record is due: stateful ones that changed, and those whose queue changed.
         self.changed: dict[str, None] = {}

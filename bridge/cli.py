@@ -16,11 +16,10 @@ from bridge import inspection
 from bridge.cli_operator import dead_letters, parked
 from bridge.cli_shared import KafkaConfig, LogUrl, Target, console, opened, sentences
 from bridge.cli_simulate import simulate
+from bridge.cli_status import status
 from bridge.cli_verify import verify
-from bridge.log import Backend
 from bridge.record import Record
 from bridge.settings import Settings
-from bridge.system import ActorSystem
 from bridge.target import check_installation, load_system
 
 app = typer.Typer(
@@ -34,6 +33,7 @@ app.add_typer(parked)
 app.add_typer(dead_letters)
 app.command()(simulate)
 app.command()(verify)
+app.command()(status)
 
 
 @app.callback()
@@ -91,20 +91,22 @@ def topics(
     with sentences():
         system = load_system(target)
         system.check()
+        incidents = system.incidents_spec()
         found: Mapping[str, int] = {}
         made: list[str] = []
         if log is not None:
             with opened(log, kafka_config, system.settings) as backend:
-                made = list(system.prepare(backend)) if create else []
+                made = [*system.prepare(backend), *backend.ensure([incidents])] if create else []
                 found = backend.topics()
     table = Table("topic", "partitions", "config", "state")
     wrong = 0
-    for spec in system.topic_specs():
+    for spec in [*system.topic_specs(), incidents]:
         count = found.get(spec.name)
-        state = "" if log is None else "missing" if count is None else "made" if spec.name in made else "there"
+        missing = "missing, not needed" if spec is incidents else "missing"
+        state = "" if log is None else missing if count is None else "made" if spec.name in made else "there"
         if count not in (None, spec.partitions):
             state = f"has {count} partitions"
-        wrong += state not in ("", "made", "there")
+        wrong += state not in ("", "made", "there", "missing, not needed")
         config = " ".join(f"{name}={value}" for name, value in spec.config.items())
         table.add_row(spec.name, str(spec.partitions), config, state)
     console.print(table)
@@ -165,34 +167,6 @@ def _print_record(record: Record) -> None:
         f"{record.partition}@{record.offset} {inspection.readable_key(record.key)} {inspection.readable(record.value)}"
     )
     console.print(f"{line} {headers}".rstrip(), soft_wrap=True, markup=False)
-
-
-@app.command()
-def status(target: Target, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
-    """Show where every shard stands: position, lag, journal, waiting and parked keys."""
-    with sentences():
-        system = load_system(target)
-        with opened(log, kafka_config, system.settings) as backend, closing(backend.reader()) as reader:
-            _complete(system, backend)
-            found = list(inspection.shard_statuses(reader, system))
-    table = Table("shard", "next", "lag", "journal", "waiting", "parked keys", title=f"system {system.name}")
-    for shard in found:
-        lag = f"more than {inspection.LAG_COUNTED_MAX}" if shard.lag > inspection.LAG_COUNTED_MAX else str(shard.lag)
-        position = str(shard.next_offset)
-        if shard.committed not in (None, shard.next_offset):
-            position += f" (group: {shard.committed})"
-        name = f"{shard.entity}/{shard.partition}"
-        table.add_row(name, position, lag, str(shard.journaled), str(shard.waiting), ", ".join(shard.parked))
-    console.print(table)
-
-
-def _complete(system: ActorSystem, backend: Backend) -> None:
-    missing = [spec.name for spec in system.topic_specs() if spec.name not in backend.topics()]
-    if missing:
-        raise LookupError(
-            f"{backend.url} has no topic {missing[0]!r}: the system {system.name} never ran there; understudy topics "
-            "shows what it needs"
-        )
 
 
 def main() -> None:

@@ -38,28 +38,36 @@ class Dialogue:
     def lost(self, shard: str, reason: str, *, fenced: bool) -> None:
         """A shard is no longer ours."""
         if fenced:
-            logger.warning("shard %s was fenced (%s); it waits to be assigned again", shard, reason)
-        self._report("shard-fenced" if fenced else "shard-lost", shard=shard, reason=reason)
+            then = "it waits to be assigned again"
+            logger.warning("shard %s was fenced (%s); %s", shard, reason, then)
+            self._report("shard-fenced", shard=shard, reason=reason, next=then)
+        else:
+            self._report("shard-lost", shard=shard, reason=reason)
 
     def aborted(self, shard: str, reason: str, delay_s: float, *, routine: bool) -> None:
         """A shard starts over, and nobody is to blame."""
         level = logging.INFO if routine else logging.WARNING
-        logger.log(level, "shard %s starts over in %.2f s: %s", shard, delay_s, reason)
-        self._report("shard-aborted", shard=shard, reason=reason)
+        then = f"it starts over in {delay_s:.2f} s"
+        logger.log(level, "shard %s was aborted (%s); %s", shard, reason, then)
+        self._report("shard-aborted", shard=shard, reason=reason, routine=routine, next=then)
 
-    def failed(self, shard: str, failure: Failure) -> None:
-        """A shard failed; its supervisor decides."""
-        logger.error("shard %s failed: %s: %s; its supervisor decides", shard, failure.error_type, failure.message)
-        self._report("shard-failed", shard=shard, error=failure.error_type, reason=failure.message)
+    def failed(self, shard: str, failure: Failure, then: str) -> None:
+        """A shard failed, and its supervisor has decided."""
+        logger.error("shard %s failed: %s: %s; %s", shard, failure.error_type, failure.message, then)
+        self._report("shard-failed", shard=shard, error=failure.error_type, reason=failure.message, next=then)
 
     def stalled(self, shard: str, reason: str) -> None:
         """A shard has no room for what waits."""
-        logger.error("shard %s takes no commands: %s; retry or drop what is parked", shard, reason)
-        self._report("shard-stalled", shard=shard, reason=reason)
+        then = "its partition pauses; retry or drop what is parked"
+        logger.error("shard %s takes no commands: %s; %s", shard, reason, then)
+        self._report("shard-stalled", shard=shard, reason=reason, next=then)
 
     def incidents(self, found: Sequence[Incident]) -> None:
         """Commands failed; what becomes of them is being committed."""
         for incident in found:
             logger.warning("%s: %s: %s; %s", incident.where, incident.error, incident.reason, incident.next)
             logger.debug("%s", incident.traceback)
-            self._report("incident", where=incident.where, error=incident.error, next=incident.next)
+            self._report(
+                "incident", where=incident.where, error=incident.error, reason=incident.reason,
+                outcome=incident.outcome, next=incident.next,
+            )  # fmt: skip

@@ -15,6 +15,7 @@ from actors.placement import checked_key, partition_of
 from actors.wire import DEPTH_MAX, DecodeError, check_depth
 from bridge import codec as wire
 from bridge import topics
+from bridge.incidents import NodeRecord, decode_node
 from bridge.log import Reader
 from bridge.record import Record
 from bridge.system import ActorSystem, Hosted
@@ -124,6 +125,16 @@ def shard_statuses(reader: Reader, system: ActorSystem) -> Iterator[ShardStatus]
     for hosted in system.hosted.values():
         for partition in range(hosted.partitions):
             yield shard_status(reader, system, hosted, partition)
+
+
+def node_records(reader: Reader, system: ActorSystem) -> list[NodeRecord]:
+    """Return the latest word of every node that said one, by name; nothing where the log has no topic for it."""
+    topic = topics.incidents_topic(system.name)
+    found: dict[bytes, NodeRecord] = {}
+    for record in reader.read(topic, 0) if reader.partition_count(topic) else ():
+        if record.key is not None and record.value is not None:
+            found[record.key] = decode_node(record.value)
+    return [found[name] for name in sorted(found)]
 
 
 def readable(data: bytes | None) -> str:

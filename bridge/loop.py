@@ -242,9 +242,10 @@ class ShardLoop:
 
     def _fail(self, seat: Seat, failure: Failure) -> None:
         seat.drop(Phase.DOWN)
-        self._dialogue.failed(seat.name, failure)
         self._log.pause(seat.place)
-        self.region.supervise(Failed(seat.name, seat.incarnation, failure), self._clock.monotonic_s())
+        now_s = self._clock.monotonic_s()
+        self.region.supervise(Failed(seat.name, seat.incarnation, failure), now_s)
+        self._dialogue.failed(seat.name, failure, self.region.outlook(seat.name, now_s))
 
     def _wake(self) -> None:
         """Do what has become due: restarts after a backoff, claims after an abort."""

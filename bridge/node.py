@@ -10,18 +10,20 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
 import msgspec
 
+from bridge.incidents import Incidents, NodeRecord, Report
+from bridge.processes import pid_start
+from bridge.publisher import Publisher
+
 #: Added to the node's own stop timeout before it is killed: it ends its children and itself within this.
 STOP_GRACE_S = 15.0
 
 logger = logging.getLogger("understudy")
-
-Report = Mapping[str, str | int | float | bool | None]
 
 
 class Node:
@@ -39,8 +41,10 @@ class Node:
         stop_timeout_s: float,
         node: str | None = None,
         kafka_config: str | None = None,
+        publish: Callable[[Incidents], Publisher] | None = None,
     ) -> None:
         self._stop_timeout_s = stop_timeout_s
+        node = node or socket.gethostname()
         #: Pids of the live workers by name (``worker-0``), as far as reports have told.
         self.workers: dict[str, int] = {}
         self.reports_lost = 0
@@ -48,7 +52,7 @@ class Node:
         read_fd, write_fd = os.pipe()
         command = [
             sys.executable, "-m", "bridge.process", target, "--log", log, "--workers", str(workers),
-            "--node", node or socket.gethostname(), "--report-fd", str(write_fd), "--parent", str(os.getpid()),
+            "--node", node, "--report-fd", str(write_fd), "--parent", str(os.getpid()),
         ]  # fmt: skip
         if kafka_config is not None:
             command += ["--kafka-config", kafka_config]
@@ -62,6 +66,9 @@ class Node:
             os.close(write_fd)
         os.set_blocking(read_fd, False)
         self._read_fd: int | None = read_fd
+        started_ms = time.time_ns() // 1_000_000
+        self._incidents = Incidents(node, self.pid, pid_start(self.pid) or "", started_ms)
+        self._publisher = None if publish is None else publish(self._incidents)
 
     @property
     def pid(self) -> int:
@@ -72,6 +79,10 @@ class Node:
     def exit_code(self) -> int | None:
         """How the node process ended, None while it runs."""
         return self._process.poll()
+
+    def record(self) -> NodeRecord:
+        """Return what the reports so far amount to: workers, counters, the last incidents. Any thread may ask."""
+        return self._incidents.record(time.time_ns() // 1_000_000)
 
     def poll(self, timeout_s: float) -> list[Report]:
         """Return the reports that have come; wait up to ``timeout_s`` for the first. Empty also when the node ended."""
@@ -96,6 +107,9 @@ class Node:
             return
         os.close(self._read_fd)  # The end of the stream: no process of the node is left.
         self._read_fd = None
+        self._incidents.end(self._process.poll())
+        if self._publisher is not None:
+            self._publisher.changed()
 
     def _note(self, report: Report) -> None:
         worker, pid = str(report.get("worker")), report.get("pid")
@@ -105,6 +119,15 @@ class Node:
             self.workers.pop(worker, None)
         if isinstance(lost := report.get("dropped"), int):
             self.reports_lost += lost
+        if self._incidents.take(report) and self._publisher is not None:
+            self._publisher.changed()
+
+    def _say_last_word(self, exit_code: int) -> int:
+        self._incidents.end(exit_code)
+        if self._publisher is not None:
+            self._publisher.close()
+            self._publisher = None
+        return exit_code
 
     def signal(self, number: signal.Signals) -> None:
         """Send the node process a signal: SIGTERM once stops gracefully, twice at once."""
@@ -118,7 +141,7 @@ class Node:
             while self._read_fd is not None:
                 for report in self.poll(timeout_s=1.0):
                     log_report(report)
-            return self._process.wait()
+            return self._say_last_word(self._process.wait())
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -138,7 +161,7 @@ class Node:
             os.close(self._read_fd)
             self._read_fd = None
         self.workers.clear()
-        return self._process.wait()
+        return self._say_last_word(self._process.wait())
 
     def __enter__(self) -> Self:
         return self
@@ -153,9 +176,13 @@ def log_report(report: Report) -> None:
     """Write one report as a log line: what, who, and what is known of it."""
     fields = " ".join(f"{name}={value}" for name, value in report.items() if name not in _UNSAID and value is not None)
     level = logging.WARNING if report["event"] in _WARNINGS else logging.INFO
+    if report["event"] in _SAID:
+        level = logging.DEBUG
     logger.log(level, "%s %s", report["event"], fields)
 
 
 _ENDS = frozenset({"worker-exited", "worker-failed", "worker-killed"})
 _UNSAID = frozenset({"event", "at_s", "traceback"})
-_WARNINGS: Sequence[str] = ("worker-failed", "worker-killed", "escalated", "shard-failed")
+_WARNINGS = frozenset({"worker-failed", "worker-killed", "escalated"})
+#: What a worker has written a line about already; see ``bridge.dialogue``.
+_SAID = frozenset({"incident", "shard-aborted", "shard-fenced", "shard-failed", "shard-stalled"})

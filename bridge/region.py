@@ -17,7 +17,21 @@ from bridge.codec import Codec
 from bridge.log import Claimed
 from bridge.record import TopicPartition
 from bridge.restore import Restoration
-from supervision import Add, Command, Due, Escalate, Event, Failure, Remove, Start, Stop, Tree, WakeAfter, step
+from supervision import (
+    Add,
+    Command,
+    Due,
+    Escalate,
+    Event,
+    Failure,
+    Remove,
+    Start,
+    Stop,
+    Tree,
+    TreePhase,
+    WakeAfter,
+    step,
+)
 from supervision.policy import Policy
 
 
@@ -183,6 +197,13 @@ class ShardRegion:
         for timer in [timer for timer in self._timers if timer[0] <= now_s]:
             self._timers.remove(timer)
             self.supervise(Due(timer[1], timer[2]), now_s)
+
+    def outlook(self, name: str, now_s: float) -> str:
+        """Say what the tree has decided about a shard that failed."""
+        if self._tree.phase is not TreePhase.RUNNING:
+            return "its worker goes down, and the node decides"
+        due_s = [due_s for due_s, child, _ in self._timers if child == name]
+        return f"it is restored in {max(due_s) - now_s:.2f} s" if due_s else "it stays stopped, its siblings go on"
 
     def patience_s(self, now_s: float, epoch_ms: Callable[[], int]) -> float | None:
         """Return how long nothing will happen by itself (0: something is to be done now); None for never."""

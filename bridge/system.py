@@ -146,6 +146,10 @@ class ActorSystem:
         hosted = [(h.behaviour.name, h.partitions, h.behaviour.journaled) for h in self._hosted.values()]
         return topics.topic_specs(self.name, hosted, self._topic_config)
 
+    def incidents_spec(self) -> TopicSpec:
+        """Return the topic for what operators see of the nodes; the system does without if it may not be made."""
+        return topics.incidents_spec(self.name)
+
     def commands_topics(self) -> list[str]:
         """Return the commands topics, in the order of ``host``."""
         return [topics.commands_topic(self.name, hosted.behaviour.name) for hosted in self._hosted.values()]
@@ -218,6 +222,7 @@ class ActorSystem:
             ValueError: ``workers`` is below 1, or the log cannot be shared by processes.
         """
         from bridge.node import Node  # noqa: PLC0415  the simulator and tests do without processes
+        from bridge.publisher import HEARTBEAT_S, Publisher  # noqa: PLC0415
         from bridge.target import check_installation, target_of  # noqa: PLC0415
 
         if os.environ.get(IN_A_NODE):
@@ -231,11 +236,14 @@ class ActorSystem:
             raise ValueError("memory: lives in one process and cannot be shared by workers; use sqlite:PATH or start()")
         check_installation()
         target = target or target_of(self)
-        backend = connect(log, self.settings, read_kafka_config(kafka_config))
+        config = read_kafka_config(kafka_config)
+        backend = connect(log, self.settings, config)
         try:
             self.prepare(backend)
         finally:
             backend.close()
+        # All who read a file are on its machine, and ask the kernel whether a node lives.
+        heartbeat_s = 0.0 if log.startswith("sqlite:") else HEARTBEAT_S
         return Node(
             target,
             log,
@@ -243,6 +251,12 @@ class ActorSystem:
             stop_timeout_s=self.settings.stop_timeout_s,
             node=node,
             kafka_config=kafka_config,
+            publish=lambda incidents: Publisher(
+                incidents,
+                lambda: connect(log, self.settings, config),
+                self.incidents_spec(),
+                heartbeat_s=heartbeat_s,
+            ),
         )
 
     def run(

@@ -48,9 +48,24 @@ def dead_letters_topic(system: str) -> str:
     return f"{system}.dead-letters"
 
 
+def incidents_topic(system: str) -> str:
+    """The latest word of each node, by its name."""
+    return f"{system}.incidents"
+
+
 def replies_topic(system: str) -> str:
     """Answers to clients."""
     return f"{system}.replies"
+
+
+def incidents_spec(system: str) -> TopicSpec:
+    """Return the topic for what operators see of nodes. A system runs without it too, and then they see less.
+
+    A node that has said nothing for a week is forgotten.
+    """
+    return TopicSpec(
+        incidents_topic(system), 1, {"cleanup.policy": "compact,delete", "retention.ms": str(7 * 86_400_000)}
+    )
 
 
 def topic_specs(system: str, hosted: Iterable[tuple[str, int, bool]], extra: Mapping[str, str]) -> list[TopicSpec]:

@@ -230,7 +230,7 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
             case Pong(silent_s=silent_s):
                 limit_s = self._begin.timeouts.progress_timeout_s
                 if limit_s is not None and silent_s > limit_s and not host.stopping:
-                    self._kill(host, f"no progress for {silent_s:.1f} s")
+                    self._kill(host, f"no progress for {silent_s:.1f} s", "progress")
             case Up():
                 self._report("worker-running", host)
                 self._step(Started(host.worker, host.incarnation))
@@ -260,6 +260,8 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
                 traceback=failure.traceback,
             )
             self._step(Failed(host.worker, host.incarnation, failure))
+            if self._tree.child(host.worker).phase is Phase.STOPPED:
+                self._report("worker-down", host)
         self._step(Exited(host.worker, host.incarnation))
 
     def _look_around(self, now_s: float) -> None:
@@ -272,11 +274,11 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
             if host.killed:
                 continue
             if silent_s > self._begin.timeouts.ping_timeout_s:
-                self._kill(host, f"no answer to pings for {silent_s:.1f} s")
+                self._kill(host, f"no answer to pings for {silent_s:.1f} s", "ping")
             elif host.deadline and host.deadline[0] <= now_s:
-                self._kill(host, host.deadline[1])
+                self._kill(host, host.deadline[1], "stop")
             elif self._stop_by_s is not None and self._stop_by_s <= now_s:
-                self._kill(host, f"the node did not stop in {self._begin.timeouts.stop_timeout_s:g} s")
+                self._kill(host, f"the node did not stop in {self._begin.timeouts.stop_timeout_s:g} s", "stop")
         if now_s >= self._next_turn_s:
             self._next_turn_s = now_s + self._begin.timeouts.turn_s
             self._wake_after(self._begin.timeouts.turn_s)
@@ -334,8 +336,9 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
         host.leave_by(time.monotonic() + timeout_s, f"did not stop in {timeout_s:g} s")
         self.send(host.address, StopWork(host.incarnation))
 
-    def _kill(self, host: Host, why: str) -> None:
-        self._report("worker-killed", host, why=why)
+    def _kill(self, host: Host, why: str, reason: str) -> None:
+        """Kill a worker; ``reason`` is why in a word, for counters."""
+        self._report("worker-killed", host, why=why, reason=reason)
         if not host.stopping and host.failure is None:
             host.failure = Failure("Killed", why, f"{host.worker}#{host.incarnation}")
         host.kill()

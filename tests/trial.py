@@ -15,9 +15,10 @@ from typing import Any
 from actors.placement import partition_of
 from bridge.client import Client
 from bridge.connect import connect
+from bridge.incidents import Report
 from bridge.inspection import entity_state
 from bridge.log import Backend, LogUnavailable, OutcomeUnknown
-from bridge.node import Node, Report
+from bridge.node import Node
 from bridge.record import Output
 from bridge.topics import commands_topic, events_topic
 from bridge.verify import Report as Verdict

@@ -12,8 +12,8 @@ from typing import Protocol, Self
 from bridge import ActorSystem
 from bridge.client import Client
 from bridge.connect import connect
+from bridge.incidents import Report
 from bridge.log import Reader
-from bridge.node import Report
 from bridge.running import no_fault
 from examples.banking.watch import Watch, Watcher
 

@@ -17,8 +17,10 @@ import pytest
 
 from bridge.client import Client
 from bridge.connect import connect
+from bridge.incidents import Report
+from bridge.inspection import node_records
 from bridge.log import Backend, Reader
-from bridge.node import Node, Report
+from bridge.node import Node
 from bridge.operator import Operator
 from bridge.processes import writer_pid
 from bridge.topics import commands_topic, events_topic
@@ -217,6 +219,31 @@ def test_a_key_that_is_parked_survives_its_worker(stage: Stage) -> None:
     parked = {key for status in shard_statuses(stage._reader, app.system) for key in status.parked}
     assert parked == {"bad", "worse"}
     assert sum(status.waiting for status in shard_statuses(stage._reader, app.system)) == 3
+
+
+def test_status_shows_what_failed_when_the_node_is_gone(stage: Stage) -> None:
+    """What failed, where, and what happened next is in the log, with every counter; also after the node was killed."""
+    node = stage.node("one")
+    stage.until_running(node, 1)
+    stage._client.tell(stage.app.Counter.break_down, "bad", stage.app.Break(how="stop"))
+    stage.send(100)
+    stage.check()
+    os.kill(node.workers["worker-0"], signal.SIGKILL)
+    stage.until(lambda: len(stage.reported("worker-started")) == 2, "the worker is started again")
+    running = node.record()
+    assert [worker.state for worker in running.workers.values()] in (["starting"], ["running"])
+    os.kill(node.pid, signal.SIGKILL)
+    stage.until(lambda: node.exit_code is not None, "the node is dead")
+    node.stop()
+    (record,) = node_records(stage._reader, stage.app.system)
+    assert (record.node, record.state) == ("one", "ended without a word (exit code -9)")
+    seen = {(incident.what, incident.next.partition(" in ")[0]) for incident in record.incidents}
+    assert {
+        ("ValueError: told to stop", "its key is parked"), ("ProcessExited: ended with SIGKILL", "it is started again")
+    } <= seen  # fmt: skip
+    assert record.metrics['understudy_incidents_total{entity="counter",outcome="parked"}'] == 1
+    assert record.metrics['understudy_worker_restarts_total{worker="worker-0"}'] == 1
+    assert record.restarts_since(record.at_ms - 3_600_000) == 1
 
 
 @pytest.mark.parametrize("how", ["exit", "crash"])

@@ -1,0 +1,33 @@
+"""Counters by name and labels, as Prometheus writes them: ``understudy_worker_restarts_total{worker="worker-0"}``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+#: Series that are counted apart; what comes beyond is counted under ``{other="true"}`` of its name, and not lost.
+SERIES_MAX = 500
+
+
+class Metrics:
+    """Counters that only grow, for as long as their node lives. Owned by whoever counts; not thread-safe."""
+
+    def __init__(self) -> None:
+        self._series: dict[tuple[str, tuple[tuple[str, str], ...]], int | float] = {}
+
+    def add(self, name: str, value: float = 1, **labels: str) -> None:
+        """Count ``value`` more."""
+        series = (name, tuple(sorted(labels.items())))
+        if series not in self._series and len(self._series) >= SERIES_MAX:
+            series = (name, (("other", "true"),))
+        self._series[series] = self._series.get(series, 0) + value
+
+    def series(self) -> Mapping[str, int | float]:
+        """Return every counter by its name and labels."""
+        return {_text(name, labels): value for (name, labels), value in sorted(self._series.items())}
+
+
+def _text(name: str, labels: tuple[tuple[str, str], ...]) -> str:
+    if not labels:
+        return name
+    escaped = (value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"") for _, value in labels)
+    return name + "{" + ",".join(f'{label}="{value}"' for (label, _), value in zip(labels, escaped, strict=True)) + "}"
