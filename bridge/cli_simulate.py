@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Annotated
@@ -20,7 +21,8 @@ from rich.table import Table
 from bridge.cli_shared import Target, console, errors, sentences
 from bridge.simulation.api import SimulationFailed, failed, silence
 from bridge.simulation.generate import generated
-from bridge.simulation.runs import Result, Scenario, Totals, no_invariant, timed
+from bridge.simulation.jobs import cores, running
+from bridge.simulation.runs import Result, Scenario, Totals, no_invariant
 from bridge.simulation.swarm import FAULTS, PROBES
 from bridge.system import ActorSystem
 from bridge.target import TargetError, check_installation, load_system
@@ -48,9 +50,10 @@ def simulate(
         int, typer.Option(min=0, help="Every so many seeds one runs again in another process; 0: none.")
     ] = 100,
     minimise: Annotated[bool, typer.Option(help="Make a failing schedule small.")] = True,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes [as many as there are cores].")] = None,
     traces: Annotated[
-        bool, typer.Option(hidden=True, help="Print the traces of the seeds as JSON, nothing else.")
-    ] = False,
+        str, typer.Option(hidden=True, metavar="SEED,…", help="Print the traces of these as JSON, nothing else.")
+    ] = "",
 ) -> None:
     """Simulate a system under faults, one run for each seed; exit 1 with a minimised schedule if a promise breaks."""
     with sentences():
@@ -60,13 +63,12 @@ def simulate(
         module = _scenario_module(target, scenario)
         made = _scenario(system, module)
         made.workload(first_seed)
-    wanted = range(first_seed, first_seed + seeds)
     if traces:
         with silence():
-            typer.echo(json.dumps({seed: made.run(seed).trace for seed in wanted}))
+            typer.echo(json.dumps({seed: made.run(int(seed)).trace for seed in traces.split(",")}))
         return
-    code = _run(made, wanted, minimise=minimise, twice_every=twice_every, command=_command(target, scenario))
-    raise typer.Exit(code)
+    wanted, command = range(first_seed, first_seed + seeds), _command(target, scenario)
+    raise typer.Exit(_run(made, wanted, jobs or cores(), minimise=minimise, twice_every=twice_every, command=command))
 
 
 def _command(target: str, scenario: str | None) -> str:
@@ -94,14 +96,19 @@ def _scenario(system: ActorSystem, module: ModuleType | None) -> Scenario:
     return Scenario(system=system, commands=commands, invariant=getattr(module, "invariant", no_invariant))
 
 
-def _run(scenario: Scenario, seeds: range, *, minimise: bool, twice_every: int, command: str) -> int:
-    totals, guarded = Totals(), dict[int, str]()
+def _run(scenario: Scenario, seeds: range, jobs: int, *, minimise: bool, twice_every: int, command: str) -> int:
+    totals, guarded, started_s = Totals(), dict[int, str](), time.monotonic()
     columns = (
         TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    with silence(), Progress(*columns, console=errors, transient=True) as progress:
+    with (
+        silence(),
+        running(scenario, seeds, jobs) as results,  # First: it forks, and a progress bar is a thread.
+        Progress(*columns, console=errors, transient=True) as progress,
+    ):
         task = progress.add_task("", total=len(seeds))
-        for result in timed(scenario, seeds, totals):
+        for result in results:
+            totals.add(result)
             progress.advance(task)
             if result.violation is not None:
                 progress.stop()
@@ -109,7 +116,7 @@ def _run(scenario: Scenario, seeds: range, *, minimise: bool, twice_every: int, 
                 return 1
             if twice_every and (result.seed - seeds.start) % twice_every == 0 and len(guarded) < _GUARDED_MAX:
                 guarded[result.seed] = result.trace
-    console.print(figures(totals))
+    console.print(figures(totals, jobs, time.monotonic() - started_s))
     differing = _differing(command, guarded)
     if differing is not None:
         console.print(
@@ -139,21 +146,20 @@ def _differing(command: str, guarded: Mapping[int, str]) -> int | None:
         return None
     _, _, *arguments = command.split()
     environment = {**os.environ, "PYTHONHASHSEED": _OTHER_HASH_SEED}
-    for seed, trace in guarded.items():
-        call = [sys.executable, "-c", "from bridge.cli import main; main()", "simulate", *arguments]
-        call += ["--seeds", "1", "--first-seed", str(seed), "--traces"]
-        done = subprocess.run(call, capture_output=True, text=True, check=True, env=environment)  # noqa: S603
-        if json.loads(done.stdout)[str(seed)] != trace:
-            return seed
-    return None
+    call = [sys.executable, "-c", "from bridge.cli import main; main()", "simulate", *arguments]
+    call += ["--traces", ",".join(map(str, guarded))]
+    done = subprocess.run(call, capture_output=True, text=True, check=True, env=environment)  # noqa: S603
+    traces = json.loads(done.stdout)
+    return next((seed for seed, trace in guarded.items() if traces[str(seed)] != trace), None)
 
 
-def figures(totals: Totals) -> Table:
+def figures(totals: Totals, jobs: int, seconds: float) -> Table:
     """Return what was done, as a table."""
     table = Table("what", "how many", title="simulated")
-    rate = totals.runs / totals.seconds if totals.seconds else 0.0
+    rate = totals.runs / totals.cpu_s if totals.cpu_s else 0.0
     table.add_row("runs without a broken promise", f"{totals.runs:,}")
-    table.add_row("runs a second", f"{rate:.1f}")
+    table.add_row("runs a second of a core (CPU time)", f"{rate:.1f}")
+    table.add_row(f"seconds, with {jobs} jobs", f"{seconds:,.0f}")
     table.add_row("commands handled", f"{totals.commands:,}")
     table.add_row("commands a run", f"{totals.commands / max(1, totals.runs):.0f}")
     table.add_row("virtual hours", f"{totals.virtual_s / 3600:.2f}")

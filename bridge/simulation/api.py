@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from bridge.simulation.clients import Told
 from bridge.simulation.generate import generated
-from bridge.simulation.runs import Commands, Invariant, Result, Scenario, Totals, no_invariant, timed
+from bridge.simulation.jobs import running
+from bridge.simulation.runs import Commands, Invariant, Result, Scenario, Totals, no_invariant
 from bridge.simulation.shrink import Minimised
 from bridge.simulation.swarm import FAULTS
 from bridge.system import ActorSystem
@@ -44,6 +45,7 @@ def simulate(
     faults: Iterable[str] = tuple(FAULTS),
     twice_every: int = 50,
     minimise: bool = True,
+    jobs: int = 1,
     progress: Callable[[Totals], None] = lambda _: None,
 ) -> Totals:
     """Simulate a system with each seed and return what was done; the first that breaks a promise raises.
@@ -51,7 +53,7 @@ def simulate(
     ``commands`` makes a workload from a ``random.Random``: (handler, key, command) as ``Client.tell_all`` takes them;
     drawn from the handlers' types if not given. ``invariant`` is called with an ``Outcome`` after each run and raises
     AssertionError. ``faults`` names the kinds that may happen (see ``FAULTS``). Every ``twice_every``-th seed runs
-    twice and must do the same. Nothing blocks; about 50 ms a seed.
+    twice and must do the same. ``jobs``: so many processes, forked here; 1 is this one. About 50 ms a seed.
 
     Raises:
         SimulationFailed: with the seed, a minimised schedule and the command that runs it again.
@@ -60,21 +62,10 @@ def simulate(
     if unknown := [kind for kind in kinds if kind not in FAULTS]:
         raise ValueError(f"there is no fault {unknown[0]!r}; there are {', '.join(FAULTS)}")
     scenario = Scenario(system=system, commands=commands or generated(system), invariant=invariant, kinds=kinds)
-    return simulated(scenario, seeds, twice_every=twice_every, minimise=minimise, progress=progress)
-
-
-def simulated(
-    scenario: Scenario,
-    seeds: Iterable[int],
-    *,
-    twice_every: int,
-    minimise: bool,
-    progress: Callable[[Totals], None],
-) -> Totals:
-    """Run a scenario with each seed; see ``simulate``."""
     totals = Totals()
-    with silence():
-        for result in timed(scenario, seeds, totals):
+    with silence(), running(scenario, seeds, jobs) as results:
+        for result in results:
+            totals.add(result)
             if result.violation is not None:
                 raise failed(scenario, result, minimise=minimise)
             if twice_every and totals.runs % twice_every == 0 and scenario.run(result.seed).trace != result.trace:

@@ -45,7 +45,7 @@ def no_invariant(_outcome: Outcome) -> None:
 
 
 class Result(msgspec.Struct, frozen=True):
-    """One run. ``violation`` is None if every promise was kept."""
+    """One run. ``violation`` is None if every promise was kept. ``cpu_s`` is what it took, and part of no trace."""
 
     seed: int
     violation: str | None
@@ -57,6 +57,7 @@ class Result(msgspec.Struct, frozen=True):
     virtual_s: float
     faults: Mapping[str, int]
     probes: Mapping[str, int]
+    cpu_s: float = 0.0
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +81,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         return self._run(seed, commands, Replayed(tape))
 
     def _run(self, seed: int, commands: Sequence[Told], source: Source) -> Result:
+        started_s = time.process_time()
         world = World(self.system, commands, source, self.kinds)
         scan = Scan(world)
         rule, violation, handled = "", None, 0
@@ -95,7 +97,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
                 rule, violation = error.rule, error.detail
             return Result(
                 seed, violation, rule, world.trace(scan.records()), world.choices.tape, world.schedule, handled,
-                world.clock.monotonic_s(), world.faults, world.probes,
+                world.clock.monotonic_s(), world.faults, world.probes, time.process_time() - started_s,
             )  # fmt: skip
         finally:
             world.close()
@@ -122,7 +124,7 @@ class Totals(msgspec.Struct):
     runs: int = 0
     commands: int = 0
     virtual_s: float = 0.0
-    seconds: float = 0.0
+    cpu_s: float = 0.0
     faults: Counter[str] = msgspec.field(default_factory=Counter)
     probes: Counter[str] = msgspec.field(default_factory=Counter)
 
@@ -131,15 +133,6 @@ class Totals(msgspec.Struct):
         self.runs += 1
         self.commands += result.commands
         self.virtual_s += result.virtual_s
+        self.cpu_s += result.cpu_s
         self.faults.update(result.faults)
         self.probes.update(result.probes)
-
-
-def timed(scenario: Scenario, seeds: Iterable[int], totals: Totals) -> Iterable[Result]:
-    """Run seeds one after another, adding up."""
-    for seed in seeds:
-        started_s = time.process_time()
-        result = scenario.run(seed)
-        totals.seconds += time.process_time() - started_s
-        totals.add(result)
-        yield result

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
@@ -230,6 +231,20 @@ def test_simulate_shows_a_small_schedule_and_how_to_see_it_again(understudy: Run
     assert "seed 2 breaks a promise: the invariant of the application" in done.stdout
     assert "something happened" in done.stdout
     assert f"run it again: understudy simulate {TARGET} --scenario never --seeds 1 --first-seed 2" in done.stdout
+
+
+def test_simulate_leaves_no_process_behind_on_ctrl_c(tmp_path: Path) -> None:
+    """Each job is a process; a signal that ends the command ends them all."""
+    call = [sys.executable, "-c", "from bridge.cli import main; main()", "simulate", TARGET]
+    call += ["--seeds", "1000000", "--jobs", "2"]
+    with subprocess.Popen(call, cwd=tmp_path, env=environment({}), stderr=subprocess.DEVNULL) as process:
+        jobs: list[psutil.Process] = []
+        while len(jobs) < 2:
+            assert process.poll() is None
+            jobs = psutil.Process(process.pid).children()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) != 0
+    assert not psutil.wait_procs(jobs, timeout=10)[1]
 
 
 def test_simulate_refuses_a_scenario_that_is_none(understudy: Run) -> None:

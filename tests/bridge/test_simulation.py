@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -131,6 +134,61 @@ def test_an_entity_that_depends_on_its_process_is_found() -> None:
     system.host(Impure, partitions=1)
     with pytest.raises(SimulationFailed, match="every command has its effects, once"):
         simulate(system, seeds=range(3), minimise=False)
+
+
+# --- over several processes -----------------------------------------------------------------------------------
+
+
+def test_jobs_do_what_one_process_does() -> None:
+    """Two processes take half of the seeds each; what was done is the same, and is added up."""
+    alone, shared = (
+        simulate(simulated.system, commands=simulated.commands, seeds=range(2_000, 2_009), jobs=jobs, twice_every=0)
+        for jobs in (1, 2)
+    )
+    assert (shared.runs, shared.commands) == (alone.runs, alone.commands) == (9, alone.commands)
+    assert (shared.faults, shared.probes) == (alone.faults, alone.probes)
+    assert shared.virtual_s == pytest.approx(alone.virtual_s)
+    assert shared.cpu_s > 0
+
+
+def test_a_seed_that_fails_in_another_process_is_made_small_in_this_one() -> None:
+    """The failure is the same as without jobs, an invariant needs no name for it, and no process is left."""
+    with pytest.raises(SimulationFailed, match="the invariant of the application") as failure:
+        simulate(bank, commands=bank_scenario.commands, invariant=nothing_is_ever_written, seeds=range(9), jobs=3)
+    assert failure.value.seed == 0, "the first that fails, whoever was quicker"
+    assert len(failure.value.commands) == 1
+    assert not multiprocessing.active_children()
+
+
+def test_what_a_run_raises_in_another_process_is_raised_here() -> None:
+    """An error of the user's own code comes as it is, with its own traceback."""
+
+    def broken(_outcome: Outcome) -> None:
+        raise LookupError("of the user's own")
+
+    with pytest.raises(LookupError, match="of the user's own"):
+        simulate(bank, commands=bank_scenario.commands, invariant=broken, seeds=range(4), jobs=2)
+    assert not multiprocessing.active_children()
+
+
+def test_a_process_that_dies_is_said_with_its_seed() -> None:
+    """A handler or an invariant may end its process; which seed that was is in the sentence."""
+    here = os.getpid()
+
+    def deadly(_outcome: Outcome) -> None:
+        if os.getpid() != here:
+            os._exit(7)
+
+    with pytest.raises(ChildProcessError, match=r"died \(exit code 7\) while it ran seed 5: run that seed alone"):
+        simulate(bank, commands=bank_scenario.commands, invariant=deadly, seeds=range(5, 7), jobs=2)
+
+
+def test_what_was_silenced_is_heard_again() -> None:
+    """Logging, tracebacks and the garbage collector are afterwards as they were."""
+    before = (logging.getLogger("understudy").disabled, hasattr(sys, "tracebacklimit"), gc.get_threshold())
+    with pytest.raises(SimulationFailed):
+        simulate(bank, invariant=nothing_is_ever_written, seeds=range(1), minimise=False)
+    assert before == (logging.getLogger("understudy").disabled, hasattr(sys, "tracebacklimit"), gc.get_threshold())
 
 
 def test_an_unknown_fault_is_refused() -> None:
