@@ -16,19 +16,7 @@ from actors.effects import Counts, Effects
 from actors.mailbox import Letter
 from bridge.clock import Clock
 from bridge.dialogue import Dialogue, Report
-from bridge.log import (
-    Aborted,
-    Assigned,
-    Claimed,
-    Committed,
-    Fenced,
-    Fetched,
-    Log,
-    LogEvent,
-    Lost,
-    Replayed,
-    ShardEvent,
-)
+from bridge.log import Aborted, Assigned, Claimed, Committed, Fenced, Fetched, Log, LogEvent, Lost, Replayed, ShardEvent
 from bridge.record import TopicPartition
 from bridge.region import Phase, Seat, ShardRegion
 from bridge.restore import Inconsistent
@@ -37,6 +25,11 @@ from supervision import Backoff, Directive, Exited, Failed, Failure, Start, Star
 #: How soon a shard is claimed again after an abort. Never counted as a restart: a log that is out of reach for too
 #: long says so itself (LogUnavailable).
 RECLAIM_BACKOFF = Backoff(first_s=0.02, factor=2.0, max_s=2.0)
+
+#: A contradiction in the log is believed once it was read so many times more: a broker that has just come back may
+#: not show everything yet.
+DOUBTS_MAX = 2
+DOUBT = "It is read again before that is believed."
 
 #: How often a shard that restores says how far it is.
 RESTORE_REPORT_S = 1.0
@@ -108,8 +101,12 @@ class ShardLoop:
             return
         try:
             self._on_seat(seat, event, now_s)
-        except Inconsistent as error:  # No restart can mend what stands in the log.
-            self._fail(seat, msgspec.structs.replace(Failure.of(error, seat.name), directive=Directive.STOP))
+        except Inconsistent as error:
+            seat.doubts += 1
+            if seat.doubts <= DOUBTS_MAX:
+                self._aborted(seat, f"{error} {DOUBT}", routine=False)
+            else:  # No restart can mend what stands in the log.
+                self._fail(seat, msgspec.structs.replace(Failure.of(error, seat.name), directive=Directive.STOP))
 
     def _on_seat(self, seat: Seat, event: ShardEvent, now_s: float) -> None:
         """Take in what concerns one assigned shard."""
@@ -219,6 +216,7 @@ class ShardLoop:
         self._fault("K17")
         seat.phase = Phase.RUNNING
         seat.restoration = None
+        seat.doubts = 0
         self._dialogue.restored(seat.name, restoration.records, self._clock.monotonic_s() - seat.claimed_s)
         self._log.begin(seat.place, seat.shard.record.next)
         if effects := seat.shard.opening(self._deaths(seat.part.number), mirrored=restoration.mirrored):

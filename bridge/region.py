@@ -85,6 +85,8 @@ class Seat:
         #: Consecutive aborts that were nobody's fault, and when the next claim is due because of them.
         self.aborts = 0
         self.reclaim_s: float | None = None
+        #: Consecutive restores that met a contradiction.
+        self.doubts = 0
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ own thread, and the next claim's ``init_transactions`` decides what the broker h
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -30,8 +31,11 @@ from bridge.record import Output, TopicPartition
 
 T = TypeVar("T")
 
-#: librdkafka is asked for an outcome in slices of this length; a commit that needs a second one is not trusted.
+#: librdkafka is asked in slices of this length, so that a claim that is no longer wanted ends.
 SLICE_S = 2.0
+#: A call that has not returned so long after its slice never will: `send_offsets_to_transaction` knows no time-out
+#: (librdkafka 2.16.1, #5456). Its thread and its producer are left behind, and the next claim fences them.
+STUCK_S = 3.0
 #: Between two attempts that a moving cluster refused.
 RETRY_WAIT_S = 0.02
 #: Replayed batches that wait for the poll; more are not read ahead.
@@ -69,6 +73,10 @@ class Claim:
         self._jobs: SimpleQueue[Callable[[], bool] | None] = SimpleQueue()
         self._room = threading.Semaphore(REPLAY_BATCHES_MAX)
         self._void = threading.Event()
+        #: A commit's calls get slices of this length. One that needs a second slice is not trusted; on brokers that
+        #: are slow, but within the transaction's timeout, that must stay the exception.
+        self._commit_slice_s = max(SLICE_S, config.settings.transaction_timeout_s / 2)
+        self._returns_by_s = math.inf
         # A daemon: a broker that never answers must not keep a worker from exiting.
         self._thread = threading.Thread(target=self._run, name=f"claim {shard}", daemon=True)
         self._thread.start()
@@ -100,6 +108,10 @@ class Claim:
         """Give up: what is under way ends at its next slice, nothing is reported any more."""
         self._void.set()
         self._jobs.put(None)
+
+    def stuck(self, now_s: float) -> bool:
+        """Tell whether a call that librdkafka was to return from long ago is still under way."""
+        return now_s > self._returns_by_s
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the thread's end; tells whether it ended."""
@@ -228,16 +240,17 @@ class Claim:
             faults.point("K5")
             firsts = self._produce(producer, transaction.records, deadline_s)
             faults.point("K7")
-            self._sliced(lambda: producer.send_offsets_to_transaction(offsets, membership, SLICE_S), deadline_s)
+            slice_s = self._commit_slice_s
+            self._sliced(lambda: producer.send_offsets_to_transaction(offsets, membership, slice_s), deadline_s)
             faults.point("K8")
             faults.point("K9-sent", ANSWER_LOST_S)
-            self._sliced(lambda: producer.commit_transaction(SLICE_S), deadline_s)
+            self._sliced(lambda: producer.commit_transaction(slice_s), deadline_s)
         except KafkaException as failure:
             return self._failed(error_of(failure), f"committing up to offset {transaction.next_offset}")
         faults.point("K11")
         producer.poll(0)  # log lines of a broken connection are in this queue before the commit returns
         took_s = time.monotonic() - started_s
-        if took_s >= SLICE_S:
+        if took_s >= slice_s:
             return self._unknown(f"the commit took {took_s:.1f} s")
         if self._lines.coordinator_lost:
             return self._unknown(self._lines.last)
@@ -296,6 +309,7 @@ class Claim:
     def _sliced(self, call: Callable[[], None], deadline_s: float) -> None:
         """Call until it is done, refused or too late. Again with the same arguments is what librdkafka asks for."""
         while True:
+            self._returns_by_s = time.monotonic() + self._commit_slice_s + STUCK_S
             try:
                 call()
             except KafkaException as failure:
@@ -303,6 +317,8 @@ class Claim:
                     raise
             else:
                 return
+            finally:
+                self._returns_by_s = math.inf
 
     def _failed(self, error: KafkaError, doing: str) -> bool:
         """End the claim: say what the owner must do. Table: ``research/reliability.md`` 1b, error → action."""

@@ -199,13 +199,15 @@ class KafkaConfig:
 
     def reader(self, lines: LogLines) -> Config:
         """Build for reading what `assign` says; librdkafka wants a group's name, but nothing joins it."""
-        alone: Config = {
-            "group.id": "understudy-reader",
-            "enable.partition.eof": True,
-            # Not used, but librdkafka compares it with max.poll.interval.ms, which is the user's.
-            "session.timeout.ms": int(self.settings.session_timeout_s * 1_000),
-        }
-        return self._built(lines, self._fetching(), _COMMITTED_ONLY | alone)
+        return self._built(lines, self._fetching(), self._alone("understudy-reader") | {"enable.partition.eof": True})
+
+    def asker(self, lines: LogLines, group: str) -> Config:
+        """Build for asking a group's coordinator; ``isolation.level`` makes it wait for pending offsets."""
+        return self._built(lines, {}, self._alone(group))
+
+    def _alone(self, group: str) -> Config:
+        # The session is not used, but librdkafka compares it with max.poll.interval.ms, which is the user's.
+        return _COMMITTED_ONLY | {"group.id": group, "session.timeout.ms": int(self.settings.session_timeout_s * 1_000)}
 
     def shard(self, lines: LogLines, transactional_id: str) -> Config:
         """Build for one shard's transactional producer."""

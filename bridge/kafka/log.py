@@ -113,6 +113,7 @@ class KafkaLog:
             if messages:
                 self._take(messages)
             self._drain()
+            self._leave_stuck()
             now_s = time.monotonic()
             if self._events or now_s >= deadline_s:
                 events, self._events = self._events, []
@@ -200,6 +201,15 @@ class KafkaLog:
         else:
             mine.asked_s = now_s
 
+    def _leave_stuck(self) -> None:
+        """End claims whose call into librdkafka never returns: the next claim decides what they had under way."""
+        now_s = time.monotonic()
+        for where, shard in self._shards.items():
+            if shard.claim is not None and shard.claim.stuck(now_s):
+                self._end(where, shard)
+                reason = f"{where}: unknown outcome of a commit, the next claim decides it: librdkafka does not return"
+                self._events.append(Aborted(where, reason, routine=False))
+
     def _start(self, where: TopicPartition, shard: _Shard) -> None:
         shard.busy = True
         shard.claim = Claim(self._config, self._admin, self._member.group, where, self._inbox)
@@ -256,8 +266,8 @@ class KafkaLog:
         return self._admin.partition_count(topic)
 
     def close(self) -> None:
-        """See :meth:`bridge.log.Log.close`. Commits under way get ``stop_timeout_s``; nothing waits for ever."""
-        deadline_s = time.monotonic() + self._config.settings.stop_timeout_s
+        """See :meth:`bridge.log.Log.close`. Commits under way get a quarter of ``stop_timeout_s``."""
+        deadline_s = time.monotonic() + self._config.settings.stop_timeout_s / 4
         self._settle(self._shards.values(), deadline_s)
         for where, shard in self._shards.items():
             self._end(where, shard)

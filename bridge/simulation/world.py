@@ -14,6 +14,7 @@ import msgspec
 
 from actors.context import Directory
 from bridge.embedded_backend import EmbeddedBackend
+from bridge.loop import DOUBT
 from bridge.record import Record
 from bridge.region import Phase
 from bridge.simulation.choices import Choices, Source
@@ -88,8 +89,9 @@ class World:
     def _reported(self, event: str, **fields: object) -> None:
         """Hear what a loop reports: rare branches are counted, and a contradiction in the log is a violation."""
         self.probes[event] += 1
-        if event == "shard-failed" and str(fields.get("error", "")).endswith("Inconsistent"):
-            raise Violation("what is committed can be restored", str(fields.get("reason")))
+        reason = str(fields.get("reason", ""))
+        if str(fields.get("error", "")).endswith("Inconsistent") or reason.endswith(DOUBT):
+            raise Violation("what is committed can be restored", reason)
 
     # --- phases -----------------------------------------------------------------------------------------------
 

@@ -18,8 +18,10 @@ from actors.placement import partition_of
 from actors.wire import encode
 from bridge.codec import decode_state
 from bridge.embedded_backend import EmbeddedBackend
+from bridge.loop import DOUBTS_MAX
 from bridge.record import Output, Record
 from bridge.region import Escalated
+from bridge.restore import Restoration
 from bridge.running import Running, no_fault
 from bridge.settings import Settings
 from bridge.system import ActorSystem
@@ -407,3 +409,30 @@ def test_an_absent_offset_is_written_again() -> None:
     committed = world.running.reader.committed("bank", "bank.account.commands", 0)
     world.close()
     assert committed == 1
+
+
+@pytest.mark.parametrize(("blind", "runs"), [(DOUBTS_MAX, True), (DOUBTS_MAX + 1, False)])
+def test_a_contradiction_is_read_again_before_it_is_believed(
+    monkeypatch: pytest.MonkeyPatch, *, blind: int, runs: bool
+) -> None:
+    """A broker that has just come back may not show everything yet; what still contradicts itself stops the shard."""
+    world = World([Account], partitions=1, limits=CALM)
+    world.send([(Account, "a", Deposit(amount=1), False)])
+    world.settle()
+    world.running.crash()
+    looks = 0
+    check = Restoration._check_position
+
+    def look(restoration: Restoration) -> None:
+        nonlocal looks
+        looks += 1
+        if looks <= blind:
+            restoration._record = None
+        check(restoration)
+
+    monkeypatch.setattr(Restoration, "_check_position", look)
+    for _ in range(5_000):  # the clock moves on at each look
+        world.running.tick()
+    (seat,) = world.running.loop.region
+    assert (seat.shard is not None, looks) == (runs, DOUBTS_MAX + 1)
+    world.close()
