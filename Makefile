@@ -28,9 +28,10 @@ format: $(READY) ## Format and mend what can be mended by a tool.
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-chaos: $(READY) ## Break a real Kafka and real workers by a seed, MINUTES=2 long, SEED=1; then kill at every point, ROUNDS=20.
+chaos: $(READY) ## Break a real Kafka and real workers by a seed, MINUTES=2 long, SEED=1; kill at every point, ROUNDS=20; compare logs.
 	$(PY) -m tests.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),1)
 	UNDERSTUDY_KILL_ROUNDS=$(or $(ROUNDS),20) $(PY) -m pytest tests/bridge/test_kill_matrix.py
+	UNDERSTUDY_DIFFERENTIAL=$(or $(HISTORIES),200) $(PY) -m pytest tests/bridge/test_differential.py
 
 bench: $(READY) ## Measure the ledger job in memory; for Kafka: python -m benchmarks.ledger --log kafka://host:port
 	$(PY) -m benchmarks.ledger

@@ -20,7 +20,7 @@ import msgspec
 
 from bridge import embedded_schema as schema
 from bridge.clock import Clock
-from bridge.log import LogError, LogUnavailable, OutcomeUnknown
+from bridge.log import LogError, LogUnavailable, OutcomeUnknown, TopicMismatch
 from bridge.processes import writer_pid
 from bridge.record import Headers, Output, Record, TopicPartition
 from bridge.settings import Settings
@@ -96,7 +96,7 @@ class Store:
         ]
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """Return the first offset that a partition holds and its end; LogError if there is no such partition."""
+        """Return the first offset that a partition holds and its end; TopicMismatch if there is none such."""
         for low, high in self.rows(schema.BOUNDS, (topic, partition)):
             return low, high
         raise self.unknown(topic, partition)
@@ -106,11 +106,11 @@ class Store:
         count: int = self.rows("SELECT count(*) FROM partition WHERE topic = ?", (topic,))[0][0]
         return count or None
 
-    def unknown(self, topic: str, partition: int) -> LogError:
+    def unknown(self, topic: str, partition: int) -> TopicMismatch:
         """Return the refusal of a partition that does not exist."""
         count = self.partition_count(topic)
         what = f"it has {count} partitions" if count else "there is no such topic"
-        return LogError(f"{self} has no partition {topic}/{partition} ({what}): nothing was read or written")
+        return TopicMismatch(f"{self} has no partition {topic}/{partition} ({what}): nothing was read or written")
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
@@ -137,7 +137,7 @@ class Store:
             raise
 
     def append(self, connection: Connection, groups: Groups) -> dict[TopicPartition, int]:
-        """Append within a transaction, and return each partition's first offset; LogError if there is no such one."""
+        """Append within a transaction, and return each partition's first offset; TopicMismatch if there is no such."""
         timestamp_ms = self.clock.epoch_ms()
         first_offsets: dict[TopicPartition, int] = {}
         for shard, columns in groups.items():

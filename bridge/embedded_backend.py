@@ -31,7 +31,7 @@ class EmbeddedReader:
         return self._store.partition_count(topic)
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """Return the first offset still held and the end; LogError if there is no such partition."""
+        """Return the first offset still held and the end; TopicMismatch if there is no such partition."""
         return self._store.bounds(topic, partition)
 
     def read(self, topic: str, partition: int, from_offset: int = 0) -> Iterator[Record]:

@@ -36,6 +36,7 @@ from bridge.log import (
     OutcomeUnknown,
     Replayed,
     SlotTaken,
+    TopicMismatch,
     Transaction,
 )
 from bridge.processes import is_alive, pid_start
@@ -112,14 +113,18 @@ class EmbeddedLog:
 
     def claim(self, shard: TopicPartition, topics: Sequence[str]) -> None:
         """Ask for a shard; the next poll claims all that were asked for in one transaction."""
-        for topic in topics:
-            self._store.bounds(topic, shard.partition)
         self._events = [event for event in self._events if event.shard != shard]
-        if shard in self._shards:
+        if shard not in self._shards:
+            self._fence(shard)
+            return
+        try:
+            for topic in topics:
+                self._store.bounds(topic, shard.partition)
+        except TopicMismatch as missing:
+            self._abort(shard, str(missing))
+        else:
             self._shards[shard] = _Shard()
             self._claims[shard] = tuple(topics)
-        else:
-            self._fence(shard)
 
     def replay(self, shard: TopicPartition, topic: str, from_offset: int, to_offset: int) -> None:
         """Ask for committed records; each poll reads a bounded batch of them."""
@@ -146,7 +151,6 @@ class EmbeddedLog:
         """Do all of it or nothing, now; the next poll says which.
 
         Raises:
-            LogError: a record is for a partition that does not exist; nothing was written.
             LogUnavailable: the file cannot be written; nothing was written.
         """
         shard, state = transaction.shard, self._shards.get(transaction.shard)
@@ -164,9 +168,8 @@ class EmbeddedLog:
                     offsets = self._store.append(connection, groups)
                 if is_ours and now_s >= self._renew_at_s:
                     self._renew(connection, now_s)
-        except OutcomeUnknown as error:
-            self._shards[shard] = _Shard()
-            self._events.append(Aborted(shard, str(error), routine=False))
+        except (OutcomeUnknown, TopicMismatch) as error:
+            self._abort(shard, str(error))
             return
         if not is_ours:
             self._fence(shard)
@@ -314,6 +317,12 @@ class EmbeddedLog:
         for shard in shards:
             self._forget(shard)
             self._events.append(Lost(shard, reason))
+
+    def _abort(self, shard: TopicPartition, reason: str) -> None:
+        """Have a shard claimed again."""
+        self._shards[shard] = _Shard()
+        self._claims.pop(shard, None)
+        self._events.append(Aborted(shard, reason, routine=False))
 
     def _fence(self, shard: TopicPartition) -> None:
         """Forget a shard that a later owner claimed; whether it is still ours is seen at the next poll."""

@@ -29,7 +29,7 @@ from bridge.record import Output, Record, TopicPartition
 #   ├── LogUnavailable      the log cannot be reached or used now: the worker exits, its supervisor retries
 #   ├── SlotTaken           another live worker has this node and slot: exit, never restart
 #   ├── InvalidSetting      a setting that is unknown or would break a promise: refuse to start
-#   ├── TopicMismatch       a topic is missing, cannot be made, or has another partition count: refuse to start
+#   ├── TopicMismatch       a topic or partition is missing, cannot be made, or has another count: refuse
 #   └── OutcomeUnknown      an append may or may not have happened: the caller decides
 
 
@@ -50,7 +50,7 @@ class InvalidSetting(LogError):
 
 
 class TopicMismatch(LogError):
-    """A topic is missing and cannot be made, or has another number of partitions than the code."""
+    """A topic or partition is missing and cannot be made, or a topic has another number of partitions than the code."""
 
 
 class OutcomeUnknown(LogError):
@@ -144,7 +144,11 @@ LogEvent = Assigned | ShardEvent
 
 
 class Transaction(msgspec.Struct, frozen=True):
-    """What one shard wants to be true, all or nothing: ``records`` appended and its next input offset."""
+    """What one shard wants to be true, all or nothing: ``records`` appended and its next input offset, 0 or more.
+
+    Records for a partition that does not exist abort it. How large a record may be is the log's own affair, from
+    ``Settings.output_bytes_max`` on.
+    """
 
     shard: TopicPartition
     next_offset: int
@@ -155,7 +159,10 @@ class Transaction(msgspec.Struct, frozen=True):
 
 
 class Log(Protocol):
-    """One worker's member of the group that shares the shards."""
+    """One worker's member of the group that shares the shards.
+
+    What is asked of a shard that is not ours any more is void: nothing, or ``Fenced``, may answer it.
+    """
 
     def poll(self, timeout_s: float) -> Sequence[LogEvent]:
         """Return what has happened since the last call; wait up to ``timeout_s`` if nothing has.
@@ -170,14 +177,16 @@ class Log(Protocol):
     def claim(self, shard: TopicPartition, topics: Sequence[str]) -> None:
         """Shut out every earlier owner of an assigned shard, then say ``Claimed`` (or ``Aborted``, ``Fenced``).
 
-        ``topics`` are those that the owner restores from, always at partition ``shard.partition``.
+        ``topics`` are those that the owner restores from, always at partition ``shard.partition``. One that does not
+        exist aborts the claim.
         """
 
     def replay(self, shard: TopicPartition, topic: str, from_offset: int, to_offset: int) -> None:
         """Read committed records of ``topic`` at the shard's partition, from one offset up to another.
 
-        Answered by ``Replayed`` events. ``to_offset`` comes from ``Claimed.ends``; while a foreign open
-        transaction hides records below it the replay waits, and the log reports that. One replay at a time.
+        Answered by ``Replayed`` events. ``topic`` was named in ``claim`` and ``to_offset`` comes from
+        ``Claimed.ends``; while a foreign open transaction hides records below it the replay waits, and the log
+        reports that. One replay at a time.
         """
 
     def begin(self, shard: TopicPartition, next_offset: int) -> None:
@@ -190,7 +199,11 @@ class Log(Protocol):
         """Undo ``pause``. Idempotent."""
 
     def commit(self, transaction: Transaction) -> None:
-        """Do all of it or nothing, then say ``Committed``, ``Aborted`` or ``Fenced``. One at a time per shard."""
+        """Do all of it or nothing, then say ``Committed``, ``Aborted`` or ``Fenced``. One at a time per shard.
+
+        Raises:
+            LogUnavailable: the log cannot be written; nothing happened.
+        """
 
     def partition_count(self, topic: str) -> int | None:
         """Return a topic's number of partitions, None if there is no such topic. Cached; may ask the log once."""
@@ -206,13 +219,19 @@ class Log(Protocol):
 
 
 class Reader(Protocol):
-    """Committed records, for anyone: no group, no ownership."""
+    """Committed records, for anyone: no group, no ownership.
+
+    ``bounds``, ``read`` and ``follow`` raise TopicMismatch, at the call, for a partition that does not exist.
+    """
 
     def partition_count(self, topic: str) -> int | None:
         """Return a topic's number of partitions, None if there is no such topic."""
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """Return the first offset still held and the end of what is committed (no open transaction below it)."""
+        """Return the first offset still held and the end of what is committed (no open transaction below it).
+
+        The end may come a little after ``Committed``; ``read`` does not, it waits for what was committed before.
+        """
 
     def read(self, topic: str, partition: int, from_offset: int = 0) -> Iterator[Record]:
         """Yield the committed records from an offset up to the end as it is at the call, then stop."""
@@ -237,6 +256,7 @@ class Appender(Protocol):
         """Append durably and return the offsets, in order.
 
         Raises:
+            TopicMismatch: one of the partitions does not exist; nothing was appended.
             LogUnavailable: nothing was appended.
             OutcomeUnknown: some or all may have been appended.
         """
@@ -276,6 +296,8 @@ class Backend(Protocol):
 
     def ensure(self, specs: Sequence[TopicSpec]) -> Sequence[str]:
         """Make the missing topics, check the partition counts of the others, and return what was made.
+
+        The names differ, and are such as Kafka takes. If one topic is refused, nothing is made.
 
         Raises:
             TopicMismatch: a count differs, or a topic is missing and may not be made. The sentence names it.

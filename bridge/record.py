@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
+#: Names and values, in order; names are UTF-8 without NUL (librdkafka takes them as C strings), and may repeat.
 Headers = tuple[tuple[str, bytes], ...]
 
 

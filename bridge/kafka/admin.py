@@ -121,6 +121,13 @@ class Admin:
         self._counts[topic] = len(found.partitions)
         return self._counts[topic]
 
+    def require(self, shard: TopicPartition, doing: str) -> None:
+        """Raise TopicMismatch for a partition that does not exist: librdkafka says as much in many ways, or waits."""
+        count = self.partition_count(shard.topic)
+        if not 0 <= shard.partition < (count or 0):
+            what = f"it has {count} partitions" if count else "there is no such topic"
+            raise TopicMismatch(f"{doing}: there is no partition {shard} ({what})")
+
     def ensure(self, specs: Sequence[TopicSpec]) -> list[str]:
         """Make what is missing and compare the rest; see :meth:`bridge.log.Backend.ensure`."""
         missing = self._compared(specs, self.topics())

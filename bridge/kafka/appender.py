@@ -10,8 +10,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from bridge.kafka.admin import Admin
 from bridge.kafka.config import KafkaConfig
 from bridge.kafka.messages import error_of, made, say
-from bridge.log import LogError, LogUnavailable, OutcomeUnknown, TopicMismatch
-from bridge.record import Output
+from bridge.log import LogError, LogUnavailable, OutcomeUnknown
+from bridge.record import Output, TopicPartition
 
 #: librdkafka decides every delivery at its own timeout; this much later something is wrong with it.
 DECISION_SLACK_S = 5.0
@@ -27,16 +27,15 @@ class KafkaAppender:
         self._producer: Producer | None = made(Producer, config.appender(self._lines))
 
     def append(self, outputs: Sequence[Output]) -> Sequence[int]:
-        """See :meth:`bridge.log.Appender.append`. A topic or partition that is not there is a TopicMismatch.
+        """See :meth:`bridge.log.Appender.append`.
 
         An offset is -1 where the first answer got lost and the broker, asked again, only knew that it has the
         record (DUPLICATE_SEQUENCE_NUMBER): it is appended once, but nobody says where.
         """
         producer = self._producer
         assert producer is not None, "append after close"
-        for topic, partition in {(output.topic, output.partition) for output in outputs}:
-            if partition >= (self._admin.partition_count(topic) or 0):
-                raise TopicMismatch(f"nothing was appended: there is no partition {partition} of a topic {topic}")
+        for where in {TopicPartition(output.topic, output.partition) for output in outputs}:
+            self._admin.require(where, "nothing was appended")
         deliveries = [_Delivery() for _ in outputs]
         deadline_s = time.monotonic() + self._timeout_s
         for index, output in enumerate(outputs):

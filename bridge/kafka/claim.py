@@ -273,18 +273,19 @@ class Claim:
             if error is None and topic is not None and offset is not None:
                 firsts[topic] = offset
 
-        noted: set[str] = set()
+        counts: dict[str, int] = {}
         produce = producer.produce
         for output in outputs:
             topic, headers = output.topic, output.headers
             callback = None
-            if topic not in noted:
-                faults.point("K6" if noted else "")
+            if topic not in counts:
+                faults.point("K6" if counts else "")
                 faults.point(_POINTS.get(topic.rpartition(".")[2], ""))
-                noted.add(topic)
-                if self._admin.partition_count(topic) is None:  # librdkafka would wait for it, for half a minute
-                    raise KafkaException(_no_topic(topic))
+                counts[topic] = self._admin.partition_count(topic) or 0
                 callback = note
+            if not 0 <= output.partition < counts[topic]:
+                # librdkafka would wait for a topic for half a minute, and choose a partition where it is told -1.
+                raise KafkaException(_no_partition(topic, output.partition))
             while True:
                 try:
                     produce(
@@ -351,5 +352,6 @@ class Claim:
         self.settled.set()
 
 
-def _no_topic(topic: str) -> KafkaError:
-    return KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, f"there is no topic {topic}", txn_requires_abort=True)
+def _no_partition(topic: str, partition: int) -> KafkaError:
+    text = f"there is no partition {topic}/{partition}"
+    return KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, text, txn_requires_abort=True)

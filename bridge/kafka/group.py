@@ -290,9 +290,18 @@ class GroupMember:
         close_mark(self._mark)
 
     def abandon(self) -> None:
-        """Fall silent: no farewell to the group, which finds the slot dead when its session ends or is taken over."""
+        """Fall silent: no farewell to the group, which finds the slot dead when its session ends or is taken over.
+
+        librdkafka's destructor neither commits nor leaves. But where a rebalance waits for its callback, which nobody
+        serves any more, it spins for ever (2.16.1, seen in every second crash right after a join; compare its issue
+        #4527): an assignment of nothing is the answer that it waits for.
+        """
         close_mark(self._mark)
-        del self._consumer  # librdkafka's destructor neither commits nor leaves
+        with suppress(KafkaException):
+            self._consumer.incremental_assign([])
+        holder = [self._consumer]
+        del self._consumer
+        bounded(holder.clear, "consumer")
 
 
 def _unassign(consumer: Consumer, partitions: list[KafkaPartition]) -> None:

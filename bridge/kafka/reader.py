@@ -32,6 +32,7 @@ class KafkaReader:
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """See :meth:`bridge.log.Reader.bounds`. The end is the last stable offset."""
         where = TopicPartition(topic, partition)
+        self._admin.require(where, "asking for its bounds")
         try:
             return self._admin.low(where), self._admin.stable_end(where)
         except KafkaException as failure:
@@ -44,6 +45,7 @@ class KafkaReader:
         transactions that look open are waited for, ``MARKERS_WAIT_S`` at most.
         """
         where = TopicPartition(topic, partition)
+        self._admin.require(where, "reading it")
         try:
             low, end = self._admin.low(where), self._admin.ends([where])[where]
         except KafkaException as failure:
@@ -64,9 +66,14 @@ class KafkaReader:
 
     def follow(self, topic: str, positions: Mapping[int, int], timeout_s: float) -> Iterator[Record]:
         """See :meth:`bridge.log.Reader.follow`."""
+        for partition in positions:
+            self._admin.require(TopicPartition(topic, partition), "following it")
+        return self._follow(topic, dict(positions), timeout_s) if positions else iter(())
+
+    def _follow(self, topic: str, positions: dict[int, int], timeout_s: float) -> Iterator[Record]:
         reader = self._take()
         try:
-            yield from reader.follow(topic, dict(positions), timeout_s)
+            yield from reader.follow(topic, positions, timeout_s)
         except KafkaException as failure:
             raise _unavailable(failure, f"following {topic}") from None
         finally:
@@ -74,6 +81,8 @@ class KafkaReader:
 
     def committed(self, group: str, topic: str, partition: int) -> int | None:
         """See :meth:`bridge.log.Reader.committed`."""
+        if partition < 0:  # confluent-kafka raises ValueError; of another partition that is not there it says None
+            return None
         try:
             return self._admin.committed(group, TopicPartition(topic, partition))
         except KafkaException as failure:

@@ -143,6 +143,16 @@ def test_an_abandoned_log_leaves_its_slot(world: World) -> None:
     heir.claimed(shard)
 
 
+@pytest.mark.parametrize("_", range(3))
+def test_a_member_may_be_abandoned_in_a_rebalance(world: World, _: int) -> None:
+    """librdkafka's destructor waited for ever for the rebalance callback that nobody serves: every second time here."""
+    first, second = world.join(0), world.join(1)
+    world.settled(first, second)  # the first still has an answer to give: the rebalance has a second half
+    first.log.abandon()
+    world.drivers.remove(first)
+    world.settled(second, world.join(0))
+
+
 def test_a_live_slot_of_another_process_is_taken(world: World) -> None:
     """A newcomer for a slot of a living process is refused with its process id, and the older one goes on."""
     world.append(b"before")

@@ -10,7 +10,6 @@ from bridge.log import (
     Committed,
     Fenced,
     Fetched,
-    LogError,
     Lost,
     Member,
     Replayed,
@@ -383,24 +382,52 @@ def test_bytes_survive(world: World) -> None:
     assert read == contents * 2
 
 
-def test_an_unknown_topic_spoils_the_whole_transaction(world: World) -> None:
-    """A transaction for a topic that does not exist is refused or aborted, and nothing of it is written."""
+@pytest.mark.parametrize(("topic", "partition"), [("no-such-topic", 0), ("events", 2), ("events", -1)])
+def test_a_missing_partition_spoils_the_whole_transaction(world: World, topic: str, partition: int) -> None:
+    """A transaction for a partition that does not exist is aborted, and nothing of it is written, anywhere."""
     driver, shard = world.working()
-    outputs = [Output(world.events, 0, b"k", b"x"), Output(f"{world.group}.no-such-topic", 0, b"k", b"y")]
-    try:
-        driver.log.commit(Transaction(shard, 9, outputs))
-        driver.until(Aborted, shard)
-    except LogError as refusal:
-        assert "no-such-topic" in str(refusal)  # noqa: PT017 - a refusal at once and one later are both right
-    assert world.read(world.events) == []
+    place = TopicPartition(world.events if topic == "events" else f"{world.group}.{topic}", partition)
+    outputs = [Output(world.events, 0, b"k", b"x"), Output(*place, b"k", b"y")]
+    driver.log.commit(Transaction(shard, 9, outputs))
+    assert str(place) in driver.until(Aborted, shard).reason
+    assert world.read(world.events) == world.read(world.events, 1) == []
     assert world.reader.committed(world.group, *shard) is None
+    driver.claimed_again(shard)
+    committed(driver, world.transaction(shard, 1, b"z"))
 
 
-def test_an_unknown_topic_is_not_appended_to(world: World) -> None:
-    """An append to a topic that does not exist is a LogError that names it, and nothing is appended."""
-    with pytest.raises(LogError, match="no-such-topic"):
-        world.append(b"x", topic=f"{world.group}.no-such-topic")
+def test_a_missing_topic_aborts_a_claim(world: World) -> None:
+    """A claim that names a topic which does not exist is aborted; the shard stays ours, and can be claimed again."""
+    driver, shard = world.working()
+    driver.log.claim(shard, [world.events, f"{world.group}.no-such-topic"])
+    driver.until(Aborted, shard)
+    driver.claimed_again(shard, world.events)
+    committed(driver, world.transaction(shard, 1))
+
+
+@pytest.mark.parametrize(("topic", "partition"), [("no-such-topic", 0), ("events", 2), ("events", -1)])
+def test_a_missing_partition_is_not_appended_to(world: World, topic: str, partition: int) -> None:
+    """An append to a partition that does not exist is a TopicMismatch that names it, and nothing is appended."""
+    name = world.events if topic == "events" else f"{world.group}.{topic}"
+    outputs = [Output(world.events, 0, b"k", b"x"), Output(name, partition, b"k", b"y")]
+    with pytest.raises(TopicMismatch, match=f"{name}/{partition}"):
+        world.appender.append(outputs)
+    assert world.read(world.events) == world.read(world.events, 1) == []
     assert f"{world.group}.no-such-topic" not in world.backend.topics()
+
+
+@pytest.mark.parametrize(("topic", "partition"), [("no-such-topic", 0), ("events", 2), ("events", -1)])
+def test_a_missing_partition_is_not_read(world: World, topic: str, partition: int) -> None:
+    """Reading or following a partition that does not exist is a TopicMismatch; no group has committed in it."""
+    name = world.events if topic == "events" else f"{world.group}.{topic}"
+    for call in (
+        lambda: world.reader.bounds(name, partition),
+        lambda: world.reader.read(name, partition),
+        lambda: world.reader.follow(name, {partition: 0}, timeout_s=1.0),
+    ):
+        with pytest.raises(TopicMismatch, match=f"{name}/{partition}"):
+            call()
+    assert world.reader.committed(world.group, name, partition) is None
 
 
 # --- fencing --------------------------------------------------------------------------------------------------
@@ -487,6 +514,7 @@ def test_follow_gives_what_comes(world: World) -> None:
         found.append(record)
         if record.value == b"1":
             world.append(b"2")
+    assert list(world.reader.follow(world.commands, {}, timeout_s=1.0)) == []
     assert sorted((record.partition, record.offset, record.value) for record in found) == [
         (0, 1, b"1"),
         (0, 2, b"2"),
