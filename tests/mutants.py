@@ -22,9 +22,10 @@ from actors.mailbox import Letter, Mailbox
 from actors.shard import Shard
 from actors.waiting import WaitingRoom
 from actors.window import SnapshotWindow
+from bridge.embedded import grouped
 from bridge.embedded_backend import EmbeddedAppender
 from bridge.embedded_log import EmbeddedLog
-from bridge.log import Claimed, Lost, Transaction
+from bridge.log import Claimed, Committed, Lost, Transaction
 from bridge.loop import ShardLoop
 from bridge.region import Phase, Seat, ShardRegion
 from bridge.restore import Restoration
@@ -384,6 +385,47 @@ def torn(stack: ExitStack) -> None:
         return mutated
 
     swap(stack, EmbeddedLog, "commit", commit)
+
+
+@mutant("bridge/embedded_log.py", seeds=200)
+def two_transactions(stack: ExitStack) -> None:
+    """The records of a commit have a transaction of their own, behind that of its offset."""
+
+    def commit(original: Any) -> Any:
+        def mutated(log: EmbeddedLog, transaction: Transaction) -> None:
+            original(log, msgspec.structs.replace(transaction, records=[]))
+            if isinstance(log._events[-1], Committed):
+                with log._store.write() as connection:
+                    log._store.append(connection, grouped(transaction.records))
+
+        return mutated
+
+    swap(stack, EmbeddedLog, "commit", commit)
+
+
+@mutant("bridge/embedded_log.py")
+def waits_for_a_record(stack: ExitStack) -> None:
+    """A replay is complete only with a record right below its end, where a marker may stand."""
+
+    def replay_some(original: Any) -> Any:
+        def mutated(log: EmbeddedLog) -> Any:
+            for event in original(log):
+                at_end = event.records and event.records[-1].offset + 1 >= ends[event.shard, event.topic]
+                empty = ends[event.shard, event.topic] == 0
+                yield msgspec.structs.replace(event, complete=bool(event.complete and (at_end or empty)))
+
+        return mutated
+
+    def replay(original: Any) -> Any:
+        def mutated(log: EmbeddedLog, place: Any, topic: str, from_offset: int, to_offset: int) -> None:
+            ends[place, topic] = to_offset if to_offset > from_offset else 0
+            original(log, place, topic, from_offset, to_offset)
+
+        return mutated
+
+    ends: dict[Any, int] = {}
+    swap(stack, EmbeddedLog, "_replay_some", replay_some)
+    swap(stack, EmbeddedLog, "replay", replay)
 
 
 @mutant("supervision/policy.py")

@@ -7,9 +7,11 @@ while, outlive the worker that sent it, and arrive when somebody else has the sh
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
+
+import msgspec
 
 from bridge.log import (
     Aborted,
@@ -21,48 +23,12 @@ from bridge.log import (
     LogEvent,
     LogUnavailable,
     Lost,
-    Reader,
     Replayed,
     Transaction,
 )
 from bridge.record import TopicPartition
-from bridge.simulation.virtual import Violation, VirtualClock
-
-
-class Ledger:
-    """What happened in the log, seen from outside all workers: who claimed a shard last, and what was committed.
-
-    Raises Violation for a commit of anybody but the last claimer (I10), or one whose offset moves back (I23).
-    """
-
-    def __init__(self, reader: Reader, states: Mapping[str, str]) -> None:
-        self._reader, self._states = reader, states
-        self._claimers: dict[TopicPartition, str] = {}
-        self._ends: Counter[TopicPartition] = Counter()
-        self._offsets: Counter[TopicPartition] = Counter()
-        self.commits = 0
-        self.probes: Counter[str] = Counter()
-
-    def claimed(self, worker: str, shard: TopicPartition) -> None:
-        """Note that a worker has shut out all others."""
-        self._claimers[shard] = worker
-
-    def landed(self, worker: str, transaction: Transaction) -> bool:
-        """Tell whether the commit that was just handed over is in the log, and check that it may be."""
-        shard = transaction.shard
-        end = self._reader.bounds(self._states[shard.topic], shard.partition)[1]
-        if end == self._ends[shard]:
-            return False
-        self._ends[shard] = end
-        self.commits += 1
-        if self._claimers.get(shard) != worker:
-            raise Violation("one writer", f"{worker} committed to {shard}, claimed by {self._claimers.get(shard)}")
-        if transaction.next_offset < self._offsets[shard]:
-            raise Violation(
-                "offsets move on", f"{worker} set {shard} from {self._offsets[shard]} to {transaction.next_offset}"
-            )
-        self._offsets[shard] = transaction.next_offset
-        return True
+from bridge.simulation.ledger import Ledger
+from bridge.simulation.virtual import VirtualClock
 
 
 class Pending(NamedTuple):
@@ -76,16 +42,27 @@ class FaultyLog:
     """Faults are armed from outside and happen at the next opportunity."""
 
     def __init__(
-        self, inner: Log, worker: str, clock: VirtualClock, ledger: Ledger, *, piece: int, events: int
+        self,
+        inner: Log,
+        worker: str,
+        clock: VirtualClock,
+        ledger: Ledger,
+        passed: Callable[[str], None] = lambda _: None,
+        *,
+        piece: int = 0,
+        events: int = 0,
+        markers: int = 0,
     ) -> None:
-        self._inner, self._worker, self._clock, self._ledger = inner, worker, clock, ledger
-        self._piece, self._events = piece, events
+        self._inner, self._worker, self._clock, self._ledger, self._passed = inner, worker, clock, ledger, passed
+        self._piece, self._events, self._markers = piece, events, markers
         #: What the log has said and nobody has heard. The first of it may be what is left of a longer event.
         self._queue: deque[LogEvent] = deque()
         self._muted: set[TopicPartition] = set()
         self._paused: set[TopicPartition] = set()
         self._owned: dict[TopicPartition, None] = {}
         self.pending: list[Pending] = []
+        #: Until when an open transaction of another hides what there is to read for a shard.
+        self._hidden: dict[TopicPartition, float] = {}
         #: Armed: what happens to the next commits, how many claims fail, until when nothing is heard.
         self.fates: deque[str] = deque()
         self.failing_claims = 0
@@ -104,6 +81,8 @@ class FaultyLog:
         for event in self._inner.poll(0.0):
             self._take_in(event)
         events = list(self._deliver())
+        if any(isinstance(event, Lost) and self._is_under_way(event.shard) for event in events):
+            self._passed("K12")
         if not events and timeout_s > 0:
             self._clock.advance(timeout_s)
         return events
@@ -179,6 +158,17 @@ class FaultyLog:
         """Answer whatever is under way for a shard with an abort."""
         self._say(Aborted(shard, f"simulated ({what})", routine=False))
 
+    def hide(self, shard: TopicPartition, seconds: float) -> None:
+        """Let nothing be read for a shard for a while; what is said of its commits comes all the same."""
+        self._hidden[shard] = self._clock.monotonic_s() + seconds
+
+    def heal(self) -> None:
+        """Do nothing bad any more that was armed."""
+        self.held_until_s = self.delay_s = 0.0
+        self.fates.clear()
+        self._hidden.clear()
+        self.failing_claims, self.unavailable = 0, False
+
     def lose(self, shard: TopicPartition, *, twice: bool) -> None:
         """Revoke a shard and assign it again."""
         self._say(Lost(shard, "simulated"))
@@ -194,11 +184,12 @@ class FaultyLog:
 
     def next_s(self) -> float | None:
         """Return when something happens here by itself."""
-        if any(
-            not (self._piece and isinstance(event, Fetched) and event.shard in self._paused) for event in self._queue
-        ):
-            return self.held_until_s
-        return min((pending.due_s for pending in self.pending), default=None)
+        instants = [
+            max(self.held_until_s, self._hidden_until_s(event))
+            for event in self._queue
+            if not (self._piece and isinstance(event, Fetched) and event.shard in self._paused)
+        ]
+        return min(instants or (pending.due_s for pending in self.pending), default=None)
 
     # --- how it works -----------------------------------------------------------------------------------------
 
@@ -213,8 +204,18 @@ class FaultyLog:
                 self._land(pending.transaction)
 
     def _land(self, transaction: Transaction) -> bool:
-        self._inner.commit(transaction)
-        return self._ledger.landed(self._worker, transaction)
+        landed = False
+        try:
+            self._inner.commit(transaction)
+        finally:  # Whoever dies within it may have written it.
+            landed = self._ledger.landed(self._worker, transaction)
+        return landed
+
+    def _is_under_way(self, shard: TopicPartition) -> bool:
+        return any(pending.transaction.shard == shard for pending in self.pending)
+
+    def _hidden_until_s(self, event: LogEvent) -> float:
+        return self._hidden.get(event.shard, 0.0) if isinstance(event, Fetched | Replayed) else 0.0
 
     def _say(self, event: Aborted | Fenced | Lost) -> None:
         """Say that all that went on for a shard is void: nothing of it comes any more until it is claimed."""
@@ -231,6 +232,8 @@ class FaultyLog:
         match event:
             case Claimed():
                 self._ledger.claimed(self._worker, shard)
+                ends = {topic: end + self._markers for topic, end in event.ends.items()}
+                event = msgspec.structs.replace(event, ends=ends)
             case Assigned():
                 self._owned[shard] = None
                 self._muted.discard(shard)
@@ -260,7 +263,8 @@ class FaultyLog:
 
     def _deliver(self) -> Iterator[LogEvent]:
         """Hand over what is there: some of it, later, and no more commands of a paused shard than must be."""
-        if not self._queue or self._clock.monotonic_s() < self.held_until_s:
+        now_s = self._clock.monotonic_s()
+        if not self._queue or now_s < self.held_until_s:
             return
         queue, kept = self._queue, list[LogEvent]()
         left = self._events or 1 << 30
@@ -268,6 +272,9 @@ class FaultyLog:
         while queue and left:
             event: LogEvent | None = queue.popleft()
             while event is not None and left:
+                if self._hidden and self._hidden_until_s(event) > now_s:
+                    self._ledger.probes["hidden for a while"] += 1
+                    break
                 if isinstance(event, Fetched):
                     if event.shard in full:  # What is said of commits and claims may overtake commands, and must.
                         break

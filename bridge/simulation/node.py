@@ -101,6 +101,7 @@ class Node:
         clock = self._kit.clock
         try:
             if worker.asleep_until_s <= clock.monotonic_s():
+                worker.fault_point("K21")
                 drained = worker.loop.drain(clock.monotonic_s() + self._kit.swarm.settings.stop_timeout_s)
                 self._kit.probes["drained" if drained else "not drained in time"] += 1
                 del self.workers[worker.name]
@@ -111,7 +112,8 @@ class Node:
         self._end(worker)
 
     def _end(self, worker: Worker) -> None:
-        """End a worker as SIGKILL does; what it has sent is on its way."""
+        """End a worker as SIGKILL does; what it has sent is on its way, and kills nobody any more."""
+        worker.kill_at = None
         self.workers.pop(worker.name, None)
         self.orphans += [(pending, worker) for pending in worker.log.pending]
         if worker.mark[COMMAND]:

@@ -59,7 +59,7 @@ class Operator:
                 return self._to_worker(kind, worker)
             case "abort" | "unknown-written" | "unknown-lost" | "fenced" | "slow-commit" | "claim-fails" | "hold":
                 return self._to_log(kind, worker)
-            case "abort-reading" | "lost" | "said-twice":
+            case "abort-reading" | "hide" | "lost" | "said-twice":
                 return self._to_shard(kind, worker)
             case "jump" | "suspend":
                 return self._to_clock(kind)
@@ -85,9 +85,7 @@ class Operator:
             case "kill":
                 world.node.kill(worker, "simulated")
             case "kill-at":
-                point = KILL_POINTS[self._choices.below(len(KILL_POINTS), "point")]
-                worker.kill_at = point, self._choices.below(3, "pass")
-                return f"{worker.name} {point}"
+                return self._to_point(worker)
             case "nap":
                 worker.asleep_until_s = now_s + session_s * 0.3
             case "sleep":
@@ -97,6 +95,19 @@ class Operator:
             case _:
                 worker.log.unavailable = True
         return worker.name
+
+    def _to_point(self, worker: Worker) -> str:
+        """Have a worker killed at a point; what seldom leads there by itself is brought about."""
+        point = KILL_POINTS[self._choices.below(len(KILL_POINTS), "point")]
+        worker.kill_at = point, 0 if point in ("K12", "K20", "K21") else self._choices.below(3, "pass")
+        told = f"{worker.name} {point}"
+        if point == "K12" and worker.log.pending:
+            worker.log.lose(worker.log.pending[0].transaction.shard, twice=False)
+        elif point == "K20":
+            self._world.curses.armed.append((InjectedEscalation, 1))
+        elif point == "K21" and len(self._world.node.tree.children) > 1:
+            self._world.node.supervise(Remove(worker.name))
+        return told
 
     def _to_log(self, kind: str, worker: Worker) -> str:
         match kind:
@@ -117,6 +128,8 @@ class Operator:
         seat = seats[self._choices.below(len(seats), "shard")]
         if kind == "abort-reading":
             worker.log.abort(seat.place, "reading")
+        elif kind == "hide":
+            worker.log.hide(seat.place, (0.2, 2.0, 10.0)[self._choices.below(3, "for")])
         else:
             worker.log.lose(seat.place, twice=kind == "said-twice")
         return f"{worker.name} {seat.name}"

@@ -27,7 +27,7 @@ from bridge.system import ActorSystem
 #: What of a run's configuration is drawn, with the number of its values; see ``swarm.draw``.
 _DRAWN = {
     "batch": 5, "mailbox": 5, "window": 5, "waiting-key": 3, "waiting-shard": 3, "workers": 3, "partitions": 3,
-    "piece": 4, "events": 3, "session": 3, "shard-strategy": 3, "worker-strategy": 3, "overflow": 2,
+    "piece": 4, "events": 3, "markers": 3, "session": 3, "shard-strategy": 3, "worker-strategy": 3, "overflow": 2,
 }  # fmt: skip
 _WORKLOAD_SEED, _WORKLOAD_MAX = 0, 1_000
 

@@ -19,7 +19,7 @@ from supervision import Backoff, Directive, Policy, Strategy, restart
 FAULTS: Mapping[str, str] = MappingProxyType(
     {
         "kill": "F1 F10: SIGKILL between two turns; a commit that is under way may still arrive",
-        "kill-at": "F1: SIGKILL at a named point of the loop (K1 to K17)",
+        "kill-at": "F1 F2: SIGKILL at a named point of the loop, of a transaction, of a stop (K1 to K21)",
         "abort": "F17 F28 F37: the next commit writes nothing and says so",
         "unknown-written": "F22: the next commit is written, and its owner hears that the outcome is unknown",
         "unknown-lost": "F22: the next commit is not written, and its owner hears that the outcome is unknown",
@@ -30,6 +30,7 @@ FAULTS: Mapping[str, str] = MappingProxyType(
         "lost": "F24 F25: a shard is revoked and assigned again to the same worker",
         "said-twice": "F24: the end of an ownership is told twice",
         "hold": "F21: what a log has to say comes later",
+        "hide": "F22 F29: an open transaction of another hides what a shard restores or fetches, until it ends",
         "nap": "F4: a worker is stopped for less than its lease",
         "sleep": "F3 F20 F27: a worker is stopped past its lease, and wakes up in the middle of what it did",
         "stuck": "F5 F7: a worker makes no progress, and is killed for it",
@@ -51,8 +52,9 @@ FAULTS: Mapping[str, str] = MappingProxyType(
 
 #: Rare branches that every long run must have reached, whatever the system.
 PROBES = (
-    *(f"killed at K{number}" for number in (1, 2, 3, 4, 9, 10, 14, 15, 16, 17)),
+    *(f"killed at K{number}" for number in (*range(1, 7), 8, 9, 10, 11, 12, *range(14, 22))),
     "drained",
+    "hidden for a while",
     "not drained in time",
     "killed for no progress",
     "late commit refused",
@@ -73,8 +75,12 @@ PROBES = (
     "workers tree escalated",
 )
 
-#: Points at which a worker is killed; K3 is within a handler, K9 after the commit was sent.
-KILL_POINTS = ("K1", "K2", "K3", "K4", "K9", "K10", "K14", "K15", "K16", "K17")
+#: Points at which a worker is killed; see ``bridge.faults.POINTS``. In the embedded log a transaction begins with the
+#: offset (so there is no K7), and those that claim and share shards have points too.
+KILL_POINTS = (
+    "K1", "K2", "K3", "K4", "K5", "K6", "K8", "K9", "K10", "K11", "K12", "K14", "K15", "K16", "K17", "K18", "K19",
+    "K20", "K21",
+)  # fmt: skip
 
 
 class InjectedRestart(Exception):
@@ -116,6 +122,8 @@ class Swarm(msgspec.Struct, frozen=True, kw_only=True):
     events: int
     step_s: float
     burst: int
+    #: By so much the ends of what a shard restores are higher than its last record: transaction markers take offsets.
+    markers: int
     #: Of a thousand commits so many are slow.
     slow_commits: int
     settings: Settings
@@ -150,6 +158,7 @@ def draw(choices: Choices, base: Settings, wanted: tuple[str, ...]) -> Swarm:
         partitions_max=1 + choices.below(3, "partitions"),
         piece=(0, 1, 2, 7)[choices.below(4, "piece")],
         events=(0, 1, 3)[choices.below(3, "events")],
+        markers=(0, 1, 3)[choices.below(3, "markers")],
         step_s=(0.001, 0.01, 0.05)[choices.below(3, "step")],
         burst=(16, 1, 4, 64)[choices.below(4, "burst")],
         slow_commits=(0, 50, 400)[choices.below(3, "slow-commits")],

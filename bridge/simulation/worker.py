@@ -9,17 +9,18 @@ import msgspec
 
 from actors.context import Directory
 from actors.shard import COMMAND, SHARD
-from bridge.embedded_backend import EmbeddedBackend
 from bridge.log import Member
 from bridge.loop import ShardLoop
 from bridge.marks import PID
 from bridge.region import Role, ShardRegion
-from bridge.simulation.faulty_log import FaultyLog, Ledger
+from bridge.simulation.faulty_log import FaultyLog
+from bridge.simulation.ledger import Ledger
+from bridge.simulation.mortal import MortalBackend, Passed
 from bridge.simulation.swarm import Swarm
 from bridge.simulation.virtual import VirtualClock
 from bridge.simulation.watch import Watch
 from bridge.system import ActorSystem
-from supervision import Command, Event, Tree
+from supervision import Command, Event, Tree, WakeAfter
 
 
 class Killed(BaseException):
@@ -31,7 +32,7 @@ class Kit(msgspec.Struct, frozen=True):
 
     system: ActorSystem
     swarm: Swarm
-    backend: EmbeddedBackend
+    backend: MortalBackend
     clock: VirtualClock
     ledger: Ledger
     roles: dict[str, Role]
@@ -55,15 +56,17 @@ class Kit(msgspec.Struct, frozen=True):
 class WatchedRegion(ShardRegion):
     """A region whose supervision is checked at every step."""
 
-    def __init__(self, kit: Kit, tree: Tree, mark: list[int]) -> None:
+    def __init__(self, kit: Kit, tree: Tree, mark: list[int], passed: Passed) -> None:
         super().__init__(kit.roles, tree, kit.directory, kit.system.limits(), mark)
-        self._watch = Watch("shards", kit.probes)
+        self._watch, self._passed = Watch("shards", kit.probes), passed
 
     def supervise(self, event: Event, now_s: float) -> tuple[Command, ...]:
         """See ``ShardRegion``."""
         before = self.tree
         commands = super().supervise(event, now_s)
         self._watch.saw(before, event, self.tree, commands, now_s)
+        if any(isinstance(command, WakeAfter) for command in commands):
+            self._passed("K20")
         return commands
 
 
@@ -74,13 +77,14 @@ class Worker:
         self.name, self.incarnation, self._kit = name, incarnation, kit
         slot = int(name.rpartition("-")[2])
         member = Member(kit.system.name, "node", slot)
-        inner = kit.backend.log(member, kit.system.commands_topics())
+        inner = kit.backend.log_of(member, kit.system.commands_topics(), self.fault_point)
         swarm = kit.swarm
         self.log = FaultyLog(
-            inner, f"{name}#{incarnation}", kit.clock, kit.ledger, piece=swarm.piece, events=swarm.events
-        )
+            inner, f"{name}#{incarnation}", kit.clock, kit.ledger, self.fault_point,
+            piece=swarm.piece, events=swarm.events, markers=swarm.markers,
+        )  # fmt: skip
         self.mark = [incarnation, 0, 0]
-        self.region = WatchedRegion(kit, Tree(swarm.shards, swarm.strategies[0], slot), self.mark)
+        self.region = WatchedRegion(kit, Tree(swarm.shards, swarm.strategies[0], slot), self.mark, self.fault_point)
         self.loop = ShardLoop(
             self.log,
             self.region,

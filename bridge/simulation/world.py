@@ -13,14 +13,14 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from actors.context import Directory
-from bridge.embedded_backend import EmbeddedBackend
 from bridge.loop import DOUBT
 from bridge.record import Record
 from bridge.region import Phase
 from bridge.simulation.choices import Choices, Source
 from bridge.simulation.clients import Clients, Told
-from bridge.simulation.faulty_log import Ledger
 from bridge.simulation.handlers import Curses, wrapped
+from bridge.simulation.ledger import Ledger
+from bridge.simulation.mortal import MortalBackend
 from bridge.simulation.node import Node
 from bridge.simulation.swarm import Swarm, draw, simulated
 from bridge.simulation.virtual import Violation, VirtualClock
@@ -47,7 +47,7 @@ class World:
         self.swarm: Swarm = draw(self.choices, system.settings, kinds)
         self.system = simulated(system, self.swarm)
         self.clock = VirtualClock()
-        self.backend = EmbeddedBackend("memory:", self.swarm.settings, clock=self.clock)
+        self.backend = MortalBackend("memory:", self.swarm.settings, clock=self.clock)
         self.system.prepare(self.backend)
         self.reader = self.backend.reader()
         self.probes: Counter[str] = Counter()
@@ -147,9 +147,7 @@ class World:
         self.curses.lift()
         self.clock.skew_ms = 0
         for worker in self.node.workers.values():
-            worker.log.held_until_s = worker.log.delay_s = 0.0
-            worker.log.fates.clear()
-            worker.log.failing_claims, worker.log.unavailable = 0, False
+            worker.log.heal()
             worker.kill_at = None
             if not worker.stuck:
                 worker.asleep_until_s = 0.0
