@@ -24,6 +24,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from bridge import faults
 from bridge.kafka.admin import Admin
 from bridge.kafka.config import KafkaConfig
+from bridge.kafka.lease import Lease
 from bridge.kafka.messages import FENCED, NO_MEMBER, PASSING, TIMED_OUT, error_of, made, say
 from bridge.kafka.ranges import RangeReader
 from bridge.log import Aborted, Claimed, Committed, Fenced, LogEvent, Replayed, Transaction
@@ -58,7 +59,9 @@ class _VoidedError(Exception):
 class Claim:
     """The owner's methods return at once; ``inbox`` gets the outcomes. One job at a time."""
 
-    def __init__(self, config: KafkaConfig, admin: Admin, group: str, shard: TopicPartition, inbox: Inbox) -> None:
+    def __init__(
+        self, config: KafkaConfig, admin: Admin, group: str, shard: TopicPartition, inbox: Inbox, lease: Lease
+    ) -> None:
         self.shard = shard
         #: Set while no commit is under way: a revoke waits for it, within bounds.
         self.settled = threading.Event()
@@ -67,6 +70,7 @@ class Claim:
         self._admin = admin
         self._group = group
         self._inbox = inbox
+        self._lease = lease
         self._lines = config.lines()
         self._producer: Producer | None = None
         self._reader: RangeReader | None = None
@@ -159,12 +163,19 @@ class Claim:
             for _ in range(2):
                 self._insist(lambda: producer.list_topics(self.shard.topic, SLICE_S), deadline_s)
             # Completes or aborts what a predecessor left open, and bumps the epoch: from here on it is fenced.
-            self._insist(lambda: producer.init_transactions(SLICE_S), deadline_s)
+            self._insist(lambda: self._shut_out(producer), deadline_s)
             claimed = self._insist(lambda: self._survey(topics), deadline_s)
         except KafkaException as failure:
             return self._failed(error_of(failure), "claiming the shard")
         self._say(claimed)
         return True
+
+    def _shut_out(self, producer: Producer) -> None:
+        """Initialise the transactional id. No member of the group is checked there: one that slept must not."""
+        if self._lease.over():
+            self._say(Aborted(self.shard, f"{self.shard}: no sign of membership while it was claimed", routine=True))
+            raise _VoidedError
+        producer.init_transactions(SLICE_S)
 
     def _survey(self, topics: Sequence[str]) -> Claimed:
         """Ask for the group's offset and the ends. While a transaction holds the offset pending it is not given.

@@ -17,6 +17,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from bridge.kafka.admin import Admin
 from bridge.kafka.config import KafkaConfig, logger
+from bridge.kafka.lease import boottime_s
 from bridge.kafka.messages import ALL_BROKERS_DOWN, FATAL, FORBIDDEN, bounded, error_of, made, say
 from bridge.kafka.slot import close_mark, open_mark
 from bridge.log import LogError, LogUnavailable, Member, SlotTaken, TopicSpec
@@ -42,7 +43,7 @@ class Listener(Protocol):
         """They are given up when this returns, or ``lost`` already."""
 
     def proved(self, asked_s: float) -> None:
-        """The group took us for a member at some time after ``asked_s``."""
+        """The group took us for a member at some time after ``asked_s`` (of :func:`boottime_s`)."""
 
 
 class GroupMember:
@@ -64,6 +65,7 @@ class GroupMember:
         self._sign_of_life: Future[object] | None = None
         self._tick_due_s = 0.0
         self._assignments = 0
+        self._slept = False
         self._mark = open_mark(member)
         self._lines = config.lines()
         try:
@@ -110,9 +112,9 @@ class GroupMember:
 
         A request to join that comes late, after its repetition over another connection, shuts out ourselves, and the
         group looks as with another worker. So whoever has lost a connection gets another try: its successor, which has
-        lost none yet, gives way.
+        lost none yet, gives way. One that slept past its session was replaced by another.
         """
-        if self._lines.last:
+        if self._lines.last and not self._slept:
             return LogUnavailable(
                 f"{self._member.instance_id} was shut out by another worker, or by its own late request after "
                 f"{self._lines.last} ({say(error)})"
@@ -158,6 +160,10 @@ class GroupMember:
         if self._failure is not None:
             raise self._failure
         return messages
+
+    def slept(self) -> None:
+        """The process was stopped for longer than a session: another worker may well have our place by now."""
+        self._slept = True
 
     def metadata(self) -> object:
         """Return the group metadata as it is now, for one transaction. Never kept."""
@@ -226,7 +232,7 @@ class GroupMember:
         is checked against nothing, and a worker that slept past its session would fence the rightful owner with
         it. A no needs no answer here: librdkafka hears it too, and the shards are lost.
         """
-        now_s = time.monotonic()
+        now_s = boottime_s()
         if (self._asked_s is not None and now_s - self._asked_s < PROOF_TIMEOUT_S) or now_s < self._ask_again_s:
             return
         try:
@@ -241,10 +247,11 @@ class GroupMember:
         if refusal is not None:
             self._unproved(refusal)
         elif asked_s is not None:
+            self._slept = False
             self._listener.proved(asked_s)
 
     def _unproved(self, refusal: KafkaError) -> None:
-        self._ask_again_s = time.monotonic() + PROOF_RETRY_S
+        self._ask_again_s = boottime_s() + PROOF_RETRY_S
         logger.info("membership of %s is not proved: %s", self._member.instance_id, say(refusal))
 
     # --- positions --------------------------------------------------------------------------------------------

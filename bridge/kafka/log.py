@@ -7,6 +7,7 @@ empty lists). Every revoke is treated as a loss: librdkafka can drop the mark th
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -18,10 +19,12 @@ from bridge.kafka.admin import Admin
 from bridge.kafka.claim import Claim, Inbox
 from bridge.kafka.config import KafkaConfig
 from bridge.kafka.group import GroupMember
+from bridge.kafka.lease import Lease
 from bridge.kafka.messages import OUT_OF_RANGE, records_of, runs, say
 from bridge.log import (
     Aborted,
     Assigned,
+    Committed,
     Fenced,
     Fetched,
     LogEvent,
@@ -40,6 +43,8 @@ IDLE_WAIT_S = 0.25
 REVOKE_WAIT_S = 1.0
 #: A membership proved (or an assignment received) longer ago is proved again before a claim.
 PROOF_TTL_S = 1.0
+#: So long a worker whose lease is over waits for a proof before it gives its shards up.
+CONFIRM_S = 1.0
 #: Records of a paused shard that are kept here. Pausing in librdkafka throws away what it fetched ahead, so that is
 #: done only beyond this: a shard whose mailbox is full now and then would fetch each record several times.
 STASH_RECORDS_MAX = 8_000
@@ -59,12 +64,13 @@ class _Shard:
         "held",
         "next_offset",
         "proved_s",
+        "sent_s",
         "stash",
         "stopped",
         "topics",
     )
 
-    def __init__(self, now_s: float) -> None:
+    def __init__(self, proved_s: float) -> None:
         self.claim: Claim | None = None
         self.busy = False  # an outcome is awaited
         self.flowing = False  # between begin and whatever ends the claim
@@ -72,7 +78,8 @@ class _Shard:
         self.stopped = True  # librdkafka fetches none
         self.stash: list[Record] = []  # fetched while held
         self.next_offset = 0  # the first not handed over
-        self.proved_s = now_s  # when the membership was last known to be good
+        self.proved_s = proved_s  # when the membership was last known to be good
+        self.sent_s = 0.0  # when the commit under way was sent
         self.asked_s: float | None = None  # waits for a proof since
         self.fenced = False  # is Assigned again once it is proved
         self.topics: Sequence[str] = ()  # is claimed for these once it is proved
@@ -87,8 +94,10 @@ class KafkaLog:
         self._member = member
         self._subscriptions = tuple(subscriptions)
         self._group: GroupMember | None = None
+        self._lease = Lease(config.settings.session_timeout_s)
         self._shards: dict[TopicPartition, _Shard] = {}
         self._events: list[LogEvent] = []
+        self._polled_s = 0.0
         self._inbox: Inbox = deque()
         self._ended: list[Claim] = []
 
@@ -98,22 +107,25 @@ class KafkaLog:
         """See :meth:`bridge.log.Log.poll`. The first call joins the group."""
         if self._group is None:
             self._group = GroupMember(self._config, self._admin, self._member, self._subscriptions, self)
+            self._lease.slept()  # joining may take long; it is no sleep
         group = self._group
         now_s = time.monotonic()
         deadline_s = now_s + timeout_s
         while True:
             self._drain()
             shards = self._shards.values()
-            if any(shard.asked_s is not None for shard in shards):
+            if any(shard.asked_s is not None for shard in shards) or (shards and self._lease.due()):
                 group.prove()
             wait_s = BUSY_WAIT_S if any(shard.busy or shard.asked_s for shard in shards) else IDLE_WAIT_S
             wait_s = 0.0 if self._events else min(wait_s, max(0.0, deadline_s - now_s))
             flowing = sum(shard.flowing for shard in shards)
+            self._polled_s = self._lease.now_s()
             messages = group.poll(wait_s, self._config.settings.batch_records_max * max(1, flowing))
             if messages:
                 self._take(messages)
             self._drain()
             self._leave_stuck()
+            self._mind_the_lease(group)
             now_s = time.monotonic()
             if self._events or now_s >= deadline_s:
                 events, self._events = self._events, []
@@ -175,14 +187,45 @@ class KafkaLog:
                         claim.took()
                 case Fenced():
                     self._end(claim.shard, shard)
-                    shard.fenced, shard.asked_s = True, time.monotonic()
+                    shard.fenced, shard.asked_s = True, self._lease.now_s()
                 case Aborted(routine=routine):
                     self._end(claim.shard, shard)
                     if routine:  # the membership is in doubt
-                        shard.proved_s = 0.0
+                        shard.proved_s = -math.inf
+                case Committed():
+                    shard.busy = False
+                    self._lease.show(shard.sent_s)
                 case _:
                     shard.busy = False
             self._events.append(event)
+
+    def _claims(self) -> bool:
+        return any(shard.claim is not None for shard in self._shards.values())
+
+    def _mind_the_lease(self, group: GroupMember) -> None:
+        """Without a sign of membership for a session, do nothing before there is one; without an answer give all up.
+
+        A batch that took long is confirmed within milliseconds. A process that was stopped, or a machine that slept,
+        is told here that the group has gone on without it.
+        """
+        if self._lease.slept():
+            group.slept()
+        deadline_s = time.monotonic() + CONFIRM_S
+        while (over := self._lease.over() and self._claims()) and time.monotonic() < deadline_s:
+            group.prove()
+            if messages := group.poll(BUSY_WAIT_S, self._config.settings.batch_records_max):
+                self._take(messages)
+        if not over:
+            return
+        for where, shard in self._shards.items():
+            shard.proved_s = -math.inf
+            if shard.claim is not None:
+                self._end(where, shard)
+                self._events = [event for event in self._events if event.shard != where or isinstance(event, Lost)]
+                reason = (
+                    f"{where}: no sign of membership for longer than a session; it goes on once the group gives one"
+                )
+                self._events.append(Aborted(where, reason, routine=True))
 
     # --- what the owner asks ----------------------------------------------------------------------------------
 
@@ -195,7 +238,7 @@ class KafkaLog:
         self._events = [event for event in self._events if event.shard != shard or isinstance(event, Lost)]
         mine.topics = topics
         mine.fenced = False
-        now_s = time.monotonic()
+        now_s = self._lease.now_s()
         if now_s - mine.proved_s < PROOF_TTL_S:
             self._start(shard, mine)
         else:
@@ -212,7 +255,7 @@ class KafkaLog:
 
     def _start(self, where: TopicPartition, shard: _Shard) -> None:
         shard.busy = True
-        shard.claim = Claim(self._config, self._admin, self._member.group, where, self._inbox)
+        shard.claim = Claim(self._config, self._admin, self._member.group, where, self._inbox, self._lease)
         shard.claim.start(shard.topics)
 
     def replay(self, shard: TopicPartition, topic: str, from_offset: int, to_offset: int) -> None:
@@ -259,6 +302,7 @@ class KafkaLog:
         if mine is None or mine.claim is None or self._group is None:
             return
         mine.busy = True
+        mine.sent_s = self._lease.now_s()
         mine.claim.commit(transaction, self._group.metadata())
 
     def partition_count(self, topic: str) -> int | None:
@@ -290,10 +334,13 @@ class KafkaLog:
     # --- what the group tells ---------------------------------------------------------------------------------
 
     def assigned(self, shards: Sequence[TopicPartition]) -> None:
-        """See :class:`bridge.kafka.group.Listener`."""
-        now_s = time.monotonic()
+        """See :class:`bridge.kafka.group.Listener`. One that waited while the process slept proves nothing."""
+        now_s = self._lease.now_s()
+        fresh = now_s - self._polled_s < self._lease.fresh_s
+        if fresh:
+            self._lease.show(now_s)
         for where in shards:
-            self._shards[where] = _Shard(now_s)
+            self._shards[where] = _Shard(now_s if fresh else -math.inf)
             self._events.append(Assigned(where))
 
     def revoked(self, shards: Sequence[TopicPartition], reason: str, *, lost: bool) -> None:
@@ -310,7 +357,10 @@ class KafkaLog:
         faults.point("K13" if leaving else "")
 
     def proved(self, asked_s: float) -> None:
-        """See :class:`bridge.kafka.group.Listener`."""
+        """See :class:`bridge.kafka.group.Listener`. A proof that waited while the process slept is none."""
+        if self._lease.now_s() - asked_s > self._lease.fresh_s:
+            return
+        self._lease.show(asked_s)
         for where, shard in self._shards.items():
             if shard.asked_s is None or shard.asked_s > asked_s:
                 continue

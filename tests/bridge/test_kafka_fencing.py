@@ -22,7 +22,7 @@ from tcp_proxy import END_TXN, LateRequestProxy
 
 from bridge.connect import connect
 from bridge.kafka import slot
-from bridge.log import Aborted, Assigned, Committed, Fenced, LogUnavailable, Member, SlotTaken
+from bridge.log import Aborted, Assigned, Committed, Fenced, Fetched, LogUnavailable, Member, SlotTaken
 from bridge.settings import Settings
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes]
@@ -102,6 +102,23 @@ def test_a_stopped_process_that_wakes_cannot_write(world: World) -> None:
         # Whatever the group decides now, the record is copied once by whoever has the shard.
         assert [record.value for record in world.read(world.events)][:2] == [b"before", b"owner"]
         assert Counter(record.value for record in world.read(world.events))[b"after"] <= 1
+
+
+def test_a_member_that_was_busy_for_a_session_keeps_its_shard(kafka_url: str) -> None:
+    """A batch may take longer than a session: the group confirms the membership before anything is given up."""
+    world = World(connect(kafka_url, Settings(session_timeout_s=session_s())), "kafka")
+    world.make()
+    try:
+        driver, shard = world.working()
+        driver.log.begin(shard, 0)
+        driver.log.poll(0.0)
+        time.sleep(1.5 * session_s())
+        world.append(b"after")
+        assert driver.until(Fetched, shard).records[0].value == b"after"
+        driver.log.commit(world.transaction(shard, 1, b"late"))
+        driver.until(Committed, shard)
+    finally:
+        world.close()
 
 
 def test_after_a_false_fencing_the_owner_is_assigned_again(world: World) -> None:
