@@ -37,11 +37,12 @@ _INTERNAL_TOPICS = frozenset({"__consumer_offsets", "__transaction_state", "__cl
 
 
 class Slot(NamedTuple):
-    """What the group knows of a slot: the process of another live owner, and the topics that were assigned to it.
+    """What the group knows of a slot: who holds it, the process of another live owner, and the topics assigned to it.
 
     ``shared`` are all partitions that the group has given to somebody.
     """
 
+    holder: str | None
     live_pid: int | None
     assigned: frozenset[str] | None
     shared: frozenset[TopicPartition] = frozenset()
@@ -247,8 +248,12 @@ class Admin:
     # --- the group --------------------------------------------------------------------------------------------
 
     def slot(self, member: Member, own_mark: str) -> Slot:
-        """Tell how a slot stands in its group."""
-        self._asker(member.group)  # meanwhile it finds the coordinator, which the first claim will need
+        """Tell how a slot stands in its group.
+
+        Where the coordinator does not answer the admin client may abort the process (see :meth:`committed`), so
+        another client asks first. It will be needed for the first claim anyway.
+        """
+        self.committed(member.group, TopicPartition(f"{member.group}.control", 0))
         group = self._patiently(lambda: self._described(member.group))
         members = group.members if group is not None else ()
         given = {m.group_instance_id: m.assignment.topic_partitions if m.assignment else [] for m in members}
@@ -256,8 +261,8 @@ class Admin:
         for other in members:
             if other.group_instance_id == member.instance_id:
                 topics = frozenset(p.topic for p in given[member.instance_id])
-                return Slot(live_pid(other.client_id, own_mark), topics, shared)
-        return Slot(None, None)
+                return Slot(other.member_id, live_pid(other.client_id, own_mark), topics, shared)
+        return Slot(None, None, None)
 
     def _described(self, name: str) -> ConsumerGroupDescription | None:
         # The first question about any group makes the cluster create its offsets topic, and librdkafka waits the

@@ -29,6 +29,9 @@ PROOF_TIMEOUT_S = 5.0
 TICK_S = 1.0
 #: A planned handover that takes longer is left to the session timeout.
 HANDOVER_TIMEOUT_S = 3.0
+#: A slot that is still held after so many sessions is held by a worker that lives.
+GHOST_SESSIONS = 2.0
+GHOST_LOOK_S = 0.2
 METADATA_WAIT_S = 1.0
 WAKE_WAIT_S = 0.01
 
@@ -57,6 +60,7 @@ class GroupMember:
         self._subscriptions = frozenset(subscriptions)
         self._listener = listener
         self._limit_s = config.settings.unavailable_timeout_s
+        self._session_s = config.settings.session_timeout_s
         self._control = f"{member.group}.control"
         self._failure: LogError | None = None
         self._asked_s: float | None = None  # a proof is under way since
@@ -65,7 +69,8 @@ class GroupMember:
         self._sign_of_life: Future[object] | None = None
         self._tick_due_s = 0.0
         self._assignments = 0
-        self._slept = False
+        #: What librdkafka said when another took our place in the group.
+        self._shut_out: str | None = None
         self._mark = open_mark(member)
         self._lines = config.lines()
         try:
@@ -107,19 +112,28 @@ class GroupMember:
             "stop the other worker, or start this one with another --node or slot"
         )
 
-    def _replaced(self, error: KafkaError) -> LogError:
-        """Tell by whom, as far as that can be told.
+    def _replaced(self, why: str) -> LogError:
+        """Tell by whom: another worker that lives, or a late request to join, of which nobody reads the answer.
 
-        A request to join that comes late, after its repetition over another connection, shuts out ourselves, and the
-        group looks as with another worker. So whoever has lost a connection gets another try: its successor, which has
-        lost none yet, gives way. One that slept past its session was replaced by another.
+        Such a request is one of our own, repeated over another connection, or the last of our killed predecessor. To
+        the group it looks like a worker; but it sends no heartbeats, so the slot is given up after a session.
         """
-        if self._lines.last and not self._slept:
-            return LogUnavailable(
-                f"{self._member.instance_id} was shut out by another worker, or by its own late request after "
-                f"{self._lines.last} ({say(error)})"
-            )
-        return self._slot_taken(f"another worker, which joined later ({say(error)})")
+        holder = None
+        deadline_s = time.monotonic() + GHOST_SESSIONS * self._session_s
+        while time.monotonic() < deadline_s:
+            try:
+                slot = self._admin.slot(self._member, self._mark)
+            except KafkaException as failure:
+                return LogUnavailable(f"the group {self._member.group} cannot be asked for its members: {failure}")
+            if slot.live_pid is not None:
+                return self._slot_taken(f"process {slot.live_pid} of this machine, which joined later ({why})")
+            if slot.holder is None or holder not in (None, slot.holder):
+                return LogUnavailable(
+                    f"{self._member.instance_id} was shut out by a request to join that came late ({why})"
+                )
+            holder = slot.holder
+            time.sleep(GHOST_LOOK_S)
+        return self._slot_taken(f"another worker, which joined later ({why})")
 
     def _subscribe(self, topics: list[str]) -> None:
         self._consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
@@ -157,13 +171,11 @@ class GroupMember:
             self._subscribe_anew([*self._subscriptions, self._control])
         message = self._consumer.poll(wait_s)
         messages = [] if message is None else [message, *self._consumer.consume(records_max - 1, 0.0)]
+        if self._shut_out is not None:
+            self._failure = self._replaced(self._shut_out)
         if self._failure is not None:
             raise self._failure
         return messages
-
-    def slept(self) -> None:
-        """The process was stopped for longer than a session: another worker may well have our place by now."""
-        self._slept = True
 
     def metadata(self) -> object:
         """Return the group metadata as it is now, for one transaction. Never kept."""
@@ -175,7 +187,7 @@ class GroupMember:
         if code == ALL_BROKERS_DOWN:
             self._down_since_s = self._down_since_s or time.monotonic()
         elif code in (FATAL, KafkaError.FENCED_INSTANCE_ID):  # its `.fatal()` is False in 2.16.1
-            self._failure = self._replaced(error)
+            self._shut_out = say(error)
         elif code in FORBIDDEN:
             self._failure = LogUnavailable(f"Kafka refuses this worker: {say(error)}")
         else:
@@ -247,7 +259,6 @@ class GroupMember:
         if refusal is not None:
             self._unproved(refusal)
         elif asked_s is not None:
-            self._slept = False
             self._listener.proved(asked_s)
 
     def _unproved(self, refusal: KafkaError) -> None:
@@ -287,7 +298,7 @@ class GroupMember:
         Subscribing to a topic without shards makes the group give them to others; the next assignment that we
         receive tells that it has.
         """
-        if self._failure is None and self._down_since_s is None and self._assignments:
+        if self._failure is None and self._shut_out is None and self._down_since_s is None and self._assignments:
             seen = self._assignments
             self._subscribe_anew([self._control])
             deadline_s = time.monotonic() + HANDOVER_TIMEOUT_S

@@ -22,7 +22,6 @@ class Lease:
         self._session_s = session_s
         self._clock = clock
         self._shown_s = clock()
-        self._looked_s = self._shown_s
 
     @property
     def fresh_s(self) -> float:
@@ -44,8 +43,3 @@ class Lease:
     def over(self) -> bool:
         """Tell whether the group may have given our shards to others by now."""
         return self._clock() - self._shown_s > self._session_s
-
-    def slept(self) -> bool:
-        """Tell whether nobody looked for a session: the process was stopped, or the machine slept. Looks."""
-        before_s, self._looked_s = self._looked_s, self._clock()
-        return self._looked_s - before_s > self._session_s

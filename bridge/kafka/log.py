@@ -107,7 +107,6 @@ class KafkaLog:
         """See :meth:`bridge.log.Log.poll`. The first call joins the group."""
         if self._group is None:
             self._group = GroupMember(self._config, self._admin, self._member, self._subscriptions, self)
-            self._lease.slept()  # joining may take long; it is no sleep
         group = self._group
         now_s = time.monotonic()
         deadline_s = now_s + timeout_s
@@ -208,8 +207,6 @@ class KafkaLog:
         A batch that took long is confirmed within milliseconds. A process that was stopped, or a machine that slept,
         is told here that the group has gone on without it.
         """
-        if self._lease.slept():
-            group.slept()
         deadline_s = time.monotonic() + CONFIRM_S
         while (over := self._lease.over() and self._claims()) and time.monotonic() < deadline_s:
             group.prove()

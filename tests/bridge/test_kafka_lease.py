@@ -35,17 +35,6 @@ def test_it_lasts_a_session_from_the_latest_evidence(steps: list[tuple[float, bo
         assert (lease.due(), lease.over()) == (age > SESSION_S / 3, age > SESSION_S)
 
 
-@given(st.lists(st.floats(0, 10), max_size=20))
-def test_only_a_session_without_a_look_is_a_sleep(waits_s: list[float]) -> None:
-    """Each look is told for itself."""
-    clock = Hand()
-    lease = Lease(SESSION_S, clock)
-    for wait_s in waits_s:
-        before_s = clock.now_s
-        clock.now_s += wait_s
-        assert lease.slept() == (clock.now_s - before_s > SESSION_S)
-
-
 def test_its_clock_goes_on() -> None:
     """The real one never goes back."""
     assert boottime_s() <= boottime_s()
