@@ -32,6 +32,7 @@ chaos: $(READY) ## Break a real Kafka and real workers by a seed, MINUTES=2 long
 	$(PY) -m tests.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),1)
 	UNDERSTUDY_KILL_ROUNDS=$(or $(ROUNDS),20) $(PY) -m pytest tests/bridge/test_kill_matrix.py
 	UNDERSTUDY_DIFFERENTIAL=$(or $(HISTORIES),200) $(PY) -m pytest tests/bridge/test_differential.py
+	UNDERSTUDY_RECORDED_KILLS=$(or $(KILLS),40) $(PY) -m pytest tests/bridge/test_recorded.py
 
 bench: $(READY) ## Measure the ledger job in memory; for Kafka: python -m benchmarks.ledger --log kafka://host:port
 	$(PY) -m benchmarks.ledger
