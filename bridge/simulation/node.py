@@ -130,6 +130,14 @@ class Node:
         """Kill a worker."""
         self.fail(worker, Failure("Killed", why, f"{worker.name}#{worker.incarnation}"))
 
+    def lose(self) -> None:
+        """End all workers at once, and with them what they had marked: who comes next knows nothing of their deaths."""
+        for worker in list(self.workers.values()):
+            self._end(worker)
+        self._kit.dead.clear()
+        self._due.clear()
+        self._restart_s = self._kit.clock.monotonic_s() + _NODE_RESTART_S
+
     # --- turns ------------------------------------------------------------------------------------------------
 
     def attend(self) -> bool:

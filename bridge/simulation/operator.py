@@ -63,7 +63,7 @@ class Operator:
                 return self._to_shard(kind, worker)
             case "jump" | "suspend":
                 return self._to_clock(kind)
-            case "join" | "leave" | "same-slot" | "stale":
+            case "join" | "leave" | "node-lost" | "same-slot" | "stale":
                 return self._to_node(kind, worker)
             case "raise" | "memory":
                 return self._to_handler(kind)
@@ -159,6 +159,9 @@ class Operator:
                     return None
                 node.supervise(Remove(worker.name))
                 return worker.name
+            case "node-lost":
+                node.lose()
+                return ""
             case "stale":
                 return self._stale(worker)
             case _:
