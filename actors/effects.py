@@ -6,6 +6,8 @@ among that command's outputs. Together they are the ``cause`` header, unique ove
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from actors.message import Headers, Sender
@@ -13,6 +15,12 @@ from actors.message import Headers, Sender
 #: Index of the first record that a shard writes for its own books. Counted on for ever, it never meets the index
 #: of a command's output, also when a command is tried again in a later transaction.
 BOOKS_INDEX = 1 << 32
+
+
+#: What counts, or names a place, and what may also be -1 for none. Checked as it is read: a number that no shard can
+#: have written must stop a restore, not overflow in a turn after it.
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+Offset = Annotated[int, msgspec.Meta(ge=-1, le=1 << 62)]
 
 
 class ShardId(msgspec.Struct, frozen=True, order=True):
@@ -35,13 +43,13 @@ class ShardRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Shard", fo
     ``suspect``: offset of the command within which ``deaths`` processes in a row have died; -1 if there is none.
     """
 
-    next: int
-    seq: int
-    tail_start: int
-    tail_offset: int
-    books: int
-    suspect: int = -1
-    deaths: int = 0
+    next: Count
+    seq: Count
+    tail_start: Count
+    tail_offset: Count
+    books: Count
+    suspect: Offset = -1
+    deaths: Count = 0
 
 
 class StateRecord(msgspec.Struct, frozen=True, tag_field="type", tag="State", forbid_unknown_fields=True):
@@ -53,9 +61,9 @@ class StateRecord(msgspec.Struct, frozen=True, tag_field="type", tag="State", fo
 
     snapshot: bytes | None = None
     ended: bool = False
-    waiting: int = 0
-    waiting_first: int = -1
-    restarts_ms: tuple[int, ...] = ()
+    waiting: Count = 0
+    waiting_first: Offset = -1
+    restarts_ms: tuple[Count, ...] = ()
 
 
 class WaitingRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Waiting", forbid_unknown_fields=True):
@@ -69,8 +77,8 @@ class WaitingRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Waiting"
     value: bytes
     headers: Headers
     timestamp_ms: int
-    attempt: int = 1
-    due_ms: int = 0
+    attempt: Annotated[int, msgspec.Meta(ge=1, le=1 << 62)] = 1
+    due_ms: Count = 0
     parked: bool = False
     error: str = ""
     reason: str = ""

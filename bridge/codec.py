@@ -38,6 +38,9 @@ from bridge.record import Headers, Output, Record, TopicPartition
 #: Longest error message in a header of a dead letter.
 _REASON_CHARS_MAX = 1_000
 
+#: Digits of the largest offset.
+_OFFSET_DIGITS_MAX = 19
+
 #: One decoder for the three: alone, each would do without its ``type`` field.
 _decode_book = msgspec.msgpack.Decoder(ShardRecord | StateRecord | WaitingRecord).decode
 
@@ -249,11 +252,18 @@ def number(record: Record, name: str) -> int:
         raise DecodeError(f"its header {name!r} is {value!r:.100}") from None
 
 
+def waiting_offset(record: Record) -> int:
+    """Return the offset of the command that a waiting record keeps: its key. DecodeError if that is none."""
+    if record.key is None or not record.key.isdigit() or len(record.key) > _OFFSET_DIGITS_MAX:
+        raise DecodeError(f"its key {record.key!r:.100} is no offset")
+    return int(record.key)
+
+
 def _book_of(kind: type[T], data: bytes) -> T:
     try:
         found = _decode_book(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError(str(error)) from error
+        raise DecodeError(f"{error!s:.{_REASON_CHARS_MAX}}") from error
     if not isinstance(found, kind):
         raise DecodeError(f"it is a {type(found).__name__}, not a {kind.__name__}")
     return found

@@ -19,6 +19,7 @@ INCIDENTS_MAX = 20
 TEXT_CHARS_MAX = 300
 #: For "restarts in the last hour" restarts are counted by the minute.
 MINUTES_KEPT = 60
+_NUMBER_MAX = 1e12
 
 Report = Mapping[str, str | int | float | bool | None]
 
@@ -76,7 +77,7 @@ def decode_node(data: bytes) -> NodeRecord:
     try:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError(str(error)) from error
+        raise DecodeError(f"{error!s:.1000}") from error
 
 
 class Incidents:
@@ -102,9 +103,9 @@ class Incidents:
 
     def take(self, report: Report) -> bool:
         """Take in one report; return whether it says anything that a record shows."""
-        event, at_ms = str(report["event"]), round(float(report.get("at_s") or 0) * 1000)
+        event, at_ms = str(report["event"]), round(_number(report, "at_s") * 1000)
         with self._lock:
-            if dropped := int(report.get("dropped") or 0):
+            if dropped := int(_number(report, "dropped")):
                 self._metrics.add("understudy_reports_dropped_total", dropped)
             if event.startswith("worker-"):
                 return self._worker(event, report, at_ms)
@@ -147,7 +148,7 @@ class Incidents:
                 if known is not None:
                     restarts += 1
                     self._restarted(name, at_ms)
-                self._workers[name] = WorkerStatus(int(report.get("pid") or 0), "starting", at_ms, restarts)
+                self._workers[name] = WorkerStatus(int(_number(report, "pid")), "starting", at_ms, restarts)
             case "worker-running" if known is not None:
                 self._workers[name] = WorkerStatus(known.pid, "running", at_ms, restarts)
             case "worker-exited":
@@ -159,7 +160,7 @@ class Incidents:
                 what = f"{_field(report, 'error_type')}: {_field(report, 'message')}"
                 self._note(at_ms, name, what, _field(report, "where"), "its supervisor decides")
             case "worker-waits":
-                self._decided(name, f"it is started again in {float(report.get('delay_s') or 0):.2f} s")
+                self._decided(name, f"it is started again in {_number(report, 'delay_s'):.2f} s")
             case "worker-down":
                 self._decided(name, "it stays down")
             case _:
@@ -218,6 +219,12 @@ class Incidents:
             self._incidents.pop()
         self._incidents.append(incident)
         del self._incidents[:-INCIDENTS_MAX]
+
+
+def _number(report: Report, name: str) -> float:
+    """Return a number of a report, 0 for what is none or beyond all sense: no report may take its reader down."""
+    value = report.get(name)
+    return float(value) if isinstance(value, int | float) and abs(value) < _NUMBER_MAX else 0.0
 
 
 def _field(report: Report, name: str) -> str:

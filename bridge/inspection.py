@@ -55,7 +55,7 @@ def entity_state(reader: Reader, system: ActorSystem, hosted: Hosted, key: str) 
     if state is not None and state.value is not None:
         seq, version = wire.number(state, "seq"), wire.number(state, "version")
         if told.snapshot is not None:
-            entity = behaviour.state_decode(told.snapshot)
+            entity = _snapshot(behaviour, state, told.snapshot)
     if behaviour.journaled:
         journal = reader.read(topics.events_topic(system.name, behaviour.name), partition, record.tail_offset)
         for event in journal:
@@ -66,11 +66,32 @@ def entity_state(reader: Reader, system: ActorSystem, hosted: Hosted, key: str) 
     return EntityState(key, partition, version, entity if version else None, told.waiting, parked)
 
 
+def _snapshot(behaviour: Behaviour, record: Record, data: bytes) -> Entity:
+    try:
+        entity: Entity = behaviour.state_decode(data)
+    except MemoryError:
+        raise
+    except Exception as error:  # A __post_init__ is user code.
+        raise DecodeError(
+            f"the snapshot {record.place} does not fit {behaviour.entity.__name__}: {error!s:.1000}; use the code that "
+            "wrote it"
+        ) from error
+    return entity
+
+
 def _evolved(behaviour: Behaviour, entity: Entity, record: Record) -> tuple[Entity, int]:
     event = behaviour.journal.decode(record.value or b"")
     if isinstance(event, Stopped):
         return behaviour.initial(), 0
-    evolved: Entity = behaviour.events[type(event)].function(entity, event)
+    try:
+        evolved: Entity = behaviour.events[type(event)].function(entity, event)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise DecodeError(
+            f"the journal record {record.place} cannot be applied: {type(error).__name__}: {error!s:.1000}; use the "
+            "code that wrote it, and mend the @event method"
+        ) from error
     return evolved, wire.number(record, "version")
 
 
@@ -80,7 +101,7 @@ def waiting_commands(
     """Return what waits or is parked on one shard, by its source offset."""
     found: dict[int, WaitingRecord] = {}
     for record in reader.read(topics.waiting_topic(system.name, behaviour.name), partition):
-        offset = int(record.key or b"-1")
+        offset = wire.waiting_offset(record)
         if record.value is None:
             found.pop(offset, None)
         else:
@@ -144,10 +165,15 @@ def readable(data: bytes | None) -> str:
     try:
         check_depth(data, DEPTH_MAX)
         # The msgpack package reads what has no type here: foreign topics, books, dead letters.
-        value = msgpack.unpackb(data, strict_map_key=False)
+        value = msgpack.unpackb(data, object_pairs_hook=_with_text_keys, strict_map_key=False)
     except (ValueError, DecodeError, RecursionError, msgpack.UnpackException):
         return repr(data)
     return json.dumps(value, ensure_ascii=False, default=repr)
+
+
+def _with_text_keys(pairs: list[tuple[object, object]]) -> dict[str, object]:
+    """Return a map as JSON can have it: a foreign one has keys of any type, also such as Python cannot hash."""
+    return {key if isinstance(key, str) else repr(key): value for key, value in pairs}
 
 
 def readable_key(key: bytes | None) -> str:

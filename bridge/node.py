@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
-import msgspec
-
 from bridge.incidents import Incidents, NodeRecord, Report
 from bridge.processes import pid_start
 from bridge.publisher import Publisher
+from bridge.reports import ReportLines
 
 #: Added to the node's own stop timeout before it is killed: it ends its children and itself within this.
 STOP_GRACE_S = 15.0
@@ -47,8 +46,9 @@ class Node:
         node = node or socket.gethostname()
         #: Pids of the live workers by name (``worker-0``), as far as reports have told.
         self.workers: dict[str, int] = {}
+        #: Reports that were dropped by who wrote them, or cannot be read here.
         self.reports_lost = 0
-        self._buffer = b""
+        self._lines = ReportLines()
         read_fd, write_fd = os.pipe()
         command = [
             sys.executable, "-m", "bridge.process", target, "--log", log, "--workers", str(workers),
@@ -99,10 +99,9 @@ class Node:
         assert self._read_fd is not None
         try:
             while chunk := os.read(self._read_fd, 1 << 16):
-                *lines, self._buffer = (self._buffer + chunk).split(b"\n")
-                yield from (
-                    msgspec.json.decode(line, type=dict[str, str | int | float | bool | None]) for line in lines
-                )
+                lost = self._lines.lost
+                yield from self._lines.feed(chunk)
+                self.reports_lost += self._lines.lost - lost
         except BlockingIOError:
             return
         os.close(self._read_fd)  # The end of the stream: no process of the node is left.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,8 @@ _LETTER_HEADERS = frozenset(
 )
 #: Headers by which somebody waits for an answer.
 _ASKED_HEADERS = frozenset({"reply-to", "reply-key"})
+#: A number in a header: Python refuses to read one of thousands of digits.
+_NUMBER = re.compile("[0-9]{1,18}", re.ASCII)
 #: Header of a retried dead letter: ``topic/partition/offset`` of the letter.
 RETRY_OF = "retry-of"
 
@@ -212,4 +215,4 @@ def dead_letter(record: Record) -> DeadLetter:
 
 
 def _number(text: str | None) -> int:
-    return int(text) if text is not None and text.isdecimal() else -1
+    return int(text) if text is not None and _NUMBER.fullmatch(text) else -1

@@ -144,9 +144,7 @@ class Restoration:
     # --- waiting ----------------------------------------------------------------------------------------------
 
     def _wait(self, record: Record) -> None:
-        if record.key is None or not record.key.isdigit() or len(record.key) > 19:
-            raise DecodeError(f"its key {record.key!r:.100} is no offset")
-        offset = int(record.key)
+        offset = wire.waiting_offset(record)
         if record.value is None:
             self._waiting.pop(offset, None)
         else:
@@ -204,8 +202,8 @@ class Restoration:
             raise
         except Exception as error:  # A __post_init__ is user code.
             raise self._wrong(
-                f"the snapshot of key {key!r} does not fit {self._part.behaviour.entity.__name__}: {error}; run the "
-                "code that wrote it"
+                f"the snapshot of key {key!r} does not fit {self._part.behaviour.entity.__name__}: {error!s:.1000}; "
+                "run the code that wrote it"
             ) from error
         return entity
 
@@ -274,8 +272,8 @@ class Restoration:
             raise
         except Exception as error:
             raise self._wrong(
-                f"the journal record {where} cannot be applied: {type(error).__name__}: {error}; run the code that "
-                "wrote it, and mend the @event method"
+                f"the journal record {where} cannot be applied: {type(error).__name__}: {error!s:.1000}; run the code "
+                "that wrote it, and mend the @event method"
             ) from error
 
     def _wrong(self, what: str) -> Inconsistent:

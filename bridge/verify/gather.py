@@ -16,6 +16,8 @@ from bridge.verify.findings import Finding, Findings, Place
 from bridge.verify.produced import Cause, Produced, Targets, cause_of, digest, without_failure
 
 _SEEN_RECORDS = 500
+#: As in the codec: what is longer is no partition, and nobody was asked.
+_PARTITION_DIGITS_MAX = 9
 
 
 class Records:
@@ -165,6 +167,6 @@ def _asked(headers: dict[str, bytes]) -> int | None:
     correlation_id = headers.get("correlation-id", b"")
     if not slash:
         return hash((topic, headers.get("reply-key", b""), correlation_id))
-    if not partition.isdigit():
+    if not partition.isdigit() or len(partition) > _PARTITION_DIGITS_MAX:
         return None
     return hash((topic + b"/%d" % int(partition), b"", correlation_id))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from actors.decision import evolve
+from actors.effects import BOOKS_INDEX
 from actors.entity import Behaviour, Entity
 from actors.message import Message, Stopped
 from actors.placement import partition_of
@@ -69,7 +70,7 @@ class Journal:
         for record in records.read(self._role.codec.events, self._source.partition):
             self._findings.writer.looked_at += 1
             cause = cause_of(record)
-            if cause is None or cause.source != self._source:
+            if cause is None or cause.source != self._source or cause.nth >= BOOKS_INDEX:
                 self._findings.writer.wrong(
                     record, f"names the cause {record.header('cause')!r:.300}, which is none of this shard"
                 )

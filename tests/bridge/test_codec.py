@@ -375,7 +375,7 @@ waiting_records = st.builds(
     WaitingRecord,
     key=keys, value=st.binary(max_size=30),
     headers=st.lists(st.tuples(st.text(max_size=5), st.binary(max_size=5))).map(tuple),
-    timestamp_ms=small, attempt=small, due_ms=small,
+    timestamp_ms=small, attempt=small.map((1).__add__), due_ms=small,
     parked=st.booleans(), error=st.text(max_size=5), reason=st.text(max_size=5),
 )  # fmt: skip
 

@@ -223,6 +223,19 @@ def test_a_burst_of_reports_is_few_records_and_the_last_word_is_whole(backend: B
     assert records[-1].incidents[-1].count == 1_000
 
 
+@given(
+    st.sampled_from(["incident", "worker-started", "worker-waits", "node-stopped", "shard-aborted", "?"]),
+    st.dictionaries(
+        st.sampled_from(["at_s", "dropped", "pid", "delay_s", "worker", "where", "routine"]),
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    ),
+)
+def test_a_report_may_say_what_it_likes(event: str, fields: Report) -> None:
+    """Numbers beyond all sense, or words in their place, take nobody down; what comes of them can be written."""
+    found = incidents(*DIED, {**fields, "event": event})
+    assert decode_node(msgspec.msgpack.encode(found.record(NOW_MS))) == found.record(NOW_MS)
+
+
 def test_a_topic_that_is_not_to_be_had_is_one_line(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
     """Where the topic cannot be, status shows less; the node goes on."""
     backend.ensure([msgspec.structs.replace(incidents_spec("t"), partitions=2)])

@@ -20,8 +20,8 @@ from bridge import ActorSystem
 from bridge.cli import app
 from bridge.client import Client
 from bridge.connect import connect
-from bridge.operator import Operator
-from bridge.record import Output
+from bridge.operator import Operator, dead_letter
+from bridge.record import Output, Record
 from bridge.running import Running
 from bridge.settings import Settings
 from supervision import Directive, restart
@@ -71,6 +71,13 @@ def running() -> Iterator[Running]:
             running.client.tell(Walker.step, "w", Step(number=number))
         running.settle()
         yield running
+
+
+def test_a_foreign_dead_letter_may_say_what_it_likes() -> None:
+    """A header that should hold a number holds thousands of digits, or something else: it is shown as unknown."""
+    for value in (b"9" * 5_000, "\u0661".encode(), b"-1", b"1_0", b"", b"\xff"):
+        letter = dead_letter(Record("walk.dead-letters", 0, 0, b"w", b"", (("source-offset", value),), 0))
+        assert letter.source_offset == -1
 
 
 def tell(running: Running, message: Command) -> None:

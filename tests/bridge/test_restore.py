@@ -251,6 +251,24 @@ def waiting_unknown(bench: Bench) -> None:
     amend(bench, record, value=encode_book(waiting))
 
 
+def shard_record_with_numbers_of_no_shard(bench: Bench) -> None:
+    amend_shard_record(bench, books=1 << 63)
+
+
+def state_with_a_count_below_none(bench: Bench) -> None:
+    amend(bench, state_of(bench, b"a"), value=encode_book(msgspec.structs.replace(bench.states["a"], waiting=-1)))
+
+
+def waiting_before_its_first_attempt(bench: Bench) -> None:
+    record = bench.topics["t.account.waiting"][0]
+    waiting = msgspec.structs.replace(bench.shard.waiting.queue("w")[0].record, attempt=0)
+    amend(bench, record, value=encode_book(waiting))
+
+
+def state_with_a_name_without_end(bench: Bench) -> None:
+    amend(bench, state_of(bench, b"a"), value=msgspec.msgpack.encode({"type": "State", "x" * 100_000: 1}))
+
+
 CONTRADICTIONS: list[tuple[Callable[[Bench], None], str]] = [
     (no_shard_record, "has no shard record, but the group has an offset"),
     (states_without_shard_record, "has no shard record, but the group has an offset (None) or states"),
@@ -288,6 +306,10 @@ CONTRADICTIONS: list[tuple[Callable[[Bench], None], str]] = [
     (waiting_beyond, "holds command 10, the shard record says 10 is next"),
     (waiting_garbled, "cannot be understood"),
     (waiting_with_a_bad_key, "cannot be understood: its key b'first' is no offset"),
+    (shard_record_with_numbers_of_no_shard, "cannot be understood: Expected `int` <="),
+    (state_with_a_count_below_none, "cannot be understood: Expected `int` >="),
+    (waiting_before_its_first_attempt, "cannot be understood: Expected `int` >="),
+    (state_with_a_name_without_end, "cannot be understood: Object contains unknown field"),
     (waiting_unknown, "the waiting command 9 cannot be decoded by this code: unknown type '?'"),
 ]
 
@@ -313,6 +335,7 @@ def test_a_contradiction_stops_the_shard_with_a_sentence(contradict: Callable[[B
     with pytest.raises(Inconsistent, match=re.escape(sentence)) as stopped:
         bench.restored()
     said = str(stopped.value)
+    assert len(said) < 2_000
     assert said.startswith("shard account/0 is stopped: ")
     assert said.endswith(".")
     assert re.search(
