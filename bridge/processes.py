@@ -42,6 +42,16 @@ def _has_open(pid: str, file: os.stat_result) -> bool:
     return False
 
 
+def holds_socket(pid: int, inode: str) -> bool:
+    """Tell whether a process has a socket open. Of another user's process nothing is known, and it has not."""
+    with contextlib.suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if str(descriptor.readlink()) == f"socket:[{inode}]":
+                    return True
+    return False
+
+
 def start_ticks(pid: int) -> str | None:
     """Return when a process started, in clock ticks since boot (proc(5), field 22); None if it is gone or a zombie."""
     try:

@@ -272,7 +272,7 @@ class _Author:
     # --- members ---
 
     def _join(self) -> list[Step]:
-        slot = self._random.choice([slot for slot in range(SLOTS) if slot not in self._members] or [0])
+        slot = self._random.randrange(SLOTS)  # now and then that of one who is there
         self._members.add(slot)
         return [Join(slot)]
 

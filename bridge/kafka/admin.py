@@ -17,7 +17,6 @@ from confluent_kafka.cimpl import NewTopic
 
 from bridge.kafka.config import KafkaConfig
 from bridge.kafka.messages import PASSING, STALE, TIMED_OUT, bounded, error_of, made, say
-from bridge.kafka.slot import live_pid
 from bridge.log import LogUnavailable, Member, TopicMismatch, TopicSpec
 from bridge.record import TopicPartition
 
@@ -37,13 +36,12 @@ _INTERNAL_TOPICS = frozenset({"__consumer_offsets", "__transaction_state", "__cl
 
 
 class Slot(NamedTuple):
-    """What the group knows of a slot: who holds it, the process of another live owner, and the topics assigned to it.
+    """What the group knows of a slot: who holds it, and the topics assigned to it.
 
     ``shared`` are all partitions that the group has given to somebody.
     """
 
     holder: str | None
-    live_pid: int | None
     assigned: frozenset[str] | None
     shared: frozenset[TopicPartition] = frozenset()
 
@@ -247,7 +245,13 @@ class Admin:
 
     # --- the group --------------------------------------------------------------------------------------------
 
-    def slot(self, member: Member, own_mark: str) -> Slot:
+    def cluster(self) -> str:
+        """Return what tells the cluster from every other; each answers to many names."""
+        return self._patiently(
+            lambda: str(_result(self._client.describe_cluster(request_timeout=COORDINATOR_WAIT_S)).cluster_id)
+        )
+
+    def slot(self, member: Member) -> Slot:
         """Tell how a slot stands in its group.
 
         Where the coordinator does not answer the admin client may abort the process (see :meth:`committed`), so
@@ -261,8 +265,8 @@ class Admin:
         for other in members:
             if other.group_instance_id == member.instance_id:
                 topics = frozenset(p.topic for p in given[member.instance_id])
-                return Slot(other.member_id, live_pid(other.client_id, own_mark), topics, shared)
-        return Slot(None, None, None)
+                return Slot(other.member_id, topics, shared)
+        return Slot(None, None)
 
     def _described(self, name: str) -> ConsumerGroupDescription | None:
         # The first question about any group makes the cluster create its offsets topic, and librdkafka waits the

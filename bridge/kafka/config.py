@@ -23,7 +23,7 @@ _EXACTLY_ONCE = "without it a record can be lost or written twice"
 _FIXED: Mapping[str, tuple[str | None, str]] = {
     "bootstrap.servers": (None, "the log's URL names the brokers"),
     "metadata.broker.list": (None, "the log's URL names the brokers"),
-    "client.id": (None, "it carries the mark by which a slot's live owner is told from a dead one"),
+    "client.id": (None, "the brokers' logs name a worker by it"),
     "client.rack": (None, "fetching from a follower delays what a claim must see"),
     "group.id": (None, "the system's name is the group"),
     "group.instance.id": (None, "a worker's node and slot are its identity"),

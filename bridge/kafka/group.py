@@ -19,7 +19,7 @@ from bridge.kafka.admin import Admin
 from bridge.kafka.config import KafkaConfig, logger
 from bridge.kafka.lease import boottime_s
 from bridge.kafka.messages import ALL_BROKERS_DOWN, FATAL, FORBIDDEN, bounded, error_of, made, say
-from bridge.kafka.slot import close_mark, open_mark
+from bridge.kafka.slot import Mark
 from bridge.log import LogError, LogUnavailable, Member, SlotTaken, TopicSpec
 from bridge.record import TopicPartition
 
@@ -71,35 +71,47 @@ class GroupMember:
         self._assignments = 0
         #: What librdkafka said when another took our place in the group.
         self._shut_out: str | None = None
-        self._mark = open_mark(member)
         self._lines = config.lines()
+        self._mark = self._marked()
         try:
             #: The broker would give us what the predecessor had when it went, and leave all else as it is.
-            self._returning = self._refuse_taken_slot()
+            self._returning = self._must_share_anew()
             if admin.partition_count(self._control) is None:
                 admin.ensure([TopicSpec(self._control, 1, {})])
-            identity = (member.group, member.instance_id, self._mark)
+            identity = (member.group, member.instance_id, f"understudy-{member.node}-{member.slot}")
             callbacks = {"error_cb": self._on_error, "on_commit": self._on_commit}
             self._consumer = made(Consumer, config.member(self._lines, *identity) | callbacks)
         except BaseException:
-            close_mark(self._mark)
+            self._mark.close()
             raise
         self._subscribe(list(subscriptions))
 
-    def _refuse_taken_slot(self) -> bool:
-        """Ask the group whether this slot is live. A race remains; then the older one gets a fatal error.
+    def _marked(self) -> Mark:
+        """Take the slot. On other machines nobody sees that; then the older of two owners gets a fatal error."""
+        try:
+            mark = Mark(self._admin.cluster(), self._member)
+        except KafkaException as failure:
+            raise self._unasked(failure) from None
+        if (pid := mark.other_pid()) is not None:
+            mark.close()
+            raise self._slot_taken(f"process {pid} of this machine")
+        return mark
 
-        Returns whether the group still holds the slot of a predecessor, and has to share anew: that one has no shards,
-        or it was killed when it gave some back, and nobody asks the group to give them to others.
+    def _unasked(self, failure: KafkaException) -> LogUnavailable:
+        return LogUnavailable(
+            f"the group {self._member.group} cannot be asked for its members: {say(error_of(failure))}"
+        )
+
+    def _must_share_anew(self) -> bool:
+        """Tell whether the group still holds the slot of a predecessor, and has to share anew.
+
+        That one has no shards, or it was killed when it gave some back, and nobody asks the group to give them to
+        others.
         """
         try:
-            slot = self._admin.slot(self._member, self._mark)
+            slot = self._admin.slot(self._member)
         except KafkaException as failure:
-            raise LogUnavailable(
-                f"the group {self._member.group} cannot be asked for its members: {say(error_of(failure))}"
-            ) from None
-        if slot.live_pid is not None:
-            raise self._slot_taken(f"process {slot.live_pid} of this machine")
+            raise self._unasked(failure) from None
         if slot.assigned is None:
             return False
         shards = sum(self._admin.partition_count(topic) or 0 for topic in self._subscriptions)
@@ -122,11 +134,11 @@ class GroupMember:
         deadline_s = time.monotonic() + GHOST_SESSIONS * self._session_s
         while time.monotonic() < deadline_s:
             try:
-                slot = self._admin.slot(self._member, self._mark)
+                slot = self._admin.slot(self._member)
             except KafkaException as failure:
-                return LogUnavailable(f"the group {self._member.group} cannot be asked for its members: {failure}")
-            if slot.live_pid is not None:
-                return self._slot_taken(f"process {slot.live_pid} of this machine, which joined later ({why})")
+                return self._unasked(failure)
+            if (pid := self._mark.other_pid()) is not None:
+                return self._slot_taken(f"process {pid} of this machine, which joined later ({why})")
             if slot.holder is None or holder not in (None, slot.holder):
                 return LogUnavailable(
                     f"{self._member.instance_id} was shut out by a request to join that came late ({why})"
@@ -305,7 +317,7 @@ class GroupMember:
             while self._assignments == seen and self._failure is None and time.monotonic() < deadline_s:
                 self._consumer.poll(0.05)
         bounded(self._consumer.close, "consumer")
-        close_mark(self._mark)
+        self._mark.close()
 
     def abandon(self) -> None:
         """Fall silent: no farewell to the group, which finds the slot dead when its session ends or is taken over.
@@ -314,7 +326,7 @@ class GroupMember:
         serves any more, it spins for ever (2.16.1, seen in every second crash right after a join; compare its issue
         #4527): an assignment of nothing is the answer that it waits for.
         """
-        close_mark(self._mark)
+        self._mark.close()
         with suppress(KafkaException):
             self._consumer.incremental_assign([])
         holder = [self._consumer]

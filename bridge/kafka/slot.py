@@ -1,41 +1,53 @@
-"""A slot's live owner, told from a dead one: a mark in the consumer's ``client.id`` that the group shows to all.
+"""A slot's live owner, told from a dead one: a mark that every process of this machine can see.
 
 After SIGKILL the dead worker's static id stands in the group until its session ends, and its successor must take it
-over at once. So a newcomer is refused only where the mark names a process of this machine that is alive.
+over at once. So a newcomer is refused only where a process of this machine that is alive holds the slot's mark. The
+group does not tell: of a member that returns under a static id it goes on showing the predecessor's ``client.id``
+(seen on Kafka 4.3.1).
+
+A mark is the name of an abstract Unix socket, which nobody connects to: nothing is on disk, and the kernel removes it
+with its process. Whoever names a process there must be seen to be that process, so another user of the machine cannot
+keep a slot from starting.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import socket
 import uuid
+from pathlib import Path
 
 from bridge.log import Member
-from bridge.processes import start_ticks
+from bridge.processes import holds_socket, start_ticks
 
-#: Marks of the logs that this process holds open: two of one slot in one process are duplicates too.
-_OPEN: set[str] = set()
-
-
-def open_mark(member: Member) -> str:
-    """Return a new mark for a log of this process: ``understudy-{node}-{slot}-{pid}-{start}-{token}``."""
-    pid = os.getpid()
-    token = uuid.uuid4().hex[:8]
-    mark = f"understudy-{member.node}-{member.slot}-{pid}-{start_ticks(pid)}-{token}"
-    _OPEN.add(mark)
-    return mark
+_SOCKETS = Path("/proc/net/unix")
 
 
-def close_mark(mark: str) -> None:
-    """The log is closed: its slot is free."""
-    _OPEN.discard(mark)
+class Mark:
+    """This process holds a slot of a cluster's group, from here on until :meth:`close`."""
 
+    def __init__(self, cluster: str, member: Member) -> None:
+        digest = hashlib.blake2b(f"{cluster}\0{member.instance_id}".encode(), digest_size=16).hexdigest()
+        pid = os.getpid()
+        self._prefix = f"understudy-{digest}-"
+        self._name = f"{self._prefix}{pid}-{start_ticks(pid)}-{uuid.uuid4().hex[:8]}"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(f"\0{self._name}")
 
-def live_pid(mark: str, own: str) -> int | None:
-    """Return the process that holds a mark if it is alive on this machine and not ``own``, else None."""
-    parts = mark.rsplit("-", 3)
-    if mark == own or len(parts) != 4 or not parts[1].isdigit():
+    def other_pid(self) -> int | None:
+        """Return a live process that holds the slot as well: another one, or this one with another log."""
+        for line in _SOCKETS.read_text(encoding="utf-8", errors="replace").splitlines():
+            # As "ffff…: 00000002 00000000 00000000 0002 01 5427 @understudy-…": the inode, and @ for NUL.
+            columns, _, name = line.partition(" @")
+            if not name.startswith(self._prefix) or name == self._name:
+                continue
+            pid, _, rest = name.removeprefix(self._prefix).partition("-")
+            start = rest.partition("-")[0]
+            if pid.isdigit() and start_ticks(int(pid)) == start and holds_socket(int(pid), columns.rpartition(" ")[2]):
+                return int(pid)
         return None
-    pid = int(parts[1])
-    if pid == os.getpid():
-        return pid if mark in _OPEN else None
-    return pid if start_ticks(pid) == parts[2] else None
+
+    def close(self) -> None:
+        """Give the slot up. Idempotent."""
+        self._socket.close()

@@ -21,7 +21,6 @@ from log_driver import DEADLINE_S, World
 from tcp_proxy import END_TXN, LateRequestProxy
 
 from bridge.connect import connect
-from bridge.kafka import slot
 from bridge.log import Aborted, Assigned, Committed, Fenced, Fetched, LogUnavailable, Member, SlotTaken
 from bridge.settings import Settings
 
@@ -183,10 +182,25 @@ def test_a_live_slot_of_another_process_is_taken(world: World) -> None:
         older.says("Committed 0")
 
 
+def test_a_live_slot_is_taken_also_in_its_second_life(world: World) -> None:
+    """The group shows a returning static member with its predecessor's ``client.id``: that tells nobody who lives."""
+    for leave in ("close", "abandon"):
+        first, _ = world.working()
+        getattr(first.log, leave)()
+        world.drivers.remove(first)
+    second, shard = world.working()
+    duplicate = world.backend.log(Member(world.group, "here", 0), [world.commands])
+    with pytest.raises(SlotTaken, match=f"process {os.getpid()}"):
+        duplicate.poll(5.0)
+    duplicate.close()
+    second.log.commit(world.transaction(shard, 1, b"x"))
+    second.until(Committed, shard)
+
+
 def test_the_older_of_two_racing_duplicates_ends(world: World) -> None:
     """Where the newcomer could not see the older one (another machine), the older one gets SlotTaken."""
     older, _ = world.working()
-    slot._OPEN.clear()  # as if it were the mark of another machine's process
+    older.log._group._mark.close()  # as if it were on another machine
     newer = world.backend.log(Member(world.group, "here", 0), [world.commands])
 
     def refused() -> str | None:
@@ -211,7 +225,7 @@ def test_a_worker_that_a_late_request_shut_out_may_come_back(world: World) -> No
     driver, shard = world.working()
     group = driver.log._group
     assert group is not None
-    join_again(world.backend.url.removeprefix("kafka://"), world.group, Member(world.group, "here", 0), group._mark)
+    join_again(world.backend.url.removeprefix("kafka://"), world.group, Member(world.group, "here", 0))
     world.drivers.remove(driver)
     deadline_s = time.monotonic() + DEADLINE_S
     with pytest.raises(LogUnavailable, match="a request to join that came late"):  # noqa: PT012
@@ -221,13 +235,13 @@ def test_a_worker_that_a_late_request_shut_out_may_come_back(world: World) -> No
     world.join(0).claimed(shard)
 
 
-def join_again(broker: str, group: str, member: Member, client_id: str) -> None:
+def join_again(broker: str, group: str, member: Member) -> None:
     """Send the request with which a static member joins (JoinGroup, version 5), as its client would, and leave."""
 
     def text(value: str) -> bytes:
         return struct.pack(">h", len(value)) + value.encode()
 
-    header = struct.pack(">hhi", 11, 5, 1) + text(client_id)
+    header = struct.pack(">hhi", 11, 5, 1) + text("understudy-here-0")
     instance = text(member.instance_id)
     body = text(group) + struct.pack(">ii", 6_000, 60_000) + text("") + instance + text("consumer")
     request = header + body + struct.pack(">i", 1) + text("cooperative-sticky") + struct.pack(">i", 0)
