@@ -125,7 +125,7 @@ class Store:
         try:
             yield connection
             committing = True
-            connection.execute("COMMIT")
+            self._commit(connection)
         except sqlite3.Error as error:
             self._roll_back(connection)
             refusal = _refusal(error, str(self))
@@ -155,6 +155,9 @@ class Store:
         connection = self.connection()
         connection.execute("BEGIN IMMEDIATE")
         return connection
+
+    def _commit(self, connection: Connection) -> None:
+        connection.execute("COMMIT")
 
     def _roll_back(self, connection: Connection) -> None:
         """Undo the open transaction, if SQLite has not done so itself."""

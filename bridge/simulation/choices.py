@@ -70,14 +70,10 @@ class Choices:
         self._step = step
         self._counts.clear()
 
-    def _place(self, label: str) -> Place:
-        count = self._counts.get(label, 0)
-        self._counts[label] = count + 1
-        return self._step, label, count
-
     def below(self, limit: int, label: str) -> int:
         """Choose from 0 to ``limit - 1``."""
-        place = self._place(label)
+        place = self._step, label, self._counts.get(label, 0)
+        self._counts[label] = place[2] + 1
         chosen = self._source.below(limit, place)
         if chosen:
             self.tape[place] = chosen
@@ -85,7 +81,8 @@ class Choices:
 
     def rarely(self, limit: int, per_mille: int, label: str) -> int:
         """Choose 0 mostly, else one of 1 to ``limit``."""
-        place = self._place(label)
+        place = self._step, label, self._counts.get(label, 0)
+        self._counts[label] = place[2] + 1
         chosen = self._source.rarely(limit, per_mille, place)
         if chosen:
             self.tape[place] = chosen

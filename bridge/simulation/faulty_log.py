@@ -77,7 +77,8 @@ class FaultyLog:
         if self.unavailable:
             self.unavailable = False
             raise LogUnavailable("the simulated log is out of reach")
-        self._land_due()
+        if self.pending:
+            self._land_due()
         for event in self._inner.poll(0.0):
             self._take_in(event)
         events = list(self._deliver())

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from bridge.embedded import Connection, Groups, Store
 from bridge.embedded_backend import EmbeddedBackend
@@ -31,15 +30,6 @@ class MortalStore(Store):
         """See ``Store``: the one that all share."""
         return self._shared.connection()
 
-    @contextlib.contextmanager
-    def write(self) -> Iterator[Connection]:
-        """See ``Store``."""
-        with super().write() as connection:
-            self._passed("K5")
-            yield connection
-            self._passed("K8")
-        self._passed("K11")
-
     def append(self, connection: Connection, groups: Groups) -> dict[TopicPartition, int]:
         """See ``Store``: one partition after the other."""
         first_offsets: dict[TopicPartition, int] = {}
@@ -50,6 +40,20 @@ class MortalStore(Store):
                 self._passed(point)
             first_offsets |= super().append(connection, {place: columns})
         return first_offsets
+
+    def _begin(self) -> Connection:
+        connection = super()._begin()
+        try:
+            self._passed("K5")
+        except BaseException:
+            self._roll_back(connection)
+            raise
+        return connection
+
+    def _commit(self, connection: Connection) -> None:
+        self._passed("K8")
+        super()._commit(connection)
+        self._passed("K11")
 
 
 class MortalBackend(EmbeddedBackend):

@@ -143,14 +143,15 @@ class Node:
     def attend(self) -> bool:
         """Do what is due at the node: restarts, late commits, sleepers that are killed. Tell whether something was."""
         now_s = self._kit.clock.monotonic_s()
-        due = [event for event, at_s in self._due.items() if at_s <= now_s]
+        due = [event for event, at_s in self._due.items() if at_s <= now_s] if self._due else ()
         for event in due:
             del self._due[event]
             self.supervise(event)
-        arrived = [orphan for orphan in self.orphans if orphan[0].due_s <= now_s]
-        self.orphans = [orphan for orphan in self.orphans if orphan[0].due_s > now_s]
-        for pending, worker in arrived:
-            worker.log.arrive(pending)
+        arrived = [orphan for orphan in self.orphans if orphan[0].due_s <= now_s] if self.orphans else ()
+        if arrived:
+            self.orphans = [orphan for orphan in self.orphans if orphan[0].due_s > now_s]
+            for pending, worker in arrived:
+                worker.log.arrive(pending)
         for worker in list(self.workers.values()):
             if worker.stuck and worker.asleep_until_s <= now_s:
                 self._kit.probes["killed for no progress"] += 1

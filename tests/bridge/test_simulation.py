@@ -20,6 +20,7 @@ from bridge import ActorSystem
 from bridge.record import TopicPartition
 from bridge.region import Phase
 from bridge.simulation import FAULTS, Outcome, Scenario, SimulationFailed, generated, simulate
+from bridge.simulation.check import Scan
 from bridge.simulation.choices import Place, Replayed, Seeded
 from bridge.simulation.swarm import InjectedEscalation
 from bridge.simulation.worker import Worker
@@ -211,6 +212,73 @@ def test_generated_commands_are_those_of_the_handlers() -> None:
     """Values are drawn within what the types allow: Cents are above 0, account numbers match their pattern."""
     drawn = list(generated(bank, commands=300)(RANDOM))
     assert len({type(message) for _, _, message in drawn}) == 7
+
+
+# --- what the simulator does ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("point", "events"), [("K5", 0), ("K6", 0), ("K18", 0), ("K8", 0), ("K11", 1)])
+def test_who_dies_within_a_transaction_leaves_nothing_and_behind_it_everything(point: str, events: int) -> None:
+    """A death before the COMMIT undoes the whole transaction, one behind it none of it; either way it happens once."""
+    world = one_account()
+    (worker,) = world.node.workers.values()
+    world.settle()
+    worker.kill_at = point, 0
+    world.clients.add((Account.deposit, "a", Deposit(amount=1)))
+    world.clients.send(1)
+    while worker.name in world.node.workers:
+        world.node.turn(worker)
+    assert world.probes[f"killed at {point}"] == 1
+    assert world.reader.bounds("one.account.events", 0)[1] == events
+    world.settle()
+    assert world.reader.bounds("one.account.events", 0)[1] == 1
+    Scan(world).check()
+    world.close()
+
+
+def test_a_hidden_record_is_read_when_the_transaction_that_hides_it_ends() -> None:
+    """A restore waits for what its claim has counted, and is complete only then."""
+    world = one_account()
+    (worker,) = world.node.workers.values()
+    world.clients.add((Account.deposit, "a", Deposit(amount=1)))
+    world.settle()
+    (seat,) = worker.region
+    worker.log.abort(seat.place, "reading")
+    worker.log.hide(seat.place, 10.0)
+    while world.clock.monotonic_s() < 9.0:
+        world.node.turn(worker)
+        world.clock.advance(0.01)
+    assert seat.phase is Phase.RESTORING
+    world.settle()
+    assert seat.phase is Phase.RUNNING
+    assert world.clock.monotonic_s() >= 10.0
+    Scan(world).check()
+    world.close()
+
+
+def test_a_node_that_is_lost_is_followed_by_one_that_knows_nothing_of_its_deaths() -> None:
+    """All workers are gone, and what they had marked with them; whoever comes next handles everything, once."""
+    world = one_account()
+    (worker,) = world.node.workers.values()
+    world.settle()
+    worker.kill_at = "K3", 0
+    world.clients.add((Account.deposit, "a", Deposit(amount=1)))
+    world.clients.send(1)
+    while worker.name in world.node.workers:
+        world.node.turn(worker)
+    world.node.lose()
+    world.settle()
+    assert not world.probes["incident"], "a death that nobody can know of was counted"
+    assert world.reader.bounds("one.account.events", 0)[1] == 1
+    Scan(world).check()
+    world.close()
+
+
+def one_account() -> World:
+    """Return a world of one worker with one shard, without faults."""
+    system = ActorSystem("one")
+    system.host(Account, partitions=1)
+    return World(system, [], Replayed({}), ())
 
 
 # --- what the simulator found ---------------------------------------------------------------------------------
