@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections import Counter as Multiset
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -23,6 +23,7 @@ from rich.table import Table
 
 from bridge.node import Node
 from tests.broker import Broker, _free_ports
+from tests.namespace import Namespace, NotPermittedError
 from tests.tcp_proxy import RoughProxy
 from tests.trial import Trial, application
 
@@ -35,6 +36,8 @@ STANDSTILL_S = 45.0
 BURST = 60
 WORKERS = {"one": 2, "two": 1}
 GUEST = "guest"
+#: A node of one worker in a network namespace of its own, where that is permitted.
+FAR = "far"
 LOGS = Path(__file__).parent.parent / "target" / "chaos"
 
 console = Console(soft_wrap=True)
@@ -43,17 +46,21 @@ console = Console(soft_wrap=True)
 class Chaos:
     """One run. Its thread injects the faults, takes in the reports and sends the load."""
 
-    def __init__(self, seed: int, without: str | None = None) -> None:
-        self._without = without or "nothing"
+    def __init__(self, seed: int, without: Sequence[str] = ()) -> None:
+        self._without = without
         self._random = Random(seed)  # noqa: S311 - a schedule, no secret
         self._proxy = RoughProxy()
         self._broker = Broker(advertised_port=self._proxy.port)
-        direct = _free_ports(1)[0]
+        direct, far = _free_ports(2)
+        self._namespace = self._made_namespace()
+        outside = self._namespace.outside if self._namespace else "127.0.0.1"
+        self._far_url = f"kafka://{outside}:{far}"
         self._broker._overrides = (
             f"listeners=PLAINTEXT://127.0.0.1:{self._broker.port},DIRECT://127.0.0.1:{direct},"
-            f"CONTROLLER://127.0.0.1:{self._broker._controller_port}",
-            f"advertised.listeners=PLAINTEXT://127.0.0.1:{self._proxy.port},DIRECT://127.0.0.1:{direct}",
-            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,DIRECT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            f"FAR://{outside}:{far},CONTROLLER://127.0.0.1:{self._broker._controller_port}",
+            f"advertised.listeners=PLAINTEXT://127.0.0.1:{self._proxy.port},DIRECT://127.0.0.1:{direct},"
+            f"FAR://{outside}:{far}",
+            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,DIRECT:PLAINTEXT,FAR:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "inter.broker.listener.name=DIRECT",
             # A killed broker is let in again once its controller holds the old one for dead: 9 s by default.
             "broker.session.timeout.ms=2000",
@@ -73,12 +80,23 @@ class Chaos:
         self.gave_up = 0
         self._started_s = time.monotonic()
 
+    def _made_namespace(self) -> Namespace | None:
+        if "namespace" in self._without:
+            return None
+        try:
+            return Namespace()
+        except NotPermittedError as error:
+            console.print(f"no network namespaces here, their faults are left out: {error}", highlight=False)
+            return None
+
     # --- a run ------------------------------------------------------------------------------------------------
 
     def run(self, seconds: float) -> list[str]:
         """Return what was wrong afterwards."""
         for name in WORKERS:
             self._start(name)
+        if self._namespace:
+            self._start(FAR)
         faults = self._schedule()
         due_s, fault = next(faults)
         while (now_s := time.monotonic()) < self._started_s + seconds:
@@ -117,7 +135,10 @@ class Chaos:
     def _schedule(self) -> Iterator[tuple[float, str]]:
         """Yield when and what, drawn from the seed alone."""
         names = list(self._kinds())
-        weights = [0 if self._without in name else weight for name, (weight, _) in self._kinds().items()]
+        left_out = self._without if self._namespace else (*self._without, "namespace")
+        weights = [
+            0 if any(part in name for part in left_out) else weight for name, (weight, _) in self._kinds().items()
+        ]
         due_s = self._started_s + 3.0
         while True:
             yield due_s, self._random.choices(names, weights)[0]
@@ -139,6 +160,9 @@ class Chaos:
             "network silent, to the broker": (1, lambda x: self._silence(x, "in")),
             "network silent, to the clients": (1, lambda x: self._silence(x, "out")),
             "EndTxn late": (3, lambda _: self._proxy.make_late()),
+            "namespace cut off, both ways": (1, lambda x: self._cut_off(x, "in out")),
+            "namespace cut off, outwards": (1, lambda x: self._cut_off(x, "out")),
+            "namespace cut off, inwards": (1, lambda x: self._cut_off(x, "in")),
         }
 
     def _inject(self, name: str) -> None:
@@ -175,11 +199,17 @@ class Chaos:
         self.trial.close()
         self._broker.stop()
         self._proxy.close()
+        if self._namespace:
+            self._namespace.close()
 
     # --- nodes ------------------------------------------------------------------------------------------------
 
     def _start(self, name: str) -> None:
-        self._nodes[name] = self.trial.node(name, WORKERS.get(name, 1), self._url)
+        if name == FAR and self._namespace:
+            with self._namespace.entered():
+                self._nodes[name] = self.trial.node(name, 1, self._far_url)
+        else:
+            self._nodes[name] = self.trial.node(name, WORKERS.get(name, 1), self._url)
 
     def _look_after_nodes(self) -> None:
         """Start again what has ended."""
@@ -292,6 +322,12 @@ class Chaos:
                 gate.clear()
                 self._later(0.5 + strength * LONG_SLEEP_S, gate.set)
 
+    def _cut_off(self, strength: float, ways: str) -> None:
+        """Let the node in the namespace hear nothing, say nothing, or both; the others go on."""
+        assert self._namespace is not None
+        self._namespace.cut(ways)
+        self._later(0.5 + strength * LONG_SLEEP_S, self._namespace.heal)
+
     def _later(self, delay_s: float, cure: Callable[[], None]) -> None:
         self._cures.append((time.monotonic() + delay_s, cure))
 
@@ -321,7 +357,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--without", help="leave out faults that have this in their name, to find the one that matters")
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        help="leave out faults that have this in their name, to find the one that matters",
+    )
     options = parser.parse_args()
     # An ordinary end, whoever asks for it: nothing may stay behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
