@@ -33,7 +33,9 @@ class ShardId(msgspec.Struct, frozen=True, order=True):
         return f"{self.entity}/{self.partition}"
 
 
-class ShardRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Shard", forbid_unknown_fields=True):
+class ShardRecord(
+    msgspec.Struct, frozen=True, tag_field="type", tag="Shard", forbid_unknown_fields=True, omit_defaults=True
+):
     """Where a shard stands; written in each of its transactions. It is the truth, the group's offset mirrors it.
 
     ``next``: first command not consumed. ``seq``: of the next journal or state record. ``tail_start``: each
@@ -41,6 +43,10 @@ class ShardRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Shard", fo
     record with that seq. ``books``: records written for the shard's own books so far.
 
     ``suspect``: offset of the command within which ``deaths`` processes in a row have died; -1 if there is none.
+
+    ``owner``: the run of a node that wrote it, which knows what its processes were handling; ``closed``: nothing is
+    under way, it has left. ``marked``: offset of the command that is handled next, alone (-1: none); ``alone_below``:
+    so are all below this offset. See ``actors.caution``.
     """
 
     next: Count
@@ -50,6 +56,10 @@ class ShardRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Shard", fo
     books: Count
     suspect: Offset = -1
     deaths: Count = 0
+    owner: str = ""
+    closed: bool = False
+    marked: Offset = -1
+    alone_below: Count = 0
 
 
 class StateRecord(msgspec.Struct, frozen=True, tag_field="type", tag="State", forbid_unknown_fields=True):

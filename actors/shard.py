@@ -7,70 +7,37 @@ restores another from the log: what was decided but not committed has left nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableSequence
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from actors.budget import RestartBudget
-from actors.context import Directory, Publish, Reply, Tell
+from actors.caution import Caution, witnessed
 from actors.control import CONTROL
 from actors.decision import Decision, decide
 from actors.effects import (
     Counts,
-    EffectOutput,
     Effects,
     Incident,
     Journaled,
-    Published,
-    Replied,
-    ShardId,
     ShardRecord,
     StateRecord,
     StateWritten,
-    Told,
     WaitingRecord,
 )  # fmt: skip
-from actors.entity import Behaviour, Entity, resolved
+from actors.entity import Entity
 from actors.mailbox import Letter, Mailbox
 from actors.message import Envelope, Undecodable
+from actors.part import Part
 from actors.placement import partition_of
-from actors.turn import Turn
+from actors.turn import Turn, outputs_of
 from actors.waiting import Waiting, WaitingRoom
 from actors.window import SnapshotWindow
 from supervision.directive import Directive, Failure
-from supervision.policy import Policy, judge
+from supervision.policy import judge
 
 #: Places in a mark: the number of the shard, and offset + 1 of its command under way (0: none).
 SHARD, COMMAND = 1, 2
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """The bounds of one shard; see ``bridge.settings.Settings`` for the meaning and reason of each."""
-
-    batch_records_max: int = 1_000
-    mailbox_records_max: int = 4_000
-    snapshot_window_records: int = 20_000
-    waiting_per_key_max: int = 1_000
-    waiting_per_shard_max: int = 10_000
-    output_bytes_max: int = 1_000_000
-    deaths_max: int = 3
-    dead_letter_overflow: bool = False
-
-
-class Part(msgspec.Struct, frozen=True):
-    """What a shard is given to play: fixed from its start to its end."""
-
-    id: ShardId
-    #: The commands topic, for causes, and its partition count, to tell a key that is on the wrong partition.
-    topic: str
-    partitions: int
-    behaviour: Behaviour
-    policy: Policy
-    directory: Directory
-    limits: Limits
-    #: The shard's number within its system, and where the command under way is marked (``bridge.marks``).
-    number: int = 0
-    mark: MutableSequence[int] = msgspec.field(default_factory=lambda: [0, 0, 0])
 
 
 class Cell:
@@ -87,9 +54,12 @@ class Cell:
 
 
 class Shard:
-    """Mutable; owned by the thread of the loop. Made by ``bridge.restore.Restoration``."""
+    """Mutable; owned by the thread of the loop. Made by ``bridge.restore.Restoration``.
 
-    def __init__(self, part: Part, record: ShardRecord) -> None:
+    ``high``: end of its commands at the takeover.
+    """
+
+    def __init__(self, part: Part, record: ShardRecord, high: int = 0) -> None:
         self.part = part
         self.record = record
         self.cells: dict[str, Cell] = {}
@@ -109,6 +79,8 @@ class Shard:
         self._mark = part.mark
         self._quarantined = record.suspect if record.deaths >= part.limits.deaths_max else -1
         self._cause_prefix = f"{part.topic}/{part.id.partition}/"
+        caution = Caution(record, part.owner, high, part.limits.batch_records_max)
+        self._caution = caution if caution.takes_over or caution.below > record.next else None
 
     # --- the owner's side -------------------------------------------------------------------------------------
 
@@ -129,7 +101,7 @@ class Shard:
     def decide(self, now_ms: int) -> Effects | None:
         """Handle waiting commands that are due and then commands from the mailbox, up to a batch of them.
 
-        ``now_ms`` is epoch time. Returns None if nothing was handled.
+        ``now_ms`` is epoch time. Returns None if nothing was handled, and nothing is to be marked first.
         """
         turn = Turn(self.waiting, self.budget)
         batch_max = self.part.limits.batch_records_max
@@ -137,6 +109,12 @@ class Shard:
         self._mark[SHARD] = self.part.number
         while turn.handled < batch_max and self.failure is None:
             key = self.waiting.due(now_ms) if self.waiting.size else None
+            if self._caution is not None and (alone := self._alone(key)) >= 0:
+                if turn.handled:
+                    break
+                if self.record.marked != alone:
+                    return self._word(msgspec.structs.replace(self._stand(), marked=alone), [])
+                batch_max = 1
             if key is not None:
                 self._retry(key, now_ms, turn)
             elif not self._take(now_ms, turn):
@@ -279,21 +257,60 @@ class Shard:
         ``deaths``: (offset, pid) of each process that died while it handled a command of this shard. Not ``mirrored``:
         the group has no offset; it is written again with the shard record, unless that is new too.
         """
-        incidents = [self._witness(offset, pid) for offset, pid in deaths if self._is_open(offset)]
-        if not incidents and (mirrored or self.record.books == 0):
+        last, caution = self.record, self._caution
+        died = [(offset, f"process {pid}") for offset, pid in deaths]
+        incidents: list[Incident] = []
+        if caution is not None and caution.takes_over:
+            died.append((last.marked, f"node {last.owner}"))
+            incidents += caution.begin(self.part.id, last, self._retriable())
+        incidents += [self._witness(offset, who) for offset, who in died if self._is_open(offset)]
+        # Before anything is handled, the record must not say any more that nothing is under way.
+        says_nothing = bool(self.part.owner) and (last.closed or not last.owner)
+        if not incidents and not says_nothing and (mirrored or last.books == 0):
             return None
-        record = self.record = msgspec.structs.replace(self.record, books=self.record.books + 1)
+        return self._word(self._stand(), incidents)
+
+    def closing(self) -> Effects | None:
+        """Return the word that nothing is under way, for whoever owns the shard next; None if nobody would miss it.
+
+        Called when no commit is in flight; the shard must not be asked for anything any more.
+        """
+        if not self.part.owner or self.record.books == 0:
+            return None
+        return self._word(msgspec.structs.replace(self._stand(), closed=True), [])
+
+    def _word(self, record: ShardRecord, incidents: list[Incident]) -> Effects:
+        """Return a transaction that moves nothing but the shard's own record."""
+        record = self.record = msgspec.structs.replace(record, books=record.books + 1)
         return Effects(self.part.id, [], [], record, max(record.next - 1, 0), record.seq, Counts(), incidents)
 
-    def _witness(self, offset: int, pid: int) -> Incident:
-        """Count one more process that died within a command; beyond the limit the command is quarantined."""
-        record, limit = self.record, self.part.limits.deaths_max
-        deaths = record.deaths + 1 if offset == record.suspect else 1
-        self.record = msgspec.structs.replace(record, suspect=offset, deaths=deaths)
-        self._quarantined = offset if deaths >= limit else -1
-        then = "it becomes a dead letter" if deaths >= limit else "it is tried again"
-        reason = f"process {pid} died while it handled the command, death {deaths} of {limit}"
-        return Incident(f"{self.part.id}@{offset}", "ProcessDied", reason, then, "died")
+    def _stand(self) -> ShardRecord:
+        """Return the shard record as this owner writes it."""
+        below = 0 if self._caution is None or self._caution.below <= self._next else self._caution.below
+        return msgspec.structs.replace(self.record, owner=self.part.owner, closed=False, marked=-1, alone_below=below)
+
+    def _alone(self, due: str | None) -> int:
+        """Return the offset of the command that comes next, if it has to go alone; else -1. ``due``: a key's turn."""
+        assert self._caution is not None
+        if due is not None:
+            offset = self.waiting.queue(due)[0].envelope.offset
+        elif self.mailbox.letters:
+            offset = self.mailbox.letters[0].offset
+        else:
+            return -1
+        return offset if self._caution.concerns(offset) else -1
+
+    def _retriable(self) -> Iterator[int]:
+        """Yield the offsets of what waits and is tried again without an operator."""
+        for key in self.waiting:
+            queue = self.waiting.queue(key)
+            if not queue[0].record.parked:
+                yield from (waiting.envelope.offset for waiting in queue)
+
+    def _witness(self, offset: int, who: str) -> Incident:
+        self.record, incident = witnessed(self.part.id, self.record, offset, who, self.part.limits.deaths_max)
+        self._quarantined = offset if self.record.deaths >= self.part.limits.deaths_max else -1
+        return incident
 
     def _is_open(self, offset: int) -> bool:
         return offset >= self._next or any(
@@ -390,10 +407,23 @@ class Shard:
             suspect, deaths = -1, 0
         tail_offset = self.window.tail_offset(tail_start)
         books_count = last.books + len(books) + 1
-        self.record = ShardRecord(self._next, self._seq, tail_start, tail_offset, books_count, suspect, deaths)
+        self.record = ShardRecord(
+            self._next, self._seq, tail_start, tail_offset, books_count, suspect, deaths, self.part.owner
+        )
+        if self._caution is not None:
+            self._go_on(self._caution, turn.anchor, now_ms)
         return Effects(
             self.part.id, turn.outputs, books, self.record, turn.anchor, first_seq, turn.counts, turn.incidents
         )
+
+    def _go_on(self, caution: Caution, handled: int, now_ms: int) -> None:
+        """After a turn with caution: mark the command that comes next, unless none has to go alone any more."""
+        caution.tried(handled)
+        if caution.is_over(self._next, self._retriable()):
+            self._caution = None
+        else:
+            marked = self._alone(self.waiting.due(now_ms) if self.waiting.size else None)
+            self.record = msgspec.structs.replace(self._stand(), marked=marked)
 
     def _state_written(self, key: str, *, changed: bool) -> StateWritten:
         queue = self.waiting.queue(key)
@@ -417,20 +447,3 @@ class Shard:
 
 def _is_control(letter: Letter) -> bool:
     return isinstance(letter, Envelope) and isinstance(letter.message, CONTROL)
-
-
-def outputs_of(envelope: Envelope, decision: Decision) -> Iterator[EffectOutput]:
-    """Yield what a decided command sends: what its handler collected, and the reply, behind its events' indices."""
-    offset, index = envelope.offset, len(decision.events)
-    for output, data in zip(decision.outputs, decision.sent, strict=True):
-        match output:
-            case Tell(handler, key, _, asked, about):
-                name = resolved(handler.owner).name
-                yield Told(name, key, data, offset, index, envelope.key if asked else None, about)
-            case Publish(topic, _, key):
-                yield Published(topic, key, data, offset, index)
-            case Reply(to, _):
-                yield Replied(to, data, offset, index)
-        index += 1
-    if decision.reply is not None and envelope.sender is not None:
-        yield Replied(envelope.sender, decision.reply_data, offset, index)

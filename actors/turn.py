@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from actors.budget import RestartBudget
+from actors.context import Publish, Reply, Tell
 from actors.control import DropParked, RetryParked
+from actors.decision import Decision
 from actors.effects import (
     Counts,
     DeadLettered,
     EffectOutput,
     Incident,
+    Published,
     Replied,
     StateWritten,
+    Told,
     WaitingRecord,
     WaitingWritten,
 )
+from actors.entity import resolved
 from actors.mailbox import Letter
 from actors.message import Done, Envelope, Undelivered
 from actors.waiting import Waiting, WaitingRoom
@@ -127,3 +134,20 @@ class Turn:
 
 def _parked(waiting: Waiting) -> str:
     return f"key {waiting.envelope.key!r} is parked since {waiting.envelope.offset}: {waiting.record.reason}"
+
+
+def outputs_of(envelope: Envelope, decision: Decision) -> Iterator[EffectOutput]:
+    """Yield what a decided command sends: what its handler collected, and the reply, behind its events' indices."""
+    offset, index = envelope.offset, len(decision.events)
+    for output, data in zip(decision.outputs, decision.sent, strict=True):
+        match output:
+            case Tell(handler, key, _, asked, about):
+                name = resolved(handler.owner).name
+                yield Told(name, key, data, offset, index, envelope.key if asked else None, about)
+            case Publish(topic, _, key):
+                yield Published(topic, key, data, offset, index)
+            case Reply(to, _):
+                yield Replied(to, data, offset, index)
+        index += 1
+    if decision.reply is not None and envelope.sender is not None:
+        yield Replied(envelope.sender, decision.reply_data, offset, index)

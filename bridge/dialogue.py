@@ -35,6 +35,14 @@ class Dialogue:
         """A shard is ready."""
         self._report("shard-restored", shard=shard, records=records, seconds=round(seconds, 4))
 
+    def handed_over(self, shard: str, owner: str, gap_ms: int) -> None:
+        """A shard is served again that its last owner had drained and left.
+
+        ``gap_ms``: from that one's last commit to now, by the clocks of two machines.
+        """
+        logger.info("shard %s was handed over by %s; nobody served it for %.2f s", shard, owner, gap_ms / 1000)
+        self._report("shard-handed-over", shard=shard, owner=owner, gap_s=gap_ms / 1000)
+
     def lost(self, shard: str, reason: str, *, fenced: bool) -> None:
         """A shard is no longer ours."""
         if fenced:

@@ -92,6 +92,8 @@ class Incidents:
         self._workers: dict[str, WorkerStatus] = {}
         self._restarts: dict[int, int] = {}
         self._incidents: list[NodeIncident] = []
+        #: If the last incident is a handover: how many more it stands for, and the longest gap of all.
+        self._handovers = 0, 0.0
 
     def record(self, now_ms: int) -> NodeRecord:
         """Return all of it as it stands."""
@@ -203,12 +205,30 @@ class Incidents:
             case "shard-fenced":
                 self._metrics.add("understudy_shard_fencings_total", shard=shard)
                 self._note(at_ms, worker, f"fenced: {what}", shard, then)
+            case "shard-handed-over":
+                self._handed_over(report, at_ms, worker, shard)
             case "shard-stalled":
                 self._metrics.add("understudy_shard_stalls_total", shard=shard)
                 self._note(at_ms, worker, f"takes no commands: {what}", shard, then)
             case _:
                 return False
         return True
+
+    def _handed_over(self, report: Report, at_ms: int, worker: str, shard: str) -> None:
+        """Count a planned handover; those of one node to one worker are one entry, which names the longest gap."""
+        gap_s = float(report.get("gap_s") or 0)
+        self._metrics.add("understudy_handovers_total")
+        self._metrics.add("understudy_handover_gap_seconds_total", gap_s)
+        what = f"handed over by {_field(report, 'owner')}"
+        last, others = self._incidents[-1] if self._incidents else None, 0
+        if last is not None and (last.worker, last.what) == (worker, what):
+            self._incidents.pop()
+            others, gap_s = self._handovers[0] + 1, max(gap_s, self._handovers[1])
+        self._handovers = others, gap_s
+        where = f"{shard} and {others} more" if others else shard
+        then = f"served again, after a gap of at most {gap_s:.2f} s"
+        self._incidents.append(NodeIncident(at_ms, worker, what, where, then))
+        del self._incidents[:-INCIDENTS_MAX]
 
     def _note(self, at_ms: int, worker: str, what: str, where: str, then: str) -> None:
         """Keep an incident; one that is just like the last is counted there, so that a loop drives nothing else out."""

@@ -50,15 +50,11 @@ class ShardLoop:
         fault_point: Callable[[str], None] = lambda _point: None,
         deaths: Callable[[int], Iterable[tuple[int, int]]] = lambda _number: (),
     ) -> None:
-        self._log = log
+        self._log, self._clock, self._poll_timeout_s = log, clock, poll_timeout_s
         #: The shards of this worker.
         self.region = region
-        self._clock = clock
-        self._poll_timeout_s = poll_timeout_s
         self._dialogue = Dialogue(report)
-        self._progress = progress
-        self._fault = fault_point
-        self._deaths = deaths
+        self._progress, self._fault, self._deaths = progress, fault_point, deaths
         #: The shards that were claimed since the last poll: what it brought for them belongs to the time before.
         self._claimed_since: set[TopicPartition] = set()
         self.counts = Counts()
@@ -208,8 +204,7 @@ class ShardLoop:
         """Ask for the next stretch, or begin where the shard record says."""
         restoration = seat.restoration
         assert restoration is not None
-        if restoration.wanted is not None:
-            wanted = restoration.wanted
+        if (wanted := restoration.wanted) is not None:
             self._log.replay(event.shard, wanted.topic, wanted.from_offset, wanted.to_offset)
             return
         seat.shard = restoration.shard()
@@ -218,6 +213,8 @@ class ShardLoop:
         seat.restoration = None
         seat.doubts = 0
         self._dialogue.restored(seat.name, restoration.records, self._clock.monotonic_s() - seat.claimed_s)
+        if (record := seat.shard.record).closed:
+            self._dialogue.handed_over(seat.name, record.owner, self._clock.epoch_ms() - restoration.recorded_ms)
         self._log.begin(seat.place, seat.shard.record.next)
         if effects := seat.shard.opening(self._deaths(seat.part.number), mirrored=restoration.mirrored):
             self._commit(seat, effects)
@@ -273,7 +270,16 @@ class ShardLoop:
     # --- the way down -----------------------------------------------------------------------------------------
 
     def drain(self, deadline_s: float) -> bool:
-        """Take nothing new, wait for the commits that are in flight; return whether all were answered in time."""
+        """Wait for the commits in flight, then say of each shard that nothing is under way; False if time ran out."""
+        if not self._answered(deadline_s):
+            return False
+        for seat in self.region:
+            if seat.phase is Phase.RUNNING and seat.shard and (effects := seat.shard.closing()):
+                self._commit(seat, effects)
+        return self._answered(deadline_s)
+
+    def _answered(self, deadline_s: float) -> bool:
+        """Take nothing new until every commit is answered; False if time ran out."""
         while any(seat.in_flight is not None for seat in self.region):
             left_s = deadline_s - self._clock.monotonic_s()
             if left_s <= 0:

@@ -23,9 +23,11 @@ class Marks:
     """Two rows for each worker: what it is doing, and what the one before it in its slot was doing when it died.
 
     Make it before the workers are forked. A living worker's row is written by itself alone, eight bytes at a time.
+    ``owner`` names this memory in shard records: whoever finds another name there cannot ask it.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, owner: str) -> None:
+        self.owner = owner
         self._cells = memoryview(mmap.mmap(-1, max(1, 2 * workers * _FIELDS * 8))).cast("q")
         self._workers = workers
 
@@ -61,9 +63,9 @@ class _Shared:
     marks: Marks | None = None
 
 
-def share(workers: int) -> None:
-    """Make the marks of this node; call it before any worker is forked."""
-    _Shared.marks = Marks(workers)
+def share(workers: int, owner: str) -> None:
+    """Make the marks of this run of a node; call it before any worker is forked."""
+    _Shared.marks = Marks(workers, owner)
 
 
 def shared() -> Marks:

@@ -43,7 +43,8 @@ class Node:
         publish: Callable[[Incidents], Publisher] | None = None,
     ) -> None:
         self._stop_timeout_s = stop_timeout_s
-        node = node or socket.gethostname()
+        #: This machine's name within the group.
+        self.name = node or socket.gethostname()
         #: Pids of the live workers by name (``worker-0``), as far as reports have told.
         self.workers: dict[str, int] = {}
         #: Reports that were dropped by who wrote them, or cannot be read here.
@@ -52,7 +53,7 @@ class Node:
         read_fd, write_fd = os.pipe()
         command = [
             sys.executable, "-m", "bridge.process", target, "--log", log, "--workers", str(workers),
-            "--node", node, "--report-fd", str(write_fd), "--parent", str(os.getpid()),
+            "--node", self.name, "--report-fd", str(write_fd), "--parent", str(os.getpid()),
         ]  # fmt: skip
         if kafka_config is not None:
             command += ["--kafka-config", kafka_config]
@@ -67,7 +68,7 @@ class Node:
         os.set_blocking(read_fd, False)
         self._read_fd: int | None = read_fd
         started_ms = time.time_ns() // 1_000_000
-        self._incidents = Incidents(node, self.pid, pid_start(self.pid) or "", started_ms)
+        self._incidents = Incidents(self.name, self.pid, pid_start(self.pid) or "", started_ms)
         self._publisher = None if publish is None else publish(self._incidents)
 
     @property

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Sequence
 
 import msgspec
@@ -50,7 +51,12 @@ class ShardHost:
         log = backend.log(self._member, system.commands_topics())
         loop = ShardLoop(
             log,
-            system.region(log.partition_count, seed=self._member.slot, mark=marks.shared().enter(self._member.slot)),
+            system.region(
+                log.partition_count,
+                seed=self._member.slot,
+                mark=marks.shared().enter(self._member.slot),
+                owner=marks.shared().owner,
+            ),
             clock,
             poll_timeout_s=system.settings.poll_timeout_s,
             report=control.report,
@@ -115,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"understudy: {error}\n")
         return os.EX_USAGE
     settings = system.settings
-    marks.share(options.workers)
+    marks.share(options.workers, f"{options.node}/{uuid.uuid4().hex[:8]}")
     faults.arm()
     specs = [
         WorkSpec(

@@ -11,7 +11,8 @@ import msgspec
 from actors.context import Directory
 from actors.effects import Effects, ShardId
 from actors.entity import Behaviour
-from actors.shard import Limits, Part, Shard
+from actors.part import Limits, Part
+from actors.shard import Shard
 from bridge import faults
 from bridge.codec import Codec
 from bridge.log import Claimed
@@ -46,12 +47,17 @@ class Role(msgspec.Struct, frozen=True):
     first_number: int
 
     def part(
-        self, partition: int, directory: Directory, limits: Limits, mark: MutableSequence[int] | None = None
+        self,
+        partition: int,
+        directory: Directory,
+        limits: Limits,
+        mark: MutableSequence[int] | None = None,
+        owner: str = "",
     ) -> Part:
         """Return what the shard of one partition is given to play."""
         return Part(
             ShardId(self.behaviour.name, partition), self.codec.commands, self.partitions, self.behaviour, self.policy,
-            directory, limits, self.first_number + partition, [0, 0, 0] if mark is None else mark,
+            directory, limits, self.first_number + partition, [0, 0, 0] if mark is None else mark, owner,
         )  # fmt: skip
 
 
@@ -124,12 +130,13 @@ class ShardRegion:
         directory: Directory,
         limits: Limits,
         mark: MutableSequence[int] | None = None,
+        owner: str = "",
     ) -> None:
         self._roles = dict(roles)
         self._order = {topic: index for index, topic in enumerate(self._roles)}
         self._directory = directory
         self._limits = limits
-        self._mark = mark
+        self._mark, self._owner = mark, owner
         self._tree = tree
         self._seats: dict[TopicPartition, Seat] = {}
         self._names: dict[str, Seat] = {}
@@ -161,7 +168,7 @@ class ShardRegion:
         """Take in a shard; siblings stand in the order of ``host()``, then by partition."""
         self.forget(place, now_s)
         role = self._roles[place.topic]
-        seat = Seat(place, role.part(place.partition, self._directory, self._limits, self._mark), role)
+        seat = Seat(place, role.part(place.partition, self._directory, self._limits, self._mark, self._owner), role)
         later = min((p for p in self._seats if self._rank(p) > self._rank(place)), key=self._rank, default=None)
         self._seats[place] = self._names[seat.name] = seat
         self.supervise(Add(seat.name, None if later is None else self._seats[later].name), now_s)

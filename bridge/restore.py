@@ -15,8 +15,9 @@ import msgspec
 from actors.decision import evolve
 from actors.effects import ShardRecord, StateRecord, WaitingRecord
 from actors.message import Stopped, Undecodable
+from actors.part import Part
 from actors.placement import checked_key
-from actors.shard import Cell, Part, Shard
+from actors.shard import Cell, Shard
 from actors.waiting import Waiting
 from actors.wire import DecodeError, encode, refuse_unknown_fields
 from bridge import codec as wire
@@ -57,7 +58,8 @@ class Restoration:
         self._record: ShardRecord | None = None
         self._shard: Shard | None = None
         self._next_seq = -1
-        self.records = 0
+        #: Records read so far, and when (epoch, by its writer's clock) the shard record was written.
+        self.records, self.recorded_ms = 0, 0
         #: Whether the group has an offset: without one, progress cannot be seen from outside.
         self.mirrored = claimed.committed is not None
         self.wanted: Replay | None = Replay(codec.state, 0, claimed.ends[codec.state])
@@ -106,7 +108,7 @@ class Restoration:
 
     def _state(self, record: Record) -> None:
         if record.key == SHARD_KEY:
-            self._record = wire.decode_shard(record.value or b"")
+            self._record, self.recorded_ms = wire.decode_shard(record.value or b""), record.timestamp_ms
             return
         key = _key(record)
         if record.value is None:
@@ -154,7 +156,7 @@ class Restoration:
         """Make the shard from its snapshots and waiting commands; then only the journal's tail is missing."""
         record = self._record
         assert record is not None
-        shard = self._shard = Shard(self._part, record)
+        shard = self._shard = Shard(self._part, record, self._claimed.high)
         for key, (state, version, seq) in self._states.items():
             if seq >= record.seq:
                 raise self._wrong(
@@ -162,8 +164,7 @@ class Restoration:
                     f"torn; {_MEND}"
                 )
             self._seat(shard, key, state, version, seq)
-        spent = {key: state.restarts_ms for key, (state, _, _) in self._states.items() if state.restarts_ms}
-        shard.budget.restore(spent)
+        shard.budget.restore({key: s.restarts_ms for key, (s, _, _) in self._states.items() if s.restarts_ms})
         for offset in sorted(self._waiting):
             if offset >= record.next:
                 raise self._wrong(

@@ -48,6 +48,8 @@ class Running:
         self._clock = clock or SystemClock()
         #: Called at each named point of the loop; a test may raise there.
         self.fault_point: Callable[[str], None] = no_fault
+        #: The run of a node that shard records name (``actors.caution``); empty: nobody has to be careful after us.
+        self.owner = ""
         #: Called with each report of the loop, as ``supervision.work.Control.report`` is in a worker process.
         self.report: Callable[..., None] = lambda *_, **__: None
         try:
@@ -64,7 +66,7 @@ class Running:
         log = self._backend.log(member, self.system.commands_topics())
         loop = ShardLoop(
             log,
-            self.system.region(log.partition_count),
+            self.system.region(log.partition_count, owner=self.owner),
             self._clock,
             poll_timeout_s=self.system.settings.poll_timeout_s,
             report=self._report,

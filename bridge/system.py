@@ -12,7 +12,7 @@ import msgspec
 
 from actors.context import Directory, OutputTooLarge
 from actors.entity import Behaviour, Entity, resolved
-from actors.shard import Limits
+from actors.part import Limits
 from actors.wire import by_wire_name
 from bridge import topics
 from bridge.codec import Codec
@@ -174,12 +174,16 @@ class ActorSystem:
         *,
         seed: int = 0,
         mark: MutableSequence[int] | None = None,
+        owner: str = "",
     ) -> ShardRegion:
-        """Return an empty region for one worker of this system; ``mark``: where it notes its command under way."""
+        """Return an empty region for one worker of this system.
+
+        ``mark``: where it notes its command under way; ``owner``: the run of a node whose memory that is.
+        """
         counts = PartitionCounts(partition_count, self.topic_specs())
         directory = Directory(hosted=self._hosted.__contains__, partition_count=counts)
         tree = Tree(self.shards, self.shard_strategy, seed)
-        return ShardRegion(self.roles(counts), tree, directory, self.limits(), mark)
+        return ShardRegion(self.roles(counts), tree, directory, self.limits(), mark, owner)
 
     def check(self) -> None:
         """Raise ValueError if there is nothing to run."""

@@ -54,6 +54,9 @@ class Node:
         self.tree = Tree(worker_policy(kit.swarm.workers_policy), kit.swarm.strategies[1])
         self._watch = Watch("workers", kit.probes)
         self._restart_s: float | None = None
+        self._run = 1
+        #: Whether the whole node goes down with the next worker that dies within a handler.
+        self.is_fragile = False
         self.turning: Worker | None = None
 
     def begin(self, names: list[str]) -> None:
@@ -126,6 +129,11 @@ class Node:
         self.supervise(Failed(worker.name, worker.incarnation, failure))
         self.supervise(Exited(worker.name, worker.incarnation))
 
+    @property
+    def owner(self) -> str:
+        """The name of this run: whatever its memory holds is gone with it."""
+        return f"node/{self._run}"
+
     def kill(self, worker: Worker, why: str) -> None:
         """Kill a worker."""
         self.fail(worker, Failure("Killed", why, f"{worker.name}#{worker.incarnation}"))
@@ -166,6 +174,8 @@ class Node:
         for worker in list(self.workers.values()):
             self._end(worker)
         self._restart_s = None
+        self._run += 1
+        self._kit.dead.clear()
         names = [child.name for child in self.tree.children]
         self._due.clear()
         self.tree = Tree(self.tree.policy, self.tree.strategy)
@@ -195,7 +205,11 @@ class Node:
             raise Violation("the runtime does not fail by itself", f"{where}: {trace}") from error
         finally:
             self.turning = None
-        self.fail(worker, failure)
+        if self.is_fragile and worker.mark[COMMAND]:
+            self._kit.probes["a command took its node down"] += 1
+            self.lose()
+        else:
+            self.fail(worker, failure)
         return True
 
     def next_s(self) -> float | None:

@@ -159,11 +159,13 @@ class Operator:
                     return None
                 node.supervise(Remove(worker.name))
                 return worker.name
-            case "node-lost":
-                node.lose()
-                return ""
             case "stale":
                 return self._stale(worker)
+            case "node-lost":
+                node.is_fragile = bool(self._choices.below(2, "by-a-command"))
+                if not node.is_fragile:
+                    node.lose()
+                return "by the next command that kills" if node.is_fragile else ""
             case _:
                 return self._same_slot(worker)
 

@@ -39,7 +39,7 @@ FAULTS: Mapping[str, str] = MappingProxyType(
         "suspend": "F3: the whole machine stands still past every lease",
         "join": "F24: a worker is added",
         "leave": "F2 F24: a worker drains, commits and leaves",
-        "node-lost": "F1 F2: all workers die at once, and another node takes over that has not seen them die",
+        "node-lost": "F1 F2: all workers die at once, also of a command; another node takes over that did not see it",
         "same-slot": "F25 F26: a second worker with a slot that is taken",
         "raise": "F6 F31: a handler raises, once, several times or always, under each directive",
         "memory": "F8: a handler ends its process, once or always: it runs out of memory",
@@ -72,6 +72,7 @@ PROBES = (
     "stale event ignored",
     "worker ended by LogUnavailable",
     "worker ended by MemoryError",
+    "unclean takeover",
     "worker escalated",
     "workers tree escalated",
 )

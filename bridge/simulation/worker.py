@@ -39,8 +39,10 @@ class Kit(msgspec.Struct, frozen=True):
     directory: Directory
     report: Callable[..., None]
     probes: Counter[str]
-    #: What dead workers were handling; see ``bridge.marks``.
+    #: What dead workers were handling; see ``bridge.marks``. Gone with their node.
     dead: list[list[int]]
+    #: The run of the node, as shard records name it.
+    owner: Callable[[], str]
 
     def deaths(self, shard: int) -> list[tuple[int, int]]:
         """See ``Marks``."""
@@ -57,7 +59,7 @@ class WatchedRegion(ShardRegion):
     """A region whose supervision is checked at every step."""
 
     def __init__(self, kit: Kit, tree: Tree, mark: list[int], passed: Passed) -> None:
-        super().__init__(kit.roles, tree, kit.directory, kit.system.limits(), mark)
+        super().__init__(kit.roles, tree, kit.directory, kit.system.limits(), mark, kit.owner())
         self._watch, self._passed = Watch("shards", kit.probes), passed
 
     def supervise(self, event: Event, now_s: float) -> tuple[Command, ...]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from actors.context import Directory
+from bridge import topics
 from bridge.loop import DOUBT
 from bridge.record import Record
 from bridge.region import Phase
@@ -67,7 +68,7 @@ class World:
         kit = Kit(
             self.system, self.swarm, self.backend, self.clock, self.ledger,
             {topic: wrapped(role, self._before_handler) for topic, role in self.roles.items()},
-            directory, self._reported, self.probes, [],
+            directory, self._reported, self.probes, [], lambda: self.node.owner,
         )  # fmt: skip
         self.node = Node(kit)
         self._kit = kit
@@ -89,9 +90,22 @@ class World:
     def _reported(self, event: str, **fields: object) -> None:
         """Hear what a loop reports: rare branches are counted, and a contradiction in the log is a violation."""
         self.probes[event] += 1
+        if event == "incident":
+            self._incident(str(fields["error"]), str(fields["where"]), str(fields["reason"]))
         reason = str(fields.get("reason", ""))
         if str(fields.get("error", "")).endswith("Inconsistent") or reason.endswith(DOUBT):
             raise Violation("what is committed can be restored", reason)
+
+    def _incident(self, error: str, where: str, reason: str) -> None:
+        """Hear of a command that a node died of: that counts, as a process's death does, if the node did go down."""
+        self.probes["unclean takeover"] += error == "UncleanTakeover"
+        if error == "ProcessDied" and reason.startswith("node "):
+            self.probes["death of a node counted"] += 1
+            if reason.startswith(f"node {self.node.owner} "):
+                raise Violation("nobody is blamed for nothing", f"{where}: {reason}, but it runs")
+            shard, _, offset = where.rpartition("@")
+            entity, _, partition = shard.rpartition("/")
+            self.curses.deaths[f"{topics.commands_topic(self.system.name, entity)}/{partition}/{offset}"] += 1
 
     # --- phases -----------------------------------------------------------------------------------------------
 
@@ -145,6 +159,7 @@ class World:
     def heal(self) -> None:
         """End all faults."""
         self.curses.lift()
+        self.node.is_fragile = False
         self.clock.skew_ms = 0
         for worker in self.node.workers.values():
             worker.log.heal()

@@ -9,7 +9,7 @@ from actors.decision import Decision, decide
 from actors.effects import Counts, EffectOutput, Effects, Journaled, ShardId, ShardRecord
 from actors.entity import Entity
 from actors.message import Envelope
-from actors.shard import outputs_of
+from actors.turn import outputs_of
 from bridge.record import Output, Record, TopicPartition
 from bridge.region import Role
 from bridge.verify.books import Books

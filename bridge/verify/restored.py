@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from actors.shard import Part, Shard
+from actors.part import Part
+from actors.shard import Shard
 from bridge.log import Claimed, Reader, Replayed
 from bridge.record import TopicPartition
 from bridge.region import Role

@@ -13,7 +13,8 @@ from actors import Entity, Message
 from actors.context import Directory
 from actors.effects import Effects, ShardId, ShardRecord, StateRecord
 from actors.entity import resolved
-from actors.shard import Limits, Part, Shard
+from actors.part import Limits, Part
+from actors.shard import Shard
 from actors.wire import encode
 from bridge.codec import Codec, decode_shard, decode_state
 from bridge.log import Claimed, Replayed, Transaction
@@ -48,6 +49,7 @@ class Bench:
         partition: int = 0,
         others: Iterable[type[Entity]] = (),
         extra_partitions: dict[str, int] | None = None,
+        owner: str = "",
     ) -> None:
         self.behaviour = resolved(entity)
         hosted = {entity, *others}
@@ -58,7 +60,7 @@ class Bench:
         self.codec = Codec(SYSTEM, self.behaviour, self._counts.get, input_bytes_max=1_048_588)
         directory = Directory(hosted=hosted.__contains__, partition_count=self._counts.get)
         name = ShardId(self.behaviour.name, partition)
-        self.part = Part(name, self.codec.commands, partitions, self.behaviour, policy, directory, limits)
+        self.part = Part(name, self.codec.commands, partitions, self.behaviour, policy, directory, limits, owner=owner)
         self.place = TopicPartition(self.codec.commands, partition)
         #: Records by topic: those that are not of the shard's partition too.
         self.topics: defaultdict[str, list[Record]] = defaultdict(list)
@@ -140,6 +142,15 @@ class Bench:
         """Lose all that is in memory, and restore."""
         self.shard = self.restored(batch=batch)
         self._position = self.shard.record.next
+
+    def take_over(self, owner: str) -> Effects | None:
+        """Let another node own the shard; return the word that it begins with, committed."""
+        self.part = msgspec.structs.replace(self.part, owner=owner)
+        self.crash()
+        opening = self.shard.opening([], mirrored=True)
+        if opening is not None:
+            self.commit(opening)
+        return opening
 
     def fetch(self, records: int = 1_000_000) -> None:
         """Put the next commands into the mailbox, as long as it is not full."""

@@ -16,8 +16,8 @@ from actors.control import DropParked, RetryParked
 from actors.effects import Incident
 from actors.mailbox import Mailbox
 from actors.message import Undecodable
+from actors.part import Limits
 from actors.placement import partition_of
-from actors.shard import Limits
 from supervision import Backoff, Directive, restart
 from tests.actors.bench import BACKOFF_MS, REPLY_TO, Bench
 from tests.actors.domain import (

@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.shard import Limits
+from actors.part import Limits
 from actors.window import SnapshotWindow
 from tests.actors.bench import POLICY, Bench
 from tests.actors.domain import Account, Close, Deposit, Split, Teller, Trip

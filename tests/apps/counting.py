@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 from typing import Self
 
 from actors import Command, Entity, Event, command, event
 from bridge import ActorSystem
 from bridge.settings import Settings
 from supervision import Backoff, Directive, restart
+
+#: A node imports its application before it forks its workers.
+NODE_PID = os.getpid()
 
 
 class Add(Command):
@@ -19,7 +23,10 @@ class Add(Command):
 
 
 class Break(Command):
-    """Fail in a way: ``restart`` or ``stop`` raise, ``exit``, ``crash`` and ``hang`` end or stop the whole process."""
+    """Fail in a way: ``restart`` or ``stop`` raise, ``exit``, ``crash`` and ``hang`` end or stop the whole process.
+
+    ``node`` takes the whole node along, as a handler does that brings its machine down.
+    """
 
     how: str
 
@@ -47,6 +54,9 @@ class Counter(Entity):
             case "stop":
                 raise ValueError("told to stop")
             case "exit":
+                os._exit(3)
+            case "node":
+                os.kill(NODE_PID, signal.SIGKILL)
                 os._exit(3)
             case "crash":
                 ctypes.string_at(0)

@@ -137,6 +137,18 @@ def test_a_routine_abort_is_counted_and_shown_to_nobody() -> None:
     assert found.record(NOW_MS).metrics == {'understudy_shard_aborts_total{shard="a/3"}': 1}
 
 
+def test_planned_handovers_are_one_entry_with_the_longest_gap() -> None:
+    """A node that leaves hands over all its shards at once: they are counted, and shown as one."""
+    gaps = [0.2, 0.7, 0.4]
+    handed = [report("shard-handed-over", shard=f"a/{n}", owner="two/1", gap_s=gap) for n, gap in enumerate(gaps)]
+    record = incidents(*handed).record(NOW_MS)
+    (entry,) = record.incidents
+    assert (entry.what, entry.where) == ("handed over by two/1", "a/2 and 2 more")
+    assert entry.next == "served again, after a gap of at most 0.70 s"
+    assert record.metrics["understudy_handovers_total"] == 3
+    assert round(record.metrics["understudy_handover_gap_seconds_total"], 6) == 1.3
+
+
 def test_an_end_without_a_word_is_told_from_a_stop() -> None:
     """A node that was killed never said that it stopped."""
     stopped, killed = incidents(*DIED, report("node-stopped", exit_code=0, sentence="")), incidents(*DIED)

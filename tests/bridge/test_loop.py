@@ -161,8 +161,11 @@ class World:
         found = [record.header("cause") for topic in self.topics() for record in self.records(topic)]
         return [cause for cause in found if cause is not None]
 
-    def settle(self, crashes: Sequence[int] = ()) -> int:
-        """Work until nothing is left, dying at the n-th fault point for each n; return how often it died."""
+    def settle(self, crashes: Sequence[int] = (), *, nodes: int = 0) -> int:
+        """Work until nothing is left, dying at the n-th fault point for each n; return how often it died.
+
+        ``nodes``: so many nodes take turns, each after the death of the one before it; 0: they have no names.
+        """
         left = list(crashes)
         countdown = [left.pop(0) if left else -1]
 
@@ -179,6 +182,8 @@ class World:
                 self.running.settle(timeout_s=3_600)
             except Crash:
                 died += 1
+                if nodes:
+                    self.running.owner = f"node-{died % nodes}"
                 countdown[0] = left.pop(0) if left else -1
                 self.running.crash()
             else:
@@ -275,6 +280,29 @@ def test_crashes_change_nothing_that_a_reader_sees(
     faulty.running.crash()
     faulty.settle()
     assert faulty.seen() == found
+    calm.close()
+    faulty.close()
+
+
+@given(sent=SENT, crashes=CRASHES, nodes=st.integers(1, 3), batch=st.integers(1, 7))
+@settings(max_examples=60, deadline=None)
+def test_nodes_that_go_down_change_nothing_that_a_reader_sees(
+    sent: list[Sent], crashes: list[int], nodes: int, batch: int
+) -> None:
+    """Whichever node takes over with whatever caution, what is committed is what a run without faults commits."""
+    calm = World(ALL, limits=CALM)
+    faulty = World(ALL, limits=Settings(batch_records_max=batch, deaths_max=1_000))  # Nobody dies of a command here.
+    for world in (calm, faulty):
+        world.send(sent)
+    faulty.running.owner = "node-0"
+    faulty.running.crash()
+    faulty.settle(crashes, nodes=nodes)
+    calm.settle()
+    expected, found = calm.seen(), faulty.seen()
+    for name, value in expected.items():
+        assert found[name] == value, name
+    causes = faulty.causes()
+    assert len(causes) == len(set(causes))
     calm.close()
     faulty.close()
 

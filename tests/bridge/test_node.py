@@ -184,6 +184,30 @@ def test_workers_come_and_go_under_load(stage: Stage) -> None:
     assert first.exit_code is None
 
 
+def test_a_planned_handover_reports_its_gap(stage: Stage) -> None:
+    """A node that stops drains its shards; who serves them next says how long nobody did, and is not cautious."""
+    first = stage.node("first")
+    stage.until(lambda: len(stage.reported("shard-restored")) == 4, "the first node has all shards")
+    second = stage.node("second")
+    stage.until(lambda: len(stage.reported("shard-restored")) == 6, "the second node has its share")
+    stage.send(400)
+    stage.check()
+    assert second.stop() == 0
+    stage.nodes.remove(second)
+    stage.send(400)
+    stage.check()
+
+    def handed_over() -> list[Report]:
+        found = stage.reported("shard-handed-over")
+        return [report for report in found if str(report["owner"]).startswith("second/")]
+
+    stage.until(lambda: len(handed_over()) == 2, "the gap of each handover is reported")
+    assert all(isinstance(report["gap_s"], float) and report["gap_s"] >= 0 for report in handed_over())
+    assert not [report for report in stage.reported("incident") if report["error"] == "UncleanTakeover"]
+    (entry,) = [entry for entry in first.record().incidents if "second/" in entry.what]
+    assert entry.next.startswith("served again")
+
+
 def test_a_second_node_with_a_live_slot_leaves_with_a_sentence(stage: Stage, capfd: pytest.CaptureFixture[str]) -> None:
     """A duplicate slot refuses the newcomer, which names the slot and exits non-zero; the older one goes on."""
     first = stage.node("same")
@@ -260,6 +284,38 @@ def test_a_record_that_kills_its_process_is_quarantined(stage: Stage, how: str) 
     assert node.exit_code is None
     exits = [report for report in stage.reported("worker-exited") if report["how"] != "SIGKILL"]
     assert len(exits) == 3, exits
+
+
+def test_a_record_that_takes_every_node_down_is_quarantined(stage: Stage) -> None:
+    """Whoever takes over from a node that is gone marks what it handles; after three marked deaths it is given up.
+
+    The first death nobody could see, if it was in the middle of a batch.
+    """
+    for name in ("a", "b"):
+        stage.until_running(stage.node(name), 1)
+    stage.send(300)
+    stage.check()
+    stage._client.tell(stage.app.Counter.break_down, "c-1", stage.app.Break(how="node"))
+    stage.send(300)
+    deaths = 0
+
+    def is_quarantined() -> bool:
+        nonlocal deaths
+        for node in [node for node in stage.nodes if node.exit_code is not None]:
+            node.stop()
+            stage.nodes.remove(node)
+            deaths += 1
+            stage.node(node.name)
+        return any(True for _ in Operator(stage.app.system, stage._backend).dead_letters())
+
+    stage.until(is_quarantined, "the record is given up")
+    letters = list(Operator(stage.app.system, stage._backend).dead_letters())
+    assert [(letter.error, letter.attempts) for letter in letters] == [("Quarantined", 3)]
+    assert deaths in (3, 4)
+    stage.check()
+    assert all(node.exit_code is None for node in stage.nodes)
+    told = [report for report in stage.reported("incident") if report["error"] == "UncleanTakeover"]
+    assert told, "an operator is told why commands go one by one"
 
 
 def test_a_handler_that_hangs_is_killed_and_its_record_quarantined(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors import Entity, Event, command, event
-from actors.shard import Limits
+from actors.part import Limits
 from actors.wire import unknown_fields
 from bridge.codec import Codec, encode_book
 from bridge.log import Claimed

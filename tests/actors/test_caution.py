@@ -1,0 +1,182 @@
+"""After a node went down: what it may have died of is handled alone, marked first, for a while; then as before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.effects import Effects
+from actors.part import Limits
+from supervision import Backoff, restart
+from tests.actors.bench import Bench
+from tests.actors.domain import Account, Deposit, Trip
+
+BATCH = 5
+LIMITS = Limits(batch_records_max=BATCH, deaths_max=3)
+
+
+def bench(commands: int) -> Bench:
+    """Return a shard of node ``a`` that has handled one command, and has more before it."""
+    made = Bench(Account, limits=LIMITS, owner="a")
+    made.take_over("a")
+    made.tell(Deposit(amount=1), "first")
+    made.run()
+    for number in range(commands):
+        made.tell(Deposit(amount=1), f"k{number % 3}")
+    return made
+
+
+def handled(before: int, effects: Effects) -> int:
+    """Return how many commands a turn consumed."""
+    return effects.record.next - before
+
+
+def turns(shard: Bench) -> list[Effects]:
+    """Run, and return every turn."""
+    found = []
+    shard.fetch()
+    while (effects := shard.turn()) is not None:
+        found.append(effects)
+        shard.fetch()
+    return found
+
+
+def test_a_worker_of_the_same_node_is_as_bold_as_before() -> None:
+    """What its predecessor was handling stands in the memory of the node: nothing is marked, and batches are whole."""
+    shard = bench(commands=10)
+    assert shard.take_over("a") is None
+    assert [effects.record.next for effects in turns(shard)] == [6, 11]
+
+
+def test_after_a_node_went_down_each_command_is_marked_before_it_is_handled() -> None:
+    """One a transaction, none without a mark in the log, for as many as can have been under way; then batches again."""
+    shard = bench(commands=12)
+    opening = shard.take_over("b")
+    assert opening is not None
+    assert [(i.error, i.next) for i in opening.incidents] == [
+        ("UncleanTakeover", f"{BATCH} commands go one a transaction, marked first")
+    ]
+    before, marked = opening.record.next, opening.record.marked
+    sizes = []
+    for effects in turns(shard):
+        size = handled(before, effects)
+        if effects.record.next <= 1 + BATCH:
+            assert size == 0 or (size == 1 and marked == before), (size, marked, before)
+        before, marked = effects.record.next, effects.record.marked
+        sizes.append(size)
+    assert sizes == [0, *[1] * BATCH, BATCH, 12 - 2 * BATCH]
+    assert (shard.record.marked, shard.record.alone_below, shard.record.owner) == (-1, 0, "b")
+
+
+def test_caution_ends_where_the_commands_ended() -> None:
+    """What came after the takeover cannot have been under way."""
+    shard = bench(commands=2)
+    shard.take_over("b")
+    for _ in range(BATCH):
+        shard.tell(Deposit(amount=1), "later")
+    assert [effects.record.next for effects in turns(shard)] == [1, 2, 3, 8]
+
+
+def test_a_node_that_left_in_order_leaves_no_doubt() -> None:
+    """A drained shard is taken over without caution, and the word that it was drained is taken back first."""
+    shard = bench(commands=7)
+    closing = shard.shard.closing()
+    assert closing is not None
+    shard.commit(closing)
+    assert shard.record.closed
+    opening = shard.take_over("b")
+    assert opening is not None
+    assert (opening.incidents, opening.record.closed, opening.record.owner) == ([], False, "b")
+    assert [effects.record.next for effects in turns(shard)] == [6, 8]
+
+
+def test_a_first_owner_says_so_before_it_handles_anything() -> None:
+    """Else the first commands of a shard could kill every node that comes, and nobody would know."""
+    shard = Bench(Account, limits=LIMITS, owner="a")
+    shard.tell(Deposit(amount=1))
+    opening = shard.take_over("a")
+    assert opening is not None
+    assert (opening.record.owner, opening.record.next) == ("a", 0)
+    assert [e.record.next for e in turns(shard)] == [1]
+    assert shard.take_over("a") is None
+
+
+def test_an_abort_does_not_end_caution() -> None:
+    """Whoever restores the shard next goes on as carefully, be it the same node."""
+    shard = bench(commands=4)
+    shard.take_over("b")
+    shard.fetch()
+    shard.turn()
+    shard.turn()
+    assert shard.record.next == 2
+    shard.take_over("b")
+    assert [effects.record.next for effects in turns(shard)] == [3, 4, 5]
+
+
+def died(shard: Bench, offset: int, owners: Sequence[str]) -> list[str]:
+    """Let nodes handle the shard until one outlives it; each dies when it handles ``offset``. Return who died."""
+    dead = []
+    for owner in owners:
+        shard.take_over(owner)
+        shard.fetch()
+        while True:
+            at = shard.record.next
+            was_given_up = shard.errors().count("Quarantined")
+            effects = shard.shard.decide(shard.now_ms)
+            if effects is None:
+                return dead
+            touched = at <= offset < effects.record.next
+            if touched and "Quarantined" not in [incident.error for incident in effects.incidents]:
+                dead.append(owner)
+                break
+            shard.commit(effects)
+            assert shard.errors().count("Quarantined") >= was_given_up
+    return dead
+
+
+@given(commands=st.integers(1, 14), data=st.data())
+def test_what_kills_every_node_that_handles_it_is_quarantined(commands: int, data: st.DataObject) -> None:
+    """After one death that nobody saw and ``deaths_max`` that were marked; all others are applied, and never blamed."""
+    shard = bench(commands)
+    offset = data.draw(st.integers(1, commands))
+    dead = died(shard, offset, [f"n{number}" for number in range(20)])
+    assert 1 <= len(dead) <= 1 + LIMITS.deaths_max
+    assert shard.errors() == ["Quarantined"]
+    assert [int(letter.header("source-offset") or b"") for letter in shard.dead_letters] == [offset]
+    assert len(shard.journal) == commands
+
+
+def test_what_waits_goes_alone_too_and_once() -> None:
+    """A command that waited at the takeover may be what the node died of: its next attempt is marked."""
+    policy = restart(max_restarts=5, backoff=Backoff(first_s=0.1, factor=1, jitter=0))
+    shard = Bench(Account, limits=LIMITS, owner="a", policy=policy)
+    shard.take_over("a")
+    shard.tell(Trip(times=2), "w")
+    shard.tell(Deposit(amount=1), "w")
+    shard.tell(Deposit(amount=1), "x")
+    shard.run()
+    shard.take_over("b")
+    shard.now_ms += 100
+    records = [(e.record.marked, e.counts.restarted) for e in turns(shard)]
+    assert records == [(0, 0), (-1, 1)]
+    shard.now_ms += 100
+    turns(shard)
+    assert shard.shard.waiting.size == 0
+    assert shard.shard._caution is None
+
+
+def test_who_keeps_no_marks_worries_nobody() -> None:
+    """A system in one process (tests, notebooks) has no node, and nobody after it has to be careful."""
+    shard = Bench(Account, limits=LIMITS)
+    for _ in range(7):
+        shard.tell(Deposit(amount=1))
+    assert shard.take_over("") is None
+    shard.fetch()
+    shard.turn()
+    assert shard.shard.closing() is None
+    opening = shard.take_over("b")
+    assert opening is not None
+    assert opening.incidents == []
+    assert [e.record.next for e in turns(shard)] == [7]
