@@ -268,7 +268,8 @@ def test_a_node_that_is_lost_is_followed_by_one_that_knows_nothing_of_its_deaths
         world.node.turn(worker)
     world.node.lose()
     world.settle()
-    assert not world.probes["incident"], "a death that nobody can know of was counted"
+    assert not world.probes["death of a node counted"], "a death that nobody can know of was counted"
+    assert world.probes["incident"] == world.probes["unclean takeover"] == 1, "whoever comes next says it is careful"
     assert world.reader.bounds("one.account.events", 0)[1] == 1
     Scan(world).check()
     world.close()
