@@ -6,7 +6,10 @@ a batch: it writes down which command comes next, alone, and only then handles i
 one knows which it was, and counts; in the end the command is quarantined.
 
 The cost is one transaction a command, for no more commands than a batch has, since none beyond can have been under way,
-and for those that waited. The mark of the next command leaves with what the one before it made.
+and for those that waited. The mark of the next command leaves with what the one before it made; a mark whose command is
+not handled after all (its shard fails, or has no room) is taken back, so that nobody is blamed for what comes later.
+A batch is counted in offsets: where markers of transactions lie between commands, its end may be beyond, and one death
+more goes unseen.
 """
 
 from __future__ import annotations

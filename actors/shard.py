@@ -101,7 +101,7 @@ class Shard:
     def decide(self, now_ms: int) -> Effects | None:
         """Handle waiting commands that are due and then commands from the mailbox, up to a batch of them.
 
-        ``now_ms`` is epoch time. Returns None if nothing was handled, and nothing is to be marked first.
+        ``now_ms`` is epoch time. Returns None if nothing was handled, and no mark is to be set or taken back.
         """
         turn = Turn(self.waiting, self.budget)
         batch_max = self.part.limits.batch_records_max
@@ -110,7 +110,7 @@ class Shard:
         while turn.handled < batch_max and self.failure is None:
             key = self.waiting.due(now_ms) if self.waiting.size else None
             if self._caution is not None and (alone := self._alone(key)) >= 0:
-                if turn.handled:
+                if turn.handled or (key is None and self.waiting.size and not self._can_take(turn)):
                     break
                 if self.record.marked != alone:
                     return self._word(msgspec.structs.replace(self._stand(), marked=alone), [])
@@ -119,6 +119,8 @@ class Shard:
                 self._retry(key, now_ms, turn)
             elif not self._take(now_ms, turn):
                 break
+        if not turn.handled and self.record.marked >= 0:  # Nor was what is marked: nobody can die of it now.
+            return self._word(self._stand(), [])
         return self._finish(turn, now_ms) if turn.handled else None
 
     def committed(self, first_seq: int, journal_offset: int | None) -> None:
@@ -264,9 +266,9 @@ class Shard:
             died.append((last.marked, f"node {last.owner}"))
             incidents += caution.begin(self.part.id, last, self._retriable())
         incidents += [self._witness(offset, who) for offset, who in died if self._is_open(offset)]
-        # Before anything is handled, the record must not say any more that nothing is under way.
-        says_nothing = bool(self.part.owner) and (last.closed or not last.owner)
-        if not incidents and not says_nothing and (mirrored or last.books == 0):
+        # Before anything is handled, the record must say whose memory knows what is under way.
+        is_ours = not self.part.owner or (last.owner == self.part.owner and not last.closed)
+        if not incidents and is_ours and (mirrored or last.books == 0):
             return None
         return self._word(self._stand(), incidents)
 

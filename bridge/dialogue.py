@@ -38,10 +38,11 @@ class Dialogue:
     def handed_over(self, shard: str, owner: str, gap_ms: int) -> None:
         """A shard is served again that its last owner had drained and left.
 
-        ``gap_ms``: from that one's last commit to now, by the clocks of two machines.
+        ``gap_ms``: from that one's last commit to now, by the clocks of two machines; below 0 they differ by more.
         """
-        logger.info("shard %s was handed over by %s; nobody served it for %.2f s", shard, owner, gap_ms / 1000)
-        self._report("shard-handed-over", shard=shard, owner=owner, gap_s=gap_ms / 1000)
+        gap_s = max(0, gap_ms) / 1000
+        logger.info("shard %s was handed over by %s; nobody served it for %.2f s", shard, owner, gap_s)
+        self._report("shard-handed-over", shard=shard, owner=owner, gap_s=gap_s)
 
     def lost(self, shard: str, reason: str, *, fenced: bool) -> None:
         """A shard is no longer ours."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.effects import Effects
 from actors.part import Limits
-from supervision import Backoff, restart
+from supervision import Backoff, Directive, restart
 from tests.actors.bench import Bench
 from tests.actors.domain import Account, Deposit, Trip
 
@@ -101,6 +102,52 @@ def test_a_first_owner_says_so_before_it_handles_anything() -> None:
     assert (opening.record.owner, opening.record.next) == ("a", 0)
     assert [e.record.next for e in turns(shard)] == [1]
     assert shard.take_over("a") is None
+
+
+def test_whoever_comes_next_writes_its_name_also_where_nothing_was_under_way() -> None:
+    """Else a node of whose commands one kills it would leave the word of an earlier one, which may come back."""
+    shard = bench(commands=0)
+    opening = shard.take_over("b")
+    assert opening is not None
+    assert (opening.incidents, opening.record.owner, opening.record.marked) == ([], "b", -1)
+    shard.tell(Deposit(amount=1))
+    again = shard.take_over("a")
+    assert again is not None
+    assert [i.error for i in again.incidents] == ["UncleanTakeover"]
+
+
+def test_a_mark_is_taken_back_when_its_shard_fails() -> None:
+    """The handler came back, with an error that fails the shard: whatever the node dies of later, it was not that."""
+    policy = restart(default=Directive.ESCALATE)
+    shard = Bench(Account, limits=LIMITS, owner="a", policy=policy)
+    shard.take_over("a")
+    shard.tell(Trip(times=9), "w")
+    shard.take_over("b")
+    assert [effects.record.marked for effects in turns(shard)] == [0, -1]
+    assert shard.shard.failure is not None
+    assert shard.record.next == 0
+    opening = shard.take_over("c")
+    assert opening is not None
+    assert [i.error for i in opening.incidents] == ["UncleanTakeover"]
+
+
+def test_a_mark_is_taken_back_when_there_is_no_room() -> None:
+    """A command that stands before a full waiting room is not handled, for days perhaps: no node dies of it.
+
+    Nor is it marked again as long as there is none.
+    """
+    policy = restart(default=Directive.STOP)
+    shard = Bench(Account, limits=msgspec.structs.replace(LIMITS, waiting_per_key_max=2), owner="a", policy=policy)
+    shard.take_over("a")
+    shard.tell(Trip(times=9), "w")
+    shard.tell(Deposit(amount=1), "w")
+    shard.run()
+    shard.tell(Deposit(amount=1), "x")
+    shard.tell(Deposit(amount=1), "w")
+    shard.take_over("b")
+    assert [(effects.record.next, effects.record.marked) for effects in turns(shard)] == [(2, 2), (3, 3), (3, -1)]
+    assert shard.shard.stalled is not None
+    assert not shard.shard.ready(shard.now_ms)
 
 
 def test_an_abort_does_not_end_caution() -> None:
