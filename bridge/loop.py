@@ -239,6 +239,7 @@ class ShardLoop:
         seat.drop(Phase.DOWN)
         self._log.pause(seat.place)
         now_s = self._clock.monotonic_s()
+        failure = self.region.tree.policy.of_one_gone(failure)
         self.region.supervise(Failed(seat.name, seat.incarnation, failure), now_s)
         self._dialogue.failed(seat.name, failure, self.region.outlook(seat.name, now_s))
 

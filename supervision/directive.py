@@ -19,7 +19,7 @@ class Directive(enum.Enum):
     ========  ===================================  =======================================  =======================
     ..        an entity's handler failed           a shard failed                           a worker process failed
     ========  ===================================  =======================================  =======================
-    RESUME    the command is dead-lettered, the    nothing, it goes on                      nothing, it goes on
+    RESUME    the command is dead-lettered, the    as RESTART: what it had is dropped       as RESTART: it is gone
               entity goes on
     RESTART   rebuilt from committed state, the    memory dropped, ownership proved, state  a new process after the
               command comes again after a backoff  restored, on from the committed offset   backoff

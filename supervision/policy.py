@@ -62,6 +62,12 @@ class Policy(msgspec.Struct, frozen=True):
         names = (failure.error_type, *failure.bases)
         return next((by_name[name] for name in names if name in by_name), self.default)
 
+    def of_one_gone(self, failure: Failure) -> Failure:
+        """Return the failure of a child that is gone: it cannot go on, so if its answer is RESUME it is restarted."""
+        if self.directive_of(failure) is not Directive.RESUME:
+            return failure
+        return msgspec.structs.replace(failure, directive=Directive.RESTART)
+
     def spend(self, restarts: tuple[float, ...], now_s: float) -> tuple[tuple[float, ...], bool]:
         """Charge one restart at `now_s`: the new history, and whether the budget is spent so that it must not happen.
 

@@ -259,7 +259,7 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
                 where=failure.where,
                 traceback=failure.traceback,
             )
-            self._step(Failed(host.worker, host.incarnation, failure))
+            self._step(Failed(host.worker, host.incarnation, self._tree.policy.of_one_gone(failure)))
             if self._tree.child(host.worker).phase is Phase.STOPPED:
                 self._report("worker-down", host)
         self._step(Exited(host.worker, host.incarnation))

@@ -126,7 +126,7 @@ class Node:
     def fail(self, worker: Worker, failure: Failure) -> None:
         """End a worker, and tell the supervisor why and that it is gone."""
         self._end(worker)
-        self.supervise(Failed(worker.name, worker.incarnation, failure))
+        self.supervise(Failed(worker.name, worker.incarnation, self.tree.policy.of_one_gone(failure)))
         self.supervise(Exited(worker.name, worker.incarnation))
 
     @property

@@ -68,13 +68,15 @@ class Second(Entity):
 
 
 @contextmanager
-def running(strategy: Strategy, failures: int, max_restarts: int = 5) -> Iterator[tuple[Running, list[str]]]:
+def running(
+    strategy: Strategy, failures: int, max_restarts: int = 5, default: Directive = Directive.RESTART
+) -> Iterator[tuple[Running, list[str]]]:
     """Run both entities on two shards each, restored; yield also the names of shards that are restored from then on."""
     LEFT["failures"] = failures
     quick = Backoff(first_s=0.001, max_s=0.001)
     system = ActorSystem(
         "strategic",
-        shards=restart(max_restarts=max_restarts, backoff=quick),
+        shards=restart(max_restarts=max_restarts, backoff=quick, default=default),
         shard_strategy=strategy,
     )
     for entity in (First, Second):
@@ -116,6 +118,28 @@ def test_a_failing_shard_restarts_those_that_share_its_fate(strategy: Strategy, 
         assert set(restored) == expected
         assert run.state(First, key) == First(ticks=20)
         assert run.state(Second, "s") == Second(ticks=20)
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+def test_a_shard_that_is_to_resume_is_restarted(strategy: Strategy) -> None:
+    """What is dropped cannot go on as it was: RESUME means for a shard what it means for a process that is gone."""
+    with running(strategy, failures=2, default=Directive.RESUME) as (run, restored):
+        for number in range(20):
+            run.client.tell(First.tick, key_on(1), Tick(fails=number == 10))
+            run.client.tell(Second.tick, "s", Tick())
+        run.settle(timeout_s=20)
+        assert restored.count("first/1") == 2
+        assert run.state(First, key_on(1)) == First(ticks=20)
+        assert run.state(Second, "s") == Second(ticks=20)
+
+
+def test_a_shard_that_is_to_resume_spends_its_budget_too() -> None:
+    """Else one that fails at once, each time, would do so for ever."""
+    with running(Strategy.ONE_FOR_ONE, failures=100, max_restarts=3, default=Directive.RESUME) as (run, restored):
+        run.client.tell(First.tick, "k", Tick(fails=True))
+        with pytest.raises(Escalated, match="the shard cannot go on"):
+            run.settle(timeout_s=20)
+        assert len(restored) == 3
 
 
 def test_a_budget_that_is_spent_escalates_with_the_failure_that_spent_it() -> None:

@@ -23,7 +23,7 @@ def main() -> int:
         restart(
             max_restarts=told["max_restarts"],
             backoff=Backoff(first_s=0.01),
-            on={KeyError: Directive.STOP, ConnectionError: Directive.ESCALATE},
+            on={KeyError: Directive.STOP, ConnectionError: Directive.ESCALATE, EOFError: Directive.RESUME},
         ),
         Strategy(told["strategy"]),
         ping_timeout_s=told["ping_timeout_s"],

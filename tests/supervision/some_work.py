@@ -44,6 +44,11 @@ def be_fenced(_control: Control) -> None:
     raise KeyError("fenced on purpose")
 
 
+def stumble(_control: Control) -> None:
+    """Fail with a type that is to resume."""
+    raise EOFError("stumbled on purpose")
+
+
 def lose_everything(_control: Control) -> None:
     """Fail with a type whose base the policy escalates."""
     raise BrokenPipeError("lost on purpose")
@@ -111,6 +116,7 @@ DEEDS: dict[str, Callable[[Control], None]] = {
         nothing,
         fail,
         be_fenced,
+        stumble,
         lose_everything,
         leave,
         crash,

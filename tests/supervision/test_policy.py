@@ -43,6 +43,16 @@ def test_a_failure_brings_its_own_directive() -> None:
     assert restart(on=RULES).directive_of(failure) is Directive.RESTART
 
 
+@pytest.mark.parametrize("error_type", [KeyError, IndexError, FileNotFoundError, ValueError])
+def test_what_is_gone_is_restarted_where_it_was_to_resume(error_type: type[Exception]) -> None:
+    """All other answers stand, and the failure still says what it was."""
+    policy, failure = restart(on=RULES), Failure.of(error_type("x"), "here")
+    gone = policy.of_one_gone(failure)
+    expected = policy.directive_of(failure)
+    assert policy.directive_of(gone) is (Directive.RESTART if expected is Directive.RESUME else expected)
+    assert (gone.error_type, gone.message, gone.where) == (failure.error_type, failure.message, "here")
+
+
 @pytest.mark.parametrize("error_type", PROCESS_FAILURES)
 def test_process_failures_are_never_judged(error_type: type[BaseException]) -> None:
     """MemoryError, SystemExit and KeyboardInterrupt concern the process: no judgement, no rule, subclasses included."""

@@ -361,6 +361,12 @@ def test_spent_budget_ends_the_node(start: StartNode) -> None:
     assert [event["worker"] for event in node.seen if event["event"] == "drained"] == ["w1"]
 
 
+def test_a_worker_that_is_to_resume_is_restarted(start: StartNode) -> None:
+    """A process that is gone cannot go on; and when its budget is spent, its own reason is what is said."""
+    node = start(workers=misbehaving("stumble", until=99), max_restarts=1)
+    assert "gave up: w0#3: EOFError: stumbled on purpose" in node.ended_by_itself(70)
+
+
 def test_worker_with_a_directive_to_stop_stays_down(start: StartNode) -> None:
     """The policy's types hold across processes; the sibling goes on, and a node without any worker leaves."""
     node = start(workers={"w0": {"deed": "be_fenced"}, "w1": {}})
