@@ -10,7 +10,7 @@ from typing import Self
 from actors import Command, Entity, Event, command, event
 from bridge import ActorSystem
 from bridge.settings import Settings
-from supervision import Backoff, Directive, restart
+from supervision import Backoff, Directive, Strategy, restart
 
 #: A node imports its application before it forks its workers.
 NODE_PID = os.getpid()
@@ -25,10 +25,21 @@ class Add(Command):
 class Break(Command):
     """Fail in a way: ``restart`` or ``stop`` raise, ``exit``, ``crash`` and ``hang`` end or stop the whole process.
 
-    ``node`` takes the whole node along, as a handler does that brings its machine down.
+    ``node`` takes the whole node along, as a handler does that brings its machine down. ``stumble`` fails the shard,
+    once in each process; ``never`` does always, until the code is mended.
     """
 
     how: str
+
+
+class Stumble(Exception):
+    """Fails the whole shard."""
+
+
+class _Stumbled:
+    """What no restart of a shard undoes."""
+
+    done = False
 
 
 class Added(Event):
@@ -48,11 +59,20 @@ class Counter(Entity):
         return Added(by=cmd.by)
 
     @command
-    def break_down(self, cmd: Break) -> Added:
+    def break_down(self, cmd: Break) -> Added | None:
         """Fail as told."""
         match cmd.how:
             case "stop":
                 raise ValueError("told to stop")
+            case "never":
+                if "COUNTING_MENDED" in os.environ:
+                    return None
+                raise Stumble("told never to go on")
+            case "stumble":
+                if not _Stumbled.done:
+                    _Stumbled.done = True
+                    raise Stumble("told to stumble")
+                return None
             case "exit":
                 os._exit(3)
             case "node":
@@ -79,9 +99,17 @@ system = ActorSystem(
         ping_timeout_s=float(os.environ.get("COUNTING_PING_S", "15")),
         progress_timeout_s=float(os.environ.get("COUNTING_PROGRESS_S", "60")),
     ),
+    shards=restart(max_restarts=int(os.environ.get("COUNTING_SHARDS_RESTARTS", "10")), backoff=Backoff(first_s=0.05)),
+    shard_strategy=Strategy(os.environ.get("COUNTING_SHARD_STRATEGY", "one_for_one")),
+    workers=restart(max_restarts=int(os.environ.get("COUNTING_WORKERS_RESTARTS", "20")), backoff=Backoff(first_s=0.02)),
+    worker_strategy=Strategy(os.environ.get("COUNTING_WORKER_STRATEGY", "one_for_one")),
 )
 system.host(
     Counter,
     partitions=int(os.environ.get("COUNTING_PARTITIONS", "4")),
-    supervise=restart(max_restarts=1, backoff=Backoff(first_s=0.01), on={ValueError: Directive.STOP}),
+    supervise=restart(
+        max_restarts=1,
+        backoff=Backoff(first_s=0.01),
+        on={ValueError: Directive.STOP, Stumble: Directive.ESCALATE},
+    ),
 )
