@@ -11,6 +11,7 @@ from typing import Any, Self, dataclass_transform
 import msgspec
 
 from actors.control import CONTROL
+from actors.fields import flaw, is_mutable
 from actors.handler import EventHandler, Handler, NextState
 from actors.message import (
     DefinitionError,
@@ -130,7 +131,7 @@ class Behaviour:
         #: The encoding of the state in which each life begins.
         self.initial_data = encode(self._first)
         #: Whether a state could be changed in place. Then its bytes, which tell, are always those of its own encoding.
-        self.has_mutable_fields = _is_mutable(msgspec.inspect.type_info(entity), frozenset())
+        self.has_mutable_fields = is_mutable(entity)
 
     def _add(self, handler: Handler) -> None:
         table = self.events if isinstance(handler, EventHandler) else self.handlers
@@ -162,6 +163,9 @@ class Behaviour:
                     raise handler.refusal(f"returns {result.__qualname__}, which no @event method of {name} takes")
         said = [result for handler in self.handlers.values() for result in handler.results]
         rejections = [result for result in said if issubclass(result, Rejection)]
+        for message_type in (*self.handlers, *self.events, *rejections, self.entity):
+            if reason := flaw(message_type):  # Not yet known where an annotation named what was defined later.
+                raise DefinitionError(f"{reason}.")
         #: All that this entity takes and says, by wire name.
         self.messages = by_wire_name([*self.handlers, *self.events, *rejections, Done, Undelivered, Stopped])
 
@@ -215,25 +219,3 @@ def resolved(entity: type) -> Behaviour:
 
 def _handlers(entity: type) -> list[Handler]:
     return [value for value in vars(entity).values() if isinstance(value, Handler)]
-
-
-_SCALARS = (
-    msgspec.inspect.BoolType | msgspec.inspect.BytesType | msgspec.inspect.DateTimeType | msgspec.inspect.DateType
-    | msgspec.inspect.DecimalType | msgspec.inspect.EnumType | msgspec.inspect.FloatType | msgspec.inspect.IntType
-    | msgspec.inspect.LiteralType | msgspec.inspect.NoneType | msgspec.inspect.StrType | msgspec.inspect.TimeType
-    | msgspec.inspect.TimeDeltaType | msgspec.inspect.UUIDType
-)  # fmt: skip
-
-
-def _is_mutable(node: msgspec.inspect.Type, seen: frozenset[type]) -> bool:
-    """Whether a value of this type can be changed in place; what is not known to be immutable can."""
-    match node:
-        case msgspec.inspect.StructType(cls=cls, fields=fields):
-            if cls in seen:
-                return False
-            return not cls.__struct_config__.frozen or any(_is_mutable(f.type, seen | {cls}) for f in fields)
-        case msgspec.inspect.UnionType(types=parts) | msgspec.inspect.TupleType(item_types=parts):
-            return any(_is_mutable(part, seen) for part in parts)
-        case msgspec.inspect.VarTupleType(item_type=item) | msgspec.inspect.FrozenSetType(item_type=item):
-            return _is_mutable(item, seen)
-    return not isinstance(node, _SCALARS)

@@ -6,9 +6,12 @@ All are frozen, keyword-only structs. Each has a *wire name*, by default its cla
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, dataclass_transform
 
 import msgspec
+
+from actors.fields import flaw
 
 TYPE_FIELD = "type"
 
@@ -61,6 +64,9 @@ class MessageMeta(msgspec.StructMeta):
             made: MessageMeta = super().__new__(mcls, class_name, bases, namespace, **options)
         except ValueError as error:  # How msgspec says that `rename` leads to a second `type`.
             raise DefinitionError(f"{class_name}: {error}; rename it otherwise.") from error
+        with contextlib.suppress(NameError, AttributeError):  # Defined later: an entity that takes it looks again.
+            if reason := flaw(made):  # type: ignore[arg-type]  # a struct class, as all that this metaclass makes
+                raise DefinitionError(f"{reason}.")
         return made
 
 

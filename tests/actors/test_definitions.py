@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Self
+import datetime
+import enum
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Self
 
+import msgspec
 import pytest
 
 from actors import Command, Context, DefinitionError, Entity, Event, Rejection, Stopped, TestKit, command, event, reply
 from actors.entity import resolved
+from actors.fields import flaw
+from actors.wire import MessageDecoder, encode
 from tests.actors.domain import Account, Deposit, Deposited, InsufficientFunds, Withdraw, Withdrawn
 
 
@@ -444,6 +450,76 @@ def event_named_as_the_end() -> None:
         def gone(self, evt: Gone) -> Self: ...
 
 
+class Mixed(enum.Enum):
+    """Neither of strings nor of integers."""
+
+    ONE = 1
+    TWO = "two"
+
+
+class Shade(enum.Enum):
+    """Of strings, and no str: as a key it cannot be ordered."""
+
+    DARK = "dark"
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Holds what cannot be written."""
+
+    counts: dict[int, int] = {}
+
+
+def map_by_number() -> None:
+    class Bad(Command):
+        counts: dict[int, str]
+
+
+def map_by_enum_in_a_list() -> None:
+    class Bad(Event):
+        counts: list[dict[Shade, int]]
+
+
+def map_by_text_or_number() -> None:
+    class Bad(Rejection):
+        counts: dict[str | int, int] | None
+
+
+def map_within_a_struct() -> None:
+    class Bad(Command):
+        pages: tuple[Page, ...]
+
+
+def map_in_a_state() -> None:
+    class Bad(Entity):
+        counts: dict[int, int] | None = None
+
+        @command
+        def deposit(self, cmd: Deposit) -> Self: ...
+
+
+def mixed_enum() -> None:
+    class Bad(Event):
+        kind: Mixed | None = None
+
+
+def mixed_enum_as_key() -> None:
+    class Bad(Event):
+        kinds: dict[Mixed, int]
+
+
+def mixed_enum_in_a_state() -> None:
+    class Bad(Entity):
+        kind: Mixed = Mixed.ONE
+
+        @command
+        def deposit(self, cmd: Deposit) -> Self: ...
+
+
+def foreign_field() -> None:
+    class Bad(Command):
+        what: list[Strange]
+
+
 CLASS_MISTAKES: list[tuple[Callable[[], None], str]] = [
     (field_called_type, "Bad.type: no field can be called 'type'"),
     (entity_field_called_type, "Bad.type: no field can be called 'type'"),
@@ -464,6 +540,15 @@ CLASS_MISTAKES: list[tuple[Callable[[], None], str]] = [
     (command_and_event_with_one_wire_name, "have one wire name, 'Deposited'"),
     (rejection_and_event_with_one_wire_name, "have one wire name, 'Deposited'"),
     (event_named_as_the_end, "have one wire name, 'Stopped'"),
+    (map_by_number, "Bad.counts is a map with keys of type int, and only str can be a key; use dict[str, …] or"),
+    (map_by_enum_in_a_list, "Bad.counts is a map with keys of type Shade, and only str can be a key"),
+    (map_by_text_or_number, "Bad.counts is a map with keys of type union, and only str can be a key"),
+    (map_within_a_struct, "Bad.pages holds Page, whose counts is a map with keys of type int"),
+    (map_in_a_state, "Bad.counts is a map with keys of type int"),
+    (mixed_enum, "Bad.kind has a type that cannot be written: Enums must contain either all str or all int values"),
+    (mixed_enum_as_key, "Bad.kinds has a type that cannot be written: Enums must contain either all str or all int"),
+    (mixed_enum_in_a_state, "Bad.kind has a type that cannot be written: Enums must contain either all str or"),
+    (foreign_field, "Bad.what is of type Strange, which cannot be written; use a frozen msgspec.Struct"),
 ]
 
 
@@ -486,6 +571,73 @@ def test_values_cannot_be_changed_misspelt_or_given_by_position() -> None:
             value.amount = 2  # type: ignore[union-attr, misc]
     with pytest.raises(TypeError):
         Account().replace(balanc=1)
+
+
+class Colour(enum.StrEnum):
+    """Text."""
+
+    RED = "red"
+
+
+class Size(enum.IntEnum):
+    """Numbers."""
+
+    SMALL = 1
+
+
+class Everything(Event):
+    """One field of each kind that can be written."""
+
+    by_colour: dict[Colour, Size]
+    by_literal: Mapping[Literal["a", "b"], list[Shade]]
+    by_text: dict[Annotated[str, msgspec.Meta(min_length=1)], Everything | None]
+    anything: Any
+    pairs: list[tuple[int, Page2]]
+    sets: frozenset[int]
+    when: datetime.date | None
+    owner: uuid.UUID
+
+
+class Page2(msgspec.Struct, frozen=True):
+    """Defined later, and all of it can be written."""
+
+    title: str = ""
+
+
+def test_what_is_not_refused_can_be_written_and_read() -> None:
+    """Equal values give equal bytes, and come back as they were, whatever their kind."""
+    inner = Everything(
+        by_colour={Colour.RED: Size.SMALL}, by_literal={"b": [Shade.DARK], "a": []}, by_text={}, anything={"k": [1]},
+        pairs=[(1, Page2(title="t"))], sets=frozenset({3}), when=datetime.date(2024, 2, 29), owner=uuid.UUID(int=5),
+    )  # fmt: skip
+    value = msgspec.structs.replace(inner, by_text={"x": inner, "w": None}, when=None)
+    assert flaw(Everything) is None
+    assert MessageDecoder([Everything]).decode(encode(value)) == value
+
+
+class Late2(Event):
+    """Its field is known only after its class."""
+
+    pages: list[Bound]
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """Defined later, and it cannot be written."""
+
+    counts: dict[int, int] = {}
+
+
+def test_a_field_that_is_known_only_later_is_refused_by_the_entity() -> None:
+    """What the class statement of a message could not see, that of the entity does which takes it."""
+    with pytest.raises(DefinitionError, match=r"Late2.pages holds Bound, whose counts is a map with keys of type int"):
+
+        class Keeper(Entity):
+            @command
+            def deposit(self, cmd: Deposit) -> Late2: ...  # type: ignore[empty-body]
+
+            @event
+            def late(self, _evt: Late2) -> Self:
+                return self
 
 
 class Early(Entity):

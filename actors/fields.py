@@ -1,0 +1,85 @@
+"""What the fields of a message or a state are made of: whether they can be written, and whether they can be changed."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import inspect
+
+_SCALARS = (
+    inspect.BoolType | inspect.BytesType | inspect.DateTimeType | inspect.DateType | inspect.DecimalType
+    | inspect.EnumType | inspect.FloatType | inspect.IntType | inspect.LiteralType | inspect.NoneType
+    | inspect.StrType | inspect.TimeType | inspect.TimeDeltaType | inspect.UUIDType
+)  # fmt: skip
+_RECORDS = inspect.StructType | inspect.DataclassType | inspect.TypedDictType | inspect.NamedTupleType
+_SEQUENCES = (
+    inspect.CollectionType | inspect.ListType | inspect.SetType | inspect.FrozenSetType | inspect.VarTupleType
+)  # fmt: skip
+
+
+def flaw(message: type[msgspec.Struct]) -> str | None:
+    """Name the first field that could never be written, with the reason and the mend; None if there is none.
+
+    Raises NameError or AttributeError where an annotation names what does not exist (yet).
+    """
+    for field in msgspec.structs.fields(message):
+        where = f"{message.__name__}.{field.name}"
+        try:
+            node = inspect.type_info(field.type)
+        except (TypeError, ValueError) as error:
+            return f"{where} has a type that cannot be written: {error}; choose another"
+        if reason := _flaw(node, frozenset()):
+            return f"{where} {reason}"
+    return None
+
+
+def _flaw(node: inspect.Type, seen: frozenset[type]) -> str | None:
+    """Say why no value of this type can be written. What is annotated ``Any`` shows only when it is written."""
+    match node:
+        case inspect.CustomType(cls=cls):
+            return f"is of type {cls.__name__}, which cannot be written; use a frozen msgspec.Struct"
+        case inspect.DictType(key_type=key, value_type=value):
+            return _flaw_of_keys(key) or _flaw(value, seen)
+        case inspect.UnionType(types=parts) | inspect.TupleType(item_types=parts):
+            return next(filter(None, (_flaw(part, seen) for part in parts)), None)
+        case inspect.Metadata(type=inner):
+            return _flaw(inner, seen)
+    if isinstance(node, _SEQUENCES):
+        return _flaw(node.item_type, seen)
+    if isinstance(node, _RECORDS) and node.cls not in seen:
+        reasons = ((field.name, _flaw(field.type, seen | {node.cls})) for field in node.fields)
+        return next((f"holds {node.cls.__name__}, whose {name} {reason}" for name, reason in reasons if reason), None)
+    return None
+
+
+def _flaw_of_keys(node: inspect.Type) -> str | None:
+    """Say why a map with such keys cannot be written: equal values give equal bytes, so keys are ordered, as text."""
+    match node:
+        case inspect.StrType() | inspect.AnyType():
+            return None
+        case inspect.LiteralType(values=values) if all(isinstance(value, str) for value in values):
+            return None
+        case inspect.EnumType(cls=cls) if issubclass(cls, str):
+            return None
+        case inspect.Metadata(type=inner):
+            return _flaw_of_keys(inner)
+    kind = node.cls.__name__ if isinstance(node, inspect.EnumType) else type(node).__name__.removesuffix("Type").lower()
+    return f"is a map with keys of type {kind}, and only str can be a key; use dict[str, …] or a list of pairs"
+
+
+def is_mutable(message: type[msgspec.Struct]) -> bool:
+    """Tell whether a value of this class could be changed in place."""
+    return _is_mutable(inspect.type_info(message), frozenset())
+
+
+def _is_mutable(node: inspect.Type, seen: frozenset[type]) -> bool:
+    """Whether a value of this type can be changed in place; what is not known to be immutable can."""
+    match node:
+        case inspect.StructType(cls=cls, fields=fields):
+            if cls in seen:
+                return False
+            return not cls.__struct_config__.frozen or any(_is_mutable(f.type, seen | {cls}) for f in fields)
+        case inspect.UnionType(types=parts) | inspect.TupleType(item_types=parts):
+            return any(_is_mutable(part, seen) for part in parts)
+        case inspect.VarTupleType(item_type=item) | inspect.FrozenSetType(item_type=item):
+            return _is_mutable(item, seen)
+    return not isinstance(node, _SCALARS)
