@@ -30,6 +30,7 @@ format: $(READY) ## Format and mend what can be mended by a tool.
 
 chaos: $(READY) ## Break a real Kafka and real workers by a seed, MINUTES=2 long, SEED=1; kill at every point, ROUNDS=20; fuzz, INPUTS=1000000; compare logs.
 	$(PY) -m tests.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),1)
+	$(PY) -m tests.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),1) --bank
 	UNDERSTUDY_KILL_ROUNDS=$(or $(ROUNDS),20) $(PY) -m pytest tests/bridge/test_kill_matrix.py
 	$(PY) -m tests.fuzz --inputs $(or $(INPUTS),1000000) --sockets 5000 --seed $(or $(SEED),1)
 	UNDERSTUDY_DIFFERENTIAL=$(or $(HISTORIES),200) $(PY) -m pytest tests/bridge/test_differential.py

@@ -23,6 +23,8 @@ JARS = ROOT / "target" / "kafka"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 FETCH_TIMEOUT_S = 300.0
+#: A controller apart holds a silent broker for dead after this time: longer than tests stop one; 9 s by default.
+BROKER_SESSION_S = 6.0
 
 
 class BrokerMissingError(Exception):
@@ -59,9 +61,15 @@ def _free_ports(count: int) -> list[int]:
 
 
 class Broker:
-    """One broker and its data directory; both are gone after :meth:`stop`."""
+    """One broker and its data directory; both are gone after :meth:`stop`.
 
-    def __init__(self, overrides: Sequence[str] = (), *, advertised_port: int | None = None) -> None:
+    A broker that tests kill and launch again has its controller in a process of its own, and :meth:`launch` waits until
+    that one holds the broker for dead. Else Kafka 4.1 to 4.3 may forget transactions (``docs/dependencies.rst``).
+    """
+
+    def __init__(
+        self, overrides: Sequence[str] = (), *, advertised_port: int | None = None, controller_apart: bool = False
+    ) -> None:
         java = shutil.which("java")
         if java is None:
             raise BrokerMissingError("Java is not installed (17 or newer is needed)")
@@ -73,6 +81,10 @@ class Broker:
         #: Where clients are told to go: a proxy, or the broker itself.
         self.advertised_port = advertised_port or self.port
         self.process: subprocess.Popen[bytes] | None = None
+        self._controller_apart = controller_apart
+        self._controller: subprocess.Popen[bytes] | None = None
+        #: When a controller apart has noticed the last kill, on the monotonic clock.
+        self._dead_s = 0.0
 
     @property
     def address(self) -> str:
@@ -92,61 +104,91 @@ class Broker:
 
     def start(self) -> Broker:
         """Format the storage, start the process and wait until it answers."""
-        (self.directory / "server.properties").write_text(self._properties())
-        formatted = subprocess.run(
-            self._command("kafka.tools.StorageTool", "format", "-t", "dW5kZXJzdHVkeS10ZXN0cw", "-c"),
-            capture_output=True,
-            text=True,
-            timeout=START_TIMEOUT_S,
-            check=False,
-        )
-        if formatted.returncode != 0:
-            raise RuntimeError(f"kafka storage format failed: {formatted.stdout}{formatted.stderr}")
+        if self._controller_apart:
+            self._format("controller", self._controller_properties())
+            self._controller = self._run("controller")
+        self._format("server", self._properties())
         self.launch()
         return self
 
     def launch(self) -> None:
         """Start the process on the formatted storage: the first time, or again after a kill."""
-        command = self._command("kafka.Kafka")
+        time.sleep(max(0.0, self._dead_s - time.monotonic()))
+        self.process = self._run("server")
+        self._await_answer()
+
+    def kill(self) -> None:
+        """SIGKILL it."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        if self._controller_apart:
+            self._dead_s = time.monotonic() + BROKER_SESSION_S + 0.5
+
+    def stop(self) -> None:
+        """Stop the processes by their pids and delete the data. Idempotent."""
+        for process in (self.process, self._controller):
+            if process is not None:
+                process.send_signal(signal.SIGCONT)  # a test may have stopped it
+                process.terminate()
+                try:
+                    process.wait(STOP_TIMEOUT_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+        self.process = self._controller = None
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _format(self, name: str, properties: str) -> None:
+        (self.directory / f"{name}.properties").write_text(properties)
+        command = ("kafka.tools.StorageTool", "format", "-t", "dW5kZXJzdHVkeS10ZXN0cw", "-c")
+        formatted = subprocess.run(
+            self._command(name, *command), capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False
+        )
+        if formatted.returncode != 0:
+            raise RuntimeError(f"kafka storage format failed: {formatted.stdout}{formatted.stderr}")
+
+    def _run(self, name: str) -> subprocess.Popen[bytes]:
+        command = self._command(name, "kafka.Kafka")
         pdeathsig = shutil.which("setpriv")  # a killed test run leaves no broker behind
         if pdeathsig is not None:
             command = [pdeathsig, "--pdeathsig", "KILL", *command]
         with (self.directory / "broker.log").open("ab") as log:
             # Its own session: Ctrl-C must reach the tests first, which then stop it in order.
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
-        self._await_answer()
-
-    def stop(self) -> None:
-        """Stop the process by its pid and delete the data. Idempotent."""
-        if self.process is not None:
-            self.process.send_signal(signal.SIGCONT)  # a test may have stopped it
-            self.process.terminate()
-            try:
-                self.process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-            self.process = None
-        shutil.rmtree(self.directory, ignore_errors=True)
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
     def log_tail(self) -> str:
         """Return the end of what the broker logged, for a failure's message."""
         return (self.directory / "broker.log").read_text(errors="replace")[-4000:]
 
-    def _command(self, main: str, *arguments: str) -> list[str]:
+    def _command(self, name: str, main: str, *arguments: str) -> list[str]:
         jvm = ["-Xmx1g", "-Djava.awt.headless=true", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
-        properties = str(self.directory / "server.properties")
+        properties = str(self.directory / f"{name}.properties")
         return [self._java, *jvm, "-cp", self._classpath, main, *arguments, properties]
 
-    def _properties(self) -> str:
+    def _controller_properties(self) -> str:
         lines = [
-            "process.roles=broker,controller",
+            "process.roles=controller",
+            "node.id=2",
+            f"controller.quorum.voters=2@127.0.0.1:{self._controller_port}",
+            f"listeners=CONTROLLER://127.0.0.1:{self._controller_port}",
+            "controller.listener.names=CONTROLLER",
+            f"log.dirs={self.directory / 'controller'}",
+            f"broker.session.timeout.ms={round(BROKER_SESSION_S * 1000)}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _properties(self) -> str:
+        roles, voter, controller = "broker,controller", 1, f",CONTROLLER://127.0.0.1:{self._controller_port}"
+        if self._controller_apart:
+            roles, voter, controller = "broker", 2, ""
+        lines = [
+            f"process.roles={roles}",
             "node.id=1",
-            f"controller.quorum.voters=1@127.0.0.1:{self._controller_port}",
-            f"listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}",
+            f"controller.quorum.voters={voter}@127.0.0.1:{self._controller_port}",
+            f"listeners=PLAINTEXT://127.0.0.1:{self.port}{controller}",
             f"advertised.listeners=PLAINTEXT://127.0.0.1:{self.advertised_port}",
+            f"broker.heartbeat.interval.ms={round(BROKER_SESSION_S * 250)}",
             "controller.listener.names=CONTROLLER",
             f"log.dirs={self.directory / 'data'}",
             "auto.create.topics.enable=false",

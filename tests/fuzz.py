@@ -31,8 +31,8 @@ from rich.table import Table
 from actors import Command, Context, Entity, Message, command
 from actors.control import DropParked, RetryParked
 from actors.message import Envelope, Undecodable
+from actors.part import Limits
 from actors.placement import partition_of
-from actors.shard import Limits
 from actors.wire import DecodeError, encode
 from bridge import codec as wire
 from bridge.incidents import Incidents, decode_node

@@ -55,6 +55,7 @@ class _Target:
     def __init__(self, url: str) -> None:
         sys.path.insert(0, str(ROOT / "tests"))
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+        sys.modules.pop("apps.counting", None)  # another test may have had it under another name
         self._app = importlib.import_module("apps.counting")
         self._backend = connect(url)
         self._app.system.prepare(self._backend)

@@ -130,7 +130,7 @@ class RoughProxy:
         with self._lock:
             pairs, self._pairs = self._pairs, []
         for pair in pairs:
-            _cut(*pair)
+            _shut(*pair)
 
     def make_late(self) -> None:
         """Let the next EndTxn lose its client before it is sent on, which happens half a second later."""
@@ -155,10 +155,12 @@ class RoughProxy:
                 upstream.settimeout(None)
                 with self._lock:
                     self._pairs.append((client, upstream))
-                threading.Thread(target=self._requests, args=(client, upstream), daemon=True).start()
-                threading.Thread(target=self._answers, args=(client, upstream), daemon=True).start()
+                answers = threading.Thread(target=self._answers, args=(client, upstream), daemon=True)
+                answers.start()
+                threading.Thread(target=self._requests, args=(client, upstream, answers), daemon=True).start()
 
-    def _requests(self, client: socket.socket, upstream: socket.socket) -> None:
+    def _requests(self, client: socket.socket, upstream: socket.socket, answers: threading.Thread) -> None:
+        """Pass requests on; the last of the two threads of a connection to end closes its sockets, nobody before."""
         with contextlib.suppress(OSError):
             while (header := _exactly(client, 4)) is not None:
                 body = _exactly(client, struct.unpack(">i", header)[0])
@@ -174,6 +176,8 @@ class RoughProxy:
                     break
                 self._pass(self.open_in)
                 upstream.sendall(header + body)
+        _shut(client, upstream)
+        answers.join()
         _cut(client, upstream)
 
     def _answers(self, client: socket.socket, upstream: socket.socket) -> None:
@@ -181,8 +185,7 @@ class RoughProxy:
             while data := upstream.recv(65_536):
                 self._pass(self.open_out)
                 client.sendall(data)
-        with contextlib.suppress(OSError):
-            client.shutdown(socket.SHUT_RDWR)
+        _shut(client)
 
     def _pass(self, way: threading.Event) -> None:
         way.wait()
@@ -190,8 +193,14 @@ class RoughProxy:
             time.sleep(self.delay_s)
 
 
-def _cut(*sockets: socket.socket) -> None:
+def _shut(*sockets: socket.socket) -> None:
+    """End connections. Their threads notice; a socket that is closed under them could be another one by then."""
     for each in sockets:
         with contextlib.suppress(OSError):
             each.shutdown(socket.SHUT_RDWR)
+
+
+def _cut(*sockets: socket.socket) -> None:
+    _shut(*sockets)
+    for each in sockets:
         each.close()

@@ -1,4 +1,4 @@
-"""One system of ``apps.killed`` on one log, its nodes, its load, and the verdict on what they left behind."""
+"""One system on one log, its nodes, its load, and the verdict on what they left behind."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter as Multiset
 from collections.abc import Callable
+from itertools import chain, islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,26 +24,32 @@ from bridge.record import Output
 from bridge.topics import commands_topic, events_topic
 from bridge.verify import Report as Verdict
 from bridge.verify import verify
+from examples.banking.audit import audit
+from examples.banking.load import Load, Told
 
 ROOT = Path(__file__).parent.parent
 #: What takes longer on a busy machine will not come any more.
 DEADLINE_S = 60.0
 TALLIES = 10
+ACCOUNTS = 100
 
 
-def application(name: str, **settings: float | str) -> ModuleType:
-    """Import the application under a system's name; the nodes that are started next inherit both."""
+def application(name: str, module: str = "apps.killed", **settings: float | str) -> ModuleType:
+    """Import an application under a system's name; the nodes that are started next inherit both."""
     os.environ["KILLED_NAME"] = name
     os.environ.update({f"KILLED_{key.upper()}": str(value) for key, value in settings.items()})
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    sys.modules.pop("apps.killed", None)
+    sys.modules.pop(module, None)
     if str(ROOT / "tests") not in sys.path:
         sys.path.insert(0, str(ROOT / "tests"))
-    return importlib.import_module("apps.killed")
+    return importlib.import_module(module)
 
 
 class Trial:
-    """Not thread-safe. ``url`` is how this process reaches the log; nodes may take another way to it."""
+    """The counters of ``apps.killed``. Not thread-safe.
+
+    ``url`` is how this process reaches the log; nodes may take another way to it.
+    """
 
     def __init__(self, app: ModuleType, url: str) -> None:
         self.app, self.url = app, url
@@ -60,7 +67,7 @@ class Trial:
     def node(self, name: str, workers: int, url: str | None = None) -> Node:
         """Start a node."""
         node = Node(
-            "apps.killed:system", url or self.url, workers=workers,
+            f"{self.app.__name__}:system", url or self.url, workers=workers,
             stop_timeout_s=self.app.system.settings.stop_timeout_s, node=name,
         )  # fmt: skip
         self.nodes.append(node)
@@ -169,3 +176,29 @@ class Trial:
         self._appender.close()
         self.reader.close()
         self._backend.close()
+
+
+class BankTrial(Trial):
+    """The bank of ``apps.rough_bank``: transfers are sent, and its own audit judges what is left."""
+
+    def __init__(self, app: ModuleType, url: str) -> None:
+        super().__init__(app, url)
+        load = Load("chaos", accounts=ACCOUNTS, transfers=sys.maxsize, seed=1)
+        self._calls = chain(load.openings(), load.transfers())
+        self._again: list[Told] = []
+
+    def send(self, count: int) -> None:
+        """Send transfers. What may or may not have come through is sent again: a transfer starts once."""
+        calls = self._again + list(islice(self._calls, count - len(self._again)))
+        try:
+            self._client.tell_all(calls)
+        except (OutcomeUnknown, LogUnavailable):
+            self._again = calls
+        else:
+            self.sent += len(calls)
+            self._again = []
+
+    def complaints(self) -> list[str]:
+        """Audit all that is committed; the nodes must have stopped."""
+        broken = [check for check in audit(self.reader, self.app.system) if not check.ok]
+        return [f"audit: {check.name} failed: {'; '.join(map(str, check.offenders))}" for check in broken]

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 #: Broker's answer time for one question; callers repeat within their own deadline.
 REQUEST_TIMEOUT_S = 5.0
-COORDINATOR_WAIT_S = 1.0
+COORDINATOR_WAIT_S = 2.0
 #: Between two questions to a cluster that is moving things about.
 RETRY_WAIT_S = 0.02
 #: How long "there is no such topic" is believed.
@@ -269,16 +269,22 @@ class Admin:
         return Slot(None, None)
 
     def _described(self, name: str) -> ConsumerGroupDescription | None:
-        # The first question about any group makes the cluster create its offsets topic, and librdkafka waits the
-        # whole time without asking again: a short wait, and the caller asks.
-        futures = self._client.describe_consumer_groups([name], request_timeout=COORDINATOR_WAIT_S)
-        future: Future[ConsumerGroupDescription] = futures[name]
+        """Ask with a client of its own: one whose connection broke may never find a coordinator again (as above).
+
+        The first question about any group makes the cluster create its offsets topic, and librdkafka waits the
+        whole time without asking again: a short wait, and the caller asks.
+        """
+        holder = [made(AdminClient, self._config.admin(self._lines))]
         try:
+            futures = holder[0].describe_consumer_groups([name], request_timeout=COORDINATOR_WAIT_S)
+            future: Future[ConsumerGroupDescription] = futures[name]
             return _result(future)
         except KafkaException as failure:
             if error_of(failure).code() == KafkaError.GROUP_ID_NOT_FOUND:
                 return None
             raise
+        finally:
+            bounded(holder.clear, "admin client")
 
     def answers(self) -> Future[object]:
         """Ask for a sign of life; the future succeeds when a broker answers."""

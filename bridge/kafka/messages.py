@@ -22,6 +22,7 @@ FATAL = KafkaError._FATAL
 #: Answers of a cluster that is moving things about: ask again.
 PASSING = frozenset(
     {
+        KafkaError._NOENT,  # "no leaders found", while the connection that would tell them is made
         KafkaError._TIMED_OUT,
         KafkaError._TIMED_OUT_QUEUE,
         KafkaError._TRANSPORT,

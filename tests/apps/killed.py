@@ -109,6 +109,7 @@ system = ActorSystem(
         transaction_timeout_s=float(os.environ.get("KILLED_TRANSACTION_S", "10")),
         ping_timeout_s=float(os.environ.get("KILLED_PING_S", "15")),
     ),
+    workers=restart(max_restarts=1_000, within_s=60, backoff=Backoff(first_s=0.02, max_s=1)),
 )
 for entity in (Counter, Tally):
     system.host(

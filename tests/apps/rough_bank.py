@@ -1,0 +1,24 @@
+"""The bank of the example for rough treatment: short sessions, small transactions, a budget for killed workers."""
+
+from __future__ import annotations
+
+import os
+
+from bridge import ActorSystem
+from bridge.settings import Settings
+from examples.banking import Account, Transfer
+from supervision import Backoff, restart
+
+system = ActorSystem(
+    os.environ.get("KILLED_NAME", "rough-bank"),
+    settings=Settings(
+        batch_records_max=int(os.environ.get("KILLED_BATCH", "10")),
+        snapshot_window_records=50,
+        session_timeout_s=float(os.environ.get("KILLED_SESSION_S", "6")),
+        transaction_timeout_s=float(os.environ.get("KILLED_TRANSACTION_S", "10")),
+        ping_timeout_s=float(os.environ.get("KILLED_PING_S", "15")),
+    ),
+    workers=restart(max_restarts=1_000, within_s=60, backoff=Backoff(first_s=0.02, max_s=1)),
+)
+system.host(Account, partitions=2)
+system.host(Transfer, partitions=2)
