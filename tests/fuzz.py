@@ -132,7 +132,7 @@ class Anything(Command):
     t: tuple[int, str] = (1, "a")
     many: tuple[float, ...] = ()
     d: dict[str, int] = {}  # noqa: RUF012  msgspec copies such defaults
-    keyed: dict[int, Inner] = {}  # noqa: RUF012
+    keyed: dict[str, Inner] = {}  # noqa: RUF012
     inner: Inner | None = None
     when: datetime.datetime | None = None
     day: datetime.date | None = None
