@@ -447,9 +447,9 @@ def innocent(stack: ExitStack) -> None:
     """A command is quarantined one death too early."""
 
     def init(original: Any) -> Any:
-        def mutated(self: Shard, part: Any, record: Any) -> None:
+        def mutated(self: Shard, part: Any, *more: Any) -> None:
             limits = msgspec.structs.replace(part.limits, deaths_max=max(1, part.limits.deaths_max - 1))
-            original(self, msgspec.structs.replace(part, limits=limits), record)
+            original(self, msgspec.structs.replace(part, limits=limits), *more)
 
         return mutated
 

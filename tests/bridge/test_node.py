@@ -87,11 +87,21 @@ class Stage:
 
     def put_to_sleep(self, pid: int) -> None:
         """Stop a process, but not while it holds the file's write lock: there its supervisor would have to kill it."""
-        os.kill(pid, signal.SIGSTOP)
+        self._stop(pid)
         while self.url.startswith("sqlite:") and writer_pid(self.url.removeprefix("sqlite:")) == pid:
             os.kill(pid, signal.SIGCONT)
             self._reader.bounds(events_topic(self.app.system.name, "counter"), 0)
-            os.kill(pid, signal.SIGSTOP)
+            self._stop(pid)
+
+    def _stop(self, pid: int) -> None:
+        """Stop a process, and wait until no thread of it runs: one may be about to take the lock."""
+        os.kill(pid, signal.SIGSTOP)
+        threads = Path(f"/proc/{pid}/task")
+
+        def stands_still() -> bool:
+            return all((each / "stat").read_text().rpartition(") ")[2][0] == "T" for each in threads.iterdir())
+
+        self.until(stands_still, "the process stands still")
 
     def until_running(self, node: Node, workers: int) -> None:
         """Wait until a node's workers are all there and every shard of the system is restored by somebody."""
