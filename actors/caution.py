@@ -56,6 +56,16 @@ class Caution:
         return not self._untried
 
 
+def caution_of(record: ShardRecord, owner: str, high: int, batch_max: int) -> Caution | None:
+    """Return the caution that a shard needs behind a record; None if it can go on as ever.
+
+    What journals nothing leaves no trace for up to a batch of plain turns (``actors.redelivery``): the one under way
+    may have been in the batch after.
+    """
+    caution = Caution(record, owner, high, 2 * batch_max if record.plain else batch_max)
+    return caution if caution.takes_over or caution.below > record.next else None
+
+
 def witnessed(
     shard: ShardId, record: ShardRecord, offset: int, who: str, deaths_max: int
 ) -> tuple[ShardRecord, Incident]:

@@ -47,6 +47,9 @@ class ShardRecord(
     ``owner``: the run of a node that wrote it, which knows what its processes were handling; ``closed``: nothing is
     under way, it has left. ``marked``: offset of the command that is handled next, alone (-1: none); ``alone_below``:
     so are all below this offset. See ``actors.caution``.
+    ``epoch`` numbers the owners from the first that worked at least once, 0 before; ``plain``: this owner's turns may
+    stand in the journal behind this record (``bridge.plain``). The messages that other shards sent below the command
+    ``seen`` are in the seen records.
     """
 
     next: Count
@@ -60,6 +63,9 @@ class ShardRecord(
     closed: bool = False
     marked: Offset = -1
     alone_below: Count = 0
+    epoch: Count = 0
+    plain: bool = False
+    seen: Count = 0
 
 
 class StateRecord(msgspec.Struct, frozen=True, tag_field="type", tag="State", forbid_unknown_fields=True):
@@ -92,6 +98,18 @@ class WaitingRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Waiting"
     parked: bool = False
     error: str = ""
     reason: str = ""
+
+
+class SeenRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Seen", forbid_unknown_fields=True):
+    """What one source partition has sent to a shard, as far as the shard remembers; see ``actors.causes``.
+
+    ``epoch`` is the highest of the source's owners; ``causes`` are offset and index of each message, the oldest first,
+    offsets counted from ``base``.
+    """
+
+    epoch: Count
+    base: Count
+    causes: tuple[Count, ...]
 
 
 class Journaled(msgspec.Struct, frozen=True, gc=False):
@@ -165,7 +183,15 @@ class WaitingWritten(msgspec.Struct, frozen=True, gc=False):
     record: WaitingRecord | None
 
 
+class SeenWritten(msgspec.Struct, frozen=True, gc=False):
+    """The seen record of one source partition, named ``topic/partition``."""
+
+    source: str
+    record: SeenRecord
+
+
 EffectOutput = Journaled | Told | Published | Replied | DeadLettered
+Book = StateWritten | WaitingWritten | SeenWritten
 
 
 class Incident(msgspec.Struct, frozen=True):
@@ -192,6 +218,7 @@ class Counts(msgspec.Struct):
     restarted: int = 0
     parked: int = 0
     journaled: int = 0
+    repeated: int = 0
 
     def add(self, other: Counts) -> None:
         """Add another turn's counts."""
@@ -203,14 +230,15 @@ class Effects(msgspec.Struct, frozen=True):
     """One turn of a shard: what its commands made, and then its own ``books`` (state and waiting records).
 
     ``anchor`` is the offset of the last command handled: the cause of the books. ``first_seq`` is the seq of the
-    first journal or state record among them.
+    first journal or state record among them. A ``plain`` turn has no books: it can do without a transaction.
     """
 
     shard: ShardId
     outputs: list[EffectOutput]
-    books: list[StateWritten | WaitingWritten]
+    books: list[Book]
     record: ShardRecord
     anchor: int
     first_seq: int
     counts: Counts
     incidents: list[Incident]
+    plain: bool = False

@@ -11,6 +11,8 @@ from actors.effects import ShardId
 from actors.entity import Behaviour
 from supervision.policy import Policy
 
+EXACTLY_ONCE, AT_LEAST_ONCE = "exactly-once", "at-least-once"
+
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The bounds of one shard; see ``bridge.settings.Settings`` for the meaning and reason of each."""
@@ -23,6 +25,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     output_bytes_max: int = 1_000_000
     deaths_max: int = 3
     dead_letter_overflow: bool = False
+    delivery: str = EXACTLY_ONCE
+    seen_causes_max: int = 10_000
 
 
 class Part(msgspec.Struct, frozen=True):

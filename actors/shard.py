@@ -7,29 +7,21 @@ restores another from the log: what was decided but not committed has left nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import msgspec
 
 from actors.budget import RestartBudget
-from actors.caution import Caution, witnessed
+from actors.caution import Caution, caution_of, witnessed
+from actors.cell import Cell
 from actors.control import CONTROL
 from actors.decision import Decision, decide
-from actors.effects import (
-    Counts,
-    Effects,
-    Incident,
-    Journaled,
-    ShardRecord,
-    StateRecord,
-    StateWritten,
-    WaitingRecord,
-)  # fmt: skip
-from actors.entity import Entity
+from actors.effects import Counts, Effects, Incident, Journaled, ShardRecord, StateRecord, StateWritten, WaitingRecord
 from actors.mailbox import Letter, Mailbox
 from actors.message import Envelope, Undecodable
-from actors.part import Part
+from actors.part import AT_LEAST_ONCE, Part
 from actors.placement import partition_of
+from actors.redelivery import AHEAD, Redelivery, numbered
 from actors.turn import Turn, outputs_of
 from actors.waiting import Waiting, WaitingRoom
 from actors.window import SnapshotWindow
@@ -38,19 +30,6 @@ from supervision.policy import judge
 
 #: Places in a mark: the number of the shard, and offset + 1 of its command under way (0: none).
 SHARD, COMMAND = 1, 2
-
-
-class Cell:
-    """One entity in memory: its state, the same as bytes, and its place in the journal.
-
-    ``version`` counts the records of this life, ``seq`` is the shard's number of the last one. A life that ended
-    and is not forgotten yet has version 0 and a seq; one that never wrote has version 0 and seq -1.
-    """
-
-    __slots__ = ("data", "seq", "state", "version")
-
-    def __init__(self, state: Entity, data: bytes, version: int = 0, seq: int = -1) -> None:
-        self.state, self.data, self.version, self.seq = state, data, version, seq
 
 
 class Shard:
@@ -75,12 +54,13 @@ class Shard:
         self._heard: set[int] = set()
         self._next = record.next
         self._seq = record.seq
+        #: None as long as this log has only known exactly once.
+        self.redelivery: Redelivery | None = None
         self._handlers = part.behaviour.handlers
         self._mark = part.mark
         self._quarantined = record.suspect if record.deaths >= part.limits.deaths_max else -1
         self._cause_prefix = f"{part.topic}/{part.id.partition}/"
-        caution = Caution(record, part.owner, high, part.limits.batch_records_max)
-        self._caution = caution if caution.takes_over or caution.below > record.next else None
+        self._caution = caution_of(record, part.owner, high, part.limits.batch_records_max)
 
     # --- the owner's side -------------------------------------------------------------------------------------
 
@@ -136,7 +116,10 @@ class Shard:
             return False
         letter = letters.popleft()
         self._next = letter.offset + 1
-        if isinstance(letter, Undecodable):
+        redelivery = self.redelivery
+        if redelivery is not None and redelivery.repeats(letter.headers):
+            turn.counts.repeated += 1
+        elif isinstance(letter, Undecodable):
             turn.dead_letter(letter, letter.error, letter.reason)
         elif type(letter.message) not in self._handlers:  # The decoder knows no other but an operator's.
             if letter.offset not in self._heard:
@@ -156,7 +139,7 @@ class Shard:
             return False
         turn.anchor = letter.offset
         turn.handled += 1
-        return True
+        return redelivery is None or redelivery.took(len(turn.outputs))
 
     def _can_take(self, turn: Turn) -> bool:
         """Tell whether the first letter could wait, if it must; if not, hear what an operator says behind it."""
@@ -257,18 +240,23 @@ class Shard:
         """Return what has to be committed before a restored shard handles anything; None if there is nothing.
 
         ``deaths``: (offset, pid) of each process that died while it handled a command of this shard. Not ``mirrored``:
-        the group has no offset; it is written again with the shard record, unless that is new too.
+        the group has no offset; it is written again with the shard record, unless that is new too. At least once, the
+        new owner gives itself an epoch: what an older one still appends does not count (``bridge.plain``).
         """
         last, caution = self.record, self._caution
         died = [(offset, f"process {pid}") for offset, pid in deaths]
         incidents: list[Incident] = []
         if caution is not None and caution.takes_over:
             died.append((last.marked, f"node {last.owner}"))
-            incidents += caution.begin(self.part.id, last, self._retriable())
+            incidents += caution.begin(self.part.id, last, self.waiting.retriable())
         incidents += [self._witness(offset, who) for offset, who in died if self._is_open(offset)]
         # Before anything is handled, the record must say whose memory knows what is under way.
         is_ours = not self.part.owner or (last.owner == self.part.owner and not last.closed)
-        if not incidents and is_ours and (mirrored or last.books == 0):
+        plain = self.part.limits.delivery == AT_LEAST_ONCE
+        if plain or last.epoch:
+            self.record = numbered(self.record, plain=plain)
+            self.redeliver()
+        elif not incidents and is_ours and (mirrored or last.books == 0):
             return None
         return self._word(self._stand(), incidents)
 
@@ -291,6 +279,19 @@ class Shard:
         below = 0 if self._caution is None or self._caution.below <= self._next else self._caution.below
         return msgspec.structs.replace(self.record, owner=self.part.owner, closed=False, marked=-1, alone_below=below)
 
+    def redeliver(self) -> Redelivery:
+        """Take into account from now on that what comes may have come before."""
+        if self.redelivery is None:
+            self.redelivery = Redelivery(self.part, self._next)
+        return self.redelivery
+
+    def advance(self, next_offset: int, seq: int, high: int) -> None:
+        """Go on behind plain turns, which the shard record does not tell of. Before anything is offered."""
+        self.record = msgspec.structs.replace(self.record, next=next_offset, seq=seq)
+        self._next, self._seq = next_offset, seq
+        self.mailbox = Mailbox(self.part.limits.mailbox_records_max, next_offset)
+        self._caution = caution_of(self.record, self.part.owner, high, self.part.limits.batch_records_max)
+
     def _alone(self, due: str | None) -> int:
         """Return the offset of the command that comes next, if it has to go alone; else -1. ``due``: a key's turn."""
         assert self._caution is not None
@@ -302,22 +303,13 @@ class Shard:
             return -1
         return offset if self._caution.concerns(offset) else -1
 
-    def _retriable(self) -> Iterator[int]:
-        """Yield the offsets of what waits and is tried again without an operator."""
-        for key in self.waiting:
-            queue = self.waiting.queue(key)
-            if not queue[0].record.parked:
-                yield from (waiting.envelope.offset for waiting in queue)
-
     def _witness(self, offset: int, who: str) -> Incident:
         self.record, incident = witnessed(self.part.id, self.record, offset, who, self.part.limits.deaths_max)
         self._quarantined = offset if self.record.deaths >= self.part.limits.deaths_max else -1
         return incident
 
     def _is_open(self, offset: int) -> bool:
-        return offset >= self._next or any(
-            waiting.envelope.offset == offset for key in self.waiting for waiting in self.waiting.queue(key)
-        )
+        return offset >= self._next or self.waiting.holds(offset)
 
     def _quarantine(self, envelope: Envelope, waited: WaitingRecord | None, turn: Turn) -> None:
         """Give up a command that kills whatever process handles it."""
@@ -396,7 +388,14 @@ class Shard:
             if cell is None or cell.version == 0:  # Nothing but its restarts kept its state record.
                 turn.touched[key] = None
         turn.counts.journaled = self._seq - first_seq
-        for key in {**turn.touched, **turn.changed, **dict.fromkeys(self.window.due(self._seq))}:
+        redelivery, due_seq = self.redelivery, self._seq
+        if redelivery is not None and self.record.plain:
+            is_calm = self.failure is None and self._caution is None and not self.window.due(due_seq)
+            if is_calm and (record := redelivery.plain(turn, self.record, self._next, due_seq)):
+                self.record = record
+                return self._effects(turn, first_seq, plain=True)
+            due_seq += self.window.size // AHEAD
+        for key in {**turn.touched, **turn.changed, **dict.fromkeys(self.window.due(due_seq))}:
             books.append(self._state_written(key, changed=key in turn.changed))
         tail_start = self.window.tail_start(self._seq)
         for key in self.window.forgettable(tail_start):
@@ -408,20 +407,26 @@ class Shard:
         if suspect >= 0 and not self._is_open(suspect):
             suspect, deaths = -1, 0
         tail_offset = self.window.tail_offset(tail_start)
+        seen = last.seen if redelivery is None else redelivery.write(books, last.seen, self._next)
         books_count = last.books + len(books) + 1
         self.record = ShardRecord(
-            self._next, self._seq, tail_start, tail_offset, books_count, suspect, deaths, self.part.owner
-        )
+            self._next, self._seq, tail_start, tail_offset, books_count, suspect, deaths, self.part.owner,
+            epoch=last.epoch, plain=last.plain, seen=seen,
+        )  # fmt: skip
         if self._caution is not None:
             self._go_on(self._caution, turn.anchor, now_ms)
+        return self._effects(turn, first_seq, plain=False)
+
+    def _effects(self, turn: Turn, first_seq: int, *, plain: bool) -> Effects:
         return Effects(
-            self.part.id, turn.outputs, books, self.record, turn.anchor, first_seq, turn.counts, turn.incidents
-        )
+            self.part.id, turn.outputs, turn.books, self.record, turn.anchor, first_seq, turn.counts, turn.incidents,
+            plain,
+        )  # fmt: skip
 
     def _go_on(self, caution: Caution, handled: int, now_ms: int) -> None:
         """After a turn with caution: mark the command that comes next, unless none has to go alone any more."""
         caution.tried(handled)
-        if caution.is_over(self._next, self._retriable()):
+        if caution.is_over(self._next, self.waiting.retriable()):
             self._caution = None
         else:
             marked = self._alone(self.waiting.due(now_ms) if self.waiting.size else None)

@@ -9,13 +9,13 @@ from actors.context import Publish, Reply, Tell
 from actors.control import DropParked, RetryParked
 from actors.decision import Decision
 from actors.effects import (
+    Book,
     Counts,
     DeadLettered,
     EffectOutput,
     Incident,
     Published,
     Replied,
-    StateWritten,
     Told,
     WaitingRecord,
     WaitingWritten,
@@ -43,7 +43,7 @@ class Turn:
     def __init__(self, waiting: WaitingRoom, budget: RestartBudget) -> None:
         self._waiting, self._budget = waiting, budget
         self.outputs: list[EffectOutput] = []
-        self.books: list[StateWritten | WaitingWritten] = []
+        self.books: list[Book] = []
         self.counts = Counts()
         self.incidents: list[Incident] = []
         self.handled = 0

@@ -40,6 +40,16 @@ class WaitingRoom:
         """Return the queue of a key, empty if nothing waits. Not to be changed by the caller."""
         return self._queues.get(key, deque())
 
+    def holds(self, offset: int) -> bool:
+        """Tell whether the command with this offset waits."""
+        return any(waiting.envelope.offset == offset for queue in self._queues.values() for waiting in queue)
+
+    def retriable(self) -> Iterator[int]:
+        """Yield the offsets of what waits and is tried again without an operator."""
+        for queue in self._queues.values():
+            if not queue[0].record.parked:
+                yield from (waiting.envelope.offset for waiting in queue)
+
     def join(self, waiting: Waiting) -> None:
         """Put a command behind the others of its key."""
         queue = self._queues.setdefault(waiting.envelope.key, deque())

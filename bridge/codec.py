@@ -15,14 +15,16 @@ import msgspec
 from actors.context import TAG_BYTES_MAX
 from actors.effects import (
     BOOKS_INDEX,
+    Book,
     DeadLettered,
     Effects,
     Journaled,
     Published,
     Replied,
+    SeenRecord,
+    SeenWritten,
     ShardRecord,
     StateRecord,
-    StateWritten,
     Told,
     WaitingRecord,
     WaitingWritten,
@@ -32,8 +34,9 @@ from actors.message import Envelope, Sender, Undecodable
 from actors.placement import checked_key, key_of, partition_of
 from actors.wire import DecodeError
 from bridge import topics
-from bridge.log import Transaction
+from bridge.log import Append, Transaction
 from bridge.record import Headers, Output, Record, TopicPartition
+from bridge.stamps import numbered, stamped
 
 #: Longest error message in a header of a dead letter.
 _REASON_CHARS_MAX = 1_000
@@ -41,8 +44,8 @@ _REASON_CHARS_MAX = 1_000
 #: Digits of the largest offset.
 _OFFSET_DIGITS_MAX = 19
 
-#: One decoder for the three: alone, each would do without its ``type`` field.
-_decode_book = msgspec.msgpack.Decoder(ShardRecord | StateRecord | WaitingRecord).decode
+#: One decoder for all: alone, each would do without its ``type`` field.
+_decode_book = msgspec.msgpack.Decoder(ShardRecord | StateRecord | WaitingRecord | SeenRecord).decode
 
 
 class Codec:
@@ -130,6 +133,30 @@ class Codec:
         """Return a shard's turn as bytes: all of it, the shard record last."""
         partition = effects.shard.partition
         prefix = f"{self.commands}/{partition}/"
+        records = self._outputs(effects, prefix)
+        if effects.record.epoch:
+            records = stamped(records, self._dead_letters, effects.record.epoch)
+        last = BOOKS_INDEX + effects.record.books - 1
+        for index, entry in enumerate(effects.books, last - len(effects.books)):
+            records.append(self._book(entry, partition, _cause(prefix, effects.anchor, index)))
+        cause = _cause(prefix, effects.anchor, last)
+        seq = ("seq", b"%d" % effects.record.seq)
+        records.append(Output(self.state, partition, topics.SHARD_KEY, encode_book(effects.record), (cause, seq)))
+        return Transaction(TopicPartition(self.commands, partition), effects.record.next, records)
+
+    def encode_plain(self, effects: Effects) -> Append:
+        """Return a plain turn as bytes: its journal says all that a shard record would."""
+        partition, record = effects.shard.partition, effects.record
+        assert effects.plain and not effects.books, effects.shard
+        prefix = f"{self.commands}/{partition}/"
+        records = stamped(self._outputs(effects, prefix), self._dead_letters, record.epoch)
+        journal = numbered([output for output in records if output.topic == self.events], record.next)
+        outputs = [output for output in records if output.topic != self.events]
+        return Append(TopicPartition(self.commands, partition), record.next, outputs, journal)
+
+    def _outputs(self, effects: Effects, prefix: str) -> list[Output]:
+        """Return what the commands of a turn made."""
+        partition = effects.shard.partition
         records = []
         for output in effects.outputs:
             cause = ("cause", f"{prefix}{output.offset}/{output.index}".encode())
@@ -138,13 +165,7 @@ class Codec:
                 records.append(Output(self.events, partition, output.key.encode(), output.data, headers))
             else:
                 records.append(self._output(output, partition, cause))
-        last = BOOKS_INDEX + effects.record.books - 1
-        for index, entry in enumerate(effects.books, last - len(effects.books)):
-            records.append(self._book(entry, partition, _cause(prefix, effects.anchor, index)))
-        cause = _cause(prefix, effects.anchor, last)
-        seq = ("seq", b"%d" % effects.record.seq)
-        records.append(Output(self.state, partition, topics.SHARD_KEY, encode_book(effects.record), (cause, seq)))
-        return Transaction(TopicPartition(self.commands, partition), effects.record.next, records)
+        return records
 
     def _output(self, output: Told | Published | Replied | DeadLettered, partition: int, cause: Header) -> Output:
         match output:
@@ -193,11 +214,14 @@ class Codec:
             ("source-partition", b"%d" % partition),
             ("source-offset", b"%d" % output.offset),
         )
-        names = {name for name, _ in own}
+        names = {"epoch", *(name for name, _ in own)}  # The epoch is of whoever made the command, as its cause is.
         kept = tuple((f"source-{name}" if name in names else name, value) for name, value in output.headers)
         return Output(self._dead_letters, 0, output.key, output.value, (*kept, *own))
 
-    def _book(self, entry: StateWritten | WaitingWritten, partition: int, cause: Header) -> Output:
+    def _book(self, entry: Book, partition: int, cause: Header) -> Output:
+        if isinstance(entry, SeenWritten):
+            key = topics.SEEN_KEY + entry.source.encode()
+            return Output(self.state, partition, key, encode_book(entry.record), (cause,))
         if isinstance(entry, WaitingWritten):
             value = None if entry.record is None else encode_book(entry.record)
             return Output(self.waiting, partition, b"%d" % entry.offset, value, (cause,))
@@ -221,7 +245,9 @@ Header = tuple[str, bytes]
 
 _ADDRESS_HEADERS = frozenset({"reply-to", "reply-key", "correlation-id", "about"})
 
-encode_book: Callable[[ShardRecord | StateRecord | WaitingRecord], bytes] = msgspec.msgpack.Encoder().encode
+BookRecord = ShardRecord | StateRecord | WaitingRecord | SeenRecord
+
+encode_book: Callable[[BookRecord], bytes] = msgspec.msgpack.Encoder().encode
 
 
 def _cause(prefix: str, offset: int, index: int) -> Header:
@@ -241,6 +267,14 @@ def decode_state(data: bytes) -> StateRecord:
 def decode_waiting(data: bytes) -> WaitingRecord:
     """Return a waiting record; DecodeError for anything else."""
     return _book_of(WaitingRecord, data)
+
+
+def decode_seen(data: bytes) -> SeenRecord:
+    """Return a seen record; DecodeError for anything else."""
+    seen = _book_of(SeenRecord, data)
+    if len(seen.causes) % 2:
+        raise DecodeError("its causes are no pairs")
+    return seen
 
 
 def number(record: Record, name: str) -> int:

@@ -24,6 +24,7 @@ from bridge import embedded_schema as schema
 from bridge.embedded import Connection, Store, grouped
 from bridge.log import (
     Aborted,
+    Append,
     Assigned,
     Claimed,
     Committed,
@@ -179,6 +180,10 @@ class EmbeddedLog:
         for (topic, _), offset in offsets.items():
             first_offsets.setdefault(topic, offset)
         self._events.append(Committed(shard, first_offsets))
+
+    def append(self, append: Append) -> None:
+        """Do all of it, now. One file is one transaction anyhow: its lock and its sync are what takes time."""
+        self.commit(Transaction(append.shard, append.next_offset, [*append.outputs, *append.journal]))
 
     def partition_count(self, topic: str) -> int | None:
         """Return a topic's number of partitions, None if there is no such topic."""

@@ -45,6 +45,14 @@ POINTS: Mapping[str, str] = {
     "K22": "a producer is about to be thrown away",
 }
 
+#: Those of a turn without a transaction (``bridge.plain``), on Kafka.
+PLAIN_POINTS: Mapping[str, str] = {
+    "P1": "nothing of it is appended",
+    "P2": "its outputs are acknowledged, nothing of its journal is appended",
+    "P2-sent": "its journal is on its way",
+    "P3": "all is acknowledged, the loop does not know",
+}
+
 
 class _Trap:
     """Kills the process at one passing of one point, if no other process of the node was quicker.
@@ -108,12 +116,12 @@ def arm() -> None:
     if not wanted:
         return
     traps: list[_Trap] = []
-    before = None
+    before, known = None, (*POINTS, *PLAIN_POINTS)
     for each in wanted.split(","):
         name, _, passing = each.partition(":")
-        if name not in POINTS or not (passing or "1").isdecimal() or passing == "0":
+        if name not in known or not (passing or "1").isdecimal() or passing == "0":
             raise ValueError(
-                f"{VARIABLE}={wanted}: write one of {', '.join(POINTS)}, :3 for its third passing, commas between"
+                f"{VARIABLE}={wanted}: write one of {', '.join(known)}, :3 for its third passing, commas between"
             )
         token, giver = os.pipe()
         os.set_blocking(token, False)

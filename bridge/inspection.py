@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgpack
 import msgspec
@@ -17,11 +17,14 @@ from bridge import codec as wire
 from bridge import topics
 from bridge.incidents import NodeRecord, decode_node
 from bridge.log import Reader
+from bridge.plain import Counted
 from bridge.record import Record
 from bridge.system import ActorSystem, Hosted
 
 #: Commands above the committed offset that ``status`` counts exactly; beyond that it says "more than".
 LAG_COUNTED_MAX = 10_000
+
+_NO_RECORD = ShardRecord(next=0, seq=0, tail_start=0, tail_offset=0, books=0)
 
 
 class EntityState(msgspec.Struct, frozen=True):
@@ -43,7 +46,7 @@ def entity_state(reader: Reader, system: ActorSystem, hosted: Hosted, key: str) 
     behaviour = hosted.behaviour
     raw_key = checked_key(key).encode()
     partition = partition_of(raw_key, hosted.partitions)
-    record, state = ShardRecord(next=0, seq=0, tail_start=0, tail_offset=0, books=0), None
+    record, state = _NO_RECORD, None
     for found in reader.read(topics.state_topic(system.name, behaviour.name), partition):
         if found.key == topics.SHARD_KEY and found.value is not None:
             record = wire.decode_shard(found.value)
@@ -57,8 +60,7 @@ def entity_state(reader: Reader, system: ActorSystem, hosted: Hosted, key: str) 
         if told.snapshot is not None:
             entity = _snapshot(behaviour, state, told.snapshot)
     if behaviour.journaled:
-        journal = reader.read(topics.events_topic(system.name, behaviour.name), partition, record.tail_offset)
-        for event in journal:
+        for event in journal(reader, system, behaviour, partition, record)[0]:
             if event.key == raw_key and wire.number(event, "seq") > seq:
                 entity, version = _evolved(behaviour, entity, event)
     first = next((w for _, w in waiting_commands(reader, system, behaviour, partition) if w.key == key), None)
@@ -77,6 +79,32 @@ def _snapshot(behaviour: Behaviour, record: Record, data: bytes) -> Entity:
             "wrote it"
         ) from error
     return entity
+
+
+def shard_record(reader: Reader, system: ActorSystem, behaviour: Behaviour, partition: int) -> ShardRecord:
+    """Return the latest shard record, one that begins if there is none."""
+    record = _NO_RECORD
+    for found in reader.read(topics.state_topic(system.name, behaviour.name), partition):
+        if found.key == topics.SHARD_KEY and found.value is not None:
+            record = wire.decode_shard(found.value)
+    return record
+
+
+def journal(
+    reader: Reader, system: ActorSystem, behaviour: Behaviour, partition: int, record: ShardRecord, from_seq: int = -1
+) -> tuple[Iterable[Record], ShardRecord]:
+    """Return the journal records that count, by default from the tail on, and where the shard stands behind them.
+
+    ``record`` is the latest shard record; see ``bridge.plain``.
+    """
+    from_offset = record.tail_offset if from_seq < 0 else 0
+    records = reader.read(topics.events_topic(system.name, behaviour.name), partition, from_offset)
+    if not record.epoch:
+        return records, record
+    counted = Counted(record, record.tail_start if from_seq < 0 else from_seq)
+    for each in records:
+        counted.add(each)
+    return counted.settle()
 
 
 def _evolved(behaviour: Behaviour, entity: Entity, record: Record) -> tuple[Entity, int]:
@@ -125,10 +153,9 @@ class ShardStatus(msgspec.Struct, frozen=True):
 def shard_status(reader: Reader, system: ActorSystem, hosted: Hosted, partition: int) -> ShardStatus:
     """Read where a shard stands from its committed records."""
     behaviour = hosted.behaviour
-    record = ShardRecord(next=0, seq=0, tail_start=0, tail_offset=0, books=0)
-    for found in reader.read(topics.state_topic(system.name, behaviour.name), partition):
-        if found.key == topics.SHARD_KEY and found.value is not None:
-            record = wire.decode_shard(found.value)
+    record = shard_record(reader, system, behaviour, partition)
+    if record.plain and behaviour.journaled:
+        _, record = journal(reader, system, behaviour, partition, record)
     commands = topics.commands_topic(system.name, behaviour.name)
     lag = 0
     for _ in reader.read(commands, partition, record.next):

@@ -7,7 +7,7 @@ never waits for one shard while another has work. One thread calls a ``Log``; it
 The life of a shard, as events (methods that the owner calls are in brackets)::
 
     Assigned ─(claim)─> Claimed ─(replay)*─> Replayed … Replayed(complete) ─(begin)─> Fetched …
-                                                                    └─(commit)─> Committed | Aborted | Fenced
+                                                           └─(commit | append)─> Committed | Aborted | Fenced
     Aborted: drop all state, then (claim) again        Fenced: drop all state, wait for Assigned
     Lost:    drop all state; nothing of this shard comes any more until it is Assigned again
 
@@ -155,6 +155,20 @@ class Transaction(msgspec.Struct, frozen=True):
     records: Sequence[Output]
 
 
+class Append(msgspec.Struct, frozen=True):
+    """What one shard wants to be true without a transaction: ``outputs``, and once those are acknowledged ``journal``.
+
+    Of outputs to one partition those behind a lost one are lost too, and so of the journal: a crash leaves a part of
+    the outputs and nothing of the journal, or all of the outputs and a part of the journal. Who reads the journal can
+    tell (``bridge.plain``). The group's offset follows by itself, and nothing rests on it.
+    """
+
+    shard: TopicPartition
+    next_offset: int
+    outputs: Sequence[Output]
+    journal: Sequence[Output]
+
+
 # --- the protocols --------------------------------------------------------------------------------------------
 
 
@@ -203,6 +217,12 @@ class Log(Protocol):
 
         Raises:
             LogUnavailable: the log cannot be written; nothing happened.
+        """
+
+    def append(self, append: Append) -> None:
+        """Do all of it in its order, then say ``Committed``, ``Aborted`` or ``Fenced``. Instead of a ``commit``.
+
+        Earlier owners need not be shut out: a log may write what was asked for after a later claim.
         """
 
     def partition_count(self, topic: str) -> int | None:

@@ -19,7 +19,7 @@ from bridge.dialogue import Dialogue, Report
 from bridge.log import Aborted, Assigned, Claimed, Committed, Fenced, Fetched, Log, LogEvent, Lost, Replayed, ShardEvent
 from bridge.record import TopicPartition
 from bridge.region import Phase, Seat, ShardRegion
-from bridge.restore import Inconsistent
+from bridge.tail import Inconsistent
 from supervision import Backoff, Directive, Exited, Failed, Failure, Start, Started, Stop
 
 #: How soon a shard is claimed again after an abort. Never counted as a restart: a log that is out of reach for too
@@ -160,7 +160,10 @@ class ShardLoop:
     def _commit(self, seat: Seat, effects: Effects) -> None:
         self._dialogue.incidents(effects.incidents)
         seat.in_flight = effects
-        self._log.commit(seat.role.codec.encode(effects))
+        if effects.plain:
+            self._log.append(seat.role.codec.encode_plain(effects))
+        else:
+            self._log.commit(seat.role.codec.encode(effects))
         self._fault("K9")
 
     def _committed(self, seat: Seat, event: Committed) -> None:

@@ -24,6 +24,8 @@ from bridge.system import ActorSystem, Hosted
 _LETTER_HEADERS = frozenset(
     {"cause", "error-type", "error-message", "attempts", "source-topic", "source-partition", "source-offset"}
 )
+#: Those of the command itself that a letter keeps under another name.
+_OF_ITS_SENDER = frozenset({"source-cause", "source-epoch"})
 #: Headers by which somebody waits for an answer.
 _ASKED_HEADERS = frozenset({"reply-to", "reply-key"})
 #: A number in a header: Python refuses to read one of thousands of digits.
@@ -200,7 +202,7 @@ def dead_letter(record: Record) -> DeadLetter:
         name: value.decode("utf-8", "backslashreplace") for name, value in record.headers if name in _LETTER_HEADERS
     }
     kept = tuple(
-        (n.removeprefix("source-") if n == "source-cause" else n, v) for n, v in record.headers if n not in found
+        (n.removeprefix("source-") if n in _OF_ITS_SENDER else n, v) for n, v in record.headers if n not in found
     )
     return DeadLetter(
         record,

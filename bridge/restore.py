@@ -12,26 +12,20 @@ from typing import Any
 
 import msgspec
 
-from actors.decision import evolve
-from actors.effects import ShardRecord, StateRecord, WaitingRecord
-from actors.message import Stopped, Undecodable
+from actors.cell import Cell
+from actors.effects import SeenRecord, ShardRecord, StateRecord, WaitingRecord
+from actors.message import Undecodable
 from actors.part import Part
-from actors.placement import checked_key
-from actors.shard import Cell, Shard
+from actors.shard import Shard
 from actors.waiting import Waiting
 from actors.wire import DecodeError, encode, refuse_unknown_fields
 from bridge import codec as wire
 from bridge.codec import Codec
 from bridge.log import Claimed, Replayed
+from bridge.plain import Counted
 from bridge.record import Record
-from bridge.topics import SHARD_KEY
-
-#: What helps when a part of a shard's history is missing or contradicts the rest.
-_MEND = "restore all topics of this entity from one backup"
-
-
-class Inconsistent(Exception):
-    """The log contradicts itself; the sentence names what, where and the mend. The shard stays stopped."""
+from bridge.tail import MEND, Inconsistent, Tail, entity_key
+from bridge.topics import SEEN_KEY, SHARD_KEY
 
 
 class Replay(msgspec.Struct, frozen=True):
@@ -43,7 +37,7 @@ class Replay(msgspec.Struct, frozen=True):
 
 
 class Restoration:
-    """Reads a claimed shard's topics one after the other: state, waiting, events. Owned by the loop.
+    """Reads a claimed shard's topics one after the other: state, waiting, events, some commands. Owned by the loop.
 
     Ask :attr:`wanted` for the stretch to replay, :meth:`feed` what comes, and when nothing is wanted any more take
     the :meth:`shard`. Raises Inconsistent from ``feed`` and ``shard``.
@@ -54,10 +48,13 @@ class Restoration:
         self._codec = codec
         self._claimed = claimed
         self._states: dict[str, tuple[StateRecord, int, int]] = {}
+        self._seen: dict[str, SeenRecord] = {}
         self._waiting: dict[int, WaitingRecord] = {}
         self._record: ShardRecord | None = None
         self._shard: Shard | None = None
-        self._next_seq = -1
+        self._tail: Tail | None = None
+        #: Which journal records count; None where all do, because each was written by a transaction.
+        self._counted: Counted | None = None
         #: Records read so far, and when (epoch, by its writer's clock) the shard record was written.
         self.records, self.recorded_ms = 0, 0
         #: Whether the group has an offset: without one, progress cannot be seen from outside.
@@ -77,8 +74,10 @@ class Restoration:
             self._each(replayed.records, self._wait)
             if replayed.complete:
                 self._begin_tail()
+        elif replayed.topic == self._codec.events:
+            self._journal(replayed)
         else:
-            self._each(replayed.records, self._fold)
+            self._each(replayed.records, self._see)
             if replayed.complete:
                 self.wanted = None
 
@@ -89,18 +88,18 @@ class Restoration:
                 take(record)
             except DecodeError as error:
                 raise self._wrong(
-                    f"{record.place} cannot be understood: {error}; run the code that wrote it, or {_MEND}"
+                    f"{record.place} cannot be understood: {error}; run the code that wrote it, or {MEND}"
                 ) from error
 
     def shard(self) -> Shard:
         """Return the restored shard, checked against its own shard record."""
         shard = self._shard
         assert shard is not None and self.wanted is None
-        record, read = shard.record, self._next_seq
+        record, read = shard.record, -1 if self._tail is None else self._tail.next_seq
         if self._part.behaviour.journaled and read != record.seq and (read != -1 or record.tail_start < record.seq):
             raise self._wrong(
                 f"the journal {self._codec.events} ends before seq {max(read, record.tail_start)} where the shard "
-                f"record says {record.seq}: records are lost; {_MEND}"
+                f"record says {record.seq}: records are lost; {MEND}"
             )
         return shard
 
@@ -110,7 +109,11 @@ class Restoration:
         if record.key == SHARD_KEY:
             self._record, self.recorded_ms = wire.decode_shard(record.value or b""), record.timestamp_ms
             return
-        key = _key(record)
+        if record.key is not None and record.key.startswith(SEEN_KEY):
+            source = record.key.removeprefix(SEEN_KEY).decode("utf-8", "replace")
+            self._seen[source] = wire.decode_seen(record.value or b"")
+            return
+        key = entity_key(record)
         if record.value is None:
             self._states.pop(key, None)
         else:
@@ -118,7 +121,10 @@ class Restoration:
             self._states[key] = (state, wire.number(record, "version"), wire.number(record, "seq"))
 
     def _check_position(self) -> None:
-        """Hold the shard record against the group's offset and the commands topic (design, section 6)."""
+        """Hold the shard record against the group's offset and the commands topic (design, section 6).
+
+        What plain turns do, the group's offset follows when it can, and the journal tells the rest.
+        """
         claimed, record, codec = self._claimed, self._record, self._codec
         if record is None:
             # A shard that never committed: nothing waits and nothing is journaled either, or the next steps say so.
@@ -128,19 +134,27 @@ class Restoration:
                     "restore that topic from a backup, or delete the system's topics and its group to begin anew"
                 )
             self._record = ShardRecord(next=claimed.low, seq=0, tail_start=0, tail_offset=0, books=0)
+        elif record.plain:
+            return
         elif claimed.committed not in (None, record.next):
             raise self._wrong(
                 f"the group's offset is {claimed.committed}, the shard record says {record.next}: the offset was "
                 f"moved, or a transaction is torn; if it was moved, set it back to {record.next}"
             )
-        elif claimed.low > record.next:
+        else:
+            self._check_commands(record.next)
+
+    def _check_commands(self, next_offset: int) -> None:
+        """Hold the next command against those that there are."""
+        claimed, codec = self._claimed, self._codec
+        if claimed.low > next_offset:
             raise self._wrong(
-                f"commands {record.next} to {claimed.low - 1} are gone from {codec.commands} and were never handled; "
+                f"commands {next_offset} to {claimed.low - 1} are gone from {codec.commands} and were never handled; "
                 "bring them back from a backup, and keep commands longer (retention.ms=-1)"
             )
-        elif claimed.high < record.next:
+        if claimed.high < next_offset:
             raise self._wrong(
-                f"{codec.commands} ends at {claimed.high} where {record.next} is next: its tail is lost; bring it back"
+                f"{codec.commands} ends at {claimed.high} where {next_offset} is next: its tail is lost; bring it back"
             )
 
     # --- waiting ----------------------------------------------------------------------------------------------
@@ -161,7 +175,7 @@ class Restoration:
             if seq >= record.seq:
                 raise self._wrong(
                     f"the state of key {key!r} has seq {seq}, the shard record says {record.seq}: a transaction is "
-                    f"torn; {_MEND}"
+                    f"torn; {MEND}"
                 )
             self._seat(shard, key, state, version, seq)
         shard.budget.restore({key: s.restarts_ms for key, (s, _, _) in self._states.items() if s.restarts_ms})
@@ -169,7 +183,7 @@ class Restoration:
             if offset >= record.next:
                 raise self._wrong(
                     f"{self._codec.waiting} holds command {offset}, the shard record says {record.next} is next: a "
-                    f"transaction is torn; {_MEND}"
+                    f"transaction is torn; {MEND}"
                 )
             letter = self._codec.waiting_envelope(offset, self._waiting[offset])
             if isinstance(letter, Undecodable):
@@ -181,9 +195,12 @@ class Restoration:
         self._check_waiting(shard)
         self._states.clear()
         self._waiting.clear()
-        self.wanted = None
         if self._part.behaviour.journaled:
+            self._tail = Tail(shard)
+            self._counted = Counted(record, record.tail_start) if record.epoch else None
             self.wanted = Replay(self._codec.events, record.tail_offset, self._claimed.ends[self._codec.events])
+        else:
+            self._begin_commands(shard)
 
     def _seat(self, shard: Shard, key: str, state: StateRecord, version: int, seq: int) -> None:
         behaviour = self._part.behaviour
@@ -217,72 +234,41 @@ class Restoration:
             if (len(queue), first) != (state.waiting, state.waiting_first):
                 raise self._wrong(
                     f"key {key!r} has {len(queue)} waiting commands from {first}, its state record says "
-                    f"{state.waiting} from {state.waiting_first}; {_MEND}"
+                    f"{state.waiting} from {state.waiting_first}; {MEND}"
                 )
 
-    # --- the tail of the journal ------------------------------------------------------------------------------
+    # --- the tail of the journal, and of the commands ---------------------------------------------------------------
 
-    def _fold(self, record: Record) -> None:
-        shard, part = self._shard, self._part
-        assert shard is not None
-        seq, version = wire.number(record, "seq"), wire.number(record, "version")
-        where = record.place
-        if seq >= shard.record.seq:
-            raise self._wrong(
-                f"{where} has seq {seq}, the shard record says {shard.record.seq}: a transaction is torn; {_MEND}"
-            )
-        if self._next_seq not in (-1, seq):
-            raise self._wrong(
-                f"{where} has seq {seq} where {self._next_seq} follows: journal records are lost; {_MEND}"
-            )
-        if self._next_seq == -1 and seq > shard.record.tail_start:
-            raise self._wrong(
-                f"the journal begins at {where} with seq {seq}, after the tail's {shard.record.tail_start}: journal "
-                f"records are lost; {_MEND}"
-            )
-        self._next_seq = seq + 1
-        shard.window.placed(seq, record.offset)
-        if seq < shard.record.tail_start:
+    def _journal(self, replayed: Replayed) -> None:
+        shard, tail, counted = self._shard, self._tail, self._counted
+        assert shard is not None and tail is not None
+        self._each(replayed.records, tail.fold if counted is None else counted.add)
+        if not replayed.complete:
             return
-        key = _key(record)
-        cell = shard.cells.get(key)
-        if cell is None:
-            cell = shard.cells[key] = Cell(part.behaviour.initial(), part.behaviour.initial_data)
-        if seq <= cell.seq:
-            return
-        if version != cell.version + 1:
-            raise self._wrong(
-                f"{where} is version {version} of key {key!r} where {cell.version + 1} follows: a snapshot or journal "
-                f"records are lost; {_MEND}"
-            )
-        self._evolve(cell, record, where)
-        cell.seq = seq
-        shard.window.wrote(key, seq)
+        if counted is not None:
+            records, record = counted.settle()
+            shard.advance(record.next, record.seq, self._claimed.high)
+            self._each(records, tail.fold)
+        self._begin_commands(shard)
 
-    def _evolve(self, cell: Cell, record: Record, where: str) -> None:
-        behaviour, data = self._part.behaviour, record.value or b""
-        try:
-            event = behaviour.journal.decode(data)
-            refuse_unknown_fields(data, event)
-            if type(event) is Stopped:
-                cell.state, cell.data, cell.version = behaviour.initial(), behaviour.initial_data, 0
-                return
-            cell.state, cell.data = evolve(behaviour, cell.state, data, type(event), bytes_max=1 << 62)
-            cell.version += 1
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise self._wrong(
-                f"the journal record {where} cannot be applied: {type(error).__name__}: {error!s:.1000}; run the code "
-                "that wrote it, and mend the @event method"
-            ) from error
+    def _begin_commands(self, shard: Shard) -> None:
+        """Read again what other shards have sent since that was written down, if any of them may send it again."""
+        record = shard.record
+        self.wanted = None
+        if record.plain:
+            self._check_commands(record.next)
+        if record.epoch:
+            seen = shard.redeliver().seen
+            for source, causes in self._seen.items():
+                seen.load(source, causes)
+            if (from_offset := max(record.seen, self._claimed.low)) < record.next:
+                self.wanted = Replay(self._codec.commands, from_offset, record.next)
+
+    def _see(self, record: Record) -> None:
+        assert self._shard is not None
+        seen = self._shard.redeliver().seen
+        if (stamp := seen.stamp(record.headers)) is not None:
+            seen.note(stamp)
 
     def _wrong(self, what: str) -> Inconsistent:
-        return Inconsistent(f"shard {self._part.id} is stopped: {what}.")
-
-
-def _key(record: Record) -> str:
-    try:
-        return checked_key((record.key or b"").decode())
-    except ValueError as error:
-        raise DecodeError(f"its key is none of an entity: {error}") from error
+        return Inconsistent.of(self._part.id, what)

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import msgspec
 
+from actors.part import AT_LEAST_ONCE, EXACTLY_ONCE
+
+DELIVERIES = (EXACTLY_ONCE, AT_LEAST_ONCE)
+#: Their record takes 14 bytes each at worst, and Kafka's default limit of a record is a million.
+_SEEN_CAUSES_LIMIT = 50_000
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Frozen at start. Times in seconds (``_s``), sizes in bytes, counts of records."""
 
+    #: Or "at-least-once": lower latency, and what leaves a shard may come twice; see "At least once". Change it only
+    #: while nothing runs.
+    delivery: str = "exactly-once"
+    #: At least once, how many messages of each source partition a shard remembers by their cause, to drop those that
+    #: come again (0.1 kB each). Eight times what one turn sends; at most 50,000, which are one record of the log.
+    seen_causes_max: int = 10_000
     #: Records that one transaction of a shard handles at most. 1,000 is where throughput levels off (measured).
     batch_records_max: int = 1_000
     #: Decoded commands that a shard holds before its partition is paused; resumed at half of it.
@@ -52,9 +64,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse bounds and times that are none."""
+        if self.delivery not in DELIVERIES:
+            raise ValueError(f"Settings: delivery is {' or '.join(map(repr, DELIVERIES))}, not {self.delivery!r:.100}")
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            if name == "dead_letter_overflow" or (name == "replication_factor" and value == -1):
+            if name in ("delivery", "dead_letter_overflow") or (name == "replication_factor" and value == -1):
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
                 raise ValueError(f"Settings: {name} is a number above 0, not {value!r}")
+        if self.seen_causes_max > _SEEN_CAUSES_LIMIT:
+            raise ValueError(f"Settings: seen_causes_max is at most {_SEEN_CAUSES_LIMIT}, not {self.seen_causes_max}")

@@ -9,6 +9,9 @@ from bridge.log import TopicSpec
 #: Key of the shard record in each partition of a state topic. No entity key contains NUL.
 SHARD_KEY = b"\0shard"
 
+#: Keys of the seen records beside it begin so, and go on with ``topic/partition`` of the source.
+SEEN_KEY = b"\0seen/"
+
 #: Partitions of the replies topic; a client reads one of them.
 REPLIES_PARTITIONS = 8
 

@@ -40,8 +40,8 @@ from bridge.inspection import entity_state, readable, readable_key, shard_status
 from bridge.operator import dead_letter
 from bridge.record import Headers, Record
 from bridge.reports import LINE_BYTES_MAX, ReportLines
-from bridge.restore import Inconsistent
 from bridge.system import ActorSystem
+from bridge.tail import Inconsistent
 from bridge.verify import verify
 from bridge.verify.produced import cause_of
 from supervision import Backoff, Directive, restart

@@ -18,26 +18,44 @@ import msgspec
 
 import bridge.embedded_schema as schema
 from actors import shard
+from actors.effects import Counts, Effects
 from actors.mailbox import Letter, Mailbox
+from actors.redelivery import Redelivery
 from actors.shard import Shard
+from actors.turn import Turn
 from actors.waiting import WaitingRoom
 from actors.window import SnapshotWindow
+from bridge import restore
+from bridge.codec import Codec
 from bridge.embedded import grouped
 from bridge.embedded_backend import EmbeddedAppender
 from bridge.embedded_log import EmbeddedLog
-from bridge.log import Claimed, Committed, Lost, Transaction
+from bridge.log import Append, Claimed, Committed, Lost, Transaction
 from bridge.loop import ShardLoop
+from bridge.plain import Counted, Placed
 from bridge.region import Phase, Seat, ShardRegion
 from bridge.restore import Restoration
 from bridge.simulation import FAULTS, Scenario
 from bridge.simulation.api import silence
 from bridge.simulation.faulty_log import FaultyLog
+from bridge.system import ActorSystem
 from supervision import Strategy, machine, policy
 from tests.apps import simulated
 
 DOCS = Path(__file__).parent.parent / "docs" / "reliability.rst"
 FIRST_SEED = 5_000
 SCENARIO = Scenario(system=simulated.system, commands=simulated.commands)
+
+
+def at_least_once(system: ActorSystem) -> ActorSystem:
+    """Return the same system, working at least once."""
+    made = ActorSystem(system.name, settings=msgspec.structs.replace(system.settings, delivery="at-least-once"))
+    for entity, hosted in system.hosted.items():
+        made.host(entity, partitions=hosted.partitions, supervise=hosted.policy)
+    return made
+
+
+PLAIN_SCENARIO = Scenario(system=at_least_once(simulated.system), commands=simulated.commands)
 
 
 class Mutant(NamedTuple):
@@ -47,17 +65,20 @@ class Mutant(NamedTuple):
     where: str
     plant: Callable[[ExitStack], None]
     seeds: int
+    scenario: Scenario
 
 
 MUTANTS: list[Mutant] = []
 
 
-def mutant(where: str, *, seeds: int = 40) -> Callable[[Callable[[ExitStack], None]], Callable[[ExitStack], None]]:
+def mutant(
+    where: str, *, seeds: int = 40, scenario: Scenario = SCENARIO
+) -> Callable[[Callable[[ExitStack], None]], Callable[[ExitStack], None]]:
     """Register a mutant; its docstring's first line is its name."""
 
     def register(plant: Callable[[ExitStack], None]) -> Callable[[ExitStack], None]:
         name = (plant.__doc__ or "").strip().rstrip(".")
-        MUTANTS.append(Mutant(name[0].lower() + name[1:], where, plant, seeds))
+        MUTANTS.append(Mutant(name[0].lower() + name[1:], where, plant, seeds, scenario))
         return plant
 
     return register
@@ -76,7 +97,7 @@ def find(planted: Mutant) -> Found | None:
     with ExitStack() as stack, silence():
         planted.plant(stack)
         for count in range(1, planted.seeds + 1):
-            result = SCENARIO.run(FIRST_SEED + count)
+            result = planted.scenario.run(FIRST_SEED + count)
             if result.violation is not None:
                 return Found(count, result.rule, result.violation)
     return None
@@ -486,6 +507,67 @@ def all_at_once(stack: ExitStack) -> None:
         "affected",
         lambda original: lambda _, names, failed: original(Strategy.ALL_FOR_ONE, names, failed),
     )
+
+
+# --- at least once --------------------------------------------------------------------------------------------
+
+
+@mutant("actors/shard.py", scenario=PLAIN_SCENARIO)
+def repeats_are_taken(stack: ExitStack) -> None:
+    """A message that comes again is handled again."""
+    swap(stack, Redelivery, "repeats", lambda original: lambda self, headers: original(self, headers) and False)
+
+
+@mutant("bridge/restore.py", scenario=PLAIN_SCENARIO)
+def the_seen_is_forgotten(stack: ExitStack) -> None:
+    """What others have sent since it was written down is not read again."""
+    swap(stack, Restoration, "_see", lambda _: lambda _self, _record: None)
+
+
+@mutant("bridge/plain.py", seeds=200, scenario=PLAIN_SCENARIO)
+def torn_turns_count(stack: ExitStack) -> None:
+    """A turn counts as far as it stands in the journal."""
+
+    class Torn(Counted):
+        def _turn_from(self, first_seq: int) -> Placed | None:
+            placed = self._found.get(first_seq)
+            if placed is None or placed.next_offset >= 0:
+                return None if placed is None else msgspec.structs.replace(placed, count=1)
+            return msgspec.structs.replace(placed, count=1, next_offset=self._record.next)
+
+    swap(stack, restore, "Counted", lambda _: Torn)
+
+
+@mutant("bridge/codec.py", scenario=PLAIN_SCENARIO)
+def journal_first(stack: ExitStack) -> None:
+    """The journal is appended before what its commands send."""
+
+    def make(encode_plain: Any) -> Any:
+        def mutated(self: Codec, effects: Effects) -> Append:
+            made = encode_plain(self, effects)
+            return msgspec.structs.replace(made, outputs=made.journal, journal=made.outputs)
+
+        return mutated
+
+    swap(stack, Codec, "encode_plain", make)
+
+
+@mutant("actors/redelivery.py", scenario=PLAIN_SCENARIO)
+def failures_are_plain(stack: ExitStack) -> None:
+    """A turn in which something failed is appended without a transaction."""
+
+    def make(plain: Any) -> Any:
+        def mutated(self: Redelivery, turn: Turn, *more: Any) -> Any:
+            turn.incidents, kept = [], turn.incidents
+            counts, turn.counts = turn.counts, Counts()
+            try:
+                return plain(self, turn, *more)
+            finally:
+                turn.incidents, turn.counts = kept, counts
+
+        return mutated
+
+    swap(stack, Redelivery, "plain", make)
 
 
 # --- the table ------------------------------------------------------------------------------------------------

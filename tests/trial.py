@@ -17,7 +17,7 @@ from actors.placement import partition_of
 from bridge.client import Client
 from bridge.connect import connect
 from bridge.incidents import Report
-from bridge.inspection import entity_state
+from bridge.inspection import entity_state, journal, shard_record
 from bridge.log import Backend, LogUnavailable, OutcomeUnknown
 from bridge.node import Node
 from bridge.record import Output
@@ -130,11 +130,12 @@ class Trial:
 
     def counted(self) -> Multiset[int]:
         """Return which numbers were counted, and how often."""
-        topic = events_topic(self.app.system.name, "counter")
-        decode = self.app.system.behaviour("counter").journal.decode
+        system, behaviour = self.app.system, self.app.system.behaviour("counter")
+        decode = behaviour.journal.decode
         found: Multiset[int] = Multiset()
-        for partition in range(self._count(topic)):
-            for record in self.reader.read(topic, partition):
+        for partition in range(self._count(events_topic(system.name, "counter"))):
+            shard = shard_record(self.reader, system, behaviour, partition)
+            for record in journal(self.reader, system, behaviour, partition, shard, from_seq=0)[0]:
                 event = decode(record.value or b"")
                 if isinstance(event, self.app.Added):
                     found[event.by] += 1

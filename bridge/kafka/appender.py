@@ -1,4 +1,4 @@
-"""Appends from outside a shard."""
+"""Appends without a transaction: from outside a shard, and of shards that work at least once."""
 
 from __future__ import annotations
 
@@ -18,13 +18,18 @@ DECISION_SLACK_S = 5.0
 
 
 class KafkaAppender:
-    """Implements :class:`bridge.log.Appender`: one idempotent producer, every record to its explicit partition."""
+    """Implements :class:`bridge.log.Appender`: one idempotent producer, every record to its explicit partition.
 
-    def __init__(self, config: KafkaConfig, admin: Admin) -> None:
+    ``gapless``: of the records to one partition those behind a lost one are lost too. The owner has to throw the
+    appender away after its first failure.
+    """
+
+    def __init__(self, config: KafkaConfig, admin: Admin, *, gapless: bool = False) -> None:
         self._admin = admin
         self._timeout_s = config.settings.transaction_timeout_s + DECISION_SLACK_S
         self._lines = config.lines()
-        self._producer: Producer | None = made(Producer, config.appender(self._lines))
+        settings = config.plain(self._lines) if gapless else config.appender(self._lines)
+        self._producer: Producer | None = made(Producer, settings)
 
     def append(self, outputs: Sequence[Output]) -> Sequence[int]:
         """See :meth:`bridge.log.Appender.append`.
@@ -45,7 +50,7 @@ class KafkaAppender:
                 raise OutcomeUnknown(refusal) if index else LogUnavailable(f"nothing was appended: {refusal}")
         for delivery in deliveries:
             while not delivery.decided and time.monotonic() < deadline_s:
-                producer.poll(0.1)
+                _served(producer)
         failed = [delivery for delivery in deliveries if not delivery.decided or delivery.error is not None]
         if failed:
             raise _unknown(failed[0], len(failed), outputs)
@@ -74,6 +79,14 @@ class _Delivery:
             self.offset = offset
 
 
+def _served(producer: Producer) -> None:
+    """Let deliveries be told."""
+    try:
+        producer.poll(0.1)
+    except KafkaException as failure:  # A gap: the producer is dead, and says so here if nobody else listens.
+        raise OutcomeUnknown(say(error_of(failure))) from failure
+
+
 def _queued(producer: Producer, output: Output, delivery: _Delivery, deadline_s: float) -> str | None:
     """Put one record into the queue, waiting for room; return why it could not be."""
     headers: list[tuple[str, str | bytes | None]] | None = [*output.headers] if output.headers else None
@@ -83,7 +96,7 @@ def _queued(producer: Producer, output: Output, delivery: _Delivery, deadline_s:
         except BufferError:
             if time.monotonic() > deadline_s:
                 return f"the queue to the brokers is full of records that they do not take (topic {output.topic})"
-            producer.poll(0.01)
+            _served(producer)
         except KafkaException as failure:
             return f"a record for {output.topic}/{output.partition} was refused: {say(error_of(failure))}"
         else:

@@ -23,11 +23,12 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from bridge import faults
 from bridge.kafka.admin import Admin
+from bridge.kafka.appender import KafkaAppender
 from bridge.kafka.config import KafkaConfig
 from bridge.kafka.lease import Lease
 from bridge.kafka.messages import FENCED, NO_MEMBER, PASSING, TIMED_OUT, error_of, made, say
 from bridge.kafka.ranges import RangeReader
-from bridge.log import Aborted, Claimed, Committed, Fenced, LogEvent, Replayed, Transaction
+from bridge.log import Aborted, Append, Claimed, Committed, Fenced, LogError, LogEvent, Replayed, Transaction
 from bridge.record import Output, TopicPartition
 
 T = TypeVar("T")
@@ -73,6 +74,7 @@ class Claim:
         self._lease = lease
         self._lines = config.lines()
         self._producer: Producer | None = None
+        self._plain: KafkaAppender | None = None
         self._reader: RangeReader | None = None
         self._jobs: SimpleQueue[Callable[[], bool] | None] = SimpleQueue()
         self._room = threading.Semaphore(REPLAY_BATCHES_MAX)
@@ -108,6 +110,11 @@ class Claim:
         self.settled.clear()
         self._jobs.put(partial(self._commit, transaction, membership))
 
+    def append(self, append: Append) -> None:
+        """Do without a transaction: outputs first, acknowledged, then the journal."""
+        self.settled.clear()
+        self._jobs.put(partial(self._append, append))
+
     def retire(self) -> None:
         """Give up: what is under way ends at its next slice, nothing is reported any more."""
         self._void.set()
@@ -136,6 +143,7 @@ class Claim:
             self.settled.set()
             self._close_reader()
             faults.point("K22")
+            self._plain = None
             self._producer = None  # destroys it here, off the poll's thread, without flushing
 
     def _next_job(self) -> Callable[[], bool] | None:
@@ -317,6 +325,34 @@ class Claim:
                             KafkaError(TIMED_OUT, "the queue to the brokers stays full", txn_requires_abort=True)
                         ) from None
         return firsts
+
+    # --- without a transaction --------------------------------------------------------------------------------
+
+    def _append(self, append: Append) -> bool:
+        """Append outputs, then the journal; whatever is in doubt, the journal tells the next claim."""
+        plain = self._plain = self._plain or KafkaAppender(self._config, self._admin, gapless=True)
+        firsts: dict[str, int] = {}
+        try:
+            for point, outputs in (("P1", append.outputs), ("P2", append.journal)):
+                faults.point(point)
+                if self._void.is_set():
+                    raise _VoidedError
+                if self._lease.over():  # Nothing else keeps a sleeper from writing on.
+                    text = f"{self.shard}: no sign of membership for a session; nothing more is appended"
+                    self._settle(Aborted(self.shard, text, routine=True))
+                    return False
+                if outputs is append.journal:
+                    faults.point("P2-sent", ANSWER_LOST_S)
+                offsets = plain.append(outputs) if outputs else ()
+                for output, offset in zip(outputs, offsets, strict=True):
+                    firsts.setdefault(output.topic, offset)
+        except LogError as failure:
+            return self._unknown(f"{failure}")
+        if -1 in firsts.values():
+            return self._unknown("the broker did not tell where the records stand")
+        faults.point("P3")
+        self._settle(Committed(self.shard, firsts))
+        return True
 
     def _sliced(self, call: Callable[[], None], deadline_s: float) -> None:
         """Call until it is done, refused or too late. Again with the same arguments is what librdkafka asks for."""

@@ -129,6 +129,11 @@ def _agrees(name: str, value: str, allowed: str | None) -> bool:
     return value.lower() == allowed
 
 
+#: Warnings that tell nothing new. One file configures producers and consumers: each says the first of the other's
+#: settings. The second is of one that a test tries on a real broker (``gapless``).
+_KNOWN = ("will be ignored by this", "enable.gapless.guarantee is experimental")
+
+
 class LogLines:
     """Takes librdkafka's log lines (it wants something with ``log``) to ``understudy.kafka``, without secrets.
 
@@ -144,8 +149,8 @@ class LogLines:
 
     def log(self, level: int, form: str, facility: str, client: str, line: str) -> None:
         """Write one line; librdkafka calls this."""
-        if facility == "CONFWARN" and "will be ignored by this" in line:
-            return  # one file configures producers and consumers: each says this of the other's settings
+        if facility == "CONFWARN" and any(said in line for said in _KNOWN):
+            return
         for secret in self._secrets:
             line = line.replace(secret, "***")  # `debug=all` prints settings
         if facility == "FAIL":
@@ -219,6 +224,16 @@ class KafkaConfig:
         """Build for an idempotent producer outside any shard."""
         timeout_ms = int(self.settings.transaction_timeout_s * 1_000)
         return self._built(lines, _PRODUCING, _DURABLE | {"delivery.timeout.ms": timeout_ms})
+
+    def plain(self, lines: LogLines) -> Config:
+        """Build for a shard's producer without transactions: behind a record that is lost all others are.
+
+        It gives no record up by itself while its owner waits (``KafkaAppender``): they would be given up one by one,
+        and one behind could still get through.
+        """
+        patience_ms = int(self.settings.transaction_timeout_s * 1_000) + 60_000
+        gapless: Config = {"enable.gapless.guarantee": True, "delivery.timeout.ms": patience_ms}
+        return self._built(lines, _PRODUCING, _DURABLE | gapless)
 
     def _fetching(self) -> Config:
         return {

@@ -7,7 +7,7 @@ shards that stay where they are go on during a rebalance.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Protocol
@@ -47,6 +47,9 @@ class Listener(Protocol):
 
     def proved(self, asked_s: float) -> None:
         """The group took us for a member at some time after ``asked_s`` (of :func:`boottime_s`)."""
+
+    def unmirrored(self, shards: Sequence[TopicPartition]) -> None:
+        """The group did not take the offsets of these shards."""
 
 
 class GroupMember:
@@ -265,7 +268,24 @@ class GroupMember:
         except KafkaException as failure:
             self._unproved(error_of(failure))
 
+    def mirror(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Commit offsets by which nobody steers; ``unmirrored`` tells a no. Members alone may, and only now."""
+        targets = [KafkaPartition(*where, offset) for where, offset in offsets.items()]
+        try:
+            self._consumer.commit(offsets=targets, asynchronous=True)
+        except KafkaException as failure:
+            self._unmirrored(error_of(failure), targets)
+
+    def _unmirrored(self, refusal: KafkaError, partitions: Sequence[KafkaPartition]) -> None:
+        logger.info("offsets of %s are not committed: %s", self._member.instance_id, say(refusal))
+        self._listener.unmirrored([TopicPartition(p.topic, p.partition) for p in partitions])
+
     def _on_commit(self, error: KafkaError | None, partitions: list[KafkaPartition]) -> None:
+        if any(p.topic != self._control for p in partitions):
+            refusal = error or next((p.error for p in partitions if p.error is not None), None)
+            if refusal is not None:
+                self._unmirrored(refusal, partitions)
+            return
         asked_s, self._asked_s = self._asked_s, None
         refusal = error or next((p.error for p in partitions if p.error is not None), None)
         if refusal is not None:

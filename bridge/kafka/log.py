@@ -23,6 +23,7 @@ from bridge.kafka.lease import Lease
 from bridge.kafka.messages import OUT_OF_RANGE, records_of, runs, say
 from bridge.log import (
     Aborted,
+    Append,
     Assigned,
     Committed,
     Fenced,
@@ -48,6 +49,8 @@ CONFIRM_S = 1.0
 #: Records of a paused shard that are kept here. Pausing in librdkafka throws away what it fetched ahead, so that is
 #: done only beyond this: a shard whose mailbox is full now and then would fetch each record several times.
 STASH_RECORDS_MAX = 8_000
+#: Without transactions the group's offsets follow this often; a commit of them costs as much as a turn.
+MIRROR_S = 0.1
 #: After the commits: for the claims' threads to destroy their clients.
 WIND_DOWN_S = 2.0
 
@@ -62,10 +65,14 @@ class _Shard:
         "fenced",
         "flowing",
         "held",
+        "mirrored",
+        "mirrors",
         "next_offset",
         "proved_s",
         "sent_s",
+        "stands",
         "stash",
+        "stood",
         "stopped",
         "topics",
     )
@@ -79,9 +86,13 @@ class _Shard:
         self.stash: list[Record] = []  # fetched while held
         self.next_offset = 0  # the first not handed over
         self.proved_s = proved_s  # when the membership was last known to be good
-        self.sent_s = 0.0  # when the commit under way was sent
+        self.sent_s: float | None = None  # when the commit under way was sent; an append shows nothing of the group
         self.asked_s: float | None = None  # waits for a proof since
         self.fenced = False  # is Assigned again once it is proved
+        self.mirrors = False  # has written without a transaction: the group's offset must follow by itself
+        self.mirrored = True  # it has
+        self.stands = 0  # the next offset, once what is under way is committed
+        self.stood = -1  # the same as it is now; -1: nothing was committed yet
         self.topics: Sequence[str] = ()  # is claimed for these once it is proved
 
 
@@ -99,6 +110,7 @@ class KafkaLog:
         self._events: list[LogEvent] = []
         self._polled_s = 0.0
         self._inbox: Inbox = deque()
+        self._mirror_due_s = 0.0
         self._ended: list[Claim] = []
 
     # --- poll -------------------------------------------------------------------------------------------------
@@ -115,6 +127,7 @@ class KafkaLog:
             shards = self._shards.values()
             if any(shard.asked_s is not None for shard in shards) or (shards and self._lease.due()):
                 group.prove()
+            self._mirror(group, now_s)
             wait_s = BUSY_WAIT_S if any(shard.busy or shard.asked_s for shard in shards) else IDLE_WAIT_S
             wait_s = 0.0 if self._events else min(wait_s, max(0.0, deadline_s - now_s))
             flowing = sum(shard.flowing for shard in shards)
@@ -193,7 +206,9 @@ class KafkaLog:
                         shard.proved_s = -math.inf
                 case Committed():
                     shard.busy = False
-                    self._lease.show(shard.sent_s)
+                    shard.mirrored, shard.stood = not shard.mirrors, shard.stands
+                    if shard.sent_s is not None:
+                        self._lease.show(shard.sent_s)
                 case _:
                     shard.busy = False
             self._events.append(event)
@@ -300,7 +315,33 @@ class KafkaLog:
             return
         mine.busy = True
         mine.sent_s = self._lease.now_s()
+        mine.stands = transaction.next_offset
         mine.claim.commit(transaction, self._group.metadata())
+
+    def append(self, append: Append) -> None:
+        """See :meth:`bridge.log.Log.append`."""
+        mine = self._shards.get(append.shard)
+        if mine is None or mine.claim is None:
+            return
+        mine.busy = mine.mirrors = True
+        mine.sent_s = None
+        mine.stands = append.next_offset
+        mine.claim.append(append)
+
+    def _mirror(self, group: GroupMember, now_s: float) -> None:
+        """Let the group's offsets follow what was committed without a transaction, for all who look from outside.
+
+        Also behind a transaction that follows: an earlier one of these may arrive after it. What is under way is not
+        waited for: under load there always is something.
+        """
+        if now_s < self._mirror_due_s:
+            return
+        due = {where: shard for where, shard in self._shards.items() if not shard.mirrored and shard.stood >= 0}
+        if due:
+            self._mirror_due_s = now_s + MIRROR_S
+            group.mirror({where: shard.stood for where, shard in due.items()})
+            for shard in due.values():
+                shard.mirrored = True
 
     def partition_count(self, topic: str) -> int | None:
         """See :meth:`bridge.log.Log.partition_count`."""
@@ -310,6 +351,9 @@ class KafkaLog:
         """See :meth:`bridge.log.Log.close`. Commits under way get a quarter of ``stop_timeout_s``."""
         deadline_s = time.monotonic() + self._config.settings.stop_timeout_s / 4
         self._settle(self._shards.values(), deadline_s)
+        self._drain()
+        if self._group is not None:
+            self._mirror(self._group, math.inf)
         for where, shard in self._shards.items():
             self._end(where, shard)
         self._shards.clear()
@@ -368,6 +412,12 @@ class KafkaLog:
             else:
                 self._start(where, shard)
 
+    def unmirrored(self, shards: Sequence[TopicPartition]) -> None:
+        """See :class:`bridge.kafka.group.Listener`."""
+        for where in shards:
+            if (shard := self._shards.get(where)) is not None:
+                shard.mirrored = not shard.mirrors
+
     # --- a shard's states -------------------------------------------------------------------------------------
 
     @staticmethod
@@ -383,7 +433,8 @@ class KafkaLog:
             self._ended = [claim for claim in self._ended if not claim.join(0.0)]
             self._ended.append(shard.claim)
             shard.claim = None
-        shard.busy = shard.flowing = shard.held = shard.fenced = False
+        shard.busy = shard.flowing = shard.held = shard.fenced = shard.mirrors = False
+        shard.mirrored = True
         shard.asked_s = None
         shard.stash = []
         self._stop(where, shard)

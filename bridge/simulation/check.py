@@ -6,19 +6,23 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from actors.causes import SeenCauses
 from actors.control import CONTROL
 from actors.effects import BOOKS_INDEX, WaitingRecord
 from actors.message import Envelope, Stopped
+from actors.part import AT_LEAST_ONCE
 from actors.shard import Shard
 from actors.wire import DecodeError
-from bridge.codec import decode_state, decode_waiting, number
+from bridge.codec import decode_shard, decode_state, decode_waiting, number
 from bridge.log import Claimed, Replayed
+from bridge.plain import Counted
 from bridge.record import Record, TopicPartition
 from bridge.region import Role
-from bridge.restore import Inconsistent, Restoration
+from bridge.restore import Restoration
 from bridge.simulation.model import Model, Seen
 from bridge.simulation.virtual import Violation
-from bridge.topics import SHARD_KEY
+from bridge.tail import Inconsistent
+from bridge.topics import SHARD_KEY, dead_letters_topic
 
 if TYPE_CHECKING:
     from bridge.simulation.world import World
@@ -34,6 +38,11 @@ class Scan:
         self._world, self._reader = world, world.reader
         self._outputs: Outputs = defaultdict(lambda: defaultdict(dict))
         self._causes: set[bytes] = set()
+        #: Whether what leaves a shard may come again.
+        self._repeats = world.swarm.settings.delivery == AT_LEAST_ONCE
+        #: Commands that were given up because processes died of them: what they sent before may have left then.
+        self._given_up: set[bytes] = set()
+        self._journals: dict[tuple[str, int], list[Record]] = {}
         self._topics: dict[tuple[str, int], list[Record]] = {}
         self.commands = 0
         self.dead = 0
@@ -48,11 +57,41 @@ class Scan:
                 self._shard(role, place, live.get(place))
 
     def _read(self) -> None:
-        """Read every topic; no cause may stand there twice (I3)."""
+        """Read every topic; no cause may stand there twice (I3), or, at least once, not as something else."""
         self._read_all()
-        for records in self._topics.values():
-            for record in records:
+        for role in self._world.roles.values():
+            for partition in range(role.partitions if role.behaviour.journaled else 0):
+                self._journals[role.codec.events, partition] = self._counted(role, partition)
+        for (topic, _), records in self._topics.items() if self._repeats else ():
+            if topic == dead_letters_topic(self._world.system.name):
+                self._given_up.update(_command_of(each) for each in records if _is_given_up(each))
+        for place, records in self._topics.items():
+            for record in self._journals.get(place, records):
                 self._note(record)
+
+    def _counted(self, role: Role, partition: int) -> list[Record]:
+        """Return the journal records that count: all of them, unless the system works at least once."""
+        journal = self._topics[role.codec.events, partition]
+        shards = [record for record in self._topics[role.codec.state, partition] if record.key == SHARD_KEY]
+        if not self._repeats or not shards:
+            return journal
+        counted = Counted(decode_shard(shards[-1].value or b""), from_seq=0)
+        for record in journal:
+            counted.add(record)
+        return counted.settle()[0]
+
+    def _first(self, commands: list[Record]) -> list[Record]:
+        """Leave out the commands that had come before."""
+        settings, count = self._world.swarm.settings, self._reader.partition_count
+        seen = SeenCauses(settings.seen_causes_max, lambda topic, partition: partition < (count(topic) or 0))
+        first = []
+        for record in commands:
+            stamp = seen.stamp(record.headers)
+            if stamp is None or not seen.repeats(stamp):
+                first.append(record)
+            if stamp is not None:
+                seen.note(stamp)
+        return first
 
     def _read_all(self) -> None:
         for topic, count in sorted(self._world.backend.topics().items()):
@@ -62,6 +101,15 @@ class Scan:
     def _note(self, record: Record) -> None:
         cause = record.header("cause")
         if cause is None:
+            return
+        is_plain = self._repeats and record.header("epoch") is not None
+        if is_plain and _command_of(record) in self._given_up and b"Undelivered" not in (record.value or b""):
+            return
+        if is_plain and cause in self._causes:
+            shard, offset, index = cause.decode().rsplit("/", 2)
+            before = self._outputs[shard][int(offset)].get(int(index), record)
+            if (before.topic, before.key, before.value) != (record.topic, record.key, record.value):
+                raise Violation("what comes again is the same", f"{_at(record)} is not what {_at(before)} is")
             return
         if cause in self._causes:
             raise Violation("nothing happens twice", f"{_at(record)} has the cause {cause.decode()} of another record")
@@ -74,7 +122,7 @@ class Scan:
 
     def _shard(self, role: Role, place: TopicPartition, live: Shard | None) -> None:
         codec, partition = role.codec, place.partition
-        commands = self._topics[codec.commands, partition]
+        commands = self._first(self._topics[codec.commands, partition])
         waiting = self._waiting(role, place)
         committed = self._reader.committed(self._world.system.name, *place) or 0
         curses, settings = self._world.curses, self._world.swarm.settings
@@ -119,7 +167,7 @@ class Scan:
         spent: dict[bytes, tuple[int, ...]] = defaultdict(tuple)
         for record in self._topics[role.codec.state, place.partition]:
             key = record.key or b""
-            if key == SHARD_KEY:
+            if key.startswith(b"\0"):
                 continue
             restarts = () if record.value is None else decode_state(record.value).restarts_ms
             if len(restarts) > role.policy.max_restarts:
@@ -135,7 +183,7 @@ class Scan:
         order: dict[str, list[int]] = defaultdict(list)
         versions: dict[str, int] = defaultdict(int)
         decode = role.behaviour.journal.decode
-        for expected, record in enumerate(self._topics[role.codec.events, place.partition]):
+        for expected, record in enumerate(self._journals[role.codec.events, place.partition]):
             key = (record.key or b"").decode()
             try:
                 seq, version = number(record, "seq"), number(record, "version")
@@ -192,6 +240,14 @@ class Scan:
         if not self._topics:
             self._read_all()
         return iter(self._topics.values())
+
+
+def _command_of(record: Record) -> bytes:
+    return (record.header("cause") or b"").rpartition(b"/")[0]
+
+
+def _is_given_up(letter: Record) -> bool:
+    return letter.header("error-type") == b"Quarantined"
 
 
 def _at(record: Record) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import msgspec
 
 from bridge.log import (
     Aborted,
+    Append,
+    Appender,
     Assigned,
     Claimed,
     Fenced,
@@ -26,34 +27,21 @@ from bridge.log import (
     Replayed,
     Transaction,
 )
-from bridge.record import TopicPartition
+from bridge.record import Output, TopicPartition
 from bridge.simulation.ledger import Ledger
+from bridge.simulation.pending import Pending, overtaken, torn
 from bridge.simulation.virtual import VirtualClock
-
-
-class Pending(NamedTuple):
-    """A commit that is under way."""
-
-    due_s: float
-    transaction: Transaction
 
 
 class FaultyLog:
     """Faults are armed from outside and happen at the next opportunity."""
 
     def __init__(
-        self,
-        inner: Log,
-        worker: str,
-        clock: VirtualClock,
-        ledger: Ledger,
-        passed: Callable[[str], None] = lambda _: None,
-        *,
-        piece: int = 0,
-        events: int = 0,
-        markers: int = 0,
-    ) -> None:
+        self, inner: Log, appender: Appender, worker: str, clock: VirtualClock, ledger: Ledger,
+        passed: Callable[[str], None] = lambda _: None, *, piece: int = 0, events: int = 0, markers: int = 0,
+    ) -> None:  # fmt: skip
         self._inner, self._worker, self._clock, self._ledger, self._passed = inner, worker, clock, ledger, passed
+        self._appender = appender
         self._piece, self._events, self._markers = piece, events, markers
         #: What the log has said and nobody has heard. The first of it may be what is left of a longer event.
         self._queue: deque[LogEvent] = deque()
@@ -89,9 +77,9 @@ class FaultyLog:
         return events
 
     def claim(self, shard: TopicPartition, topics: Sequence[str]) -> None:
-        """See ``Log``. A commit that was under way is overtaken: it will never be written."""
+        """See ``Log``. A transaction that was under way is overtaken and never written; nothing overtakes an append."""
         self._forget(shard)
-        self.pending = [pending for pending in self.pending if pending.transaction.shard != shard]
+        self.pending = overtaken(self.pending, shard)
         self._muted.discard(shard)
         self._paused.discard(shard)
         if self.failing_claims:
@@ -120,20 +108,28 @@ class FaultyLog:
 
     def commit(self, transaction: Transaction) -> None:
         """See ``Log``: now, later, or not at all."""
-        shard = transaction.shard
+        self._send(transaction)
+
+    def append(self, append: Append) -> None:
+        """See ``Log``: now, later, or only a part of it."""
+        self._send(append)
+
+    def _send(self, sent: Transaction | Append) -> None:
+        shard = sent.shard
         match self.fates.popleft() if self.fates else "":
-            case "abort" | "unknown-lost":
-                self.abort(shard, "commit")
-            case "unknown-written":
-                self._land(transaction)
-                self.abort(shard, "commit")
             case "fenced":
+                self._write(torn(sent, "fenced"))
                 self._say(Fenced(shard, "simulated"))
                 self._queue.append(Assigned(shard))
+            case "abort" | "unknown-lost" | "unknown-written" as fate:
+                self._write(torn(sent, fate))
+                if fate == "unknown-written" and isinstance(sent, Transaction):
+                    self._land(sent)
+                self.abort(shard, "commit")
             case _ if self.delay_s:
-                self.pending.append(Pending(self._clock.monotonic_s() + self.delay_s, transaction))
+                self.pending.append(Pending(self._clock.monotonic_s() + self.delay_s, sent))
             case _:
-                self._land(transaction)
+                self._land(sent)
         self.delay_s = 0.0
 
     def partition_count(self, topic: str) -> int | None:
@@ -179,8 +175,10 @@ class FaultyLog:
 
     def arrive(self, pending: Pending) -> bool:
         """Let a commit arrive, whoever has the shard by now; tell whether it was written."""
-        landed = self._land(pending.transaction)
-        self._ledger.probes["late commit written" if landed else "late commit refused"] += 1
+        if is_append := isinstance(pending.transaction, Append):
+            self._write(torn(pending.transaction))
+        landed = is_append or self._land(pending.transaction)
+        self._ledger.probes[f"late {'append' if is_append else 'commit'} {'written' if landed else 'refused'}"] += 1
         return landed
 
     def next_s(self) -> float | None:
@@ -199,13 +197,21 @@ class FaultyLog:
         due = [pending for pending in self.pending if pending.due_s <= now_s]
         self.pending = [pending for pending in self.pending if pending.due_s > now_s]
         for pending in due:
-            if pending.transaction.shard in self._muted:
+            if pending.late or pending.transaction.shard in self._muted:
                 self.arrive(pending)  # Its owner was told that it is over; only the claim that follows decides.
             else:
                 self._land(pending.transaction)
 
-    def _land(self, transaction: Transaction) -> bool:
+    def _write(self, outputs: Sequence[Output]) -> None:
+        """Write without a fence, as a broker does for whomever."""
+        if outputs:
+            self._appender.append(outputs)
+
+    def _land(self, transaction: Transaction | Append) -> bool:
         landed = False
+        if isinstance(transaction, Append):
+            self._inner.append(transaction)
+            return True
         try:
             self._inner.commit(transaction)
         finally:  # Whoever dies within it may have written it.

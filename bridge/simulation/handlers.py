@@ -19,9 +19,13 @@ Hook = Callable[[str, int], None]
 
 
 class Curses:
-    """Commands whose handlers fail: by cause, what they raise and how often. Owned by one run."""
+    """Commands whose handlers fail: by cause, what they raise and how often. Owned by one run.
 
-    def __init__(self) -> None:
+    ``steady``: none fails that did not fail when it was first decided. At least once, what it sent may have left.
+    """
+
+    def __init__(self, *, steady: bool = False) -> None:
+        self._steady = steady
         #: Armed for the next commands that are handled.
         self.armed: list[tuple[type[BaseException], int]] = []
         self._left: dict[str, tuple[type[BaseException], int]] = {}
@@ -34,6 +38,8 @@ class Curses:
         """Raise what is due for a command."""
         if self.armed and cause not in self._left:
             self._left[cause] = self.armed.pop()
+        elif self._steady:
+            self._left.setdefault(cause, (Exception, 0))
         kind, left = self._left.get(cause, (Exception, 0))
         if left:
             self._left[cause] = kind, left - 1

@@ -11,7 +11,7 @@ from actors.shard import COMMAND
 from bridge.log import LogUnavailable, SlotTaken
 from bridge.process import worker_policy
 from bridge.region import Escalated
-from bridge.simulation.faulty_log import Pending
+from bridge.simulation.pending import Pending
 from bridge.simulation.virtual import Violation
 from bridge.simulation.watch import Watch
 from bridge.simulation.worker import Killed, Kit, Worker

@@ -82,7 +82,7 @@ class Worker:
         inner = kit.backend.log_of(member, kit.system.commands_topics(), self.fault_point)
         swarm = kit.swarm
         self.log = FaultyLog(
-            inner, f"{name}#{incarnation}", kit.clock, kit.ledger, self.fault_point,
+            inner, kit.backend.appender(), f"{name}#{incarnation}", kit.clock, kit.ledger, self.fault_point,
             piece=swarm.piece, events=swarm.events, markers=swarm.markers,
         )  # fmt: skip
         self.mark = [incarnation, 0, 0]

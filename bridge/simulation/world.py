@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from actors.context import Directory
+from actors.part import AT_LEAST_ONCE
 from bridge import topics
 from bridge.loop import DOUBT
 from bridge.record import Record
@@ -55,7 +56,7 @@ class World:
         self.faults: Counter[str] = Counter()
         self.schedule: list[str] = []
         self.step_number = 0
-        self.curses = Curses()
+        self.curses = Curses(steady=self.swarm.settings.delivery == AT_LEAST_ONCE)
         counts = PartitionCounts(self.reader.partition_count, self.system.topic_specs())
         directory = Directory(hosted=self.system.hosted.__contains__, partition_count=counts)
         #: As the model uses them, and as the workers do: wrapped, so that handlers can be made to fail.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bridge.record import Record
 from bridge.verify.findings import Findings
+from bridge.verify.gather import DeadLetter
 from bridge.verify.produced import Made, Targets
 
 
@@ -37,10 +38,17 @@ def explain(targets: Targets, findings: Findings, record: Record, made: list[Mad
             )
 
 
-def without_doubles(targets: Targets, findings: Findings, made: list[Made]) -> list[Made]:
-    """Return what a command made, each index once; the others are named."""
+def is_given_up(dead: list[DeadLetter]) -> bool:
+    """Whether a command is dead because processes died of it: its fate was another when it was decided before."""
+    return any(letter.error == "Quarantined" for letter in dead)
+
+
+def without_doubles(targets: Targets, findings: Findings, made: list[Made], *, again: bool) -> list[Made]:
+    """Return what a command made, each index once; the others are named. ``again``: the same may stand there again."""
     kept: list[Made] = []
     for each in made:
+        if again and kept and kept[-1][:3] == each[:3]:
+            continue
         if kept and kept[-1].nth == each.nth:
             first = targets.place(kept[-1])
             findings.duplicates.wrong(

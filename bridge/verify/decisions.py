@@ -17,7 +17,7 @@ from actors.placement import partition_of
 from actors.wire import encode
 from bridge.record import Record
 from bridge.verify.again import Again, Decider, Moment, Subject
-from bridge.verify.compare import equal, events_of, explain, without_doubles
+from bridge.verify.compare import equal, events_of, explain, is_given_up, without_doubles
 from bridge.verify.findings import Finding
 from bridge.verify.gather import DeadLetter
 from bridge.verify.produced import Made, without_failure
@@ -43,8 +43,12 @@ class Decisions:
         #: Whether commands are decided again at all. The state of a stateful entity is known from its first command
         #: on or not at all, and only while the dead letters say which of them were not applied.
         is_cut = subject.low > 0 or subject.gathered.has_cut_dead_letters
-        self.judges = decides and not (is_cut and subject.role.behaviour.stateful)
-        self._next = 0 if self._books.shard is None else self._books.shard.next
+        shard = self._books.shard
+        #: Whether this shard has worked at least once: then the same may stand there again, or already; which messages
+        #: came again is only known from the first on.
+        self._again = shard is not None and shard.epoch > 0
+        self.judges = decides and not (is_cut and (subject.role.behaviour.stateful or self._again))
+        self._next = 0 if shard is None else shard.next
         #: Key -> its first command that waits.
         self._blocked: dict[str, int] = {}
         self._waits = set(self._books.waiting)
@@ -62,7 +66,10 @@ class Decisions:
                 self._stray(offset, made)
                 offset, made = next(produced, (None, []))
             if offset == record.offset:
-                self._command(record, without_doubles(self._targets, self._findings, made), dead.pop(record.offset, []))
+                letters = dead.pop(record.offset, [])
+                if not (self._again and is_given_up(letters)):
+                    made = without_doubles(self._targets, self._findings, made, again=self._again)
+                self._command(record, made, letters)
                 offset, made = next(produced, (None, []))
             else:
                 self._command(record, [], [])
@@ -80,9 +87,8 @@ class Decisions:
             self._findings.completeness.unverifiable += 1
             return
         for each in made:
-            self._finding_of(each).wrong(
-                self._targets.place(each), f"is of the command {self._name(offset)}, not in the log"
-            )
+            said = f"is of the command {self._name(offset)}, not in the log"
+            self._finding_of(each).wrong(self._targets.place(each), said)
 
     def _finding_of(self, made: Made) -> Finding:
         """Return the check that a record's topic belongs to."""
@@ -118,11 +124,11 @@ class Decisions:
 
     def _not_handled(self, record: Record, made: list[Made], *, waits: bool) -> None:
         self.fates["not handled yet"] += 1
-        for each in made:
-            self._findings.atomicity.wrong(
-                self._targets.place(each),
-                f"is of command {record.offset}, and the shard record says {self._next} is next",
-            )
+        if self._again:
+            self._subject.published.excuse(self._source, record.offset)
+        for each in [] if self._again else made:
+            said = f"is of command {record.offset}, and the shard record says {self._next} is next"
+            self._findings.atomicity.wrong(self._targets.place(each), said)
         if waits:
             self._findings.waiting.wrong(record, f"waits, and the shard record says {self._next} is next")
 
@@ -150,6 +156,9 @@ class Decisions:
             wrong(told.place, f"says {told.error}, but its command cannot be decoded: {letter.error}")
         rest = [each for each in made if each.nth != told.nth]
         due = [self._decider.made(output, index) for index, output in enumerate(expected[1:], 1)]
+        if self._again and is_given_up(dead):  # What it sent before may have left.
+            self._subject.published.excuse(self._source, record.offset)
+            rest = [each for each in rest if any(each[:3] == other[:3] for other in due)]
         if not equal(rest, due):
             explain(self._targets, self._findings, record, rest, due, "a dead letter")
 
@@ -177,14 +186,8 @@ class Decisions:
             self.fates["of an operator"] += 1
             answers = [] if letter.sender is None else [Replied(letter.sender, _DONE, record.offset, 0)]
             outputs = self._decider.encoded([*answers], record.offset)
-            explain(
-                self._targets,
-                self._findings,
-                record,
-                made,
-                [self._decider.made(output, 0) for output in outputs],
-                "what an operator says",
-            )
+            due = [self._decider.made(output, 0) for output in outputs]
+            explain(self._targets, self._findings, record, made, due, "what an operator says")
             return
         here = partition_of(letter.key.encode(), self._subject.role.partitions)
         if here != self._source.partition:

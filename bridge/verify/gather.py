@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import NamedTuple
 
+from actors.causes import SeenCauses
 from actors.effects import BOOKS_INDEX
 from bridge import topics
 from bridge.log import Reader
 from bridge.record import Record, TopicPartition
+from bridge.system import ActorSystem
 from bridge.verify.findings import Finding, Findings, Place
 from bridge.verify.produced import Cause, Produced, Targets, cause_of, digest, without_failure
 
@@ -58,14 +60,21 @@ class DeadLetter(NamedTuple):
 class Gathered:
     """All that is not in a shard's own topics, by the shard whose command made it."""
 
-    def __init__(self, records: Records, system: str, sources: list[TopicPartition], findings: Findings) -> None:
+    def __init__(
+        self, records: Records, system: ActorSystem, sources: list[TopicPartition], findings: Findings
+    ) -> None:
         self._records, self._findings = records, findings
+        self._causes_max = system.settings.seen_causes_max
+        #: Offsets of the commands that were dropped, because they had come before. Only where a sender works at least
+        #: once, and known only if the first command is still there.
+        self.repeated: dict[TopicPartition, set[int]] = {source: set() for source in sources}
+        self._answered: set[tuple[bytes, int]] = set()
         self.targets = Targets()
         self.produced = {source: Produced() for source in sources}
         self.dead: dict[TopicPartition, dict[int, list[DeadLetter]]] = {source: {} for source in sources}
-        self._prefix = f"{system}."
-        self._replies_topic = topics.replies_topic(system)
-        self._dead_topic = topics.dead_letters_topic(system)
+        self._prefix = f"{system.name}."
+        self._replies_topic = topics.replies_topic(system.name)
+        self._dead_topic = topics.dead_letters_topic(system.name)
         #: Hashes of who asked and for what, and of whom each reply is for, with where it stands.
         self._asks = array("q")
         self._answers, self._answer_targets, self._answer_places = array("q"), array("I"), array("q")
@@ -76,10 +85,16 @@ class Gathered:
         """Read the commands, the replies and the dead letters."""
         for source in self.produced:
             self._has_all_commands &= self._low(source) == 0
+            seen = self._seen()
             for record in self._records.read(*source):
-                on_command(record)
                 if record.headers:
                     self._command(record)
+                    if (stamp := seen.stamp(record.headers)) is not None:
+                        if seen.repeats(stamp):
+                            self.repeated[source].add(record.offset)
+                        seen.note(stamp)
+                if record.offset not in self.repeated[source]:
+                    on_command(record)
         for place in self._records.partitions(self._replies_topic):
             self._low(place)
             for record in self._records.read(*place):
@@ -88,6 +103,11 @@ class Gathered:
             self.has_cut_dead_letters |= self._low(place) > 0
             for record in self._records.read(*place):
                 self._dead_letter(record)
+
+    def _seen(self) -> SeenCauses:
+        """Return what a shard that is at its first command has seen of others."""
+        count = self._records.reader.partition_count
+        return SeenCauses(self._causes_max, lambda topic, partition: partition < (count(topic) or 0))
 
     def _low(self, place: TopicPartition) -> int:
         low, _ = self._records.reader.bounds(*place)
@@ -114,6 +134,12 @@ class Gathered:
             self._answer(record, hash((to, b"", record.header("correlation-id") or b"")))
 
     def _answer(self, record: Record, key: int) -> None:
+        """Note an answer; at least once, what a command answers to the same question is no second one."""
+        if record.header("epoch") is not None:
+            answer = ((record.header("cause") or b"").rpartition(b"/")[0], key)
+            if answer in self._answered:
+                return
+            self._answered.add(answer)
         self._answers.append(key)
         self._answer_targets.append(self.targets.number(TopicPartition(record.topic, record.partition)))
         self._answer_places.append(record.offset)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
+
+import msgspec
 
 from actors.decision import evolve
 from actors.effects import BOOKS_INDEX
@@ -12,6 +14,7 @@ from actors.message import Message, Stopped
 from actors.placement import partition_of
 from actors.wire import DecodeError
 from bridge.codec import number
+from bridge.plain import Counted
 from bridge.record import Record, TopicPartition
 from bridge.region import Role
 from bridge.verify.books import Books, StateEntry
@@ -66,8 +69,12 @@ class Journal:
                     self._unconfirmed.setdefault((key, entry.seq), []).append(entry)
 
     def read(self, records: Records, produced: Produced, on_step: Callable[[Step], None] | None) -> None:
-        """Fold all of it; note each event for its command."""
-        for record in records.read(self._role.codec.events, self._source.partition):
+        """Fold all of it that counts; note each event for its command."""
+        place = TopicPartition(self._role.codec.events, self._source.partition)
+        counted = self._counted(records, place)
+        for record in records.read(*place):
+            if counted is not None and record.offset not in counted:
+                continue
             self._findings.writer.looked_at += 1
             cause = cause_of(record)
             if cause is None or cause.source != self._source or cause.nth >= BOOKS_INDEX:
@@ -84,6 +91,23 @@ class Journal:
             for entry in entries:
                 self._findings.states.wrong(entry.place, f"has seq {entry.seq}, which is no event of that key")
         self._check_latest()
+
+    def _counted(self, records: Records, place: TopicPartition) -> Collection[int] | None:
+        """Return the offsets that count, None for all; where the shard stands behind them is known to the books then.
+
+        Of a journal that was written at least once. Memory meanwhile: its headers.
+        """
+        shard = self._books.shard
+        if shard is None or not shard.epoch:
+            return None
+        counted = Counted(shard, from_seq=0)
+        for record in records.reader.read(*place):
+            try:
+                counted.add(msgspec.structs.replace(record, key=None, value=None))
+            except DecodeError as error:
+                self._findings.writer.wrong(record, f"cannot be told to count: {error}")
+        found, self._books.shard = counted.settle()
+        return {record.offset for record in found}
 
     def _event(self, record: Record, cause: Cause | None, on_step: Callable[[Step], None] | None) -> None:
         behaviour, writer = self._role.behaviour, self._findings.writer

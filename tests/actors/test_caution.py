@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.effects import Effects
+from actors.caution import caution_of
+from actors.effects import Effects, ShardRecord
 from actors.part import Limits
 from supervision import Backoff, Directive, restart
 from tests.actors.bench import Bench
@@ -227,3 +229,12 @@ def test_who_keeps_no_marks_worries_nobody() -> None:
     assert opening is not None
     assert opening.incidents == []
     assert [e.record.next for e in turns(shard)] == [7]
+
+
+@pytest.mark.parametrize(("plain", "batches"), [(False, 1), (True, 2)])
+def test_what_left_no_trace_may_have_been_under_way_as_well(*, plain: bool, batches: int) -> None:
+    """At least once, a batch of commands that journaled nothing may lie between the record and the one of the death."""
+    record = ShardRecord(next=7, seq=0, tail_start=0, tail_offset=0, books=1, owner="a", epoch=1, plain=plain)
+    caution = caution_of(record, "b", 100, BATCH)
+    assert caution is not None
+    assert caution.below == 7 + batches * BATCH

@@ -543,7 +543,7 @@ def test_counts_are_what_happened() -> None:
     effects = bench.turn()
     assert effects is not None
     assert msgspec.structs.asdict(effects.counts) == {
-        "applied": 2, "rejected": 1, "dead_lettered": 1, "restarted": 1, "parked": 1, "journaled": 3,
+        "applied": 2, "rejected": 1, "dead_lettered": 1, "restarted": 1, "parked": 1, "journaled": 3, "repeated": 0,
     }  # fmt: skip
 
 

@@ -103,6 +103,7 @@ class Counter(Entity):
 system = ActorSystem(
     os.environ.get("KILLED_NAME", "killed"),
     settings=Settings(
+        delivery=os.environ.get("KILLED_DELIVERY", "exactly-once"),
         batch_records_max=int(os.environ.get("KILLED_BATCH", "10")),
         snapshot_window_records=50,
         session_timeout_s=float(os.environ.get("KILLED_SESSION_S", "6")),

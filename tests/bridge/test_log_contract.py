@@ -7,6 +7,7 @@ from log_driver import Driver, World
 
 from bridge.log import (
     Aborted,
+    Append,
     Committed,
     Fenced,
     Fetched,
@@ -520,3 +521,67 @@ def test_follow_gives_what_comes(world: World) -> None:
         (0, 2, b"2"),
         (1, 0, b"other"),
     ]
+
+
+# --- without a transaction --------------------------------------------------------------------------------------
+
+
+def appended(driver: Driver, append: Append) -> Committed:
+    """Append, and wait until it happened; again, where a rebalance came between."""
+    while True:
+        driver.log.append(append)
+        outcome = driver.outcome(append.shard)
+        if isinstance(outcome, Committed):
+            return outcome
+        assert isinstance(outcome, Aborted), outcome
+        driver.claimed_again(append.shard)
+
+
+def test_an_append_is_all_there_and_tells_where(world: World) -> None:
+    """Outputs and journal stand in their order, and the first of each topic is told, as of a commit."""
+    world.append(b"old", topic=world.events)
+    driver, shard = world.working()
+    outputs = [Output(world.commands, 1, b"k", b"tell-1"), Output(world.commands, 1, b"k", b"tell-2")]
+    journal = [Output(world.events, 0, b"k", b"e1"), Output(world.events, 0, b"k", b"e2")]
+    first = appended(driver, Append(shard, 3, outputs, journal)).first_offsets
+    assert set(first) == {world.events, world.commands}
+    assert values(list(world.reader.read(world.events, 0, first[world.events]))) == [b"e1", b"e2"]
+    assert values(list(world.reader.read(world.commands, 1, first[world.commands]))) == [b"tell-1", b"tell-2"]
+
+
+def test_the_groups_offset_follows_appends(world: World) -> None:
+    """Whoever looks from outside sees progress, soon, also behind a commit that came between, and without a record."""
+    driver, shard = world.working()
+
+    def follows(next_offset: int) -> None:
+        world.until(lambda: world.reader.committed(world.group, *shard) == next_offset, lambda: f"offset {next_offset}")
+
+    appended(driver, Append(shard, 2, (), [Output(world.events, 0, b"k", b"a")]))
+    follows(2)
+    appended(driver, Append(shard, 3, (), ()))
+    committed(driver, world.transaction(shard, 4, b"b"))
+    follows(4)
+    appended(driver, Append(shard, 7, [Output(world.events, 0, b"k", b"c")], ()))
+    follows(7)
+    assert values(world.read(world.events)) == [b"a", b"b", b"c"]
+
+
+def test_the_groups_offset_follows_under_load(world: World) -> None:
+    """Also where the next append is under way whenever the log is polled."""
+    driver, shard = world.working()
+    for _ in range(5_000):
+        appended(driver, Append(shard, 2, (), [Output(world.events, 0, b"k", b"a")]))
+        if world.reader.committed(world.group, *shard) == 2:
+            return
+    raise AssertionError("the group has no offset after 5,000 appends")
+
+
+def test_a_successor_reads_what_was_appended(world: World) -> None:
+    """A claim counts appended records among the ends, and a replay brings them."""
+    first, shard = world.working()
+    appended(first, Append(shard, 1, (), [Output(world.events, 0, b"k", b"%d" % n) for n in range(5)]))
+    first.close()
+    second = world.join(1)
+    claimed = second.claimed(shard, world.events)
+    found = replayed(second, shard, world.events, (0, claimed.ends[world.events]))
+    assert values(found) == [b"%d" % n for n in range(5)]

@@ -25,7 +25,6 @@ from bridge.restore import Restoration
 from bridge.running import Running, no_fault
 from bridge.settings import Settings
 from bridge.system import ActorSystem
-from bridge.topics import SHARD_KEY
 from supervision import Backoff, Directive, Policy, Strategy, restart
 from tests.actors.domain import Account, Close, Deposit, Escalating, Pay, Router, Split, Teller, Trip, Withdraw
 
@@ -75,6 +74,8 @@ def said(value: bytes | None) -> str:
 class World:
     """A system in memory on a clock of its own."""
 
+    kind_of_log: type[EmbeddedBackend] = EmbeddedBackend
+
     def __init__(
         self,
         entities: Sequence[type[Entity]],
@@ -88,9 +89,9 @@ class World:
         for entity in entities:
             self.system.host(entity, partitions=partitions, supervise=policy if entity is Account else PATIENT)
         clock = TickingClock()
-        backend = EmbeddedBackend("memory:", limits, clock=clock)
-        self.running = Running(self.system, backend, clock)
-        self.appender = backend.appender()
+        self.backend = self.kind_of_log("memory:", limits, clock=clock)
+        self.running = Running(self.system, self.backend, clock)
+        self.appender = self.backend.appender()
         self.partitions = partitions
         self._asked = 0
 
@@ -152,7 +153,7 @@ class World:
         """Return the latest state of each stateful entity: when a journaled one is snapshotted depends on batches."""
         found: dict[bytes | None, bytes | None] = {}
         for record in self.records(f"bank.{name}.state"):
-            if record.key != SHARD_KEY and not journaled:
+            if not (record.key or b"").startswith(b"\0") and not journaled:
                 found[record.key] = decode_state(record.value).snapshot if record.value else None
         return {key: snapshot for key, snapshot in found.items() if snapshot is not None}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.mutants import DOCS, MUTANTS, SCENARIO, Mutant, find
+from tests.mutants import DOCS, MUTANTS, PLAIN_SCENARIO, SCENARIO, Mutant, find
 
 pytestmark = pytest.mark.simulation
 
@@ -17,7 +17,8 @@ def test_a_planted_bug_is_found(planted: Mutant) -> None:
 
 def test_what_was_planted_is_gone() -> None:
     """A mutant leaves nothing behind: the seeds that found it are clean again."""
-    assert all(SCENARIO.run(seed).violation is None for seed in range(5_001, 5_011))
+    for scenario in (SCENARIO, PLAIN_SCENARIO):
+        assert all(scenario.run(seed).violation is None for seed in range(5_001, 5_011))
 
 
 def test_every_mutant_is_in_the_table() -> None:

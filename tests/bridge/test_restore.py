@@ -17,8 +17,8 @@ from actors.wire import unknown_fields
 from bridge.codec import Codec, encode_book
 from bridge.log import Claimed
 from bridge.record import Record
-from bridge.restore import Inconsistent
 from bridge.system import ActorSystem
+from bridge.tail import Inconsistent
 from bridge.topics import SHARD_KEY
 from supervision import restart
 from tests.actors.bench import Bench

@@ -29,6 +29,7 @@ from examples.banking import scenario as bank_scenario
 from examples.banking import system as bank
 from tests.actors.domain import Account, Deposit, Pay, Teller
 from tests.apps import simulated
+from tests.mutants import at_least_once
 
 pytestmark = pytest.mark.simulation
 
@@ -44,6 +45,14 @@ def test_no_fault_breaks_a_promise() -> None:
     assert totals.runs == len(SEEDS)
     assert totals.commands >= 200 * len(SEEDS)
     assert set(totals.faults) == set(FAULTS)
+
+
+def test_no_fault_breaks_a_promise_of_at_least_once() -> None:
+    """Torn and late appends among all the other faults: what counts is what the model says."""
+    system = at_least_once(simulated.system)
+    totals = simulate(system, commands=simulated.commands, seeds=range(60), minimise=False)
+    assert totals.runs == 60
+    assert totals.probes["late append written"] > 0
 
 
 def test_the_bank_keeps_its_money() -> None:
