@@ -247,6 +247,8 @@ class Shard:
         died = [(offset, f"process {pid}") for offset, pid in deaths]
         incidents: list[Incident] = []
         if caution is not None and caution.takes_over:
+            # Ours is from before that node owned the shard: the one that is counted, for all that can be known.
+            died = [death for death in died if death[0] != last.suspect]
             died.append((last.marked, f"node {last.owner}"))
             incidents += caution.begin(self.part.id, last, self.waiting.retriable())
         incidents += [self._witness(offset, who) for offset, who in died if self._is_open(offset)]

@@ -143,11 +143,11 @@ class Bench:
         self.shard = self.restored(batch=batch)
         self._position = self.shard.record.next
 
-    def take_over(self, owner: str) -> Effects | None:
-        """Let another node own the shard; return the word that it begins with, committed."""
+    def take_over(self, owner: str, deaths: Iterable[tuple[int, int]] = ()) -> Effects | None:
+        """Let another node own the shard, which knows of ``deaths``; return the word that it begins with, committed."""
         self.part = msgspec.structs.replace(self.part, owner=owner)
         self.crash()
-        opening = self.shard.opening([], mirrored=True)
+        opening = self.shard.opening(deaths, mirrored=True)
         if opening is not None:
             self.commit(opening)
         return opening

@@ -152,6 +152,30 @@ def test_a_mark_is_taken_back_when_there_is_no_room() -> None:
     assert not shard.shard.ready(shard.now_ms)
 
 
+def test_a_death_is_counted_once_whoever_saw_it() -> None:
+    """A marked command killed a process of b; c counts that, and dies of it too; then b comes back and remembers."""
+    shard = bench(commands=1)
+    shard.take_over("b")
+    shard.fetch()
+    assert (marked := shard.turn()) is not None
+    assert marked.record.marked == 1
+    shard.take_over("c")
+    assert (shard.record.suspect, shard.record.deaths) == (1, 1)
+    shard.fetch()
+    shard.turn()
+    shard.take_over("b", deaths=[(1, 4711)])
+    assert (shard.record.suspect, shard.record.deaths) == (1, 2)
+
+
+def test_a_death_that_only_its_own_node_saw_is_counted_when_it_is_back() -> None:
+    """In the middle of a batch nothing is marked in the log: who owned the shard meanwhile knows of no death."""
+    shard = bench(commands=3)
+    shard.take_over("c")
+    assert shard.record.deaths == 0
+    shard.take_over("a", deaths=[(2, 4711)])
+    assert (shard.record.suspect, shard.record.deaths) == (2, 1)
+
+
 def test_an_abort_does_not_end_caution() -> None:
     """Whoever restores the shard next goes on as carefully, be it the same node."""
     shard = bench(commands=4)
