@@ -223,6 +223,24 @@ class Admin:
 
         return self._patiently(ask)
 
+    def is_pending(self, group: str, shard: TopicPartition) -> bool:
+        """Tell whether an offset that :meth:`committed` waited for in vain is held by an open transaction.
+
+        Then the coordinator gives the one before it at once to whoever does not mind.
+        """
+        asker = made(Consumer, self._config.uncommitted(self._config.lines(), group))
+        try:
+            (answer,) = asker.committed([KafkaPartition(shard.topic, shard.partition)], timeout=REQUEST_TIMEOUT_S)
+        except KafkaException:
+            return False
+        finally:
+            bounded(asker.close, "asker")
+        return answer.error is None
+
+    def nobody(self, group: str) -> object:
+        """Return the metadata of no member of a group: with it a transaction may move offsets as an operator does."""
+        return self._asker(group).consumer_group_metadata()
+
     def _asker(self, group: str) -> Consumer:
         with self._asking:
             if group not in self._askers:

@@ -22,11 +22,12 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from bridge import faults
+from bridge.kafka import hanging
 from bridge.kafka.admin import Admin
 from bridge.kafka.appender import KafkaAppender
 from bridge.kafka.config import KafkaConfig
 from bridge.kafka.lease import Lease
-from bridge.kafka.messages import FENCED, NO_MEMBER, PASSING, TIMED_OUT, error_of, made, say
+from bridge.kafka.messages import FENCED, NO_MEMBER, PASSING, STATE, TIMED_OUT, error_of, made, say
 from bridge.kafka.ranges import RangeReader
 from bridge.log import Aborted, Append, Claimed, Committed, Fenced, LogError, LogEvent, Replayed, Transaction
 from bridge.record import Output, TopicPartition
@@ -75,6 +76,7 @@ class Claim:
         self._lines = config.lines()
         self._producer: Producer | None = None
         self._plain: KafkaAppender | None = None
+        self._id = ""
         self._reader: RangeReader | None = None
         self._jobs: SimpleQueue[Callable[[], bool] | None] = SimpleQueue()
         self._room = threading.Semaphore(REPLAY_BATCHES_MAX)
@@ -162,7 +164,8 @@ class Claim:
         name = self.shard.topic.removesuffix(".commands")
         if not name.startswith(f"{self._group}."):
             name = f"{self._group}.{name}"
-        config = self._config.shard(self._lines, f"{name}.{self.shard.partition}")
+        self._id = f"{name}.{self.shard.partition}"
+        config = self._config.shard(self._lines, self._id)
         producer = self._producer = made(Producer, config)
         try:
             # librdkafka looks for the coordinator at once; while its first connection changes from the bootstrap
@@ -191,12 +194,30 @@ class Claim:
         The ends count uncommitted records: the markers of a committed transaction land a little after its
         acknowledgement, and a replay that ended at the last stable offset would miss it (KAFKA-10167).
         """
-        committed = self._admin.committed(self._group, self.shard)
+        committed = self._committed(topics)
         low = self._admin.low(self.shard)
         places = [TopicPartition(topic, self.shard.partition) for topic in topics]
         ends = self._admin.ends({self.shard, *places})
         by_topic = {place.topic: ends[place] for place in places}
         return Claimed(self.shard, committed, low, ends[self.shard], by_topic)
+
+    def _committed(self, topics: Sequence[str]) -> int | None:
+        """Ask for the group's offset. Still pending after the id was initialised, it would be so for ever: end that."""
+        try:
+            return self._admin.committed(self._group, self.shard)
+        except KafkaException as failure:
+            if error_of(failure).code() != TIMED_OUT or not self._admin.is_pending(self._group, self.shard):
+                raise
+        assert self._producer is not None
+        held = hanging.Hanging(self._group, self.shard, self._id, topics)
+        try:
+            hanging.mend(held, self._producer, self._admin, self._config)
+        except (hanging.NotMendedError, KafkaException) as why:
+            said = say(error_of(why)) if isinstance(why, KafkaException) else str(why)
+            raise KafkaException(
+                KafkaError(STATE, f"a transaction of {self._id} hangs and could not be ended: {said}")
+            ) from None
+        return self._admin.committed(self._group, self.shard)
 
     def _insist(self, ask: Callable[[], T], deadline_s: float) -> T:
         """Repeat a question that a moving cluster does not answer yet."""

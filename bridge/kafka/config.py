@@ -210,6 +210,14 @@ class KafkaConfig:
         """Build for asking a group's coordinator; ``isolation.level`` makes it wait for pending offsets."""
         return self._built(lines, {}, self._alone(group))
 
+    def uncommitted(self, lines: LogLines, group: str = "understudy-reader") -> Config:
+        """Build for what must not wait for open transactions: Kafka's own topics, and whether an offset is pending."""
+        return self._built(
+            lines,
+            self._fetching(),
+            self._alone(group) | {"isolation.level": "read_uncommitted", "enable.partition.eof": True},
+        )
+
     def _alone(self, group: str) -> Config:
         # The session is not used, but librdkafka compares it with max.poll.interval.ms, which is the user's.
         return _COMMITTED_ONLY | {"group.id": group, "session.timeout.ms": int(self.settings.session_timeout_s * 1_000)}

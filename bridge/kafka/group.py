@@ -134,12 +134,16 @@ class GroupMember:
         the group it looks like a worker; but it sends no heartbeats, so the slot is given up after a session.
         """
         holder = None
-        deadline_s = time.monotonic() + GHOST_SESSIONS * self._session_s
-        while time.monotonic() < deadline_s:
+        asked_s = time.monotonic()
+        deadline_s = asked_s + GHOST_SESSIONS * self._session_s
+        while asked_s < deadline_s:
             try:
                 slot = self._admin.slot(self._member)
             except KafkaException as failure:
                 return self._unasked(failure)
+            answered_s = time.monotonic()
+            if answered_s > asked_s + self._session_s / 2:  # a coordinator that was away has begun sessions anew
+                deadline_s = answered_s + GHOST_SESSIONS * self._session_s
             if (pid := self._mark.other_pid()) is not None:
                 return self._slot_taken(f"process {pid} of this machine, which joined later ({why})")
             if slot.holder is None or holder not in (None, slot.holder):
@@ -148,6 +152,7 @@ class GroupMember:
                 )
             holder = slot.holder
             time.sleep(GHOST_LOOK_S)
+            asked_s = time.monotonic()
         return self._slot_taken(f"another worker, which joined later ({why})")
 
     def _subscribe(self, topics: list[str]) -> None:

@@ -16,6 +16,7 @@ from bridge.record import Headers, Record, TopicPartition
 CLOSE_TIMEOUT_S = 3.0
 
 TIMED_OUT = KafkaError._TIMED_OUT
+STATE = KafkaError._STATE
 PARTITION_EOF = KafkaError._PARTITION_EOF
 ALL_BROKERS_DOWN = KafkaError._ALL_BROKERS_DOWN
 FATAL = KafkaError._FATAL
