@@ -32,6 +32,7 @@ chaos: $(READY) ## Break a real Kafka and real workers by a seed, MINUTES=2 long
 	$(PY) -m tests.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),1)
 	$(PY) -m tests.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),1) --bank
 	UNDERSTUDY_KILL_ROUNDS=$(or $(ROUNDS),20) $(PY) -m pytest tests/bridge/test_kill_matrix.py
+	KILLED_DELIVERY=at-least-once UNDERSTUDY_KILL_ROUNDS=2 $(PY) -m pytest tests/bridge/test_kill_matrix.py
 	$(PY) -m tests.fuzz --inputs $(or $(INPUTS),1000000) --sockets 5000 --seed $(or $(SEED),1)
 	UNDERSTUDY_DIFFERENTIAL=$(or $(HISTORIES),200) $(PY) -m pytest tests/bridge/test_differential.py
 	UNDERSTUDY_RECORDED_KILLS=$(or $(KILLS),40) $(PY) -m pytest tests/bridge/test_recorded.py

@@ -15,6 +15,8 @@ logger = logging.getLogger("understudy.kafka")
 
 #: A record may be as large as a dead letter of the largest input: librdkafka's own limit is 1,000,000 bytes.
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+#: A worker's consumer tells so often where its partitions end: transactions that hang are seen by it.
+STATISTICS_MS = 5_000
 
 _OURS = "understudy sets it itself"
 _EXACTLY_ONCE = "without it a record can be lost or written twice"
@@ -191,6 +193,7 @@ class KafkaConfig:
             "heartbeat.interval.ms": min(500, max(1, session_ms // 3)),
             # A worker that does not poll holds up every rebalance for so long (librdkafka's default: 5 minutes).
             "max.poll.interval.ms": max(60_000, session_ms),
+            "statistics.interval.ms": STATISTICS_MS,
         }
         identity: Config = {
             "group.id": group,

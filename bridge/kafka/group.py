@@ -17,6 +17,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from bridge.kafka.admin import Admin
 from bridge.kafka.config import KafkaConfig, logger
+from bridge.kafka.hidden import GRACE_S, HiddenWatch
 from bridge.kafka.lease import boottime_s
 from bridge.kafka.messages import ALL_BROKERS_DOWN, FATAL, FORBIDDEN, bounded, error_of, made, say
 from bridge.kafka.slot import Mark
@@ -74,6 +75,8 @@ class GroupMember:
         self._assignments = 0
         #: What librdkafka said when another took our place in the group.
         self._shut_out: str | None = None
+        self._brokers = config.brokers
+        self._hidden = HiddenWatch(config.settings.transaction_timeout_s + GRACE_S)
         self._lines = config.lines()
         self._mark = self._marked()
         try:
@@ -82,7 +85,7 @@ class GroupMember:
             if admin.partition_count(self._control) is None:
                 admin.ensure([TopicSpec(self._control, 1, {})])
             identity = (member.group, member.instance_id, f"understudy-{member.node}-{member.slot}")
-            callbacks = {"error_cb": self._on_error, "on_commit": self._on_commit}
+            callbacks = {"error_cb": self._on_error, "on_commit": self._on_commit, "stats_cb": self._on_statistics}
             self._consumer = made(Consumer, config.member(self._lines, *identity) | callbacks)
         except BaseException:
             self._mark.close()
@@ -231,6 +234,20 @@ class GroupMember:
         if self._down_since_s is not None and now_s - self._down_since_s > self._limit_s:
             self._failure = LogUnavailable(
                 f"no Kafka broker has answered for {now_s - self._down_since_s:.0f} s: {self._admin.last_error()}"
+            )
+
+    def _on_statistics(self, statistics: str) -> None:
+        for hidden in self._hidden.look(statistics, time.monotonic()):
+            logger.warning(
+                "%s: a transaction hides offsets %d to %d since %.0f s, and this shard waits; the producer is found by "
+                "kafka-transactions.sh --bootstrap-server %s describe-producers --topic %s --partition %d",
+                hidden.where,
+                hidden.first,
+                hidden.end - 1,
+                hidden.seconds,
+                self._brokers,
+                hidden.where.topic,
+                hidden.where.partition,
             )
 
     # --- the group's callbacks --------------------------------------------------------------------------------
