@@ -48,6 +48,8 @@ class Shard:
         self.window = SnapshotWindow(part.limits.snapshot_window_records, record.tail_start, record.tail_offset)
         #: Set when a handler's failure escalates: the good prefix is committed, then the supervisor is told.
         self.failure: Failure | None = None
+        #: What a handler has now, or had last. Another thread may ask, should that handler never return.
+        self.handling: Envelope | None = None
         #: Why no command is taken although there are some; None if nothing is in the way.
         self.stalled: str | None = None
         #: Offsets of the control records in the mailbox that were heard before their turn came.
@@ -87,12 +89,13 @@ class Shard:
         batch_max = self.part.limits.batch_records_max
         self.stalled = None
         self._mark[SHARD] = self.part.number
+        has_alone = self._caution is not None or self.record.suspect >= 0
         while turn.handled < batch_max and self.failure is None:
             key = self.waiting.due(now_ms) if self.waiting.size else None
-            if self._caution is not None and (alone := self._alone(key)) >= 0:
+            if has_alone and (alone := self._alone(key)) >= 0:
                 if turn.handled or (key is None and self.waiting.size and not self._can_take(turn)):
                     break
-                if self.record.marked != alone:
+                if self.record.marked != alone and self._caution is not None and self._caution.concerns(alone):
                     return self._word(msgspec.structs.replace(self._stand(), marked=alone), [])
                 batch_max = 1
             if key is not None:
@@ -188,6 +191,7 @@ class Shard:
             self._quarantine(envelope, waited, turn)
             return
         asks = self._handlers[type(envelope.message)].takes_context
+        self.handling = envelope
         self._mark[COMMAND] = envelope.offset + 1
         try:
             decision = decide(
@@ -295,15 +299,16 @@ class Shard:
         self._caution = caution_of(self.record, self.part.owner, high, self.part.limits.batch_records_max)
 
     def _alone(self, due: str | None) -> int:
-        """Return the offset of the command that comes next, if it has to go alone; else -1. ``due``: a key's turn."""
-        assert self._caution is not None
-        if due is not None:
-            offset = self.waiting.queue(due)[0].envelope.offset
-        elif self.mailbox.letters:
-            offset = self.mailbox.letters[0].offset
-        else:
+        """Return the offset of the command that comes next, if it has to go alone; else -1. ``due``: a key's turn.
+
+        Within a node it is known of which command a process died. What stands before that one is committed first, and
+        what came of it before anything else is handled: another that kills, behind it, would undo both for ever.
+        """
+        coming = next(iter(self.mailbox), None) if due is None else self.waiting.queue(due)[0].envelope
+        if coming is None:
             return -1
-        return offset if self._caution.concerns(offset) else -1
+        is_alone = coming.offset == self.record.suspect or (self._caution and self._caution.concerns(coming.offset))
+        return coming.offset if is_alone else -1
 
     def _witness(self, offset: int, who: str) -> Incident:
         self.record, incident = witnessed(self.part.id, self.record, offset, who, self.part.limits.deaths_max)

@@ -49,14 +49,15 @@ class ShardHost:
         system, clock = self._system, SystemClock()
         backend = connect(self._url, system.settings, self._kafka_config)
         log = backend.log(self._member, system.commands_topics())
+        region = system.region(
+            log.partition_count,
+            seed=self._member.slot,
+            mark=marks.shared().enter(self._member.slot),
+            owner=marks.shared().owner,
+        )
         loop = ShardLoop(
             log,
-            system.region(
-                log.partition_count,
-                seed=self._member.slot,
-                mark=marks.shared().enter(self._member.slot),
-                owner=marks.shared().owner,
-            ),
+            region,
             clock,
             poll_timeout_s=system.settings.poll_timeout_s,
             report=control.report,
@@ -64,6 +65,7 @@ class ShardHost:
             fault_point=faults.point,
             deaths=marks.shared().deaths,
         )
+        control.under_way = region.under_way
         control.started()
         try:
             while not control.stopping.is_set():

@@ -12,7 +12,7 @@ from actors.context import Directory
 from actors.effects import Effects, ShardId
 from actors.entity import Behaviour
 from actors.part import Limits, Part
-from actors.shard import Shard
+from actors.shard import COMMAND, SHARD, Shard
 from bridge import faults
 from bridge.codec import Codec
 from bridge.log import Claimed
@@ -163,6 +163,16 @@ class ShardRegion:
     def named(self, name: str) -> Seat | None:
         """Return the seat of a child of the tree."""
         return self._names.get(name)
+
+    def under_way(self) -> str:
+        """Return which command a handler has now, as ``account/3@17 key 'a-1'``; "" if none. Any thread may ask."""
+        if self._mark is None or not self._mark[COMMAND]:
+            return ""
+        for seat in tuple(self._seats.values()):
+            shard = seat.shard
+            if shard is not None and shard.part.number == self._mark[SHARD] and (command := shard.handling) is not None:
+                return f"{seat.name}@{command.offset} key {command.key!r:.100}"
+        return ""
 
     def add(self, place: TopicPartition, now_s: float) -> None:
         """Take in a shard; siblings stand in the order of ``host()``, then by partition."""

@@ -56,8 +56,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stop_timeout_s: float = 10.0
     #: A worker that answers no ping for this long is killed (SIGKILL) and restarted.
     ping_timeout_s: float = 15.0
-    #: A worker whose loop makes no progress for this long (a handler that hangs) is killed and restarted. Longer than
-    #: any batch of one shard may take.
+    #: A handler that takes longer hangs: its stack is logged, its worker killed and restarted, and its command is one
+    #: that kills (``deaths_max``). A worker whose loop makes no progress for this long is killed and restarted, too.
     progress_timeout_s: float = 60.0
     #: Replication of topics that the runtime makes; -1 leaves it to the broker's default.
     replication_factor: int = -1

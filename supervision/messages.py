@@ -75,11 +75,15 @@ class Leave(msgspec.Struct, frozen=True):
 
 
 class Pong(msgspec.Struct, frozen=True):
-    """Worker to Guardian: the control thread lives, and the data thread made progress ``silent_s`` ago."""
+    """Worker to Guardian: the control thread lives, and the data thread made progress ``silent_s`` ago.
+
+    ``doing``: what it has had under way since then, in words.
+    """
 
     worker: str
     incarnation: int
     silent_s: float
+    doing: str
 
 
 class Up(msgspec.Struct, frozen=True):

@@ -115,11 +115,14 @@ class SupervisedProcess(Actor):  # type: ignore[misc] # Thespian has no types
         """Answer, and have the stacks written should the next ping not be answered in time (needs no GIL)."""
         if self._start is None or self._control is None:
             return
-        timeouts, silent_s = self._start.timeouts, self._control.silent_s()
+        timeouts = self._start.timeouts
+        silent_s, doing = self._control.silence()
         faulthandler.dump_traceback_later(0.75 * timeouts.ping_timeout_s, file=2)
         if timeouts.progress_timeout_s is not None and silent_s > timeouts.progress_timeout_s:
+            headline = f"{self._start.spec.name}: no progress for {silent_s:.1f} s{_in(doing)}; its stacks:\n"
+            os.write(2, headline.encode())
             faulthandler.dump_traceback(file=2)  # the Guardian kills it for this answer
-        self.send(self._parent, Pong(self._start.spec.name, self._start.incarnation, silent_s))
+        self.send(self._parent, Pong(self._start.spec.name, self._start.incarnation, silent_s, doing))
 
     def _run_work(self, spec: WorkSpec, control: Control) -> None:
         """The data thread. Whatever happens, the last word is said."""
@@ -227,10 +230,10 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
     def _heard(self, host: Host, message: Pong | Up | LastWord) -> None:
         host.silence.heard()
         match message:
-            case Pong(silent_s=silent_s):
+            case Pong(silent_s=silent_s, doing=doing):
                 limit_s = self._begin.timeouts.progress_timeout_s
                 if limit_s is not None and silent_s > limit_s and not host.stopping:
-                    self._kill(host, f"no progress for {silent_s:.1f} s", "progress")
+                    self._kill(host, f"no progress for {silent_s:.1f} s{_in(doing)}", "progress")
             case Up():
                 self._report("worker-running", host)
                 self._step(Started(host.worker, host.incarnation))
@@ -392,6 +395,10 @@ def _take_over_process() -> None:
     lineage.let_crashes_kill()
     logging.root = logging.Logger.root = _ROOT_LOGGER
     logging.Logger.manager = _LOGGERS
+
+
+def _in(doing: str) -> str:
+    return f" in {doing}" if doing else ""
 
 
 def _die_of_our_bug() -> NoReturn:

@@ -53,7 +53,11 @@ class Work(Protocol):
 
 
 class Control:
-    """What a `Work` says to its supervisor. Its methods never block; the data thread alone calls them."""
+    """What a `Work` says to its supervisor. Its methods never block; the data thread alone calls them.
+
+    ``under_way``: may be replaced by a function that names what the data thread is doing, "" for nothing in particular;
+    the control thread calls it. When its answer changes, that is progress too.
+    """
 
     def __init__(self, worker: str, incarnation: int, reports: Reports, on_started: Callable[[], None]) -> None:
         self.worker = worker
@@ -62,7 +66,9 @@ class Control:
         self.stopping = threading.Event()
         self._reports = reports
         self._on_started = on_started
+        self.under_way: Callable[[], str] = lambda: ""
         self._progress_s: float | None = None
+        self._doing, self._since_s = "", 0.0
 
     def started(self) -> None:
         """Say that the work is up: from now on it is expected to make progress. Call it once."""
@@ -80,9 +86,17 @@ class Control:
         """Write a line to the node's report stream, with the worker's name and incarnation."""
         self._reports.emit(event, worker=self.worker, incarnation=self.incarnation, **fields)
 
-    def silent_s(self) -> float:
-        """Seconds since the last sign of progress; 0 until started. Called by the control thread."""
-        return 0.0 if self._progress_s is None else time.monotonic() - self._progress_s
+    def silence(self) -> tuple[float, str]:
+        """Return the seconds since the last sign of progress, 0 until started, and what is under way meanwhile.
+
+        Called by the control thread, at each ping.
+        """
+        if self._progress_s is None:
+            return 0.0, ""
+        now_s, doing = time.monotonic(), self.under_way()
+        if doing != self._doing:
+            self._doing, self._since_s = doing, now_s
+        return now_s - max(self._progress_s, self._since_s), doing
 
 
 class Reports:

@@ -477,6 +477,21 @@ def innocent(stack: ExitStack) -> None:
     swap(stack, Shard, "__init__", init)
 
 
+@mutant("actors/shard.py")
+def suspect_among_others(stack: ExitStack) -> None:
+    """Others are handled in the same turn as a command that has killed, and as its dead letter"""
+
+    def alone(original: Any) -> Any:
+        def mutated(self: Shard, due: str | None) -> int:
+            offset = int(original(self, due))
+            caution = self._caution
+            return offset if caution is not None and caution.concerns(offset) else -1
+
+        return mutated
+
+    swap(stack, Shard, "_alone", alone)
+
+
 # --- supervision ----------------------------------------------------------------------------------------------
 
 

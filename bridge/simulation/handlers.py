@@ -17,6 +17,9 @@ from bridge.region import Role
 #: Is called with the cause and the attempt of each command before its handler; raises what the handler is to raise.
 Hook = Callable[[str, int], None]
 
+#: More often than any run lets a command be tried.
+ALWAYS = 1_000_000
+
 
 class Curses:
     """Commands whose handlers fail: by cause, what they raise and how often. Owned by one run.
@@ -47,9 +50,9 @@ class Curses:
             raise kind(f"simulated failure of {cause}")
 
     def lift(self) -> None:
-        """Fail no more."""
+        """Raise no more. What kills goes on killing: it has to be quarantined."""
         self.armed.clear()
-        self._left = {cause: (kind, 0) for cause, (kind, _) in self._left.items()}
+        self._left = {cause: (kind, left if kind is MemoryError else 0) for cause, (kind, left) in self._left.items()}
 
 
 def wrapped(role: Role, hook: Hook) -> Role:

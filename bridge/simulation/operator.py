@@ -8,6 +8,7 @@ import msgspec
 
 from actors.control import DropParked, RetryParked
 from bridge.log import Member, SlotTaken, TopicMismatch
+from bridge.simulation.handlers import ALWAYS
 from bridge.simulation.swarm import (
     KILL_POINTS,
     InjectedEscalation,
@@ -212,9 +213,10 @@ class Operator:
 
     def _to_handler(self, kind: str) -> str:
         if kind == "memory":
-            times = (1, 2, 100)[self._choices.below(3, "times")]
-            self._world.curses.armed.append((MemoryError, times))
-            return f"x{times}"
+            times = (1, 2, ALWAYS, ALWAYS)[self._choices.below(4, "times")]
+            commands = (1, 3)[self._choices.below(2, "commands")]
+            self._world.curses.armed.extend([(MemoryError, times)] * commands)
+            return f"{commands} {'always' if times == ALWAYS else f'x{times}'}"
         error = _RAISED[self._choices.below(len(_RAISED), "error")]
         times = (1, 2, 100)[self._choices.below(3, "times")]
         if error is InjectedEscalation:  # One that escalates for ever stops its shard, as it says.

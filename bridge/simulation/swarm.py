@@ -175,7 +175,7 @@ def draw(choices: Choices, base: Settings, wanted: tuple[str, ...]) -> Swarm:
 
 
 def _policy(choices: Choices, level: str) -> Policy:
-    max_restarts = (10, 1, 3)[choices.below(3, f"{level}-restarts")]
+    max_restarts = (10, 1, 3, 1_000)[choices.below(4, f"{level}-restarts")]
     within_s = (60.0, 5.0)[choices.below(2, f"{level}-within")]
     return restart(max_restarts=max_restarts, within_s=within_s, backoff=Backoff(first_s=0.05, max_s=2.0))
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors import Command, Entity, Event, command, event
 from actors.caution import caution_of
 from actors.effects import Effects, ShardRecord
 from actors.part import Limits
+from actors.shard import COMMAND
 from supervision import Backoff, Directive, restart
 from tests.actors.bench import Bench
 from tests.actors.domain import Account, Deposit, Trip
@@ -219,6 +222,68 @@ def test_what_kills_every_node_that_handles_it_is_quarantined(commands: int, dat
     assert shard.errors() == ["Quarantined"]
     assert [int(letter.header("source-offset") or b"") for letter in shard.dead_letters] == [offset]
     assert len(shard.journal) == commands
+
+
+class Feed(Command):
+    """Take something in."""
+
+
+class Poison(Command):
+    """Take something in that no process outlives."""
+
+
+class Fed(Event):
+    """It went down."""
+
+
+class Taster(Entity):
+    """Handles what it is given, or dies of it."""
+
+    meals: int = 0
+
+    @command
+    def feed(self, _cmd: Feed) -> Fed:
+        """Outlive it."""
+        return Fed()
+
+    @command
+    def poison(self, _cmd: Poison) -> Fed:
+        """Die."""
+        raise MemoryError
+
+    @event
+    def fed(self, _evt: Fed) -> Self:
+        """Count it."""
+        return self.replace(meals=self.meals + 1)
+
+
+@pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
+@given(deadly=st.lists(st.booleans(), min_size=1, max_size=12))
+def test_commands_that_kill_are_quarantined_one_after_the_other(delivery: str, deadly: list[bool]) -> None:
+    """However many there are in one batch: each takes ``deaths_max`` processes, and none undoes what another took."""
+    limits = msgspec.structs.replace(LIMITS, batch_records_max=100, delivery=delivery)
+    shard = Bench(Taster, limits=limits, owner="a")
+    shard.take_over("a")
+    for number, kills in enumerate(deadly):
+        shard.tell(Poison() if kills else Feed(), f"k{number % 3}")
+    deaths: list[tuple[int, int]] = []
+    for _ in range(sum(deadly) * limits.deaths_max):
+        with pytest.raises(MemoryError):
+            shard.run()
+        deaths.append((shard.part.mark[COMMAND] - 1, 4711))
+        shard.take_over("a", deaths[-1:])
+    shard.run()
+    assert [offset for offset, _ in deaths] == [n for n, kills in enumerate(deadly) if kills for _ in range(3)]
+    assert shard.errors() == ["Quarantined"] * sum(deadly)
+    assert len(shard.journal) == deadly.count(False)
+
+
+def test_what_stands_before_a_suspect_is_committed_first() -> None:
+    """A batch that no process outlives as a whole, because of its memory perhaps, gets done piece by piece."""
+    shard = bench(commands=BATCH)
+    shard.take_over("a", deaths=[(4, 4711)])
+    assert [effects.record.next for effects in turns(shard)] == [4, 5, 6]
+    assert (shard.record.suspect, shard.record.deaths, shard.errors()) == (-1, 0, [])
 
 
 def test_what_waits_goes_alone_too_and_once() -> None:

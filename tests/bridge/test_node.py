@@ -281,19 +281,22 @@ def test_status_shows_what_failed_when_the_node_is_gone(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("how", ["exit", "crash"])
-def test_a_record_that_kills_its_process_is_quarantined(stage: Stage, how: str) -> None:
-    """After three deaths in a row within one command it is a dead letter, and the shard goes on; kills do not count."""
+def test_records_that_kill_their_process_are_quarantined(stage: Stage, how: str) -> None:
+    """After three deaths in a row within one command it is a dead letter, and the shard goes on; kills do not count.
+
+    There are two in one batch: what became of the first must outlive the second.
+    """
     node = stage.node("one", workers=2)
     stage.until_running(node, 2)
     stage.send(500)
-    stage._client.tell(stage.app.Counter.break_down, "c-1", stage.app.Break(how=how))
+    stage._client.tell_all([(stage.app.Counter.break_down, "c-1", stage.app.Break(how=how))] * 2)
     stage.send(500)
     stage.check()
     letters = list(Operator(stage.app.system, stage._backend).dead_letters())
-    assert [(letter.error, letter.attempts) for letter in letters] == [("Quarantined", 3)]
+    assert [(letter.error, letter.attempts) for letter in letters] == [("Quarantined", 3)] * 2
     assert node.exit_code is None
     exits = [report for report in stage.reported("worker-exited") if report["how"] != "SIGKILL"]
-    assert len(exits) == 3, exits
+    assert len(exits) == 6, exits
 
 
 def test_a_record_that_takes_every_node_down_is_quarantined(stage: Stage) -> None:
@@ -331,7 +334,10 @@ def test_a_record_that_takes_every_node_down_is_quarantined(stage: Stage) -> Non
 def test_a_handler_that_hangs_is_killed_and_its_record_quarantined(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A worker without progress is killed, its stack is on stderr, and after three times the record is given up."""
+    """A worker without progress is killed, its stack is on stderr, and after three times the record is given up.
+
+    What is killed and why names the entity and the offset.
+    """
     monkeypatch.setenv("COUNTING_NAME", "hanging")
     monkeypatch.setenv("COUNTING_PROGRESS_S", "1.5")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
@@ -346,7 +352,13 @@ def test_a_handler_that_hangs_is_killed_and_its_record_quarantined(
         stage.check()
         letters = list(Operator(stage.app.system, stage._backend).dead_letters())
         assert [(letter.error, letter.attempts) for letter in letters] == [("Quarantined", 3)]
-        assert len(stage.reported("worker-killed")) == 3
-        assert "break_down" in capfd.readouterr().err
+        (letter,) = letters
+        where = f"in counter/{letter.source_partition}@{letter.source_offset} key 'c-1'"
+        told = [str(report["why"]) for report in stage.reported("worker-killed")]
+        assert len(told) == 3
+        assert all(why.endswith(where) for why in told), told
+        logged = capfd.readouterr().err
+        assert f"{where}; its stacks:" in logged
+        assert "break_down" in logged
     finally:
         stage.close()

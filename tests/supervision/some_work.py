@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 from supervision.work import Control
@@ -77,6 +78,14 @@ def spin(_control: Control) -> None:
         pass
 
 
+def plod(control: Control) -> None:
+    """Say nothing for two seconds, and have something else under way every tenth of one."""
+    begun_s = time.monotonic()
+    control.under_way = lambda: f"step {int((time.monotonic() - begun_s) * 10)}"
+    control.stopping.wait(2)
+    control.report("plodded")
+
+
 def refuse_to_stop(control: Control) -> None:
     """Hear the request and do nothing."""
     control.stopping.wait()
@@ -123,6 +132,7 @@ DEEDS: dict[str, Callable[[Control], None]] = {
         abort,
         catastrophic,
         spin,
+        plod,
         refuse_to_stop,
         fail_while_stopping,
         return_early,

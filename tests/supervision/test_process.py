@@ -290,6 +290,16 @@ def test_data_thread_without_progress_is_killed_and_its_stack_is_written(start: 
     assert "in spin" in node.ended_by_itself(0)
 
 
+def test_what_moves_on_is_not_killed(start: StartNode) -> None:
+    """Many slow steps are no step that hangs, though none of them says so."""
+    node = start(workers=misbehaving("plod"), ping_timeout_s=2.0, progress_timeout_s=0.5)
+    node.ready()
+    node.expect("plodded", worker="w0")
+    node.stop()
+    node.ended_by_itself(0)
+    assert not [event for event in node.seen if event["event"] == "worker-killed"]
+
+
 # The node stops.
 
 
