@@ -10,11 +10,10 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.table import Table
 
 from bridge import inspection
 from bridge.cli_operator import dead_letters, parked
-from bridge.cli_shared import KafkaConfig, LogUrl, Target, console, opened, sentences
+from bridge.cli_shared import KafkaConfig, LogUrl, Target, TextTable, console, opened, sentences
 from bridge.cli_simulate import simulate
 from bridge.cli_status import status
 from bridge.cli_verify import verify
@@ -70,13 +69,13 @@ def check(target: Target) -> None:
         check_installation()
         system = load_system(target)
         system.check()
-    table = Table("entity", "kind", "partitions", "commands", "events", title=f"system {system.name}")
+    table = TextTable("entity", "kind", "partitions", "commands", "events", title=f"system {system.name}")
     for hosted in system.hosted.values():
         behaviour = hosted.behaviour
         kind = "journaled" if behaviour.journaled else "stateful" if behaviour.stateful else "router"
         commands = ", ".join(message.__name__ for message in behaviour.handlers)
         events = ", ".join(message.__name__ for message in behaviour.events)
-        table.add_row(behaviour.name, kind, str(hosted.partitions), commands, events)
+        table.row(behaviour.name, kind, hosted.partitions, commands, events)
     console.print(table)
 
 
@@ -98,7 +97,7 @@ def topics(
             with opened(log, kafka_config, system.settings) as backend:
                 made = [*system.prepare(backend), *backend.ensure([incidents])] if create else []
                 found = backend.topics()
-    table = Table("topic", "partitions", "config", "state")
+    table = TextTable("topic", "partitions", "config", "state")
     wrong = 0
     for spec in [*system.topic_specs(), incidents]:
         count = found.get(spec.name)
@@ -108,7 +107,7 @@ def topics(
             state = f"has {count} partitions"
         wrong += state not in ("", "made", "there", "missing, not needed")
         config = " ".join(f"{name}={value}" for name, value in spec.config.items())
-        table.add_row(spec.name, str(spec.partitions), config, state)
+        table.row(spec.name, spec.partitions, config, state)
     console.print(table)
     raise typer.Exit(1 if wrong else 0)
 

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from bridge.cli_shared import KafkaConfig, LogUrl, Target, console, opened, sentences
+from bridge.cli_shared import KafkaConfig, LogUrl, Target, TextTable, console, opened, sentences
 from bridge.inspection import readable, readable_key
 from bridge.operator import DeadLetter, Operator
 from bridge.record import Headers
@@ -39,12 +38,12 @@ def _operator(target: str, log: str, kafka_config: KafkaConfig) -> Iterator[Oper
 @parked.command("list")
 def list_parked(target: Target, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
     """List the parked keys: since which command, why, and how many stand behind it."""
-    table = Table("entity", "key", "partition@offset", "behind", "error", "reason")
+    table = TextTable("entity", "key", "partition@offset", "behind", "error", "reason")
     with _operator(target, log, kafka_config) as operator:
         for found in operator.parked():
             place = f"{found.partition}@{found.offset}"
-            row = (found.entity, readable_key(found.key.encode()), place, str(found.behind))
-            table.add_row(*row, found.record.error, found.record.reason)
+            row = (found.entity, readable_key(found.key.encode()), place, found.behind)
+            table.row(*row, found.record.error, found.record.reason)
     console.print(table)
 
 
@@ -99,11 +98,11 @@ def drop_parked(
 @dead_letters.command("list")
 def list_dead_letters(target: Target, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
     """List the dead letters, oldest first."""
-    table = Table("address", "key", "source", "attempts", "error", "reason")
+    table = TextTable("address", "key", "source", "attempts", "error", "reason")
     with _operator(target, log, kafka_config) as operator:
         for letter in operator.dead_letters():
             key = readable_key(letter.record.key)
-            table.add_row(letter.address, key, _source(letter), str(letter.attempts), letter.error, letter.reason)
+            table.row(letter.address, key, _source(letter), letter.attempts, letter.error, letter.reason)
     console.print(table)
 
 

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
 
 from actors.message import DefinitionError
 from actors.wire import DecodeError
@@ -16,6 +18,7 @@ from bridge.connect import connect, read_kafka_config
 from bridge.log import Backend, LogError, LogUnavailable
 from bridge.settings import Settings
 from bridge.target import TargetError
+from bridge.text import one_line
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -32,6 +35,25 @@ LogUrl = Annotated[
 KafkaConfig = Annotated[
     Path | None, typer.Option(help="librdkafka settings, key=value lines: passed through, or refused with the reason.")
 ]
+
+
+class TextTable(Table):
+    """A table of plain text. Nothing in it is markup, and what has no room is folded, not cut: it may be an address.
+
+    Lines of a cell stay lines; whatever else a terminal would obey is escaped.
+    """
+
+    def __init__(self, *names: str, title: str | None = None) -> None:
+        columns = (Column(name, overflow="fold") for name in names)
+        super().__init__(*columns, title=None if title is None else _plain(title))
+
+    def row(self, *cells: object) -> None:
+        """Add a row."""
+        self.add_row(*(_plain(str(cell)) for cell in cells))
+
+
+def _plain(text: str) -> Text:
+    return Text("\n".join(map(one_line, text.split("\n"))))
 
 
 @contextlib.contextmanager

@@ -16,9 +16,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
-from bridge.cli_shared import Target, console, errors, sentences
+from bridge.cli_shared import Target, TextTable, console, errors, sentences
 from bridge.simulation.api import SimulationFailed, failed, silence
 from bridge.simulation.generate import generated
 from bridge.simulation.jobs import cores, running
@@ -153,18 +152,18 @@ def _differing(command: str, guarded: Mapping[int, str]) -> int | None:
     return next((seed for seed, trace in guarded.items() if traces[str(seed)] != trace), None)
 
 
-def figures(totals: Totals, jobs: int, seconds: float) -> Table:
+def figures(totals: Totals, jobs: int, seconds: float) -> TextTable:
     """Return what was done, as a table."""
-    table = Table("what", "how many", title="simulated")
+    table = TextTable("what", "how many", title="simulated")
     rate = totals.runs / totals.cpu_s if totals.cpu_s else 0.0
-    table.add_row("runs without a broken promise", f"{totals.runs:,}")
-    table.add_row("runs a second of a core (CPU time)", f"{rate:.1f}")
-    table.add_row(f"seconds, with {jobs} jobs", f"{seconds:,.0f}")
-    table.add_row("commands handled", f"{totals.commands:,}")
-    table.add_row("commands a run", f"{totals.commands / max(1, totals.runs):.0f}")
-    table.add_row("virtual hours", f"{totals.virtual_s / 3600:.2f}")
+    table.row("runs without a broken promise", f"{totals.runs:,}")
+    table.row("runs a second of a core (CPU time)", f"{rate:.1f}")
+    table.row(f"seconds, with {jobs} jobs", f"{seconds:,.0f}")
+    table.row("commands handled", f"{totals.commands:,}")
+    table.row("commands a run", f"{totals.commands / max(1, totals.runs):.0f}")
+    table.row("virtual hours", f"{totals.virtual_s / 3600:.2f}")
     for kind in FAULTS:
-        table.add_row(f"fault: {kind}", f"{totals.faults[kind]:,}")
+        table.row(f"fault: {kind}", f"{totals.faults[kind]:,}")
     for probe, count in sorted(totals.probes.items()):
-        table.add_row(f"reached: {probe}", f"{count:,}")
+        table.row(f"reached: {probe}", f"{count:,}")
     return table

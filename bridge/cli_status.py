@@ -9,11 +9,9 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from bridge import inspection
-from bridge.cli_shared import KafkaConfig, LogUrl, Target, console, opened, sentences
+from bridge.cli_shared import KafkaConfig, LogUrl, Target, TextTable, console, opened, sentences
 from bridge.incidents import NodeRecord
 from bridge.inspection import ShardStatus
 from bridge.log import Backend
@@ -82,41 +80,37 @@ def _print_json(system: ActorSystem, shards: Sequence[ShardStatus], nodes: Seque
     console.print_json(msgspec.json.encode(shown).decode())
 
 
-def _shards(system: ActorSystem, shards: Sequence[ShardStatus]) -> Table:
-    table = Table("shard", "next", "lag", "journal", "waiting", "parked keys", title=f"system {system.name}")
+def _shards(system: ActorSystem, shards: Sequence[ShardStatus]) -> TextTable:
+    table = TextTable("shard", "next", "lag", "journal", "waiting", "parked keys", title=f"system {system.name}")
     for shard in shards:
         lag = f"more than {inspection.LAG_COUNTED_MAX}" if shard.lag > inspection.LAG_COUNTED_MAX else str(shard.lag)
         position = str(shard.next_offset)
         if shard.committed not in (None, shard.next_offset):
             position += f" (group: {shard.committed})"
         name = f"{shard.entity}/{shard.partition}"
-        parked = escape(", ".join(shard.parked))
-        table.add_row(name, position, lag, str(shard.journaled), str(shard.waiting), parked)
+        table.row(name, position, lag, shard.journaled, shard.waiting, ", ".join(shard.parked))
     return table
 
 
-def _nodes(nodes: Sequence[NodeRecord], now_ms: int) -> Table:
-    table = Table("node", "standing", "workers, at its last word", "restarts (1 h)", title="nodes")
+def _nodes(nodes: Sequence[NodeRecord], now_ms: int) -> TextTable:
+    table = TextTable("node", "standing", "workers, at its last word", "restarts (1 h)", title="nodes")
     for node in nodes:
         workers = "\n".join(
             f"{name}: {worker.state}" + (f", pid {worker.pid}" if worker.pid else "")
             for name, worker in sorted(node.workers.items())
         )
-        restarts = node.restarts_since(now_ms - _HOUR_MS)
-        table.add_row(escape(node.node), escape(standing(node, now_ms)), escape(workers), str(restarts))
+        table.row(node.node, standing(node, now_ms), workers, node.restarts_since(now_ms - _HOUR_MS))
     return table
 
 
-def _incidents(node: NodeRecord, now_ms: int) -> Table:
-    table = Table("when", "what", "where", "what happens next", title=f"last incidents of node {escape(node.node)}")
+def _incidents(node: NodeRecord, now_ms: int) -> TextTable:
+    table = TextTable("when", "what", "where", "what happens next", title=f"last incidents of node {node.node}")
     for incident in node.incidents:
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(incident.at_ms / 1000))
         times = f" ({incident.count} times)" if incident.count > 1 else ""
         where = incident.where if incident.where.startswith("worker-") else f"{incident.where} {incident.worker}"
-        table.add_row(
-            f"{when} ({_age(now_ms - incident.at_ms)} ago)", escape(incident.what + times), escape(where.strip()),
-            escape(incident.next),
-        )  # fmt: skip
+        ago = _age(now_ms - incident.at_ms)
+        table.row(f"{when} ({ago} ago)", incident.what + times, where.strip(), incident.next)
     return table
 
 

@@ -8,11 +8,9 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from bridge.cli_shared import KafkaConfig, LogUrl, Target, console, errors, opened, sentences
+from bridge.cli_shared import KafkaConfig, LogUrl, Target, TextTable, console, errors, opened, sentences
 from bridge.log import Backend
 from bridge.system import ActorSystem
 from bridge.target import load_system
@@ -69,8 +67,8 @@ def _verified(system: ActorSystem, backend: Backend, *, decides: bool) -> Report
         return verify_system(reader, system, decides=decides, seen=lambda count: progress.advance(task, count))
 
 
-def _table(report: Report) -> Table:
-    table = Table("check", "", "records", "detail", title=f"system {report.system}")
+def _table(report: Report) -> TextTable:
+    table = TextTable("check", "", "records", "detail", title=f"system {report.system}")
     for check in report.checks:
-        table.add_row(check.name, "ok" if check.ok else "FAILED", f"{check.looked_at:,}", escape(check.detail))
+        table.row(check.name, "ok" if check.ok else "FAILED", f"{check.looked_at:,}", check.detail)
     return table

@@ -20,6 +20,7 @@ from bridge.log import Reader
 from bridge.plain import Counted
 from bridge.record import Record
 from bridge.system import ActorSystem, Hosted
+from bridge.text import one_line
 
 #: Commands above the committed offset that ``status`` counts exactly; beyond that it says "more than".
 LAG_COUNTED_MAX = 10_000
@@ -207,4 +208,4 @@ def readable_key(key: bytes | None) -> str:
     """Return a key as text; what is no UTF-8 escaped, and control characters too."""
     if key is None:
         return "null"
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in key.decode("utf-8", "backslashreplace"))
+    return one_line(key.decode("utf-8", "backslashreplace"))

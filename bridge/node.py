@@ -18,6 +18,7 @@ from bridge.incidents import Incidents, NodeRecord, Report
 from bridge.processes import pid_start
 from bridge.publisher import Publisher
 from bridge.reports import ReportLines
+from bridge.text import one_line
 
 #: Added to the node's own stop timeout before it is killed: it ends its children and itself within this.
 STOP_GRACE_S = 15.0
@@ -178,7 +179,7 @@ def log_report(report: Report) -> None:
     level = logging.WARNING if report["event"] in _WARNINGS else logging.INFO
     if report["event"] in _SAID:
         level = logging.DEBUG
-    logger.log(level, "%s %s", report["event"], fields)
+    logger.log(level, "%s %s", report["event"], one_line(fields))
 
 
 _ENDS = frozenset({"worker-exited", "worker-failed", "worker-killed"})

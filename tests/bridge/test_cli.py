@@ -9,10 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
+
+from bridge.connect import connect
+from bridge.record import Output
+from tests.apps import counting
 
 ROOT = Path(__file__).parent.parent.parent
 TARGET = "apps.counting:system"
@@ -55,6 +61,27 @@ def test_check_shows_what_a_system_hosts(understudy: Run) -> None:
     assert done.returncode == 0, done.stderr
     assert "counter" in done.stdout
     assert "journaled" in done.stdout
+
+
+def test_what_anybody_wrote_is_shown_as_it_is(understudy: Run, tmp_path: Path) -> None:
+    """A type's name with markup and an escape sequence in it: no traceback, nothing that the terminal would obey."""
+    log = f"sqlite:{tmp_path / 'strange.db'}"
+    topic = "counting.counter.commands"
+    value = msgspec.msgpack.encode({"type": "[/b] \x1b[2J\nsecond line"})
+    backend = connect(log)
+    counting.system.prepare(backend)
+    with closing(backend.appender()) as appender:
+        appender.append([Output(topic, 0, b"[/key]\x07", value, ())])
+    backend.close()
+    with counting.system.start(log) as running:
+        running.settle()
+    listed = understudy("dead-letters", "list", TARGET, "--log", log, COLUMNS="60")
+    assert listed.returncode == 0, listed.stderr
+    assert "\x1b" not in listed.stdout
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in listed.stdout.splitlines() if "│" in line]
+    address, key, source, _, error, reason = ("".join(column) for column in zip(*lines, strict=True))
+    assert (address, key, source, error) == ("0@0", r"[/key]\x07", f"{topic}/0@0", "DecodeError")
+    assert "[/b]" in reason
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.effects import Incident
 from bridge.cli_status import standing
 from bridge.connect import connect
+from bridge.dialogue import Dialogue
 from bridge.incidents import INCIDENTS_MAX, Incidents, NodeRecord, decode_node
 from bridge.log import Backend
 from bridge.metrics import SERIES_MAX, Metrics
@@ -269,3 +271,15 @@ def test_a_log_out_of_reach_is_one_line(caplog: pytest.LogCaptureFixture) -> Non
     publisher.close()
     assert len([line for line in caplog.records if line.name == "understudy"]) == 1
     assert "next try" in caplog.text
+
+
+def test_a_failure_is_one_log_line_whatever_its_message(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever reads the log line by line, or in a terminal, is not told what nobody said."""
+    told: list[str] = []
+    dialogue = Dialogue(lambda event, **_: told.append(event))
+    reason = "first\nnode-stopped exit_code=0 \x1b[2J"
+    dialogue.incidents([Incident("account/3@17 key 'a'", "ValueError", reason, "its key is parked", "parked")])
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        r"account/3@17 key 'a': ValueError: first\nnode-stopped exit_code=0 \x1b[2J; its key is parked"
+    ]
+    assert told == ["incident"]
