@@ -54,6 +54,7 @@ class ShardHost:
             seed=self._member.slot,
             mark=marks.shared().enter(self._member.slot),
             owner=marks.shared().owner,
+            hook=faults.within_handler(),
         )
         loop = ShardLoop(
             log,

@@ -17,6 +17,7 @@ from actors.wire import by_wire_name
 from bridge import topics
 from bridge.codec import Codec
 from bridge.connect import connect, read_kafka_config
+from bridge.hooked import Hook, hooked
 from bridge.log import Backend, TopicSpec
 from bridge.region import Role, ShardRegion
 from bridge.settings import Settings
@@ -175,15 +176,20 @@ class ActorSystem:
         seed: int = 0,
         mark: MutableSequence[int] | None = None,
         owner: str = "",
+        hook: Hook | None = None,
     ) -> ShardRegion:
         """Return an empty region for one worker of this system.
 
-        ``mark``: where it notes its command under way; ``owner``: the run of a node whose memory that is.
+        ``mark``: where it notes its command under way; ``owner``: the run of a node whose memory that is; ``hook``:
+        what a test has called within each handler.
         """
         counts = PartitionCounts(partition_count, self.topic_specs())
         directory = Directory(hosted=self._hosted.__contains__, partition_count=counts)
         tree = Tree(self.shards, self.shard_strategy, seed)
-        return ShardRegion(self.roles(counts), tree, directory, self.limits(), mark, owner)
+        roles = self.roles(counts)
+        if hook is not None:
+            roles = {topic: hooked(role, hook) for topic, role in roles.items()}
+        return ShardRegion(roles, tree, directory, self.limits(), mark, owner)
 
     def check(self) -> None:
         """Raise ValueError if there is nothing to run."""

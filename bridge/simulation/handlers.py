@@ -1,21 +1,8 @@
-"""Handlers that fail when they are told to: the entities of a system, each handler wrapped."""
+"""Which handlers fail, and how often: what the hook before each of them (`bridge.hooked`) asks."""
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
-
-import msgspec
-
-from actors.context import Context
-from actors.entity import Behaviour
-from actors.handler import Handler
-from bridge.region import Role
-
-#: Is called with the cause and the attempt of each command before its handler; raises what the handler is to raise.
-Hook = Callable[[str, int], None]
 
 #: More often than any run lets a command be tried.
 ALWAYS = 1_000_000
@@ -53,22 +40,3 @@ class Curses:
         """Raise no more. What kills goes on killing: it has to be quarantined."""
         self.armed.clear()
         self._left = {cause: (kind, left if kind is MemoryError else 0) for cause, (kind, left) in self._left.items()}
-
-
-def wrapped(role: Role, hook: Hook) -> Role:
-    """Return a role whose handlers call a hook first. What they do else is not changed by it."""
-    behaviour: Behaviour = copy.copy(role.behaviour)
-    behaviour.handlers = {message: _wrapped(handler, hook) for message, handler in role.behaviour.handlers.items()}
-    return msgspec.structs.replace(role, behaviour=behaviour)
-
-
-def _wrapped(handler: Handler, hook: Hook) -> Handler:
-    function, takes_context = handler.function, handler.takes_context
-
-    def hooked(entity: Any, message: Any, context: Context) -> object:
-        hook(context.cause, context.attempt)
-        return function(entity, message, context) if takes_context else function(entity, message)
-
-    made = copy.copy(handler)
-    made.function, made.takes_context = hooked, True
-    return made

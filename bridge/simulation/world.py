@@ -15,12 +15,13 @@ import msgspec
 from actors.context import Directory
 from actors.part import AT_LEAST_ONCE
 from bridge import topics
+from bridge.hooked import hooked
 from bridge.loop import DOUBT
 from bridge.record import Record
 from bridge.region import Phase
 from bridge.simulation.choices import Choices, Source
 from bridge.simulation.clients import Clients, Told
-from bridge.simulation.handlers import Curses, wrapped
+from bridge.simulation.handlers import Curses
 from bridge.simulation.ledger import Ledger
 from bridge.simulation.mortal import MortalBackend
 from bridge.simulation.node import Node
@@ -68,7 +69,7 @@ class World:
         self.clients = Clients(self.system, self.backend.appender(), commands)
         kit = Kit(
             self.system, self.swarm, self.backend, self.clock, self.ledger,
-            {topic: wrapped(role, self._before_handler) for topic, role in self.roles.items()},
+            {topic: hooked(role, self._before_handler) for topic, role in self.roles.items()},
             directory, self._reported, self.probes, [], lambda: self.node.owner,
         )  # fmt: skip
         self.node = Node(kit)

@@ -6,7 +6,7 @@ import os
 from typing import Self
 
 from actors import Command, Context, Entity, Event, command, event
-from bridge import ActorSystem, faults
+from bridge import ActorSystem
 from bridge.settings import Settings
 from bridge.system import IN_A_NODE
 from supervision import Backoff, Directive, restart
@@ -69,7 +69,6 @@ class Counter(Entity):
     @command
     def add(self, cmd: Add, ctx: Context) -> Added:
         """Count, and tell a tally."""
-        faults.point("K3")
         ctx.tell(Tally.note, f"t-{cmd.by % 10}", Note(by=cmd.by))
         return Added(by=cmd.by)
 

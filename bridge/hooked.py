@@ -1,0 +1,36 @@
+"""Handlers with something before them: how the simulator makes them fail, and a test has a process die in one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from actors.context import Context
+from actors.entity import Behaviour
+from actors.handler import Handler
+from bridge.region import Role
+
+#: Is called with the cause and the attempt of each command before its handler; raises what the handler is to raise.
+Hook = Callable[[str, int], None]
+
+
+def hooked(role: Role, hook: Hook) -> Role:
+    """Return a role whose handlers call a hook first. What they do else is not changed by it."""
+    behaviour: Behaviour = copy.copy(role.behaviour)
+    behaviour.handlers = {message: _hooked(handler, hook) for message, handler in role.behaviour.handlers.items()}
+    return msgspec.structs.replace(role, behaviour=behaviour)
+
+
+def _hooked(handler: Handler, hook: Hook) -> Handler:
+    function, takes_context = handler.function, handler.takes_context
+
+    def handle(entity: Any, message: Any, context: Context) -> object:
+        hook(context.cause, context.attempt)
+        return function(entity, message, context) if takes_context else function(entity, message)
+
+    made = copy.copy(handler)
+    made.function, made.takes_context = handle, True
+    return made
