@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections import Counter
@@ -21,6 +22,8 @@ from bridge.verify import verify
 
 #: Each so many seeds is also read by ``bridge.verify``, which takes a third as long as the run.
 VERIFIED_EVERY = 10
+#: More than a run ever needs: who makes more makes them without end.
+WORKLOAD_MAX = 10_000
 
 Commands = Callable[[random.Random], Iterable[Told]]
 
@@ -60,6 +63,17 @@ class Result(msgspec.Struct, frozen=True):
     cpu_s: float = 0.0
 
 
+def drawn(commands: Commands, seed: int) -> list[Told]:
+    """Return a workload. Raises ValueError if it has no end."""
+    workload = list(itertools.islice(commands(random.Random(seed)), WORKLOAD_MAX + 1))  # noqa: S311  reproducible
+    if len(workload) > WORKLOAD_MAX:
+        raise ValueError(
+            f"{getattr(commands, '__qualname__', commands)} makes more than {WORKLOAD_MAX:,} commands for one run; "
+            "end it earlier (200 to 300 are usual: itertools.islice)"
+        )
+    return workload
+
+
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """What is simulated: a system, what its clients send, what must hold, and which faults there may be."""
 
@@ -69,12 +83,16 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     kinds: tuple[str, ...] = tuple(FAULTS)
 
     def workload(self, seed: int) -> list[Told]:
-        """Return what the clients send with this seed."""
-        return list(self.commands(random.Random(seed)))  # noqa: S311  reproducible on purpose
+        """Return what the clients send with this seed. Raises ValueError if that has no end."""
+        return drawn(self.commands, seed)
 
     def run(self, seed: int) -> Result:
         """Run one seed."""
-        return self._run(seed, self.workload(seed), Seeded(seed))
+        try:
+            return self._run(seed, self.workload(seed), Seeded(seed))
+        except Exception as error:
+            error.add_note(f"while seed {seed} was simulated")
+            raise
 
     def replay(self, seed: int, commands: Sequence[Told], tape: Tape) -> Result:
         """Run again with other choices or fewer commands."""

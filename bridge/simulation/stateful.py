@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -19,7 +18,7 @@ from bridge.simulation.check import Scan
 from bridge.simulation.choices import Place, Replayed
 from bridge.simulation.clients import Told
 from bridge.simulation.operator import Operator
-from bridge.simulation.runs import Commands, Invariant, Outcome, no_invariant
+from bridge.simulation.runs import WORKLOAD_MAX, Commands, Invariant, Outcome, drawn, no_invariant
 from bridge.simulation.swarm import FAULTS
 from bridge.simulation.world import World
 from bridge.system import ActorSystem
@@ -29,7 +28,7 @@ _DRAWN = {
     "batch": 5, "mailbox": 5, "window": 5, "waiting-key": 3, "waiting-shard": 3, "workers": 3, "partitions": 3,
     "piece": 4, "events": 3, "markers": 3, "session": 3, "shard-strategy": 3, "worker-strategy": 3, "overflow": 2,
 }  # fmt: skip
-_WORKLOAD_SEED, _WORKLOAD_MAX = 0, 1_000
+_WORKLOAD_SEED = 0
 
 
 class Listed:
@@ -81,7 +80,7 @@ class Simulation(RuleBasedStateMachine):
             self.world = World(self.system, [], self.source, tuple(FAULTS))
         self.operator = Operator(self.world)
 
-    @rule(which=st.lists(st.integers(0, _WORKLOAD_MAX - 1), min_size=1, max_size=8))
+    @rule(which=st.lists(st.integers(0, WORKLOAD_MAX - 1), min_size=1, max_size=8))
     def send(self, which: list[int]) -> None:
         """Clients send some commands."""
         assert self.world is not None
@@ -136,6 +135,6 @@ def state_machine(
 
     At the end of each example all is healed, everything must be handled, and ``invariant`` must hold.
     """
-    workload = list(commands(random.Random(_WORKLOAD_SEED)))[:_WORKLOAD_MAX]  # noqa: S311  reproducible on purpose
+    workload = drawn(commands, _WORKLOAD_SEED)
     namespace = {"system": system, "workload": workload, "invariant_holds": staticmethod(invariant)}
     return type("Simulation", (Simulation,), namespace)

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -22,6 +23,7 @@ from bridge.region import Phase
 from bridge.simulation import FAULTS, Outcome, Scenario, SimulationFailed, generated, simulate
 from bridge.simulation.check import Scan
 from bridge.simulation.choices import Place, Replayed, Seeded
+from bridge.simulation.clients import Told
 from bridge.simulation.swarm import InjectedEscalation
 from bridge.simulation.worker import Worker
 from bridge.simulation.world import World
@@ -199,6 +201,18 @@ def test_what_was_silenced_is_heard_again() -> None:
     with pytest.raises(SimulationFailed):
         simulate(bank, invariant=nothing_is_ever_written, seeds=range(1), minimise=False)
     assert before == (logging.getLogger("understudy").disabled, hasattr(sys, "tracebacklimit"), gc.get_threshold())
+
+
+def test_commands_without_end_are_refused() -> None:
+    """They would take all memory before the first of them is sent."""
+
+    def endless(_: Random) -> Iterator[Told]:
+        while True:
+            yield Account.deposit, "k", Deposit(amount=1)
+
+    with pytest.raises(ValueError, match="endless makes more than 10,000 commands for one run; end it earlier") as told:
+        simulate(simulated.system, commands=endless)
+    assert told.value.__notes__ == ["while seed 0 was simulated"]
 
 
 def test_an_unknown_fault_is_refused() -> None:
