@@ -27,7 +27,7 @@ class SimulationFailed(AssertionError):
         self.seed, self.rule, self.schedule = result.seed, result.rule, tuple(result.schedule)
         self.commands, self.command, self.result = tuple(commands), command, result
         faults = "\n".join(f"  {line}" for line in result.schedule) or "  (none)"
-        told = "\n".join(f"  {handler!r} {key!r} {message!r}" for handler, key, message in commands[:20])
+        told = "\n".join(f"  {handler!r} {key!r} {message!r}" for handler, key, message in commands[:20]) or "  (none)"
         more = f"\n  and {len(commands) - 20} more" if len(commands) > 20 else ""
         super().__init__(
             f"seed {result.seed} breaks a promise: {result.rule}\n{result.violation}\n"
