@@ -42,7 +42,7 @@ FAULTS: Mapping[str, str] = MappingProxyType(
         "node-lost": "F1 F2: all workers die at once, also of a command; another node takes over that did not see it",
         "same-slot": "F25 F26: a second worker with a slot that is taken",
         "raise": "F6 F31: a handler raises, once, several times or always, under each directive",
-        "memory": "F8: a handler ends its process, once or always: it runs out of memory",
+        "memory": "F8: handlers of one command or three end their process, once or always: it runs out of memory",
         "garbage": "F31-F36: records that are no commands",
         "twice": "F39: a client sends a command again",
         "operate": "an operator has a parked key retried or dropped",
