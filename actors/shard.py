@@ -7,7 +7,7 @@ restores another from the log: what was decided but not committed has left nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -80,10 +80,11 @@ class Shard:
         due_ms = self.waiting.next_due_ms()
         return (len(self.mailbox) > 0 and self.stalled is None) or (due_ms is not None and due_ms <= now_ms)
 
-    def decide(self, now_ms: int) -> Effects | None:
+    def decide(self, now_ms: int, enough: Callable[[], bool] = lambda: False) -> Effects | None:
         """Handle waiting commands that are due and then commands from the mailbox, up to a batch of them.
 
-        ``now_ms`` is epoch time. Returns None if nothing was handled, and no mark is to be set or taken back.
+        ``now_ms`` is epoch time; ``enough`` is asked behind each command, and ends the batch when it says so. Returns
+        None if nothing was handled, and no mark is to be set or taken back.
         """
         turn = Turn(self.waiting, self.budget)
         batch_max = self.part.limits.batch_records_max
@@ -101,6 +102,8 @@ class Shard:
             if key is not None:
                 self._retry(key, now_ms, turn)
             elif not self._take(now_ms, turn):
+                break
+            if enough():
                 break
         if not turn.handled and self.record.marked >= 0:  # Nor was what is marked: nobody can die of it now.
             return self._word(self._stand(), [])
@@ -188,7 +191,8 @@ class Shard:
                 return
             cell = Cell(part.behaviour.initial(), part.behaviour.initial_data)
         if envelope.offset == self._quarantined:
-            self._quarantine(envelope, waited, turn)
+            where = f"{part.id}@{envelope.offset} key {key!r}"
+            turn.quarantine(envelope, where, self.record.deaths, waits=waited is not None)
             return
         asks = self._handlers[type(envelope.message)].takes_context
         self.handling = envelope
@@ -317,16 +321,6 @@ class Shard:
 
     def _is_open(self, offset: int) -> bool:
         return offset >= self._next or self.waiting.holds(offset)
-
-    def _quarantine(self, envelope: Envelope, waited: WaitingRecord | None, turn: Turn) -> None:
-        """Give up a command that kills whatever process handles it."""
-        deaths = self.record.deaths
-        reason = f"{deaths} processes in a row died while they handled it"
-        turn.dead_letter(envelope, "Quarantined", reason, deaths)
-        if waited is not None:
-            turn.leave(envelope)
-        where = f"{self.part.id}@{envelope.offset} key {envelope.key!r}"
-        turn.incidents.append(Incident(where, "Quarantined", reason, "the command is a dead letter", "quarantined"))
 
     # --- failure ----------------------------------------------------------------------------------------------
 

@@ -64,6 +64,14 @@ class Turn:
             self.outputs.append(Replied(letter.sender, answer, letter.offset, 1))
         self.counts.dead_lettered += 1
 
+    def quarantine(self, envelope: Envelope, where: str, deaths: int, *, waits: bool) -> None:
+        """Give up a command that kills whatever process handles it."""
+        reason = f"{deaths} processes in a row died while they handled it"
+        self.dead_letter(envelope, "Quarantined", reason, deaths)
+        if waits:
+            self.leave(envelope)
+        self.incidents.append(Incident(where, "Quarantined", reason, "the command is a dead letter", "quarantined"))
+
     def keep(self, waiting: Waiting, *, known: bool) -> None:
         """Keep a command as the first of its key, until its restart or parked; ``known`` if it is that already."""
         key = waiting.envelope.key

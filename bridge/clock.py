@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -26,3 +27,10 @@ class SystemClock:
     def epoch_ms(self) -> int:
         """Milliseconds since 1970 (UTC)."""
         return time.time_ns() // 1_000_000
+
+
+def elapsed(clock: Clock, seconds: float) -> Callable[[], bool]:
+    """Return a function that tells whether so much time has gone by since now (0.1 µs)."""
+    monotonic_s = clock.monotonic_s
+    until_s = monotonic_s() + seconds
+    return lambda: monotonic_s() >= until_s

@@ -14,7 +14,7 @@ import msgspec
 
 from actors.effects import Counts, Effects
 from actors.mailbox import Letter
-from bridge.clock import Clock
+from bridge.clock import Clock, elapsed
 from bridge.dialogue import Dialogue, Report
 from bridge.log import Aborted, Assigned, Claimed, Committed, Fenced, Fetched, Log, LogEvent, Lost, Replayed, ShardEvent
 from bridge.record import TopicPartition
@@ -45,15 +45,17 @@ class ShardLoop:
         clock: Clock,
         *,
         poll_timeout_s: float,
+        turns_max_s: float = float("inf"),
         report: Report = lambda *_, **__: None,
         progress: Callable[[], None] = lambda: None,
         fault_point: Callable[[str], None] = lambda _point: None,
         deaths: Callable[[int], Iterable[tuple[int, int]]] = lambda _number: (),
     ) -> None:
-        self._log, self._clock, self._poll_timeout_s = log, clock, poll_timeout_s
+        self._log, self._clock, self._dialogue = log, clock, Dialogue(report)
+        #: How long all shards together may decide until the log is polled again: each has an equal share.
+        self._poll_timeout_s, self._turns_max_s = poll_timeout_s, turns_max_s
         #: The shards of this worker.
         self.region = region
-        self._dialogue = Dialogue(report)
         self._progress, self._fault, self._deaths = progress, fault_point, deaths
         #: The shards that were claimed since the last poll: what it brought for them belongs to the time before.
         self._claimed_since: set[TopicPartition] = set()
@@ -143,7 +145,7 @@ class ShardLoop:
         now_ms = self._clock.epoch_ms()
         if not shard.ready(now_ms):
             return False
-        effects = shard.decide(now_ms)
+        effects = shard.decide(now_ms, elapsed(self._clock, self._turns_max_s / len(self.region)))
         self._progress()
         self._fault("K4")
         if shard.stalled:

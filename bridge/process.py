@@ -61,6 +61,7 @@ class ShardHost:
             region,
             clock,
             poll_timeout_s=system.settings.poll_timeout_s,
+            turns_max_s=system.settings.turns_max_s,
             report=control.report,
             progress=control.progress,
             fault_point=faults.point,

@@ -69,6 +69,7 @@ class Running:
             self.system.region(log.partition_count, owner=self.owner),
             self._clock,
             poll_timeout_s=self.system.settings.poll_timeout_s,
+            turns_max_s=self.system.settings.turns_max_s,
             report=self._report,
             fault_point=self._fault,
         )

@@ -9,6 +9,8 @@ from actors.part import AT_LEAST_ONCE, EXACTLY_ONCE
 DELIVERIES = (EXACTLY_ONCE, AT_LEAST_ONCE)
 #: Their record takes 14 bytes each at worst, and Kafka's default limit of a record is a million.
 _SEEN_CAUSES_LIMIT = 50_000
+#: A worker polls so often in a session however slow its handlers are: to prove its membership, and to hear of a stop.
+_POLLS_A_SESSION = 6
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,7 +22,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: At least once, how many messages of each source partition a shard remembers by their cause, to drop those that
     #: come again (0.1 kB each). Eight times what one turn sends; at most 50,000, which are one record of the log.
     seen_causes_max: int = 10_000
-    #: Records that one transaction of a shard handles at most. 1,000 is where throughput levels off (measured).
+    #: Records that one transaction of a shard handles at most. 1,000 is where throughput levels off (measured). Fewer
+    #: where handlers are slow: all shards of a worker together decide for a sixth of a session, then it polls again.
     batch_records_max: int = 1_000
     #: Decoded commands that a shard holds before its partition is paused; resumed at half of it.
     mailbox_records_max: int = 4_000
@@ -61,6 +64,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     progress_timeout_s: float = 60.0
     #: Replication of topics that the runtime makes; -1 leaves it to the broker's default.
     replication_factor: int = -1
+
+    @property
+    def turns_max_s(self) -> float:
+        """How long a worker's shards together may decide before it polls again; one handler may take longer."""
+        return self.session_timeout_s / _POLLS_A_SESSION
 
     def __post_init__(self) -> None:
         """Refuse bounds and times that are none."""

@@ -58,6 +58,7 @@ _FIXED: Mapping[str, tuple[str | None, str]] = {
 _LOG_LEVEL = "log_level"
 _LOG_LEVEL_MIN = 6
 _ALL_ACKS = frozenset({"all", "-1"})
+_DAY_MS = 86_400_000
 _SECRET_WORDS = ("password", "secret", "token", "pem", "jaas", "sasl.username", "oauthbearer.config")
 
 _ANY_CLIENT: Config = {
@@ -188,11 +189,13 @@ class KafkaConfig:
     def member(self, lines: LogLines, group: str, instance_id: str, client_id: str) -> Config:
         """Build for a worker's place in the group: static, cooperative, and no offsets but the transactions'."""
         session_ms = int(self.settings.session_timeout_s * 1_000)
+        busy_ms = int((self.settings.progress_timeout_s + self.settings.ping_timeout_s) * 1_000)
         # How soon the others hear of a rebalance: this is most of a planned handover's time.
         beat: Config = {
             "heartbeat.interval.ms": min(500, max(1, session_ms // 3)),
-            # A worker that does not poll holds up every rebalance for so long (librdkafka's default: 5 minutes).
-            "max.poll.interval.ms": max(60_000, session_ms),
+            # A worker that does not poll holds up every rebalance for so long (librdkafka's default: 5 minutes). One
+            # handler may take as long as its limit; beyond that its worker is killed, and does not leave by itself.
+            "max.poll.interval.ms": min(max(60_000, session_ms, busy_ms), _DAY_MS),
             "statistics.interval.ms": STATISTICS_MS,
         }
         identity: Config = {

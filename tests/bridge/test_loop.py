@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -465,3 +466,25 @@ def test_a_contradiction_is_read_again_before_it_is_believed(
     (seat,) = world.running.loop.region
     assert (seat.shard is not None, looks) == (runs, DOUBTS_MAX + 1)
     world.close()
+
+
+def test_slow_handlers_end_a_turn_early() -> None:
+    """A batch takes no longer than a share of the session, so that the log is polled, and a stop is heard."""
+    limits = Settings(session_timeout_s=0.3)
+    world = World([Account], limits=limits)
+    world.send([(Account, f"k{number}", Deposit(amount=1), False) for number in range(100)])
+    handled = [0]
+    while handled[-1] < 100:
+        world.running.loop.tick(0.0)
+        handled.append(world.running.loop.counts.applied)
+    # The clock of this test ticks a millisecond for each command; two shards share 50 of them.
+    assert max(after - before for before, after in itertools.pairwise(handled)) <= 50
+    assert len(handled) > 3
+
+
+def test_a_handler_slower_than_any_share_is_still_handled() -> None:
+    """One command a turn at least: slow is not stuck."""
+    world = World([Account], partitions=1, limits=Settings(session_timeout_s=0.001))
+    world.send([(Account, "k", Deposit(amount=1), False)] * 5)
+    world.running.settle()
+    assert world.running.loop.counts.applied == 5
