@@ -18,7 +18,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The bounds of one shard; see ``bridge.settings.Settings`` for the meaning and reason of each."""
 
     batch_records_max: int = 1_000
+    turn_bytes_max: int = 16_000_000
     mailbox_records_max: int = 4_000
+    mailbox_bytes_max: int = 64_000_000
     snapshot_window_records: int = 20_000
     waiting_per_key_max: int = 1_000
     waiting_per_shard_max: int = 10_000

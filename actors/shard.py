@@ -44,7 +44,7 @@ class Shard:
         self.cells: dict[str, Cell] = {}
         self.waiting = WaitingRoom()
         self.budget = RestartBudget(part.policy.within_s)
-        self.mailbox = Mailbox(part.limits.mailbox_records_max, record.next)
+        self.mailbox = Mailbox(part.limits, record.next)
         self.window = SnapshotWindow(part.limits.snapshot_window_records, record.tail_start, record.tail_offset)
         #: Set when a handler's failure escalates: the good prefix is committed, then the supervisor is told.
         self.failure: Failure | None = None
@@ -103,7 +103,7 @@ class Shard:
                 self._retry(key, now_ms, turn)
             elif not self._take(now_ms, turn):
                 break
-            if enough():
+            if enough() or turn.bytes >= self.part.limits.turn_bytes_max:
                 break
         if not turn.handled and self.record.marked >= 0:  # Nor was what is marked: nobody can die of it now.
             return self._word(self._stand(), [])
@@ -121,6 +121,7 @@ class Shard:
         if not letters or (self.waiting.size and not self._can_take(turn)):
             return False
         letter = letters.popleft()
+        self.mailbox.bytes -= len(letter.value or b"")
         self._next = letter.offset + 1
         redelivery = self.redelivery
         if redelivery is not None and redelivery.repeats(letter.headers):
@@ -216,6 +217,7 @@ class Shard:
         self._apply(cell, envelope, decision, turn)
         if decision.outputs or decision.reply is not None:
             turn.outputs.extend(outputs_of(envelope, decision))
+            turn.bytes += sum(map(len, decision.sent), len(decision.reply_data))
         if waited is not None:
             turn.leave(envelope)
 
@@ -224,6 +226,7 @@ class Shard:
             turn.counts.rejected += 1
             return
         turn.counts.applied += 1
+        turn.bytes += len(decision.data)
         key = envelope.key
         for index, data in enumerate(decision.events):
             cell.version += 1
@@ -231,6 +234,7 @@ class Shard:
             self._seq += 1
             turn.outputs.append(Journaled(key, data, cell.version, cell.seq, envelope.offset, index))
             self.window.wrote(key, cell.seq)
+            turn.bytes += len(data)
         if decision.data is cell.data and not decision.stopped:
             return
         cell.state, cell.data = decision.state, decision.data
@@ -299,7 +303,7 @@ class Shard:
         """Go on behind plain turns, which the shard record does not tell of. Before anything is offered."""
         self.record = msgspec.structs.replace(self.record, next=next_offset, seq=seq)
         self._next, self._seq = next_offset, seq
-        self.mailbox = Mailbox(self.part.limits.mailbox_records_max, next_offset)
+        self.mailbox = Mailbox(self.part.limits, next_offset)
         self._caution = caution_of(self.record, self.part.owner, high, self.part.limits.batch_records_max)
 
     def _alone(self, due: str | None) -> int:

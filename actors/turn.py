@@ -36,8 +36,8 @@ class Turn:
     """Mutable, and gone with the call. Whatever it does to the waiting room it writes down among the books."""
 
     __slots__ = (
-        "_budget", "_waiting", "anchor", "books", "changed", "counts", "handled", "incidents", "outputs", "overflowed",
-        "touched",
+        "_budget", "_waiting", "anchor", "books", "bytes", "changed", "counts", "handled", "incidents", "outputs",
+        "overflowed", "touched",
     )  # fmt: skip
 
     def __init__(self, waiting: WaitingRoom, budget: RestartBudget) -> None:
@@ -47,6 +47,9 @@ class Turn:
         self.counts = Counts()
         self.incidents: list[Incident] = []
         self.handled = 0
+        #: About what it makes a transaction write: events, messages, dead letters, what waits, and states. A snapshot
+        #: is written now and then; each command counts the state that it leaves instead.
+        self.bytes = 0
         #: Commands that came when those of their key waited, and had no room.
         self.overflowed = 0
         self.anchor = -1
@@ -59,6 +62,7 @@ class Turn:
         key = letter.key.encode() if isinstance(letter, Envelope) else letter.key
         reason = reason[:REASON_CHARS_MAX]
         self.outputs.append(DeadLettered(key, letter.value, letter.headers, error, reason, attempts, letter.offset, 0))
+        self.bytes += len(letter.value or b"")
         if letter.sender is not None:
             answer = encode(Undelivered(reason=f"{error}: {reason}"))
             self.outputs.append(Replied(letter.sender, answer, letter.offset, 1))
@@ -138,6 +142,7 @@ class Turn:
     def _wrote(self, envelope: Envelope, record: WaitingRecord | None) -> None:
         self.touched[envelope.key] = None
         self.books.append(WaitingWritten(envelope.offset, record))
+        self.bytes += len(envelope.value)
 
 
 def _parked(waiting: Waiting) -> str:

@@ -20,9 +20,8 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's."""
 
-    def monotonic_s(self) -> float:
-        """Seconds since some moment."""
-        return time.monotonic()
+    #: Asked behind each command: without a function of ours around it, that is half as dear.
+    monotonic_s = staticmethod(time.monotonic)
 
     def epoch_ms(self) -> int:
         """Milliseconds since 1970 (UTC)."""

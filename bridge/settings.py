@@ -25,8 +25,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: Records that one transaction of a shard handles at most. 1,000 is where throughput levels off (measured). Fewer
     #: where handlers are slow: all shards of a worker together decide for a sixth of a session, then it polls again.
     batch_records_max: int = 1_000
+    #: Bytes after which a turn takes no other command: what its commands write, and the states that they leave. A
+    #: transaction has to be sent within ``transaction_timeout_s``.
+    turn_bytes_max: int = 16_000_000
     #: Decoded commands that a shard holds before its partition is paused; resumed at half of it.
     mailbox_records_max: int = 4_000
+    #: The same in bytes, as they were sent; what was fetched at once may be beyond it.
+    mailbox_bytes_max: int = 64_000_000
     #: How long a worker waits for records when it has nothing to do: the latency of a stop request.
     poll_timeout_s: float = 0.05
     #: Journal records after which an entity's unsnapshotted events force a snapshot: bounds every restore.

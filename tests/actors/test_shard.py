@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from actors import Entity, Message
 from actors.control import DropParked, RetryParked
-from actors.effects import Incident
+from actors.effects import Incident, Journaled
 from actors.mailbox import Mailbox
 from actors.message import Undecodable
 from actors.part import Limits
 from actors.placement import partition_of
+from actors.wire import encode
 from supervision import Backoff, Directive, restart
 from tests.actors.bench import BACKOFF_MS, REPLY_TO, Bench
 from tests.actors.domain import (
@@ -423,25 +424,63 @@ def test_a_bound_stalls_the_shard_and_loses_nothing(limits: Limits) -> None:
     assert per_key(bench)["x"] == [{"type": "Deposited", "amount": 1}]
 
 
-@given(st.lists(st.integers(1, 5), max_size=20), st.integers(1, 6), st.lists(st.integers(0, 4), max_size=40))
-def test_the_mailbox_is_a_queue_that_never_drops(sizes: list[int], capacity: int, takes: list[int]) -> None:
-    """What is offered is taken in order, also beyond the capacity, where it says that it is full."""
-    mailbox, naive, offset = Mailbox(capacity, 0), [], 0
-    plan = takes + [0] * len(sizes)
-    for size, take in zip(sizes, plan, strict=False):
-        letters = [Undecodable(offset + 2 * i, None, None, (), 0, "", "") for i in range(size)]
-        offset += 2 * size
+@given(
+    sizes=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5), max_size=20),
+    records_max=st.integers(1, 6),
+    bytes_max=st.integers(1, 30),
+    takes=st.lists(st.integers(0, 4), max_size=40),
+)
+def test_the_mailbox_is_a_queue_that_never_drops(
+    sizes: list[list[int]], records_max: int, bytes_max: int, takes: list[int]
+) -> None:
+    """What is offered is taken in order, also beyond the bounds, where it says that it is full."""
+    limits = Limits(mailbox_records_max=records_max, mailbox_bytes_max=bytes_max)
+    mailbox, naive, offset = Mailbox(limits, 0), [], 0
+    for values, take in zip(sizes, takes + [0] * len(sizes), strict=False):
+        letters = [Undecodable(offset + 2 * i, None, bytes(n) or None, (), 0, "", "") for i, n in enumerate(values)]
+        offset += 2 * len(values)
         mailbox.offer(letters)
         naive += letters
         for _ in range(min(take, len(naive))):
             assert mailbox.letters[0] is naive[0]
-            assert mailbox.letters.popleft() is naive.pop(0)
+            taken = mailbox.letters.popleft()
+            mailbox.bytes -= len(taken.value or b"")
+            assert taken is naive.pop(0)
+        size = sum(len(letter.value or b"") for letter in naive)
         assert len(mailbox) == len(naive)
-        assert mailbox.full == (len(naive) >= capacity)
-        assert mailbox.drained == (len(naive) <= capacity // 2)
+        assert mailbox.full == (len(naive) >= records_max or size >= bytes_max)
+        assert mailbox.drained == (len(naive) <= records_max // 2 and size <= bytes_max // 2)
     if naive:
         with pytest.raises(AssertionError):
             mailbox.offer([naive[0]])
+
+
+@given(sizes=st.lists(st.integers(0, 20), min_size=1, max_size=30), bytes_max=st.integers(1, 2_000))
+def test_a_turn_ends_when_it_writes_too_much(sizes: list[int], bytes_max: int) -> None:
+    """A transaction is over the bound by its last command at most, and all commands are handled."""
+    bench = Bench(Account, limits=Limits(turn_bytes_max=bytes_max))
+    for number, size in enumerate(sizes):
+        bench.tell(Split(amounts=tuple(range(size))), f"k{number % 3}")
+    bench.fetch()
+    while (effects := bench.turn()) is not None:
+        events = [output for output in effects.outputs if isinstance(output, Journaled)]
+        last = effects.record.next - 1
+        assert sum(len(event.data) for event in events if event.offset != last) < bytes_max
+    assert bench.record.next == len(sizes)
+    assert bench.shard.mailbox.bytes == 0
+
+
+@pytest.mark.parametrize("error", ["resume", "stop", "restart"])
+def test_what_fails_is_written_too(error: str) -> None:
+    """Dead letters and waiting commands keep the bytes of their commands: these end a turn like any other."""
+    policy = restart(on={KeyError: Directive.RESUME, ValueError: Directive.STOP})
+    command = Trip(times=1_000, error=error)
+    bench = Bench(Account, limits=Limits(turn_bytes_max=2 * len(encode(command)) + 1), policy=policy)
+    for number in range(9):
+        bench.tell(command, f"k{number}")
+    bench.fetch()
+    turns = [bench.turn() for _ in range(3)]
+    assert [effects and effects.record.next for effects in turns] == [3, 6, 9]
 
 
 # --- determinism ----------------------------------------------------------------------------------------------
