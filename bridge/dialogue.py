@@ -84,4 +84,5 @@ class Dialogue:
 
 
 def _say(level: int, line: str, *words: object) -> None:
-    logger.log(level, "%s", one_line(line % words))
+    if logger.isEnabledFor(level):
+        logger.log(level, "%s", one_line(line % words))
