@@ -440,7 +440,7 @@ def test_verify_tells_what_came_again_from_what_came_otherwise() -> None:
 
 def test_verify_misses_what_counts_and_nothing_else() -> None:
     """A journal record that does not count may go; of those that count none may."""
-    world = torn_world(0)
+    world = torn_world(1)
     connection = world.backend._memory.connection()
     kept = {record.offset for record in world.counted("bank.account.events", 0)}
     all_offsets = [record.offset for record in world.running.reader.read("bank.account.events", 0)]
