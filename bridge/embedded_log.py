@@ -40,7 +40,7 @@ from bridge.log import (
     TopicMismatch,
     Transaction,
 )
-from bridge.processes import is_alive, pid_start
+from bridge.processes import is_alive, is_stopped, pid_start
 from bridge.record import TopicPartition
 
 #: Replayed records of one poll over all shards, so shards that are ready do not wait long for those that restore.
@@ -87,6 +87,7 @@ class EmbeddedLog:
     def __init__(self, store: Store, member: Member, subscriptions: Sequence[str]) -> None:
         self._store, self._member, self._subscriptions = store, member, tuple(subscriptions)
         self._lease_s = store.settings.session_timeout_s
+        self._busy_s = store.settings.busy_s
         self._owner = uuid.uuid4().hex
         self._joined = self._closed = False
         self._shards: dict[TopicPartition, _Shard] = {}
@@ -231,8 +232,18 @@ class EmbeddedLog:
         """Return the owners that may be evicted."""
         rows = self._store.rows(schema.OTHERS, (self._member.group, self._owner))
         return [
-            owner for owner, pid, start, until_ms in rows if until_ms <= now_s * 1000 or not _lives(owner, pid, start)
+            owner
+            for owner, pid, start, until_ms in rows
+            if not _lives(owner, pid, start) or (until_ms <= now_s * 1000 and not self._is_busy(pid, until_ms, now_s))
         ]
+
+    def _is_busy(self, pid: int, until_ms: int, now_s: float) -> bool:
+        """Tell whether another process whose lease ran out may have a handler that takes longer than the lease.
+
+        It does, if it runs, until its supervisor would have killed it. One that is stopped (SIGSTOP) does nothing. On
+        Kafka this is what the client's own thread says, with ``max.poll.interval.ms``.
+        """
+        return pid != os.getpid() and now_s - until_ms / 1000 < self._busy_s and not is_stopped(pid)
 
     def _rebalance(self, now_s: float) -> None:
         """Evict who is gone, give up what is beyond our share, take what is free of it, and renew the lease."""

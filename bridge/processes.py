@@ -54,12 +54,23 @@ def holds_socket(pid: int, inode: str) -> bool:
 
 def start_ticks(pid: int) -> str | None:
     """Return when a process started, in clock ticks since boot (proc(5), field 22); None if it is gone or a zombie."""
+    fields = _stat(pid)
+    return None if not fields or fields[0] in (b"Z", b"X") else fields[19].decode()
+
+
+def is_stopped(pid: int) -> bool:
+    """Tell whether a process is stopped, by SIGSTOP or a debugger, or gone, or not to be seen at all."""
+    fields = _stat(pid)
+    return not fields or fields[0] in (b"T", b"t", b"Z", b"X")
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Return what proc(5) says of a process from its third field on, its state; empty if it is gone."""
     try:
         # The name in the second field may hold anything, so the fields are counted from its end.
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
-        return None
-    return None if fields[0] in (b"Z", b"X") else fields[19].decode()
+        return []
 
 
 def pid_start(pid: int) -> str | None:

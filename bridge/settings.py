@@ -50,7 +50,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     input_bytes_max: int = 1_048_588
     #: Nesting that is decoded at most: deeper bytes would exhaust the stack (100,000 levels do).
     depth_max: int = 32
-    #: Without a sign of life for this long a worker's shards move. Kafka's ``session.timeout.ms``.
+    #: Without a sign of life for this long a worker's shards move; a handler may take longer. Kafka's
+    #: ``session.timeout.ms``.
     session_timeout_s: float = 6.0
     #: An abandoned transaction hides later records for this long at most. Kafka's ``transaction.timeout.ms``.
     transaction_timeout_s: float = 10.0
@@ -74,6 +75,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def turns_max_s(self) -> float:
         """How long a worker's shards together may decide before it polls again; one handler may take longer."""
         return self.session_timeout_s / _POLLS_A_SESSION
+
+    @property
+    def busy_s(self) -> float:
+        """How long a worker may go without a poll: as one handler may take, until its supervisor has killed it."""
+        return self.progress_timeout_s + self.ping_timeout_s
 
     def __post_init__(self) -> None:
         """Refuse bounds and times that are none."""

@@ -189,7 +189,7 @@ class KafkaConfig:
     def member(self, lines: LogLines, group: str, instance_id: str, client_id: str) -> Config:
         """Build for a worker's place in the group: static, cooperative, and no offsets but the transactions'."""
         session_ms = int(self.settings.session_timeout_s * 1_000)
-        busy_ms = int((self.settings.progress_timeout_s + self.settings.ping_timeout_s) * 1_000)
+        busy_ms = int(self.settings.busy_s * 1_000)
         # How soon the others hear of a rebalance: this is most of a planned handover's time.
         beat: Config = {
             "heartbeat.interval.ms": min(500, max(1, session_ms // 3)),

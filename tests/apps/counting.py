@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 from typing import Self
 
 from actors import Command, Entity, Event, command, event
@@ -25,8 +26,8 @@ class Add(Command):
 class Break(Command):
     """Fail in a way: ``restart`` or ``stop`` raise, ``exit``, ``crash`` and ``hang`` end or stop the whole process.
 
-    ``node`` takes the whole node along, as a handler does that brings its machine down. ``stumble`` fails the shard,
-    once in each process; ``never`` does always, until the code is mended.
+    ``slow`` only takes its time. ``node`` takes the whole node along, as a handler does that brings its machine down.
+    ``stumble`` fails the shard, once in each process; ``never`` does always, until the code is mended.
     """
 
     how: str
@@ -72,6 +73,9 @@ class Counter(Entity):
                 if not _Stumbled.done:
                     _Stumbled.done = True
                     raise Stumble("told to stumble")
+                return None
+            case "slow":
+                time.sleep(2.5)
                 return None
             case "exit":
                 os._exit(3)

@@ -331,6 +331,25 @@ def test_a_record_that_takes_every_node_down_is_quarantined(stage: Stage) -> Non
     assert told, "an operator is told why commands go one by one"
 
 
+def test_a_handler_may_take_longer_than_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is busy is no dead one: nobody takes its shards, else the command would be begun for ever."""
+    monkeypatch.setenv("COUNTING_NAME", "slow")
+    monkeypatch.setenv("COUNTING_SESSION_S", "0.5")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    sys.modules.pop("apps.counting", None)
+    stage = Stage(importlib.import_module("apps.counting"), f"sqlite:{tmp_path / 'slow.db'}")
+    try:
+        stage.until_running(stage.node("one", workers=2), 2)
+        stage.send(100)
+        stage._client.tell(stage.app.Counter.break_down, "c-1", stage.app.Break(how="slow"))
+        stage.send(100)
+        stage.check()
+        assert not stage.reported("shard-fenced")
+        assert not stage.reported("worker-killed")
+    finally:
+        stage.close()
+
+
 def test_a_handler_that_hangs_is_killed_and_its_record_quarantined(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
