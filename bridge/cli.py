@@ -53,7 +53,7 @@ def run(
     node: Annotated[str | None, typer.Option(help="This machine's name within the group [the host name].")] = None,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Run a system, supervised, until SIGTERM or Ctrl-C; a second signal stops at once."""
+    """Run a system, supervised, until SIGTERM or Ctrl-C; a second signal, half a second later or more, kills."""
     with sentences():
         check_installation()
         system = load_system(target)

@@ -131,7 +131,7 @@ class Node:
         return exit_code
 
     def signal(self, number: signal.Signals) -> None:
-        """Send the node process a signal: SIGTERM once stops gracefully, twice at once."""
+        """Send the node process a signal: SIGTERM once stops gracefully, again half a second later at once."""
         if self._process.poll() is None:
             self._process.send_signal(number)
 

@@ -30,6 +30,9 @@ from supervision.work import Reports, WorkSpec
 
 #: A stop that is past its time is the Guardian's to enforce; this is added before the node does it.
 STOP_GRACE_S = 3.0
+#: Signals that come so close together are one request: systemd signals every process of a unit, and so does timeout(1);
+#: what reaches whoever started the node is relayed as well.
+TOGETHER_S = 0.5
 #: How long the kernel may take to end killed processes; milliseconds, unless a disk is dead.
 END_TIMEOUT_S = 10.0
 
@@ -94,16 +97,18 @@ class _Signals:
     def __init__(self, wakeup_r: int) -> None:
         self.wakeup_r = wakeup_r
         self.first: signal.Signals | None = None
+        self._first_s = 0.0
         self._ignored = False
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """Note the first, interrupt the main thread at the second."""
         if self._ignored:
             return
-        if self.first is not None:
+        if self.first is None:
+            self.first, self._first_s = signal.Signals(number), time.monotonic()
+        elif time.monotonic() - self._first_s >= TOGETHER_S:
             self._ignored = True
             raise StopNow(number)
-        self.first = signal.Signals(number)
 
     def ignore(self) -> None:
         """From now on the node is leaving; nothing may interrupt that."""

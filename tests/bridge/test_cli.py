@@ -18,6 +18,7 @@ import pytest
 
 from bridge.connect import connect
 from bridge.record import Output
+from supervision.node import TOGETHER_S
 from tests.apps import counting
 
 ROOT = Path(__file__).parent.parent.parent
@@ -229,6 +230,7 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
             line = process.stderr.readline()
             assert line, seen
             seen += line
+        time.sleep(TOGETHER_S)  # time passes: that is what tells a second request from the first
         process.send_signal(signal.SIGTERM)
         process.stderr.read()
         assert process.wait(timeout=60) == 128 + signal.SIGTERM

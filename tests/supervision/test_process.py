@@ -20,6 +20,7 @@ from typing import Protocol
 import psutil
 import pytest
 
+from supervision.node import TOGETHER_S
 from supervision.work import Reports
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(60)]
@@ -314,12 +315,25 @@ def test_one_signal_stops_in_reverse_order(start: StartNode, number: int) -> Non
     assert not [event for event in node.seen if event["event"] == "worker-killed"]
 
 
+def test_signals_that_come_together_are_one(start: StartNode) -> None:
+    """As from systemd, which signals each process of a unit: the node is told directly, and by who started it."""
+    node = start()
+    node.ready()
+    node.stop()
+    node.expect("node-stopping")
+    node.stop()
+    node.stop(signal.SIGINT)
+    node.ended_by_itself(0)
+    assert len([event for event in node.seen if event["event"] == "drained"]) == 2
+
+
 def test_two_signals_kill_at_once(start: StartNode) -> None:
     """Whoever asks twice does not wait for a worker that does not stop."""
     node = start(workers=misbehaving("refuse_to_stop"), stop_timeout_s=60.0)
     node.ready()
     node.stop()
     node.expect("deaf")
+    time.sleep(TOGETHER_S)  # time passes: that is what tells a second request from the first
     asked_s = time.monotonic()
     node.stop()
     assert "killed all workers at the second signal (SIGTERM)" in node.ended_by_itself(128 + signal.SIGTERM)
