@@ -115,8 +115,10 @@ class Node:
         self._end(worker)
 
     def _end(self, worker: Worker) -> None:
-        """End a worker as SIGKILL does; what it has sent is on its way, and kills nobody any more."""
-        worker.kill_at = None
+        """End a worker as SIGKILL does; what it has sent is on its way, and kills nobody else. Nobody dies twice."""
+        if worker.ended:
+            return
+        worker.ended, worker.kill_at = True, None
         self.workers.pop(worker.name, None)
         self.orphans += [(pending, worker) for pending in worker.log.pending]
         if worker.mark[COMMAND]:
@@ -161,7 +163,7 @@ class Node:
             for pending, worker in arrived:
                 worker.log.arrive(pending)
         for worker in list(self.workers.values()):
-            if worker.stuck and worker.asleep_until_s <= now_s:
+            if worker.stuck and worker.asleep_until_s <= now_s and not worker.ended:
                 self._kit.probes["killed for no progress"] += 1
                 self.kill(worker, "no progress")
         if self._restart_s is not None and self._restart_s <= now_s and self.tree.phase is not TreePhase.ESCALATING:

@@ -98,7 +98,7 @@ class Worker:
         )
         #: Stopped (SIGSTOP) until then; killed then instead, if ``stuck``.
         self.asleep_until_s = 0.0
-        self.stuck = False
+        self.stuck = self.ended = False
         #: The point at which it is killed, and how often it passes there before.
         self.kill_at: tuple[str, int] | None = None
 

@@ -219,10 +219,10 @@ class World:
 
     def left(self) -> str | None:
         """Say one thing that is still to be done, None if there is none."""
-        owned = 0
+        owners: Counter[str] = Counter()
         for worker in self.node.workers.values():
             for seat in worker.region:
-                owned += 1
+                owners[seat.name] += 1
                 if seat.phase is not Phase.RUNNING or seat.shard is None:
                     return f"shard {seat.name} of {worker.name} is {seat.phase.value}"
                 if seat.in_flight is not None:
@@ -235,8 +235,10 @@ class World:
                 committed = self.reader.committed(self.system.name, *seat.place) or 0
                 if committed < end:
                     return f"shard {seat.name} of {worker.name} has handled {committed} of {end} commands"
+        if doubled := [name for name, count in owners.items() if count > 1]:  # One of them has not heard yet.
+            return f"shard {doubled[0]} has {owners[doubled[0]]} owners"
         total = sum(hosted.partitions for hosted in self.system.hosted.values())
-        return None if owned == total else f"{owned} of {total} shards have an owner"
+        return None if len(owners) == total else f"{len(owners)} of {total} shards have an owner"
 
     def trace(self, topics_read: Iterable[Sequence[Record]]) -> str:
         """Return a digest of all that happened: the same for the same seed, in every process."""
