@@ -37,11 +37,22 @@ def running(scenario: Scenario, seeds: Iterable[int], jobs: int) -> Iterator[Ite
     todo = tuple(seeds)
     started: list[_Job] = []
     try:
-        started.extend(_Job(scenario, todo[number::jobs]) for number in range(min(jobs, len(todo))))
+        with _uninterrupted():
+            started.extend(_Job(scenario, todo[number::jobs]) for number in range(min(jobs, len(todo))))
         yield _merged(scenario, started)
     finally:
         for job in started:
             job.end()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait: while a process is forked Python may swallow it, or forget what was just started."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Job:
