@@ -192,8 +192,7 @@ class Shard:
                 return
             cell = Cell(part.behaviour.initial(), part.behaviour.initial_data)
         if envelope.offset == self._quarantined:
-            where = f"{part.id}@{envelope.offset} key {key!r}"
-            turn.quarantine(envelope, where, self.record.deaths, waits=waited is not None)
+            turn.quarantine(envelope, self._where(envelope), self.record.deaths, waits=waited is not None)
             return
         asks = self._handlers[type(envelope.message)].takes_context
         self.handling = envelope
@@ -326,6 +325,9 @@ class Shard:
     def _is_open(self, offset: int) -> bool:
         return offset >= self._next or self.waiting.holds(offset)
 
+    def _where(self, envelope: Envelope) -> str:
+        return f"{self.part.id}@{envelope.offset} key {envelope.key!r}"
+
     # --- failure ----------------------------------------------------------------------------------------------
 
     def _failed(
@@ -335,7 +337,7 @@ class Shard:
         restarts = self.budget.history_s(envelope.key, now_ms)
         draw = ((envelope.offset * 2_654_435_761 + attempt * 40_503) & 0xFFFF) / 0x10000
         judgement = judge(self.part.policy, restarts, type(error), now_ms / 1000, draw, attempt=attempt)
-        where = f"{self.part.id}@{envelope.offset} key {envelope.key!r}"
+        where = self._where(envelope)
         failure = Failure.of(error, where)
         directive = judgement.directive
         parks = directive is Directive.STOP or (directive is Directive.RESTART and judgement.spent)

@@ -14,7 +14,6 @@ from types import ModuleType
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bridge.cli_shared import Target, TextTable, console, errors, sentences
@@ -136,7 +135,8 @@ def _run(scenario: Scenario, seeds: range, jobs: int, *, minimise: bool, twice_e
 def _print_failure(scenario: Scenario, result: Result, *, minimise: bool, command: str) -> None:
     failure: SimulationFailed = failed(scenario, result, minimise=minimise)
     text = str(failure).rpartition("run it again: ")[0]
-    console.print(escape(f"{text}run it again: {command} --seeds 1 --first-seed {result.seed}"), soft_wrap=True)
+    again = f"run it again: {command} --seeds 1 --first-seed {result.seed}"
+    console.print(f"{text}{again}", soft_wrap=True, markup=False)
 
 
 def _differing(command: str, guarded: Mapping[int, str]) -> int | None:

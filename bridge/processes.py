@@ -9,6 +9,8 @@ from pathlib import Path
 
 #: The byte of the ``-shm`` file that SQLite's WAL writer locks (WAL_WRITE_LOCK; https://sqlite.org/walformat.html).
 _WRITE_LOCK_BYTE = "120"
+#: States of a process that has ended (proc(5)): a zombie, and one that is just going.
+_DEAD = (b"Z", b"X")
 
 
 def writer_pid(path: str) -> int | None:
@@ -55,13 +57,13 @@ def holds_socket(pid: int, inode: str) -> bool:
 def start_ticks(pid: int) -> str | None:
     """Return when a process started, in clock ticks since boot (proc(5), field 22); None if it is gone or a zombie."""
     fields = _stat(pid)
-    return None if not fields or fields[0] in (b"Z", b"X") else fields[19].decode()
+    return None if not fields or fields[0] in _DEAD else fields[19].decode()
 
 
 def is_stopped(pid: int) -> bool:
     """Tell whether a process is stopped, by SIGSTOP or a debugger, or gone, or not to be seen at all."""
     fields = _stat(pid)
-    return not fields or fields[0] in (b"T", b"t", b"Z", b"X")
+    return not fields or fields[0] in (b"T", b"t", *_DEAD)
 
 
 def _stat(pid: int) -> list[bytes]:

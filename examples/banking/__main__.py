@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
+from bridge.cli_shared import TextTable
 from bridge.log import LogError
 from bridge.target import TargetError
 from bridge.verify import Check
@@ -123,23 +123,24 @@ def _sentences() -> Iterator[None]:
 
 def show_figures(figures: Figures) -> None:
     """Print what the run did."""
-    table = Table("", "", title="run", show_header=False)
+    table = TextTable("", "", title="run")
+    table.show_header = False
     for end in ENDS.values():
-        table.add_row(f"transfers {end}", f"{figures.ends.get(end, 0):,}")
-    table.add_row("throughput", f"{figures.per_second:,.0f} transfers/s over {figures.seconds:.1f} s")
-    table.add_row("kills, restarts", f"{figures.kills}, {figures.restarts}")
-    table.add_row("records replayed", f"{figures.replayed:,}")
+        table.row(f"transfers {end}", f"{figures.ends.get(end, 0):,}")
+    table.row("throughput", f"{figures.per_second:,.0f} transfers/s over {figures.seconds:.1f} s")
+    table.row("kills, restarts", f"{figures.kills}, {figures.restarts}")
+    table.row("records replayed", f"{figures.replayed:,}")
     if figures.gap_median_s is not None:
         gap = f"median {figures.gap_median_s:.3f} s, max {max(figures.gaps_s):.3f} s ({len(figures.gaps_s)} shards)"
-        table.add_row("kill to next commit", gap)
+        table.row("kill to next commit", gap)
     console.print(table)
 
 
 def show_checks(checks: list[Check]) -> None:
     """Print what the audit found."""
-    table = Table("check", "", "detail", title="audit of the committed records")
+    table = TextTable("check", "", "detail", title="audit of the committed records")
     for check in checks:
-        table.add_row(check.name, "ok" if check.ok else "FAILED", check.detail)
+        table.row(check.name, "ok" if check.ok else "FAILED", check.detail)
     console.print(table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -126,20 +127,28 @@ class Stage:
         self._backend.close()
 
 
+@contextlib.contextmanager
+def staged(url: str, monkeypatch: pytest.MonkeyPatch, **variables: str) -> Iterator[Stage]:
+    """Give a system of its own on a log; ``variables`` are the application's, without their ``COUNTING_``."""
+    for name, value in variables.items():
+        monkeypatch.setenv(f"COUNTING_{name}", value)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    sys.modules.pop("apps.counting", None)
+    stage = Stage(importlib.import_module("apps.counting"), url)
+    try:
+        yield stage
+    finally:
+        stage.close()
+
+
 @pytest.fixture(params=["sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
 def stage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     """Give a system of its own on each log that processes can share."""
-    monkeypatch.setenv("COUNTING_NAME", f"counting-{uuid4().hex[:8]}")
-    monkeypatch.setenv("COUNTING_SESSION_S", str(SESSION_S))
-    # A worker that is stopped must live on, so that it can wake up as a zombie.
-    monkeypatch.setenv("COUNTING_PING_S", "600")
-    monkeypatch.setenv("COUNTING_PROGRESS_S", "600")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
     url = f"sqlite:{tmp_path / 'node.db'}" if request.param == "sqlite" else str(request.getfixturevalue("kafka_url"))
-    sys.modules.pop("apps.counting", None)
-    stage = Stage(importlib.import_module("apps.counting"), url)
-    yield stage
-    stage.close()
+    name = f"counting-{uuid4().hex[:8]}"
+    # A worker that is stopped must live on, so that it can wake up as a zombie.
+    with staged(url, monkeypatch, NAME=name, SESSION_S=str(SESSION_S), PING_S="600", PROGRESS_S="600") as stage:
+        yield stage
 
 
 def test_killed_workers_lose_and_double_nothing(stage: Stage) -> None:
@@ -333,12 +342,7 @@ def test_a_record_that_takes_every_node_down_is_quarantined(stage: Stage) -> Non
 
 def test_a_handler_may_take_longer_than_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that is busy is no dead one: nobody takes its shards, else the command would be begun for ever."""
-    monkeypatch.setenv("COUNTING_NAME", "slow")
-    monkeypatch.setenv("COUNTING_SESSION_S", "0.5")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
-    sys.modules.pop("apps.counting", None)
-    stage = Stage(importlib.import_module("apps.counting"), f"sqlite:{tmp_path / 'slow.db'}")
-    try:
+    with staged(f"sqlite:{tmp_path / 'slow.db'}", monkeypatch, NAME="slow", SESSION_S="0.5") as stage:
         stage.until_running(stage.node("one", workers=2), 2)
         stage.send(100)
         stage._client.tell(stage.app.Counter.break_down, "c-1", stage.app.Break(how="slow"))
@@ -346,8 +350,6 @@ def test_a_handler_may_take_longer_than_a_session(tmp_path: Path, monkeypatch: p
         stage.check()
         assert not stage.reported("shard-fenced")
         assert not stage.reported("worker-killed")
-    finally:
-        stage.close()
 
 
 def test_a_handler_that_hangs_is_killed_and_its_record_quarantined(
@@ -357,12 +359,7 @@ def test_a_handler_that_hangs_is_killed_and_its_record_quarantined(
 
     What is killed and why names the entity and the offset.
     """
-    monkeypatch.setenv("COUNTING_NAME", "hanging")
-    monkeypatch.setenv("COUNTING_PROGRESS_S", "1.5")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
-    sys.modules.pop("apps.counting", None)
-    stage = Stage(importlib.import_module("apps.counting"), f"sqlite:{tmp_path / 'hang.db'}")
-    try:
+    with staged(f"sqlite:{tmp_path / 'hang.db'}", monkeypatch, NAME="hanging", PROGRESS_S="1.5") as stage:
         node = stage.node("one")
         stage.until_running(node, 1)
         stage.send(100)
@@ -379,5 +376,3 @@ def test_a_handler_that_hangs_is_killed_and_its_record_quarantined(
         logged = capfd.readouterr().err
         assert f"{where}; its stacks:" in logged
         assert "break_down" in logged
-    finally:
-        stage.close()
