@@ -34,8 +34,8 @@ chaos: $(READY) ## Break a real Kafka and real workers by a seed, MINUTES=2 long
 	UNDERSTUDY_KILL_ROUNDS=$(or $(ROUNDS),20) $(PY) -m pytest tests/bridge/test_kill_matrix.py
 	KILLED_DELIVERY=at-least-once UNDERSTUDY_KILL_ROUNDS=2 $(PY) -m pytest tests/bridge/test_kill_matrix.py
 	$(PY) -m tests.fuzz --inputs $(or $(INPUTS),1000000) --sockets 5000 --seed $(or $(SEED),1)
-	UNDERSTUDY_DIFFERENTIAL=$(or $(HISTORIES),200) $(PY) -m pytest tests/bridge/test_differential.py
-	UNDERSTUDY_RECORDED_KILLS=$(or $(KILLS),40) $(PY) -m pytest tests/bridge/test_recorded.py
+	UNDERSTUDY_DIFFERENTIAL=$(or $(HISTORIES),200) $(PY) -m pytest tests/bridge/log/test_differential.py
+	UNDERSTUDY_RECORDED_KILLS=$(or $(KILLS),40) $(PY) -m pytest tests/bridge/log/test_recorded.py
 
 bench: $(READY) ## Measure the ledger job in memory; for Kafka: python -m benchmarks.ledger --log kafka://host:port
 	$(PY) -m benchmarks.ledger
@@ -45,7 +45,7 @@ clean: ## Remove what was set up.
 
 $(READY): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "understudy needs Python 3.11 or newer; say which: make PYTHON=python3.12 ..." >&2; exit 1; }
+		{ echo "repertory needs Python 3.11 or newer; say which: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --config-settings editable_mode=compat
 	@touch $@

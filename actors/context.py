@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from actors.entity import Behaviour, resolved
-from actors.handler import CommandHandler, Handler
-from actors.message import Envelope, Event, Message, Rejection, Sender
-from actors.placement import checked_key
+from repertory.actors.entity import Behaviour, resolved
+from repertory.actors.handler import CommandHandler, Handler
+from repertory.actors.message import Envelope, Event, Message, Rejection, Sender
+from repertory.actors.placement import checked_key
 
 C = TypeVar("C")
 

@@ -5,7 +5,7 @@ Each names the waiting command that it means by its source offset, so it may com
 
 from __future__ import annotations
 
-from actors.message import Command
+from repertory.actors.message import Command
 
 
 class RetryParked(Command, name="understudy.retry-parked"):

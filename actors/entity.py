@@ -10,10 +10,10 @@ from typing import Any, Self, dataclass_transform
 
 import msgspec
 
-from actors.control import CONTROL
-from actors.fields import flaw, is_mutable
-from actors.handler import EventHandler, Handler, NextState
-from actors.message import (
+from repertory.actors.control import CONTROL
+from repertory.actors.fields import flaw, is_mutable
+from repertory.actors.handler import EventHandler, Handler, NextState
+from repertory.actors.message import (
     DefinitionError,
     Done,
     Event,
@@ -24,7 +24,7 @@ from actors.message import (
     Undelivered,
     wire_name,
 )
-from actors.wire import MessageDecoder, by_wire_name, encode
+from repertory.actors.wire import MessageDecoder, by_wire_name, encode
 
 _RESERVED = frozenset({"replace"})
 

@@ -18,10 +18,10 @@ from typing import (
     overload,
 )
 
-from actors.message import Command, DefinitionError, Done, Event, Message, Rejection, Stopped, Undelivered
+from repertory.actors.message import Command, DefinitionError, Done, Event, Message, Rejection, Stopped, Undelivered
 
 if TYPE_CHECKING:
-    from actors.context import Context
+    from repertory.actors.context import Context
 
 E = TypeVar("E")
 C = TypeVar("C")
@@ -117,7 +117,7 @@ class Handler:
         return found
 
     def _is_context(self, parameter: str, hints: Mapping[str, Any]) -> bool:
-        from actors.context import Context  # noqa: PLC0415  context names handlers in its own signatures
+        from repertory.actors.context import Context  # noqa: PLC0415  context names handlers in its own signatures
 
         if hints.get(parameter) is not Context:
             raise self.refusal(f"takes {parameter!r} as its second argument, which has to be annotated Context")

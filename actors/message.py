@@ -11,7 +11,7 @@ from typing import Any, dataclass_transform
 
 import msgspec
 
-from actors.fields import flaw
+from repertory.actors.fields import flaw
 
 TYPE_FIELD = "type"
 
@@ -55,7 +55,7 @@ class MessageMeta(msgspec.StructMeta):
             raise DefinitionError(
                 f"{class_name}: name={name!r:.100} is no wire name; it has 1 to {_NAME_CHARS_MAX} printable characters."
             )
-        if (name or class_name).startswith(RESERVED_PREFIX) and namespace["__module__"] != "actors.control":
+        if (name or class_name).startswith(RESERVED_PREFIX) and namespace["__module__"] != "repertory.actors.control":
             raise DefinitionError(
                 f"{class_name}: names that begin with {RESERVED_PREFIX!r} are the runtime's own; choose another."
             )

@@ -7,11 +7,11 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from actors.context import Directory, Publish, Reply, Tell
-from actors.decision import decide
-from actors.entity import Entity, resolved
-from actors.message import Command, Envelope, Event, Message, Rejection, Sender
-from actors.wire import DecodeError, encode
+from repertory.actors.context import Directory, Publish, Reply, Tell
+from repertory.actors.entity import Entity, resolved
+from repertory.actors.message import Command, Envelope, Event, Message, Rejection, Sender
+from repertory.actors.shard.decision import decide
+from repertory.actors.wire import DecodeError, encode
 
 E = TypeVar("E", bound=Entity)
 

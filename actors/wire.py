@@ -10,8 +10,8 @@ from typing import Annotated, Any, Final, Union
 
 import msgspec
 
-from actors.message import TYPE_FIELD, DefinitionError, Message, wire_name
-from supervision.directive import Failure
+from repertory.actors.message import TYPE_FIELD, DefinitionError, Message, wire_name
+from repertory.supervision.directive import Failure
 
 #: ``order="deterministic"``: equal values give equal bytes, so states can be compared as bytes.
 encode: Final = msgspec.msgpack.Encoder(order="deterministic").encode

@@ -15,8 +15,8 @@ import msgspec
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from benchmarks import job
-from bridge.connect import connect
-from bridge.log import TopicSpec
+from repertory.bridge.log.connect import connect
+from repertory.bridge.log.port import TopicSpec
 
 _LATENCY = {"retry.backoff.ms": 1, "retry.backoff.max.ms": 5, "linger.ms": 0}
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Self
 
-from actors import Command, Entity, Event, command, event
-from actors.placement import partition_of
-from actors.wire import encode
-from bridge import ActorSystem
-from bridge.log import Backend
-from bridge.record import Output
+from repertory import ActorSystem, Command, Entity, Event, command, event
+from repertory.actors.placement import partition_of
+from repertory.actors.wire import encode
+from repertory.bridge.log.port import Backend
+from repertory.bridge.log.record import Output
 
 PARTITIONS = 4
 ACCOUNTS = 10_000

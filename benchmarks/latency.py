@@ -18,15 +18,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from actors.placement import partition_of
-from actors.wire import encode
 from benchmarks.job import PARTITIONS, Account, Deposit
-from bridge import ActorSystem
-from bridge.cli_shared import sentences
-from bridge.connect import connect
-from bridge.record import Output, Record
-from bridge.settings import DELIVERIES, Settings
-from bridge.topics import commands_topic, replies_topic
+from repertory import ActorSystem
+from repertory.actors.placement import partition_of
+from repertory.actors.wire import encode
+from repertory.bridge.log.connect import connect
+from repertory.bridge.log.record import Output, Record
+from repertory.bridge.system.settings import DELIVERIES, Settings
+from repertory.bridge.topics import commands_topic, replies_topic
+from repertory.cli.shared import sentences
 
 console = Console(highlight=False)
 

@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.job import PARTITIONS, ledger_system, preload
-from bridge.cli_shared import sentences
-from bridge.connect import connect
-from bridge.log import Assigned, Claimed, Fetched, Member, TopicSpec, Transaction
-from bridge.process import calm_the_collector
-from bridge.record import Output
-from bridge.running import Running
+from repertory.bridge.log.connect import connect
+from repertory.bridge.log.port import Assigned, Claimed, Fetched, Member, TopicSpec, Transaction
+from repertory.bridge.log.record import Output
+from repertory.bridge.system.running import Running
+from repertory.bridge.worker import calm_the_collector
+from repertory.cli.shared import sentences
 
 console = Console(highlight=False)
 

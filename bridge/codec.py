@@ -12,8 +12,11 @@ from typing import TypeVar
 
 import msgspec
 
-from actors.context import TAG_BYTES_MAX
-from actors.effects import (
+from repertory.actors.context import TAG_BYTES_MAX
+from repertory.actors.entity import Behaviour
+from repertory.actors.message import Envelope, Sender, Undecodable
+from repertory.actors.placement import checked_key, key_of, partition_of
+from repertory.actors.shard.turn_result import (
     BOOKS_INDEX,
     Book,
     DeadLettered,
@@ -29,14 +32,11 @@ from actors.effects import (
     WaitingRecord,
     WaitingWritten,
 )
-from actors.entity import Behaviour
-from actors.message import Envelope, Sender, Undecodable
-from actors.placement import checked_key, key_of, partition_of
-from actors.wire import DecodeError
-from bridge import topics
-from bridge.log import Append, Transaction
-from bridge.record import Headers, Output, Record, TopicPartition
-from bridge.stamps import numbered, stamped
+from repertory.actors.wire import DecodeError
+from repertory.bridge import topics
+from repertory.bridge.log.port import Append, Transaction
+from repertory.bridge.log.record import Headers, Output, Record, TopicPartition
+from repertory.bridge.stamps import numbered, stamped
 
 #: Longest error message in a header of a dead letter.
 _REASON_CHARS_MAX = 1_000

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from actors.context import Context
-from actors.entity import Behaviour
-from actors.handler import Handler
-from bridge.region import Role
+from repertory.actors.context import Context
+from repertory.actors.entity import Behaviour
+from repertory.actors.handler import Handler
+from repertory.bridge.region import Role
 
 #: Is called with the cause and the attempt of each command before its handler; raises what the handler is to raise.
 Hook = Callable[[str, int], None]

@@ -12,15 +12,27 @@ from typing import assert_never
 
 import msgspec
 
-from actors.effects import Counts, Effects
-from actors.mailbox import Letter
-from bridge.clock import Clock, elapsed
-from bridge.dialogue import Dialogue, Report
-from bridge.log import Aborted, Assigned, Claimed, Committed, Fenced, Fetched, Log, LogEvent, Lost, Replayed, ShardEvent
-from bridge.record import TopicPartition
-from bridge.region import Phase, Seat, ShardRegion
-from bridge.tail import Inconsistent
-from supervision import Backoff, Directive, Exited, Failed, Failure, Start, Started, Stop
+from repertory.actors.shard.mailbox import Letter
+from repertory.actors.shard.turn_result import Counts, Effects
+from repertory.bridge.journal import Inconsistent
+from repertory.bridge.log.clock import Clock, elapsed
+from repertory.bridge.log.port import (
+    Aborted,
+    Assigned,
+    Claimed,
+    Committed,
+    Fenced,
+    Fetched,
+    Log,
+    LogEvent,
+    Lost,
+    Replayed,
+    ShardEvent,
+)
+from repertory.bridge.log.record import TopicPartition
+from repertory.bridge.region import Phase, Seat, ShardRegion
+from repertory.bridge.worker_log import Dialogue, Report
+from repertory.supervision import Backoff, Directive, Exited, Failed, Failure, Start, Started, Stop
 
 #: How soon a shard is claimed again after an abort. Never counted as a restart: a log that is out of reach for too
 #: long says so itself (LogUnavailable).

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator, Mapping, MutableSequence
 
 import msgspec
 
-from actors.context import Directory
-from actors.effects import Effects, ShardId
-from actors.entity import Behaviour
-from actors.part import Limits, Part
-from actors.shard import COMMAND, SHARD, Shard
-from bridge import faults
-from bridge.codec import Codec
-from bridge.log import Claimed
-from bridge.record import TopicPartition
-from bridge.restore import Restoration
-from supervision import (
+from repertory.actors.context import Directory
+from repertory.actors.entity import Behaviour
+from repertory.actors.shard.config import Limits, Part
+from repertory.actors.shard.shard import COMMAND, SHARD, Shard
+from repertory.actors.shard.turn_result import Effects, ShardId
+from repertory.bridge import kill_points as faults
+from repertory.bridge.codec import Codec
+from repertory.bridge.log.port import Claimed
+from repertory.bridge.log.record import TopicPartition
+from repertory.bridge.recovery import Restoration
+from repertory.supervision import (
     Add,
     Command,
     Due,
@@ -33,7 +33,7 @@ from supervision import (
     WakeAfter,
     step,
 )
-from supervision.policy import Policy
+from repertory.supervision.policy import Policy
 
 
 class Role(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Headers by which the records of a shard that works at least once can be told apart; see ``bridge.plain``."""
+"""Headers by which the records of a shard that works at least once can be told apart; see ``nontransactional``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from bridge.record import Output
+from repertory.bridge.log.record import Output
 
 
 def stamped(outputs: Iterable[Output], dead_letters: str, epoch: int) -> list[Output]:

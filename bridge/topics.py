@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from bridge.log import TopicSpec
+from repertory.bridge.log.port import TopicSpec
 
 #: Key of the shard record in each partition of a state topic. No entity key contains NUL.
 SHARD_KEY = b"\0shard"

@@ -17,13 +17,13 @@ The rules of this package:
 Entities use `judge` alone; shards and workers are children of a `Tree` and go through `step`.
 """
 
-from supervision.directive import Directive, Failure
-from supervision.machine import step
-from supervision.phase import PHASE_TABLE, Change, Phase, phase_table_rst
-from supervision.policy import PROCESS_FAILURES, Judgement, Policy, judge, restart
-from supervision.restart import Backoff, add_restart, exhausted
-from supervision.strategy import Strategy, affected
-from supervision.tree import (
+from repertory.supervision.directive import Directive, Failure
+from repertory.supervision.machine import step
+from repertory.supervision.phase import PHASE_TABLE, Change, Phase, phase_table_rst
+from repertory.supervision.policy import PROCESS_FAILURES, Judgement, Policy, judge, restart
+from repertory.supervision.restart import Backoff, add_restart, exhausted
+from repertory.supervision.strategy import Strategy, affected
+from repertory.supervision.tree import (
     Add,
     Child,
     Command,

@@ -17,10 +17,10 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from supervision.directive import Directive, Failure
-from supervision.phase import LEAVING, LIVE, PHASE_TABLE, Change, Phase
-from supervision.strategy import Strategy, affected
-from supervision.tree import (
+from repertory.supervision.directive import Directive, Failure
+from repertory.supervision.phase import LEAVING, LIVE, PHASE_TABLE, Change, Phase
+from repertory.supervision.strategy import Strategy, affected
+from repertory.supervision.tree import (
     Add,
     Child,
     Command,

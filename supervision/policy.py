@@ -7,8 +7,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from supervision.directive import Directive, Failure, qualified_name
-from supervision.restart import Backoff, add_restart, exhausted
+from repertory.supervision.directive import Directive, Failure, qualified_name
+from repertory.supervision.restart import Backoff, add_restart, exhausted
 
 PROCESS_FAILURES: Final = (MemoryError, SystemExit, KeyboardInterrupt)
 """Never judged: they concern the process and not whom they happened to hit. Let them through; its supervisor acts."""

@@ -20,10 +20,10 @@ from typing import TypeAlias
 
 import msgspec
 
-from supervision.directive import Failure
-from supervision.phase import Phase
-from supervision.policy import Policy
-from supervision.strategy import Strategy
+from repertory.supervision.directive import Failure
+from repertory.supervision.phase import Phase
+from repertory.supervision.policy import Policy
+from repertory.supervision.strategy import Strategy
 
 
 class TreePhase(enum.Enum):

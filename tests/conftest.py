@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from broker import Broker, BrokerMissingError
 from hypothesis import HealthCheck, settings
+
+from tests.support.kafka.broker import Broker, BrokerMissingError
 
 # No test asserts on time: on a busy machine an example takes as long as it takes.
 settings.register_profile("understudy", deadline=None, suppress_health_check=[HealthCheck.too_slow])

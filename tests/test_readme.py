@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from mypy import api
 
-from bridge.settings import Settings
-from supervision import phase_table_rst
+from repertory.bridge.system.settings import Settings
+from repertory.supervision import phase_table_rst
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 README = ROOT / "README.rst"
 
 
@@ -40,7 +40,7 @@ def example(path: Path) -> Path:
 
 def settings_table() -> str:
     """Render every setting with its default and reason, from the comments that stand above it."""
-    source = (ROOT / "bridge" / "settings.py").read_text(encoding="utf-8")
+    source = (ROOT / "bridge" / "system" / "settings.py").read_text(encoding="utf-8")
     rows = re.findall(r"((?:    #: .*\n)+)    (\w+): \w+ = (.*)\n", source)
     assert [name for _, name, _ in rows] == list(Settings.__struct_fields__)
     lines = [".. list-table::", "   :header-rows: 1", "", "   * - setting", "     - default", "     - reason"]

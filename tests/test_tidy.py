@@ -5,49 +5,106 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-PACKAGES = ("actors", "bridge", "supervision")
-LAYERS = {"supervision": 0, "actors": 1, "bridge": 2, "examples": 3, "benchmarks": 3}
+from tests.support.paths import ROOT
+
+#: The folders that are installed as ``repertory.…``: the first three are linked from there.
+LINKED = ("actors", "bridge", "supervision")
+PACKAGES = (*LINKED, "repertory")
+EVERYWHERE = (*PACKAGES, "examples", "benchmarks")
+
+#: What stands around the runtime, and which of the others each may know: nothing but what is named here.
+AROUND = {
+    "cli": {"inspect", "operate", "simulation", "verify"},
+    "inspect": set(),
+    "operate": {"inspect"},
+    "simulation": {"verify"},
+    "verify": set(),
+}
+
+#: Modules of the bridge that import nothing else of it, so that every room may import them.
+GROUND = {"kill_points", "system.settings", "text"}
+#: The rooms of the bridge, by the first pattern that a module's path matches, and the rooms that each may import.
+ROOMS = {
+    "port": re.compile(r"log\.(port|record|clock)"),
+    "adapters": re.compile(r"log\..*"),
+    "node": re.compile(r"node\..*"),
+    "system": re.compile(r"system\..*|worker"),
+    "journey": re.compile(r"\w+"),
+}
+MAY_IMPORT = {
+    "port": {"port"},
+    "adapters": {"port", "adapters"},
+    "node": {"port", "node"},
+    "journey": {"port", "journey"},
+    "system": {"port", "adapters", "node", "journey", "system"},
+}
 
 #: Who alone may import a third party, and why it is worth a rule: each is a world of its own to isolate.
 HOMES = {
-    "confluent_kafka": re.compile(r"bridge/kafka/.*|benchmarks/.*"),
-    "sqlite3": re.compile(r"bridge/embedded\.py"),
-    "thespian": re.compile(r"(supervision|bridge)/process\.py|supervision/transport\.py"),
+    "confluent_kafka": re.compile(r"bridge/log/kafka/.*|benchmarks/.*"),
+    "sqlite3": re.compile(r"bridge/log/embedded/store\.py"),
+    "thespian": re.compile(r"supervision/process/.*"),
+    "typer": re.compile(r"repertory/cli/.*|benchmarks/.*|examples/.*"),
+    "rich": re.compile(r"repertory/cli/.*|benchmarks/.*|examples/.*"),
 }
 
-#: Not pure: they start processes, talk to them, or are the threads in them.
-SHELL = {"process.py", "transport.py", "node.py", "host.py", "lineage.py", "work.py"}
+#: Not pure: they start processes, talk to them, are the threads in them, or ask the kernel about them.
+SHELL = "supervision/process/"
 IMPURE = {"time", "random", "logging", "threading", "subprocess", "socket", "os", "uuid", "secrets", "asyncio"}
 #: A generator seeded from a command's cause draws the same every time.
 SEEDED = {"actors/context.py": {"random"}}
 
-MODULE_LINES_MAX, ADAPTER_LINES_MAX, FUNCTION_LINES_MAX = 250, 400, 60
-ADAPTERS = re.compile(
-    r"bridge/(kafka/.*|embedded.*|cli.*)\.py|supervision/(process|transport)\.py|examples/.*|actors/shard\.py"
-)
+MODULE_LINES_MAX, ADAPTER_LINES_MAX, FUNCTION_LINES_MAX = 265, 410, 60
+ADAPTERS = re.compile(r"bridge/log/(kafka|embedded)/.*|supervision/process/.*|repertory/cli/.*|actors/shard/shard.py")
 
 
 def sources(*folders: str) -> Iterator[tuple[str, ast.Module, str]]:
-    """Yield path, syntax tree and text of every module."""
+    """Yield path, syntax tree and text of every module; links are not followed."""
     for folder in folders:
         for path in sorted((ROOT / folder).rglob("*.py")):
+            if path.relative_to(ROOT).parts[:1] == ("repertory",) and path.relative_to(ROOT).parts[1] in LINKED:
+                continue
             text = path.read_text(encoding="utf-8")
             yield path.relative_to(ROOT).as_posix(), ast.parse(text), text
 
 
 def imports(tree: ast.Module) -> Iterator[str]:
-    """Yield the modules that a module imports, under whatever condition."""
+    """Yield the modules that a module imports, under whatever condition, and what it imports from packages."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            yield node.module or ""
+            module = node.module or ""
+            yield module
+            folder = ROOT / module.replace(".", "/")
+            yield from (f"{module}.{alias.name}" for alias in node.names if (folder / f"{alias.name}.py").is_file())
+
+
+def layer_of(module: str) -> int | None:
+    """Return the layer of a module of ours: what is above may import what is below."""
+    parts = module.split(".")
+    if parts[0] in ("examples", "benchmarks"):
+        return 5
+    if parts[0] != "repertory":
+        return None
+    if len(parts) == 1:
+        return 4
+    return {"supervision": 0, "actors": 1, "bridge": 2}.get(parts[1], 3)
+
+
+def own_name(path: str) -> str:
+    """Return the name under which a module is imported."""
+    parts = path.removesuffix(".py").removesuffix("/__init__").split("/")
+    return ".".join(["repertory", *parts] if parts[0] in LINKED else parts)
+
+
+def room_of(module: str) -> str:
+    """Return the room of a module of the bridge, named without ``repertory.bridge.``."""
+    return next(room for room, pattern in ROOMS.items() if pattern.fullmatch(module))
 
 
 def code_lines(text: str) -> int:
@@ -55,18 +112,61 @@ def code_lines(text: str) -> int:
     return sum(1 for line in text.splitlines() if line.strip() and not line.strip().startswith("#"))
 
 
-def test_upper_layers_import_lower_ones_never_the_reverse() -> None:
-    """supervision knows nobody, actors know supervision, the bridge knows both."""
-    for path, tree, _ in sources(*LAYERS):
-        layer = LAYERS[path.split("/")[0]]
+def test_everything_of_ours_is_imported_as_repertory() -> None:
+    """``actors``, ``bridge`` and ``supervision`` are folders of a checkout: other projects install such names too."""
+    for path, tree, _ in sources(*EVERYWHERE, "tests"):
         for module in imports(tree):
-            package = module.split(".")[0]
-            assert LAYERS.get(package, -1) <= layer, f"{path} imports {module}"
+            assert module.split(".")[0] not in LINKED, f"{path} imports {module}; write repertory.{module}"
+
+
+def test_upper_layers_import_lower_ones_never_the_reverse() -> None:
+    """supervision knows nobody, actors know supervision, the bridge knows both, what is around it knows all three."""
+    for path, tree, _ in sources(*EVERYWHERE):
+        own = layer_of(own_name(path))
+        assert own is not None, path
+        for module in imports(tree):
+            other = layer_of(module)
+            assert other is None or other <= own, f"{path} imports {module}"
+
+
+def test_what_stands_around_the_runtime_does_not_import_its_neighbours() -> None:
+    """Of the packages around the runtime, each imports only those that it is made of."""
+    for path, tree, _ in sources("repertory"):
+        own = path.split("/")[1]
+        if own not in AROUND:
+            continue
+        for module in imports(tree):
+            parts = module.split(".")
+            if parts[0] == "repertory" and len(parts) > 1 and parts[1] in AROUND and parts[1] != own:
+                assert parts[1] in AROUND[own], f"{path} imports {module}"
+
+
+def test_the_rooms_of_the_bridge() -> None:
+    """Adapters know the port, a node no loop and no system, the journey no adapter; a system knows them all."""
+    for path, tree, _ in sources("bridge"):
+        own = own_name(path).removeprefix("repertory.bridge").removeprefix(".")
+        if path.endswith("/__init__.py"):
+            continue
+        for module in imports(tree):
+            other = module.removeprefix("repertory.bridge.")
+            if other == module or other in GROUND or not (ROOT / "bridge" / f"{other.replace('.', '/')}.py").is_file():
+                continue
+            assert own not in GROUND, f"{path} imports {module}, and everything imports {path}"
+            assert room_of(other) in MAY_IMPORT[room_of(own)], f"{path} ({room_of(own)}) imports {module}"
+
+
+def test_what_users_write_does_not_know_the_kernel() -> None:
+    """Messages, entities and contexts are values of their own; the test kit alone runs the kernel."""
+    for path, tree, _ in sources("actors"):
+        if path.startswith("actors/shard/") or path in ("actors/testkit.py", "actors/__init__.py"):
+            continue
+        found = [module for module in imports(tree) if module.startswith("repertory.actors.shard")]
+        assert not found, f"{path} imports {found[0]}"
 
 
 def test_a_third_party_has_one_home() -> None:
     """Thespian, Kafka's client and SQLite are imported where they are wrapped, and nowhere else."""
-    for path, tree, _ in sources(*LAYERS):
+    for path, tree, _ in sources(*EVERYWHERE):
         for module in imports(tree):
             home = HOMES.get(module.split(".")[0])
             assert home is None or home.fullmatch(path), f"{path} imports {module}"
@@ -75,7 +175,7 @@ def test_a_third_party_has_one_home() -> None:
 def test_pure_modules_see_no_clock_no_chance_and_no_world() -> None:
     """What decides reads no clock, draws no random numbers, logs nothing: time arrives as an argument."""
     for path, tree, _ in sources("actors", "supervision"):
-        if path.startswith("supervision/") and Path(path).name in SHELL:
+        if path.startswith(SHELL):
             continue
         found = {module.split(".")[0] for module in imports(tree)} & IMPURE
         assert found <= SEEDED.get(path, set()), f"{path} imports {sorted(found)}"
@@ -85,7 +185,7 @@ def test_no_bytes_are_ever_unpickled_but_authenticated_control_frames() -> None:
     """Only the transport, which verifies a signature first, may deserialise code-carrying formats."""
     for path, tree, _ in sources(*PACKAGES):
         found = {module.split(".")[0] for module in imports(tree)} & {"pickle", "marshal", "shelve", "dill"}
-        assert not found or path == "supervision/transport.py", f"{path} imports {sorted(found)}"
+        assert not found or path == "supervision/process/transport.py", f"{path} imports {sorted(found)}"
 
 
 def test_modules_and_functions_fit_a_screen() -> None:
@@ -102,5 +202,14 @@ def test_modules_and_functions_fit_a_screen() -> None:
 @pytest.mark.parametrize("word", ["TODO", "FIXME", "XXX"])
 def test_nothing_is_left_for_later_in_the_code(word: str) -> None:
     """What is missing is an issue, not a comment."""
-    for path, _, text in sources(*LAYERS):
+    for path, _, text in sources(*EVERYWHERE):
         assert word not in text, f"{path} says {word}"
+
+
+@pytest.mark.parametrize("folder", PACKAGES)
+def test_every_package_says_what_its_rooms_are(folder: str) -> None:
+    """Each package has an ``__init__`` with a docstring: what is in it, and which module to enter first."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        init = path.parent / "__init__.py"
+        assert init.is_file(), f"{init.relative_to(ROOT)} is missing: setuptools would not ship the package"
+        assert ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))), f"{init.relative_to(ROOT)} says nothing"

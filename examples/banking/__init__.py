@@ -3,11 +3,10 @@
 ``python -m examples.banking`` runs it under load, kills its workers meanwhile, and audits what they left in the log.
 """
 
-from bridge import ActorSystem
-from bridge.settings import Settings
 from examples.banking.accounts import Account
 from examples.banking.transfers import Transfer
-from supervision import Backoff, Directive, restart
+from repertory import ActorSystem, Backoff, Directive, restart
+from repertory.bridge.system.settings import Settings
 
 #: A window smaller than the default: what a kill leaves to replay is less, and snapshots are part of each audit.
 #: And a budget for workers that are killed on purpose, which the default takes for a node that is beyond help.

@@ -14,14 +14,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from bridge.cli_shared import TextTable
-from bridge.log import LogError
-from bridge.target import TargetError
-from bridge.verify import Check
 from examples.banking import system
 from examples.banking.audit import ENDS
 from examples.banking.simulation import Figures, Options, Show, Unfinished, simulate
 from examples.banking.stage import BankDown
+from repertory.bridge.log.port import LogError
+from repertory.bridge.system.target import TargetError
+from repertory.cli.shared import TextTable
+from repertory.verify import Check
 
 #: sysexits.h: the call is to be mended.
 EX_USAGE = 64

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from msgspec import Meta
 
-from actors import Command, Entity, Event, Rejection, command, event
+from repertory import Command, Entity, Event, Rejection, command, event
 
 #: An amount that moves. What comes in with another one is a dead letter before any handler sees it.
 Cents = Annotated[int, Meta(gt=0)]

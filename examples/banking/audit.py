@@ -10,12 +10,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from actors.message import Message
-from actors.placement import partition_of
-from bridge import ActorSystem, topics
-from bridge.log import Reader
-from bridge.record import Record
-from bridge.verify import Check, Finding, Place, Report, Step, verify
 from examples.banking.accounts import Account, Deposited, Open, Opened, Refunded, Withdrawn
 from examples.banking.transfers import (
     StartTransfer,
@@ -25,6 +19,13 @@ from examples.banking.transfers import (
     TransferRefused,
     TransferStarted,
 )
+from repertory import ActorSystem
+from repertory.actors.message import Message
+from repertory.actors.placement import partition_of
+from repertory.bridge import topics
+from repertory.bridge.log.port import Reader
+from repertory.bridge.log.record import Record
+from repertory.verify import Check, Finding, Place, Report, Step, verify
 
 #: How a transfer ends, by the event that says so.
 ENDS: dict[type[Message], str] = {

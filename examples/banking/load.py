@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-from actors import Command
-from actors.handler import CommandHandler
 from examples.banking.accounts import Account, Close, Open
 from examples.banking.transfers import StartTransfer, Transfer
+from repertory import Command
+from repertory.actors.handler import CommandHandler
 
 #: Whom to tell, its key, and what: as ``Client.tell_all`` takes it.
 Told = tuple[CommandHandler[Any, Any, Any], str, Command]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from bridge.simulation import Outcome
 from examples.banking.audit import LEFT, audit
 from examples.banking.load import Load, Told
+from repertory.simulation import Outcome
 
 #: Each transfer is about five commands in the log.
 _ACCOUNTS, _TRANSFERS = 12, 42

@@ -12,13 +12,14 @@ from statistics import median
 
 import msgspec
 
-from bridge import ActorSystem, topics
-from bridge.client import Client
-from bridge.log import OutcomeUnknown, Reader
-from bridge.verify import Check, records_total
 from examples.banking.audit import audit
 from examples.banking.load import Load, Told
 from examples.banking.stage import InProcess, Stage, Workers
+from repertory import ActorSystem
+from repertory.bridge import topics
+from repertory.bridge.log.port import OutcomeUnknown, Reader
+from repertory.bridge.system.client import Client
+from repertory.verify import Check, records_total
 
 TARGET = "examples.banking:system"
 
@@ -93,7 +94,7 @@ def simulate(system: ActorSystem, options: Options, show: Show) -> tuple[Figures
         ValueError: options that do not go together.
         Unfinished: not all transfers ended in time.
         BankDown: the bank ended by itself.
-        LogError: see ``bridge.connect``, ``Backend.ensure`` and ``Client.tell``.
+        LogError: see ``bridge.log.connect``, ``Backend.ensure`` and ``Client.tell``.
     """
     if options.log == "memory:" and options.workers != 1:
         raise ValueError(f"memory: lives in one process: --workers is 1 there, not {options.workers}")

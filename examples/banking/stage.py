@@ -9,13 +9,13 @@ from random import Random
 from types import TracebackType
 from typing import Protocol, Self
 
-from bridge import ActorSystem
-from bridge.client import Client
-from bridge.connect import connect
-from bridge.incidents import Report
-from bridge.log import Reader
-from bridge.running import no_fault
 from examples.banking.watch import Watch, Watcher
+from repertory import ActorSystem
+from repertory.bridge.log.connect import connect
+from repertory.bridge.log.port import Reader
+from repertory.bridge.node.status import Report
+from repertory.bridge.system.client import Client
+from repertory.bridge.system.running import no_fault
 
 #: Passes of named points before a crash strikes at one of them: a few turns of a loop with all its shards.
 _POINTS_MAX = 60

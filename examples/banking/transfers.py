@@ -16,7 +16,6 @@ from typing import Annotated, Self
 
 from msgspec import Meta
 
-from actors import Command, Context, Entity, Event, Rejection, Undelivered, command, event, reply
 from examples.banking.accounts import (
     Account,
     AccountClosed,
@@ -29,6 +28,7 @@ from examples.banking.accounts import (
     Withdraw,
     Withdrawn,
 )
+from repertory import Command, Context, Entity, Event, Rejection, Undelivered, command, event, reply
 
 AccountNumber = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9.-]{1,64}\Z")]
 

@@ -10,12 +10,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
-from bridge import ActorSystem, topics
-from bridge.connect import connect
-from bridge.log import Reader
-from bridge.record import Record
 from examples.banking.audit import ENDS
 from examples.banking.transfers import Transfer
+from repertory import ActorSystem
+from repertory.bridge import topics
+from repertory.bridge.log.connect import connect
+from repertory.bridge.log.port import Reader
+from repertory.bridge.log.record import Record
 
 #: How long a look lasts when nothing comes: the latency of the end of a run.
 _QUIET_S = 0.1

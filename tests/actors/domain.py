@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from actors import Command, Context, Done, Entity, Event, Rejection, Sender, Undelivered, command, event, reply
+from repertory import Command, Context, Done, Entity, Event, Rejection, Sender, Undelivered, command, event, reply
 
 
 class Escalating(Exception):

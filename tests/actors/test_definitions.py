@@ -11,10 +11,22 @@ from typing import Annotated, Any, Literal, Self
 import msgspec
 import pytest
 
-from actors import Command, Context, DefinitionError, Entity, Event, Rejection, Stopped, TestKit, command, event, reply
-from actors.entity import resolved
-from actors.fields import flaw
-from actors.wire import MessageDecoder, encode
+from repertory import (
+    Command,
+    Context,
+    DefinitionError,
+    Entity,
+    Event,
+    Rejection,
+    Stopped,
+    TestKit,
+    command,
+    event,
+    reply,
+)
+from repertory.actors.entity import resolved
+from repertory.actors.fields import flaw
+from repertory.actors.wire import MessageDecoder, encode
 from tests.actors.domain import Account, Deposit, Deposited, InsufficientFunds, Withdraw, Withdrawn
 
 

@@ -8,10 +8,8 @@ import signal
 import time
 from typing import Self
 
-from actors import Command, Entity, Event, command, event
-from bridge import ActorSystem
-from bridge.settings import Settings
-from supervision import Backoff, Directive, Strategy, restart
+from repertory import ActorSystem, Backoff, Command, Directive, Entity, Event, Strategy, command, event, restart
+from repertory.bridge.system.settings import Settings
 
 #: A node imports its application before it forks its workers.
 NODE_PID = os.getpid()

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from typing import Self
 
-from actors import Command, Context, Entity, Event, command, event
-from bridge import ActorSystem
-from bridge.settings import Settings
-from bridge.system import IN_A_NODE
-from supervision import Backoff, Directive, restart
+from repertory import ActorSystem, Backoff, Command, Context, Directive, Entity, Event, command, event, restart
+from repertory.bridge.system.settings import Settings
+from repertory.bridge.system.system import IN_A_NODE
 
 
 class Add(Command):

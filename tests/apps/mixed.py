@@ -6,16 +6,26 @@ import os
 import random
 from typing import Self
 
-from actors import Command, Context, Entity, Event, Rejection, command, event
-from actors.control import DropParked, RetryParked
-from actors.message import Message
-from actors.placement import partition_of
-from actors.wire import encode
-from bridge import ActorSystem
-from bridge.log import Appender, TopicSpec
-from bridge.record import Headers, Output
-from bridge.settings import Settings
-from supervision import Backoff, Directive, restart
+from repertory import (
+    ActorSystem,
+    Backoff,
+    Command,
+    Context,
+    Directive,
+    Entity,
+    Event,
+    Rejection,
+    command,
+    event,
+    restart,
+)
+from repertory.actors.control import DropParked, RetryParked
+from repertory.actors.message import Message
+from repertory.actors.placement import partition_of
+from repertory.actors.wire import encode
+from repertory.bridge.log.port import Appender, TopicSpec
+from repertory.bridge.log.record import Headers, Output
+from repertory.bridge.system.settings import Settings
 from tests.actors.domain import (
     Account,
     Close,

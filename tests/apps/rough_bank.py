@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 
-from bridge import ActorSystem
-from bridge.settings import Settings
 from examples.banking import Account, Transfer
-from supervision import Backoff, restart
+from repertory import ActorSystem, Backoff, restart
+from repertory.bridge.system.settings import Settings
 
 system = ActorSystem(
     os.environ.get("KILLED_NAME", "rough-bank"),

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-from actors import Command
-from bridge import ActorSystem
-from supervision import Backoff, Directive, restart
+from repertory import ActorSystem, Backoff, Command, Directive, restart
 from tests.actors.domain import (
     Account,
     Bag,

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from log_driver import World
 
-from bridge.connect import connect
-from bridge.log import Backend
-from bridge.settings import Settings
+from repertory.bridge.log.connect import connect
+from repertory.bridge.log.port import Backend
+from repertory.bridge.system.settings import Settings
+from tests.support.logs.log_driver import World
 
 Connect = Callable[[Settings], Backend]
 

@@ -12,9 +12,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from actors import Command, Entity, Event, Message, Sender, command
-from actors.control import CONTROL
-from actors.effects import (
+from repertory import Command, Entity, Event, Message, Sender, command
+from repertory.actors.control import CONTROL
+from repertory.actors.entity import resolved
+from repertory.actors.message import Envelope, Undecodable, wire_name
+from repertory.actors.placement import checked_key, murmur2, partition_of
+from repertory.actors.shard.turn_result import (
     BOOKS_INDEX,
     Counts,
     DeadLettered,
@@ -30,13 +33,10 @@ from actors.effects import (
     WaitingRecord,
     WaitingWritten,
 )
-from actors.entity import resolved
-from actors.message import Envelope, Undecodable, wire_name
-from actors.placement import checked_key, murmur2, partition_of
-from actors.wire import DecodeError, MessageDecoder, check_depth, encode
-from bridge.codec import Codec, decode_shard, decode_state, decode_waiting, encode_book
-from bridge.log import Transaction
-from bridge.record import Headers, Record, TopicPartition
+from repertory.actors.wire import DecodeError, MessageDecoder, check_depth, encode
+from repertory.bridge.codec import Codec, decode_shard, decode_state, decode_waiting, encode_book
+from repertory.bridge.log.port import Transaction
+from repertory.bridge.log.record import Headers, Record, TopicPartition
 from tests.actors.domain import Account, Deposit, Deposited, Put, Split, Teller, Trip, Withdraw
 
 COUNTS = {"bank.account.commands": 4, "bank.teller.commands": 2, "bank.replies": 8, "outside": 3}

@@ -10,10 +10,10 @@ from random import Random
 from uuid import uuid4
 
 import pytest
-from trial import Trial, application
 
-from bridge import faults
-from bridge.node import Node
+from repertory.bridge import kill_points as faults
+from repertory.bridge.node.handle import Node
+from tests.support.nodes.trial import Trial, application
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes]
 

@@ -13,20 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors import Entity, Message
-from actors.entity import resolved
-from actors.placement import partition_of
-from actors.wire import encode
-from bridge.codec import decode_state
-from bridge.embedded_backend import EmbeddedBackend
-from bridge.loop import DOUBTS_MAX
-from bridge.record import Output, Record
-from bridge.region import Escalated
-from bridge.restore import Restoration
-from bridge.running import Running, no_fault
-from bridge.settings import Settings
-from bridge.system import ActorSystem
-from supervision import Backoff, Directive, Policy, Strategy, restart
+from repertory import Backoff, Directive, Entity, Message, Policy, Strategy, restart
+from repertory.actors.entity import resolved
+from repertory.actors.placement import partition_of
+from repertory.actors.wire import encode
+from repertory.bridge.codec import decode_state
+from repertory.bridge.log.embedded.backend import EmbeddedBackend
+from repertory.bridge.log.record import Output, Record
+from repertory.bridge.loop import DOUBTS_MAX
+from repertory.bridge.recovery import Restoration
+from repertory.bridge.region import Escalated
+from repertory.bridge.system.running import Running, no_fault
+from repertory.bridge.system.settings import Settings
+from repertory.bridge.system.system import ActorSystem
 from tests.actors.domain import Account, Close, Deposit, Escalating, Pay, Router, Split, Teller, Trip, Withdraw
 
 

@@ -8,12 +8,10 @@ from typing import Self
 
 import pytest
 
-from actors import Command, Entity, Event, command, event
-from actors.placement import partition_of
-from bridge import ActorSystem
-from bridge.region import Escalated
-from bridge.running import Running
-from supervision import Backoff, Directive, Strategy, restart
+from repertory import ActorSystem, Backoff, Command, Directive, Entity, Event, Strategy, command, event, restart
+from repertory.actors.placement import partition_of
+from repertory.bridge.region import Escalated
+from repertory.bridge.system.running import Running
 
 
 class Tick(Command):

@@ -9,10 +9,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bridge import ActorSystem
-from bridge.connect import connect
-from bridge.record import Output
-from bridge.verify import Check
 from examples.banking import system
 from examples.banking.__main__ import app
 from examples.banking.accounts import Account, Open
@@ -21,6 +17,10 @@ from examples.banking.load import Load
 from examples.banking.simulation import Figures, Options, Show, Unfinished, simulate
 from examples.banking.stage import BankDown
 from examples.banking.transfers import StartTransfer, Transfer
+from repertory import ActorSystem
+from repertory.bridge.log.connect import connect
+from repertory.bridge.log.record import Output
+from repertory.verify import Check
 
 
 def fire(log: str, **changes: int | float) -> tuple[Figures, list[Check]]:

@@ -11,15 +11,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from actors import Event, Message
-from actors.effects import ShardRecord, StateRecord, WaitingRecord
-from actors.wire import encode
-from bridge import ActorSystem, topics
-from bridge.codec import decode_shard, decode_state, encode_book, number
-from bridge.connect import connect
-from bridge.record import Output, Record
-from bridge.settings import Settings
-from bridge.verify import records_total
 from examples.banking.accounts import Account, Close, Deposited, Open, Opened, Withdrawn
 from examples.banking.audit import LEFT, audit
 from examples.banking.load import Load
@@ -31,12 +22,21 @@ from examples.banking.transfers import (
     TransferRefunded,
     TransferRefused,
 )
+from repertory import ActorSystem, Event, Message
+from repertory.actors.shard.turn_result import ShardRecord, StateRecord, WaitingRecord
+from repertory.actors.wire import encode
+from repertory.bridge import topics
+from repertory.bridge.codec import decode_shard, decode_state, encode_book, number
+from repertory.bridge.log.connect import connect
+from repertory.bridge.log.record import Output, Record
+from repertory.bridge.system.settings import Settings
+from repertory.verify import records_total
 
 SUM = "the balances are what was paid in"
 NEGATIVE = "no balance is negative after any event"
 ENDED = "every transfer ended exactly once"
 MOVED = "the money moved as the transfers ended"
-#: What the bank itself promises; the rest is the runtime's (``tests/bridge/test_verify.py``).
+#: What the bank itself promises; the rest is the runtime's (``tests/repertory/verify/test_verify.py``).
 BANK = (SUM, NEGATIVE, ENDED, MOVED, LEFT)
 
 #: Few partitions and a small window: every shard has snapshots, and a tail that is in none.

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from actors import Command, Message, TestKit, Undelivered
-from actors.context import Tell
-from actors.wire import DecodeError
 from examples.banking.accounts import (
     Account,
     AccountClosed,
@@ -38,6 +35,9 @@ from examples.banking.transfers import (
     TransferStranded,
     TransferUncredited,
 )
+from repertory import Command, Message, TestKit, Undelivered
+from repertory.actors.context import Tell
+from repertory.actors.wire import DecodeError
 
 START = StartTransfer(source="a-1", target="a-2", amount=30)
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from supervision import (
+from repertory.supervision import (
     Add,
     Backoff,
     Command,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervision import Directive, Failure
+from repertory.supervision import Directive, Failure
 
 
 class BrokenError(ValueError):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from supervision import (
+from repertory.supervision import (
     Add,
     Backoff,
     Command,

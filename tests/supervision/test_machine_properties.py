@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervision import (
+from repertory.supervision import (
     Child,
     Directive,
     Due,

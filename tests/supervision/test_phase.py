@@ -2,7 +2,7 @@
 
 import pytest
 
-from supervision import PHASE_TABLE, Change, Phase, phase_table_rst
+from repertory.supervision import PHASE_TABLE, Change, Phase, phase_table_rst
 
 
 def test_every_change_has_a_row() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervision import PROCESS_FAILURES, Backoff, Directive, Failure, Policy, judge, restart
+from repertory.supervision import PROCESS_FAILURES, Backoff, Directive, Failure, Policy, judge, restart
 
 RULES = {LookupError: Directive.STOP, KeyError: Directive.ESCALATE, OSError: Directive.RESUME}
 STEADY = Backoff(jitter=0)

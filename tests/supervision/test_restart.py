@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervision import Backoff, add_restart, exhausted
+from repertory.supervision import Backoff, add_restart, exhausted
 
 DRAWS = st.floats(0, 1, exclude_max=True)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from supervision import Strategy, affected
+from repertory.supervision import Strategy, affected
 
 
 @pytest.mark.parametrize(

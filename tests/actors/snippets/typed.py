@@ -2,11 +2,21 @@
 
 from typing import Self, assert_type
 
-from actors import Command, Context, Entity, Event, Rejection, command, event
-from actors.context import Context as _Context
-from bridge import ActorSystem
-from bridge.client import Client
-from supervision import Backoff, Directive, restart
+from repertory import (
+    ActorSystem,
+    Backoff,
+    Command,
+    Context,
+    Directive,
+    Entity,
+    Event,
+    Rejection,
+    command,
+    event,
+    restart,
+)
+from repertory.actors.context import Context as _Context
+from repertory.bridge.system.client import Client
 
 
 class Deposit(Command):

@@ -1,0 +1,206 @@
+"""One command on one entity: run the handler, check its contract, evolve the state. Pure; nothing is sent.
+
+All that could not be committed and restored fails here: each event and each state is encoded *and decoded* before
+it counts, so the live fold and every replay see the same values (0.1-0.2 µs when small).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NoReturn
+
+import msgspec
+
+from repertory.actors.context import Context, ContractViolation, Directory, OutputTooLarge, Publish, Reply, Tell
+from repertory.actors.entity import Behaviour, Entity
+from repertory.actors.handler import Handler, NextState
+from repertory.actors.message import Done, Envelope, Message, Rejection, Stopped
+from repertory.actors.wire import DEPTH_MAX, DecodeError, check_depth, encode
+
+#: What a record carries beside a message: key (255), headers (under 700), the fields of a state record.
+RECORD_OVERHEAD_BYTES = 1_024
+
+_NOTHING: Sequence[Any] = ()
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """What one command does. ``events`` are encoded, ``Stopped`` included; ``reply`` is None for nobody asked.
+
+    ``sent`` are the encoded values of ``outputs``, and ``reply_data`` is that of ``reply``.
+    """
+
+    state: Entity
+    data: bytes
+    events: Sequence[bytes]
+    messages: Sequence[Message]
+    outputs: Sequence[Tell | Publish | Reply]
+    sent: Sequence[bytes]
+    reply: Message | None
+    reply_data: bytes
+    rejected: bool
+    stopped: bool
+
+
+def decide(
+    behaviour: Behaviour,
+    state: Entity,
+    data: bytes,
+    envelope: Envelope,
+    directory: Directory,
+    *,
+    cause: str,
+    attempt: int,
+    bytes_max: int,
+) -> Decision:
+    """Run the handler for the envelope's message on a state whose encoding is ``data``.
+
+    Raises what the handler raises, and ContractViolation or OutputTooLarge for what it must not do. The caller
+    then goes on with the state decoded from ``data`` anew.
+    """
+    handler = behaviour.handlers[type(envelope.message)]
+    context: Context | None = None
+    if handler.takes_context:
+        context = Context(behaviour, handler, envelope, directory, cause, attempt)
+        result = handler.function(state, envelope.message, context)
+    else:
+        result = handler.function(state, envelope.message)
+    if behaviour.has_mutable_fields and encode(state) != data:
+        raise ContractViolation(f"{handler!r} changed its entity in place; return what changes instead")
+    kind = type(result)
+    if kind not in handler.allowed:
+        _check_result(handler, result)
+    if kind in handler.rejections:
+        reply = result if envelope.sender is not None and handler.kind == "@command" else None
+        reply_data = b"" if reply is None else _sendable(reply, bytes_max)
+        return Decision(
+            state, data, _NOTHING, _NOTHING, _NOTHING, _NOTHING, reply, reply_data, rejected=True, stopped=False
+        )
+    messages = result if kind is tuple else (result,) if kind in behaviour.evolve else _NOTHING
+    events: list[bytes] = []
+    after, after_data = state, data
+    for message in messages:
+        event_data = _encoded(message, bytes_max)
+        events.append(event_data)
+        after, after_data = evolve(behaviour, after, event_data, type(message), bytes_max)
+    if kind is behaviour.entity:
+        after, after_data = _survived(behaviour, result, bytes_max)
+    reply, reply_data = None, b""
+    if envelope.sender is not None and _answers(handler, result, context):
+        reply, reply_data = (messages[-1], events[-1]) if messages else (_DONE, _DONE_DATA)
+    if context is None:
+        return Decision(
+            after, after_data, events, messages, _NOTHING, _NOTHING, reply, reply_data, rejected=False, stopped=False
+        )
+    sent = [_sent(output, bytes_max) for output in context.collected]
+    if context.stopped:
+        after, after_data = behaviour.initial(), behaviour.initial_data
+        if behaviour.journaled:
+            events.append(_STOPPED)
+    return Decision(
+        after, after_data, events, messages, context.collected, sent, reply, reply_data,
+        rejected=False, stopped=context.stopped,
+    )  # fmt: skip
+
+
+_STOPPED = encode(Stopped())
+_DONE = Done()
+_DONE_DATA = encode(_DONE)
+
+
+def evolve(
+    behaviour: Behaviour, state: Entity, event_data: bytes, event_type: type[Message], bytes_max: int
+) -> tuple[Entity, bytes]:
+    """Return the state after one encoded event, and its bytes: the step that live folds and replays share."""
+    function, decode_event = behaviour.evolve[event_type]
+    after = function(state, decode_event(event_data))
+    if type(after) is not behaviour.entity:
+        raise ContractViolation(
+            f"{behaviour.events[event_type]!r} returned {type(after).__name__}, not {behaviour.entity.__name__}"
+        )
+    return _survived(behaviour, after, bytes_max)
+
+
+def _survived(behaviour: Behaviour, state: Entity, bytes_max: int) -> tuple[Entity, bytes]:
+    data = encode(state)
+    if len(data) > DEPTH_MAX:
+        _check_encoding(state, data, bytes_max)
+    try:
+        restored = behaviour.state_decode(data)
+    except msgspec.DecodeError as error:
+        raise ContractViolation(
+            f"the new state of {behaviour.entity.__name__} could not be restored: {error}"
+        ) from error
+    if behaviour.has_mutable_fields:
+        data = _encoded(restored, bytes_max)
+    return restored, data
+
+
+def _encoded(message: Message, bytes_max: int) -> bytes:
+    """Return a message as bytes that fit into a record and that a decoder would not refuse for their depth."""
+    data = encode(message)
+    if len(data) > DEPTH_MAX:  # One that is shorter is neither too large nor too deep; most are.
+        _check_encoding(message, data, bytes_max)
+    return data
+
+
+def _check_encoding(message: Message, data: bytes, bytes_max: int) -> None:
+    _check_size(type(message).__name__, len(data), bytes_max)
+    try:
+        check_depth(data)
+    except DecodeError as error:
+        raise ContractViolation(f"{type(message).__name__} is {error}") from error
+
+
+def _check_size(what: str, size_bytes: int, bytes_max: int) -> None:
+    if size_bytes > bytes_max - RECORD_OVERHEAD_BYTES:
+        raise OutputTooLarge(
+            f"{what} takes {size_bytes} bytes; output_bytes_max is {bytes_max}, of which "
+            f"{RECORD_OVERHEAD_BYTES} are for key and headers"
+        )
+
+
+def _sent(output: Tell | Publish | Reply, bytes_max: int) -> bytes:
+    """Return what a collected output carries. Bytes that are published are nobody's to understand."""
+    value = output.message if isinstance(output, Tell) else output.value
+    if isinstance(value, bytes):
+        _check_size("what is published", len(value), bytes_max)
+        return value
+    return _sendable(value, bytes_max)
+
+
+def _sendable(message: Message, bytes_max: int) -> bytes:
+    """Return a message as bytes that decode again: whoever asked could not read it else, and would wait for ever."""
+    data = _encoded(message, bytes_max)
+    try:
+        _decoder(type(message))(data)
+    except msgspec.DecodeError as error:
+        raise ContractViolation(f"{type(message).__name__} could not be read by whom it is for: {error}") from error
+    return data
+
+
+@cache
+def _decoder(message_type: type[Message]) -> Callable[[bytes], Message]:
+    return msgspec.msgpack.Decoder(message_type).decode
+
+
+def _answers(handler: Handler, result: object, context: Context | None) -> bool:
+    """Whether an asker is answered with what the handler returned."""
+    return handler.kind == "@command" and (context is None or not (context.replied or context.keeps_sender(result)))
+
+
+def _check_result(handler: Handler, result: object) -> None:
+    """Pass a tuple of allowed events; raise ContractViolation for all else."""
+    if type(result) is tuple and handler.returns_tuple:
+        if not result and not handler.returns_nothing:
+            raise ContractViolation(f"{handler!r} returned no event; its annotation names some")
+        for message in result:
+            if type(message) not in handler.allowed or message is None or isinstance(message, Rejection):
+                _refuse(handler, message, "within a tuple")
+    else:
+        _refuse(handler, result, "")
+
+
+def _refuse(handler: Handler, result: object, where: str) -> NoReturn:
+    names = ", ".join("Self" if r is NextState else r.__name__ for r in handler.results)
+    raise ContractViolation(f"{handler!r} returned {type(result).__name__} {where}; its annotation names {names}")

@@ -1,0 +1,88 @@
+"""``Redelivery``: what a shard that works at least once knows of what comes, or is done, a second time.
+
+Its turns are *plain* where they can be: outputs first, then the journal, without a transaction
+(``bridge.nontransactional`` says how they stand in the log). A turn that is not whole in the journal did not happen:
+its commands come again, and what they send again is dropped by its receivers. Not too much may rest on one turn, or a
+receiver would not know any more.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from repertory.actors.message import Headers
+from repertory.actors.shard.config import Part
+from repertory.actors.shard.seen_causes import SeenCauses, Stamp
+from repertory.actors.shard.turn import Turn
+from repertory.actors.shard.turn_result import Book, ShardRecord
+
+#: Part of the causes that a receiver remembers which one turn may send. What a restore repeats is two of these (the
+#: turns that the journal does not tell of, and the one that was lost), and as much again is for a worker that does not
+#: know yet that it was replaced; the rest is for the last command of a turn, which is not cut.
+_TURN_PART = 8
+#: This part of the snapshot window is snapshotted ahead whenever a snapshot is due: that takes a transaction. Exactly
+#: once there is one in each turn anyhow.
+AHEAD = 8
+
+
+class Redelivery:
+    """Owned by its shard. There is none as long as a log has only known exactly once."""
+
+    def __init__(self, part: Part, next_offset: int) -> None:
+        limits, counts = part.limits, part.directory.partition_count
+        #: What other shards sent.
+        self.seen = SeenCauses(limits.seen_causes_max, lambda topic, partition: partition < (counts(topic) or 0))
+        #: Outputs after which a turn ends.
+        self._outputs_max = max(1, limits.seen_causes_max // _TURN_PART)
+        self._stamp: Stamp | None = None
+        self._limits = limits
+        #: Where a restore would go on, and the outputs since: a turn that journals nothing leaves no trace of its own.
+        self._found, self._loose = next_offset, 0
+
+    def repeats(self, headers: Headers) -> bool:
+        """Tell whether a message came before, and is to be dropped."""
+        stamp = self._stamp = self.seen.stamp(headers)
+        return stamp is not None and self.seen.repeats(stamp)
+
+    def took(self, outputs: int) -> bool:
+        """Remember the message asked about last; tell whether a turn that has sent so much may go on."""
+        if self._stamp is not None:
+            self.seen.note(self._stamp)
+        return outputs < self._outputs_max
+
+    def plain(self, turn: Turn, record: ShardRecord, next_offset: int, seq: int) -> ShardRecord | None:
+        """End a turn without a transaction: return where the shard stands then; None if it needs one.
+
+        It can do without if decided again it gives the same, and not too much rests on it. What failed may not fail
+        again, what found no room may find some: that takes a transaction, and so do books. Those are compacted: a late
+        record of a former owner would replace a newer one for good, but for the fence that only a transaction has. In
+        the journal nothing is replaced, and it is known what counts.
+        """
+        if turn.counts.dead_lettered or turn.incidents or turn.books or turn.touched or turn.changed:
+            return None
+        if next_offset - record.seen >= self._limits.seen_causes_max:
+            return None
+        if seq > record.seq:
+            self._found, self._loose = next_offset, 0
+        else:
+            self._loose += len(turn.outputs)
+            if self._loose > self._outputs_max or next_offset - self._found > self._limits.batch_records_max:
+                return None
+        return msgspec.structs.replace(record, next=next_offset, seq=seq)
+
+    def write(self, books: list[Book], seen: int, next_offset: int) -> int:
+        """Take in that a turn is a transaction: add what was seen, now and then; return up to where it is written."""
+        self._found, self._loose = next_offset, 0
+        if next_offset - seen < self._limits.seen_causes_max:
+            return seen
+        books.extend(self.seen.written())
+        return next_offset
+
+
+def numbered(record: ShardRecord, *, plain: bool) -> ShardRecord:
+    """Return the first record of a new owner. Once there is one epoch, all later owners have one, in either mode.
+
+    A log that was written at least once can still bring back what an older owner appended, or repeated.
+    """
+    seen = record.seen if record.epoch else record.next
+    return msgspec.structs.replace(record, epoch=record.epoch + 1, plain=plain, seen=seen)

@@ -1,0 +1,166 @@
+"""``Turn``: what one call of ``Shard.decide`` has gathered: outputs, books, and what became of commands that wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from repertory.actors.context import Publish, Reply, Tell
+from repertory.actors.control import DropParked, RetryParked
+from repertory.actors.entity import resolved
+from repertory.actors.message import Done, Envelope, Undelivered
+from repertory.actors.shard.decision import Decision
+from repertory.actors.shard.mailbox import Letter
+from repertory.actors.shard.restart_budget import RestartBudget
+from repertory.actors.shard.stash import Waiting, WaitingRoom
+from repertory.actors.shard.turn_result import (
+    Book,
+    Counts,
+    DeadLettered,
+    EffectOutput,
+    Incident,
+    Published,
+    Replied,
+    Told,
+    WaitingRecord,
+    WaitingWritten,
+)
+from repertory.actors.wire import encode
+
+#: Of what is said about a dead letter: it stands in a header, and whoever asked gets it too.
+REASON_CHARS_MAX = 1_000
+
+_DONE = encode(Done())
+
+
+class Turn:
+    """Mutable, and gone with the call. Whatever it does to the waiting room it writes down among the books."""
+
+    __slots__ = (
+        "_budget", "_waiting", "anchor", "books", "bytes", "changed", "counts", "handled", "incidents", "outputs",
+        "overflowed", "touched",
+    )  # fmt: skip
+
+    def __init__(self, waiting: WaitingRoom, budget: RestartBudget) -> None:
+        self._waiting, self._budget = waiting, budget
+        self.outputs: list[EffectOutput] = []
+        self.books: list[Book] = []
+        self.counts = Counts()
+        self.incidents: list[Incident] = []
+        self.handled = 0
+        #: About what it makes a transaction write: events, messages, dead letters, what waits, and states. A snapshot
+        #: is written now and then; each command counts the state that it leaves instead.
+        self.bytes = 0
+        #: Commands that came when those of their key waited, and had no room.
+        self.overflowed = 0
+        self.anchor = -1
+        #: Keys whose state record is due: stateful ones that changed, and those whose queue changed.
+        self.changed: dict[str, None] = {}
+        self.touched: dict[str, None] = {}
+
+    def dead_letter(self, letter: Letter, error: str, reason: str, attempts: int = 1) -> None:
+        """Give a command up: keep its bytes and the reason, and tell whoever asked."""
+        key = letter.key.encode() if isinstance(letter, Envelope) else letter.key
+        reason = reason[:REASON_CHARS_MAX]
+        self.outputs.append(DeadLettered(key, letter.value, letter.headers, error, reason, attempts, letter.offset, 0))
+        self.bytes += len(letter.value or b"")
+        if letter.sender is not None:
+            answer = encode(Undelivered(reason=f"{error}: {reason}"))
+            self.outputs.append(Replied(letter.sender, answer, letter.offset, 1))
+        self.counts.dead_lettered += 1
+
+    def quarantine(self, envelope: Envelope, where: str, deaths: int, *, waits: bool) -> None:
+        """Give up a command that kills whatever process handles it."""
+        reason = f"{deaths} processes in a row died while they handled it"
+        self.dead_letter(envelope, "Quarantined", reason, deaths)
+        if waits:
+            self.leave(envelope)
+        self.incidents.append(Incident(where, "Quarantined", reason, "the command is a dead letter", "quarantined"))
+
+    def keep(self, waiting: Waiting, *, known: bool) -> None:
+        """Keep a command as the first of its key, until its restart or parked; ``known`` if it is that already."""
+        key = waiting.envelope.key
+        if known:
+            self._waiting.replace_first(waiting)
+        else:
+            self._waiting.join(waiting)
+        self._wrote(waiting.envelope, waiting.record)
+        if not waiting.record.parked:
+            self.counts.restarted += 1
+            return
+        self.counts.parked += 1
+        for asked in self._waiting.remove_asked(key):
+            self._wrote(asked.envelope, None)
+            self.dead_letter(asked.envelope, "Parked", _parked(waiting), asked.record.attempt)
+
+    def join(self, envelope: Envelope) -> None:
+        """Put a command behind those of its key that wait; behind a parked one nobody can wait for an answer."""
+        first = self._waiting.queue(envelope.key)[0]
+        if first.record.parked and envelope.sender is not None:
+            self.dead_letter(envelope, "Parked", _parked(first))
+            return
+        record = WaitingRecord(
+            key=envelope.key, value=envelope.value, headers=envelope.headers, timestamp_ms=envelope.timestamp_ms
+        )
+        self._waiting.join(Waiting(envelope, record))
+        self._wrote(envelope, record)
+
+    def leave(self, envelope: Envelope) -> None:
+        """Let the first of a key go; it is applied, rejected or dead-lettered in this turn."""
+        self._waiting.leave(envelope.key)
+        self._wrote(envelope, None)
+
+    def operate(self, letter: Envelope) -> None:
+        """Do what an operator tells about a parked command; nothing if that is not parked (any more).
+
+        Its key begins with a fresh budget of restarts: whoever looked at it is taken to have mended something.
+        """
+        message = letter.message
+        first = next(iter(self._waiting.queue(letter.key)), None)
+        if first is None or not first.record.parked:
+            return
+        match message:
+            case RetryParked(offset=offset) if first.envelope.offset == offset:
+                record = WaitingRecord(
+                    key=letter.key,
+                    value=first.envelope.value,
+                    headers=first.envelope.headers,
+                    timestamp_ms=first.envelope.timestamp_ms,
+                )
+                self._budget.renew(letter.key)
+                self._waiting.replace_first(Waiting(first.envelope, record))
+                self._wrote(first.envelope, record)
+            case DropParked(offset=offset, reason=reason) if first.envelope.offset == offset:
+                self._budget.renew(letter.key)
+                self.leave(first.envelope)
+                self.dead_letter(first.envelope, "Dropped", f"{reason} ({_parked(first)})", first.record.attempt)
+
+    def answer(self, letter: Envelope) -> None:
+        """Tell the operator that what was told is so."""
+        if letter.sender is not None:
+            self.outputs.append(Replied(letter.sender, _DONE, letter.offset, 0))
+
+    def _wrote(self, envelope: Envelope, record: WaitingRecord | None) -> None:
+        self.touched[envelope.key] = None
+        self.books.append(WaitingWritten(envelope.offset, record))
+        self.bytes += len(envelope.value)
+
+
+def _parked(waiting: Waiting) -> str:
+    return f"key {waiting.envelope.key!r} is parked since {waiting.envelope.offset}: {waiting.record.reason}"
+
+
+def outputs_of(envelope: Envelope, decision: Decision) -> Iterator[EffectOutput]:
+    """Yield what a decided command sends: what its handler collected, and the reply, behind its events' indices."""
+    offset, index = envelope.offset, len(decision.events)
+    for output, data in zip(decision.outputs, decision.sent, strict=True):
+        match output:
+            case Tell(handler, key, _, asked, about):
+                name = resolved(handler.owner).name
+                yield Told(name, key, data, offset, index, envelope.key if asked else None, about)
+            case Publish(topic, _, key):
+                yield Published(topic, key, data, offset, index)
+            case Reply(to, _):
+                yield Replied(to, data, offset, index)
+        index += 1
+    if decision.reply is not None and envelope.sender is not None:
+        yield Replied(envelope.sender, decision.reply_data, offset, index)

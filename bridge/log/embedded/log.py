@@ -1,0 +1,402 @@
+"""The embedded log's ``Log``: membership, leases and fences in the tables of one file, committed by its workers.
+
+Non-obvious, and relied upon:
+
+- A worker is a member until somebody *evicts* it in a transaction of the file, which a lease that ran out or a dead
+  process allows and nothing else does. So a slow worker whom nobody replaced has lost nothing.
+- Taking and claiming a shard both raise its epoch; the first statement of a commit asks for the epoch that its
+  worker holds. That alone decides who may write: leases, pids and shares only decide who should.
+- A lease is measured on the machine's monotonic clock, which all its processes share; a member of an earlier boot
+  is known by its ``pid_start``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from repertory.bridge.log.embedded import schema
+from repertory.bridge.log.embedded.store import Connection, Store, grouped
+from repertory.bridge.log.port import (
+    Aborted,
+    Append,
+    Assigned,
+    Claimed,
+    Committed,
+    Fenced,
+    Fetched,
+    LogEvent,
+    LogUnavailable,
+    Lost,
+    Member,
+    OutcomeUnknown,
+    Replayed,
+    SlotTaken,
+    TopicMismatch,
+    Transaction,
+)
+from repertory.bridge.log.record import TopicPartition
+from repertory.supervision.process.proc import is_alive, is_stopped, pid_start
+
+#: Replayed records of one poll over all shards, so shards that are ready do not wait long for those that restore.
+_REPLAY_RECORDS_MAX = 4_000
+#: How often a waiting poll looks for the commits of others.
+_WAKE_MIN_S, _WAKE_MAX_S = 0.2e-3, 5e-3
+#: How often a worker looks for dead members. A slot that its supervisor restarts at once is back before that, and
+#: its shards have not moved.
+_LOOK_S = 0.5
+
+#: Owners that live in this process. Its pid cannot tell: a log that was closed or abandoned is as dead as a process.
+_living: set[str] = set()
+
+
+def _lives(owner: str, pid: int, start: str) -> bool:
+    """Tell whether an owner still runs, by what it wrote down about itself.
+
+    Of an owner with our own pid we know it, also when that pid was another process's in an earlier boot.
+    """
+    return owner in _living if pid == os.getpid() else is_alive(pid, start)
+
+
+class _Replay(msgspec.Struct):
+    """A replay under way."""
+
+    topic: str
+    next_offset: int
+    to_offset: int
+
+
+class _Shard(msgspec.Struct):
+    """What a log knows of a shard that it owns. ``epoch`` is None until it is claimed, ``position`` until begun."""
+
+    epoch: int | None = None
+    committed: int | None = None
+    position: int | None = None
+    paused: bool = False
+    replay: _Replay | None = None
+
+
+class EmbeddedLog:
+    """One worker's member of a group. Commits happen within :meth:`commit`, and their outcome is told by ``poll``."""
+
+    def __init__(self, store: Store, member: Member, subscriptions: Sequence[str]) -> None:
+        self._store, self._member, self._subscriptions = store, member, tuple(subscriptions)
+        self._lease_s = store.settings.session_timeout_s
+        self._busy_s = store.settings.busy_s
+        self._owner = uuid.uuid4().hex
+        self._joined = self._closed = False
+        self._shards: dict[TopicPartition, _Shard] = {}
+        self._claims: dict[TopicPartition, Sequence[str]] = {}
+        self._events: list[LogEvent] = []
+        self._ends: dict[tuple[str, int], int] = {}
+        self._version: tuple[int, int] | None = None
+        self._membership: int | None = None
+        self._look_at_s = self._renew_at_s = 0.0
+
+    def poll(self, timeout_s: float) -> Sequence[LogEvent]:
+        """Return what has happened since the last call; in memory at once, since nothing can come while we wait."""
+        assert not self._closed, "a closed log is not polled"
+        deadline_s, pause_s = time.monotonic() + timeout_s, _WAKE_MIN_S
+        while True:
+            self._attend()
+            self._claim_all()
+            events = [*self._events, *self._replay_some(), *self._fetch_some()]
+            self._events.clear()
+            left_s = deadline_s - time.monotonic()
+            if events or left_s <= 0 or not self._store.path:
+                return events
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(2 * pause_s, _WAKE_MAX_S)
+
+    def claim(self, shard: TopicPartition, topics: Sequence[str]) -> None:
+        """Ask for a shard; the next poll claims all that were asked for in one transaction."""
+        self._events = [event for event in self._events if event.shard != shard]
+        if shard not in self._shards:
+            self._fence(shard)
+            return
+        try:
+            for topic in topics:
+                self._store.bounds(topic, shard.partition)
+        except TopicMismatch as missing:
+            self._abort(shard, str(missing))
+        else:
+            self._shards[shard] = _Shard()
+            self._claims[shard] = tuple(topics)
+
+    def replay(self, shard: TopicPartition, topic: str, from_offset: int, to_offset: int) -> None:
+        """Ask for committed records; each poll reads a bounded batch of them."""
+        if state := self._shards.get(shard):
+            assert state.replay is None, f"{shard} replays one topic at a time"
+            state.replay = _Replay(topic, from_offset, to_offset)
+
+    def begin(self, shard: TopicPartition, next_offset: int) -> None:
+        """Let commands flow."""
+        if state := self._shards.get(shard):
+            state.position = next_offset
+
+    def pause(self, shard: TopicPartition) -> None:
+        """Fetch no more for now."""
+        if state := self._shards.get(shard):
+            state.paused = True
+
+    def resume(self, shard: TopicPartition) -> None:
+        """Undo ``pause``."""
+        if state := self._shards.get(shard):
+            state.paused = False
+
+    def commit(self, transaction: Transaction) -> None:
+        """Do all of it or nothing, now; the next poll says which.
+
+        Raises:
+            LogUnavailable: the file cannot be written; nothing was written.
+        """
+        shard, state = transaction.shard, self._shards.get(transaction.shard)
+        if state is None or state.epoch is None:
+            self._fence(shard)
+            return
+        groups = grouped(transaction.records)
+        now_s = self._store.clock.monotonic_s()
+        until_ms = self._lease_until_ms(now_s)
+        fence = (self._member.group, *shard, state.epoch, state.committed)
+        try:
+            with self._store.write() as connection:
+                is_ours = connection.execute(schema.FENCE, (transaction.next_offset, until_ms, *fence)).rowcount > 0
+                if is_ours:
+                    offsets = self._store.append(connection, groups)
+                if is_ours and now_s >= self._renew_at_s:
+                    self._renew(connection, now_s)
+        except (OutcomeUnknown, TopicMismatch) as error:
+            self._abort(shard, str(error))
+            return
+        if not is_ours:
+            self._fence(shard)
+            return
+        state.committed = transaction.next_offset
+        first_offsets: dict[str, int] = {}
+        for (topic, _), offset in offsets.items():
+            first_offsets.setdefault(topic, offset)
+        self._events.append(Committed(shard, first_offsets))
+
+    def append(self, append: Append) -> None:
+        """Do all of it, now. One file is one transaction anyhow: its lock and its sync are what takes time."""
+        self.commit(Transaction(append.shard, append.next_offset, [*append.outputs, *append.journal]))
+
+    def partition_count(self, topic: str) -> int | None:
+        """Return a topic's number of partitions, None if there is no such topic."""
+        return self._store.partition_count(topic)
+
+    def close(self) -> None:
+        """Hand the shards back and leave."""
+        if self._closed:
+            return
+        # A file that cannot be written now must not keep a worker from leaving: its lease ends by itself.
+        with contextlib.suppress(LogUnavailable):
+            if self._joined:
+                with self._store.write() as connection:
+                    connection.execute("DELETE FROM member WHERE owner = ?", (self._owner,))
+                    self._free_ownerless(connection)
+                    connection.execute(schema.CHANGED)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Stop as a killed process does: nothing is handed back, and the others see a dead member."""
+        self._closed = True
+        _living.discard(self._owner)
+        self._store.release()
+
+    # --- membership ---
+
+    def _attend(self) -> None:
+        """Take part in the group: join, renew the lease, notice what has changed and who has died."""
+        now_s = self._store.clock.monotonic_s()
+        version, changed = self._store.version(), False
+        if version != self._version:
+            self._version = version
+            rows = self._store.rows(schema.news(len(self._subscriptions)), self._subscriptions)
+            changed = rows[0][0] != self._membership
+            self._ends = {(topic, partition): end for _, topic, partition, end in rows}
+        if changed or now_s >= self._renew_at_s or (now_s >= self._look_at_s and self._someone_left(now_s)):
+            self._rebalance(now_s)
+
+    def _someone_left(self, now_s: float) -> bool:
+        """Tell whether another member's lease ran out or its process died."""
+        self._look_at_s = now_s + _LOOK_S
+        return bool(self._departed(now_s))
+
+    def _departed(self, now_s: float) -> list[str]:
+        """Return the owners that may be evicted."""
+        rows = self._store.rows(schema.OTHERS, (self._member.group, self._owner))
+        return [
+            owner
+            for owner, pid, start, until_ms in rows
+            if not _lives(owner, pid, start) or (until_ms <= now_s * 1000 and not self._is_busy(pid, until_ms, now_s))
+        ]
+
+    def _is_busy(self, pid: int, until_ms: int, now_s: float) -> bool:
+        """Tell whether another process whose lease ran out may have a handler that takes longer than the lease.
+
+        It does, if it runs, until its supervisor would have killed it. One that is stopped (SIGSTOP) does nothing. On
+        Kafka this is what the client's own thread says, with ``max.poll.interval.ms``.
+        """
+        return pid != os.getpid() and now_s - until_ms / 1000 < self._busy_s and not is_stopped(pid)
+
+    def _rebalance(self, now_s: float) -> None:
+        """Evict who is gone, give up what is beyond our share, take what is free of it, and renew the lease."""
+        with self._store.write() as connection:
+            departed = [(owner,) for owner in self._departed(now_s)]
+            connection.executemany("DELETE FROM member WHERE owner = ?", departed)
+            entered = self._enter(connection, now_s)
+            self._free_ownerless(connection)
+            mine, gave_up = self._share(connection, now_s)
+            self._renew(connection, now_s)
+            if departed or entered or gave_up:
+                connection.execute(schema.CHANGED)
+            (self._membership,) = connection.execute("SELECT membership FROM meta").fetchone()
+        if entered:
+            self._lose(list(self._shards), "the lease ran out and another member noticed")
+        self._lose([shard for shard in self._shards if shard not in mine], "another member has it in its share")
+        for shard in mine:
+            if shard not in self._shards:
+                self._shards[shard] = _Shard()
+                self._events.append(Assigned(shard))
+        self._joined = True
+
+    def _enter(self, connection: Connection, now_s: float) -> bool:
+        """Write down our membership, and return whether it was not there."""
+        member = self._member
+        slot = (member.group, member.node, member.slot)
+        row = connection.execute(schema.OCCUPANT, slot).fetchone()
+        if row and row[0] == self._owner:
+            return False
+        if row:  # Who is gone was deleted before.
+            raise SlotTaken(
+                f"slot {member.slot} of node {member.node} in group {member.group} is held by the live process "
+                f"{row[1]}: this worker leaves; stop the other one, or give this one another slot"
+            )
+        _living.add(self._owner)
+        pid = os.getpid()
+        subscriptions = msgspec.json.encode(self._subscriptions).decode()
+        identity = (self._owner, pid, pid_start(pid), self._lease_until_ms(now_s), subscriptions)
+        connection.execute("INSERT INTO member VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*slot, *identity))
+        return True
+
+    def _share(self, connection: Connection, now_s: float) -> tuple[list[TopicPartition], bool]:
+        """Move towards our share, and return what is ours now and whether something was given up.
+
+        A shard that another member has beyond its own share is taken later, when that member has let it go.
+        """
+        group = self._member.group
+        connection.execute(schema.make_shards(len(self._subscriptions)), (group, *self._subscriptions))
+        rows = connection.execute(schema.OWNERS, (group,)).fetchall()
+        owners = {TopicPartition(topic, partition): owner for topic, partition, owner in rows}
+        members = {
+            owner: msgspec.json.decode(subscriptions, type=list[str])
+            for owner, subscriptions in connection.execute(schema.MEMBERS, (group,)).fetchall()
+        }
+        allotted = schema.allot(members, owners)
+        mine, gave_up = [], False
+        for shard, owner in owners.items():
+            if allotted.get(shard) == self._owner:
+                if owner is None:
+                    connection.execute(schema.TAKE, (self._owner, self._lease_until_ms(now_s), group, *shard))
+                if owner in (None, self._owner):
+                    mine.append(shard)
+            elif owner == self._owner:
+                connection.execute(schema.GIVE_UP, (group, *shard))
+                gave_up = True
+        return mine, gave_up
+
+    def _renew(self, connection: Connection, now_s: float) -> None:
+        """Renew the lease of the membership and of every shard, within a transaction."""
+        until_ms = self._lease_until_ms(now_s)
+        connection.execute("UPDATE member SET lease_until_ms = ? WHERE owner = ?", (until_ms, self._owner))
+        connection.execute(
+            "UPDATE shard SET lease_until_ms = ? WHERE grp = ? AND owner = ?",
+            (until_ms, self._member.group, self._owner),
+        )
+        self._renew_at_s = now_s + self._lease_s / 3
+
+    def _free_ownerless(self, connection: Connection) -> None:
+        """Set free the shards whose owner is no member."""
+        connection.execute(schema.FREE_OWNERLESS, (self._member.group,))
+
+    def _lease_until_ms(self, now_s: float) -> int:
+        return int((now_s + self._lease_s) * 1000)
+
+    def _lose(self, shards: Sequence[TopicPartition], reason: str) -> None:
+        """Forget shards and say so."""
+        for shard in shards:
+            self._forget(shard)
+            self._events.append(Lost(shard, reason))
+
+    def _abort(self, shard: TopicPartition, reason: str) -> None:
+        """Have a shard claimed again."""
+        self._shards[shard] = _Shard()
+        self._claims.pop(shard, None)
+        self._events.append(Aborted(shard, reason, routine=False))
+
+    def _fence(self, shard: TopicPartition) -> None:
+        """Forget a shard that a later owner claimed; whether it is still ours is seen at the next poll."""
+        self._forget(shard)
+        self._events.append(
+            Fenced(shard, f"{shard} has another owner or another committed offset: nothing was written")
+        )
+        self._renew_at_s = 0.0
+
+    def _forget(self, shard: TopicPartition) -> None:
+        self._shards.pop(shard, None)
+        self._claims.pop(shard, None)
+
+    # --- reading ---
+
+    def _claim_all(self) -> None:
+        """Claim what was asked for: one transaction, so that many shards cost one sync."""
+        if not self._claims:
+            return
+        group, until_ms = self._member.group, self._lease_until_ms(self._store.clock.monotonic_s())
+        answers: list[Claimed | TopicPartition] = []
+        with self._store.write() as connection:
+            for shard, topics in self._claims.items():
+                rows = connection.execute(schema.CLAIM, (until_ms, group, *shard, self._owner)).fetchall()
+                if rows:
+                    ((epoch, committed),) = rows
+                    self._shards[shard] = _Shard(epoch=epoch, committed=committed)
+                    ends = {topic: self._store.bounds(topic, shard.partition)[1] for topic in topics}
+                    answers.append(Claimed(shard, committed, *self._store.bounds(*shard), ends))
+                else:
+                    answers.append(shard)
+        self._claims.clear()
+        for answer in answers:
+            if isinstance(answer, Claimed):
+                self._events.append(answer)
+            else:
+                self._fence(answer)
+
+    def _replay_some(self) -> Iterator[Replayed]:
+        """Read the next batch of the replays under way, those of the first shards first, up to a bound."""
+        left = _REPLAY_RECORDS_MAX
+        for shard, state in self._shards.items():
+            if (replay := state.replay) is None or left <= 0:
+                continue
+            records = self._store.records(replay.topic, shard.partition, replay.next_offset, replay.to_offset)
+            left -= len(records)
+            if records:
+                replay.next_offset = records[-1].offset + 1
+            if complete := not records or replay.next_offset >= replay.to_offset:
+                state.replay = None
+            yield Replayed(shard, replay.topic, records, complete)
+
+    def _fetch_some(self) -> Iterator[Fetched]:
+        """Read the next batch of every shard that has begun and is not paused."""
+        for shard, state in self._shards.items():
+            end = self._ends.get(shard, 0)
+            if state.position is not None and not state.paused and state.position < end:
+                records = self._store.records(*shard, state.position, end)
+                if records:
+                    state.position = records[-1].offset + 1
+                    yield Fetched(shard, records)

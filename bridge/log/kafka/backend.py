@@ -1,0 +1,57 @@
+"""The door to Kafka: a URL's brokers, and the ports behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from repertory.bridge.log.kafka.admin import Admin
+from repertory.bridge.log.kafka.appender import KafkaAppender
+from repertory.bridge.log.kafka.config import KafkaConfig
+from repertory.bridge.log.kafka.log import KafkaLog
+from repertory.bridge.log.kafka.reader import KafkaReader
+from repertory.bridge.log.port import InvalidSetting, Member, TopicSpec
+from repertory.bridge.system.settings import Settings
+
+_SCHEME = "kafka://"
+_DEFAULTS = Settings()
+
+
+class KafkaBackend:
+    """Implements ``Backend``. ``kafka_config`` goes to librdkafka unchanged, or is refused.
+
+    Nothing is asked of the brokers here; the first use tells whether they answer.
+
+    Raises:
+        InvalidSetting: a Kafka setting is unknown, has an impossible value, or would break a promise.
+    """
+
+    def __init__(self, url: str, settings: Settings = _DEFAULTS, kafka_config: Mapping[str, str] | None = None) -> None:
+        if not url.startswith(_SCHEME) or not url.removeprefix(_SCHEME):
+            raise InvalidSetting(f"{url!r} is no Kafka URL: write kafka://host:port[,host:port...]")
+        self.url = url
+        self._config = KafkaConfig(url.removeprefix(_SCHEME), settings, kafka_config or {})
+        self._admin = Admin(self._config)
+
+    def topics(self) -> Mapping[str, int]:
+        """See ``Backend.topics``."""
+        return self._admin.topics()
+
+    def ensure(self, specs: Sequence[TopicSpec]) -> Sequence[str]:
+        """See ``Backend.ensure``."""
+        return self._admin.ensure(specs)
+
+    def log(self, member: Member, subscriptions: Sequence[str]) -> KafkaLog:
+        """See ``Backend.log``. The group is joined by the first poll."""
+        return KafkaLog(self._config, self._admin, member, subscriptions)
+
+    def reader(self) -> KafkaReader:
+        """See ``Backend.reader``."""
+        return KafkaReader(self._config, self._admin)
+
+    def appender(self) -> KafkaAppender:
+        """See ``Backend.appender``."""
+        return KafkaAppender(self._config, self._admin)
+
+    def close(self) -> None:
+        """See ``Backend.close``. Logs, readers and appenders are closed by their owners, before."""
+        self._admin.close()

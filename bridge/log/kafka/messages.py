@@ -1,0 +1,146 @@
+"""From librdkafka's messages to records, and from its errors to reactions."""
+# ruff: noqa: SLF001 - librdkafka's own error codes begin with an underscore; here they get public names.
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from confluent_kafka import KafkaError, KafkaException, Message
+
+from repertory.bridge.log.kafka.config import logger
+from repertory.bridge.log.port import InvalidSetting
+from repertory.bridge.log.record import Headers, Record, TopicPartition
+
+CLOSE_TIMEOUT_S = 3.0
+
+TIMED_OUT = KafkaError._TIMED_OUT
+STATE = KafkaError._STATE
+PARTITION_EOF = KafkaError._PARTITION_EOF
+ALL_BROKERS_DOWN = KafkaError._ALL_BROKERS_DOWN
+FATAL = KafkaError._FATAL
+#: Answers of a cluster that is moving things about: ask again.
+PASSING = frozenset(
+    {
+        KafkaError._NOENT,  # "no leaders found", while the connection that would tell them is made
+        KafkaError._TIMED_OUT,
+        KafkaError._TIMED_OUT_QUEUE,
+        KafkaError._TRANSPORT,
+        KafkaError._WAIT_COORD,
+        KafkaError._WAIT_CACHE,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.CONCURRENT_TRANSACTIONS,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,  # the broker was restarted since librdkafka looked
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.UNSTABLE_OFFSET_COMMIT,
+    }
+)
+#: The leader that librdkafka knows is another by now, or another life of the same; a time-out may hide that.
+STALE = frozenset({KafkaError._TIMED_OUT, KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH})
+#: A later owner initialised the transactional id, or the coordinator's timeout did (librdkafka merges the two).
+FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
+#: The member's generation is not the group's: a rebalance is under way, or the membership is gone.
+NO_MEMBER = frozenset({KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.FENCED_INSTANCE_ID})
+#: A partition's offset is not held by the broker, seen with ``auto.offset.reset=error``.
+OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
+#: Nothing that waiting mends: somebody must grant a right.
+FORBIDDEN = frozenset(
+    {
+        KafkaError._AUTHENTICATION,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    }
+)
+
+
+def error_of(exception: KafkaException) -> KafkaError:
+    """Return what a ``KafkaException`` carries."""
+    error = exception.args[0]
+    assert isinstance(error, KafkaError), exception
+    return error
+
+
+C = TypeVar("C")
+
+
+def made(client: Callable[..., C], config: dict[str, object]) -> C:
+    """Make a client; what librdkafka says of a setting that it does not know or like becomes ``InvalidSetting``."""
+    try:
+        return client(config)
+    except KafkaException as refusal:
+        raise InvalidSetting(f"librdkafka refuses the Kafka settings: {error_of(refusal).str()}") from None
+
+
+def bounded(close: Callable[[], None], what: str) -> None:
+    """Close on a thread of its own: librdkafka may wait for a broker that never answers."""
+    thread = threading.Thread(target=close, name=f"close {what}", daemon=True)
+    thread.start()
+    thread.join(CLOSE_TIMEOUT_S)
+    if thread.is_alive():
+        logger.warning("the %s did not close within %g s; leaving it", what, CLOSE_TIMEOUT_S)
+
+
+def say(error: KafkaError) -> str:
+    """Return an error as a person reads it: its text and its name."""
+    return f"{error.str()} ({error.name()})"
+
+
+def _headers(message: Message) -> Headers:
+    """Return a message's headers; a null value becomes empty. Names that are no UTF-8 make all unreadable."""
+    try:
+        headers = message.headers()
+    except (SystemError, UnicodeDecodeError):  # 2.16.1 raises the first; the record goes on without its headers
+        return ()
+    if not headers:
+        return ()
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    return tuple((name, value if isinstance(value, bytes) else b"") for name, value in pairs)
+
+
+def records_of(messages: Sequence[Message], where: TopicPartition) -> list[Record]:
+    """Turn messages of one partition into records, leaving out errors.
+
+    Topic and partition are taken from ``where``: the binding makes a new string for each message.
+    """
+    topic, partition = where
+    return [
+        Record(
+            topic,
+            partition,
+            message.offset(),  # type: ignore[arg-type]  # None only for errors
+            message.key(),
+            message.value(),
+            _headers(message),
+            message.timestamp()[1],
+        )
+        for message in messages
+        if message.error() is None
+    ]
+
+
+def runs(messages: Sequence[Message]) -> Iterator[tuple[TopicPartition, Sequence[Message]]]:
+    """Split a fetched batch into runs of one partition: librdkafka hands over a partition's records together."""
+    start = 0
+    topic, partition = messages[0].topic(), messages[0].partition()
+    for index, message in enumerate(messages):
+        if message.partition() != partition or message.topic() != topic:
+            yield _place(topic, partition), messages[start:index]
+            start, topic, partition = index, message.topic(), message.partition()
+    yield _place(topic, partition), messages[start:]
+
+
+def _place(topic: str | None, partition: int | None) -> TopicPartition:
+    """Name a message's partition; an error of the whole client has none."""
+    return TopicPartition(topic or "", -1 if partition is None else partition)

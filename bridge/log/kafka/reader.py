@@ -1,0 +1,105 @@
+"""Committed records for anyone: no group, no ownership."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from confluent_kafka import KafkaException
+
+from repertory.bridge.log.kafka.admin import Admin
+from repertory.bridge.log.kafka.config import KafkaConfig
+from repertory.bridge.log.kafka.messages import error_of, say
+from repertory.bridge.log.kafka.ranges import RangeReader
+from repertory.bridge.log.port import LogUnavailable
+from repertory.bridge.log.record import Record, TopicPartition
+
+#: Markers land within milliseconds; a transaction that is open for longer is none that was committed.
+MARKERS_WAIT_S = 1.0
+
+
+class KafkaReader:
+    """Implements ``Reader``. A consumer is made for the first read and used again. One thread."""
+
+    def __init__(self, config: KafkaConfig, admin: Admin) -> None:
+        self._config = config
+        self._admin = admin
+        self._idle: list[RangeReader] = []  # more than one only while reads are interleaved
+
+    def partition_count(self, topic: str) -> int | None:
+        """See ``Reader.partition_count``."""
+        return self._admin.partition_count(topic)
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """See ``Reader.bounds``. The end is the last stable offset."""
+        where = TopicPartition(topic, partition)
+        self._admin.require(where, "asking for its bounds")
+        try:
+            return self._admin.low(where), self._admin.stable_end(where)
+        except KafkaException as failure:
+            raise _unavailable(failure, f"asking for the bounds of {where}") from None
+
+    def read(self, topic: str, partition: int, from_offset: int = 0) -> Iterator[Record]:
+        """See ``Reader.read``. Aborted records and markers at the end do not hold it up.
+
+        What was committed before the call is read: its markers may land a little after ``Committed``, so
+        transactions that look open are waited for, ``MARKERS_WAIT_S`` at most.
+        """
+        where = TopicPartition(topic, partition)
+        self._admin.require(where, "reading it")
+        try:
+            low, end = self._admin.low(where), self._admin.ends([where])[where]
+        except KafkaException as failure:
+            raise _unavailable(failure, f"asking for the bounds of {where}") from None
+        return self._read(where, max(low, from_offset), end)
+
+    def _read(self, where: TopicPartition, start: int, end: int) -> Iterator[Record]:
+        if start >= end:
+            return
+        reader = self._take()
+        try:
+            for records in reader.read(where, start, end, MARKERS_WAIT_S):
+                yield from records
+        except KafkaException as failure:
+            raise _unavailable(failure, f"reading {where}") from None
+        finally:
+            self._give_back(reader)
+
+    def follow(self, topic: str, positions: Mapping[int, int], timeout_s: float) -> Iterator[Record]:
+        """See ``Reader.follow``."""
+        for partition in positions:
+            self._admin.require(TopicPartition(topic, partition), "following it")
+        return self._follow(topic, dict(positions), timeout_s) if positions else iter(())
+
+    def _follow(self, topic: str, positions: dict[int, int], timeout_s: float) -> Iterator[Record]:
+        reader = self._take()
+        try:
+            yield from reader.follow(topic, positions, timeout_s)
+        except KafkaException as failure:
+            raise _unavailable(failure, f"following {topic}") from None
+        finally:
+            self._give_back(reader)
+
+    def committed(self, group: str, topic: str, partition: int) -> int | None:
+        """See ``Reader.committed``."""
+        if partition < 0:  # confluent-kafka raises ValueError; of another partition that is not there it says None
+            return None
+        try:
+            return self._admin.committed(group, TopicPartition(topic, partition))
+        except KafkaException as failure:
+            raise _unavailable(failure, f"asking for the offsets of {group}") from None
+
+    def close(self) -> None:
+        """See ``Reader.close``."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _take(self) -> RangeReader:
+        return self._idle.pop() if self._idle else RangeReader(self._config, self._admin.low)
+
+    def _give_back(self, reader: RangeReader) -> None:
+        reader.rest()
+        self._idle.append(reader)
+
+
+def _unavailable(failure: KafkaException, doing: str) -> LogUnavailable:
+    return LogUnavailable(f"{doing} failed: {say(error_of(failure))}")

@@ -1,0 +1,53 @@
+"""A slot's live owner, told from a dead one: a mark that every process of this machine can see.
+
+After SIGKILL the dead worker's static id stands in the group until its session ends, and its successor must take it
+over at once. So a newcomer is refused only where a process of this machine that is alive holds the slot's mark. The
+group does not tell: of a member that returns under a static id it goes on showing the predecessor's ``client.id``
+(seen on Kafka 4.3.1).
+
+A mark is the name of an abstract Unix socket, which nobody connects to: nothing is on disk, and the kernel removes it
+with its process. Whoever names a process there must be seen to be that process, so another user of the machine cannot
+keep a slot from starting.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import uuid
+from pathlib import Path
+
+from repertory.bridge.log.port import Member
+from repertory.supervision.process.proc import holds_socket, start_ticks
+
+_SOCKETS = Path("/proc/net/unix")
+
+
+class Mark:
+    """This process holds a slot of a cluster's group, from here on until :meth:`close`."""
+
+    def __init__(self, cluster: str, member: Member) -> None:
+        digest = hashlib.blake2b(f"{cluster}\0{member.instance_id}".encode(), digest_size=16).hexdigest()
+        pid = os.getpid()
+        self._prefix = f"understudy-{digest}-"
+        self._name = f"{self._prefix}{pid}-{start_ticks(pid)}-{uuid.uuid4().hex[:8]}"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(f"\0{self._name}")
+
+    def other_pid(self) -> int | None:
+        """Return a live process that holds the slot as well: another one, or this one with another log."""
+        for line in _SOCKETS.read_text(encoding="utf-8", errors="replace").splitlines():
+            # As "ffff…: 00000002 00000000 00000000 0002 01 5427 @understudy-…": the inode, and @ for NUL.
+            columns, _, name = line.partition(" @")
+            if not name.startswith(self._prefix) or name == self._name:
+                continue
+            pid, _, rest = name.removeprefix(self._prefix).partition("-")
+            start = rest.partition("-")[0]
+            if pid.isdigit() and start_ticks(int(pid)) == start and holds_socket(int(pid), columns.rpartition(" ")[2]):
+                return int(pid)
+        return None
+
+    def close(self) -> None:
+        """Give the slot up. Idempotent."""
+        self._socket.close()

@@ -1,0 +1,190 @@
+"""``Node``: a supervised node of worker processes, as the process that started it sees it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
+from typing import Self
+
+from repertory.bridge.node.publisher import Publisher
+from repertory.bridge.node.report_stream import ReportLines
+from repertory.bridge.node.status import Incidents, NodeRecord, Report
+from repertory.bridge.text import one_line
+from repertory.supervision.process.proc import pid_start
+
+#: Added to the node's own stop timeout before it is killed: it ends its children and itself within this.
+STOP_GRACE_S = 15.0
+
+logger = logging.getLogger("understudy")
+
+
+class Node:
+    """A running ``python -m repertory.bridge.worker``. One thread uses it; a context manager that stops the node at its
+    end.
+
+    :meth:`poll` has to be called now and then: what it returns are the node's reports, as they come.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        log: str,
+        *,
+        workers: int,
+        stop_timeout_s: float,
+        node: str | None = None,
+        kafka_config: str | None = None,
+        publish: Callable[[Incidents], Publisher] | None = None,
+    ) -> None:
+        self._stop_timeout_s = stop_timeout_s
+        #: This machine's name within the group.
+        self.name = node or socket.gethostname()
+        #: Pids of the live workers by name (``worker-0``), as far as reports have told.
+        self.workers: dict[str, int] = {}
+        #: Reports that were dropped by who wrote them, or cannot be read here.
+        self.reports_lost = 0
+        self._lines = ReportLines()
+        read_fd, write_fd = os.pipe()
+        command = [
+            sys.executable, "-m", "repertory.bridge.worker", target, "--log", log, "--workers", str(workers),
+            "--node", self.name, "--report-fd", str(write_fd), "--parent", str(os.getpid()),
+        ]  # fmt: skip
+        if kafka_config is not None:
+            command += ["--kafka-config", kafka_config]
+        try:
+            # A session of its own: Ctrl-C reaches this process alone, which relays it once.
+            self._process = subprocess.Popen(command, pass_fds=(write_fd,), start_new_session=True)  # noqa: S603
+        except BaseException:
+            os.close(read_fd)
+            raise
+        finally:
+            os.close(write_fd)
+        os.set_blocking(read_fd, False)
+        self._read_fd: int | None = read_fd
+        started_ms = time.time_ns() // 1_000_000
+        self._incidents = Incidents(self.name, self.pid, pid_start(self.pid) or "", started_ms)
+        self._publisher = None if publish is None else publish(self._incidents)
+
+    @property
+    def pid(self) -> int:
+        """The node process."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """How the node process ended, None while it runs."""
+        return self._process.poll()
+
+    def record(self) -> NodeRecord:
+        """Return what the reports so far amount to: workers, counters, the last incidents. Any thread may ask."""
+        return self._incidents.record(time.time_ns() // 1_000_000)
+
+    def poll(self, timeout_s: float) -> list[Report]:
+        """Return the reports that have come; wait up to ``timeout_s`` for the first. Empty also when the node ended."""
+        if self._read_fd is None:
+            return []
+        if not select.select([self._read_fd], [], [], timeout_s)[0]:
+            return []
+        reports = list(self._read())
+        for report in reports:
+            self._note(report)
+        return reports
+
+    def _read(self) -> Iterator[Report]:
+        assert self._read_fd is not None
+        try:
+            while chunk := os.read(self._read_fd, 1 << 16):
+                lost = self._lines.lost
+                yield from self._lines.feed(chunk)
+                self.reports_lost += self._lines.lost - lost
+        except BlockingIOError:
+            return
+        os.close(self._read_fd)  # The end of the stream: no process of the node is left.
+        self._read_fd = None
+        self._incidents.end(self._process.poll())
+        if self._publisher is not None:
+            self._publisher.changed()
+
+    def _note(self, report: Report) -> None:
+        worker, pid = str(report.get("worker")), report.get("pid")
+        if report["event"] == "worker-started" and isinstance(pid, int):
+            self.workers[worker] = pid
+        elif report["event"] in _ENDS and self.workers.get(worker, pid) == pid:
+            self.workers.pop(worker, None)
+        if isinstance(lost := report.get("dropped"), int):
+            self.reports_lost += lost
+        if self._incidents.take(report) and self._publisher is not None:
+            self._publisher.changed()
+
+    def _say_last_word(self, exit_code: int) -> int:
+        self._incidents.end(exit_code)
+        if self._publisher is not None:
+            self._publisher.close()
+            self._publisher = None
+        return exit_code
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the node process a signal: SIGTERM once stops gracefully, again half a second later at once."""
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait until the node ends by itself, relay SIGTERM and Ctrl-C to it, log its reports; return its exit code."""
+        before = {number: signal.signal(number, self._relay) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            while self._read_fd is not None:
+                for report in self.poll(timeout_s=1.0):
+                    log_report(report)
+            return self._say_last_word(self._process.wait())
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _relay(self, number: int, _frame: FrameType | None) -> None:
+        self.signal(signal.Signals(number))
+
+    def stop(self) -> int:
+        """Stop the node gracefully, kill it if it does not, and return its exit code. Nothing of it is left then."""
+        self.signal(signal.SIGTERM)
+        deadline_s = time.monotonic() + self._stop_timeout_s + STOP_GRACE_S
+        while self._read_fd is not None and time.monotonic() < deadline_s:
+            for report in self.poll(timeout_s=0.2):
+                log_report(report)
+        if self._read_fd is not None:
+            self._process.kill()
+            os.close(self._read_fd)
+            self._read_fd = None
+        self.workers.clear()
+        return self._say_last_word(self._process.wait())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def log_report(report: Report) -> None:
+    """Write one report as a log line: what, who, and what is known of it."""
+    fields = " ".join(f"{name}={value}" for name, value in report.items() if name not in _UNSAID and value is not None)
+    level = logging.WARNING if report["event"] in _WARNINGS else logging.INFO
+    if report["event"] in _SAID:
+        level = logging.DEBUG
+    logger.log(level, "%s %s", report["event"], one_line(fields))
+
+
+_ENDS = frozenset({"worker-exited", "worker-failed", "worker-killed"})
+_UNSAID = frozenset({"event", "at_s", "traceback"})
+_WARNINGS = frozenset({"worker-failed", "worker-killed", "escalated"})
+#: What a worker has written a line about already; see ``bridge.worker_log``.
+_SAID = frozenset({"incident", "shard-aborted", "shard-fenced", "shard-failed", "shard-stalled"})

@@ -1,0 +1,131 @@
+"""What the committed records say of an entity and of a shard: its state, its position, its stashed commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from repertory.actors.entity import Behaviour, Entity
+from repertory.actors.message import Stopped
+from repertory.actors.placement import checked_key, partition_of
+from repertory.actors.shard.turn_result import ShardRecord, StateRecord, WaitingRecord
+from repertory.actors.wire import DecodeError
+from repertory.bridge import codec as wire
+from repertory.bridge import topics
+from repertory.bridge.log.port import Reader
+from repertory.bridge.log.record import Record
+from repertory.bridge.nontransactional import Counted
+from repertory.bridge.system.system import ActorSystem, Hosted
+
+_NO_RECORD = ShardRecord(next=0, seq=0, tail_start=0, tail_offset=0, books=0)
+
+
+class EntityState(msgspec.Struct, frozen=True):
+    """One entity as its committed records have it. ``state`` is None for one that does not exist, or has ended."""
+
+    key: str
+    partition: int
+    version: int
+    state: Entity | None
+    waiting: int
+    parked: str
+
+
+def entity_state(reader: Reader, system: ActorSystem, hosted: Hosted, key: str) -> EntityState:
+    """Read one entity's snapshot and the tail of the journal; see ``bridge.recovery`` for the whole shard.
+
+    Raises ValueError for a key that is none, DecodeError for records that this code cannot read.
+    """
+    behaviour = hosted.behaviour
+    raw_key = checked_key(key).encode()
+    partition = partition_of(raw_key, hosted.partitions)
+    record, state = _NO_RECORD, None
+    for found in reader.read(topics.state_topic(system.name, behaviour.name), partition):
+        if found.key == topics.SHARD_KEY and found.value is not None:
+            record = wire.decode_shard(found.value)
+        elif found.key == raw_key:
+            state = found
+    told = StateRecord() if state is None or state.value is None else wire.decode_state(state.value)
+    seq, version = -1, 0
+    entity = behaviour.initial()
+    if state is not None and state.value is not None:
+        seq, version = wire.number(state, "seq"), wire.number(state, "version")
+        if told.snapshot is not None:
+            entity = _snapshot(behaviour, state, told.snapshot)
+    if behaviour.journaled:
+        for event in journal(reader, system, behaviour, partition, record)[0]:
+            if event.key == raw_key and wire.number(event, "seq") > seq:
+                entity, version = _evolved(behaviour, entity, event)
+    first = next((w for _, w in waiting_commands(reader, system, behaviour, partition) if w.key == key), None)
+    parked = f"{first.error}: {first.reason}" if first is not None and first.parked else ""
+    return EntityState(key, partition, version, entity if version else None, told.waiting, parked)
+
+
+def _snapshot(behaviour: Behaviour, record: Record, data: bytes) -> Entity:
+    try:
+        entity: Entity = behaviour.state_decode(data)
+    except MemoryError:
+        raise
+    except Exception as error:  # A __post_init__ is user code.
+        raise DecodeError(
+            f"the snapshot {record.place} does not fit {behaviour.entity.__name__}: {error!s:.1000}; use the code that "
+            "wrote it"
+        ) from error
+    return entity
+
+
+def shard_record(reader: Reader, system: ActorSystem, behaviour: Behaviour, partition: int) -> ShardRecord:
+    """Return the latest shard record, one that begins if there is none."""
+    record = _NO_RECORD
+    for found in reader.read(topics.state_topic(system.name, behaviour.name), partition):
+        if found.key == topics.SHARD_KEY and found.value is not None:
+            record = wire.decode_shard(found.value)
+    return record
+
+
+def journal(
+    reader: Reader, system: ActorSystem, behaviour: Behaviour, partition: int, record: ShardRecord, from_seq: int = -1
+) -> tuple[Iterable[Record], ShardRecord]:
+    """Return the journal records that count, by default from the tail on, and where the shard stands behind them.
+
+    ``record`` is the latest shard record; see ``bridge.nontransactional``.
+    """
+    from_offset = record.tail_offset if from_seq < 0 else 0
+    records = reader.read(topics.events_topic(system.name, behaviour.name), partition, from_offset)
+    if not record.epoch:
+        return records, record
+    counted = Counted(record, record.tail_start if from_seq < 0 else from_seq)
+    for each in records:
+        counted.add(each)
+    return counted.settle()
+
+
+def _evolved(behaviour: Behaviour, entity: Entity, record: Record) -> tuple[Entity, int]:
+    event = behaviour.journal.decode(record.value or b"")
+    if isinstance(event, Stopped):
+        return behaviour.initial(), 0
+    try:
+        evolved: Entity = behaviour.events[type(event)].function(entity, event)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise DecodeError(
+            f"the journal record {record.place} cannot be applied: {type(error).__name__}: {error!s:.1000}; use the "
+            "code that wrote it, and mend the @event method"
+        ) from error
+    return evolved, wire.number(record, "version")
+
+
+def waiting_commands(
+    reader: Reader, system: ActorSystem, behaviour: Behaviour, partition: int
+) -> list[tuple[int, WaitingRecord]]:
+    """Return what waits or is parked on one shard, by its source offset."""
+    found: dict[int, WaitingRecord] = {}
+    for record in reader.read(topics.waiting_topic(system.name, behaviour.name), partition):
+        offset = wire.waiting_offset(record)
+        if record.value is None:
+            found.pop(offset, None)
+        else:
+            found[offset] = wire.decode_waiting(record.value)
+    return sorted(found.items())

@@ -1,0 +1,155 @@
+"""``Running``: a system in this process, one worker, driven by its caller. For tests, notebooks and simulations."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar, cast
+
+from repertory.actors.entity import Entity
+from repertory.actors.shard.turn_result import WaitingRecord
+from repertory.bridge.log.clock import Clock, SystemClock
+from repertory.bridge.log.port import Backend, Log, Member, Reader
+from repertory.bridge.loop import ShardLoop
+from repertory.bridge.system.client import Client
+from repertory.bridge.system.committed import entity_state, waiting_commands
+
+if TYPE_CHECKING:
+    from repertory.bridge.system.system import ActorSystem
+
+E = TypeVar("E", bound=Entity)
+
+
+def no_fault(_point: str) -> None:
+    """Stand where a test would let the worker die."""
+
+
+def _stands_behind(command: WaitingRecord, waiting: Sequence[tuple[int, WaitingRecord]]) -> bool:
+    """Tell whether a command stands behind a parked one of its key."""
+    return any(other.parked and other.key == command.key for _, other in waiting)
+
+
+class NotSettled(TimeoutError):
+    """There was still something to do when the time was over; the message says what."""
+
+
+class Running:
+    """One worker on the caller's thread. ``client`` sends, :meth:`settle` works until nothing is left to do.
+
+    :meth:`crash` loses everything that is not in the log, as SIGKILL does, and goes on with a new worker.
+    """
+
+    def __init__(self, system: ActorSystem, backend: Backend, clock: Clock | None = None) -> None:
+        self.system = system
+        self._backend = backend
+        self._clock = clock or SystemClock()
+        #: Called at each named point of the loop; a test may raise there.
+        self.fault_point: Callable[[str], None] = no_fault
+        #: The run of a node that shard records name (``actors.shard.crash_guard``); empty: nobody has to be careful
+        #: after us.
+        self.owner = ""
+        #: Called with each report of the loop, as ``supervision.process.work.Control.report`` is in a worker process.
+        self.report: Callable[..., None] = lambda *_, **__: None
+        try:
+            system.prepare(backend)
+            self.reader: Reader = backend.reader()
+            self.client = Client(system, backend)
+            self._log, self.loop = self._start()
+        except BaseException:
+            backend.close()
+            raise
+
+    def _start(self) -> tuple[Log, ShardLoop]:
+        member = Member(self.system.name, socket.gethostname(), 0)
+        log = self._backend.log(member, self.system.commands_topics())
+        loop = ShardLoop(
+            log,
+            self.system.region(log.partition_count, owner=self.owner),
+            self._clock,
+            poll_timeout_s=self.system.settings.poll_timeout_s,
+            turns_max_s=self.system.settings.turns_max_s,
+            report=self._report,
+            fault_point=self._fault,
+        )
+        return log, loop
+
+    def _fault(self, point: str) -> None:
+        self.fault_point(point)
+
+    def _report(self, event: str, **fields: str | int | float | bool | None) -> None:
+        self.report(event, **fields)
+
+    def tick(self, timeout_s: float = 0.0) -> bool:
+        """Do one turn of the loop; return whether anything happened."""
+        return self.loop.tick(timeout_s)
+
+    def run_forever(self) -> None:
+        """Work until SIGTERM or Ctrl-C."""
+        stopping = threading.Event()
+        before = {
+            number: signal.signal(number, lambda *_: stopping.set()) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            while not stopping.is_set():
+                if not self.loop.tick(self.system.settings.poll_timeout_s):
+                    stopping.wait(self.system.settings.poll_timeout_s)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def settle(self, timeout_s: float = 60.0) -> None:
+        """Work until no command is left: none unread, none in a mailbox, none waiting for a restart.
+
+        Parked keys stay parked. Raises NotSettled after ``timeout_s``.
+        """
+        deadline_s = self._clock.monotonic_s() + timeout_s
+        while (left := self._left()) is not None:
+            if self._clock.monotonic_s() > deadline_s:
+                raise NotSettled(f"{self.system.name} has not settled after {timeout_s} s: {left}")
+            while self.loop.tick():
+                pass
+
+    def state(self, entity: type[E], key: str) -> E | None:
+        """Return an entity's committed state, None if it has none (never lived, or stopped)."""
+        hosted = self.system.hosted[entity]
+        return cast("E | None", entity_state(self.reader, self.system, hosted, key).state)
+
+    def _left(self) -> str | None:
+        """Say one thing that is still to be done, None if there is none."""
+        for hosted in self.system.hosted.values():
+            topic = f"{self.system.name}.{hosted.behaviour.name}.commands"
+            for partition in range(hosted.partitions):
+                committed = self.reader.committed(self.system.name, topic, partition) or 0
+                if any(True for _ in self.reader.read(topic, partition, committed)):
+                    return f"commands of {topic}/{partition} from {committed} on"
+                waiting = waiting_commands(self.reader, self.system, hosted.behaviour, partition)
+                if any(not command.parked and not _stands_behind(command, waiting) for _, command in waiting):
+                    return f"commands that wait for a restart on {topic}/{partition}"
+        for seat in self.loop.region:
+            if seat.in_flight is not None:
+                return f"shard {seat.name} has a commit under way"
+        return None
+
+    def crash(self) -> None:
+        """Drop all that the worker holds in memory, without a word to anybody, and start another."""
+        self._log.abandon()
+        self._log, self.loop = self._start()
+
+    def close(self) -> None:
+        """Finish what is under way and leave."""
+        self.loop.drain(self._clock.monotonic_s() + self.system.settings.stop_timeout_s)
+        self._log.close()
+        self.client.close()
+        self.reader.close()
+        self._backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,171 @@
+"""The processes of a node: ``python -m repertory.bridge.worker`` forks the tree, a shard host runs one worker's loop.
+
+The node process is a fresh one: it imports the application and forks its tree before any Kafka client exists,
+because a client that is carried across a fork hangs without a word. Applications start it through
+``ActorSystem.run``, ``ActorSystem.spawn`` or ``understudy run``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+
+import msgspec
+
+from repertory.actors.message import DefinitionError
+from repertory.bridge import kill_points as faults
+from repertory.bridge.log.clock import SystemClock
+from repertory.bridge.log.connect import connect, read_kafka_config
+from repertory.bridge.log.port import InvalidSetting, Member, SlotTaken, TopicMismatch
+from repertory.bridge.loop import ShardLoop
+from repertory.bridge.node import in_flight as marks
+from repertory.bridge.system.system import IN_A_NODE
+from repertory.bridge.system.target import TargetError, load_system
+from repertory.supervision import Directive, Policy
+from repertory.supervision.process import lineage
+from repertory.supervision.process.node import run_node
+from repertory.supervision.process.work import Control, Reports, WorkSpec
+
+
+class ShardHost:
+    """One worker: joins the group, runs the loop until it is told to stop, drains and leaves.
+
+    Made and run on the data thread of a worker process.
+    """
+
+    def __init__(self, target: str, log: str, node: str, slot: int, kafka_config: str | None) -> None:
+        self._system = load_system(target)
+        self._url = log
+        self._member = Member(self._system.name, node, slot)
+        self._kafka_config = read_kafka_config(kafka_config)
+
+    def run(self, control: Control) -> None:
+        """See ``supervision.process.work.Work``."""
+        system, clock = self._system, SystemClock()
+        backend = connect(self._url, system.settings, self._kafka_config)
+        log = backend.log(self._member, system.commands_topics())
+        region = system.region(
+            log.partition_count,
+            seed=self._member.slot,
+            mark=marks.shared().enter(self._member.slot),
+            owner=marks.shared().owner,
+            hook=faults.within_handler(),
+        )
+        loop = ShardLoop(
+            log,
+            region,
+            clock,
+            poll_timeout_s=system.settings.poll_timeout_s,
+            turns_max_s=system.settings.turns_max_s,
+            report=control.report,
+            progress=control.progress,
+            fault_point=faults.point,
+            deaths=marks.shared().deaths,
+        )
+        control.under_way = region.under_way
+        control.started()
+        try:
+            while not control.stopping.is_set():
+                loop.tick()
+            faults.point("K21")
+            drained = loop.drain(clock.monotonic_s() + system.settings.stop_timeout_s / 2)
+            control.report("worker-drained", complete=drained, commits=loop.commits)
+        finally:
+            log.close()
+            backend.close()
+
+
+def shard_host(target: str, log: str, node: str, slot: int, kafka_config: str | None) -> ShardHost:
+    """Make a shard host: the target of a worker's ``WorkSpec``."""
+    _log_to_stderr(f"worker-{slot}")
+    calm_the_collector()
+    return ShardHost(target, log, node, slot, kafka_config)
+
+
+def calm_the_collector() -> None:
+    """Let the garbage collector look less often: a batch holds thousands of young values, none of them in a cycle.
+
+    At Python's default of 700 it takes an eighth of a small command's time (measured on the ledger job).
+    """
+    gc.set_threshold(20_000, 20, 50)
+
+
+def worker_policy(policy: Policy) -> Policy:
+    """Return a node's policy for its workers: what no restart can mend ends the node, whatever else the policy says.
+
+    A worker whose slot is taken must not come back: it would fight the other one for ever.
+    """
+    final = dict.fromkeys((SlotTaken, TopicMismatch, InvalidSetting), Directive.ESCALATE)
+    return msgspec.structs.replace(policy, on={**policy.on, **final})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a node; see ``supervision.process.node.run_node`` for the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m repertory.bridge.worker")
+    parser.add_argument("target")
+    parser.add_argument("--log", required=True)
+    parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("--node", required=True)
+    parser.add_argument("--report-fd", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--kafka-config")
+    options = parser.parse_args(arguments)
+    lineage.end_with(options.parent, signal.SIGTERM)  # Stop gracefully, however the one who started us went.
+    _log_to_stderr("node")
+    os.environ[IN_A_NODE] = "1"
+    try:
+        system = load_system(options.target)
+    except (TargetError, DefinitionError) as error:
+        sys.stderr.write(f"understudy: {error}\n")
+        return os.EX_USAGE
+    settings = system.settings
+    marks.share(options.workers, f"{options.node}/{uuid.uuid4().hex[:8]}")
+    faults.arm()
+    specs = [
+        WorkSpec(
+            f"worker-{slot}",
+            "repertory.bridge.worker:shard_host",
+            {
+                "target": options.target,
+                "log": options.log,
+                "node": options.node,
+                "slot": slot,
+                "kafka_config": options.kafka_config,
+            },
+        )
+        for slot in range(options.workers)
+    ]
+    return run_node(
+        specs,
+        worker_policy(system.workers),
+        system.worker_strategy,
+        ping_timeout_s=settings.ping_timeout_s,
+        stop_timeout_s=settings.stop_timeout_s,
+        progress_timeout_s=settings.progress_timeout_s,
+        report=Reports(options.report_fd),
+    )
+
+
+def _log_to_stderr(name: str) -> None:
+    """Write one line for each thing that an operator should see, with the worker's name and Unix time in UTC."""
+    handler = logging.StreamHandler()
+    formatter = logging.Formatter(
+        f"%(asctime)s.%(msecs)03dZ {name} %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
+    )
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logger = logging.getLogger("understudy")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""The command ``understudy``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from typing import Annotated
+
+import msgspec
+import typer
+
+from repertory.bridge.log.record import Record
+from repertory.bridge.system.committed import entity_state
+from repertory.bridge.system.settings import Settings
+from repertory.bridge.system.target import load_system
+from repertory.cli.operate import dead_letters, parked
+from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console, opened, sentences
+from repertory.cli.simulate import simulate
+from repertory.cli.status import status
+from repertory.cli.verify import verify
+from repertory.inspect.readable import readable, readable_key
+
+app = typer.Typer(
+    name="understudy",
+    help="Actors on Kafka: ordered per key, supervised, exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(parked)
+app.add_typer(dead_letters)
+app.command()(simulate)
+app.command()(verify)
+app.command()(status)
+
+
+@app.callback()
+def main_options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the runtime does.")] = False,
+) -> None:
+    """Set up logging for every command."""
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(message)s", level=logging.DEBUG if verbose else logging.INFO
+    )
+
+
+@app.command()
+def run(
+    target: Target,
+    log: LogUrl = "memory:",
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes of this node.")] = 1,
+    node: Annotated[str | None, typer.Option(help="This machine's name within the group [the host name].")] = None,
+    kafka_config: KafkaConfig = None,
+) -> None:
+    """Run a system, supervised, until SIGTERM or Ctrl-C; a second signal, half a second later or more, kills."""
+    with sentences():
+        system = load_system(target)
+        config = None if kafka_config is None else str(kafka_config)
+        code = system.run(target, log=log, workers=workers, node=node, kafka_config=config)
+    raise typer.Exit(code)
+
+
+@app.command()
+def check(target: Target) -> None:
+    """Import a system, check every class of it, and show what it hosts. Needs no log."""
+    with sentences():
+        system = load_system(target)
+        system.check()
+    table = TextTable("entity", "kind", "partitions", "commands", "events", title=f"system {system.name}")
+    for hosted in system.hosted.values():
+        behaviour = hosted.behaviour
+        kind = "journaled" if behaviour.journaled else "stateful" if behaviour.stateful else "router"
+        commands = ", ".join(message.__name__ for message in behaviour.handlers)
+        events = ", ".join(message.__name__ for message in behaviour.events)
+        table.row(behaviour.name, kind, hosted.partitions, commands, events)
+    console.print(table)
+
+
+@app.command()
+def topics(
+    target: Target,
+    log: Annotated[str | None, typer.Option("--log", envvar="UNDERSTUDY_LOG", help="Compare with this log.")] = None,
+    create: Annotated[bool, typer.Option("--create", help="Make the missing ones.")] = False,
+    kafka_config: KafkaConfig = None,
+) -> None:
+    """List the topics that a system needs, and what is missing; --create makes them."""
+    with sentences():
+        system = load_system(target)
+        system.check()
+        incidents = system.incidents_spec()
+        found: Mapping[str, int] = {}
+        made: list[str] = []
+        if log is not None:
+            with opened(log, kafka_config, system.settings) as backend:
+                made = [*system.prepare(backend), *backend.ensure([incidents])] if create else []
+                found = backend.topics()
+    table = TextTable("topic", "partitions", "config", "state")
+    wrong = 0
+    for spec in [*system.topic_specs(), incidents]:
+        count = found.get(spec.name)
+        missing = "missing, not needed" if spec is incidents else "missing"
+        state = "" if log is None else missing if count is None else "made" if spec.name in made else "there"
+        if count not in (None, spec.partitions):
+            state = f"has {count} partitions"
+        wrong += state not in ("", "made", "there", "missing, not needed")
+        config = " ".join(f"{name}={value}" for name, value in spec.config.items())
+        table.row(spec.name, spec.partitions, config, state)
+    console.print(table)
+    raise typer.Exit(1 if wrong else 0)
+
+
+@app.command()
+def state(target: Target, entity: str, key: str, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
+    """Show one entity as the committed records have it: its fields, version, and what waits behind it."""
+    with sentences():
+        system = load_system(target)
+        behaviour = system.behaviour(entity)
+        hosted = system.hosted[behaviour.entity]
+        with opened(log, kafka_config, system.settings) as backend, closing(backend.reader()) as reader:
+            found = entity_state(reader, system, hosted, key)
+    shown = {
+        "entity": behaviour.name,
+        "key": found.key,
+        "partition": found.partition,
+        "version": found.version,
+        "state": None if found.state is None else msgspec.to_builtins(found.state),
+        "waiting": found.waiting,
+        "parked": found.parked or None,
+    }
+    console.print_json(json.dumps(shown, default=repr))
+
+
+@app.command()
+def tail(
+    topic: str,
+    log: LogUrl,
+    last: Annotated[int, typer.Option(min=0, help="Records per partition to begin with.")] = 10,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
+    kafka_config: KafkaConfig = None,
+) -> None:
+    """Print the committed records of a topic, decoded."""
+    with sentences(), opened(log, kafka_config, Settings()) as backend, closing(backend.reader()) as reader:
+        count = reader.partition_count(topic)
+        if count is None:
+            raise LookupError(f"there is no topic {topic!r} in {log}")
+        positions = {}
+        for partition in range(count):
+            low, high = reader.bounds(topic, partition)
+            positions[partition] = max(low, high - last)
+            for record in reader.read(topic, partition, positions[partition]):
+                _print_record(record)
+                positions[partition] = record.offset + 1
+        with suppress(KeyboardInterrupt):
+            while follow:
+                for record in reader.follow(topic, positions, timeout_s=0.5):
+                    _print_record(record)
+                    positions[record.partition] = record.offset + 1
+
+
+def _print_record(record: Record) -> None:
+    headers = " ".join(f"{name}={value.decode('utf-8', 'backslashreplace')}" for name, value in record.headers)
+    line = f"{record.partition}@{record.offset} {readable_key(record.key)} {readable(record.value)}"
+    console.print(f"{line} {headers}".rstrip(), soft_wrap=True, markup=False)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,148 @@
+"""``understudy parked`` and ``understudy dead-letters``: what an operator sees of failures, and does about them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from repertory.bridge.log.record import Headers
+from repertory.bridge.system.target import load_system
+from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console, opened, sentences
+from repertory.inspect.readable import readable, readable_key
+from repertory.operate.operator import DeadLetter, Operator
+
+parked = typer.Typer(name="parked", help="Keys whose first command failed too often.", no_args_is_help=True)
+dead_letters = typer.Typer(name="dead-letters", help="Commands that were not applied.", no_args_is_help=True)
+
+Entity = Annotated[str, typer.Argument(help="The entity's name, as in account.")]
+Key = Annotated[str, typer.Argument(help="The entity's key.")]
+Address = Annotated[str, typer.Argument(metavar="PARTITION@OFFSET", help="As list shows it.")]
+Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a worker's answer.")]
+
+
+@contextlib.contextmanager
+def _operator(target: str, log: str, kafka_config: KafkaConfig) -> Iterator[Operator]:
+    with sentences():
+        system = load_system(target)
+        with (
+            opened(log, kafka_config, system.settings) as backend,
+            contextlib.closing(Operator(system, backend)) as operator,
+        ):
+            yield operator
+
+
+@parked.command("list")
+def list_parked(target: Target, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
+    """List the parked keys: since which command, why, and how many stand behind it."""
+    table = TextTable("entity", "key", "partition@offset", "behind", "error", "reason")
+    with _operator(target, log, kafka_config) as operator:
+        for found in operator.parked():
+            place = f"{found.partition}@{found.offset}"
+            row = (found.entity, readable_key(found.key.encode()), place, found.behind)
+            table.row(*row, found.record.error, found.record.reason)
+    console.print(table)
+
+
+@parked.command("show")
+def show_parked(target: Target, entity: Entity, key: Key, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
+    """Show the command that parked a key, and its failure."""
+    with _operator(target, log, kafka_config) as operator:
+        found = operator.find_parked(entity, key)
+    shown = {
+        "entity": found.entity,
+        "key": found.key,
+        "partition": found.partition,
+        "offset": found.offset,
+        "behind": found.behind,
+        "attempts": found.record.attempt,
+        "error": found.record.error,
+        "reason": found.record.reason,
+        "value": readable(found.record.value),
+        "headers": _texts(found.record.headers),
+    }
+    console.print_json(json.dumps(shown))
+
+
+@parked.command("retry")
+def retry_parked(
+    target: Target, entity: Entity, key: Key, log: LogUrl, timeout: Timeout = 30.0, kafka_config: KafkaConfig = None
+) -> None:
+    """Run the commands of a parked key again, in order, exactly once."""
+    with _operator(target, log, kafka_config) as operator:
+        found = operator.find_parked(entity, key)
+        operator.retry(found, timeout)
+    console.print(f"{found.entity} {found.key!r} runs again from {found.partition}@{found.offset} on", markup=False)
+
+
+@parked.command("drop")
+def drop_parked(
+    target: Target,
+    entity: Entity,
+    key: Key,
+    log: LogUrl,
+    reason: Annotated[str, typer.Option(help="Why; it stands in the dead letter.")],
+    timeout: Timeout = 30.0,
+    kafka_config: KafkaConfig = None,
+) -> None:
+    """Make the first command of a parked key a dead letter; those behind it run."""
+    with _operator(target, log, kafka_config) as operator:
+        found = operator.find_parked(entity, key)
+        operator.drop(found, reason, timeout)
+    console.print(f"{found.entity} {found.key!r}: {found.partition}@{found.offset} is a dead letter", markup=False)
+
+
+@dead_letters.command("list")
+def list_dead_letters(target: Target, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
+    """List the dead letters, oldest first."""
+    table = TextTable("address", "key", "source", "attempts", "error", "reason")
+    with _operator(target, log, kafka_config) as operator:
+        for letter in operator.dead_letters():
+            key = readable_key(letter.record.key)
+            table.row(letter.address, key, _source(letter), letter.attempts, letter.error, letter.reason)
+    console.print(table)
+
+
+@dead_letters.command("show")
+def show_dead_letter(target: Target, address: Address, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
+    """Show one dead letter: the command as it was, and why it was not applied."""
+    with _operator(target, log, kafka_config) as operator:
+        letter = operator.find_dead_letter(address)
+    shown = {
+        "address": letter.address,
+        "source": _source(letter),
+        "key": readable_key(letter.record.key),
+        "error": letter.error,
+        "reason": letter.reason,
+        "attempts": letter.attempts,
+        "value": readable(letter.record.value),
+        "bytes": (letter.record.value or b"").hex(),
+        "headers": _texts(letter.headers),
+    }
+    console.print_json(json.dumps(shown))
+
+
+@dead_letters.command("retry")
+def retry_dead_letter(
+    target: Target,
+    address: Address,
+    log: LogUrl,
+    force: Annotated[bool, typer.Option("--force", help="Also if it was answered, or retried before.")] = False,
+    kafka_config: KafkaConfig = None,
+) -> None:
+    """Append the command again at the end of its topic; nobody waits for its answer any more."""
+    with _operator(target, log, kafka_config) as operator:
+        letter = operator.find_dead_letter(address)
+        operator.retry_dead_letter(letter, force=force)
+    console.print(f"{letter.address} stands in {letter.source_topic} again", markup=False)
+
+
+def _source(letter: DeadLetter) -> str:
+    return f"{letter.source_topic}/{letter.source_partition}@{letter.source_offset}"
+
+
+def _texts(headers: Headers) -> dict[str, str]:
+    return {name: value.decode("utf-8", "backslashreplace") for name, value in headers}

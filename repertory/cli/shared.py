@@ -1,0 +1,82 @@
+"""What the commands of ``understudy`` share: their arguments, and one sentence for every refusal."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from repertory.actors.message import DefinitionError
+from repertory.actors.wire import DecodeError
+from repertory.bridge.log.connect import connect, read_kafka_config
+from repertory.bridge.log.port import Backend, LogError, LogUnavailable
+from repertory.bridge.system.settings import Settings
+from repertory.bridge.system.target import TargetError
+from repertory.bridge.text import one_line
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+#: Exit codes of sysexits.h, so that a script can tell what to do: mend the call, or try again later.
+EX_USAGE, EX_UNAVAILABLE = 64, 69
+
+Target = Annotated[
+    str, typer.Argument(metavar="MODULE:SYSTEM", help="Where the system is, as in examples.banking:system.")
+]
+LogUrl = Annotated[
+    str, typer.Option("--log", envvar="UNDERSTUDY_LOG", help="memory:, sqlite:PATH or kafka://host:port[,host:port…]")
+]
+KafkaConfig = Annotated[
+    Path | None, typer.Option(help="librdkafka settings, key=value lines: passed through, or refused with the reason.")
+]
+
+
+class TextTable(Table):
+    """A table of plain text. Nothing in it is markup, and what has no room is folded, not cut: it may be an address.
+
+    Lines of a cell stay lines; whatever else a terminal would obey is escaped.
+    """
+
+    def __init__(self, *names: str, title: str | None = None) -> None:
+        columns = (Column(name, overflow="fold") for name in names)
+        super().__init__(*columns, title=None if title is None else _plain(title))
+
+    def row(self, *cells: object) -> None:
+        """Add a row."""
+        self.add_row(*(_plain(str(cell)) for cell in cells))
+
+
+def _plain(text: str) -> Text:
+    return Text("\n".join(map(one_line, text.split("\n"))))
+
+
+@contextlib.contextmanager
+def sentences() -> Iterator[None]:
+    """Turn every refusal into one sentence and a non-zero exit."""
+    try:
+        yield
+    except LogUnavailable as error:
+        code, sentence = EX_UNAVAILABLE, str(error)
+    except (LogError, TargetError, DefinitionError, DecodeError, LookupError, ValueError) as error:
+        code, sentence = EX_USAGE, str(error)
+    else:
+        return
+    errors.print(f"understudy: {sentence}", soft_wrap=True, markup=False)
+    raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def opened(log: str, kafka_config: Path | None, settings: Settings) -> Iterator[Backend]:
+    """Open a log that has to be there, and close it."""
+    backend = connect(log, settings, read_kafka_config(None if kafka_config is None else str(kafka_config)))
+    try:
+        backend.topics()
+        yield backend
+    finally:
+        backend.close()

@@ -1,0 +1,168 @@
+"""``understudy simulate``: a system under seeded faults in virtual time, and what must hold of it afterwards."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from repertory.bridge.system.system import ActorSystem
+from repertory.bridge.system.target import TargetError, load_system
+from repertory.cli.shared import Target, TextTable, console, errors, sentences
+from repertory.simulation.api import SimulationFailed, failed, silence
+from repertory.simulation.generate import generated
+from repertory.simulation.jobs import cores, running
+from repertory.simulation.runs import Result, Scenario, Totals, no_invariant
+from repertory.simulation.swarm import FAULTS, PROBES
+
+#: From so many seeds on a rare branch that was never reached makes the run fail.
+_LONG = 2_000
+#: Seeds of one run that are run again in another process.
+_GUARDED_MAX = 200
+_OTHER_HASH_SEED = "4711"
+
+
+def simulate(
+    target: Target,
+    seeds: Annotated[int, typer.Option(min=1, help="How many runs.")] = 100,
+    first_seed: Annotated[int, typer.Option(min=0, help="The seed of the first.")] = 0,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE",
+            help="Where commands(random) and invariant(outcome) are [the module `scenario` beside the system, if there "
+            "is one; else commands are drawn from the handlers' types].",
+        ),
+    ] = None,
+    twice_every: Annotated[
+        int, typer.Option(min=0, help="Every so many seeds one runs again in another process; 0: none.")
+    ] = 100,
+    minimise: Annotated[bool, typer.Option(help="Make a failing schedule small.")] = True,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes [as many as there are cores].")] = None,
+    traces: Annotated[
+        str, typer.Option(hidden=True, metavar="SEED,…", help="Print the traces of these as JSON, nothing else.")
+    ] = "",
+) -> None:
+    """Simulate a system under faults, one run for each seed; exit 1 with a minimised schedule if a promise breaks."""
+    with sentences():
+        system = load_system(target)
+        system.check()
+        module = _scenario_module(target, scenario)
+        made = _scenario(system, module)
+        made.workload(first_seed)
+    if traces:
+        with silence():
+            typer.echo(json.dumps({seed: made.run(int(seed)).trace for seed in traces.split(",")}))
+        return
+    wanted, command = range(first_seed, first_seed + seeds), _command(target, scenario)
+    raise typer.Exit(_run(made, wanted, jobs or cores(), minimise=minimise, twice_every=twice_every, command=command))
+
+
+def _command(target: str, scenario: str | None) -> str:
+    return f"understudy simulate {target}" + (f" --scenario {scenario}" if scenario else "")
+
+
+def _scenario_module(target: str, name: str | None) -> ModuleType | None:
+    """Return the module that says what clients send and what must hold."""
+    module = target.partition(":")[0]
+    if name is None:
+        if module.endswith(".py"):
+            return None
+        name = f"{module}.scenario"
+        package = sys.modules.get(module)
+        if package is None or not hasattr(package, "__path__") or importlib.util.find_spec(name) is None:
+            return None
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise TargetError(f"the scenario {name} cannot be imported: {error}") from error
+
+
+def _scenario(system: ActorSystem, module: ModuleType | None) -> Scenario:
+    commands = getattr(module, "commands", None) or generated(system)
+    return Scenario(system=system, commands=commands, invariant=getattr(module, "invariant", no_invariant))
+
+
+def _run(scenario: Scenario, seeds: range, jobs: int, *, minimise: bool, twice_every: int, command: str) -> int:
+    totals, guarded, started_s = Totals(), dict[int, str](), time.monotonic()
+    columns = (
+        TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with (
+        silence(),
+        running(scenario, seeds, jobs) as results,  # First: it forks, and a progress bar is a thread.
+        Progress(*columns, console=errors, transient=True) as progress,
+    ):
+        task = progress.add_task("", total=len(seeds))
+        for result in results:
+            totals.add(result)
+            progress.advance(task)
+            if result.violation is not None:
+                progress.stop()
+                _print_failure(scenario, result, minimise=minimise, command=command)
+                return 1
+            if twice_every and (result.seed - seeds.start) % twice_every == 0 and len(guarded) < _GUARDED_MAX:
+                guarded[result.seed] = result.trace
+    console.print(figures(totals, jobs, time.monotonic() - started_s))
+    differing = _differing(command, guarded)
+    if differing is not None:
+        console.print(
+            f"seed {differing} did another thing in another process: something depends on more than the seed "
+            "(a clock, random numbers, the order of a set)",
+            soft_wrap=True,
+        )
+        return 1
+    if guarded:
+        console.print(f"{len(guarded)} seeds did the same in another process, with another PYTHONHASHSEED")
+    missing = [probe for probe in PROBES if not totals.probes[probe]]
+    if missing and len(seeds) >= _LONG:
+        console.print(f"never reached: {', '.join(missing)}", soft_wrap=True)
+        return 1
+    return 0
+
+
+def _print_failure(scenario: Scenario, result: Result, *, minimise: bool, command: str) -> None:
+    failure: SimulationFailed = failed(scenario, result, minimise=minimise)
+    text = str(failure).rpartition("run it again: ")[0]
+    again = f"run it again: {command} --seeds 1 --first-seed {result.seed}"
+    console.print(f"{text}{again}", soft_wrap=True, markup=False)
+
+
+def _differing(command: str, guarded: Mapping[int, str]) -> int | None:
+    """Run seeds again in another process, and return the first that did something else."""
+    if not guarded:
+        return None
+    _, _, *arguments = command.split()
+    environment = {**os.environ, "PYTHONHASHSEED": _OTHER_HASH_SEED}
+    call = [sys.executable, "-c", "from repertory.cli.app import main; main()", "simulate", *arguments]
+    call += ["--traces", ",".join(map(str, guarded))]
+    done = subprocess.run(call, capture_output=True, text=True, check=True, env=environment)  # noqa: S603
+    traces = json.loads(done.stdout)
+    return next((seed for seed, trace in guarded.items() if traces[str(seed)] != trace), None)
+
+
+def figures(totals: Totals, jobs: int, seconds: float) -> TextTable:
+    """Return what was done, as a table."""
+    table = TextTable("what", "how many", title="simulated")
+    rate = totals.runs / totals.cpu_s if totals.cpu_s else 0.0
+    table.row("runs without a broken promise", f"{totals.runs:,}")
+    table.row("runs a second of a core (CPU time)", f"{rate:.1f}")
+    table.row(f"seconds, with {jobs} jobs", f"{seconds:,.0f}")
+    table.row("commands handled", f"{totals.commands:,}")
+    table.row("commands a run", f"{totals.commands / max(1, totals.runs):.0f}")
+    table.row("virtual hours", f"{totals.virtual_s / 3600:.2f}")
+    for kind in FAULTS:
+        table.row(f"fault: {kind}", f"{totals.faults[kind]:,}")
+    for probe, count in sorted(totals.probes.items()):
+        table.row(f"reached: {probe}", f"{count:,}")
+    return table

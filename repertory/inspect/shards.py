@@ -1,0 +1,53 @@
+"""Where each shard of a system stands, from its committed records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from repertory.bridge import topics
+from repertory.bridge.log.port import Reader
+from repertory.bridge.system.committed import journal, shard_record, waiting_commands
+from repertory.bridge.system.system import ActorSystem, Hosted
+
+#: Commands above the committed offset that ``status`` counts exactly; beyond that it says "more than".
+LAG_COUNTED_MAX = 10_000
+
+
+class ShardStatus(msgspec.Struct, frozen=True):
+    """Where one shard stands. ``lag`` counts committed commands that are not handled, up to ``LAG_COUNTED_MAX``."""
+
+    entity: str
+    partition: int
+    next_offset: int
+    committed: int | None
+    lag: int
+    journaled: int
+    waiting: int
+    parked: list[str]
+
+
+def shard_status(reader: Reader, system: ActorSystem, hosted: Hosted, partition: int) -> ShardStatus:
+    """Read where a shard stands from its committed records."""
+    behaviour = hosted.behaviour
+    record = shard_record(reader, system, behaviour, partition)
+    if record.plain and behaviour.journaled:
+        _, record = journal(reader, system, behaviour, partition, record)
+    commands = topics.commands_topic(system.name, behaviour.name)
+    lag = 0
+    for _ in reader.read(commands, partition, record.next):
+        lag += 1
+        if lag > LAG_COUNTED_MAX:
+            break
+    waiting = waiting_commands(reader, system, behaviour, partition)
+    parked = sorted({command.key for _, command in waiting if command.parked})
+    committed = reader.committed(system.name, commands, partition)
+    return ShardStatus(behaviour.name, partition, record.next, committed, lag, record.seq, len(waiting), parked)
+
+
+def shard_statuses(reader: Reader, system: ActorSystem) -> Iterator[ShardStatus]:
+    """Read the status of every shard of a system, in the order of ``host()``."""
+    for hosted in system.hosted.values():
+        for partition in range(hosted.partitions):
+            yield shard_status(reader, system, hosted, partition)

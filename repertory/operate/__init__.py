@@ -1,0 +1,1 @@
+"""What an operator can do about parked keys and dead letters."""

@@ -1,0 +1,31 @@
+"""Deterministic simulation: the same shards, loop, codec and supervision, in virtual time, under seeded faults.
+
+::
+
+    from repertory.simulation import simulate
+
+    def test_no_fault_hurts() -> None:
+        simulate(system, commands=my_commands, invariant=my_invariant, seeds=range(200))
+
+A run is a function of its seed. For every schedule of faults, what a reader of committed records sees must be what a
+run without faults leaves: that is checked for every system, whatever it does; ``invariant`` is what must hold of yours.
+``understudy simulate module:system --seeds 1000`` does the same from the command line.
+"""
+
+from repertory.simulation.api import SimulationFailed, simulate
+from repertory.simulation.generate import generated
+from repertory.simulation.runs import Outcome, Result, Scenario, Totals
+from repertory.simulation.swarm import FAULTS
+from repertory.simulation.virtual import Violation
+
+__all__ = [
+    "FAULTS",
+    "Outcome",
+    "Result",
+    "Scenario",
+    "SimulationFailed",
+    "Totals",
+    "Violation",
+    "generated",
+    "simulate",
+]

@@ -1,0 +1,105 @@
+"""Commands for a system that says nothing of its own: drawn from the types of its handlers' messages."""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from repertory.actors.handler import CommandHandler
+from repertory.actors.message import Command
+from repertory.bridge.system.system import ActorSystem
+from repertory.simulation.clients import Told
+
+#: Few keys, so that commands meet.
+_KEYS = 6
+_TRIES = 20
+
+
+def generated(system: ActorSystem, *, commands: int = 200) -> Callable[[random.Random], Iterator[Told]]:
+    """Return a generator of so many commands to all entities of a system.
+
+    Raises ValueError for a system none of whose command types can be drawn.
+    """
+    handlers = [
+        handler
+        for hosted in system.hosted.values()
+        for handler in dict.fromkeys(hosted.behaviour.handlers.values())
+        if isinstance(handler, CommandHandler)
+    ]
+
+    def draw(source: random.Random) -> Iterator[Told]:
+        for _ in range(commands):
+            handler = source.choice(handlers)
+            key = f"k{source.randrange(_KEYS)}"
+            yield handler, key, _message(source, handler)
+
+    probe = random.Random(0)  # noqa: S311  reproducible on purpose
+    for handler in handlers:
+        _message(probe, handler)
+    return draw
+
+
+def _message(source: random.Random, handler: CommandHandler[Any, Any, Any]) -> Command:
+    message_type = handler.message_types[0]
+    for _ in range(_TRIES):
+        try:
+            data = msgspec.to_builtins(_struct(source, message_type))
+            made = msgspec.convert(data, message_type)
+        except (msgspec.ValidationError, ValueError):
+            continue
+        assert isinstance(made, Command), made
+        return made
+    raise ValueError(
+        f"no {message_type.__qualname__} could be drawn from its types alone; give the simulation its own commands"
+    )
+
+
+def _struct(source: random.Random, cls: type) -> dict[str, object]:
+    info = inspect.type_info(cls)
+    assert isinstance(info, inspect.StructType), cls
+    drawn: dict[str, object] = {field.encode_name: _value(source, field.type) for field in info.fields}
+    config = cls.__struct_config__  # type: ignore[attr-defined]
+    if config.tag_field is not None:
+        drawn[config.tag_field] = config.tag
+    return drawn
+
+
+def _value(source: random.Random, info: inspect.Type) -> object:  # noqa: PLR0912  one case for each kind of type
+    match info:
+        case inspect.BoolType():
+            return source.random() < 0.5
+        case inspect.IntType(gt=gt, ge=ge):
+            low = 0 if gt is None and ge is None else (gt + 1 if gt is not None else ge or 0)
+            return low + source.randrange(20)
+        case inspect.FloatType():
+            return source.randrange(20) / 2
+        case inspect.StrType():
+            return f"k{source.randrange(_KEYS)}"
+        case inspect.BytesType():
+            return b"AA=="
+        case inspect.LiteralType(values=values):
+            return source.choice(values)
+        case inspect.EnumType(cls=cls):
+            chosen: enum.Enum = source.choice(list(cls))
+            return chosen.value
+        case inspect.StructType(cls=cls):
+            return _struct(source, cls)
+        case inspect.UnionType(types=types):
+            return _value(source, source.choice(types))
+        case inspect.Metadata(type=inner):
+            return _value(source, inner)
+        case inspect.ListType(item_type=item) | inspect.SetType(item_type=item):
+            return [_value(source, item) for _ in range(source.randrange(3))]
+        case inspect.VarTupleType(item_type=item) | inspect.FrozenSetType(item_type=item):
+            return [_value(source, item) for _ in range(source.randrange(3))]
+        case inspect.TupleType(item_types=items):
+            return [_value(source, item) for item in items]
+        case inspect.DictType(key_type=key, value_type=value):
+            return {_value(source, key): _value(source, value) for _ in range(source.randrange(3))}
+        case _:
+            return None

@@ -1,0 +1,252 @@
+"""The operator of faults: at each step it may do one thing to the workers, the log, the clock or the clients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from repertory.actors.control import DropParked, RetryParked
+from repertory.bridge.log.port import Member, SlotTaken, TopicMismatch
+from repertory.simulation.handlers import ALWAYS
+from repertory.simulation.swarm import (
+    KILL_POINTS,
+    InjectedEscalation,
+    InjectedRestart,
+    InjectedResume,
+    InjectedStop,
+)
+from repertory.simulation.virtual import Violation
+from repertory.supervision import Add, Due, Exited, Failed, Failure, Remove, Started
+
+if TYPE_CHECKING:
+    from repertory.simulation.worker import Worker
+    from repertory.simulation.world import World
+
+_RAISED = (InjectedRestart, InjectedResume, InjectedStop, InjectedEscalation)
+_WORKERS_MAX = 3
+
+
+class Operator:
+    """Acts on one world, as its swarm says and its choices draw."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._choices = world, world.choices
+        self._swarm = world.swarm
+
+    def act(self) -> None:
+        """Do nothing, mostly; else one thing."""
+        kinds = self._swarm.kinds
+        chosen = self._choices.rarely(len(kinds), self._swarm.rate, "fault") if kinds else 0
+        if chosen:
+            self.do(kinds[chosen - 1])
+
+    def do(self, kind: str) -> None:
+        """Do one kind of thing, if it is possible now; choices draw to whom and how."""
+        workers = list(self._world.node.workers.values())
+        if not workers:
+            return
+        worker = workers[self._choices.below(len(workers), "worker")]
+        told = self._do(kind, worker)
+        if told is not None:
+            self._world.faults[kind] += 1
+            now_s = self._world.clock.monotonic_s()
+            self._world.schedule.append(f"step {self._world.step_number} at {now_s:.3f} s: {kind} {told}".rstrip())
+
+    def _do(self, kind: str, worker: Worker) -> str | None:
+        """Do it and say what was done, None if it was not possible."""
+        match kind:
+            case "kill" | "kill-at" | "nap" | "sleep" | "stuck" | "unavailable":
+                return self._to_worker(kind, worker)
+            case "abort" | "unknown-written" | "unknown-lost" | "fenced" | "slow-commit" | "claim-fails" | "hold":
+                return self._to_log(kind, worker)
+            case "abort-reading" | "hide" | "lost" | "said-twice":
+                return self._to_shard(kind, worker)
+            case "jump" | "suspend":
+                return self._to_clock(kind)
+            case "join" | "leave" | "node-lost" | "same-slot" | "stale":
+                return self._to_node(kind, worker)
+            case "raise" | "memory":
+                return self._to_handler(kind)
+            case "operate":
+                return self._to_parked(worker)
+            case "garbage":
+                self._world.clients.garbage(self._choices, self._swarm.settings.input_bytes_max)
+                return ""
+            case "twice":
+                self._world.clients.again(self._choices)
+                return ""
+            case _:
+                return self._recount()
+
+    def _to_worker(self, kind: str, worker: Worker) -> str:
+        world, session_s = self._world, self._swarm.settings.session_timeout_s
+        now_s = world.clock.monotonic_s()
+        match kind:
+            case "kill":
+                world.node.kill(worker, "simulated")
+            case "kill-at":
+                return self._to_point(worker)
+            case "nap":
+                worker.asleep_until_s = now_s + session_s * 0.3
+            case "sleep":
+                worker.asleep_until_s = now_s + session_s * (1.2, 2.0, 4.0)[self._choices.below(3, "long")]
+            case "stuck":
+                worker.asleep_until_s, worker.stuck = now_s + self._swarm.settings.progress_timeout_s, True
+            case _:
+                worker.log.unavailable = True
+        return worker.name
+
+    def _to_point(self, worker: Worker) -> str:
+        """Have a worker killed at a point; what seldom leads there by itself is brought about."""
+        point = KILL_POINTS[self._choices.below(len(KILL_POINTS), "point")]
+        worker.kill_at = point, 0 if point in ("K12", "K20", "K21") else self._choices.below(3, "pass")
+        told = f"{worker.name} {point}"
+        if point == "K12" and worker.log.pending:
+            worker.log.lose(worker.log.pending[0].transaction.shard, twice=False)
+        elif point == "K20":
+            self._world.curses.armed.append((InjectedEscalation, 1))
+        elif point == "K21" and len(self._world.node.tree.children) > 1:
+            self._world.node.supervise(Remove(worker.name))
+        return told
+
+    def _to_log(self, kind: str, worker: Worker) -> str:
+        match kind:
+            case "slow-commit":
+                worker.log.delay_s = (0.05, 0.5, 5.0)[self._choices.below(3, "slow-by")]
+            case "claim-fails":
+                worker.log.failing_claims += 1
+            case "hold":
+                worker.log.held_until_s = self._world.clock.monotonic_s() + (0.1, 1.0)[self._choices.below(2, "for")]
+            case _:
+                worker.log.fates.append(kind)
+        return worker.name
+
+    def _to_shard(self, kind: str, worker: Worker) -> str | None:
+        seats = list(worker.region)
+        if not seats:
+            return None
+        seat = seats[self._choices.below(len(seats), "shard")]
+        if kind == "abort-reading":
+            worker.log.abort(seat.place, "reading")
+        elif kind == "hide":
+            worker.log.hide(seat.place, (0.2, 2.0, 10.0)[self._choices.below(3, "for")])
+        else:
+            worker.log.lose(seat.place, twice=kind == "said-twice")
+        return f"{worker.name} {seat.name}"
+
+    def _to_clock(self, kind: str) -> str:
+        clock = self._world.clock
+        if kind == "suspend":
+            seconds = self._swarm.settings.session_timeout_s * 1.5
+            clock.advance(seconds)
+        else:
+            seconds = (30.0, -30.0, 3.0)[self._choices.below(3, "jump")]
+            clock.skew_ms = int(seconds * 1000)
+        return f"{seconds:+g} s"
+
+    def _to_node(self, kind: str, worker: Worker) -> str | None:
+        node = self._world.node
+        names = [child.name for child in node.tree.children]
+        match kind:
+            case "join":
+                missing = [f"worker-{slot}" for slot in range(_WORKERS_MAX) if f"worker-{slot}" not in names]
+                if not missing:
+                    return None
+                node.supervise(Add(missing[0]))
+                return missing[0]
+            case "leave":
+                if len(names) < 2:
+                    return None
+                node.supervise(Remove(worker.name))
+                return worker.name
+            case "stale":
+                return self._stale(worker)
+            case "node-lost":
+                node.is_fragile = bool(self._choices.below(2, "by-a-command"))
+                if not node.is_fragile:
+                    node.lose()
+                return "by the next command that kills" if node.is_fragile else ""
+            case _:
+                return self._same_slot(worker)
+
+    def _stale(self, worker: Worker) -> str | None:
+        """Let an incarnation that is over speak once more, at both levels."""
+        failure = Failure("Stale", "simulated", "nowhere")
+        region = worker.region
+        seats = [seat for seat in region if seat.incarnation > 1]
+        now_s = self._world.clock.monotonic_s()
+        which = self._choices.below(4, "event")
+        if seats:
+            seat = seats[self._choices.below(len(seats), "seat")]
+            old = seat.incarnation - 1
+            events = (
+                Failed(seat.name, old, failure),
+                Exited(seat.name, old),
+                Due(seat.name, old),
+                Started(seat.name, old),
+            )
+            region.supervise(events[which], now_s)
+        if worker.incarnation > 1:
+            old = worker.incarnation - 1
+            worker_events = (
+                Failed(worker.name, old, failure),
+                Exited(worker.name, old),
+                Due(worker.name, old),
+                Started(worker.name, old),
+            )
+            self._world.node.supervise(worker_events[which])
+        return worker.name if seats or worker.incarnation > 1 else None
+
+    def _same_slot(self, worker: Worker) -> str:
+        """Start a second worker with a slot that is taken: it is refused, or the lease had run out."""
+        world = self._world
+        slot = int(worker.name.rpartition("-")[2])
+        log = world.backend.log(Member(world.system.name, "node", slot), world.system.commands_topics())
+        try:
+            log.poll(0.0)
+        except SlotTaken:
+            world.probes["slot taken"] += 1
+        finally:
+            log.abandon()
+        return worker.name
+
+    def _to_handler(self, kind: str) -> str:
+        if kind == "memory":
+            times = (1, 2, ALWAYS, ALWAYS)[self._choices.below(4, "times")]
+            commands = (1, 3)[self._choices.below(2, "commands")]
+            self._world.curses.armed.extend([(MemoryError, times)] * commands)
+            return f"{commands} {'always' if times == ALWAYS else f'x{times}'}"
+        error = _RAISED[self._choices.below(len(_RAISED), "error")]
+        times = (1, 2, 100)[self._choices.below(3, "times")]
+        if error is InjectedEscalation:  # One that escalates for ever stops its shard, as it says.
+            times = min(times, 2)
+        self._world.curses.armed.append((error, times))
+        return f"{error.__name__} x{times}"
+
+    def _to_parked(self, worker: Worker) -> str | None:
+        """Have a parked key retried, or its first command dropped, as ``understudy parked`` does."""
+        parked = [
+            (seat.place, queue[0])
+            for seat in worker.region
+            if seat.shard is not None
+            for queue in map(seat.shard.waiting.queue, seat.shard.waiting)
+            if queue[0].record.parked
+        ]
+        if not parked:
+            return None
+        place, first = parked[self._choices.below(len(parked), "parked")]
+        offset, key = first.envelope.offset, first.envelope.key
+        message = DropParked(offset=offset, reason="simulated") if self._choices.below(2, "drop") else None
+        self._world.clients.operate(place, key, message or RetryParked(offset=offset))
+        return f"{'drop' if message else 'retry'} {place} {key!r}@{offset}"
+
+    def _recount(self) -> str:
+        """Start with another number of partitions: refused."""
+        world = self._world
+        spec = world.system.topic_specs()[-1]
+        try:
+            world.backend.ensure([msgspec.structs.replace(spec, partitions=spec.partitions + 1)])
+        except TopicMismatch:
+            return spec.name
+        raise Violation("a changed partition count is refused", spec.name)

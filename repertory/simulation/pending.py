@@ -1,0 +1,41 @@
+"""What is under way in the simulated log, and what becomes of it when its sender does not see its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from repertory.bridge.log.port import Append, Transaction
+from repertory.bridge.log.record import Output, TopicPartition
+
+
+class Pending(NamedTuple):
+    """A commit or an append. ``late``: a claim came after it."""
+
+    due_s: float
+    transaction: Transaction | Append
+    late: bool = False
+
+
+def overtaken(pending: Iterable[Pending], shard: TopicPartition) -> list[Pending]:
+    """Return what is still under way once a shard is claimed: of its own only appends, which nothing fences."""
+    return [
+        each._replace(late=True) if each.transaction.shard == shard else each
+        for each in pending
+        if each.transaction.shard != shard or isinstance(each.transaction, Append)
+    ]
+
+
+def torn(sent: Transaction | Append, fate: str = "") -> list[Output]:
+    """Return the part of an append that is written; a transaction is written as a whole or not, by others."""
+    if isinstance(sent, Transaction):
+        return []
+    whole, outputs = [*sent.outputs, *sent.journal], len(sent.outputs)
+    match fate:
+        case "abort":
+            return whole[: outputs // 2]
+        case "fenced":
+            return whole[:outputs]
+        case "unknown-lost":
+            return whole[: outputs + len(sent.journal) // 2]
+    return whole

@@ -1,0 +1,140 @@
+"""The simulator as a Hypothesis state machine: Hypothesis chooses, and shrinks what fails. Needs ``hypothesis``.
+
+::
+
+    TestBank = state_machine(system, commands=my_commands).TestCase
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from repertory.bridge.system.system import ActorSystem
+from repertory.simulation.api import silence
+from repertory.simulation.check import Scan
+from repertory.simulation.choices import Place, Replayed
+from repertory.simulation.clients import Told
+from repertory.simulation.operator import Operator
+from repertory.simulation.runs import WORKLOAD_MAX, Commands, Invariant, Outcome, drawn, no_invariant
+from repertory.simulation.swarm import FAULTS
+from repertory.simulation.world import World
+
+#: What of a run's configuration is drawn, with the number of its values; see ``swarm.draw``.
+_DRAWN = {
+    "batch": 5, "mailbox": 5, "window": 5, "waiting-key": 3, "waiting-shard": 3, "workers": 3, "partitions": 3,
+    "piece": 4, "events": 3, "markers": 3, "session": 3, "shard-strategy": 3, "worker-strategy": 3, "overflow": 2,
+}  # fmt: skip
+_WORKLOAD_SEED = 0
+
+
+class Listed:
+    """Chooses what a list says, and 0 when it is at its end. See ``choices.Source``."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    def below(self, limit: int, _place: Place) -> int:
+        """See ``Source``."""
+        return self.numbers.pop(0) % limit if self.numbers else 0
+
+    def rarely(self, limit: int, _per_mille: int, place: Place) -> int:
+        """See ``Source``."""
+        return self.below(limit + 1, place)
+
+
+class Drawn:
+    """A configuration from a tape, and after that what a list says."""
+
+    def __init__(self, configuration: dict[Place, int]) -> None:
+        self._first, self.then = Replayed(configuration), Listed()
+
+    def below(self, limit: int, place: Place) -> int:
+        """See ``Source``."""
+        return self._first.below(limit, place) if place[0] == 0 else self.then.below(limit, place)
+
+    def rarely(self, limit: int, per_mille: int, place: Place) -> int:
+        """See ``Source``."""
+        return self._first.rarely(limit, per_mille, place) if place[0] == 0 else 0
+
+
+class Simulation(RuleBasedStateMachine):
+    """One example is one run. Made by :func:`state_machine`."""
+
+    system: ClassVar[ActorSystem]
+    workload: ClassVar[Sequence[Told]]
+    invariant_holds: ClassVar[Invariant]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world: World | None = None
+
+    @initialize(values=st.fixed_dictionaries({name: st.integers(0, count - 1) for name, count in _DRAWN.items()}))
+    def begin(self, values: dict[str, int]) -> None:
+        """Start a node."""
+        self.source = Drawn({(0, name, 0): value for name, value in values.items()})
+        with silence():
+            self.world = World(self.system, [], self.source, tuple(FAULTS))
+        self.operator = Operator(self.world)
+
+    @rule(which=st.lists(st.integers(0, WORKLOAD_MAX - 1), min_size=1, max_size=8))
+    def send(self, which: list[int]) -> None:
+        """Clients send some commands."""
+        assert self.world is not None
+        for number in which:
+            self.world.clients.add(self.workload[number % len(self.workload)])
+        self.world.clients.send(len(which))
+
+    @rule(turns=st.integers(1, 12))
+    def work(self, turns: int) -> None:
+        """Workers take turns."""
+        assert self.world is not None
+        with silence():
+            for _ in range(turns):
+                self.world.turn_one()
+
+    @rule(seconds=st.sampled_from((0.05, 0.5, 3.0)))
+    def wait(self, seconds: float) -> None:
+        """Let time pass in which nobody does anything."""
+        assert self.world is not None
+        self.world.clock.advance(seconds)
+
+    @precondition(lambda self: self.world is not None)
+    @rule(kind=st.sampled_from(tuple(FAULTS)), numbers=st.lists(st.integers(0, 16), max_size=3))
+    def fault(self, kind: str, numbers: list[int]) -> None:
+        """Inject a fault."""
+        assert self.world is not None
+        self.world.begin_step()
+        self.source.then.numbers = list(numbers)
+        with silence():
+            self.operator.do(kind)
+        self.source.then.numbers = []
+
+    def teardown(self) -> None:
+        """Heal, settle, check."""
+        world, self.world = self.world, None
+        if world is None:
+            return
+        try:
+            with silence():
+                world.heal()
+                world.settle()
+                Scan(world).check()
+                type(self).invariant_holds(Outcome(world.system, world.reader, lossless=world.lossless))
+        finally:
+            world.close()
+
+
+def state_machine(
+    system: ActorSystem, *, commands: Commands, invariant: Invariant = no_invariant
+) -> type[RuleBasedStateMachine]:
+    """Return a state machine that sends commands, lets workers take turns, and injects faults; ``.TestCase`` runs it.
+
+    At the end of each example all is healed, everything must be handled, and ``invariant`` must hold.
+    """
+    workload = drawn(commands, _WORKLOAD_SEED)
+    namespace = {"system": system, "workload": workload, "invariant_holds": staticmethod(invariant)}
+    return type("Simulation", (Simulation,), namespace)

@@ -1,0 +1,196 @@
+"""The configuration of one run, drawn from its seed: which faults there are, how often, and how tight the bounds are.
+
+Not every run has every fault: what one kind hides another would find ("swarm testing", Groce et al. 2012).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import msgspec
+
+from repertory.bridge.system.settings import Settings
+from repertory.bridge.system.system import ActorSystem
+from repertory.simulation.choices import Choices
+from repertory.supervision import Backoff, Directive, Policy, Strategy, restart
+
+#: Kinds of faults and what they stand for in ``research/reliability.md`` (F), by the name that a schedule shows.
+FAULTS: Mapping[str, str] = MappingProxyType(
+    {
+        "kill": "F1 F10: SIGKILL between two turns; a commit that is under way may still arrive",
+        "kill-at": "F1 F2: SIGKILL at a named point of the loop, of a transaction, of a stop (K1 to K21)",
+        "abort": "F17 F28 F37: the next commit writes nothing and says so",
+        "unknown-written": "F22: the next commit is written, and its owner hears that the outcome is unknown",
+        "unknown-lost": "F22: the next commit is not written, and its owner hears that the outcome is unknown",
+        "fenced": "F26 F28: the next commit is refused as that of an earlier owner, though there is no later one",
+        "slow-commit": "F16 F21: the next commit arrives later, or after its sender's death",
+        "claim-fails": "F17 F30: the next claim is answered with an abort",
+        "abort-reading": "F18 F30: what a shard restores or fetches is aborted",
+        "lost": "F24 F25: a shard is revoked and assigned again to the same worker",
+        "said-twice": "F24: the end of an ownership is told twice",
+        "hold": "F21: what a log has to say comes later",
+        "hide": "F22 F29: an open transaction of another hides what a shard restores or fetches, until it ends",
+        "nap": "F4: a worker is stopped for less than its lease",
+        "sleep": "F3 F20 F27: a worker is stopped past its lease, and wakes up in the middle of what it did",
+        "stuck": "F5 F7: a worker makes no progress, and is killed for it",
+        "unavailable": "F14 F19 F38: the log is out of reach; the worker ends and is started again",
+        "jump": "F11: the calendar jumps, forwards or back",
+        "suspend": "F3: the whole machine stands still past every lease",
+        "join": "F24: a worker is added",
+        "leave": "F2 F24: a worker drains, commits and leaves",
+        "node-lost": "F1 F2: all workers die at once, also of a command; another node takes over that did not see it",
+        "same-slot": "F25 F26: a second worker with a slot that is taken",
+        "raise": "F6 F31: a handler raises, once, several times or always, under each directive",
+        "memory": "F8: handlers of one command or three end their process, once or always: it runs out of memory",
+        "garbage": "F31-F36: records that are no commands",
+        "twice": "F39: a client sends a command again",
+        "operate": "an operator has a parked key retried or dropped",
+        "stale": "I12: what an incarnation that is over still says",
+        "recount": "F44: somebody starts with another number of partitions",
+    }
+)
+
+#: Rare branches that every long run must have reached, whatever the system.
+PROBES = (
+    *(f"killed at K{number}" for number in (*range(1, 7), 8, 9, 10, 11, 12, *range(14, 22))),
+    "drained",
+    "hidden for a while",
+    "not drained in time",
+    "killed for no progress",
+    "late commit refused",
+    "late commit written",
+    "log says Fenced",
+    "log says Lost",
+    "node started again",
+    "shard-aborted",
+    "shard-failed",
+    "shard-fenced",
+    "shard-lost",
+    "shards tree escalated",
+    "slot taken",
+    "stale event ignored",
+    "worker ended by LogUnavailable",
+    "worker ended by MemoryError",
+    "unclean takeover",
+    "worker escalated",
+    "workers tree escalated",
+)
+
+#: Points at which a worker is killed; see ``bridge.kill_points.POINTS``. In the embedded log a transaction begins with
+#: the offset (so there is no K7), and those that claim and share shards have points too.
+KILL_POINTS = (
+    "K1", "K2", "K3", "K4", "K5", "K6", "K8", "K9", "K10", "K11", "K12", "K14", "K15", "K16", "K17", "K18", "K19",
+    "K20", "K21",
+)  # fmt: skip
+
+
+class InjectedRestart(Exception):
+    """A handler failed; the entity is restarted."""
+
+
+class InjectedResume(Exception):
+    """A handler failed; the command is dead-lettered."""
+
+
+class InjectedStop(Exception):
+    """A handler failed; the key is parked."""
+
+
+class InjectedEscalation(Exception):
+    """A handler failed; the shard fails."""
+
+
+INJECTED: Mapping[type[Exception], Directive] = MappingProxyType(
+    {
+        InjectedRestart: Directive.RESTART,
+        InjectedResume: Directive.RESUME,
+        InjectedStop: Directive.STOP,
+        InjectedEscalation: Directive.ESCALATE,
+    }
+)
+
+
+class Swarm(msgspec.Struct, frozen=True, kw_only=True):
+    """What one run is like. ``rate`` faults come in a thousand steps; all times are virtual seconds."""
+
+    kinds: tuple[str, ...]
+    rate: int
+    workers: int
+    partitions_max: int
+    #: Records of one ``Fetched`` or ``Replayed``; 0: as many as there are.
+    piece: int
+    #: Events of one poll; 0: all.
+    events: int
+    step_s: float
+    burst: int
+    #: By so much the ends of what a shard restores are higher than its last record: transaction markers take offsets.
+    markers: int
+    #: Of a thousand commits so many are slow.
+    slow_commits: int
+    settings: Settings
+    shards: Policy
+    workers_policy: Policy
+    strategies: tuple[Strategy, Strategy]
+
+
+def draw(choices: Choices, base: Settings, wanted: tuple[str, ...]) -> Swarm:
+    """Draw a configuration. With every choice 0 it is one worker, no faults, and generous bounds."""
+    kinds = tuple(kind for kind in wanted if choices.below(2, f"with-{kind}"))
+    session_s = (6.0, 1.0, 2.5)[choices.below(3, "session")]
+    settings = msgspec.structs.replace(
+        base,
+        batch_records_max=(64, 1, 2, 5, 16)[choices.below(5, "batch")],
+        mailbox_records_max=(64, 1, 2, 3, 8)[choices.below(5, "mailbox")],
+        snapshot_window_records=(1_000, 1, 3, 8, 30)[choices.below(5, "window")],
+        waiting_per_key_max=(1_000, 2, 5)[choices.below(3, "waiting-key")],
+        waiting_per_shard_max=(10_000, 3, 20)[choices.below(3, "waiting-shard")],
+        dead_letter_overflow=bool(choices.below(2, "overflow")),
+        deaths_max=(3, 1, 2)[choices.below(3, "deaths")],
+        input_bytes_max=20_000,
+        session_timeout_s=session_s,
+        progress_timeout_s=5.0,
+        stop_timeout_s=3.0,
+    )
+    strategies = tuple(Strategy)
+    return Swarm(
+        kinds=kinds,
+        rate=(10, 30, 80, 200)[choices.below(4, "rate")],
+        workers=1 + choices.below(3, "workers"),
+        partitions_max=1 + choices.below(3, "partitions"),
+        piece=(0, 1, 2, 7)[choices.below(4, "piece")],
+        events=(0, 1, 3)[choices.below(3, "events")],
+        markers=(0, 1, 3)[choices.below(3, "markers")],
+        step_s=(0.001, 0.01, 0.05)[choices.below(3, "step")],
+        burst=(16, 1, 4, 64)[choices.below(4, "burst")],
+        slow_commits=(0, 50, 400)[choices.below(3, "slow-commits")],
+        settings=settings,
+        shards=_policy(choices, "shards"),
+        workers_policy=_policy(choices, "workers"),
+        strategies=(
+            strategies[choices.below(len(strategies), "shard-strategy")],
+            strategies[choices.below(len(strategies), "worker-strategy")],
+        ),
+    )
+
+
+def _policy(choices: Choices, level: str) -> Policy:
+    max_restarts = (10, 1, 3, 1_000)[choices.below(4, f"{level}-restarts")]
+    within_s = (60.0, 5.0)[choices.below(2, f"{level}-within")]
+    return restart(max_restarts=max_restarts, within_s=within_s, backoff=Backoff(first_s=0.05, max_s=2.0))
+
+
+def simulated(system: ActorSystem, swarm: Swarm) -> ActorSystem:
+    """Return the system as this run hosts it: the same entities and policies, fewer partitions, other bounds."""
+    made = ActorSystem(
+        system.name,
+        settings=swarm.settings,
+        shards=swarm.shards,
+        shard_strategy=swarm.strategies[0],
+        workers=swarm.workers_policy,
+        worker_strategy=swarm.strategies[1],
+    )
+    for entity, hosted in system.hosted.items():
+        policy = msgspec.structs.replace(hosted.policy, on={**hosted.policy.on, **INJECTED})
+        made.host(entity, partitions=min(hosted.partitions, swarm.partitions_max), supervise=policy)
+    return made

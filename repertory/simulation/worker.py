@@ -1,0 +1,119 @@
+"""A simulated worker: a member of the log's group and a loop, as one process of a node has them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import msgspec
+
+from repertory.actors.context import Directory
+from repertory.actors.shard.shard import COMMAND, SHARD
+from repertory.bridge.log.port import Member
+from repertory.bridge.loop import ShardLoop
+from repertory.bridge.node.in_flight import PID
+from repertory.bridge.region import Role, ShardRegion
+from repertory.bridge.system.system import ActorSystem
+from repertory.simulation.faulty_log import FaultyLog
+from repertory.simulation.ledger import Ledger
+from repertory.simulation.mortal import MortalBackend, Passed
+from repertory.simulation.swarm import Swarm
+from repertory.simulation.virtual import VirtualClock
+from repertory.simulation.watch import Watch
+from repertory.supervision import Command, Event, Tree, WakeAfter
+
+
+class Killed(BaseException):
+    """A worker dies here. No handler's and no loop's ``except`` is meant for it."""
+
+
+class Kit(msgspec.Struct, frozen=True):
+    """What each worker of a run is made from."""
+
+    system: ActorSystem
+    swarm: Swarm
+    backend: MortalBackend
+    clock: VirtualClock
+    ledger: Ledger
+    roles: dict[str, Role]
+    directory: Directory
+    report: Callable[..., None]
+    probes: Counter[str]
+    #: What dead workers were handling; see ``bridge.node.in_flight``. Gone with their node.
+    dead: list[list[int]]
+    #: The run of the node, as shard records name it.
+    owner: Callable[[], str]
+
+    def deaths(self, shard: int) -> list[tuple[int, int]]:
+        """See ``Marks``."""
+        found = []
+        for mark in self.dead:
+            if mark[SHARD] == shard and mark[COMMAND]:
+                found.append((mark[COMMAND] - 1, mark[PID]))
+                mark[COMMAND] = 0
+        self.dead[:] = [mark for mark in self.dead if mark[COMMAND]]
+        return found
+
+
+class WatchedRegion(ShardRegion):
+    """A region whose supervision is checked at every step."""
+
+    def __init__(self, kit: Kit, tree: Tree, mark: list[int], passed: Passed) -> None:
+        super().__init__(kit.roles, tree, kit.directory, kit.system.limits(), mark, kit.owner())
+        self._watch, self._passed = Watch("shards", kit.probes), passed
+
+    def supervise(self, event: Event, now_s: float) -> tuple[Command, ...]:
+        """See ``ShardRegion``."""
+        before = self.tree
+        commands = super().supervise(event, now_s)
+        self._watch.saw(before, event, self.tree, commands, now_s)
+        if any(isinstance(command, WakeAfter) for command in commands):
+            self._passed("K20")
+        return commands
+
+
+class Worker:
+    """One incarnation of a worker process."""
+
+    def __init__(self, kit: Kit, name: str, incarnation: int) -> None:
+        self.name, self.incarnation, self._kit = name, incarnation, kit
+        slot = int(name.rpartition("-")[2])
+        member = Member(kit.system.name, "node", slot)
+        inner = kit.backend.log_of(member, kit.system.commands_topics(), self.fault_point)
+        swarm = kit.swarm
+        self.log = FaultyLog(
+            inner, kit.backend.appender(), f"{name}#{incarnation}", kit.clock, kit.ledger, self.fault_point,
+            piece=swarm.piece, events=swarm.events, markers=swarm.markers,
+        )  # fmt: skip
+        self.mark = [incarnation, 0, 0]
+        self.region = WatchedRegion(kit, Tree(swarm.shards, swarm.strategies[0], slot), self.mark, self.fault_point)
+        self.loop = ShardLoop(
+            self.log,
+            self.region,
+            kit.clock,
+            poll_timeout_s=0.05,
+            report=kit.report,
+            fault_point=self.fault_point,
+            deaths=kit.deaths,
+        )
+        #: Stopped (SIGSTOP) until then; killed then instead, if ``stuck``.
+        self.asleep_until_s = 0.0
+        self.stuck = self.ended = False
+        #: The point at which it is killed, and how often it passes there before.
+        self.kill_at: tuple[str, int] | None = None
+
+    def fault_point(self, point: str) -> None:
+        """Die here, if that was armed."""
+        if self.kill_at is None or self.kill_at[0] != point:
+            return
+        if self.kill_at[1]:
+            self.kill_at = point, self.kill_at[1] - 1
+            return
+        self._kit.probes[f"killed at {point}"] += 1
+        raise Killed(point)
+
+    def next_s(self, now_s: float) -> float | None:
+        """Return when this worker has something to do by itself."""
+        patience_s = self.region.patience_s(now_s, self._kit.clock.epoch_ms)
+        instants = [self.log.next_s(), None if patience_s is None else now_s + patience_s]
+        return min((each for each in instants if each is not None), default=None)

@@ -1,0 +1,255 @@
+"""One simulated run: a node of workers on an embedded log, clients, an operator of faults, and time, in one thread.
+
+Two phases: while commands are sent, faults; then everything is healed, and within a bound of virtual time all commands
+must be handled, every shard run, and nothing wait but what is parked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from repertory.actors.context import Directory
+from repertory.actors.shard.config import AT_LEAST_ONCE
+from repertory.bridge import topics
+from repertory.bridge.hooked import hooked
+from repertory.bridge.log.record import Record
+from repertory.bridge.loop import DOUBT
+from repertory.bridge.region import Phase
+from repertory.bridge.system.system import ActorSystem, PartitionCounts
+from repertory.simulation.choices import Choices, Source
+from repertory.simulation.clients import Clients, Told
+from repertory.simulation.handlers import Curses
+from repertory.simulation.ledger import Ledger
+from repertory.simulation.mortal import MortalBackend
+from repertory.simulation.node import Node
+from repertory.simulation.swarm import Swarm, draw, simulated
+from repertory.simulation.virtual import Violation, VirtualClock
+from repertory.simulation.worker import Killed, Kit, Worker
+from repertory.supervision import Phase as Supervised
+
+#: After the faults all must be done within this virtual time, and within so many turns.
+LIVENESS_S, LIVENESS_TURNS = 300.0, 6_000
+#: The phase of faults ends when nothing is left to do, or after so many steps.
+STEPS_MAX = 400
+
+
+#: Phases of a supervised shard in which it must do nothing.
+_DOWN = (Supervised.WAITING, Supervised.READY, Supervised.STOPPED)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class World:
+    """Everything of one run. Made, stepped, healed, checked, closed: once."""
+
+    def __init__(self, system: ActorSystem, commands: Iterable[Told], source: Source, kinds: tuple[str, ...]) -> None:
+        self.choices = Choices(source)
+        self.swarm: Swarm = draw(self.choices, system.settings, kinds)
+        self.system = simulated(system, self.swarm)
+        self.clock = VirtualClock()
+        self.backend = MortalBackend("memory:", self.swarm.settings, clock=self.clock)
+        self.system.prepare(self.backend)
+        self.reader = self.backend.reader()
+        self.probes: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+        self.schedule: list[str] = []
+        self.step_number = 0
+        self.curses = Curses(steady=self.swarm.settings.delivery == AT_LEAST_ONCE)
+        counts = PartitionCounts(self.reader.partition_count, self.system.topic_specs())
+        directory = Directory(hosted=self.system.hosted.__contains__, partition_count=counts)
+        #: As the model uses them, and as the workers do: wrapped, so that handlers can be made to fail.
+        self.roles = self.system.roles(counts)
+        self.directory = directory
+        states = {topic: role.codec.state for topic, role in self.roles.items()}
+        self.ledger = Ledger(self.reader, states)
+        self.ledger.probes = self.probes
+        self.clients = Clients(self.system, self.backend.appender(), commands)
+        kit = Kit(
+            self.system, self.swarm, self.backend, self.clock, self.ledger,
+            {topic: hooked(role, self._before_handler) for topic, role in self.roles.items()},
+            directory, self._reported, self.probes, [], lambda: self.node.owner,
+        )  # fmt: skip
+        self.node = Node(kit)
+        self._kit = kit
+        self._turn = self._idle = 0
+        self._digest = hashlib.blake2b(digest_size=16)
+        self.node.begin([f"worker-{slot}" for slot in range(self.swarm.workers)])
+
+    # --- what it hears ----------------------------------------------------------------------------------------
+
+    def _before_handler(self, cause: str, attempt: int) -> None:
+        try:
+            if (worker := self.node.turning) is not None:
+                worker.fault_point("K3")
+            self.curses.strike(cause, attempt)
+        except (Killed, MemoryError):
+            self.curses.deaths[cause] += 1
+            raise
+
+    def _reported(self, event: str, **fields: object) -> None:
+        """Hear what a loop reports: rare branches are counted, and a contradiction in the log is a violation."""
+        self.probes[event] += 1
+        if event == "incident":
+            self._incident(str(fields["error"]), str(fields["where"]), str(fields["reason"]))
+        reason = str(fields.get("reason", ""))
+        if str(fields.get("error", "")).endswith("Inconsistent") or reason.endswith(DOUBT):
+            raise Violation("what is committed can be restored", reason)
+
+    def _incident(self, error: str, where: str, reason: str) -> None:
+        """Hear of a command that a node died of: that counts, as a process's death does, if the node did go down."""
+        self.probes["unclean takeover"] += error == "UncleanTakeover"
+        if error == "ProcessDied" and reason.startswith("node "):
+            self.probes["death of a node counted"] += 1
+            if reason.startswith(f"node {self.node.owner} "):
+                raise Violation("nobody is blamed for nothing", f"{where}: {reason}, but it runs")
+            shard, _, offset = where.rpartition("@")
+            entity, _, partition = shard.rpartition("/")
+            self.curses.deaths[f"{topics.commands_topic(self.system.name, entity)}/{partition}/{offset}"] += 1
+
+    # --- phases -----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run both phases. Raises Violation."""
+        from repertory.simulation.operator import Operator  # noqa: PLC0415  it works on a world
+
+        operator = Operator(self)
+        while self.step_number < STEPS_MAX:
+            self.begin_step()
+            operator.act()
+            self.clients.send(self.swarm.burst)
+            if not self.turn_one() and self.clients.done and self.left() is None:
+                break
+        self.heal()
+        self.settle()
+
+    def begin_step(self) -> None:
+        """Begin a step: choices are named by its number."""
+        self.step_number += 1
+        self.choices.begin(self.step_number)
+
+    def turn_one(self) -> bool:
+        """Let one worker take its turn, and time go on; tell whether somebody may still have something to do."""
+        workers = list(self.node.workers.values())
+        busy = self.node.attend()
+        if workers:
+            self._turn += 1
+            worker = workers[(self._turn + self.choices.rarely(2, 100, "order")) % len(workers)]
+            if worker.name in self.node.workers:
+                if self.swarm.slow_commits and self.choices.rarely(1, self.swarm.slow_commits, "slow"):
+                    worker.log.delay_s = (0.01, 0.2, 2.0)[self.choices.below(3, "slow-by")]
+                busy = self.node.turn(worker) or busy
+                self._check_turn(worker)
+        self._digest.update(f"{self.clock.monotonic_s():.6f}|{self.ledger.commits}|{busy}\n".encode())
+        self.clock.advance(self.swarm.step_s)
+        self._idle = 0 if busy else self._idle + 1
+        if self._idle < len(workers):
+            return True
+        self._idle = 0
+        self._skip()
+        return False
+
+    def _skip(self) -> None:
+        """When there is nothing to do, let time pass until there is: never so long that a lease would run out."""
+        now_s, next_s = self.clock.monotonic_s(), self.node.next_s()
+        limit_s = self.swarm.settings.session_timeout_s / 5
+        wait_s = limit_s if next_s is None else min(max(next_s - now_s, 0.0), limit_s)
+        self.clock.advance(wait_s)
+
+    def heal(self) -> None:
+        """End all faults."""
+        self.curses.lift()
+        self.node.is_fragile = False
+        self.clock.skew_ms = 0
+        for worker in self.node.workers.values():
+            worker.log.heal()
+            worker.kill_at = None
+            if not worker.stuck:
+                worker.asleep_until_s = 0.0
+
+    def settle(self) -> None:
+        """Work until all is done; Violation if it is not in time."""
+        deadline_s = self.clock.monotonic_s() + LIVENESS_S
+        left: str | None = "nothing was looked at"
+        for _ in range(LIVENESS_TURNS):
+            self.clients.send(1_000_000)
+            busy = self.node.attend()
+            for worker in list(self.node.workers.values()):
+                if worker.name in self.node.workers:
+                    worker.kill_at = None
+                    busy = self.node.turn(worker) or busy
+                    self._check_turn(worker)
+            self.clock.advance(0.001)
+            if busy:
+                continue
+            left = self.left()
+            if left is None:
+                return
+            if self.clock.monotonic_s() > deadline_s:
+                break
+            self._skip()
+        raise Violation("everything is handled once the faults are over", left or "it never came to rest")
+
+    @property
+    def lossless(self) -> bool:
+        """Whether no command was given up, or is parked, because of a fault."""
+        return not (self.curses.raised or self.curses.deaths or self.faults["garbage"])
+
+    # --- what must always hold --------------------------------------------------------------------------------
+
+    def _check_turn(self, worker: Worker) -> None:
+        """A shard that its supervisor lets wait, or has stopped, is down (I12)."""
+        for child in worker.region.tree.children:
+            if child.phase in _DOWN and (seat := worker.region.named(child.name)) and seat.phase is not Phase.DOWN:
+                raise Violation(
+                    "who is stopped stays down",
+                    f"{worker.name}: {seat.name} is {seat.phase.value}, {child.phase.value}",
+                )
+        if self.swarm.piece:
+            self._check_bounds(worker)
+
+    def _check_bounds(self, worker: Worker) -> None:
+        """A mailbox holds no more than its bound and what one fetch brought on top of it (I19)."""
+        limit = self.swarm.settings.mailbox_records_max + self.swarm.piece
+        for seat in worker.region:
+            if seat.shard is not None and len(seat.shard.mailbox) > limit:
+                raise Violation("mailboxes are bounded", f"{seat.name} holds {len(seat.shard.mailbox)} of {limit}")
+
+    def left(self) -> str | None:
+        """Say one thing that is still to be done, None if there is none."""
+        owners: Counter[str] = Counter()
+        for worker in self.node.workers.values():
+            for seat in worker.region:
+                owners[seat.name] += 1
+                if seat.phase is not Phase.RUNNING or seat.shard is None:
+                    return f"shard {seat.name} of {worker.name} is {seat.phase.value}"
+                if seat.in_flight is not None:
+                    return f"shard {seat.name} of {worker.name} has a commit under way"
+                if seat.shard.waiting.next_due_ms() is not None:
+                    return f"shard {seat.name} of {worker.name} has commands that wait for a restart"
+                if seat.shard.stalled is not None:
+                    continue
+                end = self.reader.bounds(seat.place.topic, seat.place.partition)[1]
+                committed = self.reader.committed(self.system.name, *seat.place) or 0
+                if committed < end:
+                    return f"shard {seat.name} of {worker.name} has handled {committed} of {end} commands"
+        if doubled := [name for name, count in owners.items() if count > 1]:  # One of them has not heard yet.
+            return f"shard {doubled[0]} has {owners[doubled[0]]} owners"
+        total = sum(hosted.partitions for hosted in self.system.hosted.values())
+        return None if len(owners) == total else f"{len(owners)} of {total} shards have an owner"
+
+    def trace(self, topics_read: Iterable[Sequence[Record]]) -> str:
+        """Return a digest of all that happened: the same for the same seed, in every process."""
+        digest = self._digest.copy()
+        digest.update(repr(list(self.choices.tape.items())).encode())
+        for records in topics_read:
+            digest.update(_encode(records))
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        """Release everything."""
+        for worker in self.node.workers.values():
+            worker.log.abandon()
+        self.backend.close()

@@ -1,0 +1,11 @@
+"""What a system left in a log, held against what it promises; the command ``understudy verify``.
+
+An application has promises of its own: `verify` tells its ``on_command`` and ``on_step`` of each command and event, and
+a `Finding` makes a `Check` of what they find.
+"""
+
+from repertory.verify.findings import Check, Finding, Offender, Place
+from repertory.verify.journal import Step
+from repertory.verify.verification import Report, records_total, verify
+
+__all__ = ["Check", "Finding", "Offender", "Place", "Report", "Step", "records_total", "verify"]

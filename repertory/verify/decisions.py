@@ -1,0 +1,284 @@
+"""Each command of one shard, decided again on the state of its moment, and held against what it left in the log.
+
+The state of that moment is what the commands before it made: those of one key are applied in log order, also when
+they waited. What a command made is known by its `cause`, wherever it stands.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from repertory.actors.control import CONTROL
+from repertory.actors.message import Done, Envelope, Undecodable, Undelivered
+from repertory.actors.placement import partition_of
+from repertory.actors.shard.decision import Decision
+from repertory.actors.shard.turn_result import DeadLettered, Replied
+from repertory.actors.wire import encode
+from repertory.bridge.log.record import Record
+from repertory.verify.again import Again, Decider, Moment, Subject
+from repertory.verify.compare import equal, events_of, explain, is_given_up, without_doubles
+from repertory.verify.findings import Finding
+from repertory.verify.gather import DeadLetter
+from repertory.verify.produced import Made, without_failure
+from repertory.verify.sequence import Sequence
+
+_DONE = encode(Done())
+
+
+class Decisions:
+    """Walks the commands of one shard, once. ``fates`` counts how they ended."""
+
+    def __init__(
+        self, subject: Subject, moments: dict[str, Moment], sequence: Sequence | None, *, decides: bool
+    ) -> None:
+        self._subject, self._sequence = subject, sequence
+        self._source, self._books, self._findings = subject.source, subject.books, subject.findings
+        self._targets, self._codec = subject.gathered.targets, subject.role.codec
+        self._decider = Decider(subject, moments)
+        #: Entities as they are now; one that is not there is at its beginning, ``unknown`` ones cannot be judged.
+        self.moments = moments
+        self.unknown: set[str] = set()
+        self._decides = decides
+        #: Whether commands are decided again at all. The state of a stateful entity is known from its first command
+        #: on or not at all, and only while the dead letters say which of them were not applied.
+        is_cut = subject.low > 0 or subject.gathered.has_cut_dead_letters
+        shard = self._books.shard
+        #: Whether this shard has worked at least once: then the same may stand there again, or already; which messages
+        #: came again is only known from the first on.
+        self._again = shard is not None and shard.epoch > 0
+        self.judges = decides and not (is_cut and (subject.role.behaviour.stateful or self._again))
+        self._next = 0 if shard is None else shard.next
+        #: Key -> its first command that waits.
+        self._blocked: dict[str, int] = {}
+        self._waits = set(self._books.waiting)
+        #: Where the last output of a key to a partition stands.
+        self._sent: dict[tuple[str, int], int] = {}
+        self.fates: Counter[str] = Counter()
+
+    def walk(self, commands: Iterator[Record]) -> None:
+        """Hold each command against what it made, and what was made against the commands."""
+        dead = self._subject.gathered.dead[self._source]
+        produced = self._subject.gathered.produced.pop(self._source).by_command()
+        offset, made = next(produced, (None, []))
+        for record in commands:
+            while offset is not None and offset < record.offset:
+                self._stray(offset, made)
+                offset, made = next(produced, (None, []))
+            if offset == record.offset:
+                letters = dead.pop(record.offset, [])
+                if not (self._again and is_given_up(letters)):
+                    made = without_doubles(self._targets, self._findings, made, again=self._again)
+                self._command(record, made, letters)
+                offset, made = next(produced, (None, []))
+            else:
+                self._command(record, [], [])
+        while offset is not None:
+            self._stray(offset, made)
+            offset, made = next(produced, (None, []))
+        for waiting in sorted(self._waits):
+            if waiting >= self._subject.low:
+                self._findings.waiting.wrong(self._books.place_of(waiting), "is of a command that is not there")
+
+    def _stray(self, offset: int, made: list[Made]) -> None:
+        """Judge records whose command is not in the log."""
+        if offset < self._subject.low:
+            self.fates["deleted"] += 1
+            self._findings.completeness.unverifiable += 1
+            return
+        for each in made:
+            said = f"is of the command {self._name(offset)}, not in the log"
+            self._finding_of(each).wrong(self._targets.place(each), said)
+
+    def _finding_of(self, made: Made) -> Finding:
+        """Return the check that a record's topic belongs to."""
+        match self._targets.name(made.target).topic.rsplit(".", 1)[-1]:
+            case "commands":
+                return self._findings.tells
+            case "replies":
+                return self._findings.replies
+            case "dead-letters":
+                return self._findings.dead
+        return self._findings.atomicity
+
+    def _name(self, offset: int) -> str:
+        return f"{self._subject.prefix}{offset}"
+
+    # --- one command ------------------------------------------------------------------------------------------
+
+    def _command(self, record: Record, made: list[Made], dead: list[DeadLetter]) -> None:
+        """Tell what became of a command, from the records that say so, and judge it by that."""
+        self._findings.completeness.looked_at += 1
+        waits = record.offset in self._waits
+        self._waits.discard(record.offset)
+        if record.offset >= self._next:
+            self._not_handled(record, made, waits=waits)
+        elif dead:
+            if waits:
+                self._findings.completeness.wrong(record, "is a dead letter, and it waits as well")
+            self._dead_letter(record, made, dead)
+        elif waits:
+            self._waiting(record, made)
+        else:
+            self._handled(record, made)
+
+    def _not_handled(self, record: Record, made: list[Made], *, waits: bool) -> None:
+        self.fates["not handled yet"] += 1
+        if self._again:
+            self._subject.published.excuse(self._source, record.offset)
+        for each in [] if self._again else made:
+            said = f"is of command {record.offset}, and the shard record says {self._next} is next"
+            self._findings.atomicity.wrong(self._targets.place(each), said)
+        if waits:
+            self._findings.waiting.wrong(record, f"waits, and the shard record says {self._next} is next")
+
+    def _dead_letter(self, record: Record, made: list[Made], dead: list[DeadLetter]) -> None:
+        """A dead letter holds the command as it came; whoever asked was told."""
+        self.fates["dead-lettered"] += 1
+        wrong, letter = self._findings.dead.wrong, self._codec.decode(record)
+        told, *others = dead
+        for other in others:
+            if other.nth != told.nth:
+                wrong(other.place, f"is a second dead letter of command {record.offset}")
+        key = letter.key.encode() if isinstance(letter, Envelope) else letter.key
+        outputs = [DeadLettered(key, letter.value, letter.headers, "", "", 0, record.offset, 0)]
+        answers = []
+        if letter.sender is not None:
+            data = encode(Undelivered(reason=f"{told.error}: {told.reason}"))
+            answers = [Replied(letter.sender, data, record.offset, 1)]
+        expected = self._decider.encoded([*outputs, *answers], record.offset)
+        if hash((expected[0].key, expected[0].value, without_failure(expected[0].headers))) != told.digest:
+            wrong(told.place, f"is not the command {self._name(record.offset)} as it came")
+        if told.nth != 0 or not told.error or not told.attempts.isdigit() or told.attempts == "0":
+            said = f"error {told.error!r:.100}, {told.attempts!r:.100} attempts, output {told.nth}"
+            wrong(told.place, f"is none as a shard writes it: {said}")
+        if self._decides and isinstance(letter, Undecodable) and letter.error != told.error:
+            wrong(told.place, f"says {told.error}, but its command cannot be decoded: {letter.error}")
+        rest = [each for each in made if each.nth != told.nth]
+        due = [self._decider.made(output, index) for index, output in enumerate(expected[1:], 1)]
+        if self._again and is_given_up(dead):  # What it sent before may have left.
+            self._subject.published.excuse(self._source, record.offset)
+            rest = [each for each in rest if any(each[:3] == other[:3] for other in due)]
+        if not equal(rest, due):
+            explain(self._targets, self._findings, record, rest, due, "a dead letter")
+
+    def _waiting(self, record: Record, made: list[Made]) -> None:
+        """What waits is the command as it came, and has made nothing."""
+        kept = self._books.waiting[record.offset]
+        key = (record.key or b"").decode(errors="backslashreplace")
+        first = self._blocked.setdefault(key, record.offset)
+        self.fates["parked" if self._books.waiting[first].parked else "waiting"] += 1
+        as_it_came = (key, record.value, record.headers, record.timestamp_ms)
+        if (kept.key, kept.value, kept.headers, kept.timestamp_ms) != as_it_came:
+            place = self._books.place_of(record.offset)
+            self._findings.waiting.wrong(place, f"is not the command {self._name(record.offset)} as it came")
+        for each in made:
+            self._findings.completeness.wrong(self._targets.place(each), f"is of command {record.offset}, which waits")
+
+    def _handled(self, record: Record, made: list[Made]) -> None:
+        """Neither dead nor waiting: it was applied or rejected, or an operator said it."""
+        letter = self._codec.decode(record)
+        if isinstance(letter, Undecodable):
+            if self._decides:
+                self._must_be_dead(record, made, f"cannot be decoded ({letter.reason:.300})")
+            return
+        if isinstance(letter.message, CONTROL):
+            self.fates["of an operator"] += 1
+            answers = [] if letter.sender is None else [Replied(letter.sender, _DONE, record.offset, 0)]
+            outputs = self._decider.encoded([*answers], record.offset)
+            due = [self._decider.made(output, 0) for output in outputs]
+            explain(self._targets, self._findings, record, made, due, "what an operator says")
+            return
+        here = partition_of(letter.key.encode(), self._subject.role.partitions)
+        if here != self._source.partition:
+            self._must_be_dead(record, made, f"belongs on partition {here}")
+        elif (first := self._blocked.get(letter.key)) is not None:
+            if self._may_be_dead(made):
+                return
+            self.unknown.add(letter.key)
+            if made:
+                self._findings.order.wrong(record, f"was applied, while command {first} of its key waits")
+            else:
+                self._findings.completeness.wrong(record, f"left nothing, while command {first} of its key waits")
+        else:
+            self._order_of_outputs(letter.key, made)
+            self._decided(record, letter, made)
+
+    def _must_be_dead(self, record: Record, made: list[Made], why: str) -> None:
+        if self._may_be_dead(made):
+            return
+        if made:
+            self._findings.decisions.wrong(record, f"{why}, and was applied")
+        else:
+            self._findings.completeness.wrong(record, f"{why}, and is no dead letter")
+
+    def _may_be_dead(self, made: list[Made]) -> bool:
+        """Whether dead letters were deleted and this may have been one: there is no more than the answer to it."""
+        may_be = self._subject.gathered.has_cut_dead_letters and [each.nth for each in made] in ([], [1])
+        self._findings.completeness.unverifiable += may_be
+        return may_be
+
+    def _order_of_outputs(self, key: str, made: list[Made]) -> None:
+        """What one entity says to another partition stands there in the order of its commands."""
+        for each in made:
+            if each.target in self._targets.lows:
+                self._findings.order.looked_at += 1
+                before = self._sent.get((key, each.target), -1)
+                if each.place < before:
+                    self._findings.order.wrong(
+                        self._targets.place(each), f"stands before what key {key!r} said earlier"
+                    )
+                self._sent[key, each.target] = max(each.place, before)
+
+    # --- again ------------------------------------------------------------------------------------------------
+
+    def _decided(self, record: Record, letter: Envelope, made: list[Made]) -> None:
+        """Decide a command again, compare, and go on with the state that follows."""
+        key = letter.key
+        if not self.judges or key in self.unknown:
+            self._findings.decisions.unverifiable += 1
+            self.fates["not decided again"] += 1
+            return
+        self._findings.decisions.looked_at += 1
+        again = self._decider.again(record, letter, made)
+        if again.decision is None or not equal(made, again.made):
+            if self._may_be_dead(made):
+                return
+            self._differs(record, key, made, again)
+        if again.decision is None:
+            return
+        for index, output in enumerate(again.outputs):
+            if self._subject.published.is_foreign(output.topic):
+                self._subject.published.expect(f"{self._name(record.offset)}/{index}", output, record)
+        self._go_on(key, again.decision)
+
+    def _go_on(self, key: str, decision: Decision) -> None:
+        moment = self.moments.get(key)
+        data = self._subject.role.behaviour.initial_data if moment is None else moment.data
+        self.fates["rejected" if decision.rejected else "applied"] += 1
+        if decision.data is data and not decision.stopped:
+            return
+        if self._sequence is not None:
+            self._sequence.changed(key, None if moment is None else data, None if decision.stopped else decision.data)
+        if decision.stopped:
+            self.moments.pop(key, None)
+        else:
+            self.moments[key] = Moment(decision.state, decision.data)
+
+    def _differs(self, record: Record, key: str, made: list[Made], again: Again) -> None:
+        """Name what is not as it should be. Where events differ, what comes after on that key cannot be judged."""
+        if again.decision is None or events_of(self._targets, made) != events_of(self._targets, again.made):
+            self.unknown.add(key)
+        if again.decision is None and made:
+            self._findings.decisions.wrong(record, f"was applied, but deciding it again fails: {again.error}")
+        elif again.decision is None:
+            sentence = f"left nothing, is not dead and does not wait, but deciding it again fails: {again.error}"
+            self._findings.completeness.wrong(record, sentence)
+        elif not made and not all(self._targets.is_cut(each.target) for each in again.made):
+            said = ", ".join(output.topic for output in again.outputs)
+            self._findings.completeness.wrong(record, f"left nothing, but deciding it again writes to {said:.300}")
+        elif made and not again.made:
+            does = "rejects it" if again.decision.rejected else "does nothing"
+            self._findings.decisions.wrong(record, f"left {len(made)} records, but deciding it again {does}")
+        else:
+            explain(self._targets, self._findings, record, made, again.made, "deciding it again")

@@ -1,0 +1,198 @@
+"""What the shards of a system left outside their own topics (tells, replies, dead letters), and who asked for it."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import NamedTuple
+
+from repertory.actors.shard.seen_causes import SeenCauses
+from repertory.actors.shard.turn_result import BOOKS_INDEX
+from repertory.bridge import topics
+from repertory.bridge.log.port import Reader
+from repertory.bridge.log.record import Record, TopicPartition
+from repertory.bridge.system.system import ActorSystem
+from repertory.verify.findings import Finding, Findings, Place
+from repertory.verify.produced import Cause, Produced, Targets, cause_of, digest, without_failure
+
+_SEEN_RECORDS = 500
+#: As in the codec: what is longer is no partition, and nobody was asked.
+_PARTITION_DIGITS_MAX = 9
+
+
+class Records:
+    """Reads topics and says how far it has come. ``count`` is what was read so far."""
+
+    def __init__(self, reader: Reader, seen: Callable[[int], None]) -> None:
+        self.reader = reader
+        self._seen = seen
+        self.count = 0
+
+    def partitions(self, topic: str) -> Iterator[TopicPartition]:
+        """Yield the partitions of a topic."""
+        for partition in range(self.reader.partition_count(topic) or 0):
+            yield TopicPartition(topic, partition)
+
+    def read(self, topic: str, partition: int) -> Iterator[Record]:
+        """Yield all committed records of a partition."""
+        count = 0
+        for count, record in enumerate(self.reader.read(topic, partition), 1):
+            yield record
+            if count % _SEEN_RECORDS == 0:
+                self._seen(_SEEN_RECORDS)
+        self._seen(count % _SEEN_RECORDS)
+        self.count += count
+
+
+class DeadLetter(NamedTuple):
+    """A dead letter: what only its failure knows, a hash of all else, and where it stands."""
+
+    nth: int
+    error: str
+    reason: str
+    attempts: str
+    digest: int
+    place: Place
+
+
+class Gathered:
+    """All that is not in a shard's own topics, by the shard whose command made it."""
+
+    def __init__(
+        self, records: Records, system: ActorSystem, sources: list[TopicPartition], findings: Findings
+    ) -> None:
+        self._records, self._findings = records, findings
+        self._causes_max = system.settings.seen_causes_max
+        #: Offsets of the commands that were dropped, because they had come before. Only where a sender works at least
+        #: once, and known only if the first command is still there.
+        self.repeated: dict[TopicPartition, set[int]] = {source: set() for source in sources}
+        self._answered: set[tuple[bytes, int]] = set()
+        self.targets = Targets()
+        self.produced = {source: Produced() for source in sources}
+        self.dead: dict[TopicPartition, dict[int, list[DeadLetter]]] = {source: {} for source in sources}
+        self._prefix = f"{system.name}."
+        self._replies_topic = topics.replies_topic(system.name)
+        self._dead_topic = topics.dead_letters_topic(system.name)
+        #: Hashes of who asked and for what, and of whom each reply is for, with where it stands.
+        self._asks = array("q")
+        self._answers, self._answer_targets, self._answer_places = array("q"), array("I"), array("q")
+        self._has_all_commands = True
+        self.has_cut_dead_letters = False
+
+    def read(self, on_command: Callable[[Record], None]) -> None:
+        """Read the commands, the replies and the dead letters."""
+        for source in self.produced:
+            self._has_all_commands &= self._low(source) == 0
+            seen = self._seen()
+            for record in self._records.read(*source):
+                if record.headers:
+                    self._command(record)
+                    if (stamp := seen.stamp(record.headers)) is not None:
+                        if seen.repeats(stamp):
+                            self.repeated[source].add(record.offset)
+                        seen.note(stamp)
+                if record.offset not in self.repeated[source]:
+                    on_command(record)
+        for place in self._records.partitions(self._replies_topic):
+            self._low(place)
+            for record in self._records.read(*place):
+                self._reply(record)
+        for place in self._records.partitions(self._dead_topic):
+            self.has_cut_dead_letters |= self._low(place) > 0
+            for record in self._records.read(*place):
+                self._dead_letter(record)
+
+    def _seen(self) -> SeenCauses:
+        """Return what a shard that is at its first command has seen of others."""
+        count = self._records.reader.partition_count
+        return SeenCauses(self._causes_max, lambda topic, partition: partition < (count(topic) or 0))
+
+    def _low(self, place: TopicPartition) -> int:
+        low, _ = self._records.reader.bounds(*place)
+        self.targets.lows[self.targets.number(place)] = low
+        return low
+
+    def _command(self, record: Record) -> None:
+        """Note a tell, or a reply to an entity; whoever is no shard of this system says what it likes."""
+        headers = dict(record.headers)
+        if "reply-to" in headers and (asked := _asked(headers)) is not None:
+            self._asks.append(asked)
+        cause = cause_of(record)
+        if cause is None or not cause.source.topic.startswith(self._prefix):
+            return
+        is_reply = "correlation-id" in headers and "reply-to" not in headers
+        self._note(record, cause, self._findings.replies if is_reply else self._findings.tells)
+        if is_reply:
+            key = hash((record.topic.encode(), record.key, headers["correlation-id"]))
+            self._answer(record, key)
+
+    def _reply(self, record: Record) -> None:
+        if self._note(record, cause_of(record), self._findings.replies):
+            to = f"{record.topic}/{record.partition}".encode()
+            self._answer(record, hash((to, b"", record.header("correlation-id") or b"")))
+
+    def _answer(self, record: Record, key: int) -> None:
+        """Note an answer; at least once, what a command answers to the same question is no second one."""
+        if record.header("epoch") is not None:
+            answer = ((record.header("cause") or b"").rpartition(b"/")[0], key)
+            if answer in self._answered:
+                return
+            self._answered.add(answer)
+        self._answers.append(key)
+        self._answer_targets.append(self.targets.number(TopicPartition(record.topic, record.partition)))
+        self._answer_places.append(record.offset)
+
+    def _dead_letter(self, record: Record) -> None:
+        cause = cause_of(record)
+        if not self._note(record, cause, self._findings.dead) or cause is None:
+            return
+        error, reason, attempts = (
+            (record.header(name) or b"").decode(errors="backslashreplace")
+            for name in ("error-type", "error-message", "attempts")
+        )
+        place = Place(record.topic, record.partition, record.offset)
+        rest = hash((record.key, record.value, without_failure(record.headers)))
+        letters = self.dead[cause.source].setdefault(cause.offset, [])
+        letters.append(DeadLetter(cause.nth, error, reason, attempts, rest, place))
+
+    def _note(self, record: Record, cause: Cause | None, finding: Finding) -> bool:
+        """Note one output for its source; return whether it has one."""
+        finding.looked_at += 1
+        if cause is None:
+            finding.wrong(record, "says no cause")
+        elif cause.source not in self.produced or cause.nth >= BOOKS_INDEX:
+            finding.wrong(record, f"names the cause {record.header('cause')!r:.300}, which is none of this system")
+        else:
+            target = self.targets.number(TopicPartition(record.topic, record.partition))
+            self.produced[cause.source].add(cause, target, digest(record), record.offset)
+            return True
+        return False
+
+    # --- the end ----------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Hold the replies against those who asked."""
+        asks = sorted(self._asks)
+        answers = sorted(range(len(self._answers)), key=lambda at: (self._answers[at], self._answer_places[at]))
+        for key, group in groupby(answers, self._answers.__getitem__):
+            asked = bisect_right(asks, key) - bisect_left(asks, key)
+            for at in list(group)[asked:]:
+                if not asked and not self._has_all_commands:
+                    self._findings.replies.unverifiable += 1
+                    continue
+                place = Place(*self.targets.name(self._answer_targets[at]), self._answer_places[at])
+                said = "nobody asked for it" if not asked else "whoever asked for it has an answer already"
+                self._findings.replies.wrong(place, said)
+
+
+def _asked(headers: dict[str, bytes]) -> int | None:
+    """Return a hash of whom an answer has to reach, as its record will say it; None for what is no address."""
+    topic, slash, partition = headers["reply-to"].partition(b"/")
+    correlation_id = headers.get("correlation-id", b"")
+    if not slash:
+        return hash((topic, headers.get("reply-key", b""), correlation_id))
+    if not partition.isdigit() or len(partition) > _PARTITION_DIGITS_MAX:
+        return None
+    return hash((topic + b"/%d" % int(partition), b"", correlation_id))

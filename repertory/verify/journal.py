@@ -1,0 +1,224 @@
+"""One shard's journal, folded from its first record: each state record is held against the fold at its seq."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+import msgspec
+
+from repertory.actors.entity import Behaviour, Entity
+from repertory.actors.message import Message, Stopped
+from repertory.actors.placement import partition_of
+from repertory.actors.shard.decision import evolve
+from repertory.actors.shard.turn_result import BOOKS_INDEX
+from repertory.actors.wire import DecodeError
+from repertory.bridge.codec import number
+from repertory.bridge.log.record import Record, TopicPartition
+from repertory.bridge.nontransactional import Counted
+from repertory.bridge.region import Role
+from repertory.verify.books import Books, StateEntry
+from repertory.verify.findings import Findings, Place, text
+from repertory.verify.gather import Records
+from repertory.verify.produced import Cause, Produced, Targets, cause_of, event_digest
+
+_NO_LIMIT_BYTES = 1 << 62
+
+
+class Step(NamedTuple):
+    """One event of one entity, and the entity before and after it."""
+
+    record: Record
+    key: str
+    event: Message
+    before: Entity
+    after: Entity
+
+
+class Life:
+    """One entity as its journal tells it. ``covered`` is the last seq of this life below ``tail_start``.
+
+    ``base`` is the entity before the first event whose command is still in the log, as long as there is one; its
+    ``data`` None says that an event of it could not be applied, and that nothing more is known.
+    """
+
+    __slots__ = ("base", "cause", "covered", "data", "seq", "state", "version")
+
+    def __init__(self, state: Entity, data: bytes) -> None:
+        self.state, self.version, self.seq, self.covered = state, 0, -1, -1
+        self.data: bytes | None = data
+        self.base: tuple[Entity, bytes | None] | None = None
+        self.cause = (-1, -1)
+
+
+class Journal:
+    """Folds one journal. ``lives`` is what its entities are at the end."""
+
+    def __init__(
+        self, source: TopicPartition, role: Role, findings: Findings, books: Books, low: int, targets: Targets
+    ) -> None:
+        self._source, self._role, self._findings, self._books, self._low = source, role, findings, books, low
+        self.target = targets.number(TopicPartition(role.codec.events, source.partition))
+        self.lives: dict[str, Life] = {}
+        self.next_seq = 0
+        self._tail_start = 0 if books.shard is None else books.shard.tail_start
+        self._unconfirmed: dict[tuple[str, int], list[StateEntry]] = {}
+        for key, entries in books.unconfirmed.items():
+            for entry in entries:
+                if entry.seq >= 0:
+                    self._unconfirmed.setdefault((key, entry.seq), []).append(entry)
+
+    def read(self, records: Records, produced: Produced, on_step: Callable[[Step], None] | None) -> None:
+        """Fold all of it that counts; note each event for its command."""
+        place = TopicPartition(self._role.codec.events, self._source.partition)
+        counted = self._counted(records, place)
+        for record in records.read(*place):
+            if counted is not None and record.offset not in counted:
+                continue
+            self._findings.writer.looked_at += 1
+            cause = cause_of(record)
+            if cause is None or cause.source != self._source or cause.nth >= BOOKS_INDEX:
+                self._findings.writer.wrong(
+                    record, f"names the cause {record.header('cause')!r:.300}, which is none of this shard"
+                )
+            else:
+                produced.add(cause, self.target, event_digest(record.key, record.value), record.offset)
+            try:
+                self._event(record, cause, on_step)
+            except DecodeError as error:
+                self._findings.states.wrong(record, f"cannot be decoded: {error}")
+        for entries in self._unconfirmed.values():
+            for entry in entries:
+                self._findings.states.wrong(entry.place, f"has seq {entry.seq}, which is no event of that key")
+        self._check_latest()
+
+    def _counted(self, records: Records, place: TopicPartition) -> Collection[int] | None:
+        """Return the offsets that count, None for all; where the shard stands behind them is known to the books then.
+
+        Of a journal that was written at least once. Memory meanwhile: its headers.
+        """
+        shard = self._books.shard
+        if shard is None or not shard.epoch:
+            return None
+        counted = Counted(shard, from_seq=0)
+        for record in records.reader.read(*place):
+            try:
+                counted.add(msgspec.structs.replace(record, key=None, value=None))
+            except DecodeError as error:
+                self._findings.writer.wrong(record, f"cannot be told to count: {error}")
+        found, self._books.shard = counted.settle()
+        return {record.offset for record in found}
+
+    def _event(self, record: Record, cause: Cause | None, on_step: Callable[[Step], None] | None) -> None:
+        behaviour, writer = self._role.behaviour, self._findings.writer
+        seq, version = number(record, "seq"), number(record, "version")
+        key = text(record.key) or ""
+        life = self.lives.get(key)
+        if life is None:
+            life = self.lives[key] = Life(behaviour.initial(), behaviour.initial_data)
+        if seq != self.next_seq:
+            writer.wrong(record, f"has seq {seq} where {self.next_seq} follows")
+        if version != life.version + 1:
+            writer.wrong(record, f"has version {version} where {life.version + 1} follows")
+        if partition_of(record.key or b"", self._role.partitions) != self._source.partition:
+            writer.wrong(record, "is on a partition that its key does not belong to")
+        self.next_seq = seq + 1
+        life.seq, life.version = max(life.seq, seq), version
+        if seq < self._tail_start:
+            life.covered = seq
+        if cause is not None:
+            self._order(record, life, cause)
+        self._advance(behaviour, record, key, life, on_step)
+        for entry in self._unconfirmed.pop((key, seq), ()):
+            self._check_state(behaviour, entry, life)
+
+    def _order(self, record: Record, life: Life, cause: Cause) -> None:
+        """Causes of one key strictly increase: a command that waits lets none of its key pass it."""
+        self._findings.order.looked_at += 1
+        place = (cause.offset, cause.nth)
+        if place <= life.cause:
+            before = f"{life.cause[0]}/{life.cause[1]}"
+            self._findings.order.wrong(record, f"is of command {cause.offset}/{cause.nth}, behind one of {before}")
+        life.cause = max(place, life.cause)
+        if life.base is None and cause.offset >= self._low:
+            life.base = life.state, life.data
+
+    def _advance(
+        self, behaviour: Behaviour, record: Record, key: str, life: Life, on_step: Callable[[Step], None] | None
+    ) -> None:
+        event: Message = behaviour.journal.decode(record.value or b"")
+        before = life.state
+        if isinstance(event, Stopped):
+            life.state, life.data, life.version = behaviour.initial(), behaviour.initial_data, 0
+            life.covered = -1
+        elif life.data is None:
+            return
+        else:
+            if on_step is not None and behaviour.has_mutable_fields:
+                before = behaviour.state_decode(life.data)
+            try:
+                life.state, life.data = evolve(behaviour, life.state, record.value or b"", type(event), _NO_LIMIT_BYTES)
+            except MemoryError:
+                raise
+            except Exception as error:  # noqa: BLE001  an @event method is user code
+                self._findings.states.wrong(record, f"cannot be applied: {type(error).__name__}: {error}")
+                life.data = None
+                return
+        if on_step is not None:
+            on_step(Step(record, key, event, before, life.state))
+
+    def bases(self) -> dict[str, tuple[Entity, bytes | None]]:
+        """Return the entities as they were before the first command that is still in the log."""
+        if self._low == 0:
+            return {}
+        return {key: life.base or (life.state, life.data) for key, life in self.lives.items()}
+
+    # --- states -----------------------------------------------------------------------------------------------
+
+    def _check_state(self, behaviour: Behaviour, entry: StateEntry, life: Life) -> None:
+        """Hold a state record against the entity as it was at the record's seq."""
+        wrong = self._findings.states.wrong
+        if entry.version != life.version:
+            wrong(entry.place, f"says version {entry.version}, the journal {life.version}")
+        elif not entry.lives:
+            if life.version:
+                wrong(entry.place, f"says that no entity is there, the journal has {life.version} events before it")
+        elif life.version == 0:
+            wrong(entry.place, "holds an entity, the journal says that it ended")
+        elif life.data is not None and not same(behaviour, snapshot_of(entry), life.state, life.data):
+            wrong(entry.place, f"says {shown(behaviour, snapshot_of(entry))}, the journal {life.state!r:.300}")
+
+    def _check_latest(self) -> None:
+        """Events below the tail are in a snapshot: a restore does not read them. An ended entity may be forgotten."""
+        for key, life in self.lives.items():
+            entry = self._books.latest.get(key)
+            latest = -1 if entry is None else entry.seq
+            if life.version and latest < life.covered:
+                place = Place(self._role.codec.state, self._source.partition, -1, key)
+                self._findings.states.wrong(
+                    place, f"holds seq {latest}, but a restore begins behind the key's seq {life.covered}"
+                )
+
+
+def snapshot_of(entry: StateEntry) -> bytes:
+    """Return the encoded entity of a state record that holds one."""
+    assert entry.state is not None and entry.state.snapshot is not None, entry
+    return entry.state.snapshot
+
+
+def same(behaviour: Behaviour, snapshot: bytes, state: Entity, data: bytes) -> bool:
+    """Whether a snapshot is that entity; an older one, that lacks a field with a default, is."""
+    if snapshot == data:
+        return True
+    try:
+        return bool(behaviour.state_decode(snapshot) == state)
+    except Exception:  # noqa: BLE001  msgspec's own errors, and those of a __post_init__
+        return False
+
+
+def shown(behaviour: Behaviour, snapshot: bytes) -> str:
+    """Return a snapshot for people."""
+    try:
+        return f"{behaviour.state_decode(snapshot)!r:.300}"
+    except Exception as error:  # noqa: BLE001  as in `same`
+        return f"what cannot be decoded ({error!r:.200})"

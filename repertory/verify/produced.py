@@ -1,0 +1,126 @@
+"""What the commands of one shard made, gathered from all topics: 32 bytes for each record, sorted by command."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from repertory.bridge.log.record import Headers, Output, Record, TopicPartition
+from repertory.verify.findings import Place
+
+_CAUSE = re.compile(rb"([A-Za-z0-9._-]+)/([0-9]{1,9})/([0-9]{1,18})/([0-9]{1,18})")
+
+
+class Cause(NamedTuple):
+    """The `cause` of a record: which command made it, and the ``nth`` of its outputs (the index of the wire format)."""
+
+    source: TopicPartition
+    offset: int
+    nth: int
+
+
+class Made(NamedTuple):
+    """One record that a command made: where it stands, and a hash of its bytes."""
+
+    nth: int
+    target: int
+    digest: int
+    place: int
+
+
+def cause_of(record: Record) -> Cause | None:
+    """Return what a record says of its cause, None for one without or with what is none."""
+    value = record.header("cause")
+    if value is None:
+        return None
+    found = _CAUSE.fullmatch(value)
+    if found is None:
+        return None
+    topic, partition, offset, nth = found.groups()
+    return Cause(TopicPartition(topic.decode(), int(partition)), int(offset), int(nth))
+
+
+def digest(record: Record | Output) -> int:
+    """Return a hash of a record's bytes, where it stands and which owner wrote it left out. Keyed by this process."""
+    headers = record.headers
+    if headers and headers[-1][0] == "epoch":  # A successor sends the same again.
+        headers = headers[:-1]
+    return hash((record.key, record.value, headers))
+
+
+def event_digest(key: bytes | None, value: bytes | None) -> int:
+    """Return a hash of an event; its seq and version are the journal's own to check."""
+    return hash((key, value))
+
+
+class Targets:
+    """Numbers for the partitions that records stand in, and the first offset that each still holds."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[TopicPartition, int] = {}
+        self._names: list[TopicPartition] = []
+        self.lows: dict[int, int] = {}
+
+    def number(self, place: TopicPartition) -> int:
+        """Return the number of a partition."""
+        number = self._numbers.get(place)
+        if number is None:
+            number = self._numbers[place] = len(self._names)
+            self._names.append(place)
+        return number
+
+    def name(self, number: int) -> TopicPartition:
+        """Return the partition with that number."""
+        return self._names[number]
+
+    def place(self, made: Made) -> Place:
+        """Return where a record stands."""
+        return Place(*self._names[made.target], made.place)
+
+    def is_cut(self, number: int) -> bool:
+        """Tell whether older records of a partition are gone: what is not there may have been deleted."""
+        return self.lows.get(number, 0) > 0
+
+
+class Produced:
+    """The outputs of one shard's commands. Filled in any order, then walked once by command."""
+
+    def __init__(self) -> None:
+        self._offsets, self._digests, self._places = array("q"), array("q"), array("q")
+        self._indexes, self._targets = array("I"), array("I")
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def add(self, cause: Cause, target: int, digest_: int, place: int) -> None:
+        """Note one record. ``place`` is its own offset."""
+        self._offsets.append(cause.offset)
+        self._indexes.append(cause.nth)
+        self._digests.append(digest_)
+        self._targets.append(target)
+        self._places.append(place)
+
+    def by_command(self) -> Iterator[tuple[int, list[Made]]]:
+        """Yield the offset of each command with what it made, ascending, and by index within."""
+        offsets, indexes = self._offsets, self._indexes
+        order = sorted(range(len(offsets)), key=lambda at: (offsets[at], indexes[at], self._places[at]))
+        current, made = -1, list[Made]()
+        for at in order:
+            if offsets[at] != current:
+                if made:
+                    yield current, made
+                current, made = offsets[at], []
+            made.append(Made(indexes[at], self._targets[at], self._digests[at], self._places[at]))
+        if made:
+            yield current, made
+
+
+#: Headers of a dead letter that only its failure knows; the others follow from the command.
+_OF_THE_FAILURE = frozenset({"error-type", "error-message", "attempts"})
+
+
+def without_failure(headers: Headers) -> Headers:
+    """Return a dead letter's headers with what only its failure knows left blank."""
+    return tuple((name, b"" if name in _OF_THE_FAILURE else value) for name, value in headers)

@@ -1,0 +1,70 @@
+"""What was published outside the system: known from deciding the commands again, looked for in the topics named."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from repertory.bridge.log.record import Output, Record, TopicPartition
+from repertory.verify.findings import Findings, Place, text
+from repertory.verify.gather import Records
+from repertory.verify.produced import cause_of, digest
+
+
+class Published:
+    """Expects what was decided again. Memory: some 250 bytes for each published record."""
+
+    def __init__(self, system: str, sources: Collection[TopicPartition], findings: Findings) -> None:
+        self._prefix = f"{system}."
+        self._sources, self._findings = sources, findings
+        #: Topic -> cause -> (hash, partition, the command that published it).
+        self._expected: dict[str, dict[str, tuple[int, int, Place]]] = {}
+        #: Whether some commands could not be decided again: what nobody expects may be theirs.
+        self.is_partial = False
+        self._excused: set[tuple[TopicPartition, int]] = set()
+
+    def is_foreign(self, topic: str) -> bool:
+        """Whether a topic is none of the system's own."""
+        return not topic.startswith(self._prefix)
+
+    def expect(self, cause: str, output: Output, command: Record) -> None:
+        """Note that a command publishes this."""
+        place = Place(command.topic, command.partition, command.offset, text(command.key))
+        self._expected.setdefault(output.topic, {})[cause] = (digest(output), output.partition, place)
+
+    def excuse(self, source: TopicPartition, offset: int) -> None:
+        """Note a command that was not applied, but whose outputs may have left: its shard works at least once."""
+        self._excused.add((source, offset))
+
+    def check(self, records: Records) -> None:
+        """Read the topics and hold them against what is expected."""
+        for topic, expected in self._expected.items():
+            seen, is_cut = set[str](), False
+            for place in records.partitions(topic):
+                is_cut |= records.reader.bounds(*place)[0] > 0
+                for record in records.read(*place):
+                    self._published(record, expected, seen)
+            for cause in expected.keys() - seen:
+                if is_cut:
+                    self._findings.atomicity.unverifiable += 1
+                else:
+                    self._findings.atomicity.wrong(expected[cause][2], f"lacks output {cause}, published to {topic}")
+
+    def _published(self, record: Record, expected: dict[str, tuple[int, int, Place]], seen: set[str]) -> None:
+        cause = cause_of(record)
+        if cause is None or cause.source not in self._sources:
+            return
+        self._findings.duplicates.looked_at += 1
+        name = f"{cause.source}/{cause.offset}/{cause.nth}"
+        is_due = name in expected and expected[name][:2] == (digest(record), record.partition)
+        if name in seen and is_due and record.header("epoch") is not None:
+            return  # Sent again by a shard that works at least once.
+        if name in seen:
+            self._findings.duplicates.wrong(record, f"has the cause {name}, as another record of the topic has")
+        seen.add(name)
+        if name in expected:
+            if not is_due:
+                self._findings.decisions.wrong(record, f"is not output {name} as deciding its command again gives it")
+        elif self.is_partial or cause[:2] in self._excused:
+            self._findings.decisions.unverifiable += 1
+        else:
+            self._findings.decisions.wrong(record, f"has the cause {name}, and deciding that command does not give it")

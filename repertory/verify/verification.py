@@ -1,0 +1,223 @@
+"""``verify``: all that a system left in a log, held against what is promised of it. It reads, and changes nothing.
+
+Shard by shard. In memory at a time: one state per entity of one shard, the state records of one shard, 32 bytes for
+each tell, reply and dead letter of all shards and for each event of one, 8 bytes for each ask, and the dead letters'
+reasons.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import msgspec
+
+from repertory.actors.context import Directory
+from repertory.bridge.journal import Inconsistent
+from repertory.bridge.log.port import Reader
+from repertory.bridge.log.record import Record, TopicPartition
+from repertory.bridge.region import Role
+from repertory.bridge.system.system import ActorSystem, PartitionCounts
+from repertory.verify.again import Moment, Subject
+from repertory.verify.books import Books
+from repertory.verify.decisions import Decisions
+from repertory.verify.findings import Check, Findings, Place
+from repertory.verify.gather import Gathered, Records
+from repertory.verify.journal import Journal, Step, same
+from repertory.verify.published import Published
+from repertory.verify.restored import restored
+from repertory.verify.sequence import Sequence
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a verification found. ``fates`` counts commands by how they ended.
+
+    ``grew``: records were added meanwhile, so that what seems wrong may only be new.
+    """
+
+    system: str
+    ok: bool
+    grew: bool
+    records: int
+    seconds: float
+    fates: dict[str, int]
+    checks: list[Check]
+
+
+def verify(
+    reader: Reader,
+    system: ActorSystem,
+    *,
+    decides: bool = True,
+    seen: Callable[[int], None] = lambda _: None,
+    on_command: Callable[[Record], None] = lambda _: None,
+    on_step: Callable[[Step], None] | None = None,
+) -> Report:
+    """Verify all that is committed; nothing should be running on it.
+
+    ``decides``: decide each command again, for which the code has to be that which wrote the log. ``seen`` is called
+    with the number of records read since its last call. ``on_command`` is told of each command and ``on_step`` of each
+    event, in the order of their partition: for what an application promises by itself.
+    """
+    return Verification(reader, system, decides=decides, seen=seen).run(on_command, on_step)
+
+
+def records_total(reader: Reader, system: ActorSystem) -> int:
+    """Return about how many records a verification reads (transaction markers and compacted ones count as well)."""
+    total = 0
+    commands = set(system.commands_topics())
+    for spec in system.topic_specs():
+        for partition in range(reader.partition_count(spec.name) or 0):
+            low, high = reader.bounds(spec.name, partition)
+            total += (high - low) * (2 if spec.name in commands else 1)
+    return total
+
+
+class Verification:
+    """One verification. Used once."""
+
+    def __init__(self, reader: Reader, system: ActorSystem, *, decides: bool, seen: Callable[[int], None]) -> None:
+        self._reader, self._system, self._decides = reader, system, decides
+        self._findings = Findings()
+        self._fates: Counter[str] = Counter()
+        self._records = Records(reader, seen)
+        counts = PartitionCounts(reader.partition_count, system.topic_specs())
+        self._directory = Directory(hosted=system.hosted.__contains__, partition_count=counts)
+        self._roles = {
+            TopicPartition(topic, partition): role
+            for topic, role in system.roles(counts).items()
+            for partition in range(role.partitions)
+        }
+        self._published = Published(system.name, self._roles.keys(), self._findings)
+        self._gathered = Gathered(self._records, system, list(self._roles), self._findings)
+
+    def run(self, on_command: Callable[[Record], None], on_step: Callable[[Step], None] | None) -> Report:
+        """Read everything and return what was found."""
+        started_s, ends = time.monotonic(), self._ends()
+        self._gathered.read(on_command)
+        for source, role in self._roles.items():
+            self._shard(source, role, on_step)
+        self._gathered.finish()
+        self._published.check(self._records)
+        checks = self._findings.checks()
+        return Report(
+            self._system.name,
+            all(check.ok for check in checks),
+            self._ends() != ends,
+            self._records.count,
+            round(time.monotonic() - started_s, 3),
+            dict(sorted(self._fates.items())),
+            checks,
+        )
+
+    def _ends(self) -> list[int]:
+        return [
+            self._reader.bounds(*place)[1]
+            for spec in self._system.topic_specs()
+            for place in self._records.partitions(spec.name)
+        ]
+
+    def _shard(self, source: TopicPartition, role: Role, on_step: Callable[[Step], None] | None) -> None:
+        low, high = self._reader.bounds(*source)
+        books = Books(source, role, self._findings)
+        books.read(self._records)
+        journal, moments = None, dict[str, Moment]()
+        made = self._gathered.produced[source]
+        if role.behaviour.journaled:
+            journal = Journal(source, role, self._findings, books, low, self._gathered.targets)
+            journal.read(self._records, made, on_step)
+            moments = {key: Moment(state, data) for key, (state, data) in journal.bases().items() if data is not None}
+        sequence = Sequence(books, role.behaviour, self._findings) if role.behaviour.stateful else None
+        has_made = len(made) > 0
+        limits = self._system.limits()
+        subject = Subject(
+            source, role, books, self._gathered, self._published, self._findings, self._directory,
+            limits.output_bytes_max, low,
+        )  # fmt: skip
+        decisions = Decisions(subject, moments, sequence, decides=self._decides)
+        if journal is not None:
+            decisions.unknown |= journal.bases().keys() - moments.keys()
+        repeated = self._gathered.repeated[source]
+        decisions.walk(record for record in self._records.read(*source) if record.offset not in repeated)
+        self._fates += decisions.fates
+        self._fates += Counter({"repeated": len(repeated)} if repeated else {})
+        self._published.is_partial |= "not decided again" in decisions.fates or low > 0 or bool(decisions.unknown)
+        self._check_states(source, role, journal, sequence, decisions)
+        committed = self._reader.committed(self._system.name, *source)
+        self._check_shard(source, role, books, journal, (committed, low, high), has_made=has_made)
+        self._check_restore(source, role, journal, decisions, committed)
+
+    def _check_states(
+        self, source: TopicPartition, role: Role, journal: Journal | None, sequence: Sequence | None, done: Decisions
+    ) -> None:
+        """Hold the entities at the end of the commands against those at the end of their history."""
+        where = Place(role.codec.state, source.partition)
+        if not done.judges:
+            self._findings.states.unverifiable += sequence is not None
+        elif sequence is not None:
+            sequence.finish({key: moment.data for key, moment in done.moments.items()}, done.unknown, where)
+        elif journal is not None:
+            for key, life in journal.lives.items():
+                moment = done.moments.get(key)
+                data = role.behaviour.initial_data if moment is None else moment.data
+                if key not in done.unknown and life.data not in (None, data):
+                    self._findings.states.wrong(
+                        where._replace(key=key), "is folded to two different states from the same events"
+                    )
+
+    def _check_shard(
+        self,
+        source: TopicPartition,
+        role: Role,
+        books: Books,
+        journal: Journal | None,
+        group: tuple[int | None, int, int],
+        *,
+        has_made: bool,
+    ) -> None:
+        """Hold the last shard record against the group's offset, the commands and the journal's end."""
+        committed, low, high = group
+        where = Place(role.codec.state, source.partition, -1, "\0shard")
+        wrong, shard = self._findings.shards.wrong, books.shard
+        last = books.seq_last if journal is None else journal.next_seq - 1
+        if shard is None:
+            if committed is not None or has_made or books.latest or books.waiting:
+                wrong(where, f"is missing; the group's offset is {committed}, and the shard has written")
+            return
+        if not shard.plain and committed not in (None, shard.next):  # An offset that expired is written again.
+            wrong(where, f"says that {shard.next} is next, the group {committed}")
+        if shard.next > high:
+            wrong(where, f"says that {shard.next} is next, and the commands end at {high}")
+        if shard.next < low:
+            wrong(where, f"says that {shard.next} is next, and the commands begin at {low}: some were never handled")
+        is_exact = journal is not None or books.is_complete
+        if shard.seq < last + 1 or (is_exact and shard.seq != last + 1):
+            wrong(where, f"says that seq {shard.seq} is next, and what was written ends with {last}")
+
+    def _check_restore(
+        self, source: TopicPartition, role: Role, journal: Journal | None, done: Decisions, committed: int | None
+    ) -> None:
+        """Restore the shard as its next owner does, and hold its entities against those that the log tells of."""
+        finding = self._findings.restore
+        part = role.part(source.partition, self._directory, self._system.limits())
+        where = Place(role.codec.state, source.partition)
+        try:
+            cells = restored(self._reader, source, role, part, committed).cells
+        except (Inconsistent, AssertionError) as error:
+            finding.wrong(where, f"{error}")
+            return
+        living = {key: cell.data for key, cell in cells.items() if cell.version}
+        finding.looked_at += len(living)
+        if journal is not None:
+            expected = {key: life.data for key, life in journal.lives.items() if life.version}
+        elif done.judges:
+            expected = {key: moment.data for key, moment in done.moments.items()}
+        else:
+            return
+        for key in living.keys() | expected.keys():
+            lives, due = living.get(key), expected.get(key)
+            if key in done.unknown or lives == due:
+                continue
+            if lives is None or due is None or not same(role.behaviour, lives, role.behaviour.state_decode(due), due):
+                finding.wrong(where._replace(key=key), "would be restored as something else")

@@ -1,0 +1,328 @@
+"""After a node went down: what it may have died of is handled alone, marked first, for a while; then as before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repertory import Backoff, Command, Directive, Entity, Event, command, event, restart
+from repertory.actors.shard.config import Limits
+from repertory.actors.shard.crash_guard import caution_of
+from repertory.actors.shard.shard import COMMAND
+from repertory.actors.shard.turn_result import Effects, ShardRecord
+from tests.actors.domain import Account, Deposit, Trip
+from tests.actors.shard.bench import Bench
+
+BATCH = 5
+LIMITS = Limits(batch_records_max=BATCH, deaths_max=3)
+
+
+def bench(commands: int) -> Bench:
+    """Return a shard of node ``a`` that has handled one command, and has more before it."""
+    made = Bench(Account, limits=LIMITS, owner="a")
+    made.take_over("a")
+    made.tell(Deposit(amount=1), "first")
+    made.run()
+    for number in range(commands):
+        made.tell(Deposit(amount=1), f"k{number % 3}")
+    return made
+
+
+def handled(before: int, effects: Effects) -> int:
+    """Return how many commands a turn consumed."""
+    return effects.record.next - before
+
+
+def turns(shard: Bench) -> list[Effects]:
+    """Run, and return every turn."""
+    found = []
+    shard.fetch()
+    while (effects := shard.turn()) is not None:
+        found.append(effects)
+        shard.fetch()
+    return found
+
+
+def test_a_worker_of_the_same_node_is_as_bold_as_before() -> None:
+    """What its predecessor was handling stands in the memory of the node: nothing is marked, and batches are whole."""
+    shard = bench(commands=10)
+    assert shard.take_over("a") is None
+    assert [effects.record.next for effects in turns(shard)] == [6, 11]
+
+
+def test_after_a_node_went_down_each_command_is_marked_before_it_is_handled() -> None:
+    """One a transaction, none without a mark in the log, for as many as can have been under way; then batches again."""
+    shard = bench(commands=12)
+    opening = shard.take_over("b")
+    assert opening is not None
+    assert [(i.error, i.next) for i in opening.incidents] == [
+        ("UncleanTakeover", f"{BATCH} commands go one a transaction, marked first")
+    ]
+    before, marked = opening.record.next, opening.record.marked
+    sizes = []
+    for effects in turns(shard):
+        size = handled(before, effects)
+        if effects.record.next <= 1 + BATCH:
+            assert size == 0 or (size == 1 and marked == before), (size, marked, before)
+        before, marked = effects.record.next, effects.record.marked
+        sizes.append(size)
+    assert sizes == [0, *[1] * BATCH, BATCH, 12 - 2 * BATCH]
+    assert (shard.record.marked, shard.record.alone_below, shard.record.owner) == (-1, 0, "b")
+
+
+def test_caution_ends_where_the_commands_ended() -> None:
+    """What came after the takeover cannot have been under way."""
+    shard = bench(commands=2)
+    shard.take_over("b")
+    for _ in range(BATCH):
+        shard.tell(Deposit(amount=1), "later")
+    assert [effects.record.next for effects in turns(shard)] == [1, 2, 3, 8]
+
+
+def test_a_node_that_left_in_order_leaves_no_doubt() -> None:
+    """A drained shard is taken over without caution, and the word that it was drained is taken back first."""
+    shard = bench(commands=7)
+    closing = shard.shard.closing()
+    assert closing is not None
+    shard.commit(closing)
+    assert shard.record.closed
+    opening = shard.take_over("b")
+    assert opening is not None
+    assert (opening.incidents, opening.record.closed, opening.record.owner) == ([], False, "b")
+    assert [effects.record.next for effects in turns(shard)] == [6, 8]
+
+
+def test_a_first_owner_says_so_before_it_handles_anything() -> None:
+    """Else the first commands of a shard could kill every node that comes, and nobody would know."""
+    shard = Bench(Account, limits=LIMITS, owner="a")
+    shard.tell(Deposit(amount=1))
+    opening = shard.take_over("a")
+    assert opening is not None
+    assert (opening.record.owner, opening.record.next) == ("a", 0)
+    assert [e.record.next for e in turns(shard)] == [1]
+    assert shard.take_over("a") is None
+
+
+def test_whoever_comes_next_writes_its_name_also_where_nothing_was_under_way() -> None:
+    """Else a node of whose commands one kills it would leave the word of an earlier one, which may come back."""
+    shard = bench(commands=0)
+    opening = shard.take_over("b")
+    assert opening is not None
+    assert (opening.incidents, opening.record.owner, opening.record.marked) == ([], "b", -1)
+    shard.tell(Deposit(amount=1))
+    again = shard.take_over("a")
+    assert again is not None
+    assert [i.error for i in again.incidents] == ["UncleanTakeover"]
+
+
+def test_a_mark_is_taken_back_when_its_shard_fails() -> None:
+    """The handler came back, with an error that fails the shard: whatever the node dies of later, it was not that."""
+    policy = restart(default=Directive.ESCALATE)
+    shard = Bench(Account, limits=LIMITS, owner="a", policy=policy)
+    shard.take_over("a")
+    shard.tell(Trip(times=9), "w")
+    shard.take_over("b")
+    assert [effects.record.marked for effects in turns(shard)] == [0, -1]
+    assert shard.shard.failure is not None
+    assert shard.record.next == 0
+    opening = shard.take_over("c")
+    assert opening is not None
+    assert [i.error for i in opening.incidents] == ["UncleanTakeover"]
+
+
+def test_a_mark_is_taken_back_when_there_is_no_room() -> None:
+    """A command that stands before a full waiting room is not handled, for days perhaps: no node dies of it.
+
+    Nor is it marked again as long as there is none.
+    """
+    policy = restart(default=Directive.STOP)
+    shard = Bench(Account, limits=msgspec.structs.replace(LIMITS, waiting_per_key_max=2), owner="a", policy=policy)
+    shard.take_over("a")
+    shard.tell(Trip(times=9), "w")
+    shard.tell(Deposit(amount=1), "w")
+    shard.run()
+    shard.tell(Deposit(amount=1), "x")
+    shard.tell(Deposit(amount=1), "w")
+    shard.take_over("b")
+    assert [(effects.record.next, effects.record.marked) for effects in turns(shard)] == [(2, 2), (3, 3), (3, -1)]
+    assert shard.shard.stalled is not None
+    assert not shard.shard.ready(shard.now_ms)
+
+
+def test_a_death_is_counted_once_whoever_saw_it() -> None:
+    """A marked command killed a process of b; c counts that, and dies of it too; then b comes back and remembers."""
+    shard = bench(commands=1)
+    shard.take_over("b")
+    shard.fetch()
+    assert (marked := shard.turn()) is not None
+    assert marked.record.marked == 1
+    shard.take_over("c")
+    assert (shard.record.suspect, shard.record.deaths) == (1, 1)
+    shard.fetch()
+    shard.turn()
+    shard.take_over("b", deaths=[(1, 4711)])
+    assert (shard.record.suspect, shard.record.deaths) == (1, 2)
+
+
+def test_a_death_that_only_its_own_node_saw_is_counted_when_it_is_back() -> None:
+    """In the middle of a batch nothing is marked in the log: who owned the shard meanwhile knows of no death."""
+    shard = bench(commands=3)
+    shard.take_over("c")
+    assert shard.record.deaths == 0
+    shard.take_over("a", deaths=[(2, 4711)])
+    assert (shard.record.suspect, shard.record.deaths) == (2, 1)
+
+
+def test_an_abort_does_not_end_caution() -> None:
+    """Whoever restores the shard next goes on as carefully, be it the same node."""
+    shard = bench(commands=4)
+    shard.take_over("b")
+    shard.fetch()
+    shard.turn()
+    shard.turn()
+    assert shard.record.next == 2
+    shard.take_over("b")
+    assert [effects.record.next for effects in turns(shard)] == [3, 4, 5]
+
+
+def died(shard: Bench, offset: int, owners: Sequence[str]) -> list[str]:
+    """Let nodes handle the shard until one outlives it; each dies when it handles ``offset``. Return who died."""
+    dead = []
+    for owner in owners:
+        shard.take_over(owner)
+        shard.fetch()
+        while True:
+            at = shard.record.next
+            was_given_up = shard.errors().count("Quarantined")
+            effects = shard.shard.decide(shard.now_ms)
+            if effects is None:
+                return dead
+            touched = at <= offset < effects.record.next
+            if touched and "Quarantined" not in [incident.error for incident in effects.incidents]:
+                dead.append(owner)
+                break
+            shard.commit(effects)
+            assert shard.errors().count("Quarantined") >= was_given_up
+    return dead
+
+
+@given(commands=st.integers(1, 14), data=st.data())
+def test_what_kills_every_node_that_handles_it_is_quarantined(commands: int, data: st.DataObject) -> None:
+    """After one death that nobody saw and ``deaths_max`` that were marked; all others are applied, and never blamed."""
+    shard = bench(commands)
+    offset = data.draw(st.integers(1, commands))
+    dead = died(shard, offset, [f"n{number}" for number in range(20)])
+    assert 1 <= len(dead) <= 1 + LIMITS.deaths_max
+    assert shard.errors() == ["Quarantined"]
+    assert [int(letter.header("source-offset") or b"") for letter in shard.dead_letters] == [offset]
+    assert len(shard.journal) == commands
+
+
+class Feed(Command):
+    """Take something in."""
+
+
+class Poison(Command):
+    """Take something in that no process outlives."""
+
+
+class Fed(Event):
+    """It went down."""
+
+
+class Taster(Entity):
+    """Handles what it is given, or dies of it."""
+
+    meals: int = 0
+
+    @command
+    def feed(self, _cmd: Feed) -> Fed:
+        """Outlive it."""
+        return Fed()
+
+    @command
+    def poison(self, _cmd: Poison) -> Fed:
+        """Die."""
+        raise MemoryError
+
+    @event
+    def fed(self, _evt: Fed) -> Self:
+        """Count it."""
+        return self.replace(meals=self.meals + 1)
+
+
+@pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
+@given(deadly=st.lists(st.booleans(), min_size=1, max_size=12))
+def test_commands_that_kill_are_quarantined_one_after_the_other(delivery: str, deadly: list[bool]) -> None:
+    """However many there are in one batch: each takes ``deaths_max`` processes, and none undoes what another took."""
+    limits = msgspec.structs.replace(LIMITS, batch_records_max=100, delivery=delivery)
+    shard = Bench(Taster, limits=limits, owner="a")
+    shard.take_over("a")
+    for number, kills in enumerate(deadly):
+        shard.tell(Poison() if kills else Feed(), f"k{number % 3}")
+    deaths: list[tuple[int, int]] = []
+    for _ in range(sum(deadly) * limits.deaths_max):
+        with pytest.raises(MemoryError):
+            shard.run()
+        deaths.append((shard.part.mark[COMMAND] - 1, 4711))
+        shard.take_over("a", deaths[-1:])
+    shard.run()
+    assert [offset for offset, _ in deaths] == [n for n, kills in enumerate(deadly) if kills for _ in range(3)]
+    assert shard.errors() == ["Quarantined"] * sum(deadly)
+    assert len(shard.journal) == deadly.count(False)
+
+
+def test_what_stands_before_a_suspect_is_committed_first() -> None:
+    """A batch that no process outlives as a whole, because of its memory perhaps, gets done piece by piece."""
+    shard = bench(commands=BATCH)
+    shard.take_over("a", deaths=[(4, 4711)])
+    assert [effects.record.next for effects in turns(shard)] == [4, 5, 6]
+    assert (shard.record.suspect, shard.record.deaths, shard.errors()) == (-1, 0, [])
+
+
+def test_what_waits_goes_alone_too_and_once() -> None:
+    """A command that waited at the takeover may be what the node died of: its next attempt is marked."""
+    policy = restart(max_restarts=5, backoff=Backoff(first_s=0.1, factor=1, jitter=0))
+    shard = Bench(Account, limits=LIMITS, owner="a", policy=policy)
+    shard.take_over("a")
+    shard.tell(Trip(times=2), "w")
+    shard.tell(Deposit(amount=1), "w")
+    shard.tell(Deposit(amount=1), "x")
+    shard.run()
+    shard.take_over("b")
+    shard.now_ms += 100
+    records = [(e.record.marked, e.counts.restarted) for e in turns(shard)]
+    assert records == [(0, 0), (-1, 1)]
+    shard.now_ms += 100
+    turns(shard)
+    assert shard.shard.waiting.size == 0
+    assert shard.shard._caution is None
+
+
+def test_who_keeps_no_marks_worries_nobody() -> None:
+    """A system in one process (tests, notebooks) has no node, and nobody after it has to be careful."""
+    shard = Bench(Account, limits=LIMITS)
+    for _ in range(7):
+        shard.tell(Deposit(amount=1))
+    assert shard.take_over("") is None
+    shard.fetch()
+    shard.turn()
+    assert shard.shard.closing() is None
+    opening = shard.take_over("b")
+    assert opening is not None
+    assert opening.incidents == []
+    assert [e.record.next for e in turns(shard)] == [7]
+
+
+@pytest.mark.parametrize(("plain", "batches"), [(False, 1), (True, 2)])
+def test_what_left_no_trace_may_have_been_under_way_as_well(*, plain: bool, batches: int) -> None:
+    """At least once, a batch of commands that journaled nothing may lie between the record and the one of the death."""
+    record = ShardRecord(next=7, seq=0, tail_start=0, tail_offset=0, books=1, owner="a", epoch=1, plain=plain)
+    caution = caution_of(record, "b", 100, BATCH)
+    assert caution is not None
+    assert caution.below == 7 + batches * BATCH

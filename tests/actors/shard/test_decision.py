@@ -1,0 +1,550 @@
+"""One command on one entity: the contract, what survives its encoding, who is answered, and what a failure leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repertory.actors import (
+    Command,
+    Context,
+    ContractViolation,
+    DefinitionError,
+    Done,
+    Entity,
+    Event,
+    OutputTooLarge,
+    Sender,
+    TestKit,
+    Undelivered,
+    command,
+    event,
+    reply,
+)
+from repertory.actors.shard.turn_result import Published
+from tests.actors.domain import (
+    Account,
+    Bag,
+    Deposit,
+    Deposited,
+    Desk,
+    Hold,
+    InsufficientFunds,
+    Pay,
+    Put,
+    Release,
+    Split,
+    Spoil,
+    Teller,
+    Withdraw,
+    Withdrawn,
+)
+from tests.actors.shard.bench import Bench
+
+Act = Callable[[Any, Context], Any]
+
+
+class Do(Command):
+    """Do what the test says: it puts a function into ``acts``."""
+
+
+class Grown(Event):
+    """With fields of many kinds."""
+
+    number: float = 0.0
+    pair: tuple[int, ...] = ()
+    anything: Any = None
+
+
+class Other(Event):
+    """An event that the handler's annotation does not name."""
+
+
+class Bare(Event):
+    """The only event of Strict."""
+
+
+acts: list[Act] = []
+
+
+class Free(Entity):
+    """Journaled; its handler does what a test wants."""
+
+    number: float = 0.0
+    pair: tuple[int, ...] = ()
+    anything: Any = None
+    count: int = 0
+
+    @command
+    def do(self, _cmd: Do, ctx: Context) -> Grown | tuple[Grown, ...] | InsufficientFunds | None:
+        return acts[-1](self, ctx)  # type: ignore[no-any-return]
+
+    @event
+    def grown(self, evt: Grown) -> Self:
+        return self.replace(number=evt.number, pair=evt.pair, anything=evt.anything, count=self.count + 1)
+
+    @event
+    def other(self, evt: Other) -> Self:
+        return self
+
+    @reply
+    def answered(self, answer: Deposited | Undelivered) -> None:
+        return None
+
+
+class Strict(Entity):
+    """Journaled; its handlers may return exactly one or two events."""
+
+    @command
+    def do(self, _cmd: Do, ctx: Context) -> tuple[Bare, Bare]:
+        return acts[-1](self, ctx)  # type: ignore[no-any-return]
+
+    @command
+    def one(self, _cmd: Hold, ctx: Context) -> Bare:
+        return acts[-1](self, ctx)  # type: ignore[no-any-return]
+
+    @event
+    def bare(self, _evt: Bare) -> Self:
+        return acts[-1](self, None) if len(acts) > 1 else self  # type: ignore[no-any-return, arg-type]
+
+
+class Loose(Entity):
+    """Stateful; its handler does what a test wants."""
+
+    number: float = 0.0
+    name: str = ""
+
+    @command
+    def do(self, _cmd: Do, ctx: Context) -> Self | InsufficientFunds | None:
+        return acts[-1](self, ctx)  # type: ignore[no-any-return]
+
+
+@pytest.fixture(autouse=True)
+def no_acts() -> None:
+    acts.clear()
+
+
+def run(entity: Entity, act: Act, message: Command = Do()) -> Any:  # noqa: B008  frozen
+    acts[:] = [act]
+    return TestKit(entity).run(message)
+
+
+def refused(entity: Entity, act: Act, message: Command = Do()) -> str:  # noqa: B008  frozen
+    """Return the sentence with which a contract violation is refused; the state has to be as it was."""
+    kit = TestKit(entity)
+    acts[:] = [act]
+    with pytest.raises(ContractViolation) as error:
+        kit.run(message)
+    assert kit.state == entity
+    return str(error.value)
+
+
+# --- the contract ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "result",
+    [5, "x", Other(), Done(), Withdraw(amount=1), Undelivered(reason=""), [Grown()], (Grown(), Other()),
+     (Grown(), None),
+     (Grown(), InsufficientFunds(balance=0)), (InsufficientFunds(balance=0),), Free(), (Grown(), Free()), Grown, {}],
+    ids=repr,
+)  # fmt: skip
+def test_what_the_annotation_does_not_name_is_refused(result: object) -> None:
+    """A handler returns what its annotation names, a tuple only of events; all else is a failure of the entity."""
+    assert "<@command Free.do> returned" in refused(Free(), lambda _, __: result)
+
+
+def test_a_tuple_is_refused_where_one_event_is_announced() -> None:
+    """A tuple where the annotation names none, and no event where it names some, are failures."""
+    assert "returned tuple" in refused(Strict(), lambda _, __: (Bare(),), Hold())
+    assert "returned no event" in refused(Strict(), lambda _, __: ())
+
+
+def test_an_event_handler_returns_its_entity() -> None:
+    """An event handler that returns something else is a failure of the entity, in front of any replay."""
+    kit = TestKit(Strict())
+    acts[:] = [lambda *_: None, lambda _, ctx: Bare() if ctx else 5]  # The event handler calls it without a context.
+    with pytest.raises(ContractViolation, match=r"<@event Strict.bare> returned int, not Strict"):
+        kit.run(Hold())
+
+
+@pytest.mark.parametrize("how", ["list", "dict", "set"])
+def test_a_change_in_place_is_a_failure_and_leaves_nothing(how: str) -> None:
+    """A handler that changes a list, dict or set of its entity fails, and the entity is what it was."""
+    kit = TestKit(Bag(items=["a"], counts={"b": 1}, seen={"c"}))
+    with pytest.raises(ContractViolation, match=r"<@command Bag.spoil> changed its entity in place"):
+        kit.run(Spoil(how=how))
+    assert kit.state == Bag(items=["a"], counts={"b": 1}, seen={"c"})
+    kit.run(Put(item="z"))
+    assert kit.state.items == ["a", "z"]
+
+
+def test_a_change_in_place_before_an_exception_leaves_nothing() -> None:
+    """What a handler changed in place before it raised is undone too."""
+    kit = TestKit(Bag())
+    with pytest.raises(RuntimeError):
+        kit.run(Spoil(how="raise"))
+    assert kit.state == Bag()
+
+
+def test_a_normalised_state_is_not_taken_for_one_changed_in_place() -> None:
+    """A float field that was given an int does not fail the next command of an entity with mutable fields."""
+    kit = TestKit(Bag(weight=2))
+    kit.run(Spoil())
+    assert kit.run(Put(item="a")).state.weight == 1.0
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=3), st.lists))
+def test_any_state_with_mutable_fields_takes_a_command_that_leaves_it_alone(anything: object) -> None:
+    """The comparison of bytes accuses nobody: what came out of one decision goes into the next."""
+    kit = TestKit(Free(anything=anything, number=1))
+    acts[:] = [lambda state, _: Grown(anything=state.anything, number=7)]
+    kit.run(Do())
+    assert kit.run(Do()).state == Free(anything=anything, number=7.0, count=2)
+
+
+# --- what survives --------------------------------------------------------------------------------------------
+
+
+def test_what_could_not_be_restored_fails_now() -> None:
+    """A state or an event that its own class could not read back is a failure of the entity, not of every restore."""
+    assert "could not be restored" in refused(Loose(), lambda state, _: state.replace(name=5))
+    kit = TestKit(Free())
+    acts[:] = [lambda *_: Grown(number="x")]  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Expected `float`"):
+        kit.run(Do())
+    acts[:] = [lambda *_: Grown(anything=object())]
+    with pytest.raises(TypeError):
+        kit.run(Do())
+    acts[:] = [lambda *_: Grown(anything=2**70)]
+    with pytest.raises(OverflowError):
+        kit.run(Do())
+    assert kit.state == Free()
+
+
+def test_what_a_replay_would_refuse_for_its_depth_fails_now() -> None:
+    """An event or state nested deeper than a decoder accepts is a failure of the entity, not of every restore."""
+    deep: Any = []
+    for _ in range(40):
+        deep = [deep]
+    assert "nested deeper than 32" in refused(Free(), lambda *_: Grown(anything=deep))
+
+
+def test_live_and_replayed_values_are_the_same_ones() -> None:
+    """A float field given an int, and a list given for a tuple, are what a replay would make of them at once."""
+    state = run(Free(), lambda *_: Grown(number=3, pair=[1, 2])).state  # type: ignore[arg-type]
+    assert (state.number, type(state.number), state.pair) == (3.0, float, (1, 2))
+    state = run(Loose(), lambda state, _: state.replace(number=3)).state
+    assert type(state.number) is float
+
+
+def test_a_life_begins_with_values_that_a_restore_would_give() -> None:
+    """Defaults are read as a restore would read them, and refused where it could not."""
+
+    class Early(Entity):
+        weight: float = 0
+
+        @command
+        def do(self, cmd: Do) -> Self:
+            assert type(self.weight) is float
+            return self
+
+    TestKit(Early()).run(Do())
+    with pytest.raises(DefinitionError, match="Wrong: its defaults do not fit its annotations"):
+
+        class Wrong(Entity):
+            weight: float = "x"  # type: ignore[assignment]
+
+            @command
+            def do(self, cmd: Do) -> Self:
+                return self
+
+
+LARGE = "x" * 1_000_000
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda *_: Grown(anything=LARGE),
+        lambda _, ctx: ctx.tell(Teller.pay, "k", Pay(account=LARGE, amount=1)),
+        lambda _, ctx: ctx.publish("elsewhere", Grown(anything=LARGE)),
+        lambda _, ctx: ctx.publish("elsewhere", LARGE.encode()),
+        lambda _, ctx: ctx.reply(Grown(anything=LARGE)),
+    ],
+    ids=["event", "tell", "publish", "publish bytes", "reply"],
+)
+def test_what_no_record_could_hold_fails_with_a_type_of_its_own(act: Act) -> None:
+    """Whatever a command produces over output_bytes_max, and be it raw bytes, is OutputTooLarge."""
+    kit = TestKit(Free())
+    acts[:] = [act]
+    with pytest.raises(OutputTooLarge):
+        kit.run(Do())
+    assert kit.state == Free()
+
+
+def test_a_state_that_grew_too_large_fails() -> None:
+    """Also an entity's own state has to fit into a record."""
+
+    def grow(state: Loose, _ctx: Context) -> Loose:
+        return state.replace(name=LARGE)
+
+    with pytest.raises(OutputTooLarge):
+        run(Loose(), grow)
+
+
+def test_a_message_that_its_receiver_could_not_read_is_a_failure_of_its_sender() -> None:
+    """Nobody is sent what cannot be decoded, since whoever waits for it would wait for ever."""
+    wrong = Deposit(amount="much")  # type: ignore[arg-type]
+    assert "could not be read" in refused(Free(), lambda _, ctx: ctx.tell(Account.deposit, "k", wrong))
+    balance = InsufficientFunds(balance="none")  # type: ignore[arg-type]
+    assert "could not be read" in refused(Free(), lambda *_: balance)
+    assert "could not be read" in refused(Free(), lambda _, ctx: ctx.reply(balance))
+
+
+# --- replies --------------------------------------------------------------------------------------------------
+
+
+def test_the_reply_is_what_was_returned() -> None:
+    """An event, the last of a tuple, the rejection; Done for None, Self and no event at all."""
+    assert run(Free(), lambda *_: Grown(number=1)).reply == Grown(number=1)
+    assert TestKit(Account()).run(Split(amounts=(1, 2))).reply == Deposited(amount=2)
+    assert TestKit(Account()).run(Split(amounts=())).reply == Done()
+    assert TestKit(Account()).run(Withdraw(amount=2)).reply == InsufficientFunds(balance=0)
+    assert run(Free(), lambda *_: None).reply == Done()
+    assert run(Loose(), lambda state, _: state).reply == Done()
+
+
+def test_an_explicit_reply_takes_the_place_of_what_was_returned() -> None:
+    """``ctx.reply`` answers instead of the result, once, with what the annotation names."""
+
+    def act(_: object, ctx: Context) -> Grown:
+        ctx.reply(Grown(number=2))
+        return Grown(number=1)
+
+    acts[:] = [act]
+    bench = Bench(Free)
+    bench.ask(Do())
+    bench.run()
+    assert [answer["number"] for answer in bench.replies] == [2]
+    assert "replies twice" in refused(Free(), lambda _, ctx: (ctx.reply(Grown()), ctx.reply(Grown()))[:0] or None)
+    assert "replies Other; its annotation names" in refused(Free(), lambda _, ctx: ctx.reply(Other()))
+    assert "replies Undelivered" in refused(Free(), lambda _, ctx: ctx.reply(Undelivered(reason="")))
+    assert "replies Done; its annotation names Bare" in refused(Strict(), lambda _, ctx: ctx.reply(Done()), Hold())
+
+
+def test_who_keeps_the_sender_answers_later() -> None:
+    """A handler that keeps ``ctx.sender`` in the state answers nothing now; ``ctx.reply(…, to=sender)`` does, later."""
+    bench = Bench(Desk)
+    for name in ("a", "b"):
+        bench.ask(Hold(), correlation_id=name)
+    bench.run()
+    assert bench.replies == []
+    bench.crash()
+    bench.ask(Release(), correlation_id="c")
+    bench.run()
+    answered = [(r.header("correlation-id"), r.value) for r in bench.topics["t.replies"]]
+    assert [name for name, _ in answered] == [b"a", b"b", b"c"]
+
+
+def test_a_reply_handler_answers_nobody() -> None:
+    """What a ``@reply`` method returns goes to nobody, also when the answer came with a ``reply-to``."""
+    bench = Bench(Teller, others=[Account])
+    bench.tell(Withdrawn(amount=3), headers=(("reply-to", b"t.replies/0"),))
+    bench.run()
+    assert bench.replies == []
+    assert bench.shard.cells["k"].state == Teller(paid=3)
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        Sender(topic="t.nowhere", partition=0),
+        Sender(topic="t.replies", partition=8),
+        Sender(topic="t.replies", partition=-1),
+        Sender(topic="t.replies"),
+        Sender(topic="t.free.commands", key="k" * 256),
+        Sender(topic="t.replies", partition=0, correlation_id="x" * 256),
+        Sender(topic="t.replies", partition=0, about="x" * 256),
+        Sender(topic="t.replies", partition=0, about="\udc80"),
+    ],
+    ids=repr,
+)
+def test_a_reply_to_whom_nobody_can_be_is_a_failure_of_the_entity(to: Sender) -> None:
+    """An answer that could not be written is refused before it is in a transaction that could never be committed."""
+    acts[:] = [lambda _, ctx: ctx.reply(Grown(), to=to)]
+    bench = Bench(Free)
+    bench.tell(Do())
+    effects = bench.run().shard
+    assert effects.waiting.size == 1
+    assert bench.replies == []
+
+
+def test_an_ask_needs_a_method_for_each_answer() -> None:
+    """``ctx.ask`` fails unless this entity takes every possible answer, Undelivered included."""
+
+    class Deaf(Entity):
+        @command
+        def do(self, cmd: Do, ctx: Context) -> None:
+            ctx.ask(Account.deposit, "k", Deposit(amount=1))
+
+        @reply
+        def deposited(self, answer: Deposited) -> None:
+            return None
+
+    with pytest.raises(ContractViolation, match="may answer Undelivered; write a @reply method that takes it"):
+        TestKit(Deaf()).run(Do())
+    deposit = Deposit(amount=1)
+    acts[:] = [lambda _, ctx: ctx.ask(Account.deposit, "k", deposit, about="x")]
+    (sent,) = TestKit(Free()).run(Do()).sent
+    assert (sent.handler, sent.key, sent.message, sent.asked, sent.about) == (
+        Account.deposit, "k", deposit, True, "x",
+    )  # type: ignore[union-attr]  # fmt: skip
+    assert "may answer Done" in refused(Free(), lambda _, ctx: ctx.ask(Account.split, "k", Split(amounts=())))
+    assert "about has at most 255 bytes" in refused(
+        Free(), lambda _, ctx: ctx.ask(Account.deposit, "k", deposit, about="x" * 256)
+    )
+
+
+def test_who_is_addressed_has_to_exist() -> None:
+    """A handler, a hosted entity, a message that it takes, a key that can be one, a topic outside that is there."""
+    deposit = Deposit(amount=1)
+    assert "is no @command method" in refused(Free(), lambda _, ctx: ctx.tell("deposit", "k", deposit))
+    assert "is no @command method" in refused(Free(), lambda _, ctx: ctx.tell(Account.deposited, "k", deposit))
+    assert "does not take Withdraw" in refused(
+        Free(), lambda _, ctx: ctx.tell(Account.deposit, "k", Withdraw(amount=1))
+    )
+    for key in ("", "k" * 256, "\0", "\udc80", b"k", None):
+        with pytest.raises(ValueError):  # noqa: PT011  UnicodeEncodeError has a sentence of Python's own
+            run(Free(), lambda _, ctx, key=key: ctx.tell(Account.deposit, key, deposit))
+    bench = Bench(Free)
+    acts[:] = [lambda _, ctx: ctx.tell(Account.deposit, "k", deposit)]
+    bench.tell(Do())
+    bench.run()
+    assert "Account is not hosted by this system" in next(iter(bench.shard.waiting.queue("k"))).record.reason
+
+
+def test_only_topics_outside_that_exist_can_be_published_to() -> None:
+    """A topic that does not exist would block the transaction, and one of the system's own would corrupt it."""
+    bench = Bench(Free, extra_partitions={"outside": 3})
+    acts[:] = [lambda _, ctx: ctx.publish("outside", b"raw", key="k")]
+    bench.tell(Do())
+    bench.fetch()
+    effects = bench.turn()
+    assert effects is not None
+    assert effects.outputs == [Published("outside", "k", b"raw", 0, 0)]
+    for topic, said in {"nowhere": "there is no such topic", "t.free.events": "the system's own"}.items():
+        acts[:] = [lambda _, ctx, topic=topic: ctx.publish(topic, b"raw")]
+        bench.tell(Do(), topic)
+        bench.run()
+        assert said in bench.shard.waiting.queue(topic)[0].record.reason
+
+
+# --- facts ----------------------------------------------------------------------------------------------------
+
+
+def test_chance_and_names_come_from_the_cause() -> None:
+    """Draws and ids are the same at every attempt of a command, and others for another command."""
+    drawn: list[Any] = []
+
+    def act(_: object, ctx: Context) -> None:
+        drawn.append((ctx.random.random(), ctx.random.random(), ctx.new_id(), ctx.new_id(), ctx.cause))
+        if ctx.attempt == 1:
+            raise RuntimeError
+
+    acts[:] = [act]
+    bench = Bench(Free)
+    bench.tell(Do())
+    bench.tell(Do())
+    bench.settle()
+    first, again, second, _ = drawn
+    assert first == again != second
+    assert len({*first, *second}) == 10
+
+
+def test_a_handler_knows_its_attempt_and_its_command() -> None:
+    """Key, sender, timestamp and attempt are those of the record."""
+    seen: list[Any] = []
+
+    def act(_: object, ctx: Context) -> None:
+        seen.append((ctx.attempt, ctx.key, ctx.sender, ctx.timestamp.timestamp()))
+        if ctx.attempt < 3:
+            raise RuntimeError
+
+    acts[:] = [act]
+    bench = Bench(Free)
+    bench.tell(Do(), "kéy")
+    bench.settle()
+    assert seen == [(attempt, "kéy", None, 1_700_000_000.0) for attempt in (1, 2, 3)]
+
+
+# --- the end of a life ----------------------------------------------------------------------------------------
+
+
+def test_a_rejection_discards_what_was_collected() -> None:
+    """Nothing is told, published, replied or stopped by a handler that returns a Rejection."""
+
+    def act(_: object, ctx: Context) -> InsufficientFunds:
+        ctx.tell(Account.deposit, "k", Deposit(amount=1))
+        ctx.reply(Grown())
+        ctx.stop()
+        return InsufficientFunds(balance=3)
+
+    outcome = run(Free(count=4), act)
+    assert (outcome.sent, outcome.events, outcome.stopped, outcome.state) == ((), (), False, Free(count=4))
+    assert outcome.reply == InsufficientFunds(balance=3)
+
+
+def test_a_stopped_entity_begins_anew() -> None:
+    """``stop()`` writes the events first, then the end at the next version; the next command meets the defaults."""
+
+    def act(_: object, ctx: Context) -> Grown:
+        ctx.stop()
+        return Grown(number=1)
+
+    acts[:] = [lambda *_: Grown(number=9)]
+    bench = Bench(Free)
+    bench.tell(Do())
+    bench.run()
+    acts[:] = [act]
+    bench.ask(Do())
+    bench.run()
+    acts[:] = [lambda *_: Grown(number=5)]
+    bench.tell(Do())
+    bench.run()
+    versions = [(record.header("version"), value["type"]) for record, value in
+                zip(bench.topics["t.free.events"], bench.journal, strict=True)]  # fmt: skip
+    assert versions == [(b"1", "Grown"), (b"2", "Grown"), (b"3", "Stopped"), (b"1", "Grown")]
+    assert [reply["number"] for reply in bench.replies] == [1.0]
+    assert bench.shard.cells["k"].state == Free(number=5.0, count=1)
+
+
+class Fill(Command):
+    """A command that can be changed in place."""
+
+    items: list[int]
+
+
+class Basket(Entity):
+    """Spoils its command before it fails."""
+
+    items: tuple[int, ...] = ()
+
+    @command
+    def fill(self, cmd: Fill, ctx: Context) -> Self:
+        cmd.items.append(ctx.attempt)
+        if ctx.attempt < 3:
+            raise RuntimeError
+        return self.replace(items=tuple(cmd.items))
+
+
+def test_each_attempt_gets_the_command_as_it_came() -> None:
+    """What a failing handler did to the lists of its command is not there at the next attempt."""
+    bench = Bench(Basket)
+    bench.tell(Fill(items=[0]))
+    bench.settle()
+    assert bench.shard.cells["k"].state == Basket(items=(0, 3))

@@ -1,0 +1,159 @@
+"""Snapshots in a window: whatever crashes and whatever is compacted, a restore gives the fold of the journal."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from repertory.actors.shard.config import Limits
+from repertory.actors.shard.snapshot_window import SnapshotWindow
+from tests.actors.domain import Account, Close, Deposit, Split, Teller, Trip
+from tests.actors.shard.bench import POLICY, Bench
+
+KEYS = st.sampled_from("abcd")
+MESSAGES = st.one_of(
+    st.builds(Deposit, amount=st.integers(1, 9)),
+    st.builds(Deposit, amount=st.integers(1, 9)),
+    st.builds(Split, amounts=st.lists(st.integers(1, 9), max_size=4).map(tuple)),
+    st.just(Close()),
+    st.builds(Trip, times=st.integers(0, 5)),
+)
+STEPS = st.one_of(
+    st.tuples(st.just("tell"), st.lists(st.tuples(KEYS, MESSAGES), min_size=1, max_size=6)),
+    st.tuples(st.just("turn"), st.integers(1, 4)),
+    st.tuples(st.just("lose"), st.none()),
+    st.tuples(st.just("crash"), st.none()),
+    st.tuples(st.just("wait"), st.none()),
+    st.tuples(st.just("compact"), st.integers(0, 3)),
+)
+HISTORIES = st.lists(STEPS, min_size=4, max_size=40)
+
+
+def folded(journal: list[Any]) -> dict[str, tuple[int, int]]:
+    """Return (balance, version) of each life that goes on: a fold that shares no code with the product."""
+    found: dict[str, tuple[int, int]] = {}
+    for key, event in journal:
+        balance, version = found.get(key, (0, 0))
+        if event["type"] == "Stopped":
+            found.pop(key, None)
+        else:
+            found[key] = (balance + event["amount"], version + 1)
+    return found
+
+
+def keyed_journal(bench: Bench) -> list[Any]:
+    """Return (key, event) of each journal record."""
+    records = bench.topics[bench.codec.events]
+    return [((record.key or b"").decode(), msgspec.msgpack.decode(record.value or b"")) for record in records]
+
+
+def living(bench: Bench) -> dict[str, tuple[int, int]]:
+    """Return (balance, version) of each living entity of the shard in memory."""
+    return {
+        key: (cell.state.balance, cell.version)  # type: ignore[attr-defined]
+        for key, cell in bench.shard.cells.items()
+        if cell.version
+    }
+
+
+def play(bench: Bench, history: list[Any], check: Any) -> None:
+    """Let a history happen, and check after each of its steps."""
+    for step, argument in history:
+        match step:
+            case "tell":
+                for key, message in argument:
+                    bench.tell(message, key)
+                bench.fetch()
+            case "turn":
+                for _ in range(argument):
+                    bench.turn()
+            case "lose":
+                bench.lose_turn(batch=2)
+            case "crash":
+                bench.crash(batch=3)
+            case "wait":
+                bench.now_ms += 100
+            case "compact":
+                for topic in (bench.codec.state, bench.codec.waiting):
+                    bench.compact(topic, drop=lambda record: (record.offset + argument) % 2 == 0)  # noqa: B023
+        bench.fetch()
+        check(bench)
+
+
+@given(history=HISTORIES, window=st.integers(1, 9), batch=st.integers(1, 5))
+@settings(max_examples=400, deadline=None)
+def test_memory_and_every_restore_are_the_fold_of_the_journal(history: list[Any], window: int, batch: int) -> None:
+    """Live or restored, through lost turns and compaction, each entity is the fold of its last life's events."""
+
+    def check(bench: Bench) -> None:
+        expected = folded(keyed_journal(bench))
+        assert living(bench) == expected
+        lost = bench.shard
+        bench.shard = bench.restored()
+        assert living(bench) == expected
+        bench.shard = lost
+
+    bench = Bench(Account, limits=Limits(snapshot_window_records=window, batch_records_max=batch))
+    play(bench, history, check)
+
+
+@given(history=HISTORIES, window=st.integers(1, 9), batch=st.integers(1, 5))
+@settings(max_examples=150, deadline=None)
+def test_the_tail_is_bounded_and_never_moves_back(history: list[Any], window: int, batch: int) -> None:
+    """At most the window's records are replayed, the tail never moves back, and its offset is at or below it."""
+    last = [0]
+
+    def check(bench: Bench) -> None:
+        if bench.committed is None:
+            return
+        record = bench.record
+        assert last[0] <= record.tail_start <= record.seq
+        assert record.seq - record.tail_start <= window
+        last[0] = record.tail_start
+        offsets = {int(r.header("seq") or b""): r.offset for r in bench.topics[bench.codec.events]}
+        assert [*offsets] == [*range(record.seq)], "the journal has a gap or a duplicate"
+        assert record.tail_offset <= offsets.get(record.tail_start, bench.ends[bench.codec.events])
+
+    bench = Bench(Account, limits=Limits(snapshot_window_records=window, batch_records_max=batch))
+    play(bench, history, check)
+
+
+@given(history=HISTORIES, batch=st.integers(1, 5))
+@settings(max_examples=100, deadline=None)
+def test_a_stateful_shard_is_restored_as_it_was(history: list[Any], batch: int) -> None:
+    """The latest state records are the entities, whatever was compacted."""
+
+    def check(bench: Bench) -> None:
+        before = {key: (cell.state, cell.data, cell.version, cell.seq) for key, cell in bench.shard.cells.items()}
+        restored = bench.restored()
+        assert {key: (c.state, c.data, c.version, c.seq) for key, c in restored.cells.items()} == before
+
+    bench = Bench(Teller, others=[Account], policy=POLICY, limits=Limits(batch_records_max=batch))
+    wanted = [step for step in history if step[0] != "tell"]
+    told = [
+        ("tell", [(key, message) for key, message in argument if isinstance(message, Trip | Close)])
+        for step, argument in history
+        if step == "tell"
+    ]
+    play(bench, [step for pair in zip(told, wanted, strict=False) for step in pair], check)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans()), max_size=60), st.integers(1, 8))
+def test_the_window_agrees_with_a_list(writes: list[tuple[str, bool]], size: int) -> None:
+    """What is due, and where the tail is, are what a list of all records that no snapshot holds says."""
+    window = SnapshotWindow(size, 0, 0)
+    naive: deque[tuple[str, int]] = deque()
+    for seq, (key, snapshots) in enumerate(writes):
+        window.wrote(key, seq)
+        naive.append((key, seq))
+        if snapshots:
+            due = window.due(seq + 1)
+            assert due == list(dict.fromkeys(k for k, s in naive if s < seq + 1 - size))
+            for each in due:
+                window.snapshotted(each)
+            naive = deque((k, s) for k, s in naive if k not in due)
+        assert window.tail_start(seq + 1) == (naive[0][1] if naive else seq + 1)

@@ -1,0 +1,275 @@
+"""What only a real Kafka does to a log: open and aborted transactions, gaps, missing rights, brokers that are gone."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka import TopicPartition as KafkaPartition
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
+
+from repertory.bridge.log.connect import connect
+from repertory.bridge.log.kafka import KafkaBackend, parse_properties
+from repertory.bridge.log.kafka.config import LogLines
+from repertory.bridge.log.port import (
+    Aborted,
+    Fetched,
+    InvalidSetting,
+    LogUnavailable,
+    Replayed,
+    TopicMismatch,
+    TopicSpec,
+)
+from repertory.bridge.log.record import Record, TopicPartition
+from repertory.bridge.system.settings import Settings
+from tests.support.kafka.broker import Broker, BrokerMissingError
+from tests.support.logs.log_driver import DEADLINE_S, Driver, World
+
+
+@pytest.fixture
+def world(kafka_url: str) -> Iterator[World]:
+    """Give a world on the test run's Kafka."""
+    world = World(connect(kafka_url), "kafka")
+    world.make()
+    yield world
+    world.close()
+
+
+def foreign(world: World) -> Producer:
+    """Return a transactional producer that is none of ours."""
+    producer = Producer(
+        {"bootstrap.servers": world.backend.url.removeprefix("kafka://"), "transactional.id": f"{world.group}-x"}
+    )
+    producer.init_transactions(DEADLINE_S)
+    return producer
+
+
+def replayed(driver: Driver, shard: TopicPartition) -> list[Record]:
+    """Collect a replay that was asked for."""
+    records: list[Record] = []
+    while True:
+        event = driver.until(Replayed, shard)
+        records += event.records
+        if event.complete:
+            return records
+
+
+# --- transactions of others -----------------------------------------------------------------------------------
+
+
+@pytest.mark.kafka
+def test_a_replay_ends_behind_aborted_records(world: World) -> None:
+    """A range whose last offsets are aborted records and markers is complete without them, for a reader too."""
+    world.append(b"good", topic=world.events)
+    other = foreign(world)
+    other.begin_transaction()
+    for _ in range(10):
+        other.produce(world.events, b"bad", partition=0)
+    other.flush()
+    other.abort_transaction(DEADLINE_S)
+    driver = world.join()
+    end = driver.claimed(world.shard(), world.events).ends[world.events]
+    assert end >= 11
+    driver.log.replay(world.shard(), world.events, 0, end)
+    assert [record.value for record in replayed(driver, world.shard())] == [b"good"]
+    assert [record.value for record in world.read(world.events)] == [b"good"]
+
+
+@pytest.mark.kafka
+def test_a_replay_waits_for_an_open_transaction(world: World) -> None:
+    """What a foreign open transaction hides below the target is waited for, and then read."""
+    world.append(b"before", topic=world.events)
+    other = foreign(world)
+    other.begin_transaction()
+    other.produce(world.events, b"hidden", partition=0)
+    other.flush()
+    driver, shard = world.join(), world.shard()
+    end = driver.claimed(shard, world.events).ends[world.events]
+    assert end == 2
+    driver.log.replay(shard, world.events, 0, end)
+    first = driver.until(Replayed, shard)
+    assert ([record.value for record in first.records], first.complete) == ([b"before"], False)
+    for _ in range(20):
+        driver.poll()
+    assert driver.said(shard) == []
+    other.commit_transaction(DEADLINE_S)
+    assert [record.value for record in replayed(driver, shard)] == [b"hidden"]
+
+
+@pytest.mark.kafka
+def test_a_reader_does_not_wait_for_an_open_transaction(world: World) -> None:
+    """A read from outside stops where an open transaction begins; the bounds say the same."""
+    world.append(b"before", topic=world.events)
+    other = foreign(world)
+    other.begin_transaction()
+    other.produce(world.events, b"hidden", partition=0)
+    other.flush()
+    assert world.reader.bounds(world.events, 0) == (0, 1)
+    assert [record.value for record in world.read(world.events)] == [b"before"]
+    other.abort_transaction(DEADLINE_S)
+
+
+@pytest.mark.kafka
+def test_an_offset_that_is_gone_aborts(world: World) -> None:
+    """Records that were deleted under a shard are a failure that names the offset; a claim tells the new low."""
+    world.append(b"a", b"b", b"c")
+    admin = AdminClient({"bootstrap.servers": world.backend.url.removeprefix("kafka://")})
+    for future in admin.delete_records([KafkaPartition(world.commands, 0, 2)]).values():
+        future.result(DEADLINE_S)
+    driver, shard = world.working()
+    driver.log.begin(shard, 0)
+    aborted = driver.until(Aborted, shard)
+    assert f"{shard}: offset 0" in aborted.reason
+    claimed = driver.claimed_again(shard)
+    assert (claimed.low, claimed.high) == (2, 3)
+    driver.log.begin(shard, claimed.low)
+    assert [record.value for record in driver.until(Fetched, shard).records] == [b"c"]
+
+
+# --- brokers and rights ---------------------------------------------------------------------------------------
+
+
+def test_an_unreachable_broker_is_named() -> None:
+    """Where nobody answers, the sentence names the address and what the last attempt met."""
+    backend = KafkaBackend("kafka://127.0.0.1:1", Settings(connect_timeout_s=0.5))
+    with pytest.raises(LogUnavailable, match=r"127\.0\.0\.1:1 .*refused"):
+        backend.topics()
+
+
+@pytest.fixture
+def own_broker() -> Iterator[Broker]:
+    """Give a broker that a test may ruin: it asks for rights and grants all until told otherwise."""
+    try:
+        broker = Broker(
+            [
+                "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+                "allow.everyone.if.no.acl.found=true",
+            ]
+        )
+    except BrokerMissingError as missing:
+        pytest.skip(str(missing))
+    try:
+        yield broker.start()
+    finally:
+        broker.stop()
+
+
+@pytest.mark.kafka
+@pytest.mark.processes
+def test_missing_rights_and_a_broker_that_dies(own_broker: Broker) -> None:
+    """Topics that may not be made are all named with what they need; a broker that stays away ends the worker."""
+    world = World(connect(own_broker.url, Settings(unavailable_timeout_s=2.0, stop_timeout_s=1.0)), "kafka")
+    world.make()
+    driver, _ = world.working()
+    _forbid_topics(own_broker)
+    specs = [TopicSpec("new.one", 3, {"cleanup.policy": "compact"}), TopicSpec("new.two", 1, {})]
+    with pytest.raises(TopicMismatch) as refusal:
+        world.backend.ensure(specs)
+    assert "new.one with 3 partitions and cleanup.policy=compact; new.two with 1 partitions" in str(refusal.value)
+
+    assert own_broker.process is not None
+    own_broker.process.kill()
+    deadline_s = time.monotonic() + DEADLINE_S
+    sentence = ""
+    while not sentence:
+        assert time.monotonic() < deadline_s
+        try:
+            driver.log.poll(0.1)
+        except LogUnavailable as gone:
+            sentence = str(gone)
+    assert "no Kafka broker has answered" in sentence
+    world.close()  # and closing does not hang
+
+
+def _forbid_topics(broker: Broker) -> None:
+    everything = [(ResourceType.BROKER, "kafka-cluster"), (ResourceType.TOPIC, "*")]
+    rules = [(AclOperation.ALL, AclPermissionType.ALLOW), (AclOperation.CREATE, AclPermissionType.DENY)]
+    bindings = [
+        AclBinding(kind, name, ResourcePatternType.LITERAL, "User:ANONYMOUS", "*", operation, permission)
+        for operation, permission in rules
+        for kind, name in everything
+    ]
+    admin = AdminClient({"bootstrap.servers": broker.address})
+    for future in admin.create_acls(bindings).values():
+        future.result(DEADLINE_S)
+
+
+# --- settings -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("enable.auto.commit", "true"),
+        ("enable.auto.offset.store", "true"),
+        ("isolation.level", "read_uncommitted"),
+        ("enable.idempotence", "false"),
+        ("acks", "1"),
+        ("auto.offset.reset", "latest"),
+        ("group.id", "mine"),
+        ("group.instance.id", "mine"),
+        ("group.protocol", "consumer"),
+        ("transactional.id", "mine"),
+        ("partition.assignment.strategy", "range"),
+        ("partitioner", "random"),
+        ("message.timeout.ms", "1000"),
+        ("bootstrap.servers", "elsewhere:9092"),
+        ("log_level", "3"),
+    ],
+)
+def test_a_setting_that_breaks_a_promise_is_refused(name: str, value: str) -> None:
+    """Such a setting is refused by name, with the reason."""
+    with pytest.raises(InvalidSetting, match=rf"{name}='{value}' is refused: .+"):
+        KafkaBackend("kafka://127.0.0.1:1", kafka_config={name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("acks", "-1"), ("isolation.level", "read_committed"), ("linger.ms", "2")])
+def test_what_breaks_no_promise_passes(name: str, value: str) -> None:
+    """The value that holds anyway may be said, and other settings pass through."""
+    KafkaBackend("kafka://127.0.0.1:1", kafka_config={name: value}).close()
+
+
+@pytest.mark.parametrize("config", [{"no.such.setting": "1"}, {"fetch.wait.max.ms": "soon"}])
+def test_librdkafka_says_what_it_does_not_know(config: dict[str, str]) -> None:
+    """An unknown key or an impossible value is an InvalidSetting in librdkafka's own words."""
+    with pytest.raises(InvalidSetting, match=next(iter(config))):
+        KafkaBackend("kafka://127.0.0.1:1", kafka_config=config)
+
+
+def test_properties_files() -> None:
+    """Java's properties files are read: comments, both separators, blanks, continued lines, `=` in values."""
+    text = "# comment\n! another\n\nsasl.username = me\nsasl.password=a=b#c\nlinger.ms:5\nssl.ca.location=/a\\\n/b\n"
+    assert parse_properties(text) == {
+        "sasl.username": "me",
+        "sasl.password": "a=b#c",
+        "linger.ms": "5",
+        "ssl.ca.location": "/a/b",
+    }
+    with pytest.raises(InvalidSetting, match="no key=value line"):
+        parse_properties("what is this")
+
+
+def test_secrets_stay_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """What librdkafka logs goes to `understudy.kafka`, with secrets blotted out."""
+    with caplog.at_level(logging.DEBUG, "understudy.kafka"):
+        LogLines(("hush",)).log(logging.DEBUG, "%s [%s] %s", "CONF", "client", "sasl.password = hush")
+    assert caplog.messages == ["CONF [client] sasl.password = ***"]
+
+
+def test_a_broken_coordinator_connection_is_noticed() -> None:
+    """The one line by which librdkafka tells that a transaction coordinator's connection broke marks the producer."""
+    lines = LogLines(())
+    lines.log(logging.INFO, "%s [%s] %s", "FAIL", "p", "127.0.0.1:9092/1: Disconnected (after 3ms in state UP)")
+    assert not lines.coordinator_lost
+    lines.log(logging.INFO, "%s [%s] %s", "FAIL", "p", "TxnCoordinator/1: 127.0.0.1:9092: Disconnected: closed by peer")
+    assert lines.coordinator_lost

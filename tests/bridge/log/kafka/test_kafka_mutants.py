@@ -1,0 +1,170 @@
+"""The tests of the Kafka adapter are tested: each of these bugs makes the test that is named for it fail.
+
+The simulator stands on the embedded log and cannot see them. This file holds the table in ``docs/reliability.rst``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from repertory.bridge.log.connect import connect
+from repertory.bridge.log.kafka.admin import Admin
+from repertory.bridge.log.kafka.claim import Claim
+from repertory.bridge.log.kafka.config import KafkaConfig, LogLines
+from repertory.bridge.log.kafka.group import GroupMember
+from repertory.bridge.log.port import Committed
+from repertory.bridge.log.record import TopicPartition
+from tests.bridge.log.kafka import test_fencing as fencing
+from tests.bridge.log.kafka import test_kafka_log as basics
+from tests.support.kafka.tcp_proxy import LateRequestProxy
+from tests.support.logs import log_driver
+from tests.support.logs.log_driver import World
+from tests.support.paths import ROOT
+
+pytestmark = [pytest.mark.kafka, pytest.mark.processes]
+
+DOCS = ROOT / "docs" / "reliability.rst"
+#: What a mutant makes wait for ever need not be waited for as long as what is slow.
+DEADLINE_S = 15.0
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+def keep_the_dirty_producer(patch: pytest.MonkeyPatch) -> None:
+    """A producer is used again after its coordinator's connection was lost."""
+    patch.setattr(LogLines, "coordinator_lost", property(lambda _: False, lambda *_: None), raising=False)
+
+
+def end_at_the_stable_offset(patch: pytest.MonkeyPatch) -> None:
+    """A claim's ends are the last stable offsets: what is open now is not waited for."""
+    patch.setattr(Admin, "ends", lambda admin, shards: {shard: admin.stable_end(shard) for shard in shards})
+
+
+def shut_nobody_out(patch: pytest.MonkeyPatch) -> None:
+    """Each claim has a transactional id of its own, so that earlier owners are not shut out."""
+    ids: list[int] = []
+    true_shard = KafkaConfig.shard
+
+    def shard(config: KafkaConfig, lines: LogLines, transactional_id: str) -> dict[str, object]:
+        ids.append(0)
+        return true_shard(config, lines, f"{transactional_id}.{len(ids)}")
+
+    patch.setattr(KafkaConfig, "shard", shard)
+
+
+def keep_the_metadata(patch: pytest.MonkeyPatch) -> None:
+    """The group metadata is read once and kept."""
+    kept: dict[int, object] = {}
+    true_metadata = GroupMember.metadata
+    patch.setattr(GroupMember, "metadata", lambda group: kept.setdefault(id(group), true_metadata(group)))
+
+
+def show_what_was_aborted(patch: pytest.MonkeyPatch) -> None:
+    """Readers do not ask for committed records only."""
+    true_reader = KafkaConfig.reader
+    patch.setattr(
+        KafkaConfig, "reader",
+        lambda config, lines: true_reader(config, lines) | {"isolation.level": "read_uncommitted"},
+    )  # fmt: skip
+
+
+def leave_the_offset_out(patch: pytest.MonkeyPatch) -> None:
+    """The offset is not part of the transaction."""
+    true_sliced = Claim._sliced
+
+    def sliced(claim: Claim, call: Callable[[], None], deadline_s: float) -> None:
+        if "send_offsets_to_transaction" not in call.__code__.co_names:
+            true_sliced(claim, call, deadline_s)
+
+    patch.setattr(Claim, "_sliced", sliced)
+
+
+def offset_goes_with_the_records(world: World) -> None:
+    """What is committed moves the group's offset."""
+    driver, shard = world.working()
+    driver.log.commit(world.transaction(shard, 7, b"x"))
+    driver.until(Committed, shard)
+    assert driver.claimed_again(shard).committed == 7
+
+
+def commits_go_on_after_a_rebalance(world: World) -> None:
+    """Who has kept a shard through a rebalance commits as before."""
+    first, shard = world.working()
+    first.log.commit(world.transaction(shard, 1, b"before"))
+    first.until(Committed, shard)
+    second = world.join(1)
+    world.settled(first, second)
+    shard = TopicPartition(world.commands, next(iter(first.owned)).partition)
+    for _ in range(3):
+        first.claimed_again(shard)
+        first.log.commit(world.transaction(shard, 1, b"x"))
+        if isinstance(first.outcome(shard), Committed):
+            return
+    raise AssertionError("every commit was refused")
+
+
+#: What is planted, and the test that has to fail then.
+MUTANTS: list[tuple[Patch, Callable[..., None]]] = [
+    (end_at_the_stable_offset, basics.test_a_replay_waits_for_an_open_transaction),
+    (show_what_was_aborted, basics.test_a_replay_ends_behind_aborted_records),
+    (shut_nobody_out, fencing.test_after_a_false_fencing_the_owner_is_assigned_again),
+    (keep_the_metadata, commits_go_on_after_a_rebalance),
+    (leave_the_offset_out, offset_goes_with_the_records),
+]
+
+
+@pytest.fixture
+def world(kafka_url: str) -> Iterator[World]:
+    """Give a world on the test run's Kafka."""
+    world = World(connect(kafka_url), "kafka")
+    world.make()
+    yield world
+    world.close()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait long for what does not come."""
+    monkeypatch.setattr(log_driver, "DEADLINE_S", DEADLINE_S)
+
+
+@pytest.mark.parametrize(("plant", "found_by"), MUTANTS, ids=lambda each: each.__name__)
+def test_it_is_found(
+    world: World, monkeypatch: pytest.MonkeyPatch, plant: Patch, found_by: Callable[[World], None]
+) -> None:
+    """The named test fails."""
+    with monkeypatch.context() as patch:
+        plant(patch)
+        with pytest.raises((AssertionError, StopIteration)):
+            found_by(world)
+
+
+@pytest.mark.parametrize("check", [commits_go_on_after_a_rebalance, offset_goes_with_the_records])
+def test_without_it_all_is_well(world: World, check: Callable[[World], None]) -> None:
+    """The checks of this file pass where nothing is planted."""
+    check(world)
+
+
+proxied = fencing.proxied
+
+
+def test_a_dirty_producer_that_is_kept_is_found(
+    proxied: tuple[World, LateRequestProxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The late EndTxn is either taken for a commit or ends the next transaction."""
+    with monkeypatch.context() as patch:
+        keep_the_dirty_producer(patch)
+        with pytest.raises(AssertionError):
+            fencing.test_a_late_end_of_transaction_tears_nothing(proxied)
+
+
+def test_the_table_names_them() -> None:
+    """``docs/reliability.rst`` has a row for each."""
+    text = DOCS.read_text()
+    for plant, found_by in [*MUTANTS, (keep_the_dirty_producer, fencing.test_a_late_end_of_transaction_tears_nothing)]:
+        assert plant.__doc__
+        row = re.escape(plant.__doc__.rstrip(".")) + r".*\n.*" + re.escape(found_by.__name__)
+        assert re.search(row, text), f"docs/reliability.rst lacks {plant.__doc__} {found_by.__name__}"

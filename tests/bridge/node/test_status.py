@@ -1,0 +1,285 @@
+"""What an operator sees of a node, in the log and in ``understudy status``: workers, counters, the last incidents."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repertory.actors.shard.turn_result import Incident
+from repertory.bridge.log.connect import connect
+from repertory.bridge.log.port import Backend
+from repertory.bridge.node.metrics import SERIES_MAX, Metrics
+from repertory.bridge.node.publisher import Publisher
+from repertory.bridge.node.status import INCIDENTS_MAX, Incidents, NodeRecord, decode_node
+from repertory.bridge.system.settings import Settings
+from repertory.bridge.topics import incidents_spec, incidents_topic
+from repertory.bridge.worker_log import Dialogue
+from repertory.cli.status import standing
+from repertory.supervision.process.proc import pid_start
+
+NOW_MS = 1_700_000_000_000
+Report = dict[str, str | int | float | bool | None]
+
+
+def report(event: str, **fields: str | float | bool | None) -> Report:
+    """Return a report as a node's process writes it."""
+    return {"event": event, "at_s": NOW_MS / 1000, "worker": "worker-0", **fields}
+
+
+def incidents(*reports: Report) -> Incidents:
+    """Return what some reports amount to."""
+    found = Incidents("one", os.getpid(), pid_start(os.getpid()) or "", NOW_MS)
+    for each in reports:
+        found.take(each)
+    return found
+
+
+DIED: tuple[Report, ...] = (
+    report("node-started", pid=1),
+    report("worker-started", pid=2, incarnation=1),
+    report("worker-running", pid=2, incarnation=1),
+    report("worker-exited", pid=2, incarnation=1, how="SIGKILL"),
+    report("worker-failed", error_type="ProcessExited", message="ended with SIGKILL", where="worker-0#1"),
+    report("worker-waits", delay_s=0.5),
+)
+
+
+def test_a_death_is_one_incident_that_says_what_happens_next() -> None:
+    """What, where and what happens next are one entry, though the supervisor decides a moment later."""
+    record = incidents(*DIED).record(NOW_MS)
+    assert [(i.what, i.where, i.next) for i in record.incidents] == [
+        ("ProcessExited: ended with SIGKILL", "worker-0#1", "it is started again in 0.50 s")
+    ]
+    assert (record.state, record.workers["worker-0"].state) == ("running", "ended with SIGKILL")
+    assert record.restarts_since(NOW_MS - 3_600_000) == 0
+
+
+def test_a_worker_that_is_started_again_is_a_restart() -> None:
+    """The first start is none; a restart is counted in its metric, and for an hour among those of the last hour."""
+    found = incidents(*DIED, report("worker-started", pid=3, incarnation=2))
+    record = found.record(NOW_MS)
+    assert record.metrics == {'understudy_worker_restarts_total{worker="worker-0"}': 1}
+    assert (record.workers["worker-0"].pid, record.workers["worker-0"].restarts) == (3, 1)
+    assert record.restarts_since(NOW_MS - 3_600_000) == 1
+    assert record.restarts_since(NOW_MS + 60_000) == 0
+
+
+@pytest.mark.parametrize(
+    ("events", "next_says"),
+    [
+        ((report("worker-down"),), "it stays down"),
+        ((report("escalated", message="gone", where="worker-0#1"),), "the node gives up"),
+    ],
+)
+def test_a_supervisor_that_gives_up_says_so(events: tuple[Report, ...], next_says: str) -> None:
+    """A worker that is not restarted, and a node that gives up, are told from one that will be back."""
+    assert incidents(*DIED[:-1], *events).record(NOW_MS).incidents[-1].next == next_says
+
+
+@pytest.mark.parametrize(
+    ("said", "metric", "what"),
+    [
+        (
+            report("incident", where="a/3@7 key 'k'", error="ValueError", reason="no", outcome="parked", next="n"),
+            'understudy_incidents_total{entity="a",outcome="parked"}',
+            "ValueError: no",
+        ),
+        (
+            report("shard-failed", shard="a/3", error="KeyError", reason="no", next="n"),
+            'understudy_shard_failures_total{shard="a/3"}',
+            "KeyError: no",
+        ),
+        (
+            report("shard-aborted", shard="a/3", reason="no", routine=False, next="n"),
+            'understudy_shard_aborts_total{shard="a/3"}',
+            "no",
+        ),
+        (
+            report("shard-fenced", shard="a/3", reason="no", next="n"),
+            'understudy_shard_fencings_total{shard="a/3"}',
+            "fenced: no",
+        ),
+        (
+            report("shard-stalled", shard="a/3", reason="no", next="n"),
+            'understudy_shard_stalls_total{shard="a/3"}',
+            "takes no commands: no",
+        ),
+    ],
+)
+def test_each_failure_is_a_metric_and_an_incident(said: Report, metric: str, what: str) -> None:
+    """Whatever fails in a shard or an entity is counted under its name and shown with what happens next."""
+    record = incidents(said).record(NOW_MS)
+    assert record.metrics == {metric: 1}
+    assert [(i.what, i.next, i.worker) for i in record.incidents] == [(what, "n", "worker-0")]
+
+
+def test_a_loop_of_failures_drives_nothing_else_out() -> None:
+    """The same incident again and again is one entry with a count; of others the last are kept, and bounded."""
+    again = report("shard-failed", shard="a/3", error="KeyError", reason="no", next="n")
+    record = incidents(*DIED, *[again] * 100).record(NOW_MS)
+    assert [incident.count for incident in record.incidents] == [1, 100]
+    others = [report("shard-failed", shard=f"a/{n}", error="E", reason="x" * 9_999, next="n") for n in range(100)]
+    record = incidents(*others).record(NOW_MS)
+    assert len(record.incidents) == INCIDENTS_MAX
+    assert len(msgspec.msgpack.encode(record)) < 20_000
+
+
+def test_a_routine_abort_is_counted_and_shown_to_nobody() -> None:
+    """A rebalance aborts what is under way as a matter of course."""
+    found = incidents()
+    assert not found.take(report("shard-aborted", shard="a/3", reason="a rebalance", routine=True, next="n"))
+    assert found.record(NOW_MS).incidents == ()
+    assert found.record(NOW_MS).metrics == {'understudy_shard_aborts_total{shard="a/3"}': 1}
+
+
+def test_planned_handovers_are_one_entry_with_the_longest_gap() -> None:
+    """A node that leaves hands over all its shards at once: they are counted, and shown as one."""
+    gaps = [0.2, 0.7, 0.4]
+    handed = [report("shard-handed-over", shard=f"a/{n}", owner="two/1", gap_s=gap) for n, gap in enumerate(gaps)]
+    record = incidents(*handed).record(NOW_MS)
+    (entry,) = record.incidents
+    assert (entry.what, entry.where) == ("handed over by two/1", "a/2 and 2 more")
+    assert entry.next == "served again, after a gap of at most 0.70 s"
+    assert record.metrics["understudy_handovers_total"] == 3
+    assert round(record.metrics["understudy_handover_gap_seconds_total"], 6) == 1.3
+
+
+def test_an_end_without_a_word_is_told_from_a_stop() -> None:
+    """A node that was killed never said that it stopped."""
+    stopped, killed = incidents(*DIED, report("node-stopped", exit_code=0, sentence="")), incidents(*DIED)
+    for each in (stopped, killed):
+        each.end(0)
+    assert stopped.record(NOW_MS).state == "stopped"
+    assert killed.record(NOW_MS).state.startswith("ended without a word")
+
+
+@given(st.text(), st.text())
+def test_series_are_written_as_prometheus_wants_them(first: str, second: str) -> None:
+    """A label's value may be anything; no two series look alike."""
+    metrics = Metrics()
+    metrics.add("understudy_things_total", a=first, b=second)
+    metrics.add("understudy_things_total", a=first, b=second + "x")
+    series = metrics.series()
+    assert len(series) == 2
+    for name in series:
+        assert re.fullmatch(r'understudy_things_total\{a="([^"\\\n]|\\.)*",b="([^"\\\n]|\\.)*"\}', name), name
+
+
+def test_series_are_bounded() -> None:
+    """What comes beyond the bound is counted, though nobody knows of what."""
+    metrics = Metrics()
+    for number in range(SERIES_MAX + 10):
+        metrics.add("understudy_things_total", shard=str(number))
+    assert len(metrics.series()) == SERIES_MAX + 1
+    assert sum(metrics.series().values()) == SERIES_MAX + 10
+
+
+# --- how a node stands ----------------------------------------------------------------------------------------
+
+
+def node(**changes: object) -> NodeRecord:
+    """Return the record of a node that runs in this process, changed."""
+    return msgspec.structs.replace(incidents(*DIED).record(NOW_MS), **changes)
+
+
+def test_a_node_is_said_to_run_only_if_it_does() -> None:
+    """The kernel is asked where that can be; a silent node elsewhere is called silent, and its last word has an age."""
+    later_ms = NOW_MS + 10 * 60_000
+    assert standing(node(), later_ms) == "running"
+    assert "process is gone" in standing(node(pid=2**22 + 1), later_ms)
+    assert "10 min ago" in standing(node(pid=2**22 + 1), later_ms)
+    elsewhere = node(pid_start="another-boot/1", heartbeat_s=60.0)
+    assert standing(elsewhere, NOW_MS + 50_000) == "running, its last word came 50 s ago"
+    assert standing(elsewhere, later_ms).startswith("silent: dead or cut off from the log")
+    assert standing(node(state="stopped"), later_ms) == "stopped, 10 min ago"
+    assert standing(node(state="gave up: no"), later_ms) == "gave up: no, 10 min ago"
+
+
+# --- in the log -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> Iterator[Backend]:
+    """Give a file that processes and threads can share."""
+    backend = connect(f"sqlite:{tmp_path / 'incidents.db'}")
+    yield backend
+    backend.close()
+
+
+def written(backend: Backend) -> list[NodeRecord]:
+    """Return every record that was written."""
+    reader = backend.reader()
+    try:
+        return [decode_node(record.value or b"") for record in reader.read(incidents_topic("t"), 0)]
+    finally:
+        reader.close()
+
+
+def test_a_burst_of_reports_is_few_records_and_the_last_word_is_whole(backend: Backend) -> None:
+    """Reports are coalesced and none is lost; what was said before the end is in the log when it is over."""
+    found = incidents()
+    publisher = Publisher(found, lambda: connect(backend.url), incidents_spec("t"), heartbeat_s=0.0)
+    for each in [*DIED, *[report("shard-failed", shard="a/3", error="E", reason="no", next="n")] * 1_000]:
+        if found.take(each):
+            publisher.changed()
+    found.end(0)
+    publisher.close()
+    records = written(backend)
+    assert len(records) < 100
+    assert records[-1] == msgspec.structs.replace(found.record(NOW_MS), at_ms=records[-1].at_ms)
+    assert records[-1].incidents[-1].count == 1_000
+
+
+@given(
+    st.sampled_from(["incident", "worker-started", "worker-waits", "node-stopped", "shard-aborted", "?"]),
+    st.dictionaries(
+        st.sampled_from(["at_s", "dropped", "pid", "delay_s", "worker", "where", "routine"]),
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    ),
+)
+def test_a_report_may_say_what_it_likes(event: str, fields: Report) -> None:
+    """Numbers beyond all sense, or words in their place, take nobody down; what comes of them can be written."""
+    found = incidents(*DIED, {**fields, "event": event})
+    assert decode_node(msgspec.msgpack.encode(found.record(NOW_MS))) == found.record(NOW_MS)
+
+
+def test_a_topic_that_is_not_to_be_had_is_one_line(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the topic cannot be, status shows less; the node goes on."""
+    backend.ensure([msgspec.structs.replace(incidents_spec("t"), partitions=2)])
+    publisher = Publisher(incidents(), lambda: connect(backend.url), incidents_spec("t"), heartbeat_s=0.0)
+    publisher.changed()
+    publisher.close()
+    assert [line.levelname for line in caplog.records] == ["WARNING"]
+    assert "t.incidents" in caplog.text
+
+
+def test_a_log_out_of_reach_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the log says, nobody but the log line hears of it."""
+    settings = Settings(connect_timeout_s=0.1)
+    incident = incidents()
+    publisher = Publisher(
+        incident, lambda: connect("kafka://127.0.0.1:1", settings), incidents_spec("t"), heartbeat_s=0.0
+    )
+    publisher.changed()
+    publisher.close()
+    assert len([line for line in caplog.records if line.name == "understudy"]) == 1
+    assert "next try" in caplog.text
+
+
+def test_a_failure_is_one_log_line_whatever_its_message(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever reads the log line by line, or in a terminal, is not told what nobody said."""
+    told: list[str] = []
+    dialogue = Dialogue(lambda event, **_: told.append(event))
+    reason = "first\nnode-stopped exit_code=0 \x1b[2J"
+    dialogue.incidents([Incident("account/3@17 key 'a'", "ValueError", reason, "its key is parked", "parked")])
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        r"account/3@17 key 'a': ValueError: first\nnode-stopped exit_code=0 \x1b[2J; its key is parked"
+    ]
+    assert told == ["incident"]

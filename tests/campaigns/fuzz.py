@@ -1,0 +1,691 @@
+"""Fuzzing of whatever takes bytes from outside: a million inputs, by a seed.
+
+``python -m tests.campaigns.fuzz --inputs 1000000 --seed 1`` (``make chaos`` runs it). Inputs are valid ones with a few
+lies in them (``tests/campaigns/byte_mutator.py``), and they meet the product's own code. What may come out is named at
+each target; all else is a finding: it prints the one command that shows it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import decimal
+import enum
+import os
+import sys
+import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from random import Random
+from typing import Annotated, Any, Literal, Self
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from repertory import Backoff, Command, Context, Directive, Entity, Message, command, restart
+from repertory.actors.control import DropParked, RetryParked
+from repertory.actors.message import Envelope, Undecodable
+from repertory.actors.placement import partition_of
+from repertory.actors.shard.config import Limits
+from repertory.actors.wire import DecodeError, encode
+from repertory.bridge import codec as wire
+from repertory.bridge.journal import Inconsistent
+from repertory.bridge.log.record import Headers, Record
+from repertory.bridge.node.report_stream import LINE_BYTES_MAX, ReportLines
+from repertory.bridge.node.status import Incidents, decode_node
+from repertory.bridge.system.committed import entity_state
+from repertory.bridge.system.system import ActorSystem
+from repertory.inspect.readable import readable, readable_key
+from repertory.inspect.shards import shard_status
+from repertory.operate.operator import dead_letter
+from repertory.supervision.process.transport import FrameError, ReceiveBuffer, Serializer, frame
+from repertory.verify import verify
+from repertory.verify.produced import cause_of
+from tests.actors.domain import (
+    Account,
+    Bag,
+    Close,
+    Deposit,
+    Desk,
+    Hold,
+    Pay,
+    Put,
+    Release,
+    Split,
+    Teller,
+    Trip,
+    Withdraw,
+)
+from tests.actors.shard.bench import SYSTEM, Bench
+from tests.campaigns.byte_mutator import Mutator
+from tests.campaigns.fuzz_sockets import Taken, frames_at_every_port
+from tests.support.paths import ROOT
+
+PARTITIONS = 2
+CANARY = "canary"
+POLICY = restart(
+    max_restarts=1,
+    backoff=Backoff(first_s=0.01, factor=1, jitter=0),
+    on={KeyError: Directive.RESUME, ValueError: Directive.STOP},
+)
+ADDRESSES: Headers = (
+    ("reply-to", b"t.replies/0"), ("correlation-id", b"c"), ("about", b"debit"), ("message-id", b"m"),
+)  # fmt: skip
+NAMES = ("reply-to", "reply-key", "correlation-id", "about", "message-id", "cause", "seq", "version", "attempts",
+         "source-partition", "source-offset", "source-topic", "error-type", "error-message", "retry-of", "é",
+         "")  # fmt: skip
+#: What a client may say as it likes; a `cause` that it forges is damage, and `verify` says so.
+THEIRS = tuple(name for name in NAMES if name != "cause")
+ENDLESS = b"t.replies/" + b"9" * 4_400
+VALUES = (b"t.replies/0", b"t.replies/7", b"t.replies/8", ENDLESS, b"t.account.commands", b"t.teller.commands",
+          b"t.account.commands/0/3/0", b"t.account.commands/1/99999/4294967296", b"t.account.events", b"k",
+          b"0")  # fmt: skip
+
+LOG = ROOT / "target" / "fuzz.log"
+
+console = Console(soft_wrap=True)
+
+
+class Wrong(Exception):
+    """The product did what it must not do with an input."""
+
+
+def keys_of(partition: int, count: int, prefix: str = "k") -> list[str]:
+    """Return keys that belong on a partition."""
+    every = (f"{prefix}-{n}" for n in range(1_000))
+    return [key for key in every if partition_of(key.encode(), PARTITIONS) == partition][:count]
+
+
+KEYS = keys_of(0, 4)
+(CANARY_KEY,) = keys_of(0, 1, CANARY)
+
+
+# --- what is sent -------------------------------------------------------------------------------------------------
+
+
+class Colour(enum.Enum):
+    """One of three."""
+
+    RED = "red"
+    GREEN = "green"
+    BLUE = "blue"
+
+
+class Inner(msgspec.Struct, frozen=True):
+    """Within a command."""
+
+    name: str
+    below: tuple[Inner, ...] = ()
+
+
+class Anything(Command):
+    """A field of each kind that MessagePack and msgspec know."""
+
+    i: int = 0
+    f: float = 0.0
+    s: str = ""
+    b: bytes = b""
+    t: tuple[int, str] = (1, "a")
+    many: tuple[float, ...] = ()
+    d: dict[str, int] = {}  # noqa: RUF012  msgspec copies such defaults
+    keyed: dict[str, Inner] = {}  # noqa: RUF012
+    inner: Inner | None = None
+    when: datetime.datetime | None = None
+    day: datetime.date | None = None
+    lasts: datetime.timedelta | None = None
+    id: uuid.UUID | None = None
+    price: decimal.Decimal = decimal.Decimal(0)
+    colour: Colour = Colour.RED
+    word: Literal["a", "b", 3] = "a"
+    either: int | str | None = None
+    any: Any = None
+    marks: frozenset[int] = frozenset()
+    short: Annotated[str, msgspec.Meta(max_length=5, pattern="^[a-z]*$")] = "abc"
+    small: Annotated[int, msgspec.Meta(ge=-5, lt=100)] = 0
+
+
+class Keeper(Entity):
+    """Stateful: keeps what it was sent last, so that it is written, read again, and sent on."""
+
+    last: Anything = Anything()
+
+    @command
+    def take(self, cmd: Anything, ctx: Context) -> Self:
+        """Keep it and tell it to another."""
+        if cmd.i == 7:
+            ctx.tell(Keeper.take, KEYS[cmd.small % len(KEYS)], msgspec.structs.replace(cmd, i=0))
+        return self.replace(last=cmd)
+
+    @command
+    def trip(self, cmd: Trip, ctx: Context) -> Self:
+        """Raise as told."""
+        if ctx.attempt <= cmd.times:
+            raise {"stop": ValueError, "resume": KeyError}.get(cmd.error, RuntimeError)("told to")
+        return self
+
+    @command
+    def close(self, _cmd: Close, ctx: Context) -> None:
+        """End."""
+        ctx.stop()
+
+
+ENTITIES: tuple[type[Entity], ...] = (Account, Teller, Desk, Bag, Keeper)
+#: A command that each of them takes, and that no earlier input can have made fail.
+PLAIN: Mapping[type[Entity], Message] = {
+    Account: Deposit(amount=1), Teller: Pay(account="a", amount=1), Desk: Hold(), Bag: Put(item="x"),
+    Keeper: Anything(),
+}  # fmt: skip
+
+
+def message_for(entity: type[Entity], chance: Random) -> Message:
+    """Draw a valid command."""
+    amount = chance.choice((0, 1, 5, -1, 2**63 - 1, chance.randrange(1000)))
+    trip = Trip(times=chance.choice((0, 1, 9)), error=chance.choice(("restart", "resume", "stop")))
+    choices: list[Message]
+    if entity is Account:
+        choices = [Deposit(amount=amount), Withdraw(amount=amount), Split(amounts=(amount, 1)), trip, Close()]
+    elif entity is Teller:
+        choices = [Pay(account="a", amount=amount), trip, Close()]
+    elif entity is Desk:
+        choices = [Hold(), Release()]
+    elif entity is Bag:
+        choices = [Put(item="x"), Put(item="é" * 20)]
+    else:
+        choices = [anything(chance), anything(chance), trip, Close()]
+    return chance.choice(choices)
+
+
+def anything(chance: Random) -> Anything:
+    """Draw a command with values of all kinds in it."""
+    moment = datetime.datetime.fromtimestamp(chance.randrange(1 << 31), datetime.UTC)
+    inner = Inner("a", (Inner("b"), Inner("c", (Inner("d"),))))
+    return Anything(
+        i=chance.choice((7, 1 << 60)), f=chance.random(), s="text", b=b"bytes", many=(0.5, 1e300), d={"a": 1},
+        inner=inner, when=moment, day=moment.date(), lasts=datetime.timedelta(seconds=chance.randrange(9999)),
+        id=uuid.UUID(int=chance.getrandbits(128)), price=decimal.Decimal("1.50"), colour=chance.choice(list(Colour)),
+        word="b", either=chance.choice((1, "x", None)), any=chance.choice((None, {"a": [1, 2.5, b"x"]}, [[[]]])),
+        marks=frozenset({1, 2}), short="abc", small=chance.randrange(5),
+    )  # fmt: skip
+
+
+# --- targets ------------------------------------------------------------------------------------------------------
+
+
+class Session:
+    """Some inputs for one target, drawn from one source; ``outcomes`` counts what became of them."""
+
+    def __init__(self, chance: Random) -> None:
+        self.chance = chance
+        self.mutator = Mutator(chance)
+        self.outcomes: Counter[str] = Counter()
+
+
+def bench_for(session: Session) -> tuple[type[Entity], Bench]:
+    """Make a shard with bounds that are tight now and then."""
+    chance = session.chance
+    entity = chance.choice(ENTITIES)
+    limits = Limits(
+        batch_records_max=chance.choice((1, 3, 1_000)), snapshot_window_records=chance.choice((1, 5, 1_000)),
+        waiting_per_key_max=chance.choice((1, 1_000)), waiting_per_shard_max=chance.choice((3, 1_000)),
+        dead_letter_overflow=True,
+    )  # fmt: skip
+    others = set(ENTITIES) - {entity}
+    return entity, Bench(entity, policy=POLICY, limits=limits, partitions=PARTITIONS, others=others)
+
+
+def commands(session: Session) -> Iterator[None]:
+    """Records of a commands topic: each is handled, or a dead letter with its bytes; the shard goes on."""
+    entity, bench = bench_for(session)
+    mutator, chance = session.mutator, session.chance
+    for _ in range(40):
+        key, value, headers = drawn_command(session, entity, bench)
+        bench.tell(value, key, headers)
+        if chance.random() < 0.4:
+            bench.run()
+        if chance.random() < 0.05:
+            bench.crash()
+        yield
+    canary = bench.tell(PLAIN[entity], CANARY_KEY)
+    bench.settle()
+    if mutator.chance(0.5):
+        bench.crash()
+    before = {key: cell.data for key, cell in bench.shard.cells.items() if cell.version}
+    bench.crash()
+    if before != {key: cell.data for key, cell in bench.shard.cells.items() if cell.version}:
+        raise Wrong("what was restored is not what was in memory")
+    judge(session, bench, canary)
+
+
+def drawn_command(session: Session, entity: type[Entity], bench: Bench) -> tuple[bytes | None, bytes | None, Headers]:
+    """Draw a record's key, value and headers: a valid command, an operator's among them, with lies in it."""
+    mutator, chance = session.mutator, session.chance
+    key: bytes | None = chance.choice(KEYS).encode()
+    message = message_for(entity, chance)
+    parked = [(w.envelope.offset, k) for k in bench.shard.waiting for w in bench.shard.waiting.queue(k)]
+    if parked and mutator.chance(0.3):
+        offset, name = chance.choice(parked)
+        key = name.encode()
+        message = chance.choice((RetryParked(offset=offset), DropParked(offset=offset, reason="told to")))
+    value: bytes | None = encode(message)
+    headers: Headers = ADDRESSES if mutator.chance(0.3) else ()
+    if mutator.chance(0.8):
+        assert value is not None
+        value = mutator.packed(value)
+    elif mutator.chance(0.2):
+        value = chance.choice((None, b"", chance.randbytes(chance.randrange(200))))
+    if mutator.chance(0.15):
+        key = mutator.key(key, [name.encode() for name in KEYS])
+    if mutator.chance(0.2):
+        headers = mutator.headers(headers, NAMES, VALUES)
+    return key, value, headers
+
+
+def judge(session: Session, bench: Bench, canary: int) -> None:
+    """Hold each command against what became of it."""
+    dead: dict[int, Record] = {}
+    for letter in bench.dead_letters:
+        offset = wire.number(letter, "source-offset")
+        if offset in dead:
+            raise Wrong(f"the command {offset} has two dead letters")
+        dead[offset] = letter
+    if canary in dead or CANARY_KEY not in {*bench.shard.cells, *bench.shard.waiting}:
+        raise Wrong("a plain command was not handled behind the others")
+    for record in bench.topics[bench.codec.commands]:
+        if record.partition != bench.part.id.partition:
+            continue
+        if record.offset >= bench.shard.record.next:
+            raise Wrong(f"the command {record.offset} was not handled")
+        if (found := dead.get(record.offset)) is None:
+            if isinstance(bench.codec.decode(record), Undecodable):
+                raise Wrong(f"what cannot be decoded, {record.offset}, is no dead letter")
+            session.outcomes["handled"] += 1
+            continue
+        if (found.key, found.value) != (record.key, record.value):
+            raise Wrong(f"the dead letter of {record.offset} does not have its bytes")
+        session.outcomes[f"dead letter: {(found.header('error-type') or b'').decode()}"] += 1
+    session.outcomes["replies"] += len(bench.replies)
+
+
+def headers(session: Session) -> Iterator[None]:
+    """Headers: always a letter, and a dead letter that can be shown; only a number may be a DecodeError."""
+    mutator, chance = session.mutator, session.chance
+    _, bench = bench_for(session)
+    valid: Headers = (*ADDRESSES, ("cause", b"t.account.commands/0/3/0"), ("seq", b"4"), ("version", b"1"),
+                      ("attempts", b"2"), ("source-partition", b"0"), ("source-offset", b"7"))  # fmt: skip
+    for _ in range(40):
+        found = mutator.headers(valid, NAMES, VALUES)
+        record = Record(bench.codec.commands, 0, 7, b"k", b"\x80", found, 1)
+        letter = bench.codec.decode(record)
+        session.outcomes["asked" if letter.sender is not None else "not asked"] += 1
+        if not isinstance(letter, Envelope | Undecodable):
+            raise Wrong(f"{letter!r} is no letter")
+        operators = dead_letter(record)
+        session.outcomes["has a cause" if cause_of(record) is not None else "has no cause"] += 1
+        if operators.source_offset < -1:
+            raise Wrong(f"a dead letter says that it was command {operators.source_offset}")
+        for name in ("seq", "version"):
+            try:
+                wire.number(record, name)
+            except DecodeError as error:
+                sentence(error)
+                session.outcomes["no number"] += 1
+        if chance.random() < 0.2:
+            readable_key(found[0][1] if found else None)
+        yield
+
+
+def lived(session: Session) -> tuple[type[Entity], Bench]:
+    """Return a shard that has handled some valid commands, failures among them."""
+    entity, bench = bench_for(session)
+    for _ in range(session.chance.randrange(3, 25)):
+        headers: Headers = ADDRESSES if session.chance.random() < 0.3 else ()
+        if session.chance.random() < 0.2:
+            headers = session.mutator.headers(headers, THEIRS, VALUES)
+        bench.tell(message_for(entity, session.chance), session.chance.choice(KEYS), headers)
+        if session.chance.random() < 0.5:
+            bench.run()
+    bench.run()
+    return entity, bench
+
+
+def spoil(session: Session, bench: Bench, entity: type[Entity], *, everything: bool) -> None:
+    """Change one to three records of a shard's history, or its position."""
+    mutator, chance = session.mutator, session.chance
+    own = [bench.codec.state, bench.codec.waiting, bench.codec.events]
+    names = [name for name in (bench.topics if everything else own) if bench.topics[name]]
+    for _ in range(chance.choice((1, 1, 2, 3))):
+        topic = chance.choice(names)
+        records = bench.topics[topic]
+        at = chance.randrange(len(records)) if records else 0
+        match chance.randrange(12):
+            case 0:
+                del records[at : at + 1]
+            case 1 if records:
+                records[at:at] = [records[at]]
+            case 2:
+                bench.committed = chance.choice((None, bench.committed, 0, (bench.committed or 0) + 1))
+                bench.low = chance.choice((bench.low, bench.low, 1))
+            case 3 if records:
+                other = chance.choice(names)
+                bench.topics[other].append(
+                    msgspec.structs.replace(records[at], topic=other, offset=bench.ends[other])
+                )  # fmt: skip
+                bench.ends[other] += 1
+            case 4 if records:
+                keys = [name.encode() for name in (*KEYS, "\0shard", "0", "3")]
+                records[at] = msgspec.structs.replace(records[at], key=mutator.key(records[at].key, keys))
+            case 5 | 6 if records:
+                found = mutator.headers(records[at].headers, NAMES, VALUES)
+                records[at] = msgspec.structs.replace(records[at], headers=found)
+            case 7 if records:
+                records[at] = msgspec.structs.replace(records[at], value=None)
+            case _ if records:
+                value = mutator.packed(records[at].value or b"\x80")
+                records[at] = msgspec.structs.replace(records[at], value=value)
+
+
+def books(session: Session) -> Iterator[None]:
+    """A shard's own topics: a restore ends with a shard that works, or with `Inconsistent` and a sentence."""
+    entity, bench = lived(session)
+    topics = {name: list(records) for name, records in bench.topics.items()}
+    ends, committed = dict(bench.ends), bench.committed
+    for _ in range(30):
+        bench.topics.clear()
+        bench.topics.update({name: list(records) for name, records in topics.items()})
+        bench.ends.clear()
+        bench.ends.update(ends)
+        bench.committed, bench.low = committed, 0
+        spoil(session, bench, entity, everything=False)
+        try:
+            bench.crash(batch=session.chance.choice((1, 1_000)))
+        except Inconsistent as error:
+            sentence(error)
+            session.outcomes["Inconsistent"] += 1
+        else:
+            session.outcomes["restored"] += 1
+            bench.tell(PLAIN[entity], CANARY_KEY)
+            bench.settle()
+        yield
+
+
+def sentence(error: Exception) -> None:
+    """Require that an error says something, in bounds, that can be printed."""
+    text = str(error)
+    if not 10 < len(text) < 4_000:
+        raise Wrong(f"{type(error).__name__} says {text!r:.200}")
+    text.encode()
+
+
+class Shelf:
+    """A reader of records that stand in lists: what a log would give of a history that somebody has spoilt."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+
+    def partition_count(self, topic: str) -> int | None:
+        """See ``Reader``."""
+        return 8 if topic.endswith(".replies") else 1 if topic.endswith((".dead-letters", ".control")) else PARTITIONS
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """See ``Reader``."""
+        return (self._bench.low if topic.endswith(".commands") else 0), self._bench.ends[topic]
+
+    def read(self, topic: str, partition: int, from_offset: int = 0) -> Iterator[Record]:
+        """See ``Reader``."""
+        for record in self._bench.topics.get(topic, ()):
+            if record.partition == partition and record.offset >= from_offset:
+                yield record
+
+    def follow(self, topic: str, positions: Mapping[int, int], timeout_s: float) -> Iterator[Record]:
+        """See ``Reader``."""
+        for partition, offset in positions.items():
+            yield from self.read(topic, partition, offset)
+
+    def committed(self, group: str, topic: str, partition: int) -> int | None:
+        """See ``Reader``."""
+        return self._bench.committed if partition == 0 and topic == self._bench.codec.commands else None
+
+    def close(self) -> None:
+        """See ``Reader``."""
+
+
+def system_of(bench: Bench) -> ActorSystem:
+    """Return the system that the bench plays a shard of."""
+    system = ActorSystem(SYSTEM)
+    for entity in ENTITIES:
+        system.host(entity, partitions=PARTITIONS, supervise=POLICY)
+    return system
+
+
+def readers(session: Session) -> Iterator[None]:
+    """What operators read: an answer, or DecodeError with a sentence; `verify` reports, and never raises."""
+    entity, bench = lived(session)
+    system, shelf = system_of(bench), Shelf(bench)
+    hosted = system.hosted[entity]
+    report = verify(shelf, system)
+    if not report.ok:
+        raise Wrong(f"verify finds what is not there: {[c.offenders for c in report.checks if not c.ok]}")
+    for _ in range(4):
+        spoil(session, bench, entity, everything=True)
+        for ask in (
+            lambda: [entity_state(shelf, system, hosted, key) for key in KEYS],
+            lambda: shard_status(shelf, system, hosted, 0),
+        ):
+            try:
+                ask()
+                session.outcomes["answered"] += 1
+            except DecodeError as error:
+                sentence(error)
+                session.outcomes["DecodeError"] += 1
+        for record in [record for records in list(bench.topics.values()) for record in records]:
+            readable(record.value).encode("utf-8", "surrogatepass")
+            readable_key(record.key).encode()
+            dead_letter(record)
+        report = verify(shelf, system)
+        session.outcomes["verify: as promised" if report.ok else "verify: found"] += 1
+        yield
+
+
+def reports(session: Session) -> Iterator[None]:
+    """The report stream of a node: each whole line comes out, all else is counted, and what came out can be told."""
+    mutator, chance = session.mutator, session.chance
+    stream, incidents = ReportLines(), Incidents("node", 1, "1", 0)
+    events = ("incident", "worker-started", "worker-waits", "worker-failed", "node-stopped", "shard-aborted", "\0")
+    for number in range(40):
+        report: dict[str, object] = {"event": chance.choice(events), "worker": "worker-0", "number": number}
+        report |= {name: chance.choice(ODD) for name in FIELDS if mutator.chance(0.2)}
+        line = msgspec.json.encode(report)
+        if is_whole := mutator.chance(0.5):
+            data = line + b"\n"
+        else:
+            data = mutator.damaged(line) if mutator.chance(0.7) else encode(message_for(Keeper, chance))
+            longest = LINE_BYTES_MAX // max(1, len(data)) + 1
+            data = data * chance.choice((1,) * 30 + (longest,)) + b"\n"
+        found, size = 0, chance.choice((7, 4_096, 100_000)) if len(data) < 9_000 else 4_096
+        while data:
+            for got in stream.feed(data[:size]):
+                if not isinstance(got["event"], str):
+                    raise Wrong(f"{got} is no report")
+                found += got == report
+                incidents.take(got)
+            data = data[size:]
+        if is_whole and found != 1:
+            raise Wrong(f"the report {number} came out {found} times")
+        session.outcomes["report" if is_whole else "garbage"] += 1
+        yield
+    session.outcomes["lines lost"] += stream.lost
+    record = msgspec.msgpack.encode(incidents.record(1))
+    decode_node(record)
+    try:
+        decode_node(mutator.packed(record)).restarts_since(0)
+    except DecodeError as error:
+        sentence(error)
+        session.outcomes["no record of a node"] += 1
+
+
+#: What a report says where a number is expected, and where.
+ODD = (None, True, -1, 0.5, 1e308, -1e308, 1 << 63, -(1 << 63), "x", "", "9" * 5_000)
+FIELDS = ("at_s", "dropped", "pid", "delay_s", "where", "next")
+
+SERIALIZER = Serializer(bytes(range(32)))
+
+
+def frames(session: Session) -> Iterator[None]:
+    """Frames of the process tree: what was sent, nothing yet, or `FrameError`, which closes the connection."""
+    for _ in range(40):
+        value, data = drawn_frame(session.mutator)
+        buffer = ReceiveBuffer(SERIALIZER.loads)
+        try:
+            while data and not buffer.isDone():
+                size = min(session.chance.choice((1, 20, 4_096)), buffer.remainingAmount())
+                buffer.addMore(data[:size])
+                data = data[size:]
+            got = buffer.completed()
+        except FrameError as error:
+            sentence(error)
+            session.outcomes["FrameError"] += 1
+        else:
+            if got is not None and got[0] != value:
+                raise Wrong(f"{got[0]!r:.200} was never sent")
+            session.outcomes["incomplete" if got is None else "received"] += 1
+        yield
+
+
+def drawn_frame(mutator: Mutator) -> tuple[object, bytes]:
+    """Draw a value, and a frame that holds it with lies in its length, its signature or its pickle."""
+    chance = mutator.source
+    value = ("Ping", chance.randrange(100), "x" * chance.choice((0, 100, 20_000)))
+    body = SERIALIZER.dumps(value)
+    match chance.randrange(7):
+        case 0:
+            return value, frame(body)
+        case 1:
+            return value, mutator.damaged(frame(body)[:12]) + frame(body)[12:]
+        case 2:
+            return value, frame(mutator.damaged(body))
+        case 3:
+            lie = chance.choice((b"-5", b"0", b"32", b"1048577", b"99999999999999999999", b" 64", b"6_4", b"", b"\xb2"))
+            return value, lie + b">" + body
+        case 4:
+            return value, frame(Serializer(bytes(32)).dumps(value))
+        case 5:
+            return value, frame(body) * 2
+        case _:
+            return value, mutator.damaged(frame(body))
+
+
+def stranger(mutator: Mutator) -> bytes:
+    """Draw what comes in at a port from somebody without the key of that node."""
+    return drawn_frame(mutator)[1] if mutator.chance(0.8) else mutator.source.randbytes(mutator.source.randrange(60))
+
+
+#: How often each is drawn; those that start a whole history cost more.
+TARGETS: Mapping[str, tuple[int, Callable[[Session], Iterator[None]]]] = {
+    "commands": (40, commands),
+    "headers": (15, headers),
+    "books": (10, books),
+    "readers": (10, readers),
+    "reports": (10, reports),
+    "frames": (15, frames),
+}
+
+
+# --- a run --------------------------------------------------------------------------------------------------------
+
+
+class Found(Exception):
+    """An input that did what no input may; says how to see it again."""
+
+
+def sessions(seed: int, only: str | None = None, first: int = 0) -> Iterator[tuple[str, Session, Iterator[None]]]:
+    """Yield sessions for ever: each is a function of the seed and its number."""
+    names = list(TARGETS) if only is None else [only]
+    number = first
+    while True:
+        source = Random(f"{seed}/{number}")  # noqa: S311 - an input, no secret
+        name = source.choices(names, [TARGETS[each][0] for each in names])[0]
+        session = Session(source)
+        yield name, session, TARGETS[name][1](session)
+        number += 1
+
+
+def fuzz(
+    inputs: int, seed: int, only: str | None = None, first: int = 0, seen: Callable[[], None] = lambda: None
+) -> dict[str, Counter[str]]:
+    """Run so many inputs; return what became of them, by target. Raises Found at the first that got out."""
+    outcomes: dict[str, Counter[str]] = {name: Counter() for name in TARGETS}
+    left = inputs
+    for number, (name, session, run) in enumerate(sessions(seed, only, first), first):
+        try:
+            for _ in run:
+                left -= 1
+                outcomes[name]["inputs"] += 1
+                seen()
+        except (Exception, RecursionError, MemoryError) as error:
+            again = f"python -m tests.campaigns.fuzz --seed {seed} --first {number} --inputs 1" + (
+                f" --only {only}" if only else ""
+            )
+            raise Found(f"{name}: {type(error).__name__}: {error!s:.500}; see it again: {again}") from error
+        outcomes[name].update(session.outcomes)
+        if left <= 0:
+            return outcomes
+    raise AssertionError("sessions never end")
+
+
+def main() -> int:
+    """Run and return the exit code: 0 if nothing got out."""
+    parser = argparse.ArgumentParser(prog="python -m tests.campaigns.fuzz", description=__doc__)
+    parser.add_argument("--inputs", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="the first session")
+    parser.add_argument("--sockets", type=int, default=0, help="frames at the ports of a running node")
+    parser.add_argument("--only", choices=list(TARGETS))
+    options = parser.parse_args()
+    LOG.parent.mkdir(parents=True, exist_ok=True)
+    with LOG.open("wb") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())  # the node's lines about bad frames would bury the progress
+    columns = (TextColumn("inputs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    started_s = time.monotonic()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=options.inputs)
+        advance = partial(progress.advance, task)
+        try:
+            outcomes = fuzz(options.inputs, options.seed, options.only, options.first, advance)
+            table = figures(outcomes, time.monotonic() - started_s)
+            if options.sockets:
+                done = frames_at_every_port(options.sockets, options.seed, stranger)
+                for what, count in sorted(done.items()):
+                    table.add_row("real sockets", what, f"{count:,}")
+        except (Found, Taken) as found:
+            progress.stop()
+            console.print("".join(traceback.format_exception(found)), markup=False, highlight=False)
+            console.print(f"GOT OUT: {found}", markup=False, highlight=False)
+            return 1
+    console.print(table)
+    console.print(
+        f"seed {options.seed}, {options.inputs:,} inputs, {options.sockets:,} over sockets: nothing got out",
+        highlight=False,
+    )
+    return 0
+
+
+def figures(outcomes: Mapping[str, Counter[str]], seconds: float) -> Table:
+    """Return what was done, as a table."""
+    table = Table("target", "what became of it", "how many", title="fuzzed")
+    for name, counted in outcomes.items():
+        table.add_row(name, "inputs", f"{counted['inputs']:,}")
+        for what, count in sorted(counted.items()):
+            if what != "inputs":
+                table.add_row("", what, f"{count:,}")
+    total = sum(counted["inputs"] for counted in outcomes.values())
+    table.add_row("all", "inputs a second", f"{total / seconds:,.0f}")
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,271 @@
+"""The command line: what it shows, and one clear sentence with a non-zero exit for each bad input."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from repertory.bridge.log.connect import connect
+from repertory.bridge.log.record import Output
+from repertory.supervision.process.node import TOGETHER_S
+from tests.apps import counting
+from tests.support.paths import ROOT
+
+TARGET = "tests.apps.counting:system"
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a child that can import the test applications."""
+    path = os.pathsep.join([str(ROOT), *sys.path])
+    return {**os.environ, "PYTHONPATH": path, "COLUMNS": "200", **extra}
+
+
+@pytest.fixture
+def understudy(tmp_path: Path) -> Run:
+    """Run the command in an empty folder."""
+
+    def run(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from repertory.cli.app import main; main()", *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path, env=environment(extra)
+        )
+
+    return run
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Assert one sentence that says certain words, no traceback, and a non-zero exit."""
+    assert done.returncode not in (0, 1), (done.returncode, done.stderr)
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("understudy: ")]
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def test_check_shows_what_a_system_hosts(understudy: Run) -> None:
+    """``check`` needs no log."""
+    done = understudy("check", TARGET)
+    assert done.returncode == 0, done.stderr
+    assert "counter" in done.stdout
+    assert "journaled" in done.stdout
+
+
+def test_what_anybody_wrote_is_shown_as_it_is(understudy: Run, tmp_path: Path) -> None:
+    """A type's name with markup and an escape sequence in it: no traceback, nothing that the terminal would obey."""
+    log = f"sqlite:{tmp_path / 'strange.db'}"
+    topic = "counting.counter.commands"
+    value = msgspec.msgpack.encode({"type": "[/b] \x1b[2J\nsecond line"})
+    backend = connect(log)
+    counting.system.prepare(backend)
+    with closing(backend.appender()) as appender:
+        appender.append([Output(topic, 0, b"[/key]\x07", value, ())])
+    backend.close()
+    with counting.system.start(log) as running:
+        running.settle()
+    listed = understudy("dead-letters", "list", TARGET, "--log", log, COLUMNS="60")
+    assert listed.returncode == 0, listed.stderr
+    assert "\x1b" not in listed.stdout
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in listed.stdout.splitlines() if "│" in line]
+    address, key, source, _, error, reason = ("".join(column) for column in zip(*lines, strict=True))
+    assert (address, key, source, error) == ("0@0", r"[/key]\x07", f"{topic}/0@0", "DecodeError")
+    assert "[/b]" in reason
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("tests.apps.counting", ["module:system"]),
+        ("tests.apps.nowhere:system", ["tests.apps.nowhere"]),
+        ("tests.apps.counting:nothing", ["nothing", "system"]),
+        ("tests.apps.counting:Counter", ["Counter", "not an ActorSystem"]),
+        ("json:system", ["json", "no ActorSystem"]),
+        ("./missing.py:system", ["missing.py"]),
+    ],
+)
+def test_a_target_that_names_no_system(understudy: Run, target: str, words: list[str]) -> None:
+    """A module that has no system is named, with what it has instead."""
+    refused(understudy("check", target), *words)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://x", "kafka://", "kafka:localhost:9092", "kafka://host", "sqlite:", "memory:x"]
+)
+def test_an_unknown_log_url_shows_the_three_forms(understudy: Run, url: str) -> None:
+    """An unknown log URL is named with the forms that there are."""
+    refused(understudy("run", TARGET, "--log", url), url, "memory:", "sqlite:PATH", "kafka://")
+
+
+def test_an_unreachable_broker_is_said_within_ten_seconds(understudy: Run) -> None:
+    """The sentence says which broker was tried; the call itself is bounded by ``connect_timeout_s``, 8 s."""
+    refused(understudy("run", TARGET, "--log", "kafka://127.0.0.1:1"), "127.0.0.1:1", "refused")
+
+
+def test_a_foreign_sqlite_file_is_refused_and_left_as_it_was(understudy: Run, tmp_path: Path) -> None:
+    """Another program's database is named and not changed."""
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    before = path.read_bytes()
+    refused(understudy("run", TARGET, "--log", "sqlite:other.db"), "other.db")
+    assert path.read_bytes() == before
+
+
+def test_a_corrupt_sqlite_file_is_refused(understudy: Run, tmp_path: Path) -> None:
+    """Bytes that are no database are named and not changed."""
+    path = tmp_path / "corrupt.db"
+    path.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 40)
+    before = path.read_bytes()
+    refused(understudy("run", TARGET, "--log", "sqlite:corrupt.db"), "corrupt.db")
+    assert path.read_bytes() == before
+
+
+def test_another_partition_count_is_refused(understudy: Run) -> None:
+    """A topic whose partition count differs from the code's is named with both counts."""
+    assert understudy("topics", TARGET, "--log", "sqlite:count.db", "--create").returncode == 0
+    done = understudy("run", TARGET, "--log", "sqlite:count.db", COUNTING_PARTITIONS="5")
+    refused(done, "counting.counter", "4", "5")
+
+
+def test_memory_cannot_be_shared_by_workers(understudy: Run) -> None:
+    """``memory:`` has one process."""
+    refused(understudy("run", TARGET, "--log", "memory:", "--workers", "2"), "memory:")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("enable.auto.commit=true", ["enable.auto.commit"]),
+        ("isolation.level=read_uncommitted", ["isolation.level"]),
+        ("no.such.setting=1", ["no.such.setting"]),
+        ("just words", ["just words"]),
+    ],
+)
+def test_settings_that_break_a_promise(understudy: Run, tmp_path: Path, setting: str, words: list[str]) -> None:
+    """A Kafka setting that is unknown or would break a promise is refused with its name."""
+    (tmp_path / "kafka.properties").write_text(f"# mine\n{setting}\n", encoding="utf-8")
+    done = understudy("run", TARGET, "--log", "kafka://127.0.0.1:1", "--kafka-config", "kafka.properties")
+    refused(done, *words)
+
+
+def test_a_settings_file_that_is_missing(understudy: Run) -> None:
+    """The file is named."""
+    refused(
+        understudy("run", TARGET, "--log", "kafka://127.0.0.1:1", "--kafka-config", "none.properties"),
+        "none.properties",
+    )
+
+
+def test_tail_and_state_name_what_is_missing(understudy: Run) -> None:
+    """A topic or entity that does not exist is named, with those there are."""
+    assert understudy("topics", TARGET, "--log", "sqlite:x.db", "--create").returncode == 0
+    refused(understudy("tail", "nope", "--log", "sqlite:x.db"), "nope")
+    refused(understudy("state", TARGET, "nobody", "k", "--log", "sqlite:x.db"), "nobody", "counter")
+    refused(understudy("state", TARGET, "counter", "x" * 300, "--log", "sqlite:x.db"), "255")
+    refused(understudy("status", TARGET, "--log", "sqlite:never.db"), "never.db")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_stops_in_order(tmp_path: Path, number: signal.Signals) -> None:
+    """One signal drains, commits, stops in reverse order, exits 0 and leaves no process behind."""
+    log = ["--log", f"sqlite:{tmp_path / 'run.db'}", "--workers", "2"]
+    command = [sys.executable, "-c", "from repertory.cli.app import main; main()", "run", TARGET, *log]
+    with subprocess.Popen(command, env=environment({}), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        seen = ""
+        restored = 0
+        while restored < 4:
+            line = process.stderr.readline()
+            assert line, seen
+            seen += line
+            restored += "shard-restored" in line
+        process.send_signal(number)
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 0, seen + rest
+    assert rest.count("worker-drained") == 2, rest
+    assert "node-stopped" in rest
+
+
+@pytest.mark.processes
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    """The second signal kills; the exit code says so."""
+    log = ["--log", f"sqlite:{tmp_path / 'run.db'}"]
+    command = [sys.executable, "-c", "from repertory.cli.app import main; main()", "run", TARGET, *log]
+    with subprocess.Popen(command, env=environment({}), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        seen = ""
+        while "worker-running" not in seen:
+            line = process.stderr.readline()
+            assert line, seen
+            seen += line
+        worker = int(seen.split("pid=")[-1].split()[0])
+        os.kill(worker, signal.SIGSTOP)  # It cannot drain, so the first signal is still being obeyed.
+        process.send_signal(signal.SIGTERM)
+        while "node-stopping" not in seen:
+            line = process.stderr.readline()
+            assert line, seen
+            seen += line
+        time.sleep(TOGETHER_S)  # time passes: that is what tells a second request from the first
+        process.send_signal(signal.SIGTERM)
+        process.stderr.read()
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    deadline_s = time.monotonic() + 10
+    while Path(f"/proc/{worker}").exists():
+        assert time.monotonic() < deadline_s, "the worker is still there"
+
+
+def test_simulate_says_what_it_did(understudy: Run) -> None:
+    """``simulate`` runs seeds, again in another process, and shows its figures; no log is needed."""
+    done = understudy("simulate", "examples.banking:system", "--seeds", "4", "--twice-every", "3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "runs without a broken promise" in done.stdout
+    assert "fault: unknown-written" in done.stdout
+    assert "2 seeds did the same in another process" in done.stdout
+
+
+def test_simulate_shows_a_small_schedule_and_how_to_see_it_again(understudy: Run, tmp_path: Path) -> None:
+    """A promise that breaks ends with exit code 1, the seed, what is left of the run, and the command."""
+    (tmp_path / "never.py").write_text(
+        "def invariant(outcome):\n"
+        "    assert outcome.reader.bounds('counting.counter.events', 0)[1] == 0, 'something happened'\n",
+        encoding="utf-8",
+    )
+    done = understudy("simulate", TARGET, "--scenario", "never", "--seeds", "9", "--first-seed", "2")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "seed 2 breaks a promise: the invariant of the application" in done.stdout
+    assert "something happened" in done.stdout
+    assert f"run it again: understudy simulate {TARGET} --scenario never --seeds 1 --first-seed 2" in done.stdout
+
+
+def test_simulate_leaves_no_process_behind_on_ctrl_c(tmp_path: Path) -> None:
+    """Each job is a process; a signal that ends the command ends them all."""
+    call = [sys.executable, "-c", "from repertory.cli.app import main; main()", "simulate", TARGET]
+    call += ["--seeds", "1000000", "--jobs", "2"]
+    with subprocess.Popen(call, cwd=tmp_path, env=environment({}), stderr=subprocess.DEVNULL) as process:
+        jobs: list[psutil.Process] = []
+        while len(jobs) < 2:
+            assert process.poll() is None
+            jobs = psutil.Process(process.pid).children()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) != 0
+    assert not psutil.wait_procs(jobs, timeout=10)[1]
+
+
+def test_simulate_refuses_a_scenario_that_is_none(understudy: Run) -> None:
+    """A scenario that cannot be imported is one sentence."""
+    refused(understudy("simulate", TARGET, "--scenario", "no.such.module"), "no.such.module", "cannot be imported")

@@ -1,0 +1,822 @@
+"""``understudy verify`` passes what the runtime leaves behind, and finds each kind of damage that is planted in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from repertory import ActorSystem, Command, Entity, Event, command, event
+from repertory.actors.message import Done
+from repertory.actors.placement import partition_of
+from repertory.actors.shard.turn_result import WaitingRecord
+from repertory.actors.wire import encode
+from repertory.bridge.codec import decode_shard, decode_state, decode_waiting, encode_book
+from repertory.bridge.log.connect import connect
+from repertory.bridge.log.embedded.backend import EmbeddedBackend
+from repertory.bridge.log.record import Headers, Output, Record
+from repertory.bridge.system.running import Running
+from repertory.bridge.topics import SHARD_KEY
+from repertory.verify import Check, Report, records_total, verify
+from tests.actors.domain import (
+    Account,
+    Deposit,
+    Deposited,
+    Pay,
+    Split,
+    Teller,
+    Trip,
+    Withdraw,
+)
+from tests.apps.mixed import NEWS, NEWS_SPEC, Sender, load, system
+from tests.support.paths import ROOT
+
+Place = tuple[str, int]
+
+
+def place_of(topic: str, key: str) -> Place:
+    return topic, partition_of(key.encode(), 2)
+
+
+class World(Sender):
+    """A running system, and its client."""
+
+    def __init__(self) -> None:
+        backend = connect("memory:", system.settings)
+        backend.ensure([NEWS_SPEC])
+        self.running = Running(system, backend)
+        super().__init__(backend.appender())
+
+    def settle(self) -> None:
+        """Work until nothing is left."""
+        self.running.settle()
+
+
+# --- a log that can be damaged ------------------------------------------------------------------------------------
+
+
+class Copy:
+    """All records of a log, and the group's offsets: to be damaged, and verified."""
+
+    def __init__(self, records: dict[Place, list[Record]], committed: dict[Place, int]) -> None:
+        self.topics = {place: list(found) for place, found in records.items()}
+        self.committed = dict(committed)
+
+    @classmethod
+    def of(cls, running: Running) -> Copy:
+        """Copy a log."""
+        reader, records, committed = running.reader, {}, {}
+        for topic in [NEWS, *(spec.name for spec in system.topic_specs())]:
+            for partition in range(reader.partition_count(topic) or 0):
+                records[topic, partition] = list(reader.read(topic, partition))
+                if topic.endswith(".commands"):
+                    offset = reader.committed("v", topic, partition)
+                    if offset is not None:
+                        committed[topic, partition] = offset
+        return cls(records, committed)
+
+    def backend(self) -> EmbeddedBackend:
+        """Return a log that holds the copy."""
+        backend = connect("memory:")
+        assert isinstance(backend, EmbeddedBackend)
+        backend.ensure([NEWS_SPEC, *system.topic_specs()])
+        connection = backend._memory.connection()
+        insert, encode_headers = "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?)", msgspec.msgpack.encode
+        for (topic, partition), records in self.topics.items():
+            rows = [
+                (topic, partition, r.offset, r.key, r.value, encode_headers(r.headers), r.timestamp_ms) for r in records
+            ]
+            connection.executemany(insert, rows)
+            end = records[-1].offset + 1 if records else 0
+            connection.execute(
+                "UPDATE partition SET next_offset = ? WHERE topic = ? AND partition = ?", (end, topic, partition)
+            )
+        connection.executemany(
+            "INSERT INTO shard (grp, topic, partition, epoch, next_offset) VALUES ('v', ?, ?, 1, ?)",
+            [(*place, offset) for place, offset in self.committed.items()],
+        )
+        return backend
+
+    def report(self, *, decides: bool = True) -> Report:
+        """Verify the copy."""
+        with closing(self.backend()) as backend, closing(backend.reader()) as reader:
+            return verify(reader, system, decides=decides)
+
+    def failing(self) -> dict[str, Check]:
+        """Verify the copy, and return the checks that fail; each names where."""
+        found = {check.name: check for check in self.report().checks if not check.ok}
+        assert all(check.offenders and check.offenders[0].topic for check in found.values())
+        return found
+
+    # --- finding ----------------------------------------------------------------------------------------------
+
+    def all(self, suffix: str) -> list[Record]:
+        """Return the records of the topics with such an end."""
+        return [r for (topic, _), records in self.topics.items() if topic.endswith(suffix) for r in records]
+
+    def first(self, suffix: str, test: Callable[[Record], bool] = lambda _: True) -> Record:
+        """Return the first record that passes a test."""
+        return next(record for record in self.all(suffix) if test(record))
+
+    def last(self, suffix: str, test: Callable[[Record], bool] = lambda _: True) -> Record:
+        """Return the last record that passes a test."""
+        return [record for record in self.all(suffix) if test(record)][-1]
+
+    # --- breaking ---------------------------------------------------------------------------------------------
+
+    def lose(self, record: Record) -> None:
+        """Take a record out; its offset stays empty."""
+        self.topics[record.topic, record.partition].remove(record)
+
+    def alter(self, record: Record, **changes: Any) -> Record:
+        """Change a record where it stands."""
+        records = self.topics[record.topic, record.partition]
+        changed = msgspec.structs.replace(record, **changes)
+        records[records.index(record)] = changed
+        return changed
+
+    def add(self, record: Record, **changes: Any) -> Record:
+        """Append a changed copy of a record behind the last of its partition."""
+        topic, partition = changes.get("topic", record.topic), changes.get("partition", record.partition)
+        records = self.topics[topic, partition]
+        end = records[-1].offset + 1 if records else 0
+        records.append(msgspec.structs.replace(record, **changes, offset=end))
+        return records[-1]
+
+    def swap(self, first: Record, second: Record) -> None:
+        """Let two records change places."""
+        self.alter(first, key=second.key, value=second.value, headers=second.headers)
+        self.alter(second, key=first.key, value=first.value, headers=first.headers)
+
+    def shard_record(self, entity: str, partition: int = 0) -> Record:
+        """Return the last shard record of a shard."""
+        return self.last(f"v.{entity}.state", lambda r: r.key == SHARD_KEY and r.partition == partition)
+
+    def alter_shard(self, entity: str, partition: int = 0, **by: int) -> None:
+        """Change numbers of the last shard record by so much."""
+        record = self.shard_record(entity, partition)
+        shard = decode_shard(record.value or b"")
+        shard = msgspec.structs.replace(shard, **{name: getattr(shard, name) + n for name, n in by.items()})
+        headers = with_header(record, "seq", b"%d" % shard.seq)
+        self.alter(record, value=encode_book(shard), headers=headers)
+
+
+def with_header(record: Record, name: str, value: bytes) -> Headers:
+    return tuple((n, value if n == name else v) for n, v in record.headers)
+
+
+def is_state(record: Record) -> bool:
+    return record.key != SHARD_KEY and record.value is not None and decode_state(record.value).snapshot is not None
+
+
+def cause(record: Record) -> bytes:
+    return record.header("cause") or b""
+
+
+def is_tell(record: Record) -> bool:
+    return bool(cause(record)) and record.header("reply-to") is None and record.header("correlation-id") is None
+
+
+@cache
+def clean() -> Copy:
+    """Return what a long run leaves behind: everything happens in it, keys stay parked and commands stay behind."""
+    world = World()
+    draw = random.Random(11)  # noqa: S311  reproducible on purpose
+    with closing(world.running):
+        for _ in range(12):
+            load(world, draw, 40)
+            world.settle()
+        world.tell("account", Trip(times=9, error="stop"), "q")
+        for amount in (1, 2, 3):
+            world.tell("account", Deposit(amount=amount), "q")
+        world.ask("account", Deposit(amount=4), "q")
+        world.tell("teller", Trip(times=9, error="restart"), "q")
+        world.tell("teller", Pay(account="a", amount=1), "q")
+        world.ask("account", Withdraw(amount=1_000_000), "a")
+        world.tell("account", Withdraw(amount=1_000_000), "a")
+        world.settle()
+        world.tell("account", Deposit(amount=1), "alone")
+        world.settle()
+        world.tell("account", Deposit(amount=1), "a")  # Not handled: nobody runs any more.
+        return Copy.of(world.running)
+
+
+@pytest.fixture
+def copy() -> Copy:
+    """Give a copy of the clean log."""
+    return Copy(clean().topics, clean().committed)
+
+
+def test_a_clean_log_passes(copy: Copy) -> None:
+    """Every check looked at something, every kind of fate is there, and every record was read."""
+    report = copy.report()
+    assert not [str(offender) for check in report.checks for offender in check.offenders]
+    assert report.ok and not report.grew
+    assert all(check.looked_at > 5 for check in report.checks), {c.name: c.looked_at for c in report.checks}
+    assert set(report.fates) == {
+        "applied", "rejected", "dead-lettered", "parked", "not handled yet", "of an operator"
+    }  # fmt: skip
+    assert not any(check.unverifiable for check in report.checks)
+    read: list[int] = []
+    with closing(copy.backend()) as backend, closing(backend.reader()) as reader:
+        verify(reader, system, seen=read.append)
+        assert sum(read) == records_total(reader, system) + len(copy.all(NEWS))
+
+
+def test_an_address_without_end_is_no_damage(copy: Copy) -> None:
+    """Any client may write a ``reply-to`` of thousands of digits: Python refuses to read those as a number."""
+    asked = copy.first("account.commands", lambda r: r.header("reply-to") is not None and not cause(r))
+    copy.add(asked, value=b"\xc1", headers=with_header(asked, "reply-to", b"v.replies/" + b"9" * 5_000))
+    assert copy.report().ok
+
+
+# --- damage -------------------------------------------------------------------------------------------------------
+
+Damage = Callable[[Copy], object]
+
+
+def events_reordered(copy: Copy) -> None:
+    """Two commands of one key, each with one event, have changed places; seq and version go on as they should."""
+    journal = [r for r in copy.all("account.events") if cause(r).endswith(b"/0")]
+    first, second = next(
+        (a, b)
+        for a in journal
+        for b in journal
+        if a.partition == b.partition and a.key == b.key and a.offset < b.offset and b"Deposited" in (a.value or b"")
+        if b"Deposited" in (b.value or b"")
+    )
+    copy.alter(first, value=second.value, headers=with_header(first, "cause", cause(second)))
+    copy.alter(second, value=first.value, headers=with_header(second, "cause", cause(first)))
+
+
+def applied_though_rejected(copy: Copy) -> None:
+    """A withdrawal of what is not there, as if it had been applied at the end."""
+    command = copy.last(
+        "account.commands", lambda r: b"\xce\x00\x0f\x42\x40" in (r.value or b"") and r.header("reply-to") is None
+    )
+    forge(copy, command, encode(Deposited(amount=1)), version=1)
+
+
+def forge(copy: Copy, command: Record, value: bytes, version: int | None = None) -> None:
+    """Append an event of a command, with the seq and version that follow."""
+    of_key = [r for r in copy.all("account.events") if r.key == command.key and r.partition == command.partition]
+    template = of_key[-1] if of_key else copy.first("account.events", lambda r: r.partition == command.partition)
+    lives = of_key and b"Stopped" not in (of_key[-1].value or b"")
+    following = int(of_key[-1].header("version") or b"0") + 1 if lives else 1
+    shard = decode_shard(copy.shard_record("account", command.partition).value or b"")
+    copy.add(
+        template,
+        key=command.key,
+        value=value,
+        headers=(
+            ("cause", f"v.account.commands/{command.partition}/{command.offset}/0".encode()),
+            ("seq", b"%d" % shard.seq),
+            ("version", b"%d" % following),
+        ),
+    )
+    copy.alter_shard("account", command.partition, seq=1)
+
+
+def applied_behind_what_waits(copy: Copy) -> None:
+    """A deposit behind a parked command of its key does not wait any more: it was applied."""
+    waiting = [r for r in copy.all("account.waiting") if r.value and decode_waiting(r.value).key == "q"][-1]
+    command = copy.first(
+        "account.commands", lambda r: r.partition == waiting.partition and b"%d" % r.offset == waiting.key
+    )
+    for record in copy.all("account.waiting"):
+        if record.key == waiting.key and record.partition == waiting.partition:
+            copy.lose(record)
+    forge(copy, command, encode(Deposited(amount=3)))
+
+
+def handled_and_not(copy: Copy) -> None:
+    """An event of a command that the shard record says is not handled yet."""
+    command = copy.topics[place_of("v.account.commands", "a")][-1]
+    forge(copy, command, encode(Deposited(amount=1)))
+
+
+def skipped(copy: Copy) -> None:
+    """The last event of a journal has vanished, and the shard record agrees."""
+    event = copy.first("account.events", lambda r: r.key == b"alone")
+    copy.lose(event)
+    copy.alter_shard("account", event.partition, seq=-1)
+
+
+def moved_back(copy: Copy, name: str) -> None:
+    """An older shard record is ahead of the one that follows."""
+    records = [r for r in copy.all("account.state") if r.key == SHARD_KEY and r.partition == 0]
+    record = records[-3]
+    shard = decode_shard(record.value or b"")
+    last = decode_shard(records[-1].value or b"")
+    changed = msgspec.structs.replace(shard, **{name: getattr(last, name) + 1})
+    copy.alter(record, value=encode_book(changed), headers=with_header(record, "seq", b"%d" % changed.seq))
+
+
+def alter_waiting(copy: Copy, **changes: Any) -> None:
+    record = copy.last("account.waiting", lambda r: r.value is not None and decode_waiting(r.value).key == "q")
+    changed = msgspec.structs.replace(decode_waiting(record.value or b""), **changes)
+    copy.alter(record, value=encode_book(changed))
+
+
+def lose_waiting(copy: Copy, entity: str, which: int) -> None:
+    """A command that waits for key q is forgotten."""
+    waiting = [r for r in copy.all(f"{entity}.waiting") if r.value and decode_waiting(r.value).key == "q"]
+    key = sorted({int(r.key or b"") for r in waiting})[which]
+    for record in [r for r in waiting if r.key == b"%d" % key]:
+        copy.lose(record)
+
+
+def invent_waiting(copy: Copy) -> None:
+    """A command that was applied waits as well."""
+    event = copy.first("account.events")
+    offset = cause(event).split(b"/")[2]
+    command = copy.first("account.commands", lambda r: r.partition == event.partition and r.offset == int(offset))
+    record = WaitingRecord(
+        key=(command.key or b"").decode(), value=command.value or b"", headers=command.headers,
+        timestamp_ms=command.timestamp_ms,
+    )  # fmt: skip
+    books = cause(copy.shard_record("account", event.partition)).rsplit(b"/", 1)
+    copy.add(
+        copy.first("account.waiting"),
+        partition=event.partition,
+        key=offset,
+        value=encode_book(record),
+        headers=(("cause", books[0] + b"/%d" % (int(books[1]) + 1)),),
+    )
+
+
+def alter_state(copy: Copy, entity: str, **changes: Any) -> None:
+    record = copy.last(f"{entity}.state", is_state)
+    changed = msgspec.structs.replace(decode_state(record.value or b""), **changes)
+    copy.alter(record, value=encode_book(changed))
+
+
+def lose_last_state(copy: Copy, entity: str) -> None:
+    """The latest state of an entity that has older ones is gone."""
+    latest = {(r.partition, r.key): r for r in copy.all(f"{entity}.state") if r.key != SHARD_KEY}
+    copy.lose(next(r for r in latest.values() if is_state(r)))
+
+
+def invent_tell(copy: Copy, cause: bytes) -> None:
+    template = copy.first("account.commands", is_tell)
+    copy.add(template, headers=with_header(template, "cause", cause))
+
+
+def ask_reply_doubled(copy: Copy) -> None:
+    """Whoever asked is answered twice, by two commands of different index."""
+    reply = copy.first(".replies")
+    copy.add(reply, headers=with_header(reply, "cause", cause(reply).rsplit(b"/", 1)[0] + b"/7"))
+
+
+def commands_end_early(copy: Copy) -> None:
+    place = place_of("v.account.commands", "a")
+    copy.topics[place] = [r for r in copy.topics[place] if r.offset < copy.committed[place] - 1]
+
+
+def move_offset(copy: Copy, by: int) -> None:
+    copy.committed["v.account.commands", 0] += by
+
+
+def no_shard_record(copy: Copy) -> None:
+    for record in copy.all("account.state"):
+        if record.key == SHARD_KEY and record.partition == 0:
+            copy.lose(record)
+
+
+def publish(copy: Copy) -> None:
+    """A record outside says that a command of ours made it."""
+    template = copy.first(NEWS)
+    copy.add(template, headers=(("cause", cause(template)[:-1] + b"9"),))
+
+
+def dead_letter_of_an_applied_command(copy: Copy) -> None:
+    template = copy.first(".dead-letters")
+    copy.add(template, headers=with_header(template, "cause", cause(copy.first("account.events"))))
+
+
+def tells_reordered(copy: Copy) -> None:
+    """Two messages of one router to one partition have changed places."""
+    tells = [r for r in copy.all("account.commands") if cause(r).startswith(b"v.router") and is_tell(r)]
+    first = tells[0]
+    second = next(r for r in tells[1:] if r.partition == first.partition and r.key == first.key)
+    copy.swap(first, second)
+
+
+def only_tell_lost(copy: Copy) -> None:
+    """A teller's command that nobody asked made one message, which is gone."""
+    answered = {cause(r).rsplit(b"/", 1)[0] for r in copy.all(".replies")}
+    asks = [r for r in copy.all("account.commands") if cause(r).startswith(b"v.teller")]
+    copy.lose(next(r for r in asks if cause(r).rsplit(b"/", 1)[0] not in answered))
+
+
+def lost(suffix: str, test: Callable[[Record], bool] = lambda _: True) -> Damage:
+    return lambda copy: copy.lose(copy.last(suffix, test))
+
+
+def doubled(suffix: str) -> Damage:
+    return lambda copy: copy.add(copy.last(suffix))
+
+
+def altered(suffix: str, value: bytes, test: Callable[[Record], bool] = lambda _: True) -> Damage:
+    return lambda copy: copy.alter(copy.last(suffix, test), value=value)
+
+
+def renumbered(suffix: str, name: str, by: int, test: Callable[[Record], bool] = lambda _: True) -> Damage:
+    def damage(copy: Copy) -> None:
+        record = copy.last(suffix, test)
+        number = int(record.header(name) or b"") + by
+        copy.alter(record, headers=with_header(record, name, b"%d" % number))
+
+    return damage
+
+
+def retold(suffix: str, name: str, value: bytes, test: Callable[[Record], bool] = lambda _: True) -> Damage:
+    def damage(copy: Copy) -> None:
+        record = copy.last(suffix, test)
+        copy.alter(record, headers=with_header(record, name, value))
+
+    return damage
+
+
+def of_cause(suffix: str, value: bytes) -> Damage:
+    return retold(suffix, "cause", value)
+
+
+NO_COMMAND = WaitingRecord(key="q", value=b"", headers=(), timestamp_ms=0)
+NOWHERE = b"v.account.commands/0/999999/0"
+DAMAGES: dict[str, tuple[str, Damage]] = {
+    # events
+    "an event is lost": ("single writer", lambda c: c.lose(c.first("account.events"))),
+    "the last event is lost": ("shard records", lost("account.events")),
+    "an event is lost and nothing else says so": ("completeness", skipped),
+    "an event is doubled": ("duplicates", doubled("account.events")),
+    "an event is altered": ("decisions", altered("account.events", encode(Deposited(amount=77)))),
+    "an event is altered, and a snapshot is not": (
+        "states", lambda c: c.alter(c.first("account.events"), value=encode(Deposited(amount=77)))
+    ),
+    "an event is garbled": ("states", altered("account.events", b"\xc1")),
+    "events are reordered": ("order", events_reordered),
+    "an event has no cause": ("single writer", of_cause("account.events", b"")),
+    "an event has the cause of another": ("single writer", of_cause("account.events", b"v.teller.commands/0/1/0")),
+    "an event has the cause of a book": (
+        "single writer", of_cause("account.events", b"v.account.commands/0/1/4294967296")
+    ),
+    "an event has no command": ("atomicity", of_cause("account.events", b"v.account.commands/1/999999/0")),
+    "a seq is skipped": ("single writer", renumbered("account.events", "seq", 1)),
+    "a version is skipped": ("single writer", renumbered("account.events", "version", 1)),
+    "an event is on the wrong partition": (
+        "single writer", lambda c: c.add(c.last("account.events"), partition=1 - c.last("account.events").partition)
+    ),
+    "a rejected command was applied": ("decisions", applied_though_rejected),
+    "a command was applied behind one that waits": ("order", applied_behind_what_waits),
+    "a command left an event and is not handled": ("atomicity", handled_and_not),
+    # commands
+    "a command is lost": (
+        "atomicity", lambda c: c.lose(c.first("account.commands", lambda r: b"Split" in (r.value or b"")))
+    ),
+    "a command is altered": (
+        "decisions",
+        lambda c: c.alter(
+            c.first("account.commands", lambda r: b"Split" in (r.value or b"")), value=encode(Split(amounts=(9, 9)))
+        ),
+    ),
+    "the end of the commands is lost": ("shard records", commands_end_early),
+    # tells
+    "one of two tells is lost": ("atomicity", lost("account.commands", lambda r: cause(r).startswith(b"v.router"))),
+    "the only tell is lost": ("completeness", only_tell_lost),
+    "a tell is altered": (
+        "decisions",
+        altered("account.commands", encode(Deposit(amount=55)), lambda r: cause(r).startswith(b"v.router")),
+    ),
+    "a tell is doubled": ("duplicates", lambda c: c.add(c.first("account.commands", is_tell))),
+    "a tell has lost its cause": ("atomicity", lambda c: c.alter(c.last("account.commands", is_tell), headers=())),
+    "a tell names no command": ("tells", lambda c: invent_tell(c, NOWHERE)),
+    "a tell names no shard": ("tells", lambda c: invent_tell(c, b"v.account.commands/7/0/0")),
+    "a tell is one too many": ("decisions", lambda c: invent_tell(c, b"v.router.commands/0/0/5")),
+    "tells are reordered": ("order", tells_reordered),
+    # replies
+    "a reply is lost": ("completeness", lost(".replies", lambda r: b"InsufficientFunds" in (r.value or b""))),
+    "a reply beside an event is lost": ("atomicity", lost(".replies", lambda r: b"Deposited" in (r.value or b""))),
+    "a reply is altered": ("decisions", altered(".replies", encode(Done()), lambda r: b"Funds" in (r.value or b""))),
+    "a reply is doubled": ("duplicates", doubled(".replies")),
+    "a reply is given again by another output": ("replies", ask_reply_doubled),
+    "a reply that nobody asked for": ("replies", retold(".replies", "correlation-id", b"?")),
+    "a reply without a cause": ("replies", of_cause(".replies", b"")),
+    "a reply with a garbled cause": ("replies", of_cause(".replies", b"c")),
+    "a reply without a command": ("replies", of_cause(".replies", NOWHERE)),
+    # published
+    "what was published is lost": ("atomicity", lost(NEWS)),
+    "what was published is doubled": ("duplicates", doubled(NEWS)),
+    "what was published is altered": ("decisions", altered(NEWS, b"fake")),
+    "something was published by no decision": ("decisions", publish),
+    # states
+    "a snapshot is altered": ("states", lambda c: alter_state(c, "account", snapshot=encode(Account(balance=-5)))),
+    "a snapshot is garbled": ("states", lambda c: alter_state(c, "account", snapshot=b"\xc1")),
+    "a state record is garbled": ("states", altered("account.state", b"\xc1", is_state)),
+    "a living entity has ended": ("states", lambda c: alter_state(c, "account", snapshot=None, ended=True)),
+    "a living entity is a tombstone": ("states", lambda c: c.alter(c.last("account.state", is_state), value=None)),
+    "the last snapshot is lost": ("states", lambda c: lose_last_state(c, "account")),
+    "a snapshot of no event": ("states", renumbered("account.state", "seq", -1, is_state)),
+    "a snapshot of another version": ("states", renumbered("account.state", "version", 1, is_state)),
+    "a state is altered": ("states", lambda c: alter_state(c, "teller", snapshot=encode(Teller(asked=999)))),
+    "the last state is lost": ("states", lambda c: lose_last_state(c, "teller")),
+    "a state's version is skipped": ("single writer", renumbered("teller.state", "version", 3, is_state)),
+    "a state's seq is skipped": ("single writer", renumbered("teller.state", "seq", 3, is_state)),
+    "a state is doubled": ("single writer", lambda c: c.add(c.first("teller.state", is_state))),
+    "a state comes back": ("states", lambda c: c.add(c.first("teller.state", is_state))),
+    "a state is on the wrong partition": (
+        "single writer", lambda c: c.add(c.last("teller.state"), partition=1 - c.last("teller.state").partition)
+    ),
+    "a state of a router": (
+        "restore", lambda c: c.add(c.first("teller.state", is_state), topic="v.router.state")
+    ),
+    # shard records
+    "next is ahead": ("shard records", lambda c: c.alter_shard("account", next=1)),
+    "next is behind": ("shard records", lambda c: c.alter_shard("account", next=-1)),
+    "seq is ahead": ("shard records", lambda c: c.alter_shard("account", seq=1)),
+    "seq is behind": ("shard records", lambda c: c.alter_shard("account", seq=-1)),
+    "seq of a stateful shard is ahead": ("shard records", lambda c: c.alter_shard("teller", seq=1)),
+    "books are ahead": ("shard records", lambda c: c.alter_shard("account", books=1)),
+    "the tail is behind the end": ("shard records", lambda c: c.alter_shard("account", tail_start=1_000)),
+    "the tail begins too late": ("restore", lambda c: c.alter_shard("account", tail_offset=10_000)),
+    "a snapshot is missing below the tail": ("restore", lambda c: c.alter_shard("account", tail_start=9)),
+    "next moved back": ("shard records", lambda c: moved_back(c, "next")),
+    "seq moved back": ("shard records", lambda c: moved_back(c, "seq")),
+    "tail_start moved back": ("shard records", lambda c: moved_back(c, "tail_start")),
+    "tail_offset moved back": ("shard records", lambda c: moved_back(c, "tail_offset")),
+    "a shard record is garbled": ("shard records", lambda c: c.alter(c.shard_record("account"), value=b"\xc1")),
+    "a shard record is doubled": ("single writer", lambda c: c.add(c.shard_record("account"))),
+    "no shard record": ("shard records", no_shard_record),
+    "the last shard record is lost": ("shard records", lambda c: c.lose(c.shard_record("account"))),
+    "the group's offset moved back": ("shard records", lambda c: move_offset(c, -1)),
+    "the group's offset is ahead": ("shard records", lambda c: move_offset(c, 1)),
+    "a state counts restarts out of order": ("states", lambda c: alter_state(c, "account", restarts_ms=(2, 1))),
+    # what waits
+    "a command that waits first is forgotten": ("completeness", lambda c: lose_waiting(c, "account", 0)),
+    "a command that waits behind is forgotten": ("completeness", lambda c: lose_waiting(c, "account", 1)),
+    "the state does not know what waits": ("waiting", lambda c: lose_waiting(c, "account", 2)),
+    "an applied command waits": ("completeness", invent_waiting),
+    "a state says that something waits": ("waiting", lambda c: alter_state(c, "account", waiting=1, waiting_first=3)),
+    "what waits is altered": ("waiting", lambda c: alter_waiting(c, value=encode(Deposit(amount=1_000)))),
+    "what waits has another key": ("waiting", lambda c: alter_waiting(c, key="r")),
+    "what waits is garbled": (
+        "waiting", altered("account.waiting", b"\xc1", lambda r: r.value is not None)
+    ),
+    "what waits has no offset": (
+        "waiting", lambda c: c.alter(c.last("account.waiting"), key=b"first")
+    ),
+    "what waits is no command": (
+        "waiting", lambda c: c.alter(c.last("account.waiting"), key=b"99999", value=encode_book(NO_COMMAND))
+    ),
+    # dead letters
+    "a dead letter is lost": ("completeness", lost(".dead-letters", lambda r: "reply-to" not in dict(r.headers))),
+    "a dead letter is doubled": ("duplicates", doubled(".dead-letters")),
+    "a second dead letter": (
+        "dead letters",
+        lambda c: c.add(
+            c.last(".dead-letters"),
+            headers=with_header(c.last(".dead-letters"), "cause", cause(c.last(".dead-letters"))[:-1] + b"6"),
+        ),
+    ),
+    "a dead letter is altered": ("dead letters", altered(".dead-letters", b"fake")),
+    "a dead letter says another source": ("dead letters", retold(".dead-letters", "source-offset", b"0")),
+    "a dead letter says no attempts": ("dead letters", retold(".dead-letters", "attempts", b"0")),
+    "a dead letter says another error": (
+        "dead letters",
+        retold(".dead-letters", "error-type", b"KeyError", lambda r: r.header("error-type") == b"DecodeError"),
+    ),
+    "a dead letter without a cause": ("dead letters", of_cause(".dead-letters", b"")),
+    "a dead letter without a command": ("dead letters", of_cause(".dead-letters", NOWHERE)),
+    "a dead letter of an applied command": ("dead letters", dead_letter_of_an_applied_command),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_found(copy: Copy, name: str) -> None:
+    """The check whose promise is broken says so, and names where."""
+    check, damage = DAMAGES[name]
+    damage(copy)
+    failing = copy.failing()
+    assert check in failing, {n: [str(o) for o in c.offenders] for n, c in failing.items()}
+
+
+def test_a_failed_check_names_the_first_and_counts_the_others(copy: Copy) -> None:
+    """Five offenders are enough to see what is wrong."""
+    for record in copy.all(".replies"):
+        copy.alter(record, value=b"fake")
+    check = copy.failing()["decisions"]
+    assert len(check.offenders) == 5
+    assert check.wrong == len(copy.all(".replies")) - sum(r.value == encode(Done()) for r in clean().all(".none"))
+    first = check.offenders[0]
+    assert (first.topic, first.key) == ("v.replies", None)
+    assert str(first).startswith(f"v.replies/{first.partition}@{first.offset}: ")
+
+
+# --- what is no damage --------------------------------------------------------------------------------------------
+
+
+def cut(copy: Copy, suffix: str, share: float = 0.5) -> None:
+    """Delete the older records of each partition, as retention does."""
+    for (topic, _), records in copy.topics.items():
+        if topic.endswith(suffix):
+            del records[: int(len(records) * share)]
+
+
+@pytest.mark.parametrize(
+    "suffix", ["account.commands", "paper.commands", ".commands", ".replies", ".dead-letters", NEWS]
+)
+def test_what_was_deleted_cannot_be_judged(copy: Copy, suffix: str) -> None:
+    """Older commands, replies, dead letters may be deleted: what depends on them is counted, and is no damage."""
+    cut(copy, suffix, 0.3)
+    report = copy.report()
+    assert report.ok, [str(o) for check in report.checks for o in check.offenders]
+    assert any(check.unverifiable for check in report.checks)
+
+
+def test_damage_behind_what_was_deleted_is_found(copy: Copy) -> None:
+    """The commands that are still there are decided on the state that the journal has come to before them."""
+    cut(copy, "account.commands", 0.3)
+    copy.alter(copy.last("account.events", lambda r: r.key != b"alone"), value=encode(Deposited(amount=77)))
+    assert "decisions" in copy.failing()
+
+
+def test_compaction_is_no_damage(copy: Copy) -> None:
+    """Of states and waiting commands only the last of each key has to be there, and no tombstone."""
+    for (topic, _), records in copy.topics.items():
+        if topic.endswith((".state", ".waiting")):
+            last = {record.key: record for record in records}
+            records[:] = [record for record in records if last[record.key] is record and record.value is not None]
+    report = copy.report()
+    assert report.ok, [str(o) for check in report.checks for o in check.offenders]
+
+
+def test_an_offset_that_expired_is_no_damage(copy: Copy) -> None:
+    """The shard record is the truth; the group's offset is written again."""
+    copy.committed.clear()
+    assert copy.report().ok
+
+
+def test_an_empty_log_passes() -> None:
+    """A system that never ran has broken no promise."""
+    report = Copy({}, {}).report()
+    assert report.ok
+    assert (report.fates, report.records) == ({}, 0)
+
+
+def test_without_deciding_again_the_books_are_still_held_together(copy: Copy) -> None:
+    """Code that changed cannot decide as the old one did; gaps, doubles, snapshots are found all the same."""
+    report = copy.report(decides=False)
+    assert report.ok
+    assert {check.name: check for check in report.checks}["decisions"].unverifiable > 100
+    copy.add(copy.last("account.events"))
+    report = copy.report(decides=False)
+    assert {check.name for check in report.checks if not check.ok} >= {"duplicates", "single writer", "order"}
+
+
+def test_what_grows_meanwhile_is_said(copy: Copy) -> None:
+    """A report of a log on which something runs says that it may be wrong."""
+    with closing(copy.backend()) as backend, closing(backend.reader()) as reader, closing(backend.appender()) as late:
+        output = Output("v.account.commands", 0, b"a", encode(Deposit(amount=1)))
+        report = verify(reader, system, on_command=lambda r: None if r.offset else late.append([output]) and None)
+    assert report.grew
+
+
+def test_a_fold_that_is_not_pure_is_found() -> None:
+    """The same journal has to give the same state."""
+    drawn = iter(range(1_000_000))
+
+    class Roll(Command):
+        """Roll."""
+
+    class Rolled(Event):
+        """Rolled."""
+
+    class Die(Entity):
+        """Forgets that replay is a definition."""
+
+        eyes: int = 0
+
+        @command
+        def roll(self, _cmd: Roll) -> Rolled:
+            """Roll."""
+            return Rolled()
+
+        @event
+        def rolled(self, _evt: Rolled) -> Self:
+            """Draw where nothing may be drawn."""
+            return self.replace(eyes=next(drawn))
+
+    dice = ActorSystem("dice")
+    dice.host(Die, partitions=1)
+    with dice.start("memory:") as running:
+        running.client.tell(Die.roll, "d", Roll())
+        running.settle()
+        report = verify(running.reader, dice)
+    assert {check.name for check in report.checks if not check.ok} >= {"states"}
+
+
+# --- crashes ------------------------------------------------------------------------------------------------------
+
+
+class CrashError(Exception):
+    """The worker dies here."""
+
+
+POINTS = ("K1", "K2", "K4", "K9", "K10", "K14", "K15", "K16", "K17")
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32), crashes=st.lists(st.tuples(st.sampled_from(POINTS), st.integers(1, 8)), max_size=6))
+def test_whatever_crashes_whenever_leaves_a_log_that_passes(seed: int, crashes: list[tuple[str, int]]) -> None:
+    """Everything that was in memory is lost, at any named point of the loop: the log holds together all the same."""
+    world, draw, plan = World(), random.Random(seed), list(crashes)  # noqa: S311  as above
+    with closing(world.running):
+
+        def fault(point: str) -> None:
+            if plan and plan[0][0] == point:
+                plan[0] = (point, plan[0][1] - 1)
+                if plan[0][1] <= 0:
+                    plan.pop(0)
+                    raise CrashError
+
+        world.running.fault_point = fault
+        for _ in range(4):
+            load(world, draw, 25)
+            while True:
+                try:
+                    world.settle()
+                    break
+                except CrashError:
+                    world.running.crash()
+        plan.clear()
+        report = verify(world.running.reader, system)
+    assert report.ok, [str(o) for check in report.checks for o in check.offenders]
+    assert not any(check.unverifiable for check in report.checks)
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+def understudy(*arguments: str | Path, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run the command."""
+    path = os.pathsep.join([str(ROOT), *sys.path])
+    command = [sys.executable, "-c", "from repertory.cli.app import main; main()", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200", **extra}
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, env=environment)
+
+
+def test_the_command_shows_a_table_and_writes_a_report(tmp_path: Path) -> None:
+    """Exit 0 while all promises hold; 1 when one is broken, with the offender's place in table and report."""
+    from tests.apps.counting import Add, Counter  # noqa: PLC0415  its name comes from the environment
+    from tests.apps.counting import system as counting  # noqa: PLC0415
+
+    log, json_file = f"sqlite:{tmp_path / 'count.db'}", tmp_path / "report.json"
+    with counting.start(log) as running:
+        running.client.tell_all([(Counter.add, f"c-{n % 7}", Add(by=n)) for n in range(100)])
+        running.settle()
+    call = ("verify", "tests.apps.counting:system", "--log", log, "--json", json_file)
+    done = understudy(*call, COUNTING_NAME=counting.name)
+    assert done.returncode == 0, done.stderr
+    assert "FAILED" not in done.stdout
+    assert "100 applied" in done.stdout
+    report = json.loads(json_file.read_text())
+    assert report["ok"] and report["fates"] == {"applied": 100}
+    assert [check["name"] for check in report["checks"]][:3] == ["order", "duplicates", "completeness"]
+    with closing(connect(log)) as backend, closing(backend.reader()) as reader, closing(backend.appender()) as late:
+        record = next(reader.read(f"{counting.name}.counter.events", 1))
+        late.append([Output(record.topic, 1, record.key, record.value, record.headers)])
+    done = understudy(*call, COUNTING_NAME=counting.name)
+    assert done.returncode == 1, done.stderr
+    assert "FAILED" in done.stdout
+    assert f"{counting.name}.counter.events/1@" in done.stdout
+    report = json.loads(json_file.read_text())
+    assert not report["ok"]
+    wrong = {check["name"]: check["offenders"] for check in report["checks"] if not check["ok"]}
+    assert wrong["duplicates"][0]["topic"] == f"{counting.name}.counter.events"
+
+
+def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
+    """A log on which the system never ran, and a report that cannot be written."""
+    log = f"sqlite:{tmp_path / 'never.db'}"
+    done = understudy("verify", "tests.apps.counting:system", "--log", log)
+    assert done.returncode == 64
+    assert "never.db" in done.stderr and "Traceback" not in done.stderr
+    assert understudy("topics", "tests.apps.counting:system", "--log", log, "--create").returncode == 0
+    done = understudy("verify", "tests.apps.counting:system", "--log", log, "--json", tmp_path / "no" / "report.json")
+    assert done.returncode == 64
+    assert "report.json" in done.stderr and "Traceback" not in done.stderr
+    done = understudy("verify", "tests.apps.counting:system", "--log", log, COUNTING_PARTITIONS="5")
+    assert done.returncode == 64
+    assert "partitions" in done.stderr

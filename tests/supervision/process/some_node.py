@@ -1,0 +1,45 @@
+"""A node process for test_process: ``python some_node.py REPORT_FD JSON``. Says at its end what it has left."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+import psutil
+
+from repertory.supervision import Backoff, Directive, Strategy, restart
+from repertory.supervision.process.node import run_node
+from repertory.supervision.process.work import Reports, WorkSpec
+
+
+def main() -> int:
+    """Run the node that the arguments describe."""
+    report = Reports(int(sys.argv[1]))
+    told = json.loads(sys.argv[2])
+    logging.basicConfig(format="log: %(message)s")
+    exit_code = run_node(
+        [WorkSpec(name, "some_work:Steady", arguments) for name, arguments in told["workers"].items()],
+        restart(
+            max_restarts=told["max_restarts"],
+            backoff=Backoff(first_s=0.01),
+            on={KeyError: Directive.STOP, ConnectionError: Directive.ESCALATE, EOFError: Directive.RESUME},
+        ),
+        Strategy(told["strategy"]),
+        ping_timeout_s=told["ping_timeout_s"],
+        stop_timeout_s=told["stop_timeout_s"],
+        progress_timeout_s=told["progress_timeout_s"],
+        report=report,
+    )
+    own = psutil.Process()
+    report.emit(
+        "after",
+        processes=len(own.children(recursive=True)),
+        sockets=len(own.net_connections(kind="inet")),
+        threads=own.num_threads(),
+    )
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

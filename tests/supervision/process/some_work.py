@@ -1,0 +1,143 @@
+"""Works that behave, or fail in every way that a worker can fail. The child processes of test_process import this."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from repertory.supervision.process.work import Control
+
+
+class Steady:
+    """Works until it is asked to stop; first does ``deed``, in incarnations up to ``until``."""
+
+    def __init__(self, deed: str = "nothing", until: int = 1_000_000) -> None:
+        self.deed = DEEDS[deed]
+        self.until = until
+
+    def run(self, control: Control) -> None:
+        """Report the pid, so that a test can wait for it."""
+        control.started()
+        control.report("ready", pid=os.getpid())
+        if control.incarnation <= self.until:
+            self.deed(control)
+        while not control.stopping.wait(0.02):
+            control.progress()
+        control.report("drained")
+
+
+def nothing(_control: Control) -> None:
+    """Work as it should be."""
+
+
+def fail(_control: Control) -> None:
+    raise ValueError("broken on purpose")
+
+
+def be_fenced(_control: Control) -> None:
+    """Fail with a type that the policy stops (see some_node)."""
+    raise KeyError("fenced on purpose")
+
+
+def stumble(_control: Control) -> None:
+    """Fail with a type that is to resume."""
+    raise EOFError("stumbled on purpose")
+
+
+def lose_everything(_control: Control) -> None:
+    """Fail with a type whose base the policy escalates."""
+    raise BrokenPipeError("lost on purpose")
+
+
+def leave(_control: Control) -> None:
+    sys.exit(3)
+
+
+def crash(_control: Control) -> None:
+    ctypes.string_at(0)
+
+
+def abort(_control: Control) -> None:
+    os.abort()
+
+
+def catastrophic(_control: Control) -> None:
+    """Hold the GIL for longer than the universe is old."""
+    re.match(r"(a+)+$", "a" * 64 + "b")
+
+
+def spin(_control: Control) -> None:
+    """Never return, but leave the GIL to others."""
+    while True:
+        pass
+
+
+def plod(control: Control) -> None:
+    """Say nothing for two seconds, and have something else under way every tenth of one."""
+    begun_s = time.monotonic()
+    control.under_way = lambda: f"step {int((time.monotonic() - begun_s) * 10)}"
+    control.stopping.wait(2)
+    control.report("plodded")
+
+
+def refuse_to_stop(control: Control) -> None:
+    """Hear the request and do nothing."""
+    control.stopping.wait()
+    control.report("deaf")
+    while True:
+        control.stopping.wait(1)
+
+
+def fail_while_stopping(control: Control) -> None:
+    control.stopping.wait()
+    raise ValueError("broken while stopping")
+
+
+def return_early(control: Control) -> None:
+    control.stopping.wait = lambda _timeout=None: True  # type: ignore[method-assign] # it looks stopped to the work
+
+
+def log(_control: Control) -> None:
+    logging.getLogger(__name__).warning("a line of the data thread")
+
+
+def start_a_program(control: Control) -> None:
+    """Start something that outlives its worker."""
+    program = subprocess.Popen(["sleep", "600"])
+    control.report("program", program=program.pid)
+
+
+def report_much(control: Control) -> None:
+    """Write lines that are too long for the stream, and more of them than the pipe holds at once."""
+    for number in range(500):
+        control.report("much", number=number, text="x" * 5_000 + "end")
+
+
+DEEDS: dict[str, Callable[[Control], None]] = {
+    deed.__name__: deed
+    for deed in (
+        nothing,
+        fail,
+        be_fenced,
+        stumble,
+        lose_everything,
+        leave,
+        crash,
+        abort,
+        catastrophic,
+        spin,
+        plod,
+        refuse_to_stop,
+        fail_while_stopping,
+        return_early,
+        log,
+        start_a_program,
+        report_much,
+    )
+}

@@ -1,0 +1,796 @@
+"""Histories of port operations: drawn from a seed, played on any log, told in words that no log's offsets are in.
+
+A :class:`Player` plays one history on one log, from one thread, with up to three members. What a step came to is
+*canonical*: where a record stands is its place among the committed records of its partition (transaction markers and
+aborted records take offsets on Kafka), a refusal is the class of its error, and of a rebalance only that it left every
+shard with exactly one member, in even shares. So two logs that keep the same promises tell the same story.
+
+What the port leaves open is played to a point where it is decided again. Which member has a shard is no part of a
+history: its steps name shards, and the player asks whoever owns them now. A commit whose owner was killed is looked for
+by its successor and repeated if it is not there, as the runtime does.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from random import Random
+from typing import Any, NamedTuple, TypeVar
+from zlib import crc32
+
+from repertory.bridge.log.port import (
+    Aborted,
+    Assigned,
+    Claimed,
+    Committed,
+    Fenced,
+    Fetched,
+    LogError,
+    LogEvent,
+    Lost,
+    Member,
+    Replayed,
+    TopicSpec,
+    Transaction,
+)
+from repertory.bridge.log.record import Headers, Output, Record, TopicPartition
+from tests.support.logs.log_driver import Driver, World
+
+TOPICS = ("commands", "events", "state")
+PARTITIONS = 2
+SLOTS = 3
+#: A step that a rebalance voids is done again so often at most.
+ATTEMPTS = 20
+#: Polls of all members after which nothing more is expected.
+QUIET_POLLS = 5
+#: A larger value is told by its size and checksum.
+BRIEF_BYTES = 40
+#: How long following waits for a record that never comes.
+FOLLOW_S = 20.0
+
+Event = TypeVar("Event", bound=LogEvent)
+
+# --- the steps ------------------------------------------------------------------------------------------------
+#
+# Numbers that name a place in a partition (``start``, ``end``, ``next``) are taken modulo what is there.
+
+
+class Message(NamedTuple):
+    """What a record is made of; its value is ``value``, ``times`` over."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    times: int = 1
+
+    def to(self, where: TopicPartition) -> Output:
+        """Return the output that it makes."""
+        return Output(*where, self.key, self.value and self.value * self.times, self.headers)
+
+
+class Write(NamedTuple):
+    """A record and where it is to go. ``missing`` is no topic, and only partitions 0 and 1 exist."""
+
+    topic: str
+    partition: int
+    message: Message
+
+
+class Append(NamedTuple):
+    """A client appends; ``times`` over, so that batches and fetches end within what it appended."""
+
+    writes: tuple[Write, ...]
+    times: int = 1
+
+
+class Claim(NamedTuple):
+    """The owner of a shard claims it, also when it has it already."""
+
+    partition: int
+    topics: tuple[str, ...] = ()
+
+
+class Replay(NamedTuple):
+    """A shard that was claimed, and has not begun, reads a range."""
+
+    partition: int
+    topic: str
+    start: int
+    end: int
+
+
+class Begin(NamedTuple):
+    """A shard that was claimed has its commands flow."""
+
+    partition: int
+    start: int
+
+
+class Fetch(NamedTuple):
+    """A shard takes in all commands that are there."""
+
+    partition: int
+
+
+class Pause(NamedTuple):
+    """A shard wants no more commands, or wants them again."""
+
+    partition: int
+    resume: bool = False
+
+
+class Commit(NamedTuple):
+    """Shards commit, at once if there are several, and wait for the outcomes.
+
+    ``then``: what happens to the owner of the first right after it asked for it.
+    """
+
+    parts: tuple[tuple[int, int, tuple[Write, ...]], ...]  #: partition, next, what is written
+    then: str = ""  #: "crash" or "close"
+
+
+class Join(NamedTuple):
+    """A member joins, if the slot is free; else a second worker tries to have it."""
+
+    slot: int
+
+
+class Leave(NamedTuple):
+    """A member leaves in order."""
+
+    slot: int
+
+
+class Crash(NamedTuple):
+    """A member is killed, and another is started in its slot."""
+
+    slot: int
+
+
+class Sleep(NamedTuple):
+    """The owner of a shard sleeps past its session, loses it to another member, wakes up and commits."""
+
+    partition: int
+    writes: tuple[Write, ...]
+
+
+class Look(NamedTuple):
+    """Somebody reads a partition from outside."""
+
+    topic: str
+    partition: int
+    start: int
+
+
+class Follow(NamedTuple):
+    """Somebody follows both partitions of a topic."""
+
+    topic: str
+    starts: tuple[int, int]
+
+
+class Ensure(NamedTuple):
+    """Topics are asked for: name and partitions of each."""
+
+    specs: tuple[tuple[str, int], ...]
+
+
+Step = Append | Claim | Replay | Begin | Fetch | Pause | Commit | Join | Leave | Crash | Sleep | Look | Follow | Ensure
+
+# --- drawing them ---------------------------------------------------------------------------------------------
+
+
+def history(seed: int, *, steps: int = 24, sleeps: bool = False) -> list[Step]:
+    """Return the history of a seed. With ``sleeps`` members sleep past their sessions, which takes seconds on Kafka.
+
+    It knows what the player will make of it (who is there, which shards have begun), so that few steps come to nothing;
+    those are taken for what they are as well: a history may be cut anywhere.
+    """
+    return _Author(Random(seed), sleeps=sleeps).written(steps)  # noqa: S311 - a history, no secret
+
+
+class _Author:
+    """Writes one history. Every draw is from ``random`` alone."""
+
+    def __init__(self, random: Random, *, sleeps: bool) -> None:
+        self._random = random
+        self._members: set[int] = set()
+        self._kinds: dict[Callable[[], list[Step]], int] = {
+            self._append: 4,
+            self._commit: 6,
+            self._restore: 2,
+            self._fetch: 4,
+            self._pause: 2,
+            self._look: 3,
+            self._commit_at_once: 2,
+            self._lose_a_commit: 2,
+            self._join: 2,
+            self._leave: 1,
+            self._crash: 1,
+            self._follow: 1,
+            self._ensure: 1,
+            self._sleep: 1 if sleeps else 0,
+        }
+
+    def written(self, steps: int) -> list[Step]:
+        found: list[Step] = [*self._join(), *self._append(), *self._append()]
+        for partition in range(PARTITIONS):
+            found += self._restored(partition)
+        while len(found) < steps:
+            (kind,) = self._random.choices(list(self._kinds), list(self._kinds.values()))
+            found += kind()
+        return found
+
+    # --- shards ---
+
+    def _restore(self) -> list[Step]:
+        """What the runtime does with a shard that it is given; now and then it stops half way."""
+        whole = self._restored(self._partition())
+        return whole[: self._random.randint(1, len(whole))] if self._random.random() < 0.3 else whole
+
+    def _restored(self, partition: int) -> list[Step]:
+        topics = tuple(topic for topic in ("state", "events") if self._random.random() < 0.7)
+        replays = [Replay(partition, topic, self._place(), self._place()) for topic in topics]
+        return [Claim(partition, topics), *replays, Begin(partition, self._place()), Fetch(partition)]
+
+    def _fetch(self) -> list[Step]:
+        return [Fetch(self._partition())]
+
+    def _pause(self) -> list[Step]:
+        partition = self._partition()
+        between: list[Step] = [Fetch(partition), *self._append()][: self._random.randint(0, 4)]
+        return [Pause(partition), *between, Pause(partition, resume=True), Fetch(partition)]
+
+    # --- commits ---
+
+    def _commit(self) -> list[Step]:
+        partition = self._partition()
+        writes = self._writes(0, 5)
+        if self._random.random() < 0.15:
+            writes.insert(self._random.randint(0, len(writes)), self._doomed())
+        return [Commit(((partition, self._place(), tuple(writes)),))]
+
+    def _commit_at_once(self) -> list[Step]:
+        """Each writes where the other does not: what two transactions write to one partition has no one order."""
+        parts = []
+        for partition in range(PARTITIONS):
+            writes = [write._replace(partition=partition) for write in self._writes(0, 4)]
+            parts.append((partition, self._place(), tuple(writes)))
+        return [Commit(tuple(parts))]
+
+    def _lose_a_commit(self) -> list[Step]:
+        """It writes something: whether a commit that changes nothing has happened, nobody can tell."""
+        part = (self._partition(), self._place(), tuple(self._writes(1, 4)))
+        return [Commit((part,), self._random.choice(["crash", "close"]))]
+
+    def _sleep(self) -> list[Step]:
+        joins = [step for _ in range(2 - len(self._members)) for step in self._join()]
+        return [*joins, Sleep(self._partition(), tuple(self._writes(0, 3)))]
+
+    # --- members ---
+
+    def _join(self) -> list[Step]:
+        slot = self._random.randrange(SLOTS)  # now and then that of one who is there
+        self._members.add(slot)
+        return [Join(slot)]
+
+    def _leave(self) -> list[Step]:
+        """Somebody stays, or the next is not long in coming."""
+        slot = self._random.choice(sorted(self._members))
+        self._members.discard(slot)
+        return [Leave(slot), *([] if self._members else self._join())]
+
+    def _crash(self) -> list[Step]:
+        return [Crash(self._random.choice(sorted(self._members)))]
+
+    # --- from outside ---
+
+    def _append(self) -> list[Step]:
+        if self._random.random() < 0.15:
+            return [Append((*self._writes(0, 2), self._doomed(), *self._writes(0, 2)))]
+        if self._random.random() < 0.15:
+            small = [write for write in self._writes(1, 3) if write.message.times == 1]
+            return [Append(tuple(small), self._random.choice([300, 700]))]
+        return [Append(tuple(self._writes(0, 6)))]
+
+    def _look(self) -> list[Step]:
+        topic = self._random.choice([*TOPICS, *TOPICS, "missing"])
+        return [Look(topic, self._random.choice([0, 1, 0, 1, 0, 1, PARTITIONS, -1]), self._place())]
+
+    def _follow(self) -> list[Step]:
+        return [Follow(self._random.choice([*TOPICS, "missing"]), (self._place(), self._place()))]
+
+    def _ensure(self) -> list[Step]:
+        names = self._random.sample(["events", "one", "two"], self._random.randint(0, 3))
+        return [Ensure(tuple((name, self._random.randint(1, 3)) for name in names))]
+
+    # --- what they are made of ---
+
+    def _partition(self) -> int:
+        return self._random.randrange(PARTITIONS)
+
+    def _place(self) -> int:
+        return self._random.randrange(10_000)
+
+    def _writes(self, least: int, most: int) -> list[Write]:
+        count = self._random.randint(least, most)
+        return [Write(self._random.choice(TOPICS), self._partition(), self._message()) for _ in range(count)]
+
+    def _doomed(self) -> Write:
+        """Return one whose partition does not exist."""
+        if self._random.random() < 0.5:
+            return Write("missing", self._partition(), self._message())
+        return Write(self._random.choice(TOPICS), self._random.choice([-1, PARTITIONS, 1_000]), self._message())
+
+    def _message(self) -> Message:
+        names = ["cause", "", "a", "a", "\N{GREEK SMALL LETTER LAMDA}", "x" * 300, "\N{PERFORMING ARTS}\x01"]
+        headers = tuple((name, self._bytes(5)) for name in self._random.choices(names, k=self._random.randint(0, 3)))
+        key = None if self._random.random() < 0.2 else self._bytes(6)
+        if self._random.random() < 0.05:
+            return Message(key, b"\xff\0large", headers, self._random.randint(1_000, 120_000))
+        return Message(key, None if self._random.random() < 0.2 else self._bytes(12), headers)
+
+    def _bytes(self, size_max: int) -> bytes:
+        return self._random.randbytes(self._random.randint(0, size_max))
+
+
+# --- playing them ---------------------------------------------------------------------------------------------
+
+Told = tuple[object, ...]
+
+
+class _Seat:
+    """A shard, as its owner has it. ``live``: nothing has voided the claim of ``holder``."""
+
+    def __init__(self, shard: TopicPartition) -> None:
+        self.shard = shard
+        self.holder: Driver | None = None
+        self.live = False
+        self.phase = ""  # what the history has come to: "", "claimed" or "begun"
+        self.topics: tuple[str, ...] = ()
+        self.paused = False
+        self.position = 0  # place of the first command that was not told
+        self.fetched: list[Record] = []
+        self.answers: list[LogEvent] = []
+
+
+class _Wanted(NamedTuple):
+    """A commit under way. ``firsts``: per topic, the place of its first record; None where it has to be refused."""
+
+    seat: _Seat
+    transaction: Transaction
+    firsts: dict[str, int] | None
+
+
+class Player:
+    """Plays histories on one world. ``told`` is the story so far."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.told: list[Told] = []
+        world.make(PARTITIONS)
+        self._names = {"commands": world.commands, "events": world.events, "state": world.state}
+        self._seats = {p: _Seat(world.shard(p)) for p in range(PARTITIONS)}
+        self._members: dict[int, Driver] = {}
+        #: Offsets of the committed records, as the log told them; None where the next look has to read them.
+        self._known: dict[TopicPartition, list[int]] = {}
+        self._stale: set[TopicPartition] = set()
+        #: What members say of shards that they do not hold.
+        self._strays: list[tuple[Driver, LogEvent]] = []
+        self._moves: dict[type[Step], Callable[[Any], Told]] = {
+            Append: self._append,
+            Claim: self._claim,
+            Replay: self._replay,
+            Begin: self._begin,
+            Fetch: lambda step: self._fetched(self._seats[step.partition]),
+            Pause: lambda step: self._paused(self._seats[step.partition], resume=step.resume),
+            Commit: self._commit,
+            Join: self._join,
+            Leave: self._leave,
+            Crash: self._crash,
+            Sleep: self._sleep,
+            Look: self._look,
+            Follow: self._follow,
+            Ensure: self._ensure,
+        }
+
+    def play(self, history: Iterable[Step]) -> list[Told]:
+        """Play all steps, then read everything; return the story."""
+        for step in history:
+            self.told.append((type(step).__name__, *self._moves[type(step)](step)))
+        self._drain()
+        self.told += self._everything()
+        return self.told
+
+    # --- places -----------------------------------------------------------------------------------------------
+
+    def _place(self, topic: str, partition: int) -> TopicPartition:
+        return TopicPartition(self._names.get(topic, f"{self.world.group}.missing"), partition)
+
+    def _offsets(self, where: TopicPartition) -> list[int]:
+        """Return the offsets of the committed records, in order."""
+        known = self._known.setdefault(where, [])
+        if where in self._stale:
+            start = known[-1] + 1 if known else 0
+            known += [record.offset for record in self.world.reader.read(*where, start)]
+            self._stale.discard(where)
+        return known
+
+    def _offset(self, where: TopicPartition, place: int) -> int:
+        """Return the offset after the ``place`` first records."""
+        return self._offsets(where)[place - 1] + 1 if place else 0
+
+    def _count(self, where: TopicPartition, offset: int | None) -> int | None:
+        """Return how many records stand below an offset."""
+        return None if offset is None else sum(known < offset for known in self._offsets(where))
+
+    def _within(self, where: TopicPartition, number: int) -> int:
+        return number % (len(self._offsets(where)) + 1)
+
+    # --- members and shards -----------------------------------------------------------------------------------
+
+    def _absorb(self) -> None:
+        """Sort what members have said by shard, and hold them to the rules that every log has to keep."""
+        for driver in self.world.drivers:
+            events, driver.pending = driver.pending, []
+            for event in events:
+                seat = self._seats[event.shard.partition]
+                if isinstance(event, Assigned):
+                    continue
+                if seat.holder is not driver or not seat.live:
+                    self._strays.append((driver, event))
+                    assert not isinstance(event, Claimed | Replayed | Fetched), f"{event} after the claim was void"
+                    continue
+                match event:
+                    case Fetched(_, records):
+                        assert seat.phase == "begun", event
+                        seat.fetched += records
+                    case Lost() | Aborted() | Fenced():
+                        seat.live = False
+                        seat.answers.append(event)
+                    case _:
+                        seat.answers.append(event)
+
+    def _until(self, check: Callable[[], Event | bool | None], what: str) -> Event:
+        def absorbed() -> Event | bool | None:
+            self._absorb()
+            return check()
+
+        return self.world.until(absorbed, lambda: what)
+
+    def _settled(self) -> None:
+        """Wait for even shares; which member then has which shard is the log's own affair."""
+        if self._members:
+            self.world.settled(*self._members.values())
+            self._absorb()
+
+    def _owner(self, shard: TopicPartition) -> Driver:
+        def found() -> Driver | None:
+            return next((d for d in self._members.values() if shard in d.owned and not d.asleep), None)
+
+        return self._until(found, f"an owner of {shard}")  # type: ignore[type-var]  # a driver is found, no event
+
+    def _held(self, seat: _Seat) -> Driver:
+        """Have the shard claimed by its owner, as far as the history has come, and return the owner."""
+        for _ in range(ATTEMPTS):
+            owner = self._owner(seat.shard)
+            if (seat.live and seat.holder is owner) or self._claimed(seat, owner):
+                return owner
+        raise AssertionError(f"{seat.shard} cannot be held")
+
+    def _claimed(self, seat: _Seat, owner: Driver) -> Claimed | None:
+        seat.holder, seat.live, seat.answers = owner, True, []
+        owner.log.claim(seat.shard, [self._names[topic] for topic in seat.topics])
+        answer = self._answer(seat, f"a claim of {seat.shard}")
+        if not isinstance(answer, Claimed):
+            return None
+        if seat.phase == "begun":
+            start = seat.position + len(seat.fetched)
+            owner.log.begin(seat.shard, self._offset(seat.shard, start))
+            if seat.paused:
+                owner.log.pause(seat.shard)
+        return answer
+
+    def _answer(self, seat: _Seat, what: str) -> LogEvent:
+        self._until(lambda: bool(seat.answers), what)
+        return seat.answers.pop(0)
+
+    # --- steps of a shard -------------------------------------------------------------------------------------
+
+    def _claim(self, step: Claim) -> Told:
+        seat = self._seats[step.partition]
+        if not self._members:
+            return ("nobody",)
+        seat.phase, seat.topics, seat.paused, seat.fetched = "claimed", step.topics, False, []
+        for _ in range(ATTEMPTS):
+            claimed = self._claimed(seat, self._owner(seat.shard))
+            if claimed is not None:
+                ends = {topic: self._count(self._place(topic, step.partition), claimed.ends[self._names[topic]])
+                        for topic in step.topics}  # fmt: skip
+                return (*(self._count(seat.shard, o) for o in (claimed.committed, claimed.low, claimed.high)), ends)
+        raise AssertionError(f"{seat.shard} cannot be claimed")
+
+    def _replay(self, step: Replay) -> Told:
+        seat, where = self._seats[step.partition], self._place(step.topic, step.partition)
+        if not self._members or seat.phase != "claimed":
+            return ("not now",)
+        start, end = sorted((self._within(where, step.start), self._within(where, step.end)))
+        for _ in range(ATTEMPTS):
+            owner, records = self._held(seat), []
+            seat.answers = []
+            owner.log.replay(seat.shard, where.topic, self._offset(where, start), self._offset(where, end))
+            while isinstance(answer := self._answer(seat, f"a replay of {where}"), Replayed):
+                records += answer.records
+                if answer.complete:
+                    return tuple(_contents(records))
+        raise AssertionError(f"{where} cannot be replayed")
+
+    def _begin(self, step: Begin) -> Told:
+        seat = self._seats[step.partition]
+        if not self._members or seat.phase != "claimed":
+            return ("not now",)
+        owner = self._held(seat)
+        seat.phase, seat.position = "begun", self._within(seat.shard, step.start)
+        owner.log.begin(seat.shard, self._offset(seat.shard, seat.position))
+        return (seat.position,)
+
+    def _fetched(self, seat: _Seat) -> Told:
+        if not self._members:
+            return ("nobody",)
+        if seat.phase != "begun" or seat.paused:
+            self._quiet()  # what was fetched before a pause may still come, and is told later
+            return ("nothing",)
+        wanted = len(self._offsets(seat.shard)) - seat.position
+
+        def all_there() -> bool:
+            self._held(seat)
+            return len(seat.fetched) >= wanted
+
+        self._until(all_there, f"{wanted} records of {seat.shard}")
+        records, seat.fetched = seat.fetched, []
+        seat.position += len(records)
+        return tuple(_contents(records))
+
+    def _paused(self, seat: _Seat, *, resume: bool) -> Told:
+        if not self._members or seat.phase != "begun":
+            return ("not now",)
+        owner = self._held(seat)
+        seat.paused = not resume
+        (owner.log.resume if resume else owner.log.pause)(seat.shard)
+        return ()
+
+    def _quiet(self) -> None:
+        for _ in range(QUIET_POLLS):
+            for driver in self.world.drivers:
+                driver.poll()
+            self._absorb()
+
+    # --- commits ----------------------------------------------------------------------------------------------
+
+    def _outputs(self, writes: Iterable[Write]) -> list[Output]:
+        return [write.message.to(self._place(write.topic, write.partition)) for write in writes]
+
+    def _commit(self, step: Commit) -> Told:
+        if not self._members or any(not self._seats[partition].phase for partition, _, _ in step.parts):
+            return ("not now",)
+        wanted = [self._wanted(self._seats[partition], next_, writes) for partition, next_, writes in step.parts]
+        for each in wanted:
+            owner = self._held(each.seat)
+            each.seat.answers = []
+            owner.log.commit(each.transaction)
+        if step.then:
+            self._end(wanted[0].seat, step.then)
+        return tuple(self._outcome(each, is_known=not step.then) for each in wanted)
+
+    def _wanted(self, seat: _Seat, next_: int, writes: Sequence[Write]) -> _Wanted:
+        """Return a transaction, and where its records will stand."""
+        transaction = Transaction(
+            seat.shard, self._offset(seat.shard, self._within(seat.shard, next_)), self._outputs(writes)
+        )
+        if any(write.topic == "missing" or write.partition not in range(PARTITIONS) for write in writes):
+            return _Wanted(seat, transaction, None)
+        places = [self._place(write.topic, write.partition) for write in writes]
+        return _Wanted(seat, transaction, {place.topic: len(self._offsets(place)) for place in reversed(places)})
+
+    def _end(self, seat: _Seat, how: str) -> None:
+        """Kill or close the owner of a commit under way; where nobody is left, its successor starts."""
+        slot = next(slot for slot, driver in self._members.items() if driver is seat.holder)
+        if how == "crash" or len(self._members) == 1:
+            self._restart(slot, crash=how == "crash")
+        else:
+            self._members.pop(slot).close()
+            self._void()
+            self._settled()
+
+    def _outcome(self, wanted: _Wanted, *, is_known: bool) -> Told:
+        """Wait for an outcome; where it is none, let the next claim decide, and commit what did not happen."""
+        seat, transaction, firsts = wanted
+        answer: LogEvent | None = None
+        for _ in range(ATTEMPTS):
+            if is_known:
+                answer = self._answer(seat, f"the outcome of {transaction}")
+                if isinstance(answer, Committed):
+                    self._note(transaction, answer)
+                    assert answer.first_offsets.keys() == (firsts or {}).keys(), f"{answer}, not {firsts}"
+                    return ("committed", self._committed(seat.shard))
+                if firsts is None:
+                    return ("refused", self._committed(seat.shard))
+            owner = self._held(seat)
+            if self._happened(transaction):
+                return ("committed", self._committed(seat.shard))
+            seat.answers, is_known = [], True
+            owner.log.commit(transaction)
+        raise AssertionError(f"{transaction} is aborted every time: {answer}")
+
+    def _note(self, transaction: Transaction, answer: Committed) -> None:
+        """Take down where the records stand; of a topic's partitions only that of its first record is told."""
+        places = [TopicPartition(output.topic, output.partition) for output in transaction.records]
+        told = {place.topic: place for place in reversed(places)}
+        for place, count in Counter(places).items():
+            if told[place.topic] == place:
+                first = answer.first_offsets[place.topic]
+                self._offsets(place).extend(range(first, first + count))
+            else:
+                self._stale.add(place)
+
+    def _happened(self, transaction: Transaction) -> bool:
+        """Tell whether a transaction is in the log after all; the next claim has decided it."""
+        places = {TopicPartition(output.topic, output.partition) for output in transaction.records}
+        before = {where: len(self._offsets(where)) for where in places}
+        self._stale |= places
+        grown = {where for where in places if len(self._offsets(where)) > before[where]}
+        assert grown in (set(), places), f"half of {transaction} is there: {grown}"
+        if places:
+            return bool(grown)
+        return self.world.reader.committed(self.world.group, *transaction.shard) == transaction.next_offset
+
+    def _committed(self, shard: TopicPartition) -> int | None:
+        return self._count(shard, self.world.reader.committed(self.world.group, *shard))
+
+    # --- members ----------------------------------------------------------------------------------------------
+
+    def _join(self, step: Join) -> Told:
+        slot = step.slot
+        if slot in self._members:
+            second = self.world.backend.log(Member(self.world.group, "here", slot), [self.world.commands])
+            try:
+                return _refusal(lambda: second.poll(5.0))
+            finally:
+                second.close()
+        self._members[slot] = self.world.join(slot)
+        self._settled()
+        return ("settled",)
+
+    def _leave(self, step: Leave) -> Told:
+        if step.slot not in self._members:
+            return ("nobody",)
+        self._members.pop(step.slot).close()
+        self._void()
+        self._settled()
+        return ("settled",)
+
+    def _crash(self, step: Crash) -> Told:
+        if step.slot not in self._members:
+            return ("nobody",)
+        self._restart(step.slot, crash=True)
+        return ("settled",)
+
+    def _restart(self, slot: int, *, crash: bool) -> None:
+        driver = self._members.pop(slot)
+        if crash:
+            self.world.drivers.remove(driver)
+            driver.log.abandon()
+        else:
+            driver.close()
+        self._void()
+        self._members[slot] = self.world.join(slot)
+        self._settled()
+
+    def _void(self) -> None:
+        """Forget the claims of members that are gone."""
+        for seat in self._seats.values():
+            if seat.holder not in self.world.drivers:
+                seat.holder, seat.live = None, False
+
+    def _sleep(self, step: Sleep) -> Told:
+        seat = self._seats[step.partition]
+        if len(self._members) < 2 or not seat.phase:
+            return ("not now",)
+        sleeper = self._held(seat)
+        sleeper.asleep = True
+        assert self._held(seat) is not sleeper
+        self._strays.clear()
+        sleeper.log.commit(Transaction(seat.shard, self._offset(seat.shard, 0), self._outputs(step.writes)))
+        sleeper.asleep = False
+
+        def answered() -> bool:
+            kinds = (Lost, Aborted, Fenced, Committed)
+            return any(d is sleeper and isinstance(e, kinds) and e.shard == seat.shard for d, e in self._strays)
+
+        self._until(answered, f"what {seat.shard}'s sleeper is told")
+        assert not any(isinstance(event, Committed) for _, event in self._strays), self._strays
+        self._settled()
+        return ("refused", self._committed(seat.shard))
+
+    # --- from outside -----------------------------------------------------------------------------------------
+
+    def _append(self, step: Append) -> Told:
+        outputs = self._outputs(step.writes) * step.times
+        for output in outputs:
+            self._offsets(TopicPartition(output.topic, output.partition))
+        try:
+            offsets = self.world.appender.append(outputs)
+        except LogError as refusal:
+            return (type(refusal).__name__,)
+        places = []
+        for output, offset in zip(outputs, offsets, strict=True):
+            known = self._offsets(TopicPartition(output.topic, output.partition))
+            places.append(len(known))
+            known.append(offset)
+        return tuple(places)
+
+    def _look(self, step: Look) -> Told:
+        where, reader = self._place(step.topic, step.partition), self.world.reader
+        known = where in {self._place(t, p) for t in self._names for p in range(PARTITIONS)}
+        start = self._offset(where, self._within(where, step.start)) if known else step.start
+        read = _refusal(lambda: tuple(_contents(reader.read(*where, start))))
+        # After the read: markers may land a little after `Committed`, and it waits for them.
+        bounds = _refusal(lambda: tuple(self._count(where, bound) for bound in reader.bounds(*where)))
+        committed = reader.committed(self.world.group, *where)
+        count = reader.partition_count(where.topic)
+        return (*read, bounds, self._count(where, committed) if known else committed, count)
+
+    def _follow(self, step: Follow) -> Told:
+        where = [self._place(step.topic, p) for p in range(PARTITIONS)]
+        if step.topic == "missing":
+            return _refusal(lambda: tuple(self.world.reader.follow(where[0].topic, {0: 0}, FOLLOW_S)))
+        starts = [self._within(place, start) for place, start in zip(where, step.starts, strict=True)]
+        positions = {p: self._offset(place, starts[p]) for p, place in enumerate(where)}
+        wanted = sum(len(self._offsets(place)) - starts[p] for p, place in enumerate(where))
+        records = list(islice(self.world.reader.follow(where[0].topic, positions, FOLLOW_S), wanted)) if wanted else []
+        return tuple(tuple(_contents(r for r in records if r.partition == p)) for p in range(PARTITIONS))
+
+    def _ensure(self, step: Ensure) -> Told:
+        prefix = f"{self.world.group}."
+        specs = [TopicSpec(self._names.get(name, prefix + name), count, {}) for name, count in step.specs]
+        return _refusal(lambda: tuple(name.removeprefix(prefix) for name in self.world.backend.ensure(specs)))
+
+    # --- the end ----------------------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        """Let every shard that has begun take in the rest."""
+        for seat in self._seats.values():
+            if self._members and seat.phase == "begun":
+                if seat.paused:
+                    self._paused(seat, resume=True)
+                self.told.append(("the rest", *self._fetched(seat)))
+
+    def _everything(self) -> list[Told]:
+        """Read all that is committed; it has to stand where the log said when it was written."""
+        found: list[Told] = []
+        for topic in self._names:
+            for partition in range(PARTITIONS):
+                where = self._place(topic, partition)
+                records = list(self.world.reader.read(*where))
+                assert [record.offset for record in records] == self._offsets(where), where
+                assert all((record.topic, record.partition) == where for record in records)
+                found.append(("in the end", topic, partition, *_contents(records)))
+        return [*found, ("in the end", *(self._committed(seat.shard) for seat in self._seats.values()))]
+
+
+def _contents(records: Iterable[Record]) -> list[tuple[object, ...]]:
+    """Return what records are made of, large values as their size and a checksum: a story is to be read."""
+    return [(record.key, _brief(record.value), record.headers) for record in records]
+
+
+def _brief(value: bytes | None) -> object:
+    return (len(value), crc32(value)) if value and len(value) > BRIEF_BYTES else value
+
+
+def _refusal(call: Callable[[], Sequence[object]]) -> Told:
+    """Return what a call gave, or the class of its refusal."""
+    try:
+        return tuple(call())
+    except LogError as refusal:
+        return (type(refusal).__name__,)

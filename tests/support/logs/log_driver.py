@@ -1,0 +1,181 @@
+"""Drives logs for the contract suite: polls until an event has come, so that a log may answer when it likes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+from uuid import uuid4
+
+from repertory.bridge.log.port import (
+    Aborted,
+    Appender,
+    Assigned,
+    Backend,
+    Claimed,
+    Committed,
+    Fenced,
+    Log,
+    LogEvent,
+    Lost,
+    Member,
+    Reader,
+    TopicSpec,
+    Transaction,
+)
+from repertory.bridge.log.record import Output, Record, TopicPartition
+
+#: A rebalance of a busy broker on a busy machine takes seconds; what takes a minute will not come any more.
+DEADLINE_S = 60.0
+
+Event = TypeVar("Event", bound=LogEvent)
+
+
+class Driver:
+    """One member: its log, the events that no test has asked for yet, and the shards that it was told are its own."""
+
+    def __init__(self, world: World, log: Log) -> None:
+        self._world = world
+        self.log = log
+        self.pending: list[LogEvent] = []
+        self.owned: set[TopicPartition] = set()
+        #: Not polled while asleep: a member that is stopped, or lost in its own work.
+        self.asleep = False
+
+    def poll(self) -> None:
+        """Take in what has happened."""
+        for event in self.log.poll(0.01):
+            self.pending.append(event)
+            match event:
+                case Assigned():
+                    self.owned.add(event.shard)
+                case Lost() | Fenced():
+                    self.owned.discard(event.shard)
+
+    def until(self, kind: type[Event], shard: TopicPartition | None = None) -> Event:
+        """Poll all members until this one has an event of a kind (for a shard), and return it, once."""
+
+        def found() -> Event | None:
+            for event in self.pending:
+                if isinstance(event, kind) and shard in (None, event.shard):
+                    self.pending.remove(event)
+                    return event
+            return None
+
+        return self._world.until(found, lambda: f"{kind.__name__} for {shard}, but only {self.pending}")
+
+    def outcome(self, shard: TopicPartition) -> LogEvent:
+        """Poll all members until a shard's commit is decided, one way or another."""
+
+        def found() -> LogEvent | None:
+            for event in self.pending:
+                if isinstance(event, Committed | Aborted | Fenced) and event.shard == shard:
+                    self.pending.remove(event)
+                    return event
+            return None
+
+        return self._world.until(found, lambda: f"an outcome for {shard}, but only {self.pending}")
+
+    def said(self, shard: TopicPartition) -> list[LogEvent]:
+        """Return what is pending for a shard."""
+        return [event for event in self.pending if event.shard == shard]
+
+    def claimed(self, shard: TopicPartition, *topics: str) -> Claimed:
+        """Wait for a shard, and claim it."""
+        self._world.until(lambda: shard in self.owned or None, lambda: f"{shard} among {self.owned}")
+        return self.claimed_again(shard, *topics)
+
+    def claimed_again(self, shard: TopicPartition, *topics: str) -> Claimed:
+        """Claim a shard that is owned already; what was pending of it is not asked for any more."""
+        self.pending = [event for event in self.pending if event.shard != shard]
+        self.log.claim(shard, topics)
+        return self.until(Claimed, shard)
+
+    def close(self) -> None:
+        """Leave."""
+        self._world.drivers.remove(self)
+        self.log.close()
+
+
+class World:
+    """One backend, with topics of its own: ``commands``, ``events``, ``state`` of two partitions, and ``control``."""
+
+    def __init__(self, backend: Backend, kind: str) -> None:
+        self.backend, self.kind = backend, kind
+        self.group = f"t{uuid4().hex[:10]}"
+        self.commands, self.events, self.state = (
+            f"{self.group}.account.{topic}" for topic in ("commands", "events", "state")
+        )
+        self.drivers: list[Driver] = []
+        self._ports: list[Reader | Appender] = []
+        self.appender, self.reader = backend.appender(), backend.reader()
+        self._ports += (self.appender, self.reader)
+
+    def make(self, partitions: int = 2) -> None:
+        """Make the topics."""
+        names = (self.commands, self.events, self.state)
+        control = TopicSpec(f"{self.group}.control", 1, {})
+        self.backend.ensure([control, *(TopicSpec(name, partitions, {}) for name in names)])
+
+    def shard(self, partition: int = 0) -> TopicPartition:
+        """Return the shard of a partition of the commands topic."""
+        return TopicPartition(self.commands, partition)
+
+    def shards(self) -> set[TopicPartition]:
+        """Return all shards."""
+        return {self.shard(partition) for partition in range(self.reader.partition_count(self.commands) or 0)}
+
+    def join(self, slot: int = 0) -> Driver:
+        """Open a member that shares the commands topic. It joins when it is polled."""
+        driver = Driver(self, self.backend.log(Member(self.group, "here", slot), [self.commands]))
+        self.drivers.append(driver)
+        return driver
+
+    def working(self, slot: int = 0, partition: int = 0) -> tuple[Driver, TopicPartition]:
+        """Open a member that has claimed one shard."""
+        driver, shard = self.join(slot), self.shard(partition)
+        driver.claimed(shard)
+        return driver, shard
+
+    def until(self, check: Callable[[], Event | bool | None], what: Callable[[], str]) -> Event:
+        """Poll all members that are awake until a check gives something, and return it."""
+        deadline_s = time.monotonic() + DEADLINE_S
+        while not (found := check()):
+            assert time.monotonic() < deadline_s, f"waited {DEADLINE_S:g} s for {what()}"
+            for driver in self.drivers:
+                if not driver.asleep:
+                    driver.poll()
+        return found  # type: ignore[return-value]  # a check that gives a bool is asked for no value
+
+    def settled(self, *drivers: Driver) -> None:
+        """Wait until every shard is owned by exactly one of the members, in even shares."""
+
+        def even() -> bool:
+            owned = [shard for driver in drivers for shard in driver.owned]
+            counts = [len(driver.owned) for driver in drivers]
+            return sorted(owned) == sorted(self.shards()) and max(counts) - min(counts) <= 1
+
+        self.until(even, lambda: f"even shares, but {[driver.owned for driver in drivers]}")
+
+    def append(self, *values: bytes, topic: str | None = None, partition: int = 0) -> Sequence[int]:
+        """Append values from outside."""
+        outputs = [Output(topic or self.commands, partition, b"key", value) for value in values]
+        return self.appender.append(outputs)
+
+    def read(self, topic: str, partition: int = 0) -> list[Record]:
+        """Return all committed records of a partition."""
+        return list(self.reader.read(topic, partition))
+
+    def transaction(self, shard: TopicPartition, next_offset: int, *values: bytes) -> Transaction:
+        """Return a transaction that appends values to the shard's events."""
+        return Transaction(
+            shard, next_offset, [Output(self.events, shard.partition, b"key", value) for value in values]
+        )
+
+    def close(self) -> None:
+        """Close all that was opened."""
+        for driver in [*self.drivers]:
+            driver.close()
+        for port in self._ports:
+            port.close()
+        self.backend.close()

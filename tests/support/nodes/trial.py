@@ -1,0 +1,204 @@
+"""One system on one log, its nodes, its load, and the verdict on what they left behind."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+from collections import Counter as Multiset
+from collections.abc import Callable
+from itertools import chain, islice
+from types import ModuleType
+from typing import Any
+
+from examples.banking.audit import audit
+from examples.banking.load import Load, Told
+from repertory.actors.placement import partition_of
+from repertory.bridge.log.connect import connect
+from repertory.bridge.log.port import Backend, LogUnavailable, OutcomeUnknown
+from repertory.bridge.log.record import Output
+from repertory.bridge.node.handle import Node
+from repertory.bridge.node.status import Report
+from repertory.bridge.system.client import Client
+from repertory.bridge.system.committed import entity_state, journal, shard_record
+from repertory.bridge.topics import commands_topic, events_topic
+from repertory.verify import Report as Verdict
+from repertory.verify import verify
+from tests.support.paths import ROOT
+
+#: What takes longer on a busy machine will not come any more.
+DEADLINE_S = 60.0
+TALLIES = 10
+ACCOUNTS = 100
+
+
+def application(name: str, module: str = "tests.apps.killed", **settings: float | str) -> ModuleType:
+    """Import an application under a system's name; the nodes that are started next inherit both."""
+    os.environ["KILLED_NAME"] = name
+    os.environ.update({f"KILLED_{key.upper()}": str(value) for key, value in settings.items()})
+    os.environ["PYTHONPATH"] = str(ROOT)
+    sys.modules.pop(module, None)
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    return importlib.import_module(module)
+
+
+class Trial:
+    """The counters of ``tests.apps.killed``. Not thread-safe.
+
+    ``url`` is how this process reaches the log; nodes may take another way to it.
+    """
+
+    def __init__(self, app: ModuleType, url: str) -> None:
+        self.app, self.url = app, url
+        self.nodes: list[Node] = []
+        self.reports: list[Report] = []
+        self.sent = 0
+        #: Numbers of which nobody knows whether they were appended: counted once, or not at all.
+        self.unsure: set[int] = set()
+        self._backend: Backend = connect(url)
+        app.system.prepare(self._backend)
+        self._client = Client(app.system, self._backend)
+        self._appender = self._backend.appender()
+        self.reader = self._backend.reader()
+
+    def node(self, name: str, workers: int, url: str | None = None) -> Node:
+        """Start a node."""
+        node = Node(
+            f"{self.app.__name__}:system", url or self.url, workers=workers,
+            stop_timeout_s=self.app.system.settings.stop_timeout_s, node=name,
+        )  # fmt: skip
+        self.nodes.append(node)
+        return node
+
+    def poll(self, timeout_s: float = 0.05) -> None:
+        """Take in reports of all nodes."""
+        for node in self.nodes:
+            self.reports += node.poll(timeout_s / len(self.nodes))
+
+    def reported(self, event: str) -> list[Report]:
+        """Return the reports of a kind so far."""
+        return [report for report in self.reports if report["event"] == event]
+
+    def until(self, condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
+        """Take in reports until a condition holds."""
+        end_s = time.monotonic() + deadline_s
+        while not condition():
+            assert time.monotonic() < end_s, f"never: {what}; {self.reports[-20:]}"
+            self.poll()
+
+    # --- load -------------------------------------------------------------------------------------------------
+
+    def send(self, count: int) -> None:
+        """Send additions, each with a number of its own, and one of each trouble among them."""
+        app, numbers = self.app, range(self.sent, self.sent + count)
+        calls: list[tuple[Any, str, Any]] = [(app.Counter.add, f"c-{n % 50}", app.Add(by=n)) for n in numbers]
+        for place, how in enumerate(("restart", "resume", "stop", "escalate")):
+            key = f"{'e' if how == 'escalate' else 'bad'}-{self.sent}-{place}"
+            calls.insert(count * (place + 1) // 6, (app.Counter.fail, key, app.Fail(how=how)))
+        calls.insert(count // 2, (app.Counter.close, f"c-{self.sent % 50}", app.Close()))
+        topic, key = commands_topic(app.system.name, "counter"), b"poison"
+        self.sent += count
+        try:
+            self._client.tell_all(calls)
+            self._appender.append([Output(topic, partition_of(key, self._count(topic)), key, b"\xc1", ())])
+        except (OutcomeUnknown, LogUnavailable):
+            self.unsure.update(numbers)
+
+    def _count(self, topic: str) -> int:
+        return self.reader.partition_count(topic) or 0
+
+    # --- the verdict ------------------------------------------------------------------------------------------
+
+    def is_done(self) -> bool:
+        """Tell whether no committed command is left at or above the committed offsets."""
+        return self.unhandled() is None
+
+    def unhandled(self) -> str | None:
+        """Name the first committed command at or above the committed offsets; None if there is none."""
+        for topic in self.app.system.commands_topics():
+            for partition in range(self._count(topic)):
+                try:
+                    committed = self.reader.committed(self.app.system.name, topic, partition) or 0
+                    if (record := next(self.reader.read(topic, partition, committed), None)) is not None:
+                        return f"{topic}/{partition} from offset {record.offset} on"
+                except LogUnavailable as passing:  # as an offset that a dead worker's transaction holds
+                    return f"{topic}/{partition}: {passing}"
+        return None
+
+    def counted(self) -> Multiset[int]:
+        """Return which numbers were counted, and how often."""
+        system, behaviour = self.app.system, self.app.system.behaviour("counter")
+        decode = behaviour.journal.decode
+        found: Multiset[int] = Multiset()
+        for partition in range(self._count(events_topic(system.name, "counter"))):
+            shard = shard_record(self.reader, system, behaviour, partition)
+            for record in journal(self.reader, system, behaviour, partition, shard, from_seq=0)[0]:
+                event = decode(record.value or b"")
+                if isinstance(event, self.app.Added):
+                    found[event.by] += 1
+        return found
+
+    def tallied(self) -> int:
+        """Return the sum that the tallies were told."""
+        hosted = self.app.system.hosted[self.app.Tally]
+        states = [entity_state(self.reader, self.app.system, hosted, f"t-{n}") for n in range(TALLIES)]
+        return sum(state.state.total for state in states if state.state is not None)
+
+    def verdict(self) -> Verdict:
+        """Verify all that is committed; the nodes must have stopped."""
+        return verify(self.reader, self.app.system)
+
+    def complaints(self) -> list[str]:
+        """Return what is wrong with what the nodes left behind, nothing if all is well."""
+        found = []
+        counted = self.counted()
+        numbers = {*counted, *range(self.sent)}
+        if wrong := {n: counted[n] for n in numbers if counted[n] != 1 and (counted[n] or n not in self.unsure)}:
+            found.append(f"{len(wrong)} numbers were not counted exactly once: {dict(list(wrong.items())[:10])}")
+        if (total := self.tallied()) != (expected := sum(n * times for n, times in counted.items())):
+            found.append(f"the tallies hold {total}, the numbers that were counted make {expected}")
+        broken = [check for check in self.verdict().checks if not check.ok]
+        found += [f"verify: {check.name} failed: {'; '.join(map(str, check.offenders))}" for check in broken]
+        return found
+
+    def stop(self) -> list[int]:
+        """Stop the nodes gracefully; return their exit codes."""
+        codes = [node.stop() for node in self.nodes]
+        self.nodes.clear()
+        return codes
+
+    def close(self) -> None:
+        """Stop what still runs."""
+        self.stop()
+        self._client.close()
+        self._appender.close()
+        self.reader.close()
+        self._backend.close()
+
+
+class BankTrial(Trial):
+    """The bank of ``tests.apps.rough_bank``: transfers are sent, and its own audit judges what is left."""
+
+    def __init__(self, app: ModuleType, url: str) -> None:
+        super().__init__(app, url)
+        load = Load("chaos", accounts=ACCOUNTS, transfers=sys.maxsize, seed=1)
+        self._calls = chain(load.openings(), load.transfers())
+        self._again: list[Told] = []
+
+    def send(self, count: int) -> None:
+        """Send transfers. What may or may not have come through is sent again: a transfer starts once."""
+        calls = self._again + list(islice(self._calls, count - len(self._again)))
+        try:
+            self._client.tell_all(calls)
+        except (OutcomeUnknown, LogUnavailable):
+            self._again = calls
+        else:
+            self.sent += len(calls)
+            self._again = []
+
+    def complaints(self) -> list[str]:
+        """Audit all that is committed; the nodes must have stopped."""
+        broken = [check for check in audit(self.reader, self.app.system) if not check.ok]
+        return [f"audit: {check.name} failed: {'; '.join(map(str, check.offenders))}" for check in broken]
