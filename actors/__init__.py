@@ -1,7 +1,7 @@
 """Entities, shards and what they want: pure. No clock, no I/O, no logging; time arrives as ``now_ms``.
 
 An entity is an immutable value; handlers return events, the next state, or a refusal; :class:`Context` collects
-what else shall happen. Nothing is sent from here: a shard's turn is a value (``Effects``) that
+what else shall happen. Nothing is sent from here: a shard's turn is a value (``TurnResult``) that
 becomes true as one transaction, or never.
 """
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from repertory.actors.message import Command
 
 
-class RetryParked(Command, name="understudy.retry-parked"):
+class RetryParked(Command, name="repertory.retry-parked"):
     """Run the parked command ``offset`` of this key again, as its first attempt, and then those behind it in order."""
 
     offset: int
 
 
-class DropParked(Command, name="understudy.drop-parked"):
+class DropParked(Command, name="repertory.drop-parked"):
     """Make the parked command ``offset`` of this key a dead letter for ``reason``; those behind it run in order."""
 
     offset: int

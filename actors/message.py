@@ -16,7 +16,7 @@ from repertory.actors.fields import flaw
 TYPE_FIELD = "type"
 
 #: Wire names of the runtime's own messages; no application may use the prefix.
-RESERVED_PREFIX = "understudy."
+RESERVED_PREFIX = "repertory."
 
 #: Longest wire name: it stands in every record.
 _NAME_CHARS_MAX = 200

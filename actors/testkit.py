@@ -16,7 +16,7 @@ from repertory.actors.wire import DecodeError, encode
 E = TypeVar("E", bound=Entity)
 
 
-class Outcome(msgspec.Struct, Generic[E], frozen=True):
+class CommandOutcome(msgspec.Struct, Generic[E], frozen=True):
     """What one message did: ``events`` in order, the ``reply`` if there was one, the ``state`` after it, and what
     the context collected (``sent``: tells, asks, publishes and explicit replies)."""
 
@@ -47,7 +47,7 @@ class TestKit(Generic[E]):
 
     def run(
         self, message: Command | Event | Rejection, *, about: str = "", attempt: int = 1, sender: Sender | None = None
-    ) -> Outcome[E]:
+    ) -> CommandOutcome[E]:
         """Run one command, or one reply to an ``ask`` of this entity (with its ``about``)."""
         behaviour = self._behaviour
         if type(message) not in behaviour.handlers:
@@ -73,7 +73,7 @@ class TestKit(Generic[E]):
         for output in decision.outputs:
             if isinstance(output, Reply) and output.to == sender:
                 reply = output.value
-        return Outcome(tuple(decision.messages), reply, self.state, tuple(decision.outputs), decision.stopped)
+        return CommandOutcome(tuple(decision.messages), reply, self.state, tuple(decision.outputs), decision.stopped)
 
     def _restored(self, data: bytes) -> E:
         try:

@@ -1,4 +1,4 @@
-"""The ledger job, on Understudy and as a bare loop on the same log, in turn: ``python -m benchmarks.ledger``.
+"""The ledger job, on Repertory and as a bare loop on the same log, in turn: ``python -m benchmarks.ledger``.
 
 The job: decode a deposit, add it to the balance of one of 10,000 accounts, emit an event; exactly once, on four
 partitions. Each round brings a loop up, fills its topic, and measures until all is committed. Figures of one run are
@@ -28,13 +28,13 @@ from repertory.cli.shared import sentences
 console = Console(highlight=False)
 
 
-def understudy(url: str, count: int) -> float:
+def repertory(url: str, count: int) -> float:
     """Run the job as an entity in this process and return the seconds it took."""
     system = ledger_system(f"ledger-{uuid.uuid4().hex[:8]}")
     backend = connect(url, system.settings)
     system.prepare(backend)
     running = Running(system, backend)
-    while sum(seat.shard is not None for seat in running.loop.region) < PARTITIONS:
+    while sum(assigned.shard is not None for assigned in running.loop.region) < PARTITIONS:
         running.tick(0.05)
     preload(backend, f"{system.name}.account.commands", count)
     begin_s = time.perf_counter()
@@ -93,10 +93,10 @@ def main(
 
 
 def _compare(bare: Callable[[str, int], float], log: str, count: int, rounds: int) -> None:
-    table = Table("round", "bare loop /s", "understudy /s", "ratio", title=f"ledger, {count:,} commands, {log}")
+    table = Table("round", "bare loop /s", "repertory /s", "ratio", title=f"ledger, {count:,} commands, {log}")
     ratios = []
     for number in range(rounds):
-        floor, ours = measure(bare, log, count), measure(understudy, log, count)
+        floor, ours = measure(bare, log, count), measure(repertory, log, count)
         ratios.append(ours / floor)
         table.add_row(str(number + 1), f"{floor:,.0f}", f"{ours:,.0f}", f"{ratios[-1]:.2f}")
     console.print(table)

@@ -17,26 +17,26 @@ from repertory.actors.entity import Behaviour
 from repertory.actors.message import Envelope, Sender, Undecodable
 from repertory.actors.placement import checked_key, key_of, partition_of
 from repertory.actors.shard.turn_result import (
-    BOOKS_INDEX,
-    Book,
+    CHANGELOG_INDEX,
+    ChangelogEntry,
     DeadLettered,
-    Effects,
     Journaled,
     Published,
     Replied,
     SeenRecord,
     SeenWritten,
     ShardRecord,
+    StashedRecord,
+    StashedWritten,
     StateRecord,
     Told,
-    WaitingRecord,
-    WaitingWritten,
+    TurnResult,
 )
 from repertory.actors.wire import DecodeError
 from repertory.bridge import topics
 from repertory.bridge.log.port import Append, Transaction
 from repertory.bridge.log.record import Headers, Output, Record, TopicPartition
-from repertory.bridge.stamps import numbered, stamped
+from repertory.bridge.stamps import with_epoch, with_turn_headers
 
 #: Longest error message in a header of a dead letter.
 _REASON_CHARS_MAX = 1_000
@@ -45,7 +45,7 @@ _REASON_CHARS_MAX = 1_000
 _OFFSET_DIGITS_MAX = 19
 
 #: One decoder for all: alone, each would do without its ``type`` field.
-_decode_book = msgspec.msgpack.Decoder(ShardRecord | StateRecord | WaitingRecord | SeenRecord).decode
+_decode_changelog_record = msgspec.msgpack.Decoder(ShardRecord | StateRecord | StashedRecord | SeenRecord).decode
 
 
 class Codec:
@@ -62,14 +62,14 @@ class Codec:
         self.commands = topics.commands_topic(system, behaviour.name)
         self.events = topics.events_topic(system, behaviour.name)
         self.state = topics.state_topic(system, behaviour.name)
-        self.waiting = topics.waiting_topic(system, behaviour.name)
+        self.stash = topics.stash_topic(system, behaviour.name)
         self._replies = topics.replies_topic(system)
         self._dead_letters = topics.dead_letters_topic(system)
 
     @property
     def restored_topics(self) -> tuple[str, ...]:
         """The topics from which a shard is restored, in that order."""
-        return (self.state, self.waiting, self.events) if self._behaviour.journaled else (self.state, self.waiting)
+        return (self.state, self.stash, self.events) if self._behaviour.journaled else (self.state, self.stash)
 
     # --- Record -> Envelope -----------------------------------------------------------------------------------
 
@@ -94,7 +94,7 @@ class Codec:
             )
         return Envelope(record.offset, key, message, value, record.headers, record.timestamp_ms, sender, about)
 
-    def waiting_envelope(self, offset: int, record: WaitingRecord) -> Envelope | Undecodable:
+    def stashed_envelope(self, offset: int, record: StashedRecord) -> Envelope | Undecodable:
         """Return the letter of a command that waits, as it was when it came."""
         source = Record(
             self.commands, -1, offset, record.key.encode(), record.value, record.headers, record.timestamp_ms
@@ -129,36 +129,38 @@ class Codec:
 
     # --- Effects -> Transaction -------------------------------------------------------------------------------
 
-    def encode(self, effects: Effects) -> Transaction:
+    def encode(self, result: TurnResult) -> Transaction:
         """Return a shard's turn as bytes: all of it, the shard record last."""
-        partition = effects.shard.partition
+        partition = result.shard.partition
         prefix = f"{self.commands}/{partition}/"
-        records = self._outputs(effects, prefix)
-        if effects.record.epoch:
-            records = stamped(records, self._dead_letters, effects.record.epoch)
-        last = BOOKS_INDEX + effects.record.books - 1
-        for index, entry in enumerate(effects.books, last - len(effects.books)):
-            records.append(self._book(entry, partition, _cause(prefix, effects.anchor, index)))
-        cause = _cause(prefix, effects.anchor, last)
-        seq = ("seq", b"%d" % effects.record.seq)
-        records.append(Output(self.state, partition, topics.SHARD_KEY, encode_book(effects.record), (cause, seq)))
-        return Transaction(TopicPartition(self.commands, partition), effects.record.next, records)
+        records = self._outputs(result, prefix)
+        if result.record.epoch:
+            records = with_epoch(records, self._dead_letters, result.record.epoch)
+        last = CHANGELOG_INDEX + result.record.changelog - 1
+        for index, entry in enumerate(result.changelog, last - len(result.changelog)):
+            records.append(self._book(entry, partition, _cause(prefix, result.anchor, index)))
+        cause = _cause(prefix, result.anchor, last)
+        seq = ("seq", b"%d" % result.record.seq)
+        records.append(
+            Output(self.state, partition, topics.SHARD_KEY, encode_changelog_record(result.record), (cause, seq))
+        )
+        return Transaction(TopicPartition(self.commands, partition), result.record.next, records)
 
-    def encode_plain(self, effects: Effects) -> Append:
+    def encode_nontransactional(self, result: TurnResult) -> Append:
         """Return a plain turn as bytes: its journal says all that a shard record would."""
-        partition, record = effects.shard.partition, effects.record
-        assert effects.plain and not effects.books, effects.shard
+        partition, record = result.shard.partition, result.record
+        assert result.nontransactional and not result.changelog, result.shard
         prefix = f"{self.commands}/{partition}/"
-        records = stamped(self._outputs(effects, prefix), self._dead_letters, record.epoch)
-        journal = numbered([output for output in records if output.topic == self.events], record.next)
+        records = with_epoch(self._outputs(result, prefix), self._dead_letters, record.epoch)
+        journal = with_turn_headers([output for output in records if output.topic == self.events], record.next)
         outputs = [output for output in records if output.topic != self.events]
         return Append(TopicPartition(self.commands, partition), record.next, outputs, journal)
 
-    def _outputs(self, effects: Effects, prefix: str) -> list[Output]:
+    def _outputs(self, result: TurnResult, prefix: str) -> list[Output]:
         """Return what the commands of a turn made."""
-        partition = effects.shard.partition
+        partition = result.shard.partition
         records = []
-        for output in effects.outputs:
+        for output in result.outputs:
             cause = ("cause", f"{prefix}{output.offset}/{output.index}".encode())
             if isinstance(output, Journaled):
                 headers = (cause, ("seq", b"%d" % output.seq), ("version", b"%d" % output.version))
@@ -218,14 +220,14 @@ class Codec:
         kept = tuple((f"source-{name}" if name in names else name, value) for name, value in output.headers)
         return Output(self._dead_letters, 0, output.key, output.value, (*kept, *own))
 
-    def _book(self, entry: Book, partition: int, cause: Header) -> Output:
+    def _book(self, entry: ChangelogEntry, partition: int, cause: Header) -> Output:
         if isinstance(entry, SeenWritten):
             key = topics.SEEN_KEY + entry.source.encode()
-            return Output(self.state, partition, key, encode_book(entry.record), (cause,))
-        if isinstance(entry, WaitingWritten):
-            value = None if entry.record is None else encode_book(entry.record)
-            return Output(self.waiting, partition, b"%d" % entry.offset, value, (cause,))
-        value = None if entry.record is None else encode_book(entry.record)
+            return Output(self.state, partition, key, encode_changelog_record(entry.record), (cause,))
+        if isinstance(entry, StashedWritten):
+            value = None if entry.record is None else encode_changelog_record(entry.record)
+            return Output(self.stash, partition, b"%d" % entry.offset, value, (cause,))
+        value = None if entry.record is None else encode_changelog_record(entry.record)
         headers = (cause, ("seq", b"%d" % entry.seq), ("version", b"%d" % entry.version))
         return Output(self.state, partition, entry.key.encode(), value, headers)
 
@@ -245,9 +247,9 @@ Header = tuple[str, bytes]
 
 _ADDRESS_HEADERS = frozenset({"reply-to", "reply-key", "correlation-id", "about"})
 
-BookRecord = ShardRecord | StateRecord | WaitingRecord | SeenRecord
+ChangelogRecord = ShardRecord | StateRecord | StashedRecord | SeenRecord
 
-encode_book: Callable[[BookRecord], bytes] = msgspec.msgpack.Encoder().encode
+encode_changelog_record: Callable[[ChangelogRecord], bytes] = msgspec.msgpack.Encoder().encode
 
 
 def _cause(prefix: str, offset: int, index: int) -> Header:
@@ -256,22 +258,22 @@ def _cause(prefix: str, offset: int, index: int) -> Header:
 
 def decode_shard(data: bytes) -> ShardRecord:
     """Return a shard record; DecodeError for anything else."""
-    return _book_of(ShardRecord, data)
+    return _changelog_record(ShardRecord, data)
 
 
 def decode_state(data: bytes) -> StateRecord:
     """Return a state record; DecodeError for anything else."""
-    return _book_of(StateRecord, data)
+    return _changelog_record(StateRecord, data)
 
 
-def decode_waiting(data: bytes) -> WaitingRecord:
+def decode_stashed(data: bytes) -> StashedRecord:
     """Return a waiting record; DecodeError for anything else."""
-    return _book_of(WaitingRecord, data)
+    return _changelog_record(StashedRecord, data)
 
 
 def decode_seen(data: bytes) -> SeenRecord:
     """Return a seen record; DecodeError for anything else."""
-    seen = _book_of(SeenRecord, data)
+    seen = _changelog_record(SeenRecord, data)
     if len(seen.causes) % 2:
         raise DecodeError("its causes are no pairs")
     return seen
@@ -286,16 +288,16 @@ def number(record: Record, name: str) -> int:
         raise DecodeError(f"its header {name!r} is {value!r:.100}") from None
 
 
-def waiting_offset(record: Record) -> int:
+def stashed_offset(record: Record) -> int:
     """Return the offset of the command that a waiting record keeps: its key. DecodeError if that is none."""
     if record.key is None or not record.key.isdigit() or len(record.key) > _OFFSET_DIGITS_MAX:
         raise DecodeError(f"its key {record.key!r:.100} is no offset")
     return int(record.key)
 
 
-def _book_of(kind: type[T], data: bytes) -> T:
+def _changelog_record(kind: type[T], data: bytes) -> T:
     try:
-        found = _decode_book(data)
+        found = _decode_changelog_record(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DecodeError(f"{error!s:.{_REASON_CHARS_MAX}}") from error
     if not isinstance(found, kind):

@@ -11,17 +11,17 @@ import msgspec
 from repertory.actors.context import Context
 from repertory.actors.entity import Behaviour
 from repertory.actors.handler import Handler
-from repertory.bridge.region import Role
+from repertory.bridge.region import HostedEntity
 
 #: Is called with the cause and the attempt of each command before its handler; raises what the handler is to raise.
 Hook = Callable[[str, int], None]
 
 
-def hooked(role: Role, hook: Hook) -> Role:
+def hooked(hosted: HostedEntity, hook: Hook) -> HostedEntity:
     """Return a role whose handlers call a hook first. What they do else is not changed by it."""
-    behaviour: Behaviour = copy.copy(role.behaviour)
-    behaviour.handlers = {message: _hooked(handler, hook) for message, handler in role.behaviour.handlers.items()}
-    return msgspec.structs.replace(role, behaviour=behaviour)
+    behaviour: Behaviour = copy.copy(hosted.behaviour)
+    behaviour.handlers = {message: _hooked(handler, hook) for message, handler in hosted.behaviour.handlers.items()}
+    return msgspec.structs.replace(hosted, behaviour=behaviour)
 
 
 def _hooked(handler: Handler, hook: Hook) -> Handler:

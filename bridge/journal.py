@@ -33,7 +33,7 @@ class Tail:
 
     def fold(self, record: Record) -> None:
         """Apply one record; Inconsistent if it does not follow."""
-        shard, behaviour = self._shard, self._shard.part.behaviour
+        shard, behaviour = self._shard, self._shard.config.behaviour
         seq, version = number(record, "seq"), number(record, "version")
         where = record.place
         if seq >= shard.record.seq:
@@ -67,7 +67,7 @@ class Tail:
         shard.window.wrote(key, seq)
 
     def _evolve(self, cell: Cell, record: Record, where: str) -> None:
-        behaviour, data = self._shard.part.behaviour, record.value or b""
+        behaviour, data = self._shard.config.behaviour, record.value or b""
         try:
             event = behaviour.journal.decode(data)
             refuse_unknown_fields(data, event)
@@ -85,7 +85,7 @@ class Tail:
             ) from error
 
     def _wrong(self, what: str) -> Inconsistent:
-        return Inconsistent.of(self._shard.part.id, what)
+        return Inconsistent.of(self._shard.config.id, what)
 
 
 def entity_key(record: Record) -> str:

@@ -1,4 +1,4 @@
-"""Named points that a worker passes, at each of which a test can have it killed: ``UNDERSTUDY_KILL_AT=K7``.
+"""Named points that a worker passes, at each of which a test can have it killed: ``REPERTORY_KILL_AT=K7``.
 
 ``K7:3`` kills at the third passing, ``K7:3,K1,K12`` at one point after the other: each is armed once the one before it
 has killed, and passings count from then on. One process of the node dies at each, once: its successors pass unharmed.
@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-VARIABLE = "UNDERSTUDY_KILL_AT"
+VARIABLE = "REPERTORY_KILL_AT"
 
 POINTS: Mapping[str, str] = {
     "K1": "records were polled",
@@ -46,7 +46,7 @@ POINTS: Mapping[str, str] = {
 }
 
 #: Those of a turn without a transaction (``bridge.nontransactional``), on Kafka.
-PLAIN_POINTS: Mapping[str, str] = {
+NONTRANSACTIONAL_POINTS: Mapping[str, str] = {
     "P1": "nothing of it is appended",
     "P2": "its outputs are acknowledged, nothing of its journal is appended",
     "P2-sent": "its journal is on its way",
@@ -88,7 +88,7 @@ class _Trap:
 
     def _kill(self, later_s: float) -> None:
         time.sleep(later_s)
-        sys.stderr.write(f"understudy: killed at {self._name}, passing {self._passing}, by {VARIABLE}\n")
+        sys.stderr.write(f"repertory: killed at {self._name}, passing {self._passing}, by {VARIABLE}\n")
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -121,7 +121,7 @@ def arm() -> None:
     if not wanted:
         return
     traps: list[_Trap] = []
-    before, known = None, (*POINTS, *PLAIN_POINTS)
+    before, known = None, (*POINTS, *NONTRANSACTIONAL_POINTS)
     for each in wanted.split(","):
         name, _, passing = each.partition(":")
         if name not in known or not (passing or "1").isdecimal() or passing == "0":

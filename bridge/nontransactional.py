@@ -52,7 +52,7 @@ class Placed(msgspec.Struct, frozen=True, gc=False):
     next_offset: int = -1
 
 
-class Counted:
+class CountingJournal:
     """Finds out which records of a shard's journal count. Used once, by whoever reads the journal from ``from_seq`` on.
 
     Takes them in offset order; :meth:`settle` says at the end which count. Memory: all that is between.
@@ -72,7 +72,7 @@ class Counted:
         if seq < shard.seq:
             if other is None or epoch > other.epoch:
                 self._found[seq] = Placed(record, epoch)
-        elif shard.plain and epoch == shard.epoch and other is None:
+        elif shard.nontransactional and epoch == shard.epoch and other is None:
             index, count = _turn_of(record)
             next_offset = number(record, "next") if index == count - 1 else -1
             self._found[seq] = Placed(record, epoch, index, count, next_offset)

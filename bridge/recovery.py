@@ -14,17 +14,17 @@ import msgspec
 
 from repertory.actors.message import Undecodable
 from repertory.actors.shard.cells import Cell
-from repertory.actors.shard.config import Part
+from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.shard import Shard
-from repertory.actors.shard.stash import Waiting
-from repertory.actors.shard.turn_result import SeenRecord, ShardRecord, StateRecord, WaitingRecord
+from repertory.actors.shard.stash import Stashed
+from repertory.actors.shard.turn_result import SeenRecord, ShardRecord, StashedRecord, StateRecord
 from repertory.actors.wire import DecodeError, encode, refuse_unknown_fields
 from repertory.bridge import codec as wire
 from repertory.bridge.codec import Codec
 from repertory.bridge.journal import MEND, Inconsistent, Tail, entity_key
 from repertory.bridge.log.port import Claimed, Replayed
 from repertory.bridge.log.record import Record
-from repertory.bridge.nontransactional import Counted
+from repertory.bridge.nontransactional import CountingJournal
 from repertory.bridge.topics import SEEN_KEY, SHARD_KEY
 
 
@@ -36,29 +36,29 @@ class Replay(msgspec.Struct, frozen=True):
     to_offset: int
 
 
-class Restoration:
+class Recovery:
     """Reads a claimed shard's topics one after the other: state, waiting, events, some commands. Owned by the loop.
 
     Ask :attr:`wanted` for the stretch to replay, :meth:`feed` what comes, and when nothing is wanted any more take
     the :meth:`shard`. Raises Inconsistent from ``feed`` and ``shard``.
     """
 
-    def __init__(self, part: Part, codec: Codec, claimed: Claimed) -> None:
-        self._part = part
+    def __init__(self, config: ShardConfig, codec: Codec, claimed: Claimed) -> None:
+        self._config = config
         self._codec = codec
         self._claimed = claimed
         self._states: dict[str, tuple[StateRecord, int, int]] = {}
         self._seen: dict[str, SeenRecord] = {}
-        self._waiting: dict[int, WaitingRecord] = {}
+        self._stashed: dict[int, StashedRecord] = {}
         self._record: ShardRecord | None = None
         self._shard: Shard | None = None
         self._tail: Tail | None = None
         #: Which journal records count; None where all do, because each was written by a transaction.
-        self._counted: Counted | None = None
+        self._counted: CountingJournal | None = None
         #: Records read so far, and when (epoch, by its writer's clock) the shard record was written.
         self.records, self.recorded_ms = 0, 0
         #: Whether the group has an offset: without one, progress cannot be seen from outside.
-        self.mirrored = claimed.committed is not None
+        self.has_group_offset = claimed.committed is not None
         self.wanted: Replay | None = Replay(codec.state, 0, claimed.ends[codec.state])
 
     def feed(self, replayed: Replayed) -> None:
@@ -69,9 +69,9 @@ class Restoration:
             self._each(replayed.records, self._state)
             if replayed.complete:
                 self._check_position()
-                self.wanted = Replay(self._codec.waiting, 0, self._claimed.ends[self._codec.waiting])
-        elif replayed.topic == self._codec.waiting:
-            self._each(replayed.records, self._wait)
+                self.wanted = Replay(self._codec.stash, 0, self._claimed.ends[self._codec.stash])
+        elif replayed.topic == self._codec.stash:
+            self._each(replayed.records, self._stashed_command)
             if replayed.complete:
                 self._begin_tail()
         elif replayed.topic == self._codec.events:
@@ -96,7 +96,7 @@ class Restoration:
         shard = self._shard
         assert shard is not None and self.wanted is None
         record, read = shard.record, -1 if self._tail is None else self._tail.next_seq
-        if self._part.behaviour.journaled and read != record.seq and (read != -1 or record.tail_start < record.seq):
+        if self._config.behaviour.journaled and read != record.seq and (read != -1 or record.tail_start < record.seq):
             raise self._wrong(
                 f"the journal {self._codec.events} ends before seq {max(read, record.tail_start)} where the shard "
                 f"record says {record.seq}: records are lost; {MEND}"
@@ -133,8 +133,8 @@ class Restoration:
                     f"{codec.state} has no shard record, but the group has an offset ({claimed.committed}) or states; "
                     "restore that topic from a backup, or delete the system's topics and its group to begin anew"
                 )
-            self._record = ShardRecord(next=claimed.low, seq=0, tail_start=0, tail_offset=0, books=0)
-        elif record.plain:
+            self._record = ShardRecord(next=claimed.start_offset, seq=0, tail_start=0, tail_offset=0, changelog=0)
+        elif record.nontransactional:
             return
         elif claimed.committed not in (None, record.next):
             raise self._wrong(
@@ -147,30 +147,31 @@ class Restoration:
     def _check_commands(self, next_offset: int) -> None:
         """Hold the next command against those that there are."""
         claimed, codec = self._claimed, self._codec
-        if claimed.low > next_offset:
+        if claimed.start_offset > next_offset:
             raise self._wrong(
-                f"commands {next_offset} to {claimed.low - 1} are gone from {codec.commands} and were never handled; "
-                "bring them back from a backup, and keep commands longer (retention.ms=-1)"
+                f"commands {next_offset} to {claimed.start_offset - 1} are gone from {codec.commands} and were never "
+                "handled; bring them back from a backup, and keep commands longer (retention.ms=-1)"
             )
-        if claimed.high < next_offset:
+        if claimed.end_offset < next_offset:
             raise self._wrong(
-                f"{codec.commands} ends at {claimed.high} where {next_offset} is next: its tail is lost; bring it back"
+                f"{codec.commands} ends at {claimed.end_offset} where {next_offset} is next: its tail is lost; "
+                "bring it back"
             )
 
     # --- waiting ----------------------------------------------------------------------------------------------
 
-    def _wait(self, record: Record) -> None:
-        offset = wire.waiting_offset(record)
+    def _stashed_command(self, record: Record) -> None:
+        offset = wire.stashed_offset(record)
         if record.value is None:
-            self._waiting.pop(offset, None)
+            self._stashed.pop(offset, None)
         else:
-            self._waiting[offset] = wire.decode_waiting(record.value)
+            self._stashed[offset] = wire.decode_stashed(record.value)
 
     def _begin_tail(self) -> None:
         """Make the shard from its snapshots and waiting commands; then only the journal's tail is missing."""
         record = self._record
         assert record is not None
-        shard = self._shard = Shard(self._part, record, self._claimed.high)
+        shard = self._shard = Shard(self._config, record, self._claimed.end_offset)
         for key, (state, version, seq) in self._states.items():
             if seq >= record.seq:
                 raise self._wrong(
@@ -179,31 +180,31 @@ class Restoration:
                 )
             self._seat(shard, key, state, version, seq)
         shard.budget.restore({key: s.restarts_ms for key, (s, _, _) in self._states.items() if s.restarts_ms})
-        for offset in sorted(self._waiting):
+        for offset in sorted(self._stashed):
             if offset >= record.next:
                 raise self._wrong(
-                    f"{self._codec.waiting} holds command {offset}, the shard record says {record.next} is next: a "
+                    f"{self._codec.stash} holds command {offset}, the shard record says {record.next} is next: a "
                     f"transaction is torn; {MEND}"
                 )
-            letter = self._codec.waiting_envelope(offset, self._waiting[offset])
-            if isinstance(letter, Undecodable):
+            delivery = self._codec.stashed_envelope(offset, self._stashed[offset])
+            if isinstance(delivery, Undecodable):
                 raise self._wrong(
-                    f"the waiting command {offset} cannot be decoded by this code: {letter.reason}; "
+                    f"the waiting command {offset} cannot be decoded by this code: {delivery.reason}; "
                     "run the code that wrote it"
                 )
-            shard.waiting.join(Waiting(letter, self._waiting[offset]))
-        self._check_waiting(shard)
+            shard.stash.join(Stashed(delivery, self._stashed[offset]))
+        self._check_stash(shard)
         self._states.clear()
-        self._waiting.clear()
-        if self._part.behaviour.journaled:
+        self._stashed.clear()
+        if self._config.behaviour.journaled:
             self._tail = Tail(shard)
-            self._counted = Counted(record, record.tail_start) if record.epoch else None
+            self._counted = CountingJournal(record, record.tail_start) if record.epoch else None
             self.wanted = Replay(self._codec.events, record.tail_offset, self._claimed.ends[self._codec.events])
         else:
             self._begin_commands(shard)
 
     def _seat(self, shard: Shard, key: str, state: StateRecord, version: int, seq: int) -> None:
-        behaviour = self._part.behaviour
+        behaviour = self._config.behaviour
         if state.snapshot is not None:
             entity = self._snapshot(key, state.snapshot)
             data = encode(entity) if behaviour.has_mutable_fields else state.snapshot
@@ -214,27 +215,27 @@ class Restoration:
 
     def _snapshot(self, key: str, data: bytes) -> Any:
         try:
-            entity = self._part.behaviour.state_decode(data)
+            entity = self._config.behaviour.state_decode(data)
             refuse_unknown_fields(data, entity)
         except MemoryError:
             raise
         except Exception as error:  # A __post_init__ is user code.
             raise self._wrong(
-                f"the snapshot of key {key!r} does not fit {self._part.behaviour.entity.__name__}: {error!s:.1000}; "
+                f"the snapshot of key {key!r} does not fit {self._config.behaviour.entity.__name__}: {error!s:.1000}; "
                 "run the code that wrote it"
             ) from error
         return entity
 
-    def _check_waiting(self, shard: Shard) -> None:
-        told = {key: state for key, (state, _, _) in self._states.items() if state.waiting}
-        for key in {*told, *shard.waiting}:
-            queue = shard.waiting.queue(key)
+    def _check_stash(self, shard: Shard) -> None:
+        told = {key: state for key, (state, _, _) in self._states.items() if state.stashed}
+        for key in {*told, *shard.stash}:
+            queue = shard.stash.queue(key)
             state = told.get(key, StateRecord())
             first = queue[0].envelope.offset if queue else -1
-            if (len(queue), first) != (state.waiting, state.waiting_first):
+            if (len(queue), first) != (state.stashed, state.stashed_first):
                 raise self._wrong(
                     f"key {key!r} has {len(queue)} waiting commands from {first}, its state record says "
-                    f"{state.waiting} from {state.waiting_first}; {MEND}"
+                    f"{state.stashed} from {state.stashed_first}; {MEND}"
                 )
 
     # --- the tail of the journal, and of the commands ---------------------------------------------------------------
@@ -247,7 +248,7 @@ class Restoration:
             return
         if counted is not None:
             records, record = counted.settle()
-            shard.advance(record.next, record.seq, self._claimed.high)
+            shard.advance(record.next, record.seq, self._claimed.end_offset)
             self._each(records, tail.fold)
         self._begin_commands(shard)
 
@@ -255,13 +256,13 @@ class Restoration:
         """Read again what other shards have sent since that was written down, if any of them may send it again."""
         record = shard.record
         self.wanted = None
-        if record.plain:
+        if record.nontransactional:
             self._check_commands(record.next)
         if record.epoch:
             seen = shard.redeliver().seen
             for source, causes in self._seen.items():
                 seen.load(source, causes)
-            if (from_offset := max(record.seen, self._claimed.low)) < record.next:
+            if (from_offset := max(record.seen, self._claimed.start_offset)) < record.next:
                 self.wanted = Replay(self._codec.commands, from_offset, record.next)
 
     def _see(self, record: Record) -> None:
@@ -271,4 +272,4 @@ class Restoration:
             seen.note(stamp)
 
     def _wrong(self, what: str) -> Inconsistent:
-        return Inconsistent.of(self._part.id, what)
+        return Inconsistent.of(self._config.id, what)

@@ -10,25 +10,25 @@ import msgspec
 
 from repertory.actors.context import Directory
 from repertory.actors.entity import Behaviour
-from repertory.actors.shard.config import Limits, Part
+from repertory.actors.shard.config import Limits, ShardConfig
 from repertory.actors.shard.shard import COMMAND, SHARD, Shard
-from repertory.actors.shard.turn_result import Effects, ShardId
+from repertory.actors.shard.turn_result import ShardId, TurnResult
 from repertory.bridge import kill_points as faults
 from repertory.bridge.codec import Codec
 from repertory.bridge.log.port import Claimed
 from repertory.bridge.log.record import TopicPartition
-from repertory.bridge.recovery import Restoration
+from repertory.bridge.recovery import Recovery
 from repertory.supervision import (
     Add,
-    Command,
     Due,
     Escalate,
-    Event,
     Failure,
     Remove,
     Start,
     Stop,
     Tree,
+    TreeCommand,
+    TreeEvent,
     TreePhase,
     WakeAfter,
     step,
@@ -36,7 +36,7 @@ from repertory.supervision import (
 from repertory.supervision.policy import Policy
 
 
-class Role(msgspec.Struct, frozen=True):
+class HostedEntity(msgspec.Struct, frozen=True):
     """One hosted entity as its shards play it."""
 
     behaviour: Behaviour
@@ -46,22 +46,22 @@ class Role(msgspec.Struct, frozen=True):
     #: The number of its first shard within the system.
     first_number: int
 
-    def part(
+    def config(
         self,
         partition: int,
         directory: Directory,
         limits: Limits,
-        mark: MutableSequence[int] | None = None,
+        in_flight: MutableSequence[int] | None = None,
         owner: str = "",
-    ) -> Part:
+    ) -> ShardConfig:
         """Return what the shard of one partition is given to play."""
-        return Part(
+        return ShardConfig(
             ShardId(self.behaviour.name, partition), self.codec.commands, self.partitions, self.behaviour, self.policy,
-            directory, limits, self.first_number + partition, [0, 0, 0] if mark is None else mark, owner,
+            directory, limits, self.first_number + partition, [0, 0, 0] if in_flight is None else in_flight, owner,
         )  # fmt: skip
 
 
-class Phase(enum.Enum):
+class ShardPhase(enum.Enum):
     """Where an assigned shard is."""
 
     DOWN = "down"
@@ -71,21 +71,21 @@ class Phase(enum.Enum):
     RUNNING = "running"
 
 
-class Seat:
+class AssignedShard:
     """One assigned shard. Mutable; owned by the region.
 
     ``in_flight`` are the Effects whose commit has not been answered: while they are there, the shard decides nothing.
     """
 
-    def __init__(self, place: TopicPartition, part: Part, role: Role) -> None:
+    def __init__(self, place: TopicPartition, config: ShardConfig, hosted: HostedEntity) -> None:
         self.place = place
-        self.part = part
-        self.role = role
-        self.phase = Phase.DOWN
+        self.config = config
+        self.hosted = hosted
+        self.phase = ShardPhase.DOWN
         self.incarnation = 0
-        self.restoration: Restoration | None = None
+        self.recovery: Recovery | None = None
         self.shard: Shard | None = None
-        self.in_flight: Effects | None = None
+        self.in_flight: TurnResult | None = None
         self.paused = False
         self.claimed_s = self.told_s = 0.0
         #: Consecutive aborts that were nobody's fault, and when the next claim is due because of them.
@@ -97,19 +97,19 @@ class Seat:
     @property
     def name(self) -> str:
         """The shard's name in its supervision tree and in log lines."""
-        return str(self.part.id)
+        return str(self.config.id)
 
-    def drop(self, phase: Phase) -> None:
+    def drop(self, phase: ShardPhase) -> None:
         """Forget all that is in memory; the log has the truth."""
         self.phase = phase
-        self.restoration = self.shard = self.in_flight = self.reclaim_s = None
+        self.recovery = self.shard = self.in_flight = self.reclaim_s = None
         self.paused = False
 
-    def restore(self, claimed: Claimed) -> Restoration:
+    def restore(self, claimed: Claimed) -> Recovery:
         """Begin to restore."""
-        self.phase = Phase.RESTORING
-        self.restoration = Restoration(self.part, self.role.codec, claimed)
-        return self.restoration
+        self.phase = ShardPhase.RESTORING
+        self.recovery = Recovery(self.config, self.hosted.codec, claimed)
+        return self.recovery
 
 
 class Escalated(Exception):
@@ -125,72 +125,78 @@ class ShardRegion:
 
     def __init__(
         self,
-        roles: Mapping[str, Role],
+        hosted_entities: Mapping[str, HostedEntity],
         tree: Tree,
         directory: Directory,
         limits: Limits,
-        mark: MutableSequence[int] | None = None,
+        in_flight: MutableSequence[int] | None = None,
         owner: str = "",
     ) -> None:
-        self._roles = dict(roles)
-        self._order = {topic: index for index, topic in enumerate(self._roles)}
+        self._hosted_entities = dict(hosted_entities)
+        self._order = {topic: index for index, topic in enumerate(self._hosted_entities)}
         self._directory = directory
         self._limits = limits
-        self._mark, self._owner = mark, owner
+        self._in_flight, self._owner = in_flight, owner
         self._tree = tree
-        self._seats: dict[TopicPartition, Seat] = {}
-        self._names: dict[str, Seat] = {}
+        self._assigned: dict[TopicPartition, AssignedShard] = {}
+        self._names: dict[str, AssignedShard] = {}
         #: (due_s, child, incarnation) of restarts to come; few, so a list is enough.
         self._timers: list[tuple[float, str, int]] = []
         #: What the tree wants done. An event can bring commands for others than the shard that it is about.
         self._commands: deque[Start | Stop | Escalate] = deque()
 
-    def __iter__(self) -> Iterator[Seat]:
-        return iter(self._seats.values())
+    def __iter__(self) -> Iterator[AssignedShard]:
+        return iter(self._assigned.values())
 
     def __len__(self) -> int:
-        return len(self._seats)
+        return len(self._assigned)
 
     @property
     def tree(self) -> Tree:
         """The supervision tree as it stands."""
         return self._tree
 
-    def seat(self, place: TopicPartition) -> Seat | None:
+    def assigned(self, place: TopicPartition) -> AssignedShard | None:
         """Return an assigned shard's seat."""
-        return self._seats.get(place)
+        return self._assigned.get(place)
 
-    def named(self, name: str) -> Seat | None:
+    def named(self, name: str) -> AssignedShard | None:
         """Return the seat of a child of the tree."""
         return self._names.get(name)
 
     def under_way(self) -> str:
         """Return which command a handler has now, as ``account/3@17 key 'a-1'``; "" if none. Any thread may ask."""
-        if self._mark is None or not self._mark[COMMAND]:
+        if self._in_flight is None or not self._in_flight[COMMAND]:
             return ""
-        for seat in tuple(self._seats.values()):
-            shard = seat.shard
-            if shard is not None and shard.part.number == self._mark[SHARD] and (command := shard.handling) is not None:
-                return f"{seat.name}@{command.offset} key {command.key!r:.100}"
+        for assigned in tuple(self._assigned.values()):
+            shard = assigned.shard
+            if (
+                shard is not None
+                and shard.config.number == self._in_flight[SHARD]
+                and (command := shard.handling) is not None
+            ):
+                return f"{assigned.name}@{command.offset} key {command.key!r:.100}"
         return ""
 
     def add(self, place: TopicPartition, now_s: float) -> None:
         """Take in a shard; siblings stand in the order of ``host()``, then by partition."""
         self.forget(place, now_s)
-        role = self._roles[place.topic]
-        seat = Seat(place, role.part(place.partition, self._directory, self._limits, self._mark, self._owner), role)
-        later = min((p for p in self._seats if self._rank(p) > self._rank(place)), key=self._rank, default=None)
-        self._seats[place] = self._names[seat.name] = seat
-        self.supervise(Add(seat.name, None if later is None else self._seats[later].name), now_s)
+        hosted = self._hosted_entities[place.topic]
+        assigned = AssignedShard(
+            place, hosted.config(place.partition, self._directory, self._limits, self._in_flight, self._owner), hosted
+        )
+        later = min((p for p in self._assigned if self._rank(p) > self._rank(place)), key=self._rank, default=None)
+        self._assigned[place] = self._names[assigned.name] = assigned
+        self.supervise(Add(assigned.name, None if later is None else self._assigned[later].name), now_s)
 
     def forget(self, place: TopicPartition, now_s: float) -> None:
         """Drop a shard that is no longer ours, with all that it held."""
-        seat = self._seats.pop(place, None)
-        if seat is not None:
-            del self._names[seat.name]
-            self.supervise(Remove(seat.name, gone=True), now_s)
+        assigned = self._assigned.pop(place, None)
+        if assigned is not None:
+            del self._names[assigned.name]
+            self.supervise(Remove(assigned.name, gone=True), now_s)
 
-    def supervise(self, event: Event, now_s: float) -> tuple[Command, ...]:
+    def supervise(self, event: TreeEvent, now_s: float) -> tuple[TreeCommand, ...]:
         """Feed the tree one event; timers are kept here, all other commands are the loop's to carry out in order.
 
         Returns what the tree wants done, for whoever watches.
@@ -217,26 +223,26 @@ class ShardRegion:
             self._timers.remove(timer)
             self.supervise(Due(timer[1], timer[2]), now_s)
 
-    def outlook(self, name: str, now_s: float) -> str:
+    def describe_decision(self, name: str, now_s: float) -> str:
         """Say what the tree has decided about a shard that failed."""
         if self._tree.phase is not TreePhase.RUNNING:
             return "its worker goes down, and the node decides"
         due_s = [due_s for due_s, child, _ in self._timers if child == name]
         return f"it is restored in {max(due_s) - now_s:.2f} s" if due_s else "it stays stopped, its siblings go on"
 
-    def patience_s(self, now_s: float, epoch_ms: Callable[[], int]) -> float | None:
+    def next_due_in_s(self, now_s: float, epoch_ms: Callable[[], int]) -> float | None:
         """Return how long nothing will happen by itself (0: something is to be done now); None for never."""
         instants = [due_s - now_s for due_s, _, _ in self._timers]
         now_ms = None
-        for seat in self._seats.values():
-            if seat.reclaim_s is not None:
-                instants.append(seat.reclaim_s - now_s)
-            shard = seat.shard
-            if shard is None or seat.in_flight is not None or seat.phase is not Phase.RUNNING:
+        for assigned in self._assigned.values():
+            if assigned.reclaim_s is not None:
+                instants.append(assigned.reclaim_s - now_s)
+            shard = assigned.shard
+            if shard is None or assigned.in_flight is not None or assigned.phase is not ShardPhase.RUNNING:
                 continue
             if len(shard.mailbox) and shard.stalled is None:
                 return 0.0
-            due_ms = shard.waiting.next_due_ms()
+            due_ms = shard.stash.next_due_ms()
             if due_ms is not None:
                 now_ms = epoch_ms() if now_ms is None else now_ms
                 instants.append((due_ms - now_ms) / 1000)

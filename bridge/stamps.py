@@ -9,7 +9,7 @@ import msgspec
 from repertory.bridge.log.record import Output
 
 
-def stamped(outputs: Iterable[Output], dead_letters: str, epoch: int) -> list[Output]:
+def with_epoch(outputs: Iterable[Output], dead_letters: str, epoch: int) -> list[Output]:
     """Return outputs with the epoch of the owner that made them; a dead letter keeps the headers of its command."""
     header = ("epoch", b"%d" % epoch)
     return [
@@ -19,7 +19,7 @@ def stamped(outputs: Iterable[Output], dead_letters: str, epoch: int) -> list[Ou
     ]  # fmt: skip
 
 
-def numbered(journal: Sequence[Output], next_offset: int) -> list[Output]:
+def with_turn_headers(journal: Sequence[Output], next_offset: int) -> list[Output]:
     """Return a turn's journal records with their places in it; the last one says which command comes next."""
     count = len(journal)
     turn = [

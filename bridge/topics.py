@@ -36,9 +36,9 @@ def state_topic(system: str, entity: str) -> str:
     return f"{system}.{entity}.state"
 
 
-def waiting_topic(system: str, entity: str) -> str:
+def stash_topic(system: str, entity: str) -> str:
     """Commands that wait for a restart or are parked, by their source offset."""
-    return f"{system}.{entity}.waiting"
+    return f"{system}.{entity}.stash"
 
 
 def control_topic(system: str) -> str:
@@ -86,5 +86,5 @@ def topic_specs(system: str, hosted: Iterable[tuple[str, int, bool]], extra: Map
         if journaled:
             specs.append(TopicSpec(events_topic(system, entity), partitions, _KEPT))
         specs.append(TopicSpec(state_topic(system, entity), partitions, _COMPACTED))
-        specs.append(TopicSpec(waiting_topic(system, entity), partitions, {**_COMPACTED, **_ROOMY}))
+        specs.append(TopicSpec(stash_topic(system, entity), partitions, {**_COMPACTED, **_ROOMY}))
     return specs

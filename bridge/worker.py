@@ -2,7 +2,7 @@
 
 The node process is a fresh one: it imports the application and forks its tree before any Kafka client exists,
 because a client that is carried across a fork hangs without a word. Applications start it through
-``ActorSystem.run``, ``ActorSystem.spawn`` or ``understudy run``.
+``ActorSystem.run``, ``ActorSystem.spawn`` or ``repertory run``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from repertory.bridge.log.clock import SystemClock
 from repertory.bridge.log.connect import connect, read_kafka_config
 from repertory.bridge.log.port import InvalidSetting, Member, SlotTaken, TopicMismatch
 from repertory.bridge.loop import ShardLoop
-from repertory.bridge.node import in_flight as marks
+from repertory.bridge.node import in_flight
 from repertory.bridge.system.system import IN_A_NODE
 from repertory.bridge.system.target import TargetError, load_system
 from repertory.supervision import Directive, Policy
@@ -54,8 +54,8 @@ class ShardHost:
         region = system.region(
             log.partition_count,
             seed=self._member.slot,
-            mark=marks.shared().enter(self._member.slot),
-            owner=marks.shared().owner,
+            in_flight=in_flight.shared().enter(self._member.slot),
+            owner=in_flight.shared().owner,
             hook=faults.within_handler(),
         )
         loop = ShardLoop(
@@ -67,7 +67,7 @@ class ShardHost:
             report=control.report,
             progress=control.progress,
             fault_point=faults.point,
-            deaths=marks.shared().deaths,
+            deaths=in_flight.shared().deaths,
         )
         control.under_way = region.under_way
         control.started()
@@ -123,10 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         system = load_system(options.target)
     except (TargetError, DefinitionError) as error:
-        sys.stderr.write(f"understudy: {error}\n")
+        sys.stderr.write(f"repertory: {error}\n")
         return os.EX_USAGE
     settings = system.settings
-    marks.share(options.workers, f"{options.node}/{uuid.uuid4().hex[:8]}")
+    in_flight.share(options.workers, f"{options.node}/{uuid.uuid4().hex[:8]}")
     faults.arm()
     specs = [
         WorkSpec(
@@ -161,7 +161,7 @@ def _log_to_stderr(name: str) -> None:
     )
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
-    logger = logging.getLogger("understudy")
+    logger = logging.getLogger("repertory")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False

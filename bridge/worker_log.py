@@ -12,13 +12,13 @@ from repertory.actors.shard.turn_result import Incident
 from repertory.bridge.text import one_line
 from repertory.supervision import Failure
 
-logger = logging.getLogger("understudy")
+logger = logging.getLogger("repertory")
 
 #: As ``supervision.process.work.Control.report``: an event's name and plain fields.
 Report = Callable[..., None]
 
 
-class Dialogue:
+class WorkerLog:
     """Never blocks, never raises. Owned by one loop."""
 
     def __init__(self, report: Report) -> None:
@@ -42,14 +42,14 @@ class Dialogue:
         ``gap_ms``: from that one's last commit to now, by the clocks of two machines; below 0 they differ by more.
         """
         gap_s = max(0, gap_ms) / 1000
-        _say(logging.INFO, "shard %s was handed over by %s; nobody served it for %.2f s", shard, owner, gap_s)
+        _write_line(logging.INFO, "shard %s was handed over by %s; nobody served it for %.2f s", shard, owner, gap_s)
         self._report("shard-handed-over", shard=shard, owner=owner, gap_s=gap_s)
 
     def lost(self, shard: str, reason: str, *, fenced: bool) -> None:
         """A shard is no longer ours."""
         if fenced:
             then = "it waits to be assigned again"
-            _say(logging.WARNING, "shard %s was fenced (%s); %s", shard, reason, then)
+            _write_line(logging.WARNING, "shard %s was fenced (%s); %s", shard, reason, then)
             self._report("shard-fenced", shard=shard, reason=reason, next=then)
         else:
             self._report("shard-lost", shard=shard, reason=reason)
@@ -58,24 +58,26 @@ class Dialogue:
         """A shard starts over, and nobody is to blame."""
         level = logging.INFO if routine else logging.WARNING
         then = f"it starts over in {delay_s:.2f} s"
-        _say(level, "shard %s was aborted (%s); %s", shard, reason, then)
+        _write_line(level, "shard %s was aborted (%s); %s", shard, reason, then)
         self._report("shard-aborted", shard=shard, reason=reason, routine=routine, next=then)
 
     def failed(self, shard: str, failure: Failure, then: str) -> None:
         """A shard failed, and its supervisor has decided."""
-        _say(logging.ERROR, "shard %s failed: %s: %s; %s", shard, failure.error_type, failure.message, then)
+        _write_line(logging.ERROR, "shard %s failed: %s: %s; %s", shard, failure.error_type, failure.message, then)
         self._report("shard-failed", shard=shard, error=failure.error_type, reason=failure.message, next=then)
 
     def stalled(self, shard: str, reason: str) -> None:
         """A shard has no room for what waits."""
         then = "its partition pauses; retry or drop what is parked"
-        _say(logging.ERROR, "shard %s takes no commands: %s; %s", shard, reason, then)
+        _write_line(logging.ERROR, "shard %s takes no commands: %s; %s", shard, reason, then)
         self._report("shard-stalled", shard=shard, reason=reason, next=then)
 
     def incidents(self, found: Sequence[Incident]) -> None:
         """Commands failed; what becomes of them is being committed."""
         for incident in found:
-            _say(logging.WARNING, "%s: %s: %s; %s", incident.where, incident.error, incident.reason, incident.next)
+            _write_line(
+                logging.WARNING, "%s: %s: %s; %s", incident.where, incident.error, incident.reason, incident.next
+            )
             logger.debug("%s", incident.traceback)
             self._report(
                 "incident", where=incident.where, error=incident.error, reason=incident.reason,
@@ -83,6 +85,6 @@ class Dialogue:
             )  # fmt: skip
 
 
-def _say(level: int, line: str, *words: object) -> None:
+def _write_line(level: int, line: str, *words: object) -> None:
     if logger.isEnabledFor(level):
         logger.log(level, "%s", one_line(line % words))

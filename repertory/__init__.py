@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         SlotTaken,
         TopicMismatch,
     )
-    from repertory.bridge.node.handle import Node
+    from repertory.bridge.node.handle import NodeHandle
     from repertory.bridge.system.client import Client
     from repertory.bridge.system.running import NotSettled, Running
     from repertory.bridge.system.settings import Settings
@@ -56,7 +56,7 @@ _LAZY = {
     "InvalidSetting": "bridge.log.port",
     "LogError": "bridge.log.port",
     "LogUnavailable": "bridge.log.port",
-    "Node": "bridge.node.handle",
+    "NodeHandle": "bridge.node.handle",
     "NotSettled": "bridge.system.running",
     "OutcomeUnknown": "bridge.log.port",
     "Running": "bridge.system.running",
@@ -85,7 +85,7 @@ __all__ = [
     "LogError",
     "LogUnavailable",
     "Message",
-    "Node",
+    "NodeHandle",
     "NotSettled",
     "OutcomeUnknown",
     "OutputTooLarge",

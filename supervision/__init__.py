@@ -19,17 +19,15 @@ Entities use `judge` alone; shards and workers are children of a `Tree` and go t
 
 from repertory.supervision.directive import Directive, Failure
 from repertory.supervision.machine import step
-from repertory.supervision.phase import PHASE_TABLE, Change, Phase, phase_table_rst
+from repertory.supervision.phase import PHASE_TABLE, Change, ChildPhase, phase_table_rst
 from repertory.supervision.policy import PROCESS_FAILURES, Judgement, Policy, judge, restart
 from repertory.supervision.restart import Backoff, add_restart, exhausted
 from repertory.supervision.strategy import Strategy, affected
 from repertory.supervision.tree import (
     Add,
     Child,
-    Command,
     Due,
     Escalate,
-    Event,
     Exited,
     Failed,
     Remove,
@@ -38,6 +36,8 @@ from repertory.supervision.tree import (
     Stop,
     StopRequested,
     Tree,
+    TreeCommand,
+    TreeEvent,
     TreePhase,
     WakeAfter,
 )
@@ -49,16 +49,14 @@ __all__ = [
     "Backoff",
     "Change",
     "Child",
-    "Command",
+    "ChildPhase",
     "Directive",
     "Due",
     "Escalate",
-    "Event",
     "Exited",
     "Failed",
     "Failure",
     "Judgement",
-    "Phase",
     "Policy",
     "Remove",
     "Start",
@@ -67,6 +65,8 @@ __all__ = [
     "StopRequested",
     "Strategy",
     "Tree",
+    "TreeCommand",
+    "TreeEvent",
     "TreePhase",
     "WakeAfter",
     "add_restart",

@@ -1,7 +1,7 @@
 """What a supervisor does: `step(tree, event, now_s)` gives the next tree and what to do now.
 
 The only place that changes the phase of a child. `PHASE_TABLE` says every change there is; `step` finds out which of
-them an event means, and `_settle` then stops and starts what may be stopped and started:
+them an event means, and `_take_next_steps` then stops and starts what may be stopped and started:
 
 - Stops go one at a time, the last child first, the next when the one before has exited (as OTP's).
 - Starts go in start order and do not wait for each other's Started. OTP waits; but here a child is a process or a shard
@@ -18,15 +18,13 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from repertory.supervision.directive import Directive, Failure
-from repertory.supervision.phase import LEAVING, LIVE, PHASE_TABLE, Change, Phase
+from repertory.supervision.phase import LEAVING, LIVE, PHASE_TABLE, Change, ChildPhase
 from repertory.supervision.strategy import Strategy, affected
 from repertory.supervision.tree import (
     Add,
     Child,
-    Command,
     Due,
     Escalate,
-    Event,
     Exited,
     Failed,
     Remove,
@@ -35,17 +33,19 @@ from repertory.supervision.tree import (
     Stop,
     StopRequested,
     Tree,
+    TreeCommand,
+    TreeEvent,
     TreePhase,
     WakeAfter,
 )
 
 
-def step(tree: Tree, event: Event, now_s: float) -> tuple[Tree, tuple[Command, ...]]:
+def step(tree: Tree, event: TreeEvent, now_s: float) -> tuple[Tree, tuple[TreeCommand, ...]]:
     """Take one event at `now_s` (a clock that never goes back): the next tree, and the commands to carry out in order.
 
     Events of an old incarnation, of unknown children, and repeated ones change nothing and command nothing.
     """
-    commands: tuple[Command, ...] = ()
+    commands: tuple[TreeCommand, ...] = ()
     match event:
         case Add():
             tree = _add(tree, event)
@@ -67,7 +67,7 @@ def step(tree: Tree, event: Event, now_s: float) -> tuple[Tree, tuple[Command, .
             tree = _halt(tree, TreePhase.STOPPING, tree.failure)
         case _:
             assert_never(event)
-    tree, more = _settle(tree)
+    tree, more = _take_next_steps(tree)
     return tree, commands + more
 
 
@@ -76,15 +76,15 @@ def _add(tree: Tree, event: Add) -> Tree:
     if tree.phase is not TreePhase.RUNNING:
         return tree
     child = tree.child(event.child)
-    if child.phase is Phase.ABSENT:
+    if child.phase is ChildPhase.ABSENT:
         at = next((i for i, sibling in enumerate(tree.children) if sibling.name == event.before), len(tree.children))
         tree = replace(tree, children=(*tree.children[:at], child, *tree.children[at:]))
-    elif child.phase is Phase.STOPPED:  # A new life: what the old one still says is no longer current.
+    elif child.phase is ChildPhase.STOPPED:  # A new life: what the old one still says is no longer current.
         tree = _put(tree, Child(child.name, child.phase, failure=child.failure))
     return _change(tree, child.name, Change.ADD)
 
 
-def _failed(tree: Tree, child: Child, failure: Failure, now_s: float) -> tuple[Tree, tuple[Command, ...]]:
+def _failed(tree: Tree, child: Child, failure: Failure, now_s: float) -> tuple[Tree, tuple[TreeCommand, ...]]:
     """React to the report of the current incarnation, which may come before, after or without its exit, or twice."""
     directive = tree.policy.directive_of(failure)
     if directive is Directive.RESUME:
@@ -94,13 +94,13 @@ def _failed(tree: Tree, child: Child, failure: Failure, now_s: float) -> tuple[T
         return _fail(tree, child.name, failure, directive, now_s)
     if child.phase in LEAVING and tree.awaited != child.name:  # It ended before its turn to be stopped came.
         return _change(tree, child.name, Change.EXITED), ()
-    late = child.phase in (Phase.WAITING, Phase.READY) and child.failure == _unreported(child)
+    late = child.phase in (ChildPhase.WAITING, ChildPhase.READY) and child.failure == _unreported(child)
     if late and directive is not Directive.RESTART:  # The exit was counted already; only what follows is another.
         return _fail(tree, child.name, failure, directive, now_s)
     return tree, ()
 
 
-def _exited(tree: Tree, child: Child, now_s: float) -> tuple[Tree, tuple[Command, ...]]:
+def _exited(tree: Tree, child: Child, now_s: float) -> tuple[Tree, tuple[TreeCommand, ...]]:
     """React to the end of the current incarnation: awaited, known from its report, or the first that is heard of it."""
     if child.phase not in LIVE:
         return _change(tree, child.name, Change.EXITED), ()
@@ -119,7 +119,7 @@ def _unreported(child: Child) -> Failure:
 
 def _fail(
     tree: Tree, name: str, failure: Failure, directive: Directive, now_s: float
-) -> tuple[Tree, tuple[Command, ...]]:
+) -> tuple[Tree, tuple[TreeCommand, ...]]:
     """Answer one failure with exactly one of: wait, stop for good, escalate."""
     match directive:
         case Directive.RESUME:
@@ -138,7 +138,7 @@ def _fail(
             assert_never(directive)
 
 
-def _retry(tree: Tree, name: str, now_s: float) -> tuple[Tree, tuple[Command, ...]]:
+def _retry(tree: Tree, name: str, now_s: float) -> tuple[Tree, tuple[TreeCommand, ...]]:
     """Let the failed child wait out its backoff, and begin to stop the siblings that share its fate."""
     backoff = tree.policy.backoff
     child = tree.child(name)
@@ -151,18 +151,20 @@ def _retry(tree: Tree, name: str, now_s: float) -> tuple[Tree, tuple[Command, ..
 
 
 def _escalate(tree: Tree, name: str, failure: Failure) -> Tree:
-    """Give up: the failed child is down, all others are to stop; `_settle` escalates when they have."""
+    """Give up: the failed child is down, all others are to stop; `_take_next_steps` escalates when they have."""
     return _halt(_change(tree, name, Change.GIVE_UP), TreePhase.ESCALATING, failure)
 
 
 def _halt(tree: Tree, phase: TreePhase, failure: Failure | None) -> Tree:
-    """Stop all children, on the way to `phase`; where all are down already, `_settle` is there in the same step."""
+    """Stop all children, on the way to `phase`; where all are down already, `_take_next_steps` is there in the same
+    step.
+    """
     for name in tree.names():
         tree = _change(tree, name, Change.HALT)
     return replace(tree, phase=phase, failure=failure)
 
 
-def _settle(tree: Tree) -> tuple[Tree, tuple[Command, ...]]:
+def _take_next_steps(tree: Tree) -> tuple[Tree, tuple[TreeCommand, ...]]:
     """Do what the phases now allow: the next stop, all starts, the end of the tree."""
     tree, stops = _stop_next(tree)
     if tree.phase is TreePhase.RUNNING:
@@ -178,7 +180,7 @@ def _settle(tree: Tree) -> tuple[Tree, tuple[Command, ...]]:
     return tree, ()
 
 
-def _stop_next(tree: Tree) -> tuple[Tree, tuple[Command, ...]]:
+def _stop_next(tree: Tree) -> tuple[Tree, tuple[TreeCommand, ...]]:
     """Tell the last child that is to stop, unless the one told before has not exited yet."""
     if tree.awaited is not None:
         return tree, ()
@@ -188,12 +190,12 @@ def _stop_next(tree: Tree) -> tuple[Tree, tuple[Command, ...]]:
     return tree, ()
 
 
-def _start_ready(tree: Tree) -> tuple[Tree, tuple[Command, ...]]:
+def _start_ready(tree: Tree) -> tuple[Tree, tuple[TreeCommand, ...]]:
     """Start, in start order, every READY child that no sibling holds back; an incarnation is never used twice."""
-    commands: tuple[Command, ...] = ()
+    commands: tuple[TreeCommand, ...] = ()
     held = _held(tree)
     for child in tree.children:
-        if child.phase is not Phase.READY or child.name in held:
+        if child.phase is not ChildPhase.READY or child.name in held:
             continue
         incarnation = tree.last_incarnation + 1
         tree = replace(_put(tree, replace(child, incarnation=incarnation)), last_incarnation=incarnation)
@@ -209,7 +211,7 @@ def _held(tree: Tree) -> frozenset[str]:
     names = tree.names()
     if any(child.phase in LEAVING for child in tree.children):
         return frozenset(names)
-    waiting = (child.name for child in tree.children if child.phase is Phase.WAITING)
+    waiting = (child.name for child in tree.children if child.phase is ChildPhase.WAITING)
     return frozenset[str]().union(*(affected(tree.strategy, names, name) for name in waiting))
 
 
@@ -226,7 +228,7 @@ def _change(tree: Tree, name: str, change: Change) -> Tree:
 def _put(tree: Tree, child: Child) -> Tree:
     """Put a child in the place of its former self; an ABSENT one is left out."""
     present = (child if former.name == child.name else former for former in tree.children)
-    return replace(tree, children=tuple(each for each in present if each.phase is not Phase.ABSENT))
+    return replace(tree, children=tuple(each for each in present if each.phase is not ChildPhase.ABSENT))
 
 
 def _is_current(tree: Tree, name: str, incarnation: int) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Final
 
 
-class Phase(enum.Enum):
+class ChildPhase(enum.Enum):
     """Where a child is."""
 
     ABSENT = "absent"
@@ -43,13 +43,13 @@ class Change(enum.Enum):
     EXITED = "exited"
 
 
-_P = Phase
+_P = ChildPhase
 LIVE: Final = (_P.STARTING, _P.RUNNING)
 """Up, as far as anybody knows, and meant to be: only here is a failure judged and counted."""
 LEAVING: Final = (_P.RESTARTING, _P.STOPPING, _P.REMOVING)
 """On the way down: told to stop, or about to be when its turn comes."""
 
-PHASE_TABLE: Final[Mapping[Change, Mapping[Phase, Phase]]] = {
+PHASE_TABLE: Final[Mapping[Change, Mapping[ChildPhase, ChildPhase]]] = {
     Change.ADD: {_P.ABSENT: _P.READY, _P.STOPPED: _P.READY, _P.REMOVING: _P.RESTARTING},
     Change.START: {_P.READY: _P.STARTING},
     Change.STARTED: {_P.STARTING: _P.RUNNING},
@@ -70,7 +70,7 @@ PHASE_TABLE: Final[Mapping[Change, Mapping[Phase, Phase]]] = {
 def phase_table_rst() -> str:
     """Render `PHASE_TABLE` as an rst list-table: a row per phase, a column per change, empty where nothing happens."""
     rows = [["phase", *(change.value for change in Change)]]
-    for phase in Phase:
+    for phase in ChildPhase:
         nexts = (PHASE_TABLE[change].get(phase) for change in Change)
         rows.append([phase.value, *(after.value if after else "" for after in nexts)])
     lines = [".. list-table::", "   :header-rows: 1", "   :stub-columns: 1", ""]

@@ -21,7 +21,7 @@ from typing import TypeAlias
 import msgspec
 
 from repertory.supervision.directive import Failure
-from repertory.supervision.phase import Phase
+from repertory.supervision.phase import ChildPhase
 from repertory.supervision.policy import Policy
 from repertory.supervision.strategy import Strategy
 
@@ -47,7 +47,7 @@ class Child(msgspec.Struct, frozen=True):
     """
 
     name: str
-    phase: Phase = Phase.ABSENT
+    phase: ChildPhase = ChildPhase.ABSENT
     incarnation: int = 0
     attempts: int = 0
     failed_s: float | None = None
@@ -160,5 +160,5 @@ class Escalate(msgspec.Struct, frozen=True):
     failure: Failure
 
 
-Event: TypeAlias = Add | Remove | Started | Failed | Exited | Due | StopRequested
-Command: TypeAlias = Start | Stop | WakeAfter | Escalate
+TreeEvent: TypeAlias = Add | Remove | Started | Failed | Exited | Due | StopRequested
+TreeCommand: TypeAlias = Start | Stop | WakeAfter | Escalate

@@ -11,17 +11,17 @@ from hypothesis import HealthCheck, settings
 from tests.support.kafka.broker import Broker, BrokerMissingError
 
 # No test asserts on time: on a busy machine an example takes as long as it takes.
-settings.register_profile("understudy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("understudy")
+settings.register_profile("repertory", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("repertory")
 
 
 @pytest.fixture(scope="session")
 def kafka_url() -> Iterator[str]:
-    """Give the URL of a real Kafka: ``UNDERSTUDY_TEST_KAFKA=host:port`` if set, else one of this run.
+    """Give the URL of a real Kafka: ``REPERTORY_TEST_KAFKA=host:port`` if set, else one of this run.
 
     Without Java and Maven the test is skipped on a laptop and fails where the environment says ``CI``.
     """
-    given = os.environ.get("UNDERSTUDY_TEST_KAFKA")
+    given = os.environ.get("REPERTORY_TEST_KAFKA")
     if given:
         yield f"kafka://{given}"
         return

@@ -22,8 +22,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     mailbox_records_max: int = 4_000
     mailbox_bytes_max: int = 64_000_000
     snapshot_window_records: int = 20_000
-    waiting_per_key_max: int = 1_000
-    waiting_per_shard_max: int = 10_000
+    stash_per_key_max: int = 1_000
+    stash_per_shard_max: int = 10_000
     output_bytes_max: int = 1_000_000
     deaths_max: int = 3
     dead_letter_overflow: bool = False
@@ -31,7 +31,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     seen_causes_max: int = 10_000
 
 
-class Part(msgspec.Struct, frozen=True):
+class ShardConfig(msgspec.Struct, frozen=True):
     """What a shard is given to play: fixed from its start to its end."""
 
     id: ShardId
@@ -44,6 +44,6 @@ class Part(msgspec.Struct, frozen=True):
     limits: Limits
     #: The shard's number within its system, and where the command under way is marked (``bridge.node.in_flight``).
     number: int = 0
-    mark: MutableSequence[int] = msgspec.field(default_factory=lambda: [0, 0, 0])
+    in_flight: MutableSequence[int] = msgspec.field(default_factory=lambda: [0, 0, 0])
     #: The run of a node whose memory holds the mark, as shard records name it; empty where no mark outlives a process.
     owner: str = ""

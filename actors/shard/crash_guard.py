@@ -1,4 +1,4 @@
-"""``Caution``: after a whole node went down, commands go one a transaction, and each is marked in the log first.
+"""``CrashGuard``: after a whole node went down, commands go one a transaction, and each is marked in the log first.
 
 Within a node, memory that outlives a process says which command killed it (``bridge.node.in_flight``). When the node is
 gone, that is gone too, and any command of the batch that was under way may have been the one. So its successor does not
@@ -21,20 +21,20 @@ import msgspec
 from repertory.actors.shard.turn_result import Incident, ShardId, ShardRecord
 
 
-class Caution:
+class CrashGuard:
     """Owned by its shard. What is below the offset ``below`` goes alone; what waited at the takeover too, once."""
 
     __slots__ = ("_untried", "below", "takes_over")
 
-    def __init__(self, record: ShardRecord, owner: str, high: int, batch_max: int) -> None:
+    def __init__(self, record: ShardRecord, owner: str, end_offset: int, batch_max: int) -> None:
         #: Whether the last owner's node did not say that it left. An owner without a name keeps no marks.
         self.takes_over = record.owner not in ("", owner) and not record.closed
-        self.below = min(high, record.next + batch_max) if self.takes_over else record.alone_below
+        self.below = min(end_offset, record.next + batch_max) if self.takes_over else record.guarded_below
         self._untried: set[int] = set()
 
-    def begin(self, shard: ShardId, last: ShardRecord, waiting: Iterable[int]) -> list[Incident]:
+    def begin(self, shard: ShardId, last: ShardRecord, stashed: Iterable[int]) -> list[Incident]:
         """Take over: note the commands that wait and may be tried, and say what is done, if anything is."""
-        self._untried = set(waiting)
+        self._untried = set(stashed)
         count = max(0, self.below - last.next) + len(self._untried)
         reason = f"node {last.owner} did not say that it left: it went down, or the group took the shard from it"
         then = f"{count} commands go one a transaction, marked first"
@@ -48,22 +48,22 @@ class Caution:
         """Note that a command was handled, and nobody died of it."""
         self._untried.discard(offset)
 
-    def is_over(self, next_offset: int, waiting: Iterable[int]) -> bool:
+    def is_over(self, next_offset: int, stashed: Iterable[int]) -> bool:
         """Tell whether no command will go alone any more; ``waiting`` are those that may still be tried."""
         if next_offset < self.below:
             return False
-        self._untried.intersection_update(waiting)
+        self._untried.intersection_update(stashed)
         return not self._untried
 
 
-def caution_of(record: ShardRecord, owner: str, high: int, batch_max: int) -> Caution | None:
+def crash_guard_for(record: ShardRecord, owner: str, end_offset: int, batch_max: int) -> CrashGuard | None:
     """Return the caution that a shard needs behind a record; None if it can go on as ever.
 
     What journals nothing leaves no trace for up to a batch of plain turns (``actors.shard.redelivery``): the one under
     way may have been in the batch after.
     """
-    caution = Caution(record, owner, high, 2 * batch_max if record.plain else batch_max)
-    return caution if caution.takes_over or caution.below > record.next else None
+    guard = CrashGuard(record, owner, end_offset, 2 * batch_max if record.nontransactional else batch_max)
+    return guard if guard.takes_over or guard.below > record.next else None
 
 
 def witnessed(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from repertory.actors.message import Envelope, Undecodable
 from repertory.actors.shard.config import Limits
 
-Letter = Envelope | Undecodable
+Delivery = Envelope | Undecodable
 
 
 class Mailbox:
@@ -18,36 +18,36 @@ class Mailbox:
     in), and resumes it at half of them. Offsets strictly increase; one that does not is our bug.
     """
 
-    __slots__ = ("_bytes_max", "_letters_max", "_next_offset", "bytes", "letters")
+    __slots__ = ("_bytes_max", "_next_offset", "_records_max", "bytes", "deliveries")
 
     def __init__(self, limits: Limits, next_offset: int) -> None:
         #: In offset order. The shard takes from its left end directly: a method call for each command costs 0.2 µs.
-        self.letters: deque[Letter] = deque()
+        self.deliveries: deque[Delivery] = deque()
         #: Of the letters' values. Whoever takes a letter counts it off.
         self.bytes = 0
         self._next_offset = next_offset
-        self._letters_max, self._bytes_max = limits.mailbox_records_max, limits.mailbox_bytes_max
+        self._records_max, self._bytes_max = limits.mailbox_records_max, limits.mailbox_bytes_max
 
     def __len__(self) -> int:
-        return len(self.letters)
+        return len(self.deliveries)
 
-    def __iter__(self) -> Iterator[Letter]:
-        return iter(self.letters)
+    def __iter__(self) -> Iterator[Delivery]:
+        return iter(self.deliveries)
 
     @property
     def full(self) -> bool:
         """Whether the partition has to be paused."""
-        return len(self.letters) >= self._letters_max or self.bytes >= self._bytes_max
+        return len(self.deliveries) >= self._records_max or self.bytes >= self._bytes_max
 
     @property
     def drained(self) -> bool:
         """Whether a paused partition can be resumed: at half of what it takes, so that it does not flutter."""
-        return len(self.letters) <= self._letters_max // 2 and self.bytes <= self._bytes_max // 2
+        return len(self.deliveries) <= self._records_max // 2 and self.bytes <= self._bytes_max // 2
 
-    def offer(self, letters: Iterable[Letter]) -> None:
+    def offer(self, deliveries: Iterable[Delivery]) -> None:
         """Take in letters behind those that are there."""
-        for letter in letters:
-            assert letter.offset >= self._next_offset, (letter.offset, self._next_offset)
-            self._next_offset = letter.offset + 1
-            self.bytes += len(letter.value or b"")
-            self.letters.append(letter)
+        for delivery in deliveries:
+            assert delivery.offset >= self._next_offset, (delivery.offset, self._next_offset)
+            self._next_offset = delivery.offset + 1
+            self.bytes += len(delivery.value or b"")
+            self.deliveries.append(delivery)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import msgspec
 
 from repertory.actors.message import Headers
-from repertory.actors.shard.config import Part
+from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.seen_causes import SeenCauses, Stamp
 from repertory.actors.shard.turn import Turn
-from repertory.actors.shard.turn_result import Book, ShardRecord
+from repertory.actors.shard.turn_result import ChangelogEntry, ShardRecord
 
 #: Part of the causes that a receiver remembers which one turn may send. What a restore repeats is two of these (the
 #: turns that the journal does not tell of, and the one that was lost), and as much again is for a worker that does not
@@ -28,8 +28,8 @@ AHEAD = 8
 class Redelivery:
     """Owned by its shard. There is none as long as a log has only known exactly once."""
 
-    def __init__(self, part: Part, next_offset: int) -> None:
-        limits, counts = part.limits, part.directory.partition_count
+    def __init__(self, config: ShardConfig, next_offset: int) -> None:
+        limits, counts = config.limits, config.directory.partition_count
         #: What other shards sent.
         self.seen = SeenCauses(limits.seen_causes_max, lambda topic, partition: partition < (counts(topic) or 0))
         #: Outputs after which a turn ends.
@@ -50,7 +50,7 @@ class Redelivery:
             self.seen.note(self._stamp)
         return outputs < self._outputs_max
 
-    def plain(self, turn: Turn, record: ShardRecord, next_offset: int, seq: int) -> ShardRecord | None:
+    def nontransactional(self, turn: Turn, record: ShardRecord, next_offset: int, seq: int) -> ShardRecord | None:
         """End a turn without a transaction: return where the shard stands then; None if it needs one.
 
         It can do without if decided again it gives the same, and not too much rests on it. What failed may not fail
@@ -58,7 +58,7 @@ class Redelivery:
         record of a former owner would replace a newer one for good, but for the fence that only a transaction has. In
         the journal nothing is replaced, and it is known what counts.
         """
-        if turn.counts.dead_lettered or turn.incidents or turn.books or turn.touched or turn.changed:
+        if turn.counts.dead_lettered or turn.incidents or turn.changelog or turn.touched or turn.changed:
             return None
         if next_offset - record.seen >= self._limits.seen_causes_max:
             return None
@@ -70,19 +70,19 @@ class Redelivery:
                 return None
         return msgspec.structs.replace(record, next=next_offset, seq=seq)
 
-    def write(self, books: list[Book], seen: int, next_offset: int) -> int:
+    def write(self, changelog: list[ChangelogEntry], seen: int, next_offset: int) -> int:
         """Take in that a turn is a transaction: add what was seen, now and then; return up to where it is written."""
         self._found, self._loose = next_offset, 0
         if next_offset - seen < self._limits.seen_causes_max:
             return seen
-        books.extend(self.seen.written())
+        changelog.extend(self.seen.written())
         return next_offset
 
 
-def numbered(record: ShardRecord, *, plain: bool) -> ShardRecord:
+def next_epoch(record: ShardRecord, *, nontransactional: bool) -> ShardRecord:
     """Return the first record of a new owner. Once there is one epoch, all later owners have one, in either mode.
 
     A log that was written at least once can still bring back what an older owner appended, or repeated.
     """
     seen = record.seen if record.epoch else record.next
-    return msgspec.structs.replace(record, epoch=record.epoch + 1, plain=plain, seen=seen)
+    return msgspec.structs.replace(record, epoch=record.epoch + 1, nontransactional=nontransactional, seen=seen)

@@ -9,23 +9,23 @@ from heapq import heappop, heappush
 import msgspec
 
 from repertory.actors.message import Envelope
-from repertory.actors.shard.turn_result import WaitingRecord
+from repertory.actors.shard.turn_result import StashedRecord
 
 
-class Waiting(msgspec.Struct, frozen=True, gc=False):
+class Stashed(msgspec.Struct, frozen=True, gc=False):
     """A command that waits: what is kept of it in the log, and the same as an envelope."""
 
     envelope: Envelope
-    record: WaitingRecord
+    record: StashedRecord
 
 
-class WaitingRoom:
+class Stash:
     """All queues of one shard. Owned by the shard; what is here is in the waiting topic too, once committed."""
 
     __slots__ = ("_due", "_queues", "size")
 
     def __init__(self) -> None:
-        self._queues: dict[str, deque[Waiting]] = {}
+        self._queues: dict[str, deque[Stashed]] = {}
         #: (due_ms, offset, key) of the first of each queue; entries that are no longer true are skipped.
         self._due: list[tuple[int, int, str]] = []
         self.size = 0
@@ -36,35 +36,35 @@ class WaitingRoom:
     def __iter__(self) -> Iterator[str]:
         return iter(self._queues)
 
-    def queue(self, key: str) -> deque[Waiting]:
+    def queue(self, key: str) -> deque[Stashed]:
         """Return the queue of a key, empty if nothing waits. Not to be changed by the caller."""
         return self._queues.get(key, deque())
 
     def holds(self, offset: int) -> bool:
         """Tell whether the command with this offset waits."""
-        return any(waiting.envelope.offset == offset for queue in self._queues.values() for waiting in queue)
+        return any(stashed.envelope.offset == offset for queue in self._queues.values() for stashed in queue)
 
     def retriable(self) -> Iterator[int]:
         """Yield the offsets of what waits and is tried again without an operator."""
         for queue in self._queues.values():
             if not queue[0].record.parked:
-                yield from (waiting.envelope.offset for waiting in queue)
+                yield from (stashed.envelope.offset for stashed in queue)
 
-    def join(self, waiting: Waiting) -> None:
+    def join(self, stashed: Stashed) -> None:
         """Put a command behind the others of its key."""
-        queue = self._queues.setdefault(waiting.envelope.key, deque())
-        assert not queue or queue[-1].envelope.offset < waiting.envelope.offset, waiting.envelope.offset
-        queue.append(waiting)
+        queue = self._queues.setdefault(stashed.envelope.key, deque())
+        assert not queue or queue[-1].envelope.offset < stashed.envelope.offset, stashed.envelope.offset
+        queue.append(stashed)
         self.size += 1
         if len(queue) == 1:
-            self._schedule(waiting)
+            self._schedule(stashed)
 
-    def replace_first(self, waiting: Waiting) -> None:
+    def replace_first(self, stashed: Stashed) -> None:
         """Keep the first of a queue, with another due time, attempt or fate."""
-        queue = self._queues[waiting.envelope.key]
-        assert queue[0].envelope.offset == waiting.envelope.offset
-        queue[0] = waiting
-        self._schedule(waiting)
+        queue = self._queues[stashed.envelope.key]
+        assert queue[0].envelope.offset == stashed.envelope.offset
+        queue[0] = stashed
+        self._schedule(stashed)
 
     def leave(self, key: str) -> None:
         """Remove the first of a queue; the next one may run at once."""
@@ -76,7 +76,7 @@ class WaitingRoom:
         else:
             del self._queues[key]
 
-    def remove_asked(self, key: str) -> list[Waiting]:
+    def remove_asked(self, key: str) -> list[Stashed]:
         """Remove and return the commands behind the first of a queue that somebody waits for an answer to."""
         queue = self._queues[key]
         kept = deque(w for w in queue if w is queue[0] or w.envelope.sender is None)
@@ -101,6 +101,6 @@ class WaitingRoom:
             heappop(self._due)
         return None
 
-    def _schedule(self, first: Waiting) -> None:
+    def _schedule(self, first: Stashed) -> None:
         if not first.record.parked:
             heappush(self._due, (first.record.due_ms, first.envelope.offset, first.envelope.key))

@@ -9,20 +9,20 @@ from repertory.actors.control import DropParked, RetryParked
 from repertory.actors.entity import resolved
 from repertory.actors.message import Done, Envelope, Undelivered
 from repertory.actors.shard.decision import Decision
-from repertory.actors.shard.mailbox import Letter
+from repertory.actors.shard.mailbox import Delivery
 from repertory.actors.shard.restart_budget import RestartBudget
-from repertory.actors.shard.stash import Waiting, WaitingRoom
+from repertory.actors.shard.stash import Stash, Stashed
 from repertory.actors.shard.turn_result import (
-    Book,
+    ChangelogEntry,
     Counts,
     DeadLettered,
-    EffectOutput,
     Incident,
     Published,
     Replied,
+    StashedRecord,
+    StashedWritten,
     Told,
-    WaitingRecord,
-    WaitingWritten,
+    TurnOutput,
 )
 from repertory.actors.wire import encode
 
@@ -36,14 +36,24 @@ class Turn:
     """Mutable, and gone with the call. Whatever it does to the waiting room it writes down among the books."""
 
     __slots__ = (
-        "_budget", "_waiting", "anchor", "books", "bytes", "changed", "counts", "handled", "incidents", "outputs",
-        "overflowed", "touched",
+        "_budget",
+        "_stash",
+        "anchor",
+        "bytes",
+        "changed",
+        "changelog",
+        "counts",
+        "handled",
+        "incidents",
+        "outputs",
+        "overflowed",
+        "touched",
     )  # fmt: skip
 
-    def __init__(self, waiting: WaitingRoom, budget: RestartBudget) -> None:
-        self._waiting, self._budget = waiting, budget
-        self.outputs: list[EffectOutput] = []
-        self.books: list[Book] = []
+    def __init__(self, stash: Stash, budget: RestartBudget) -> None:
+        self._stash, self._budget = stash, budget
+        self.outputs: list[TurnOutput] = []
+        self.changelog: list[ChangelogEntry] = []
         self.counts = Counts()
         self.incidents: list[Incident] = []
         self.handled = 0
@@ -57,15 +67,17 @@ class Turn:
         self.changed: dict[str, None] = {}
         self.touched: dict[str, None] = {}
 
-    def dead_letter(self, letter: Letter, error: str, reason: str, attempts: int = 1) -> None:
+    def dead_letter(self, delivery: Delivery, error: str, reason: str, attempts: int = 1) -> None:
         """Give a command up: keep its bytes and the reason, and tell whoever asked."""
-        key = letter.key.encode() if isinstance(letter, Envelope) else letter.key
+        key = delivery.key.encode() if isinstance(delivery, Envelope) else delivery.key
         reason = reason[:REASON_CHARS_MAX]
-        self.outputs.append(DeadLettered(key, letter.value, letter.headers, error, reason, attempts, letter.offset, 0))
-        self.bytes += len(letter.value or b"")
-        if letter.sender is not None:
+        self.outputs.append(
+            DeadLettered(key, delivery.value, delivery.headers, error, reason, attempts, delivery.offset, 0)
+        )
+        self.bytes += len(delivery.value or b"")
+        if delivery.sender is not None:
             answer = encode(Undelivered(reason=f"{error}: {reason}"))
-            self.outputs.append(Replied(letter.sender, answer, letter.offset, 1))
+            self.outputs.append(Replied(delivery.sender, answer, delivery.offset, 1))
         self.counts.dead_lettered += 1
 
     def quarantine(self, envelope: Envelope, where: str, deaths: int, *, waits: bool) -> None:
@@ -76,80 +88,80 @@ class Turn:
             self.leave(envelope)
         self.incidents.append(Incident(where, "Quarantined", reason, "the command is a dead letter", "quarantined"))
 
-    def keep(self, waiting: Waiting, *, known: bool) -> None:
+    def keep(self, stash: Stashed, *, known: bool) -> None:
         """Keep a command as the first of its key, until its restart or parked; ``known`` if it is that already."""
-        key = waiting.envelope.key
+        key = stash.envelope.key
         if known:
-            self._waiting.replace_first(waiting)
+            self._stash.replace_first(stash)
         else:
-            self._waiting.join(waiting)
-        self._wrote(waiting.envelope, waiting.record)
-        if not waiting.record.parked:
+            self._stash.join(stash)
+        self._wrote(stash.envelope, stash.record)
+        if not stash.record.parked:
             self.counts.restarted += 1
             return
         self.counts.parked += 1
-        for asked in self._waiting.remove_asked(key):
+        for asked in self._stash.remove_asked(key):
             self._wrote(asked.envelope, None)
-            self.dead_letter(asked.envelope, "Parked", _parked(waiting), asked.record.attempt)
+            self.dead_letter(asked.envelope, "Parked", _parked(stash), asked.record.attempt)
 
     def join(self, envelope: Envelope) -> None:
         """Put a command behind those of its key that wait; behind a parked one nobody can wait for an answer."""
-        first = self._waiting.queue(envelope.key)[0]
+        first = self._stash.queue(envelope.key)[0]
         if first.record.parked and envelope.sender is not None:
             self.dead_letter(envelope, "Parked", _parked(first))
             return
-        record = WaitingRecord(
+        record = StashedRecord(
             key=envelope.key, value=envelope.value, headers=envelope.headers, timestamp_ms=envelope.timestamp_ms
         )
-        self._waiting.join(Waiting(envelope, record))
+        self._stash.join(Stashed(envelope, record))
         self._wrote(envelope, record)
 
     def leave(self, envelope: Envelope) -> None:
         """Let the first of a key go; it is applied, rejected or dead-lettered in this turn."""
-        self._waiting.leave(envelope.key)
+        self._stash.leave(envelope.key)
         self._wrote(envelope, None)
 
-    def operate(self, letter: Envelope) -> None:
+    def operate(self, delivery: Envelope) -> None:
         """Do what an operator tells about a parked command; nothing if that is not parked (any more).
 
         Its key begins with a fresh budget of restarts: whoever looked at it is taken to have mended something.
         """
-        message = letter.message
-        first = next(iter(self._waiting.queue(letter.key)), None)
+        message = delivery.message
+        first = next(iter(self._stash.queue(delivery.key)), None)
         if first is None or not first.record.parked:
             return
         match message:
             case RetryParked(offset=offset) if first.envelope.offset == offset:
-                record = WaitingRecord(
-                    key=letter.key,
+                record = StashedRecord(
+                    key=delivery.key,
                     value=first.envelope.value,
                     headers=first.envelope.headers,
                     timestamp_ms=first.envelope.timestamp_ms,
                 )
-                self._budget.renew(letter.key)
-                self._waiting.replace_first(Waiting(first.envelope, record))
+                self._budget.renew(delivery.key)
+                self._stash.replace_first(Stashed(first.envelope, record))
                 self._wrote(first.envelope, record)
             case DropParked(offset=offset, reason=reason) if first.envelope.offset == offset:
-                self._budget.renew(letter.key)
+                self._budget.renew(delivery.key)
                 self.leave(first.envelope)
                 self.dead_letter(first.envelope, "Dropped", f"{reason} ({_parked(first)})", first.record.attempt)
 
-    def answer(self, letter: Envelope) -> None:
+    def answer(self, delivery: Envelope) -> None:
         """Tell the operator that what was told is so."""
-        if letter.sender is not None:
-            self.outputs.append(Replied(letter.sender, _DONE, letter.offset, 0))
+        if delivery.sender is not None:
+            self.outputs.append(Replied(delivery.sender, _DONE, delivery.offset, 0))
 
-    def _wrote(self, envelope: Envelope, record: WaitingRecord | None) -> None:
+    def _wrote(self, envelope: Envelope, record: StashedRecord | None) -> None:
         self.touched[envelope.key] = None
-        self.books.append(WaitingWritten(envelope.offset, record))
+        self.changelog.append(StashedWritten(envelope.offset, record))
         self.bytes += len(envelope.value)
 
 
-def _parked(waiting: Waiting) -> str:
-    return f"key {waiting.envelope.key!r} is parked since {waiting.envelope.offset}: {waiting.record.reason}"
+def _parked(stash: Stashed) -> str:
+    return f"key {stash.envelope.key!r} is parked since {stash.envelope.offset}: {stash.record.reason}"
 
 
-def outputs_of(envelope: Envelope, decision: Decision) -> Iterator[EffectOutput]:
+def outputs_of(envelope: Envelope, decision: Decision) -> Iterator[TurnOutput]:
     """Yield what a decided command sends: what its handler collected, and the reply, behind its events' indices."""
     offset, index = envelope.offset, len(decision.events)
     for output, data in zip(decision.outputs, decision.sent, strict=True):

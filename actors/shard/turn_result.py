@@ -14,7 +14,7 @@ from repertory.actors.message import Headers, Sender
 
 #: Index of the first record that a shard writes for its own books. Counted on for ever, it never meets the index
 #: of a command's output, also when a command is tried again in a later transaction.
-BOOKS_INDEX = 1 << 32
+CHANGELOG_INDEX = 1 << 32
 
 
 #: What counts, or names a place, and what may also be -1 for none. Checked as it is read: a number that no shard can
@@ -56,15 +56,15 @@ class ShardRecord(
     seq: Count
     tail_start: Count
     tail_offset: Count
-    books: Count
+    changelog: Count
     suspect: Offset = -1
     deaths: Count = 0
     owner: str = ""
     closed: bool = False
-    marked: Offset = -1
-    alone_below: Count = 0
+    guarded: Offset = -1
+    guarded_below: Count = 0
     epoch: Count = 0
-    plain: bool = False
+    nontransactional: bool = False
     seen: Count = 0
 
 
@@ -77,12 +77,12 @@ class StateRecord(msgspec.Struct, frozen=True, tag_field="type", tag="State", fo
 
     snapshot: bytes | None = None
     ended: bool = False
-    waiting: Count = 0
-    waiting_first: Offset = -1
+    stashed: Count = 0
+    stashed_first: Offset = -1
     restarts_ms: tuple[Count, ...] = ()
 
 
-class WaitingRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Waiting", forbid_unknown_fields=True):
+class StashedRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Stashed", forbid_unknown_fields=True):
     """A command that is kept until it can be applied, in the order of the offsets that key these records.
 
     ``attempt`` is the next one (1 + restarts so far); ``due_ms`` (epoch) is when it may run, 0 for a command
@@ -176,11 +176,11 @@ class DeadLettered(msgspec.Struct, frozen=True, gc=False):
     index: int
 
 
-class WaitingWritten(msgspec.Struct, frozen=True, gc=False):
+class StashedWritten(msgspec.Struct, frozen=True, gc=False):
     """The waiting record of the command at ``offset``; None once it is applied, rejected or dead-lettered."""
 
     offset: int
-    record: WaitingRecord | None
+    record: StashedRecord | None
 
 
 class SeenWritten(msgspec.Struct, frozen=True, gc=False):
@@ -190,8 +190,8 @@ class SeenWritten(msgspec.Struct, frozen=True, gc=False):
     record: SeenRecord
 
 
-EffectOutput = Journaled | Told | Published | Replied | DeadLettered
-Book = StateWritten | WaitingWritten | SeenWritten
+TurnOutput = Journaled | Told | Published | Replied | DeadLettered
+ChangelogEntry = StateWritten | StashedWritten | SeenWritten
 
 
 class Incident(msgspec.Struct, frozen=True):
@@ -226,7 +226,7 @@ class Counts(msgspec.Struct):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
-class Effects(msgspec.Struct, frozen=True):
+class TurnResult(msgspec.Struct, frozen=True):
     """One turn of a shard: what its commands made, and then its own ``books`` (state and waiting records).
 
     ``anchor`` is the offset of the last command handled: the cause of the books. ``first_seq`` is the seq of the
@@ -234,11 +234,11 @@ class Effects(msgspec.Struct, frozen=True):
     """
 
     shard: ShardId
-    outputs: list[EffectOutput]
-    books: list[Book]
+    outputs: list[TurnOutput]
+    changelog: list[ChangelogEntry]
     record: ShardRecord
     anchor: int
     first_seq: int
     counts: Counts
     incidents: list[Incident]
-    plain: bool = False
+    nontransactional: bool = False

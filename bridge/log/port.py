@@ -87,8 +87,8 @@ class Claimed(msgspec.Struct, frozen=True):
 
     shard: TopicPartition
     committed: int | None
-    low: int
-    high: int
+    start_offset: int
+    end_offset: int
     ends: Mapping[str, int]
 
 

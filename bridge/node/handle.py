@@ -1,4 +1,4 @@
-"""``Node``: a supervised node of worker processes, as the process that started it sees it."""
+"""``NodeHandle``: a supervised node of worker processes, as the process that started it sees it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from typing import Self
 
 from repertory.bridge.node.publisher import Publisher
 from repertory.bridge.node.report_stream import ReportLines
-from repertory.bridge.node.status import Incidents, NodeRecord, Report
+from repertory.bridge.node.status import NodeStatus, NodeStatusRecord, Report
 from repertory.bridge.text import one_line
 from repertory.supervision.process.proc import pid_start
 
 #: Added to the node's own stop timeout before it is killed: it ends its children and itself within this.
 STOP_GRACE_S = 15.0
 
-logger = logging.getLogger("understudy")
+logger = logging.getLogger("repertory")
 
 
-class Node:
+class NodeHandle:
     """A running ``python -m repertory.bridge.worker``. One thread uses it; a context manager that stops the node at its
     end.
 
@@ -42,7 +42,7 @@ class Node:
         stop_timeout_s: float,
         node: str | None = None,
         kafka_config: str | None = None,
-        publish: Callable[[Incidents], Publisher] | None = None,
+        publish: Callable[[NodeStatus], Publisher] | None = None,
     ) -> None:
         self._stop_timeout_s = stop_timeout_s
         #: This machine's name within the group.
@@ -70,8 +70,8 @@ class Node:
         os.set_blocking(read_fd, False)
         self._read_fd: int | None = read_fd
         started_ms = time.time_ns() // 1_000_000
-        self._incidents = Incidents(self.name, self.pid, pid_start(self.pid) or "", started_ms)
-        self._publisher = None if publish is None else publish(self._incidents)
+        self._status = NodeStatus(self.name, self.pid, pid_start(self.pid) or "", started_ms)
+        self._publisher = None if publish is None else publish(self._status)
 
     @property
     def pid(self) -> int:
@@ -83,9 +83,9 @@ class Node:
         """How the node process ended, None while it runs."""
         return self._process.poll()
 
-    def record(self) -> NodeRecord:
+    def record(self) -> NodeStatusRecord:
         """Return what the reports so far amount to: workers, counters, the last incidents. Any thread may ask."""
-        return self._incidents.record(time.time_ns() // 1_000_000)
+        return self._status.record(time.time_ns() // 1_000_000)
 
     def poll(self, timeout_s: float) -> list[Report]:
         """Return the reports that have come; wait up to ``timeout_s`` for the first. Empty also when the node ended."""
@@ -109,7 +109,7 @@ class Node:
             return
         os.close(self._read_fd)  # The end of the stream: no process of the node is left.
         self._read_fd = None
-        self._incidents.end(self._process.poll())
+        self._status.end(self._process.poll())
         if self._publisher is not None:
             self._publisher.changed()
 
@@ -121,11 +121,11 @@ class Node:
             self.workers.pop(worker, None)
         if isinstance(lost := report.get("dropped"), int):
             self.reports_lost += lost
-        if self._incidents.take(report) and self._publisher is not None:
+        if self._status.take(report) and self._publisher is not None:
             self._publisher.changed()
 
     def _say_last_word(self, exit_code: int) -> int:
-        self._incidents.end(exit_code)
+        self._status.end(exit_code)
         if self._publisher is not None:
             self._publisher.close()
             self._publisher = None

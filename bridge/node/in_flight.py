@@ -19,7 +19,7 @@ PID = 0
 _FIELDS = 3
 
 
-class Marks:
+class InFlightCommands:
     """Two rows for each worker: what it is doing, and what the one before it in its slot was doing when it died.
 
     Make it before the workers are forked. A living worker's row is written by itself alone, eight bytes at a time.
@@ -57,18 +57,18 @@ class Marks:
         return self._cells[number * _FIELDS : (number + 1) * _FIELDS]
 
 
-class _Shared:
+class _Node:
     """Where a node keeps its marks for the processes that it forks."""
 
-    marks: Marks | None = None
+    commands: InFlightCommands | None = None
 
 
 def share(workers: int, owner: str) -> None:
     """Make the marks of this run of a node; call it before any worker is forked."""
-    _Shared.marks = Marks(workers, owner)
+    _Node.commands = InFlightCommands(workers, owner)
 
 
-def shared() -> Marks:
+def shared() -> InFlightCommands:
     """Return the marks of the node that this worker belongs to."""
-    assert _Shared.marks is not None, "the node made its marks before it forked"
-    return _Shared.marks
+    assert _Node.commands is not None, "the node made its marks before it forked"
+    return _Node.commands

@@ -1,4 +1,4 @@
-"""Counters by name and labels, as Prometheus writes them: ``understudy_worker_restarts_total{worker="worker-0"}``."""
+"""Counters by name and labels, as Prometheus writes them: ``repertory_worker_restarts_total{worker="worker-0"}``."""
 
 from __future__ import annotations
 

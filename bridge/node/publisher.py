@@ -1,4 +1,4 @@
-"""``Publisher``: puts the latest word of a node into the log, so that ``understudy status`` finds it from anywhere."""
+"""``Publisher``: puts the latest word of a node into the log, so that ``repertory status`` finds it from anywhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 from repertory.bridge.log.port import Backend, TopicMismatch, TopicSpec
 from repertory.bridge.log.record import Output
-from repertory.bridge.node.status import Incidents
+from repertory.bridge.node.status import NodeStatus
 
 #: At most one record in this time, whatever happens.
 INTERVAL_S = 1.0
@@ -22,7 +22,7 @@ RETRY_S = 10.0
 #: A node that stops waits so long for its last word to be written, and not longer.
 LAST_WORD_S = 3.0
 
-logger = logging.getLogger("understudy")
+logger = logging.getLogger("repertory")
 
 
 class Publisher:
@@ -34,9 +34,9 @@ class Publisher:
     """
 
     def __init__(
-        self, incidents: Incidents, connect: Callable[[], Backend], topic: TopicSpec, *, heartbeat_s: float
+        self, incidents: NodeStatus, connect: Callable[[], Backend], topic: TopicSpec, *, heartbeat_s: float
     ) -> None:
-        self._incidents, self._connect, self._topic = incidents, connect, topic
+        self._status, self._connect, self._topic = incidents, connect, topic
         incidents.heartbeat_s = heartbeat_s
         self._changed, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="incidents", daemon=True)
@@ -60,12 +60,12 @@ class Publisher:
             try:
                 self._publish_all()
             except TopicMismatch as error:  # Asking again makes no difference: somebody has to make it.
-                logger.warning("the incidents of this node are not kept for understudy status: %s", error)
+                logger.warning("the incidents of this node are not kept for repertory status: %s", error)
                 return
             except Exception as error:  # noqa: BLE001  best effort: whatever a log does, the node goes on
                 if not told:
                     logger.warning(
-                        "the incidents of this node are not kept for understudy status now; next try in %g s: %s",
+                        "the incidents of this node are not kept for repertory status now; next try in %g s: %s",
                         RETRY_S, error,
                     )  # fmt: skip
                 told = True
@@ -84,10 +84,10 @@ class Publisher:
             try:
                 last = False
                 while not last:
-                    self._changed.wait(self._incidents.heartbeat_s or None)
+                    self._changed.wait(self._status.heartbeat_s or None)
                     self._changed.clear()
                     last = self._closing.is_set()
-                    record = self._incidents.record(time.time_ns() // 1_000_000)
+                    record = self._status.record(time.time_ns() // 1_000_000)
                     value = msgspec.msgpack.encode(record)
                     appender.append([Output(self._topic.name, 0, record.node.encode(), value)])
                     self._closing.wait(INTERVAL_S)

@@ -1,6 +1,6 @@
 """What the reports of a node amount to: its workers, counters, and the last incidents, as one record in the log.
 
-``understudy status`` runs anywhere and reads the log alone, so what an operator should see of a node has to be there,
+``repertory status`` runs anywhere and reads the log alone, so what an operator should see of a node has to be there,
 also when the node is not there any more.
 """
 
@@ -44,7 +44,7 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     restarts: int = 0
 
 
-class NodeRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Node"):
+class NodeStatusRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Node"):
     """The latest word of one node, keyed by its name.
 
     ``at_ms``: when it was said; at least each ``heartbeat_s``, unless that is 0. ``pid`` and ``pid_start`` tell a
@@ -69,10 +69,10 @@ class NodeRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Node"):
         return sum(count for minute, count in self.restarts.items() if (minute + 1) * 60_000 > since_ms)
 
 
-_decode = msgspec.msgpack.Decoder(NodeRecord).decode
+_decode = msgspec.msgpack.Decoder(NodeStatusRecord).decode
 
 
-def decode_node(data: bytes) -> NodeRecord:
+def decode_node(data: bytes) -> NodeStatusRecord:
     """Return a node's record; DecodeError for anything else."""
     try:
         return _decode(data)
@@ -80,7 +80,7 @@ def decode_node(data: bytes) -> NodeRecord:
         raise DecodeError(f"{error!s:.1000}") from error
 
 
-class Incidents:
+class NodeStatus:
     """Takes a node's reports and keeps what matters of them. No clock: time comes with the reports. Any thread."""
 
     def __init__(self, node: str, pid: int, pid_start: str, started_ms: int, heartbeat_s: float = 0.0) -> None:
@@ -91,16 +91,16 @@ class Incidents:
         self._state = "starting"
         self._workers: dict[str, WorkerStatus] = {}
         self._restarts: dict[int, int] = {}
-        self._incidents: list[NodeIncident] = []
+        self._status: list[NodeIncident] = []
         #: If the last incident is a handover: how many more it stands for, and the longest gap of all.
         self._handovers = 0, 0.0
 
-    def record(self, now_ms: int) -> NodeRecord:
+    def record(self, now_ms: int) -> NodeStatusRecord:
         """Return all of it as it stands."""
         with self._lock:
-            return NodeRecord(
+            return NodeStatusRecord(
                 self._node, self._pid, self._pid_start, self._started_ms, now_ms, self.heartbeat_s,
-                self._state, dict(self._workers), dict(self._restarts), self._metrics.series(), tuple(self._incidents),
+                self._state, dict(self._workers), dict(self._restarts), self._metrics.series(), tuple(self._status),
             )  # fmt: skip
 
     def take(self, report: Report) -> bool:
@@ -108,7 +108,7 @@ class Incidents:
         event, at_ms = str(report["event"]), round(_number(report, "at_s") * 1000)
         with self._lock:
             if dropped := int(_number(report, "dropped")):
-                self._metrics.add("understudy_reports_dropped_total", dropped)
+                self._metrics.add("repertory_reports_dropped_total", dropped)
             if event.startswith("worker-"):
                 return self._worker(event, report, at_ms)
             if event.startswith("node-") or event == "escalated":
@@ -135,7 +135,7 @@ class Incidents:
                 self._state = f"gave up: {sentence}" if sentence else "stopped"
                 self._workers.clear()
             case "escalated":
-                self._metrics.add("understudy_node_escalations_total")
+                self._metrics.add("repertory_node_escalations_total")
                 self._note(at_ms, "", _field(report, "message"), _field(report, "where"), "the node gives up")
             case _:
                 return False
@@ -157,7 +157,7 @@ class Incidents:
                 state = f"ended with {_field(report, 'how')}"
                 self._workers[name] = WorkerStatus(0, state, at_ms, restarts)
             case "worker-killed":
-                self._metrics.add("understudy_worker_kills_total", worker=name, reason=_field(report, "reason"))
+                self._metrics.add("repertory_worker_kills_total", worker=name, reason=_field(report, "reason"))
             case "worker-failed":
                 what = f"{_field(report, 'error_type')}: {_field(report, 'message')}"
                 self._note(at_ms, name, what, _field(report, "where"), "its supervisor decides")
@@ -170,7 +170,7 @@ class Incidents:
         return True
 
     def _restarted(self, worker: str, at_ms: int) -> None:
-        self._metrics.add("understudy_worker_restarts_total", worker=worker)
+        self._metrics.add("repertory_worker_restarts_total", worker=worker)
         minute = at_ms // 60_000
         self._restarts[minute] = self._restarts.get(minute, 0) + 1
         for old in [each for each in self._restarts if each <= minute - MINUTES_KEPT]:
@@ -178,9 +178,9 @@ class Incidents:
 
     def _decided(self, worker: str, then: str) -> None:
         """Say of a worker's failure what its supervisor made of it: that is known a moment later."""
-        for at in range(len(self._incidents) - 1, -1, -1):
-            if self._incidents[at].worker == worker and self._incidents[at].where.startswith(worker):
-                self._incidents[at] = msgspec.structs.replace(self._incidents[at], next=then)
+        for at in range(len(self._status) - 1, -1, -1):
+            if self._status[at].worker == worker and self._status[at].where.startswith(worker):
+                self._status[at] = msgspec.structs.replace(self._status[at], next=then)
                 return
 
     # --- shards and entities ----------------------------------------------------------------------------------
@@ -192,23 +192,23 @@ class Incidents:
             case "incident":
                 entity = _field(report, "where").partition("/")[0]
                 outcome = _field(report, "outcome")
-                self._metrics.add("understudy_incidents_total", entity=entity, outcome=outcome)
+                self._metrics.add("repertory_incidents_total", entity=entity, outcome=outcome)
                 self._note(at_ms, worker, f"{_field(report, 'error')}: {what}", _field(report, "where"), then)
             case "shard-failed":
-                self._metrics.add("understudy_shard_failures_total", shard=shard)
+                self._metrics.add("repertory_shard_failures_total", shard=shard)
                 self._note(at_ms, worker, f"{_field(report, 'error')}: {what}", shard, then)
             case "shard-aborted":
-                self._metrics.add("understudy_shard_aborts_total", shard=shard)
+                self._metrics.add("repertory_shard_aborts_total", shard=shard)
                 if report.get("routine"):
                     return False
                 self._note(at_ms, worker, what, shard, then)
             case "shard-fenced":
-                self._metrics.add("understudy_shard_fencings_total", shard=shard)
+                self._metrics.add("repertory_shard_fencings_total", shard=shard)
                 self._note(at_ms, worker, f"fenced: {what}", shard, then)
             case "shard-handed-over":
                 self._handed_over(report, at_ms, worker, shard)
             case "shard-stalled":
-                self._metrics.add("understudy_shard_stalls_total", shard=shard)
+                self._metrics.add("repertory_shard_stalls_total", shard=shard)
                 self._note(at_ms, worker, f"takes no commands: {what}", shard, then)
             case _:
                 return False
@@ -217,28 +217,28 @@ class Incidents:
     def _handed_over(self, report: Report, at_ms: int, worker: str, shard: str) -> None:
         """Count a planned handover; those of one node to one worker are one entry, which names the longest gap."""
         gap_s = float(report.get("gap_s") or 0)
-        self._metrics.add("understudy_handovers_total")
-        self._metrics.add("understudy_handover_gap_seconds_total", gap_s)
+        self._metrics.add("repertory_handovers_total")
+        self._metrics.add("repertory_handover_gap_seconds_total", gap_s)
         what = f"handed over by {_field(report, 'owner')}"
-        last, others = self._incidents[-1] if self._incidents else None, 0
+        last, others = self._status[-1] if self._status else None, 0
         if last is not None and (last.worker, last.what) == (worker, what):
-            self._incidents.pop()
+            self._status.pop()
             others, gap_s = self._handovers[0] + 1, max(gap_s, self._handovers[1])
         self._handovers = others, gap_s
         where = f"{shard} and {others} more" if others else shard
         then = f"served again, after a gap of at most {gap_s:.2f} s"
-        self._incidents.append(NodeIncident(at_ms, worker, what, where, then))
-        del self._incidents[:-INCIDENTS_MAX]
+        self._status.append(NodeIncident(at_ms, worker, what, where, then))
+        del self._status[:-INCIDENTS_MAX]
 
     def _note(self, at_ms: int, worker: str, what: str, where: str, then: str) -> None:
         """Keep an incident; one that is just like the last is counted there, so that a loop drives nothing else out."""
         incident = NodeIncident(at_ms, worker, what[:TEXT_CHARS_MAX], where[:TEXT_CHARS_MAX], then[:TEXT_CHARS_MAX])
-        last = self._incidents[-1] if self._incidents else None
+        last = self._status[-1] if self._status else None
         if last and (last.worker, last.what, last.where) == (worker, incident.what, incident.where):
             incident = msgspec.structs.replace(incident, count=last.count + 1)
-            self._incidents.pop()
-        self._incidents.append(incident)
-        del self._incidents[:-INCIDENTS_MAX]
+            self._status.pop()
+        self._status.append(incident)
+        del self._status[:-INCIDENTS_MAX]
 
 
 def _number(report: Report, name: str) -> float:

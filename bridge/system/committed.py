@@ -9,16 +9,16 @@ import msgspec
 from repertory.actors.entity import Behaviour, Entity
 from repertory.actors.message import Stopped
 from repertory.actors.placement import checked_key, partition_of
-from repertory.actors.shard.turn_result import ShardRecord, StateRecord, WaitingRecord
+from repertory.actors.shard.turn_result import ShardRecord, StashedRecord, StateRecord
 from repertory.actors.wire import DecodeError
 from repertory.bridge import codec as wire
 from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record
-from repertory.bridge.nontransactional import Counted
+from repertory.bridge.nontransactional import CountingJournal
 from repertory.bridge.system.system import ActorSystem, Hosted
 
-_NO_RECORD = ShardRecord(next=0, seq=0, tail_start=0, tail_offset=0, books=0)
+_NO_RECORD = ShardRecord(next=0, seq=0, tail_start=0, tail_offset=0, changelog=0)
 
 
 class EntityState(msgspec.Struct, frozen=True):
@@ -28,7 +28,7 @@ class EntityState(msgspec.Struct, frozen=True):
     partition: int
     version: int
     state: Entity | None
-    waiting: int
+    stashed: int
     parked: str
 
 
@@ -57,9 +57,9 @@ def entity_state(reader: Reader, system: ActorSystem, hosted: Hosted, key: str) 
         for event in journal(reader, system, behaviour, partition, record)[0]:
             if event.key == raw_key and wire.number(event, "seq") > seq:
                 entity, version = _evolved(behaviour, entity, event)
-    first = next((w for _, w in waiting_commands(reader, system, behaviour, partition) if w.key == key), None)
+    first = next((w for _, w in stashed_commands(reader, system, behaviour, partition) if w.key == key), None)
     parked = f"{first.error}: {first.reason}" if first is not None and first.parked else ""
-    return EntityState(key, partition, version, entity if version else None, told.waiting, parked)
+    return EntityState(key, partition, version, entity if version else None, told.stashed, parked)
 
 
 def _snapshot(behaviour: Behaviour, record: Record, data: bytes) -> Entity:
@@ -95,7 +95,7 @@ def journal(
     records = reader.read(topics.events_topic(system.name, behaviour.name), partition, from_offset)
     if not record.epoch:
         return records, record
-    counted = Counted(record, record.tail_start if from_seq < 0 else from_seq)
+    counted = CountingJournal(record, record.tail_start if from_seq < 0 else from_seq)
     for each in records:
         counted.add(each)
     return counted.settle()
@@ -117,15 +117,15 @@ def _evolved(behaviour: Behaviour, entity: Entity, record: Record) -> tuple[Enti
     return evolved, wire.number(record, "version")
 
 
-def waiting_commands(
+def stashed_commands(
     reader: Reader, system: ActorSystem, behaviour: Behaviour, partition: int
-) -> list[tuple[int, WaitingRecord]]:
+) -> list[tuple[int, StashedRecord]]:
     """Return what waits or is parked on one shard, by its source offset."""
-    found: dict[int, WaitingRecord] = {}
-    for record in reader.read(topics.waiting_topic(system.name, behaviour.name), partition):
-        offset = wire.waiting_offset(record)
+    found: dict[int, StashedRecord] = {}
+    for record in reader.read(topics.stash_topic(system.name, behaviour.name), partition):
+        offset = wire.stashed_offset(record)
         if record.value is None:
             found.pop(offset, None)
         else:
-            found[offset] = wire.decode_waiting(record.value)
+            found[offset] = wire.decode_stashed(record.value)
     return sorted(found.items())

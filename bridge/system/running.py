@@ -10,12 +10,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from repertory.actors.entity import Entity
-from repertory.actors.shard.turn_result import WaitingRecord
+from repertory.actors.shard.turn_result import StashedRecord
 from repertory.bridge.log.clock import Clock, SystemClock
 from repertory.bridge.log.port import Backend, Log, Member, Reader
 from repertory.bridge.loop import ShardLoop
 from repertory.bridge.system.client import Client
-from repertory.bridge.system.committed import entity_state, waiting_commands
+from repertory.bridge.system.committed import entity_state, stashed_commands
 
 if TYPE_CHECKING:
     from repertory.bridge.system.system import ActorSystem
@@ -27,9 +27,9 @@ def no_fault(_point: str) -> None:
     """Stand where a test would let the worker die."""
 
 
-def _stands_behind(command: WaitingRecord, waiting: Sequence[tuple[int, WaitingRecord]]) -> bool:
+def _stands_behind(command: StashedRecord, stashed: Sequence[tuple[int, StashedRecord]]) -> bool:
     """Tell whether a command stands behind a parked one of its key."""
-    return any(other.parked and other.key == command.key for _, other in waiting)
+    return any(other.parked and other.key == command.key for _, other in stashed)
 
 
 class NotSettled(TimeoutError):
@@ -125,12 +125,12 @@ class Running:
                 committed = self.reader.committed(self.system.name, topic, partition) or 0
                 if any(True for _ in self.reader.read(topic, partition, committed)):
                     return f"commands of {topic}/{partition} from {committed} on"
-                waiting = waiting_commands(self.reader, self.system, hosted.behaviour, partition)
-                if any(not command.parked and not _stands_behind(command, waiting) for _, command in waiting):
+                stashed = stashed_commands(self.reader, self.system, hosted.behaviour, partition)
+                if any(not command.parked and not _stands_behind(command, stashed) for _, command in stashed):
                     return f"commands that wait for a restart on {topic}/{partition}"
-        for seat in self.loop.region:
-            if seat.in_flight is not None:
-                return f"shard {seat.name} has a commit under way"
+        for assigned in self.loop.region:
+            if assigned.in_flight is not None:
+                return f"shard {assigned.name} has a commit under way"
         return None
 
     def crash(self) -> None:

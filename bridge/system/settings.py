@@ -37,9 +37,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: Journal records after which an entity's unsnapshotted events force a snapshot: bounds every restore.
     snapshot_window_records: int = 20_000
     #: Commands of one waiting or parked key that are kept before the partition pauses.
-    waiting_per_key_max: int = 1_000
+    stash_per_key_max: int = 1_000
     #: Commands that wait in one shard before the partition pauses.
-    waiting_per_shard_max: int = 10_000
+    stash_per_shard_max: int = 10_000
     #: What comes when those bounds are reached: True makes it a dead letter, False pauses the partition.
     dead_letter_overflow: bool = False
     #: Processes in a row that may die while they handle one command; then it is a dead letter.

@@ -19,15 +19,15 @@ from repertory.bridge.codec import Codec
 from repertory.bridge.hooked import Hook, hooked
 from repertory.bridge.log.connect import connect, read_kafka_config
 from repertory.bridge.log.port import Backend, TopicSpec
-from repertory.bridge.region import Role, ShardRegion
+from repertory.bridge.region import HostedEntity, ShardRegion
 from repertory.bridge.system.settings import Settings
 from repertory.supervision import Backoff, Directive, Policy, Strategy, Tree, restart
 
 if TYPE_CHECKING:
-    from repertory.bridge.node.handle import Node
+    from repertory.bridge.node.handle import NodeHandle
     from repertory.bridge.system.running import Running
 
-logger = logging.getLogger("understudy")
+logger = logging.getLogger("repertory")
 
 #: Kafka allows 249 characters for a topic; the longest suffix of ours takes 13, entity names need room too.
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -40,7 +40,7 @@ PARTITIONS_MAX = 10_000
 DEFAULTS = Settings()
 
 #: Set in the environment of a node, where the application is imported and not run.
-IN_A_NODE = "UNDERSTUDY_IN_A_NODE"
+IN_A_NODE = "REPERTORY_IN_A_NODE"
 
 
 class Hosted(msgspec.Struct, frozen=True):
@@ -160,12 +160,12 @@ class ActorSystem:
         names = Limits.__struct_fields__
         return Limits(**{name: getattr(self.settings, name) for name in names})
 
-    def roles(self, partition_count: Callable[[str], int | None]) -> dict[str, Role]:
+    def hosted_entities(self, partition_count: Callable[[str], int | None]) -> dict[str, HostedEntity]:
         """Return what the shards of each commands topic play."""
         found, number = {}, 0
         for hosted in self._hosted.values():
             codec = Codec(self.name, hosted.behaviour, partition_count, input_bytes_max=self.settings.input_bytes_max)
-            found[codec.commands] = Role(hosted.behaviour, codec, hosted.policy, hosted.partitions, number)
+            found[codec.commands] = HostedEntity(hosted.behaviour, codec, hosted.policy, hosted.partitions, number)
             number += hosted.partitions
         return found
 
@@ -174,7 +174,7 @@ class ActorSystem:
         partition_count: Callable[[str], int | None],
         *,
         seed: int = 0,
-        mark: MutableSequence[int] | None = None,
+        in_flight: MutableSequence[int] | None = None,
         owner: str = "",
         hook: Hook | None = None,
     ) -> ShardRegion:
@@ -186,10 +186,10 @@ class ActorSystem:
         counts = PartitionCounts(partition_count, self.topic_specs())
         directory = Directory(hosted=self._hosted.__contains__, partition_count=counts)
         tree = Tree(self.shards, self.shard_strategy, seed)
-        roles = self.roles(counts)
+        hosted_entities = self.hosted_entities(counts)
         if hook is not None:
-            roles = {topic: hooked(role, hook) for topic, role in roles.items()}
-        return ShardRegion(roles, tree, directory, self.limits(), mark, owner)
+            hosted_entities = {topic: hooked(hosted, hook) for topic, hosted in hosted_entities.items()}
+        return ShardRegion(hosted_entities, tree, directory, self.limits(), in_flight, owner)
 
     def check(self) -> None:
         """Raise ValueError if there is nothing to run."""
@@ -220,7 +220,7 @@ class ActorSystem:
         workers: int = 1,
         node: str | None = None,
         kafka_config: str | None = None,
-    ) -> Node:
+    ) -> NodeHandle:
         """Start a node of supervised worker processes and return its handle; the log is checked first.
 
         ``target`` (``module:system``) is where the workers import this system from; found out if not given.
@@ -231,7 +231,7 @@ class ActorSystem:
             TargetError: ``target`` was not given, and the workers could not import the system.
             ValueError: ``workers`` is below 1, or the log cannot be shared by processes.
         """
-        from repertory.bridge.node.handle import Node  # noqa: PLC0415  the simulator and tests do without processes
+        from repertory.bridge.node.handle import NodeHandle  # noqa: PLC0415  the simulator and tests do without processes
         from repertory.bridge.node.publisher import HEARTBEAT_S, Publisher  # noqa: PLC0415
         from repertory.bridge.system.target import target_of  # noqa: PLC0415
 
@@ -253,7 +253,7 @@ class ActorSystem:
             backend.close()
         # All who read a file are on its machine, and ask the kernel whether a node lives.
         heartbeat_s = 0.0 if log.startswith("sqlite:") else HEARTBEAT_S
-        return Node(
+        return NodeHandle(
             target,
             log,
             workers=workers,

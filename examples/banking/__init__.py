@@ -1,4 +1,4 @@
-"""A bank: accounts, and transfers between them. ``understudy run examples.banking:system`` runs it.
+"""A bank: accounts, and transfers between them. ``repertory run examples.banking:system`` runs it.
 
 ``python -m examples.banking`` runs it under load, kills its workers meanwhile, and audits what they left in the log.
 """

@@ -25,7 +25,7 @@ from repertory.actors.placement import partition_of
 from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record
-from repertory.verify import Check, Finding, Place, Report, Step, verify
+from repertory.verify import Check, Finding, Place, Step, VerificationReport, verify
 
 #: How a transfer ends, by the event that says so.
 ENDS: dict[type[Message], str] = {
@@ -44,7 +44,7 @@ MONEY = (
 )
 #: Nothing waits, nothing is dead, nothing is unread: what a load that cannot fail must come to.
 LEFT = "every command was applied or rejected"
-_LEFT_FATES = frozenset({"not handled yet", "waiting", "parked", "dead-lettered"})
+_LEFT_FATES = frozenset({"not handled yet", "stashed", "parked", "dead-lettered"})
 
 
 class Move(NamedTuple):
@@ -90,7 +90,7 @@ def audit(
     return [*ledger.checks(), _left(system, report), *report.checks]
 
 
-def _left(system: ActorSystem, report: Report) -> Check:
+def _left(system: ActorSystem, report: VerificationReport) -> Check:
     """Check that each command was applied or rejected: this load has none that fails, and nobody is waiting."""
     finding = Finding(LEFT)
     for fate, count in report.fates.items():

@@ -1,4 +1,4 @@
-"""The bank in the simulator: what its clients send, and that its money is all there. See ``understudy simulate``."""
+"""The bank in the simulator: what its clients send, and that its money is all there. See ``repertory simulate``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``understudy``."""
+"""The command ``repertory``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from repertory.cli.verify import verify
 from repertory.inspect.readable import readable, readable_key
 
 app = typer.Typer(
-    name="understudy",
+    name="repertory",
     help="Actors on Kafka: ordered per key, supervised, exactly once.",
     no_args_is_help=True,
     add_completion=False,
@@ -81,7 +81,7 @@ def check(target: Target) -> None:
 @app.command()
 def topics(
     target: Target,
-    log: Annotated[str | None, typer.Option("--log", envvar="UNDERSTUDY_LOG", help="Compare with this log.")] = None,
+    log: Annotated[str | None, typer.Option("--log", envvar="REPERTORY_LOG", help="Compare with this log.")] = None,
     create: Annotated[bool, typer.Option("--create", help="Make the missing ones.")] = False,
     kafka_config: KafkaConfig = None,
 ) -> None:
@@ -126,7 +126,7 @@ def state(target: Target, entity: str, key: str, log: LogUrl, kafka_config: Kafk
         "partition": found.partition,
         "version": found.version,
         "state": None if found.state is None else msgspec.to_builtins(found.state),
-        "waiting": found.waiting,
+        "stashed": found.stashed,
         "parked": found.parked or None,
     }
     console.print_json(json.dumps(shown, default=repr))

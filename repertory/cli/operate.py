@@ -1,4 +1,4 @@
-"""``understudy parked`` and ``understudy dead-letters``: what an operator sees of failures, and does about them."""
+"""``repertory parked`` and ``repertory dead-letters``: what an operator sees of failures, and does about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands of ``understudy`` share: their arguments, and one sentence for every refusal."""
+"""What the commands of ``repertory`` share: their arguments, and one sentence for every refusal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Target = Annotated[
     str, typer.Argument(metavar="MODULE:SYSTEM", help="Where the system is, as in examples.banking:system.")
 ]
 LogUrl = Annotated[
-    str, typer.Option("--log", envvar="UNDERSTUDY_LOG", help="memory:, sqlite:PATH or kafka://host:port[,host:port…]")
+    str, typer.Option("--log", envvar="REPERTORY_LOG", help="memory:, sqlite:PATH or kafka://host:port[,host:port…]")
 ]
 KafkaConfig = Annotated[
     Path | None, typer.Option(help="librdkafka settings, key=value lines: passed through, or refused with the reason.")
@@ -67,7 +67,7 @@ def sentences() -> Iterator[None]:
         code, sentence = EX_USAGE, str(error)
     else:
         return
-    errors.print(f"understudy: {sentence}", soft_wrap=True, markup=False)
+    errors.print(f"repertory: {sentence}", soft_wrap=True, markup=False)
     raise typer.Exit(code)
 
 

@@ -1,4 +1,4 @@
-"""``understudy simulate``: a system under seeded faults in virtual time, and what must hold of it afterwards."""
+"""``repertory simulate``: a system under seeded faults in virtual time, and what must hold of it afterwards."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def simulate(
 
 
 def _command(target: str, scenario: str | None) -> str:
-    return f"understudy simulate {target}" + (f" --scenario {scenario}" if scenario else "")
+    return f"repertory simulate {target}" + (f" --scenario {scenario}" if scenario else "")
 
 
 def _scenario_module(target: str, name: str | None) -> ModuleType | None:

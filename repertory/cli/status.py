@@ -1,4 +1,4 @@
-"""``understudy status``: where every shard stands, and what its nodes have said of themselves."""
+"""``repertory status``: where every shard stands, and what its nodes have said of themselves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from repertory.bridge.log.port import Backend
-from repertory.bridge.node.status import NodeRecord
+from repertory.bridge.node.status import NodeStatusRecord
 from repertory.bridge.system.system import ActorSystem
 from repertory.bridge.system.target import load_system
 from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console, opened, sentences
@@ -46,10 +46,10 @@ def status(
         console.print(_nodes(nodes, now_ms))
     for node in nodes:
         if node.incidents:
-            console.print(_incidents(node, now_ms))
+            console.print(_status(node, now_ms))
 
 
-def standing(node: NodeRecord, now_ms: int) -> str:
+def standing(node: NodeStatusRecord, now_ms: int) -> str:
     """Say how a node stands, as far as can be told from here: what its last word is worth, and how old it is."""
     age = f"{_age(now_ms - node.at_ms)} ago"
     if not node.state.startswith(("starting", "running", "stopping")):
@@ -63,7 +63,9 @@ def standing(node: NodeRecord, now_ms: int) -> str:
     return f"{node.state}, its last word came {age}"
 
 
-def _print_json(system: ActorSystem, shards: Sequence[ShardStatus], nodes: Sequence[NodeRecord], now_ms: int) -> None:
+def _print_json(
+    system: ActorSystem, shards: Sequence[ShardStatus], nodes: Sequence[NodeStatusRecord], now_ms: int
+) -> None:
     shown = {
         "system": system.name,
         "at_ms": now_ms,
@@ -81,18 +83,18 @@ def _print_json(system: ActorSystem, shards: Sequence[ShardStatus], nodes: Seque
 
 
 def _shards(system: ActorSystem, shards: Sequence[ShardStatus]) -> TextTable:
-    table = TextTable("shard", "next", "lag", "journal", "waiting", "parked keys", title=f"system {system.name}")
+    table = TextTable("shard", "next", "lag", "journal", "stashed", "parked keys", title=f"system {system.name}")
     for shard in shards:
         lag = f"more than {LAG_COUNTED_MAX}" if shard.lag > LAG_COUNTED_MAX else str(shard.lag)
         position = str(shard.next_offset)
         if shard.committed not in (None, shard.next_offset):
             position += f" (group: {shard.committed})"
         name = f"{shard.entity}/{shard.partition}"
-        table.row(name, position, lag, shard.journaled, shard.waiting, ", ".join(shard.parked))
+        table.row(name, position, lag, shard.journaled, shard.stashed, ", ".join(shard.parked))
     return table
 
 
-def _nodes(nodes: Sequence[NodeRecord], now_ms: int) -> TextTable:
+def _nodes(nodes: Sequence[NodeStatusRecord], now_ms: int) -> TextTable:
     table = TextTable("node", "standing", "workers, at its last word", "restarts (1 h)", title="nodes")
     for node in nodes:
         workers = "\n".join(
@@ -103,7 +105,7 @@ def _nodes(nodes: Sequence[NodeRecord], now_ms: int) -> TextTable:
     return table
 
 
-def _incidents(node: NodeRecord, now_ms: int) -> TextTable:
+def _status(node: NodeStatusRecord, now_ms: int) -> TextTable:
     table = TextTable("when", "what", "where", "what happens next", title=f"last incidents of node {node.node}")
     for incident in node.incidents:
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(incident.at_ms / 1000))
@@ -127,6 +129,6 @@ def _complete(system: ActorSystem, backend: Backend) -> None:
     missing = [spec.name for spec in system.topic_specs() if spec.name not in found]
     if missing:
         raise LookupError(
-            f"{backend.url} has no topic {missing[0]!r}: the system {system.name} never ran there; understudy topics "
+            f"{backend.url} has no topic {missing[0]!r}: the system {system.name} never ran there; repertory topics "
             "shows what it needs"
         )

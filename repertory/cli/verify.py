@@ -1,4 +1,4 @@
-"""``understudy verify``: what a system left in a log, held against what it promises."""
+"""``repertory verify``: what a system left in a log, held against what it promises."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from repertory.bridge.log.port import Backend
 from repertory.bridge.system.system import ActorSystem
 from repertory.bridge.system.target import load_system
 from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console, errors, opened, sentences
-from repertory.verify import Report, records_total
+from repertory.verify import VerificationReport, records_total
 from repertory.verify import verify as verify_system
 
 
@@ -45,7 +45,7 @@ def verify(
         f"commands: {fates or 'none'}; {report.records:,} records read in {report.seconds:.1f} s", soft_wrap=True
     )
     if report.grew:
-        errors.print("understudy: records came in meanwhile; stop the system and verify again", soft_wrap=True)
+        errors.print("repertory: records came in meanwhile; stop the system and verify again", soft_wrap=True)
     raise typer.Exit(0 if report.ok else 1)
 
 
@@ -56,18 +56,18 @@ def _check_topics(system: ActorSystem, backend: Backend) -> None:
             what = "no" if count is None else f"{count} partitions of"
             raise LookupError(
                 f"{backend.url} has {what} topic {spec.name!r}, the system {system.name} declares {spec.partitions} "
-                "partitions; understudy topics shows what it needs"
+                "partitions; repertory topics shows what it needs"
             )
 
 
-def _verified(system: ActorSystem, backend: Backend, *, decides: bool) -> Report:
+def _verified(system: ActorSystem, backend: Backend, *, decides: bool) -> VerificationReport:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with closing(backend.reader()) as reader, Progress(*columns, console=errors, transient=True) as progress:
         task = progress.add_task("records", total=records_total(reader, system))
         return verify_system(reader, system, decides=decides, seen=lambda count: progress.advance(task, count))
 
 
-def _table(report: Report) -> TextTable:
+def _table(report: VerificationReport) -> TextTable:
     table = TextTable("check", "", "records", "detail", title=f"system {report.system}")
     for check in report.checks:
         table.row(check.name, "ok" if check.ok else "FAILED", f"{check.looked_at:,}", check.detail)

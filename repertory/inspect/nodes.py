@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
-from repertory.bridge.node.status import NodeRecord, decode_node
+from repertory.bridge.node.status import NodeStatusRecord, decode_node
 from repertory.bridge.system.system import ActorSystem
 
 
-def node_records(reader: Reader, system: ActorSystem) -> list[NodeRecord]:
+def node_records(reader: Reader, system: ActorSystem) -> list[NodeStatusRecord]:
     """Return the latest word of every node that said one, by name; nothing where the log has no topic for it."""
     topic = topics.incidents_topic(system.name)
-    found: dict[bytes, NodeRecord] = {}
+    found: dict[bytes, NodeStatusRecord] = {}
     for record in reader.read(topic, 0) if reader.partition_count(topic) else ():
         if record.key is not None and record.value is not None:
             found[record.key] = decode_node(record.value)

@@ -8,7 +8,7 @@ import msgspec
 
 from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
-from repertory.bridge.system.committed import journal, shard_record, waiting_commands
+from repertory.bridge.system.committed import journal, shard_record, stashed_commands
 from repertory.bridge.system.system import ActorSystem, Hosted
 
 #: Commands above the committed offset that ``status`` counts exactly; beyond that it says "more than".
@@ -24,7 +24,7 @@ class ShardStatus(msgspec.Struct, frozen=True):
     committed: int | None
     lag: int
     journaled: int
-    waiting: int
+    stashed: int
     parked: list[str]
 
 
@@ -32,7 +32,7 @@ def shard_status(reader: Reader, system: ActorSystem, hosted: Hosted, partition:
     """Read where a shard stands from its committed records."""
     behaviour = hosted.behaviour
     record = shard_record(reader, system, behaviour, partition)
-    if record.plain and behaviour.journaled:
+    if record.nontransactional and behaviour.journaled:
         _, record = journal(reader, system, behaviour, partition, record)
     commands = topics.commands_topic(system.name, behaviour.name)
     lag = 0
@@ -40,10 +40,10 @@ def shard_status(reader: Reader, system: ActorSystem, hosted: Hosted, partition:
         lag += 1
         if lag > LAG_COUNTED_MAX:
             break
-    waiting = waiting_commands(reader, system, behaviour, partition)
-    parked = sorted({command.key for _, command in waiting if command.parked})
+    stashed = stashed_commands(reader, system, behaviour, partition)
+    parked = sorted({command.key for _, command in stashed if command.parked})
     committed = reader.committed(system.name, commands, partition)
-    return ShardStatus(behaviour.name, partition, record.next, committed, lag, record.seq, len(waiting), parked)
+    return ShardStatus(behaviour.name, partition, record.next, committed, lag, record.seq, len(stashed), parked)
 
 
 def shard_statuses(reader: Reader, system: ActorSystem) -> Iterator[ShardStatus]:

@@ -12,12 +12,12 @@ import msgspec
 from repertory.actors.control import DropParked, RetryParked
 from repertory.actors.message import Done, Message, Undelivered
 from repertory.actors.placement import checked_key, partition_of
-from repertory.actors.shard.turn_result import WaitingRecord
+from repertory.actors.shard.turn_result import StashedRecord
 from repertory.actors.wire import MessageDecoder, encode
 from repertory.bridge import topics
 from repertory.bridge.log.port import Backend, LogUnavailable, Reader
 from repertory.bridge.log.record import Headers, Output, Record
-from repertory.bridge.system.committed import waiting_commands
+from repertory.bridge.system.committed import stashed_commands
 from repertory.bridge.system.system import ActorSystem, Hosted
 
 #: Headers that a dead letter has beside those of the command that it was.
@@ -41,7 +41,7 @@ class Parked(msgspec.Struct, frozen=True):
     partition: int
     key: str
     offset: int
-    record: WaitingRecord
+    record: StashedRecord
     behind: int
 
 
@@ -89,10 +89,10 @@ class Operator:
         raise LookupError(f"the key {key!r} of {hosted.behaviour.name} is not parked")
 
     def _parked_on(self, hosted: Hosted, partition: int) -> Iterator[Parked]:
-        waiting = waiting_commands(self._reader, self._system, hosted.behaviour, partition)
-        for offset, record in waiting:
+        stashed = stashed_commands(self._reader, self._system, hosted.behaviour, partition)
+        for offset, record in stashed:
             if record.parked:
-                behind = sum(1 for _, other in waiting if other.key == record.key) - 1
+                behind = sum(1 for _, other in stashed if other.key == record.key) - 1
                 yield Parked(hosted.behaviour.name, partition, record.key, offset, record, behind)
 
     def retry(self, parked: Parked, timeout_s: float = 30.0) -> None:

@@ -9,7 +9,7 @@
 
 A run is a function of its seed. For every schedule of faults, what a reader of committed records sees must be what a
 run without faults leaves: that is checked for every system, whatever it does; ``invariant`` is what must hold of yours.
-``understudy simulate module:system --seeds 1000`` does the same from the command line.
+``repertory simulate module:system --seeds 1000`` does the same from the command line.
 """
 
 from repertory.simulation.api import SimulationFailed, simulate

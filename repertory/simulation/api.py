@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from repertory.bridge.system.system import ActorSystem
-from repertory.simulation.clients import Told
+from repertory.simulation.clients import ClientCommand
 from repertory.simulation.generate import generated
 from repertory.simulation.jobs import running
 from repertory.simulation.runs import Commands, Invariant, Result, Scenario, Totals, no_invariant
@@ -23,7 +23,7 @@ _GC_THRESHOLD = 50_000
 class SimulationFailed(AssertionError):
     """A seed that breaks a promise. ``schedule`` is the minimised one, ``command`` runs the seed again."""
 
-    def __init__(self, result: Result, commands: Sequence[Told], command: str) -> None:
+    def __init__(self, result: Result, commands: Sequence[ClientCommand], command: str) -> None:
         self.seed, self.rule, self.schedule = result.seed, result.rule, tuple(result.schedule)
         self.commands, self.command, self.result = tuple(commands), command, result
         faults = "\n".join(f"  {line}" for line in result.schedule) or "  (none)"
@@ -79,7 +79,7 @@ def simulate(
 
 def failed(scenario: Scenario, result: Result, *, minimise: bool) -> SimulationFailed:
     """Return the failure of a seed, made small."""
-    commands: Sequence[Told] = scenario.workload(result.seed)
+    commands: Sequence[ClientCommand] = scenario.workload(result.seed)
     if minimise:
         smaller = Minimised(scenario, result)
         result, commands = smaller.result, smaller.commands
@@ -100,7 +100,7 @@ def replay_command(scenario: Scenario, seed: int) -> str:
     if getattr(module, "invariant", no_invariant) is not scenario.invariant or not names or not is_named:
         return f"simulate(..., seeds=[{seed}])"
     target = min(names, key=len)
-    return f"understudy simulate {target} --scenario {name} --seeds 1 --first-seed {seed}"
+    return f"repertory simulate {target} --scenario {name} --seeds 1 --first-seed {seed}"
 
 
 @contextlib.contextmanager
@@ -109,7 +109,7 @@ def silence() -> Iterator[None]:
 
     Garbage is collected seldom meanwhile: one run leaves little, and looking for it took an eighth of the time.
     """
-    logger = logging.getLogger("understudy")
+    logger = logging.getLogger("repertory")
     before, limit, thresholds = logger.disabled, getattr(sys, "tracebacklimit", None), gc.get_threshold()
     logger.disabled = True
     sys.tracebacklimit = 0

@@ -11,15 +11,15 @@ from repertory.actors.message import Envelope, Stopped
 from repertory.actors.shard.config import AT_LEAST_ONCE
 from repertory.actors.shard.seen_causes import SeenCauses
 from repertory.actors.shard.shard import Shard
-from repertory.actors.shard.turn_result import BOOKS_INDEX, WaitingRecord
+from repertory.actors.shard.turn_result import CHANGELOG_INDEX, StashedRecord
 from repertory.actors.wire import DecodeError
-from repertory.bridge.codec import decode_shard, decode_state, decode_waiting, number
+from repertory.bridge.codec import decode_shard, decode_stashed, decode_state, number
 from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.port import Claimed, Replayed
 from repertory.bridge.log.record import Record, TopicPartition
-from repertory.bridge.nontransactional import Counted
-from repertory.bridge.recovery import Restoration
-from repertory.bridge.region import Role
+from repertory.bridge.nontransactional import CountingJournal
+from repertory.bridge.recovery import Recovery
+from repertory.bridge.region import HostedEntity
 from repertory.bridge.topics import SHARD_KEY, dead_letters_topic
 from repertory.simulation.model import Model, Seen
 from repertory.simulation.virtual import Violation
@@ -50,18 +50,20 @@ class Scan:
     def check(self) -> None:
         """Check all of it."""
         self._read()
-        live = {seat.place: seat.shard for worker in self._world.node.workers.values() for seat in worker.region}
-        for role in self._world.roles.values():
-            for partition in range(role.partitions):
-                place = TopicPartition(role.codec.commands, partition)
-                self._shard(role, place, live.get(place))
+        live = {
+            assigned.place: assigned.shard for worker in self._world.node.workers.values() for assigned in worker.region
+        }
+        for hosted in self._world.hosted_entities.values():
+            for partition in range(hosted.partitions):
+                place = TopicPartition(hosted.codec.commands, partition)
+                self._shard(hosted, place, live.get(place))
 
     def _read(self) -> None:
         """Read every topic; no cause may stand there twice (I3), or, at least once, not as something else."""
         self._read_all()
-        for role in self._world.roles.values():
-            for partition in range(role.partitions if role.behaviour.journaled else 0):
-                self._journals[role.codec.events, partition] = self._counted(role, partition)
+        for hosted in self._world.hosted_entities.values():
+            for partition in range(hosted.partitions if hosted.behaviour.journaled else 0):
+                self._journals[hosted.codec.events, partition] = self._counted(hosted, partition)
         for (topic, _), records in self._topics.items() if self._repeats else ():
             if topic == dead_letters_topic(self._world.system.name):
                 self._given_up.update(_command_of(each) for each in records if _is_given_up(each))
@@ -69,13 +71,13 @@ class Scan:
             for record in self._journals.get(place, records):
                 self._note(record)
 
-    def _counted(self, role: Role, partition: int) -> list[Record]:
+    def _counted(self, hosted: HostedEntity, partition: int) -> list[Record]:
         """Return the journal records that count: all of them, unless the system works at least once."""
-        journal = self._topics[role.codec.events, partition]
-        shards = [record for record in self._topics[role.codec.state, partition] if record.key == SHARD_KEY]
+        journal = self._topics[hosted.codec.events, partition]
+        shards = [record for record in self._topics[hosted.codec.state, partition] if record.key == SHARD_KEY]
         if not self._repeats or not shards:
             return journal
-        counted = Counted(decode_shard(shards[-1].value or b""), from_seq=0)
+        counted = CountingJournal(decode_shard(shards[-1].value or b""), from_seq=0)
         for record in journal:
             counted.add(record)
         return counted.settle()[0]
@@ -102,10 +104,14 @@ class Scan:
         cause = record.header("cause")
         if cause is None:
             return
-        is_plain = self._repeats and record.header("epoch") is not None
-        if is_plain and _command_of(record) in self._given_up and b"Undelivered" not in (record.value or b""):
+        is_nontransactional = self._repeats and record.header("epoch") is not None
+        if (
+            is_nontransactional
+            and _command_of(record) in self._given_up
+            and b"Undelivered" not in (record.value or b"")
+        ):
             return
-        if is_plain and cause in self._causes:
+        if is_nontransactional and cause in self._causes:
             shard, offset, index = cause.decode().rsplit("/", 2)
             before = self._outputs[shard][int(offset)].get(int(index), record)
             if (before.topic, before.key, before.value) != (record.topic, record.key, record.value):
@@ -115,75 +121,79 @@ class Scan:
             raise Violation("nothing happens twice", f"{_at(record)} has the cause {cause.decode()} of another record")
         self._causes.add(cause)
         shard, offset, index = cause.decode().rsplit("/", 2)
-        if (number_of_output := int(index)) < BOOKS_INDEX:
+        if (number_of_output := int(index)) < CHANGELOG_INDEX:
             self._outputs[shard][int(offset)][number_of_output] = record
 
     # --- one shard --------------------------------------------------------------------------------------------
 
-    def _shard(self, role: Role, place: TopicPartition, live: Shard | None) -> None:
-        codec, partition = role.codec, place.partition
+    def _shard(self, hosted: HostedEntity, place: TopicPartition, live: Shard | None) -> None:
+        codec, partition = hosted.codec, place.partition
         commands = self._first(self._topics[codec.commands, partition])
-        waiting = self._waiting(role, place)
+        stash = self._stashed(hosted, place)
         committed = self._reader.committed(self._world.system.name, *place) or 0
-        curses, settings = self._world.curses, self._world.swarm.settings
-        raised = [cause.rsplit("/", 1) for cause in curses.raised]
-        deadly = [cause.rsplit("/", 1) for cause, count in curses.deaths.items() if count >= settings.deaths_max]
+        handler_faults, settings = self._world.handler_faults, self._world.swarm.settings
+        raised = [cause.rsplit("/", 1) for cause in handler_faults.raised]
+        deadly = [
+            cause.rsplit("/", 1) for cause, count in handler_faults.deaths.items() if count >= settings.deaths_max
+        ]
         seen = Seen(
-            partition, committed, commands, self._outputs[str(place)], waiting,
+            partition, committed, commands, self._outputs[str(place)], stash,
             frozenset(int(offset) for shard, offset in raised if shard == str(place)),
             frozenset(int(offset) for shard, offset in deadly if shard == str(place)),
             settings.dead_letter_overflow,
         )  # fmt: skip
-        model = Model(role, self._world.directory, self._world.system.name, seen)
+        model = Model(hosted, self._world.directory, self._world.system.name, seen)
         model.run()
         self.commands += committed
         self.dead += model.dead
-        self._check_budgets(role, place)
-        if role.behaviour.journaled:
-            self._check_journal(role, place, model)
-        self._check_state(role, self._restored(role, place), model, "restored")
+        self._check_budgets(hosted, place)
+        if hosted.behaviour.journaled:
+            self._check_journal(hosted, place, model)
+        self._check_state(hosted, self._restored(hosted, place), model, "restored")
         if live is not None:
-            self._check_state(role, live, model, "in memory")
+            self._check_state(hosted, live, model, "in memory")
 
-    def _waiting(self, role: Role, place: TopicPartition) -> dict[int, WaitingRecord]:
+    def _stashed(self, hosted: HostedEntity, place: TopicPartition) -> dict[int, StashedRecord]:
         """Return what waits at the end."""
-        waiting: dict[int, WaitingRecord] = {}
-        for record in self._topics[role.codec.waiting, place.partition]:
+        stash: dict[int, StashedRecord] = {}
+        for record in self._topics[hosted.codec.stash, place.partition]:
             if record.value is None:
-                waiting.pop(int(record.key or b"-1"), None)
+                stash.pop(int(record.key or b"-1"), None)
                 continue
-            waiting[int(record.key or b"-1")] = decode_waiting(record.value)
-        return waiting
+            stash[int(record.key or b"-1")] = decode_stashed(record.value)
+        return stash
 
-    def _check_budgets(self, role: Role, place: TopicPartition) -> None:
+    def _check_budgets(self, hosted: HostedEntity, place: TopicPartition) -> None:
         """No key is restarted more often than its policy allows, and none is given a fresh budget (I15).
 
         But by an operator; and where the calendar jumps nobody can say which restarts were past the window.
         """
-        letters = [role.codec.decode(record) for record in self._topics[place]]
+        deliveries = [hosted.codec.decode(record) for record in self._topics[place]]
         operated = {
-            letter.key for letter in letters if isinstance(letter, Envelope) and isinstance(letter.message, CONTROL)
+            delivery.key
+            for delivery in deliveries
+            if isinstance(delivery, Envelope) and isinstance(delivery.message, CONTROL)
         }
         spent: dict[bytes, tuple[int, ...]] = defaultdict(tuple)
-        for record in self._topics[role.codec.state, place.partition]:
+        for record in self._topics[hosted.codec.state, place.partition]:
             key = record.key or b""
             if key.startswith(b"\0"):
                 continue
             restarts = () if record.value is None else decode_state(record.value).restarts_ms
-            if len(restarts) > role.policy.max_restarts:
+            if len(restarts) > hosted.policy.max_restarts:
                 raise Violation("restart intensity", f"{_at(record)}: {key!r} has {len(restarts)} restarts")
-            since_ms = record.timestamp_ms - role.policy.within_s * 1000
+            since_ms = record.timestamp_ms - hosted.policy.within_s * 1000
             lost = {at_ms for at_ms in spent[key] if at_ms >= since_ms}.difference(restarts)
             if lost and key.decode() not in operated and "jump" not in self._world.swarm.kinds:
                 raise Violation("a restart budget is kept", f"{_at(record)}: {key!r} had restarts at {sorted(lost)}")
             spent[key] = restarts
 
-    def _check_journal(self, role: Role, place: TopicPartition, model: Model) -> None:
+    def _check_journal(self, hosted: HostedEntity, place: TopicPartition, model: Model) -> None:
         """Each key's events stand in the order of its commands; ``seq`` has no gap, ``version`` neither (I1)."""
         order: dict[str, list[int]] = defaultdict(list)
         versions: dict[str, int] = defaultdict(int)
-        decode = role.behaviour.journal.decode
-        for expected, record in enumerate(self._journals[role.codec.events, place.partition]):
+        decode = hosted.behaviour.journal.decode
+        for expected, record in enumerate(self._journals[hosted.codec.events, place.partition]):
             key = (record.key or b"").decode()
             try:
                 seq, version = number(record, "seq"), number(record, "version")
@@ -201,38 +211,39 @@ class Scan:
             if order[key] != life.journal:
                 raise Violation("commands of a key are handled in order", f"{place} {key!r}: {order[key]}")
 
-    def _restored(self, role: Role, place: TopicPartition) -> Shard:
+    def _restored(self, hosted: HostedEntity, place: TopicPartition) -> Shard:
         """Restore the shard once more, from the log as it is now."""
-        part = role.part(place.partition, self._world.directory, self._world.system.limits())
-        codec, reader = role.codec, self._reader
+        config = hosted.config(place.partition, self._world.directory, self._world.system.limits())
+        codec, reader = hosted.codec, self._reader
         ends = {topic: len(self._topics[topic, place.partition]) for topic in codec.restored_topics}
         low, high = reader.bounds(*place)
         claimed = Claimed(place, reader.committed(self._world.system.name, *place), low, high, ends)
         try:
-            restoration = Restoration(part, codec, claimed)
-            while (wanted := restoration.wanted) is not None:
+            recovery = Recovery(config, codec, claimed)
+            while (wanted := recovery.wanted) is not None:
                 records = self._topics[wanted.topic, place.partition][wanted.from_offset : wanted.to_offset]
-                restoration.feed(Replayed(place, wanted.topic, records, complete=True))
-            return restoration.shard()
+                recovery.feed(Replayed(place, wanted.topic, records, complete=True))
+            return recovery.shard()
         except Inconsistent as error:
             raise Violation("what is committed can be restored", str(error)) from error
 
-    def _check_state(self, role: Role, shard: Shard, model: Model, where: str) -> None:
+    def _check_state(self, hosted: HostedEntity, shard: Shard, model: Model, where: str) -> None:
         """The state of each entity is that of the model (I7), and the same commands wait in the same order (I13)."""
-        initial = role.behaviour.initial_data
+        initial = hosted.behaviour.initial_data
         for key in {**shard.cells, **model.lives}:
             cell, life = shard.cells.get(key), model.lives.get(key)
             has = initial if cell is None else cell.data
             should = initial if life is None else life.data
             if has != should:
                 raise Violation(
-                    "a state is the fold of its commands", f"{shard.part.id} {key!r} {where} is {has!r}, not {should!r}"
+                    "a state is the fold of its commands",
+                    f"{shard.config.id} {key!r} {where} is {has!r}, not {should!r}",
                 )
         for key, life in model.lives.items():
-            queue = [waiting.envelope.offset for waiting in shard.waiting.queue(key)]
+            queue = [stash.envelope.offset for stash in shard.stash.queue(key)]
             if queue != life.queue:
                 raise Violation(
-                    "what waits is kept in order", f"{shard.part.id} {key!r} {where}: {queue}, not {life.queue}"
+                    "what waits is kept in order", f"{shard.config.id} {key!r} {where}: {queue}, not {life.queue}"
                 )
 
     def records(self) -> Iterator[list[Record]]:
@@ -246,8 +257,8 @@ def _command_of(record: Record) -> bytes:
     return (record.header("cause") or b"").rpartition(b"/")[0]
 
 
-def _is_given_up(letter: Record) -> bool:
-    return letter.header("error-type") == b"Quarantined"
+def _is_given_up(delivery: Record) -> bool:
+    return delivery.header("error-type") == b"Quarantined"
 
 
 def _at(record: Record) -> str:

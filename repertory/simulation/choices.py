@@ -41,7 +41,7 @@ class Seeded:
         return 0 if drawn >= per_mille else 1 + int(drawn * limit / per_mille)
 
 
-class Replayed:
+class FromTape:
     """The choices of a tape, and 0 wherever it says nothing."""
 
     def __init__(self, tape: Mapping[Place, int]) -> None:

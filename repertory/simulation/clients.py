@@ -18,13 +18,13 @@ from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.choices import Choices
 
 #: Whom to tell, its key, and what, as ``Client.tell_all`` takes it.
-Told = tuple[CommandHandler[Any, Any, Any], str, Command]
+ClientCommand = tuple[CommandHandler[Any, Any, Any], str, Command]
 
 
 class Clients:
     """Sends a workload in bursts. Every third command is asked: somebody waits for an answer."""
 
-    def __init__(self, system: ActorSystem, appender: Appender, commands: Iterable[Told]) -> None:
+    def __init__(self, system: ActorSystem, appender: Appender, commands: Iterable[ClientCommand]) -> None:
         self._system, self._appender = system, appender
         self._left = deque(commands)
         self._sent: list[Output] = []
@@ -39,7 +39,7 @@ class Clients:
         """Whether all is sent."""
         return not self._left
 
-    def add(self, told: Told) -> None:
+    def add(self, told: ClientCommand) -> None:
         """Have one more command to send."""
         self._left.append(told)
 
@@ -113,4 +113,4 @@ def _garbage(input_bytes_max: int) -> Sequence[tuple[bytes | None, bytes | None,
 
 
 #: Makes the commands of one run from its random numbers.
-Generator = Callable[[Any], Iterable[Told]]
+Generator = Callable[[Any], Iterable[ClientCommand]]

@@ -28,7 +28,7 @@ from repertory.bridge.log.port import (
     Transaction,
 )
 from repertory.bridge.log.record import Output, TopicPartition
-from repertory.simulation.ledger import Ledger
+from repertory.simulation.commit_monitor import CommitMonitor
 from repertory.simulation.pending import Pending, overtaken, torn
 from repertory.simulation.virtual import VirtualClock
 
@@ -37,10 +37,10 @@ class FaultyLog:
     """Faults are armed from outside and happen at the next opportunity."""
 
     def __init__(
-        self, inner: Log, appender: Appender, worker: str, clock: VirtualClock, ledger: Ledger,
+        self, inner: Log, appender: Appender, worker: str, clock: VirtualClock, monitor: CommitMonitor,
         passed: Callable[[str], None] = lambda _: None, *, piece: int = 0, events: int = 0, markers: int = 0,
     ) -> None:  # fmt: skip
-        self._inner, self._worker, self._clock, self._ledger, self._passed = inner, worker, clock, ledger, passed
+        self._inner, self._worker, self._clock, self._monitor, self._passed = inner, worker, clock, monitor, passed
         self._appender = appender
         self._piece, self._events, self._markers = piece, events, markers
         #: What the log has said and nobody has heard. The first of it may be what is left of a longer event.
@@ -119,7 +119,7 @@ class FaultyLog:
         match self.fates.popleft() if self.fates else "":
             case "fenced":
                 self._write(torn(sent, "fenced"))
-                self._say(Fenced(shard, "simulated"))
+                self._emit(Fenced(shard, "simulated"))
                 self._queue.append(Assigned(shard))
             case "abort" | "unknown-lost" | "unknown-written" as fate:
                 self._write(torn(sent, fate))
@@ -153,7 +153,7 @@ class FaultyLog:
 
     def abort(self, shard: TopicPartition, what: str) -> None:
         """Answer whatever is under way for a shard with an abort."""
-        self._say(Aborted(shard, f"simulated ({what})", routine=False))
+        self._emit(Aborted(shard, f"simulated ({what})", routine=False))
 
     def hide(self, shard: TopicPartition, seconds: float) -> None:
         """Let nothing be read for a shard for a while; what is said of its commits comes all the same."""
@@ -168,7 +168,7 @@ class FaultyLog:
 
     def lose(self, shard: TopicPartition, *, twice: bool) -> None:
         """Revoke a shard and assign it again."""
-        self._say(Lost(shard, "simulated"))
+        self._emit(Lost(shard, "simulated"))
         if twice:
             self._queue.append(Lost(shard, "simulated, again"))
         self._queue.append(Assigned(shard))
@@ -178,7 +178,7 @@ class FaultyLog:
         if is_append := isinstance(pending.transaction, Append):
             self._write(torn(pending.transaction))
         landed = is_append or self._land(pending.transaction)
-        self._ledger.probes[f"late {'append' if is_append else 'commit'} {'written' if landed else 'refused'}"] += 1
+        self._monitor.probes[f"late {'append' if is_append else 'commit'} {'written' if landed else 'refused'}"] += 1
         return landed
 
     def next_s(self) -> float | None:
@@ -215,7 +215,7 @@ class FaultyLog:
         try:
             self._inner.commit(transaction)
         finally:  # Whoever dies within it may have written it.
-            landed = self._ledger.landed(self._worker, transaction)
+            landed = self._monitor.landed(self._worker, transaction)
         return landed
 
     def _is_under_way(self, shard: TopicPartition) -> bool:
@@ -224,7 +224,7 @@ class FaultyLog:
     def _hidden_until_s(self, event: LogEvent) -> float:
         return self._hidden.get(event.shard, 0.0) if isinstance(event, Fetched | Replayed) else 0.0
 
-    def _say(self, event: Aborted | Fenced | Lost) -> None:
+    def _emit(self, event: Aborted | Fenced | Lost) -> None:
         """Say that all that went on for a shard is void: nothing of it comes any more until it is claimed."""
         self._forget(event.shard)
         self._muted.add(event.shard)
@@ -238,7 +238,7 @@ class FaultyLog:
         shard = event.shard
         match event:
             case Claimed():
-                self._ledger.claimed(self._worker, shard)
+                self._monitor.claimed(self._worker, shard)
                 ends = {topic: end + self._markers for topic, end in event.ends.items()}
                 event = msgspec.structs.replace(event, ends=ends)
             case Assigned():
@@ -248,7 +248,7 @@ class FaultyLog:
                 self._owned.pop(shard, None)
                 self._forget(shard)
                 self._muted.discard(shard)
-                self._ledger.probes[f"log says {type(event).__name__}"] += 1
+                self._monitor.probes[f"log says {type(event).__name__}"] += 1
             case _:
                 pass
         if shard in self._muted:
@@ -280,7 +280,7 @@ class FaultyLog:
             event: LogEvent | None = queue.popleft()
             while event is not None and left:
                 if self._hidden and self._hidden_until_s(event) > now_s:
-                    self._ledger.probes["hidden for a while"] += 1
+                    self._monitor.probes["hidden for a while"] += 1
                     break
                 if isinstance(event, Fetched):
                     if event.shard in full:  # What is said of commits and claims may overtake commands, and must.

@@ -13,14 +13,14 @@ from msgspec import inspect
 from repertory.actors.handler import CommandHandler
 from repertory.actors.message import Command
 from repertory.bridge.system.system import ActorSystem
-from repertory.simulation.clients import Told
+from repertory.simulation.clients import ClientCommand
 
 #: Few keys, so that commands meet.
 _KEYS = 6
 _TRIES = 20
 
 
-def generated(system: ActorSystem, *, commands: int = 200) -> Callable[[random.Random], Iterator[Told]]:
+def generated(system: ActorSystem, *, commands: int = 200) -> Callable[[random.Random], Iterator[ClientCommand]]:
     """Return a generator of so many commands to all entities of a system.
 
     Raises ValueError for a system none of whose command types can be drawn.
@@ -32,7 +32,7 @@ def generated(system: ActorSystem, *, commands: int = 200) -> Callable[[random.R
         if isinstance(handler, CommandHandler)
     ]
 
-    def draw(source: random.Random) -> Iterator[Told]:
+    def draw(source: random.Random) -> Iterator[ClientCommand]:
         for _ in range(commands):
             handler = source.choice(handlers)
             key = f"k{source.randrange(_KEYS)}"

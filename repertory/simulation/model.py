@@ -18,10 +18,10 @@ from repertory.actors.entity import resolved
 from repertory.actors.message import Envelope, Sender, Undecodable
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.decision import Decision, decide
-from repertory.actors.shard.turn_result import WaitingRecord
+from repertory.actors.shard.turn_result import StashedRecord
 from repertory.bridge import topics
 from repertory.bridge.log.record import Record
-from repertory.bridge.region import Role
+from repertory.bridge.region import HostedEntity
 from repertory.simulation.swarm import INJECTED
 from repertory.simulation.virtual import Violation
 from repertory.supervision.directive import qualified_name
@@ -47,7 +47,7 @@ class Seen(msgspec.Struct, frozen=True):
     next: int
     commands: list[Record]
     outputs: Mapping[int, Mapping[int, Record]]
-    waiting: Mapping[int, WaitingRecord]
+    stash: Mapping[int, StashedRecord]
     #: Commands whose handlers were made to fail.
     raised: frozenset[int]
     #: Commands within whose handlers so many processes died that they may be given up.
@@ -61,8 +61,8 @@ class Life:
 
     __slots__ = ("data", "journal", "queue", "state", "troubled")
 
-    def __init__(self, role: Role) -> None:
-        self.state, self.data = role.behaviour.initial(), role.behaviour.initial_data
+    def __init__(self, hosted: HostedEntity) -> None:
+        self.state, self.data = hosted.behaviour.initial(), hosted.behaviour.initial_data
         self.journal: list[int] = []
         self.troubled = False
         self.queue: list[int] = []
@@ -71,9 +71,9 @@ class Life:
 class Model:
     """One shard, handled by the book. Raises Violation from ``run``; afterwards ``lives`` are what must be there."""
 
-    def __init__(self, role: Role, directory: Directory, system: str, seen: Seen) -> None:
-        self._role, self._directory, self._system, self._seen = role, directory, system, seen
-        self._prefix = f"{role.codec.commands}/{seen.partition}/"
+    def __init__(self, hosted: HostedEntity, directory: Directory, system: str, seen: Seen) -> None:
+        self._hosted, self._directory, self._system, self._seen = hosted, directory, system, seen
+        self._prefix = f"{hosted.codec.commands}/{seen.partition}/"
         self._dead_letters = topics.dead_letters_topic(system)
         self.lives: dict[str, Life] = {}
         self.dead = 0
@@ -89,102 +89,104 @@ class Model:
             self._handle(record)
 
     def _handle(self, record: Record) -> None:
-        letter = self._role.codec.decode(record)
+        delivery = self._hosted.codec.decode(record)
         got = self._seen.outputs.get(record.offset, _NO_RECORDS)
-        if isinstance(letter, Undecodable):
-            self._check_dead(letter, letter.value, letter.key, got, None)
+        if isinstance(delivery, Undecodable):
+            self._check_dead(delivery, delivery.value, delivery.key, got, None)
             return
-        if isinstance(letter.message, CONTROL):
-            if len(got) > (letter.sender is not None):
+        if isinstance(delivery.message, CONTROL):
+            if len(got) > (delivery.sender is not None):
                 raise self._wrong("a control record makes nothing", record.offset, f"made {len(got)} records")
             return
-        raw_key = letter.key.encode()
-        if partition_of(raw_key, self._role.partitions) != self._seen.partition:
-            self._check_dead(letter, letter.value, raw_key, got, frozenset({"WrongPartition"}))
+        raw_key = delivery.key.encode()
+        if partition_of(raw_key, self._hosted.partitions) != self._seen.partition:
+            self._check_dead(delivery, delivery.value, raw_key, got, frozenset({"WrongPartition"}))
             return
-        life = self.lives.get(letter.key)
+        life = self.lives.get(delivery.key)
         if life is None:
-            life = self.lives[letter.key] = Life(self._role)
-        self._live(life, letter, raw_key, got)
+            life = self.lives[delivery.key] = Life(self._hosted)
+        self._live(life, delivery, raw_key, got)
 
-    def _live(self, life: Life, letter: Envelope, raw_key: bytes, got: Mapping[int, Record]) -> None:
+    def _live(self, life: Life, delivery: Envelope, raw_key: bytes, got: Mapping[int, Record]) -> None:
         """Handle one command of an entity; hold what the log says of it against what it may say."""
-        waits = letter.offset in self._seen.waiting
-        if waits and not got and (life.queue or life.troubled or self._fails(life, letter)):
+        waits = delivery.offset in self._seen.stash
+        if waits and not got and (life.queue or life.troubled or self._fails(life, delivery)):
             life.troubled = True
-            life.queue.append(letter.offset)
+            life.queue.append(delivery.offset)
             return
         is_dead = 0 in got and got[0].topic == self._dead_letters
         error = (got[0].header("error-type") or b"").decode() if is_dead else ""
-        if life.queue and not (is_dead and (letter.sender is not None or error == "NoRoom")):
-            raise self._wrong("later commands wait behind a failed one", letter.offset, f"{life.queue[0]} still waits")
+        if life.queue and not (is_dead and (delivery.sender is not None or error == "NoRoom")):
+            raise self._wrong(
+                "later commands wait behind a failed one", delivery.offset, f"{life.queue[0]} still waits"
+            )
         if is_dead:
             allowed = {"Parked", "Dropped"} if life.troubled else set[str]()
-            if letter.offset in self._seen.deadly:
+            if delivery.offset in self._seen.deadly:
                 allowed.add("Quarantined")
-            if not life.queue and (errors := self._errors(life, letter)):
+            if not life.queue and (errors := self._errors(life, delivery)):
                 life.troubled = True
                 allowed |= {*errors, "Dropped"}  # It may have been parked, and dropped by an operator.
             if self._seen.overflows and life.troubled:
                 allowed.add("NoRoom")
-            self._check_dead(letter, letter.value, raw_key, got, frozenset(allowed))
+            self._check_dead(delivery, delivery.value, raw_key, got, frozenset(allowed))
             return
         if waits:
-            raise self._wrong("nothing waits that was handled", letter.offset, f"waits and made {len(got)} records")
-        life.troubled = life.troubled or letter.offset in self._seen.raised
-        decision = self._applied(life, letter, got)
+            raise self._wrong("nothing waits that was handled", delivery.offset, f"waits and made {len(got)} records")
+        life.troubled = life.troubled or delivery.offset in self._seen.raised
+        decision = self._applied(life, delivery, got)
         if decision.rejected:
             return
         life.state, life.data = decision.state, decision.data
-        life.journal += [letter.offset] * len(decision.events)
+        life.journal += [delivery.offset] * len(decision.events)
 
-    def _applied(self, life: Life, letter: Envelope, got: Mapping[int, Record]) -> Decision:
+    def _applied(self, life: Life, delivery: Envelope, got: Mapping[int, Record]) -> Decision:
         """Return the decision that the log shows, at whatever attempt it was made."""
         expected: Decision | Exception | None = None
         attempts = 1
         while attempts <= _ATTEMPTS_MAX:
-            outcome = self._decide(life, letter, attempts)
-            if isinstance(outcome, Decision) and _matches(list(self._outputs(letter, outcome)), got):
+            outcome = self._decide(life, delivery, attempts)
+            if isinstance(outcome, Decision) and _matches(list(self._outputs(delivery, outcome)), got):
                 life.troubled = life.troubled or attempts > 1
                 return outcome
             expected = expected or outcome
-            if isinstance(outcome, Decision) and letter.offset not in self._seen.raised:
+            if isinstance(outcome, Decision) and delivery.offset not in self._seen.raised:
                 break
             attempts += 1
         shown = {index: (record.topic, record.key, record.value) for index, record in got.items()}
         if isinstance(expected, Decision):
-            wanted: object = list(self._outputs(letter, expected))
+            wanted: object = list(self._outputs(delivery, expected))
         else:
             wanted = expected
-        raise self._wrong("every command has its effects, once", letter.offset, f"made {shown}, expected {wanted}")
+        raise self._wrong("every command has its effects, once", delivery.offset, f"made {shown}, expected {wanted}")
 
-    def _decide(self, life: Life, letter: Envelope, attempt: int) -> Decision | Exception:
+    def _decide(self, life: Life, delivery: Envelope, attempt: int) -> Decision | Exception:
         try:
             return decide(
-                self._role.behaviour, life.state, life.data, letter, self._directory,
-                cause=f"{self._prefix}{letter.offset}", attempt=attempt, bytes_max=1_000_000,
+                self._hosted.behaviour, life.state, life.data, delivery, self._directory,
+                cause=f"{self._prefix}{delivery.offset}", attempt=attempt, bytes_max=1_000_000,
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001  whatever user code raises
-            life.state = self._role.behaviour.state_decode(life.data)  # It may have been changed in place.
+            life.state = self._hosted.behaviour.state_decode(life.data)  # It may have been changed in place.
             return error
 
-    def _fails(self, life: Life, letter: Envelope) -> bool:
-        return letter.offset in self._seen.raised or isinstance(self._decide(life, letter, 1), Exception)
+    def _fails(self, life: Life, delivery: Envelope) -> bool:
+        return delivery.offset in self._seen.raised or isinstance(self._decide(life, delivery, 1), Exception)
 
-    def _errors(self, life: Life, letter: Envelope) -> set[str]:
+    def _errors(self, life: Life, delivery: Envelope) -> set[str]:
         """Return the error types that this command's dead letter may name."""
-        found = set(_INJECTED) if letter.offset in self._seen.raised else set[str]()
+        found = set(_INJECTED) if delivery.offset in self._seen.raised else set[str]()
         for attempt in range(1, _ATTEMPTS_MAX):
-            outcome = self._decide(life, letter, attempt)
+            outcome = self._decide(life, delivery, attempt)
             if not isinstance(outcome, Exception):
                 break
             found.add(qualified_name(type(outcome)))
         return found
 
-    def _outputs(self, letter: Envelope, decision: Decision) -> Iterator[Output]:
-        codec = self._role.codec
+    def _outputs(self, delivery: Envelope, decision: Decision) -> Iterator[Output]:
+        codec = self._hosted.codec
         for data in decision.events:
-            yield Output(codec.events, letter.key.encode(), data)
+            yield Output(codec.events, delivery.key.encode(), data)
         for output, data in zip(decision.outputs, decision.sent, strict=True):
             match output:
                 case Tell(handler, key):
@@ -194,12 +196,12 @@ class Model:
                     yield Output(topic, None if key is None else key.encode(), data)
                 case Reply(to, _):
                     yield _reply(to, data)
-        if decision.reply is not None and letter.sender is not None:
-            yield _reply(letter.sender, decision.reply_data)
+        if decision.reply is not None and delivery.sender is not None:
+            yield _reply(delivery.sender, decision.reply_data)
 
     def _check_dead(
         self,
-        letter: Envelope | Undecodable,
+        delivery: Envelope | Undecodable,
         value: bytes | None,
         key: bytes | None,
         got: Mapping[int, Record],
@@ -207,14 +209,14 @@ class Model:
     ) -> None:
         """Hold a dead letter against its command: the bytes, the error if it is known, and whoever asked is told."""
         expected = [Output(self._dead_letters, key, value)]
-        if letter.sender is not None:
-            expected.append(_reply(letter.sender, None))
+        if delivery.sender is not None:
+            expected.append(_reply(delivery.sender, None))
         if not _matches(expected, got):
             shown = {index: (record.topic, record.key, record.value) for index, record in got.items()}
-            raise self._wrong("a dead letter is complete", letter.offset, f"made {shown}, expected {expected}")
+            raise self._wrong("a dead letter is complete", delivery.offset, f"made {shown}, expected {expected}")
         error = (got[0].header("error-type") or b"").decode()
         if allowed is not None and error not in allowed:
-            raise self._wrong("nothing is given up without a reason", letter.offset, f"is a dead letter for {error}")
+            raise self._wrong("nothing is given up without a reason", delivery.offset, f"is a dead letter for {error}")
         self.dead += 1
 
     def _wrong(self, rule: str, offset: int, detail: str) -> Violation:

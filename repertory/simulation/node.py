@@ -13,14 +13,12 @@ from repertory.bridge.region import Escalated
 from repertory.bridge.worker import worker_policy
 from repertory.simulation.pending import Pending
 from repertory.simulation.virtual import Violation
-from repertory.simulation.watch import Watch
-from repertory.simulation.worker import Killed, Kit, Worker
+from repertory.simulation.watch import SupervisionMonitor
+from repertory.simulation.worker import Killed, Kit, SimulatedWorker
 from repertory.supervision import (
     Add,
-    Command,
     Due,
     Escalate,
-    Event,
     Exited,
     Failed,
     Failure,
@@ -28,12 +26,14 @@ from repertory.supervision import (
     Started,
     Stop,
     Tree,
+    TreeCommand,
+    TreeEvent,
     TreePhase,
     WakeAfter,
     step,
 )
 
-logger = logging.getLogger("understudy.simulation")
+logger = logging.getLogger("repertory.simulation")
 
 #: Of the traceback of an error that is the runtime's own.
 _FRAMES_MAX = 50
@@ -41,23 +41,23 @@ _FRAMES_MAX = 50
 _NODE_RESTART_S = 1.0
 
 
-class Node:
+class SimulatedNode:
     """Its workers, under ``supervision.machine`` as the Guardian runs it; see ``supervision.process.guardian``."""
 
     def __init__(self, kit: Kit) -> None:
         self._kit = kit
-        self.workers: dict[str, Worker] = {}
+        self.workers: dict[str, SimulatedWorker] = {}
         #: Commits of dead workers that are still on their way.
-        self.orphans: list[tuple[Pending, Worker]] = []
+        self.orphans: list[tuple[Pending, SimulatedWorker]] = []
         self._due: dict[Due, float] = {}
-        self._queue: deque[Event] = deque()
+        self._queue: deque[TreeEvent] = deque()
         self.tree = Tree(worker_policy(kit.swarm.workers_policy), kit.swarm.strategies[1])
-        self._watch = Watch("workers", kit.probes)
+        self._monitor = SupervisionMonitor("workers", kit.probes)
         self._restart_s: float | None = None
         self._run = 1
         #: Whether the whole node goes down with the next worker that dies within a handler.
         self.is_fragile = False
-        self.turning: Worker | None = None
+        self.turning: SimulatedWorker | None = None
 
     def begin(self, names: list[str]) -> None:
         """Start, with these workers."""
@@ -66,7 +66,7 @@ class Node:
 
     # --- supervision ------------------------------------------------------------------------------------------
 
-    def supervise(self, event: Event) -> None:
+    def supervise(self, event: TreeEvent) -> None:
         """Hand one event to the machine and carry out its commands, before any event that these bring about."""
         self._queue.append(event)
         if len(self._queue) > 1:
@@ -74,17 +74,17 @@ class Node:
         while self._queue:
             now_s, before = self._kit.clock.monotonic_s(), self.tree
             self.tree, commands = step(before, self._queue[0], now_s)
-            self._watch.saw(before, self._queue[0], self.tree, commands, now_s)
+            self._monitor.saw(before, self._queue[0], self.tree, commands, now_s)
             for command in commands:
                 self._carry_out(command, now_s)
             self._queue.popleft()
 
-    def _carry_out(self, command: Command, now_s: float) -> None:
+    def _carry_out(self, command: TreeCommand, now_s: float) -> None:
         match command:
             case Start(child, incarnation):
                 if old := self.workers.get(child):
                     self._end(old)
-                self.workers[child] = Worker(self._kit, child, incarnation)
+                self.workers[child] = SimulatedWorker(self._kit, child, incarnation)
                 self._queue.append(Started(child, incarnation))
             case Stop(child, incarnation):
                 worker = self.workers.get(child)
@@ -99,7 +99,7 @@ class Node:
             case _:
                 assert_never(command)
 
-    def _stop(self, worker: Worker) -> None:
+    def _stop(self, worker: SimulatedWorker) -> None:
         """Let a worker drain and leave; one that does not answer is killed."""
         clock = self._kit.clock
         try:
@@ -114,18 +114,18 @@ class Node:
             pass
         self._end(worker)
 
-    def _end(self, worker: Worker) -> None:
+    def _end(self, worker: SimulatedWorker) -> None:
         """End a worker as SIGKILL does; what it has sent is on its way, and kills nobody else. Nobody dies twice."""
         if worker.ended:
             return
         worker.ended, worker.kill_at = True, None
         self.workers.pop(worker.name, None)
         self.orphans += [(pending, worker) for pending in worker.log.pending]
-        if worker.mark[COMMAND]:
-            self._kit.dead.append(worker.mark)
+        if worker.in_flight[COMMAND]:
+            self._kit.dead.append(worker.in_flight)
         worker.log.abandon()
 
-    def fail(self, worker: Worker, failure: Failure) -> None:
+    def fail(self, worker: SimulatedWorker, failure: Failure) -> None:
         """End a worker, and tell the supervisor why and that it is gone."""
         self._end(worker)
         self.supervise(Failed(worker.name, worker.incarnation, self.tree.policy.of_one_gone(failure)))
@@ -136,7 +136,7 @@ class Node:
         """The name of this run: whatever its memory holds is gone with it."""
         return f"node/{self._run}"
 
-    def kill(self, worker: Worker, why: str) -> None:
+    def kill(self, worker: SimulatedWorker, why: str) -> None:
         """Kill a worker."""
         self.fail(worker, Failure("Killed", why, f"{worker.name}#{worker.incarnation}"))
 
@@ -181,10 +181,10 @@ class Node:
         names = [child.name for child in self.tree.children]
         self._due.clear()
         self.tree = Tree(self.tree.policy, self.tree.strategy)
-        self._watch = Watch("workers", self._kit.probes)
+        self._monitor = SupervisionMonitor("workers", self._kit.probes)
         self.begin(names)
 
-    def turn(self, worker: Worker) -> bool:
+    def turn(self, worker: SimulatedWorker) -> bool:
         """Let a worker do one turn of its loop; tell whether it did anything."""
         if worker.asleep_until_s > self._kit.clock.monotonic_s():
             return False
@@ -207,7 +207,7 @@ class Node:
             raise Violation("the runtime does not fail by itself", f"{where}: {trace}") from error
         finally:
             self.turning = None
-        if self.is_fragile and worker.mark[COMMAND]:
+        if self.is_fragile and worker.in_flight[COMMAND]:
             self._kit.probes["a command took its node down"] += 1
             self.lose()
         else:

@@ -13,8 +13,8 @@ import msgspec
 from repertory.bridge.log.port import Reader
 from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.check import Scan
-from repertory.simulation.choices import Replayed, Seeded, Source, Tape
-from repertory.simulation.clients import Told
+from repertory.simulation.choices import FromTape, Seeded, Source, Tape
+from repertory.simulation.clients import ClientCommand
 from repertory.simulation.swarm import FAULTS
 from repertory.simulation.virtual import Violation
 from repertory.simulation.world import World
@@ -25,7 +25,7 @@ VERIFIED_EVERY = 10
 #: More than a run ever needs: who makes more makes them without end.
 WORKLOAD_MAX = 10_000
 
-Commands = Callable[[random.Random], Iterable[Told]]
+Commands = Callable[[random.Random], Iterable[ClientCommand]]
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -63,7 +63,7 @@ class Result(msgspec.Struct, frozen=True):
     cpu_s: float = 0.0
 
 
-def drawn(commands: Commands, seed: int) -> list[Told]:
+def drawn(commands: Commands, seed: int) -> list[ClientCommand]:
     """Return a workload. Raises ValueError if it has no end."""
     workload = list(itertools.islice(commands(random.Random(seed)), WORKLOAD_MAX + 1))  # noqa: S311  reproducible
     if len(workload) > WORKLOAD_MAX:
@@ -82,7 +82,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     invariant: Invariant = no_invariant
     kinds: tuple[str, ...] = tuple(FAULTS)
 
-    def workload(self, seed: int) -> list[Told]:
+    def workload(self, seed: int) -> list[ClientCommand]:
         """Return what the clients send with this seed. Raises ValueError if that has no end."""
         return drawn(self.commands, seed)
 
@@ -94,11 +94,11 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
             error.add_note(f"while seed {seed} was simulated")
             raise
 
-    def replay(self, seed: int, commands: Sequence[Told], tape: Tape) -> Result:
+    def replay(self, seed: int, commands: Sequence[ClientCommand], tape: Tape) -> Result:
         """Run again with other choices or fewer commands."""
-        return self._run(seed, commands, Replayed(tape))
+        return self._run(seed, commands, FromTape(tape))
 
-    def _run(self, seed: int, commands: Sequence[Told], source: Source) -> Result:
+    def _run(self, seed: int, commands: Sequence[ClientCommand], source: Source) -> Result:
         started_s = time.process_time()
         world = World(self.system, commands, source, self.kinds)
         scan = Scan(world)
@@ -128,12 +128,12 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _verify(world: World) -> None:
-    """Ask ``understudy verify``, which knows nothing of what was injected, for a second opinion."""
+    """Ask ``repertory verify``, which knows nothing of what was injected, for a second opinion."""
     report = verify(world.reader, world.system)
     for check in report.checks:
         if not check.ok:
             offenders = "; ".join(map(str, check.offenders))
-            raise Violation("understudy verify finds nothing wrong", f"{check.name}: {offenders}")
+            raise Violation("repertory verify finds nothing wrong", f"{check.name}: {offenders}")
 
 
 class Totals(msgspec.Struct):

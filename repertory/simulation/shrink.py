@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from repertory.simulation.choices import Tape
-from repertory.simulation.clients import Told
+from repertory.simulation.clients import ClientCommand
 from repertory.simulation.runs import Result, Scenario
 
 #: Runs that a minimisation may take; each is shorter than the first.
@@ -25,7 +25,7 @@ class Minimised:
         self._scenario, self._rule, self._left = scenario, result.rule, runs_max
         self.result = result
         self.tape: Tape = dict(result.tape)
-        self.commands: Sequence[Told] = scenario.workload(result.seed)
+        self.commands: Sequence[ClientCommand] = scenario.workload(result.seed)
         steps = sorted({step for step, _, _ in self.tape})
         self._reduce(steps, lambda kept: self._fails(self._only(kept), self.commands))
         self._reduce(list(self.commands), lambda kept: self._fails(self.tape, kept))
@@ -36,7 +36,7 @@ class Minimised:
         kept = frozenset(steps)
         return {place: chosen for place, chosen in self.tape.items() if place[0] in kept}
 
-    def _fails(self, tape: Tape, commands: Sequence[Told]) -> bool:
+    def _fails(self, tape: Tape, commands: Sequence[ClientCommand]) -> bool:
         """Run; keep it if it breaks the same promise."""
         if self._left <= 0:
             return False

@@ -16,9 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.api import silence
 from repertory.simulation.check import Scan
-from repertory.simulation.choices import Place, Replayed
-from repertory.simulation.clients import Told
-from repertory.simulation.operator import Operator
+from repertory.simulation.choices import FromTape, Place
+from repertory.simulation.clients import ClientCommand
+from repertory.simulation.fault_injector import FaultInjector
 from repertory.simulation.runs import WORKLOAD_MAX, Commands, Invariant, Outcome, drawn, no_invariant
 from repertory.simulation.swarm import FAULTS
 from repertory.simulation.world import World
@@ -50,7 +50,7 @@ class Drawn:
     """A configuration from a tape, and after that what a list says."""
 
     def __init__(self, configuration: dict[Place, int]) -> None:
-        self._first, self.then = Replayed(configuration), Listed()
+        self._first, self.then = FromTape(configuration), Listed()
 
     def below(self, limit: int, place: Place) -> int:
         """See ``Source``."""
@@ -65,7 +65,7 @@ class Simulation(RuleBasedStateMachine):
     """One example is one run. Made by :func:`state_machine`."""
 
     system: ClassVar[ActorSystem]
-    workload: ClassVar[Sequence[Told]]
+    workload: ClassVar[Sequence[ClientCommand]]
     invariant_holds: ClassVar[Invariant]
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Simulation(RuleBasedStateMachine):
         self.source = Drawn({(0, name, 0): value for name, value in values.items()})
         with silence():
             self.world = World(self.system, [], self.source, tuple(FAULTS))
-        self.operator = Operator(self.world)
+        self.injector = FaultInjector(self.world)
 
     @rule(which=st.lists(st.integers(0, WORKLOAD_MAX - 1), min_size=1, max_size=8))
     def send(self, which: list[int]) -> None:
@@ -110,7 +110,7 @@ class Simulation(RuleBasedStateMachine):
         self.world.begin_step()
         self.source.then.numbers = list(numbers)
         with silence():
-            self.operator.do(kind)
+            self.injector.do(kind)
         self.source.then.numbers = []
 
     def teardown(self) -> None:

@@ -7,19 +7,19 @@ from collections import Counter
 from repertory.simulation.virtual import Violation
 from repertory.supervision import (
     Child,
-    Command,
+    ChildPhase,
     Directive,
     Due,
     Escalate,
-    Event,
     Exited,
     Failed,
-    Phase,
     Start,
     Started,
     Stop,
     Strategy,
     Tree,
+    TreeCommand,
+    TreeEvent,
     TreePhase,
     WakeAfter,
 )
@@ -28,7 +28,7 @@ from repertory.supervision import (
 _EDGE_S = 1e-6
 
 
-class Watch:
+class SupervisionMonitor:
     """Is told of every step of one tree. Raises Violation for I12 (stale incarnations) and I15 (restart intensity)."""
 
     def __init__(self, name: str, probes: Counter[str]) -> None:
@@ -36,7 +36,7 @@ class Watch:
         self._restarts: list[float] = []
         self._started = 0
 
-    def saw(self, before: Tree, event: Event, after: Tree, commands: tuple[Command, ...], now_s: float) -> None:
+    def saw(self, before: Tree, event: TreeEvent, after: Tree, commands: tuple[TreeCommand, ...], now_s: float) -> None:
         """Check one step."""
         if isinstance(event, Started | Failed | Exited | Due):
             self._check_stale(before, event, after, commands)
@@ -61,7 +61,7 @@ class Watch:
         before: Tree,
         event: Started | Failed | Exited | Due,
         after: Tree,
-        commands: tuple[Command, ...],
+        commands: tuple[TreeCommand, ...],
     ) -> None:
         child: Child = before.child(event.child)
         if child.incarnation == event.incarnation > 0:
@@ -83,8 +83,8 @@ class Watch:
             case Strategy.REST_FOR_ONE:
                 fated = set(names[names.index(failed) :])
         for child in before.children:
-            if child.name != failed and child.phase in (Phase.STARTING, Phase.RUNNING):
-                stopped = after.child(child.name).phase is Phase.RESTARTING
+            if child.name != failed and child.phase in (ChildPhase.STARTING, ChildPhase.RUNNING):
+                stopped = after.child(child.name).phase is ChildPhase.RESTARTING
                 if stopped != (child.name in fated):
                     what = "was stopped" if stopped else "goes on"
                     raise Violation(
@@ -102,7 +102,7 @@ class Watch:
                 f"{self._name}: {len(self._restarts)} restarts in {policy.within_s:g} s, {policy.max_restarts} allowed",
             )
 
-    def _check_spent(self, before: Tree, event: Event, now_s: float) -> None:
+    def _check_spent(self, before: Tree, event: TreeEvent, now_s: float) -> None:
         """Nobody gives up before the budget is spent, unless the failure itself says so."""
         policy = before.policy
         if isinstance(event, Failed) and policy.directive_of(event.failure) is Directive.ESCALATE:

@@ -12,15 +12,15 @@ from repertory.actors.shard.shard import COMMAND, SHARD
 from repertory.bridge.log.port import Member
 from repertory.bridge.loop import ShardLoop
 from repertory.bridge.node.in_flight import PID
-from repertory.bridge.region import Role, ShardRegion
+from repertory.bridge.region import HostedEntity, ShardRegion
 from repertory.bridge.system.system import ActorSystem
+from repertory.simulation.commit_monitor import CommitMonitor
 from repertory.simulation.faulty_log import FaultyLog
-from repertory.simulation.ledger import Ledger
-from repertory.simulation.mortal import MortalBackend, Passed
+from repertory.simulation.killable import KillableBackend, Passed
 from repertory.simulation.swarm import Swarm
 from repertory.simulation.virtual import VirtualClock
-from repertory.simulation.watch import Watch
-from repertory.supervision import Command, Event, Tree, WakeAfter
+from repertory.simulation.watch import SupervisionMonitor
+from repertory.supervision import Tree, TreeCommand, TreeEvent, WakeAfter
 
 
 class Killed(BaseException):
@@ -32,10 +32,10 @@ class Kit(msgspec.Struct, frozen=True):
 
     system: ActorSystem
     swarm: Swarm
-    backend: MortalBackend
+    backend: KillableBackend
     clock: VirtualClock
-    ledger: Ledger
-    roles: dict[str, Role]
+    monitor: CommitMonitor
+    hosted_entities: dict[str, HostedEntity]
     directory: Directory
     report: Callable[..., None]
     probes: Counter[str]
@@ -47,32 +47,32 @@ class Kit(msgspec.Struct, frozen=True):
     def deaths(self, shard: int) -> list[tuple[int, int]]:
         """See ``Marks``."""
         found = []
-        for mark in self.dead:
-            if mark[SHARD] == shard and mark[COMMAND]:
-                found.append((mark[COMMAND] - 1, mark[PID]))
-                mark[COMMAND] = 0
-        self.dead[:] = [mark for mark in self.dead if mark[COMMAND]]
+        for in_flight in self.dead:
+            if in_flight[SHARD] == shard and in_flight[COMMAND]:
+                found.append((in_flight[COMMAND] - 1, in_flight[PID]))
+                in_flight[COMMAND] = 0
+        self.dead[:] = [in_flight for in_flight in self.dead if in_flight[COMMAND]]
         return found
 
 
 class WatchedRegion(ShardRegion):
     """A region whose supervision is checked at every step."""
 
-    def __init__(self, kit: Kit, tree: Tree, mark: list[int], passed: Passed) -> None:
-        super().__init__(kit.roles, tree, kit.directory, kit.system.limits(), mark, kit.owner())
-        self._watch, self._passed = Watch("shards", kit.probes), passed
+    def __init__(self, kit: Kit, tree: Tree, in_flight: list[int], passed: Passed) -> None:
+        super().__init__(kit.hosted_entities, tree, kit.directory, kit.system.limits(), in_flight, kit.owner())
+        self._monitor, self._passed = SupervisionMonitor("shards", kit.probes), passed
 
-    def supervise(self, event: Event, now_s: float) -> tuple[Command, ...]:
+    def supervise(self, event: TreeEvent, now_s: float) -> tuple[TreeCommand, ...]:
         """See ``ShardRegion``."""
         before = self.tree
         commands = super().supervise(event, now_s)
-        self._watch.saw(before, event, self.tree, commands, now_s)
+        self._monitor.saw(before, event, self.tree, commands, now_s)
         if any(isinstance(command, WakeAfter) for command in commands):
             self._passed("K20")
         return commands
 
 
-class Worker:
+class SimulatedWorker:
     """One incarnation of a worker process."""
 
     def __init__(self, kit: Kit, name: str, incarnation: int) -> None:
@@ -82,11 +82,13 @@ class Worker:
         inner = kit.backend.log_of(member, kit.system.commands_topics(), self.fault_point)
         swarm = kit.swarm
         self.log = FaultyLog(
-            inner, kit.backend.appender(), f"{name}#{incarnation}", kit.clock, kit.ledger, self.fault_point,
+            inner, kit.backend.appender(), f"{name}#{incarnation}", kit.clock, kit.monitor, self.fault_point,
             piece=swarm.piece, events=swarm.events, markers=swarm.markers,
         )  # fmt: skip
-        self.mark = [incarnation, 0, 0]
-        self.region = WatchedRegion(kit, Tree(swarm.shards, swarm.strategies[0], slot), self.mark, self.fault_point)
+        self.in_flight = [incarnation, 0, 0]
+        self.region = WatchedRegion(
+            kit, Tree(swarm.shards, swarm.strategies[0], slot), self.in_flight, self.fault_point
+        )
         self.loop = ShardLoop(
             self.log,
             self.region,
@@ -114,6 +116,6 @@ class Worker:
 
     def next_s(self, now_s: float) -> float | None:
         """Return when this worker has something to do by itself."""
-        patience_s = self.region.patience_s(now_s, self._kit.clock.epoch_ms)
-        instants = [self.log.next_s(), None if patience_s is None else now_s + patience_s]
+        next_due_in_s = self.region.next_due_in_s(now_s, self._kit.clock.epoch_ms)
+        instants = [self.log.next_s(), None if next_due_in_s is None else now_s + next_due_in_s]
         return min((each for each in instants if each is not None), default=None)

@@ -18,18 +18,18 @@ from repertory.bridge import topics
 from repertory.bridge.hooked import hooked
 from repertory.bridge.log.record import Record
 from repertory.bridge.loop import DOUBT
-from repertory.bridge.region import Phase
+from repertory.bridge.region import ShardPhase
 from repertory.bridge.system.system import ActorSystem, PartitionCounts
 from repertory.simulation.choices import Choices, Source
-from repertory.simulation.clients import Clients, Told
-from repertory.simulation.handlers import Curses
-from repertory.simulation.ledger import Ledger
-from repertory.simulation.mortal import MortalBackend
-from repertory.simulation.node import Node
+from repertory.simulation.clients import ClientCommand, Clients
+from repertory.simulation.commit_monitor import CommitMonitor
+from repertory.simulation.handler_faults import HandlerFaults
+from repertory.simulation.killable import KillableBackend
+from repertory.simulation.node import SimulatedNode
 from repertory.simulation.swarm import Swarm, draw, simulated
 from repertory.simulation.virtual import Violation, VirtualClock
-from repertory.simulation.worker import Killed, Kit, Worker
-from repertory.supervision import Phase as Supervised
+from repertory.simulation.worker import Killed, Kit, SimulatedWorker
+from repertory.supervision import ChildPhase
 
 #: After the faults all must be done within this virtual time, and within so many turns.
 LIVENESS_S, LIVENESS_TURNS = 300.0, 6_000
@@ -38,41 +38,43 @@ STEPS_MAX = 400
 
 
 #: Phases of a supervised shard in which it must do nothing.
-_DOWN = (Supervised.WAITING, Supervised.READY, Supervised.STOPPED)
+_DOWN = (ChildPhase.WAITING, ChildPhase.READY, ChildPhase.STOPPED)
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class World:
     """Everything of one run. Made, stepped, healed, checked, closed: once."""
 
-    def __init__(self, system: ActorSystem, commands: Iterable[Told], source: Source, kinds: tuple[str, ...]) -> None:
+    def __init__(
+        self, system: ActorSystem, commands: Iterable[ClientCommand], source: Source, kinds: tuple[str, ...]
+    ) -> None:
         self.choices = Choices(source)
         self.swarm: Swarm = draw(self.choices, system.settings, kinds)
         self.system = simulated(system, self.swarm)
         self.clock = VirtualClock()
-        self.backend = MortalBackend("memory:", self.swarm.settings, clock=self.clock)
+        self.backend = KillableBackend("memory:", self.swarm.settings, clock=self.clock)
         self.system.prepare(self.backend)
         self.reader = self.backend.reader()
         self.probes: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.schedule: list[str] = []
         self.step_number = 0
-        self.curses = Curses(steady=self.swarm.settings.delivery == AT_LEAST_ONCE)
+        self.handler_faults = HandlerFaults(steady=self.swarm.settings.delivery == AT_LEAST_ONCE)
         counts = PartitionCounts(self.reader.partition_count, self.system.topic_specs())
         directory = Directory(hosted=self.system.hosted.__contains__, partition_count=counts)
         #: As the model uses them, and as the workers do: wrapped, so that handlers can be made to fail.
-        self.roles = self.system.roles(counts)
+        self.hosted_entities = self.system.hosted_entities(counts)
         self.directory = directory
-        states = {topic: role.codec.state for topic, role in self.roles.items()}
-        self.ledger = Ledger(self.reader, states)
-        self.ledger.probes = self.probes
+        states = {topic: hosted.codec.state for topic, hosted in self.hosted_entities.items()}
+        self.monitor = CommitMonitor(self.reader, states)
+        self.monitor.probes = self.probes
         self.clients = Clients(self.system, self.backend.appender(), commands)
         kit = Kit(
-            self.system, self.swarm, self.backend, self.clock, self.ledger,
-            {topic: hooked(role, self._before_handler) for topic, role in self.roles.items()},
+            self.system, self.swarm, self.backend, self.clock, self.monitor,
+            {topic: hooked(hosted, self._before_handler) for topic, hosted in self.hosted_entities.items()},
             directory, self._reported, self.probes, [], lambda: self.node.owner,
         )  # fmt: skip
-        self.node = Node(kit)
+        self.node = SimulatedNode(kit)
         self._kit = kit
         self._turn = self._idle = 0
         self._digest = hashlib.blake2b(digest_size=16)
@@ -84,9 +86,9 @@ class World:
         try:
             if (worker := self.node.turning) is not None:
                 worker.fault_point("K3")
-            self.curses.strike(cause, attempt)
+            self.handler_faults.strike(cause, attempt)
         except (Killed, MemoryError):
-            self.curses.deaths[cause] += 1
+            self.handler_faults.deaths[cause] += 1
             raise
 
     def _reported(self, event: str, **fields: object) -> None:
@@ -107,18 +109,18 @@ class World:
                 raise Violation("nobody is blamed for nothing", f"{where}: {reason}, but it runs")
             shard, _, offset = where.rpartition("@")
             entity, _, partition = shard.rpartition("/")
-            self.curses.deaths[f"{topics.commands_topic(self.system.name, entity)}/{partition}/{offset}"] += 1
+            self.handler_faults.deaths[f"{topics.commands_topic(self.system.name, entity)}/{partition}/{offset}"] += 1
 
     # --- phases -----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Run both phases. Raises Violation."""
-        from repertory.simulation.operator import Operator  # noqa: PLC0415  it works on a world
+        from repertory.simulation.fault_injector import FaultInjector  # noqa: PLC0415  it works on a world
 
-        operator = Operator(self)
+        injector = FaultInjector(self)
         while self.step_number < STEPS_MAX:
             self.begin_step()
-            operator.act()
+            injector.act()
             self.clients.send(self.swarm.burst)
             if not self.turn_one() and self.clients.done and self.left() is None:
                 break
@@ -142,7 +144,7 @@ class World:
                     worker.log.delay_s = (0.01, 0.2, 2.0)[self.choices.below(3, "slow-by")]
                 busy = self.node.turn(worker) or busy
                 self._check_turn(worker)
-        self._digest.update(f"{self.clock.monotonic_s():.6f}|{self.ledger.commits}|{busy}\n".encode())
+        self._digest.update(f"{self.clock.monotonic_s():.6f}|{self.monitor.commits}|{busy}\n".encode())
         self.clock.advance(self.swarm.step_s)
         self._idle = 0 if busy else self._idle + 1
         if self._idle < len(workers):
@@ -160,7 +162,7 @@ class World:
 
     def heal(self) -> None:
         """End all faults."""
-        self.curses.lift()
+        self.handler_faults.lift()
         self.node.is_fragile = False
         self.clock.skew_ms = 0
         for worker in self.node.workers.values():
@@ -195,46 +197,52 @@ class World:
     @property
     def lossless(self) -> bool:
         """Whether no command was given up, or is parked, because of a fault."""
-        return not (self.curses.raised or self.curses.deaths or self.faults["garbage"])
+        return not (self.handler_faults.raised or self.handler_faults.deaths or self.faults["garbage"])
 
     # --- what must always hold --------------------------------------------------------------------------------
 
-    def _check_turn(self, worker: Worker) -> None:
+    def _check_turn(self, worker: SimulatedWorker) -> None:
         """A shard that its supervisor lets wait, or has stopped, is down (I12)."""
         for child in worker.region.tree.children:
-            if child.phase in _DOWN and (seat := worker.region.named(child.name)) and seat.phase is not Phase.DOWN:
+            if (
+                child.phase in _DOWN
+                and (assigned := worker.region.named(child.name))
+                and assigned.phase is not ShardPhase.DOWN
+            ):
                 raise Violation(
                     "who is stopped stays down",
-                    f"{worker.name}: {seat.name} is {seat.phase.value}, {child.phase.value}",
+                    f"{worker.name}: {assigned.name} is {assigned.phase.value}, {child.phase.value}",
                 )
         if self.swarm.piece:
             self._check_bounds(worker)
 
-    def _check_bounds(self, worker: Worker) -> None:
+    def _check_bounds(self, worker: SimulatedWorker) -> None:
         """A mailbox holds no more than its bound and what one fetch brought on top of it (I19)."""
         limit = self.swarm.settings.mailbox_records_max + self.swarm.piece
-        for seat in worker.region:
-            if seat.shard is not None and len(seat.shard.mailbox) > limit:
-                raise Violation("mailboxes are bounded", f"{seat.name} holds {len(seat.shard.mailbox)} of {limit}")
+        for assigned in worker.region:
+            if assigned.shard is not None and len(assigned.shard.mailbox) > limit:
+                raise Violation(
+                    "mailboxes are bounded", f"{assigned.name} holds {len(assigned.shard.mailbox)} of {limit}"
+                )
 
     def left(self) -> str | None:
         """Say one thing that is still to be done, None if there is none."""
         owners: Counter[str] = Counter()
         for worker in self.node.workers.values():
-            for seat in worker.region:
-                owners[seat.name] += 1
-                if seat.phase is not Phase.RUNNING or seat.shard is None:
-                    return f"shard {seat.name} of {worker.name} is {seat.phase.value}"
-                if seat.in_flight is not None:
-                    return f"shard {seat.name} of {worker.name} has a commit under way"
-                if seat.shard.waiting.next_due_ms() is not None:
-                    return f"shard {seat.name} of {worker.name} has commands that wait for a restart"
-                if seat.shard.stalled is not None:
+            for assigned in worker.region:
+                owners[assigned.name] += 1
+                if assigned.phase is not ShardPhase.RUNNING or assigned.shard is None:
+                    return f"shard {assigned.name} of {worker.name} is {assigned.phase.value}"
+                if assigned.in_flight is not None:
+                    return f"shard {assigned.name} of {worker.name} has a commit under way"
+                if assigned.shard.stash.next_due_ms() is not None:
+                    return f"shard {assigned.name} of {worker.name} has commands that wait for a restart"
+                if assigned.shard.stalled is not None:
                     continue
-                end = self.reader.bounds(seat.place.topic, seat.place.partition)[1]
-                committed = self.reader.committed(self.system.name, *seat.place) or 0
+                end = self.reader.bounds(assigned.place.topic, assigned.place.partition)[1]
+                committed = self.reader.committed(self.system.name, *assigned.place) or 0
                 if committed < end:
-                    return f"shard {seat.name} of {worker.name} has handled {committed} of {end} commands"
+                    return f"shard {assigned.name} of {worker.name} has handled {committed} of {end} commands"
         if doubled := [name for name, count in owners.items() if count > 1]:  # One of them has not heard yet.
             return f"shard {doubled[0]} has {owners[doubled[0]]} owners"
         total = sum(hosted.partitions for hosted in self.system.hosted.values())

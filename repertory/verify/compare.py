@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from repertory.bridge.log.record import Record
 from repertory.verify.findings import Findings
-from repertory.verify.gather import DeadLetter
+from repertory.verify.gather import DeadLetterEntry
 from repertory.verify.produced import Made, Targets
 
 
@@ -38,7 +38,7 @@ def explain(targets: Targets, findings: Findings, record: Record, made: list[Mad
             )
 
 
-def is_given_up(dead: list[DeadLetter]) -> bool:
+def is_given_up(dead: list[DeadLetterEntry]) -> bool:
     """Whether a command is dead because processes died of it: its fate was another when it was decided before."""
     return any(letter.error == "Quarantined" for letter in dead)
 

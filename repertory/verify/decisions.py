@@ -19,7 +19,7 @@ from repertory.bridge.log.record import Record
 from repertory.verify.again import Again, Decider, Moment, Subject
 from repertory.verify.compare import equal, events_of, explain, is_given_up, without_doubles
 from repertory.verify.findings import Finding
-from repertory.verify.gather import DeadLetter
+from repertory.verify.gather import DeadLetterEntry
 from repertory.verify.produced import Made, without_failure
 from repertory.verify.sequence import Sequence
 
@@ -33,8 +33,8 @@ class Decisions:
         self, subject: Subject, moments: dict[str, Moment], sequence: Sequence | None, *, decides: bool
     ) -> None:
         self._subject, self._sequence = subject, sequence
-        self._source, self._books, self._findings = subject.source, subject.books, subject.findings
-        self._targets, self._codec = subject.gathered.targets, subject.role.codec
+        self._source, self._changelog, self._findings = subject.source, subject.changelog, subject.findings
+        self._targets, self._codec = subject.gathered.targets, subject.hosted.codec
         self._decider = Decider(subject, moments)
         #: Entities as they are now; one that is not there is at its beginning, ``unknown`` ones cannot be judged.
         self.moments = moments
@@ -43,15 +43,15 @@ class Decisions:
         #: Whether commands are decided again at all. The state of a stateful entity is known from its first command
         #: on or not at all, and only while the dead letters say which of them were not applied.
         is_cut = subject.low > 0 or subject.gathered.has_cut_dead_letters
-        shard = self._books.shard
+        shard = self._changelog.shard
         #: Whether this shard has worked at least once: then the same may stand there again, or already; which messages
         #: came again is only known from the first on.
         self._again = shard is not None and shard.epoch > 0
-        self.judges = decides and not (is_cut and (subject.role.behaviour.stateful or self._again))
+        self.judges = decides and not (is_cut and (subject.hosted.behaviour.stateful or self._again))
         self._next = 0 if shard is None else shard.next
         #: Key -> its first command that waits.
         self._blocked: dict[str, int] = {}
-        self._waits = set(self._books.waiting)
+        self._unmatched_stashed = set(self._changelog.stashed)
         #: Where the last output of a key to a partition stands.
         self._sent: dict[tuple[str, int], int] = {}
         self.fates: Counter[str] = Counter()
@@ -66,19 +66,19 @@ class Decisions:
                 self._stray(offset, made)
                 offset, made = next(produced, (None, []))
             if offset == record.offset:
-                letters = dead.pop(record.offset, [])
-                if not (self._again and is_given_up(letters)):
+                deliveries = dead.pop(record.offset, [])
+                if not (self._again and is_given_up(deliveries)):
                     made = without_doubles(self._targets, self._findings, made, again=self._again)
-                self._command(record, made, letters)
+                self._command(record, made, deliveries)
                 offset, made = next(produced, (None, []))
             else:
                 self._command(record, [], [])
         while offset is not None:
             self._stray(offset, made)
             offset, made = next(produced, (None, []))
-        for waiting in sorted(self._waits):
-            if waiting >= self._subject.low:
-                self._findings.waiting.wrong(self._books.place_of(waiting), "is of a command that is not there")
+        for stashed in sorted(self._unmatched_stashed):
+            if stashed >= self._subject.low:
+                self._findings.stashed.wrong(self._changelog.place_of(stashed), "is of a command that is not there")
 
     def _stray(self, offset: int, made: list[Made]) -> None:
         """Judge records whose command is not in the log."""
@@ -106,11 +106,11 @@ class Decisions:
 
     # --- one command ------------------------------------------------------------------------------------------
 
-    def _command(self, record: Record, made: list[Made], dead: list[DeadLetter]) -> None:
+    def _command(self, record: Record, made: list[Made], dead: list[DeadLetterEntry]) -> None:
         """Tell what became of a command, from the records that say so, and judge it by that."""
         self._findings.completeness.looked_at += 1
-        waits = record.offset in self._waits
-        self._waits.discard(record.offset)
+        waits = record.offset in self._unmatched_stashed
+        self._unmatched_stashed.discard(record.offset)
         if record.offset >= self._next:
             self._not_handled(record, made, waits=waits)
         elif dead:
@@ -118,7 +118,7 @@ class Decisions:
                 self._findings.completeness.wrong(record, "is a dead letter, and it waits as well")
             self._dead_letter(record, made, dead)
         elif waits:
-            self._waiting(record, made)
+            self._stashed(record, made)
         else:
             self._handled(record, made)
 
@@ -130,30 +130,30 @@ class Decisions:
             said = f"is of command {record.offset}, and the shard record says {self._next} is next"
             self._findings.atomicity.wrong(self._targets.place(each), said)
         if waits:
-            self._findings.waiting.wrong(record, f"waits, and the shard record says {self._next} is next")
+            self._findings.stashed.wrong(record, f"waits, and the shard record says {self._next} is next")
 
-    def _dead_letter(self, record: Record, made: list[Made], dead: list[DeadLetter]) -> None:
+    def _dead_letter(self, record: Record, made: list[Made], dead: list[DeadLetterEntry]) -> None:
         """A dead letter holds the command as it came; whoever asked was told."""
         self.fates["dead-lettered"] += 1
-        wrong, letter = self._findings.dead.wrong, self._codec.decode(record)
+        wrong, delivery = self._findings.dead.wrong, self._codec.decode(record)
         told, *others = dead
         for other in others:
             if other.nth != told.nth:
                 wrong(other.place, f"is a second dead letter of command {record.offset}")
-        key = letter.key.encode() if isinstance(letter, Envelope) else letter.key
-        outputs = [DeadLettered(key, letter.value, letter.headers, "", "", 0, record.offset, 0)]
+        key = delivery.key.encode() if isinstance(delivery, Envelope) else delivery.key
+        outputs = [DeadLettered(key, delivery.value, delivery.headers, "", "", 0, record.offset, 0)]
         answers = []
-        if letter.sender is not None:
+        if delivery.sender is not None:
             data = encode(Undelivered(reason=f"{told.error}: {told.reason}"))
-            answers = [Replied(letter.sender, data, record.offset, 1)]
+            answers = [Replied(delivery.sender, data, record.offset, 1)]
         expected = self._decider.encoded([*outputs, *answers], record.offset)
         if hash((expected[0].key, expected[0].value, without_failure(expected[0].headers))) != told.digest:
             wrong(told.place, f"is not the command {self._name(record.offset)} as it came")
         if told.nth != 0 or not told.error or not told.attempts.isdigit() or told.attempts == "0":
             said = f"error {told.error!r:.100}, {told.attempts!r:.100} attempts, output {told.nth}"
             wrong(told.place, f"is none as a shard writes it: {said}")
-        if self._decides and isinstance(letter, Undecodable) and letter.error != told.error:
-            wrong(told.place, f"says {told.error}, but its command cannot be decoded: {letter.error}")
+        if self._decides and isinstance(delivery, Undecodable) and delivery.error != told.error:
+            wrong(told.place, f"says {told.error}, but its command cannot be decoded: {delivery.error}")
         rest = [each for each in made if each.nth != told.nth]
         due = [self._decider.made(output, index) for index, output in enumerate(expected[1:], 1)]
         if self._again and is_given_up(dead):  # What it sent before may have left.
@@ -162,47 +162,47 @@ class Decisions:
         if not equal(rest, due):
             explain(self._targets, self._findings, record, rest, due, "a dead letter")
 
-    def _waiting(self, record: Record, made: list[Made]) -> None:
+    def _stashed(self, record: Record, made: list[Made]) -> None:
         """What waits is the command as it came, and has made nothing."""
-        kept = self._books.waiting[record.offset]
+        kept = self._changelog.stashed[record.offset]
         key = (record.key or b"").decode(errors="backslashreplace")
         first = self._blocked.setdefault(key, record.offset)
-        self.fates["parked" if self._books.waiting[first].parked else "waiting"] += 1
+        self.fates["parked" if self._changelog.stashed[first].parked else "stashed"] += 1
         as_it_came = (key, record.value, record.headers, record.timestamp_ms)
         if (kept.key, kept.value, kept.headers, kept.timestamp_ms) != as_it_came:
-            place = self._books.place_of(record.offset)
-            self._findings.waiting.wrong(place, f"is not the command {self._name(record.offset)} as it came")
+            place = self._changelog.place_of(record.offset)
+            self._findings.stashed.wrong(place, f"is not the command {self._name(record.offset)} as it came")
         for each in made:
             self._findings.completeness.wrong(self._targets.place(each), f"is of command {record.offset}, which waits")
 
     def _handled(self, record: Record, made: list[Made]) -> None:
         """Neither dead nor waiting: it was applied or rejected, or an operator said it."""
-        letter = self._codec.decode(record)
-        if isinstance(letter, Undecodable):
+        delivery = self._codec.decode(record)
+        if isinstance(delivery, Undecodable):
             if self._decides:
-                self._must_be_dead(record, made, f"cannot be decoded ({letter.reason:.300})")
+                self._must_be_dead(record, made, f"cannot be decoded ({delivery.reason:.300})")
             return
-        if isinstance(letter.message, CONTROL):
+        if isinstance(delivery.message, CONTROL):
             self.fates["of an operator"] += 1
-            answers = [] if letter.sender is None else [Replied(letter.sender, _DONE, record.offset, 0)]
+            answers = [] if delivery.sender is None else [Replied(delivery.sender, _DONE, record.offset, 0)]
             outputs = self._decider.encoded([*answers], record.offset)
             due = [self._decider.made(output, 0) for output in outputs]
             explain(self._targets, self._findings, record, made, due, "what an operator says")
             return
-        here = partition_of(letter.key.encode(), self._subject.role.partitions)
+        here = partition_of(delivery.key.encode(), self._subject.hosted.partitions)
         if here != self._source.partition:
             self._must_be_dead(record, made, f"belongs on partition {here}")
-        elif (first := self._blocked.get(letter.key)) is not None:
+        elif (first := self._blocked.get(delivery.key)) is not None:
             if self._may_be_dead(made):
                 return
-            self.unknown.add(letter.key)
+            self.unknown.add(delivery.key)
             if made:
                 self._findings.order.wrong(record, f"was applied, while command {first} of its key waits")
             else:
                 self._findings.completeness.wrong(record, f"left nothing, while command {first} of its key waits")
         else:
-            self._order_of_outputs(letter.key, made)
-            self._decided(record, letter, made)
+            self._order_of_outputs(delivery.key, made)
+            self._decided(record, delivery, made)
 
     def _must_be_dead(self, record: Record, made: list[Made], why: str) -> None:
         if self._may_be_dead(made):
@@ -232,15 +232,15 @@ class Decisions:
 
     # --- again ------------------------------------------------------------------------------------------------
 
-    def _decided(self, record: Record, letter: Envelope, made: list[Made]) -> None:
+    def _decided(self, record: Record, delivery: Envelope, made: list[Made]) -> None:
         """Decide a command again, compare, and go on with the state that follows."""
-        key = letter.key
+        key = delivery.key
         if not self.judges or key in self.unknown:
             self._findings.decisions.unverifiable += 1
             self.fates["not decided again"] += 1
             return
         self._findings.decisions.looked_at += 1
-        again = self._decider.again(record, letter, made)
+        again = self._decider.again(record, delivery, made)
         if again.decision is None or not equal(made, again.made):
             if self._may_be_dead(made):
                 return
@@ -254,7 +254,7 @@ class Decisions:
 
     def _go_on(self, key: str, decision: Decision) -> None:
         moment = self.moments.get(key)
-        data = self._subject.role.behaviour.initial_data if moment is None else moment.data
+        data = self._subject.hosted.behaviour.initial_data if moment is None else moment.data
         self.fates["rejected" if decision.rejected else "applied"] += 1
         if decision.data is data and not decision.stopped:
             return

@@ -92,7 +92,7 @@ class Findings:
         self.writer = Finding("single writer", "seq, version and books go on without a gap")
         self.states = Finding("states", "each state is the fold of its journal")
         self.shards = Finding("shard records", "they agree with group, journal and commands")
-        self.waiting = Finding("waiting", "what waits is as it came, and is counted")
+        self.stashed = Finding("stash", "what waits is as it came, and is counted")
         self.dead = Finding("dead letters", "one per command, its bytes as they were")
         self.replies = Finding("replies", "one at most for whoever asked")
         self.tells = Finding("tells", "each is an output of a committed command")

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from repertory.actors.shard.seen_causes import SeenCauses
-from repertory.actors.shard.turn_result import BOOKS_INDEX
+from repertory.actors.shard.turn_result import CHANGELOG_INDEX
 from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record, TopicPartition
@@ -46,7 +46,7 @@ class Records:
         self.count += count
 
 
-class DeadLetter(NamedTuple):
+class DeadLetterEntry(NamedTuple):
     """A dead letter: what only its failure knows, a hash of all else, and where it stands."""
 
     nth: int
@@ -71,7 +71,7 @@ class Gathered:
         self._answered: set[tuple[bytes, int]] = set()
         self.targets = Targets()
         self.produced = {source: Produced() for source in sources}
-        self.dead: dict[TopicPartition, dict[int, list[DeadLetter]]] = {source: {} for source in sources}
+        self.dead: dict[TopicPartition, dict[int, list[DeadLetterEntry]]] = {source: {} for source in sources}
         self._prefix = f"{system.name}."
         self._replies_topic = topics.replies_topic(system.name)
         self._dead_topic = topics.dead_letters_topic(system.name)
@@ -155,14 +155,14 @@ class Gathered:
         place = Place(record.topic, record.partition, record.offset)
         rest = hash((record.key, record.value, without_failure(record.headers)))
         letters = self.dead[cause.source].setdefault(cause.offset, [])
-        letters.append(DeadLetter(cause.nth, error, reason, attempts, rest, place))
+        letters.append(DeadLetterEntry(cause.nth, error, reason, attempts, rest, place))
 
     def _note(self, record: Record, cause: Cause | None, finding: Finding) -> bool:
         """Note one output for its source; return whether it has one."""
         finding.looked_at += 1
         if cause is None:
             finding.wrong(record, "says no cause")
-        elif cause.source not in self.produced or cause.nth >= BOOKS_INDEX:
+        elif cause.source not in self.produced or cause.nth >= CHANGELOG_INDEX:
             finding.wrong(record, f"names the cause {record.header('cause')!r:.300}, which is none of this system")
         else:
             target = self.targets.number(TopicPartition(record.topic, record.partition))

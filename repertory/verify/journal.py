@@ -11,13 +11,13 @@ from repertory.actors.entity import Behaviour, Entity
 from repertory.actors.message import Message, Stopped
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.decision import evolve
-from repertory.actors.shard.turn_result import BOOKS_INDEX
+from repertory.actors.shard.turn_result import CHANGELOG_INDEX
 from repertory.actors.wire import DecodeError
 from repertory.bridge.codec import number
 from repertory.bridge.log.record import Record, TopicPartition
-from repertory.bridge.nontransactional import Counted
-from repertory.bridge.region import Role
-from repertory.verify.books import Books, StateEntry
+from repertory.bridge.nontransactional import CountingJournal
+from repertory.bridge.region import HostedEntity
+from repertory.verify.changelog import Changelog, StateEntry
 from repertory.verify.findings import Findings, Place, text
 from repertory.verify.gather import Records
 from repertory.verify.produced import Cause, Produced, Targets, cause_of, event_digest
@@ -55,29 +55,41 @@ class Journal:
     """Folds one journal. ``lives`` is what its entities are at the end."""
 
     def __init__(
-        self, source: TopicPartition, role: Role, findings: Findings, books: Books, low: int, targets: Targets
+        self,
+        source: TopicPartition,
+        hosted: HostedEntity,
+        findings: Findings,
+        changelog: Changelog,
+        low: int,
+        targets: Targets,
     ) -> None:
-        self._source, self._role, self._findings, self._books, self._low = source, role, findings, books, low
-        self.target = targets.number(TopicPartition(role.codec.events, source.partition))
+        self._source, self._hosted, self._findings, self._changelog, self._low = (
+            source,
+            hosted,
+            findings,
+            changelog,
+            low,
+        )
+        self.target = targets.number(TopicPartition(hosted.codec.events, source.partition))
         self.lives: dict[str, Life] = {}
         self.next_seq = 0
-        self._tail_start = 0 if books.shard is None else books.shard.tail_start
+        self._tail_start = 0 if changelog.shard is None else changelog.shard.tail_start
         self._unconfirmed: dict[tuple[str, int], list[StateEntry]] = {}
-        for key, entries in books.unconfirmed.items():
+        for key, entries in changelog.unconfirmed.items():
             for entry in entries:
                 if entry.seq >= 0:
                     self._unconfirmed.setdefault((key, entry.seq), []).append(entry)
 
     def read(self, records: Records, produced: Produced, on_step: Callable[[Step], None] | None) -> None:
         """Fold all of it that counts; note each event for its command."""
-        place = TopicPartition(self._role.codec.events, self._source.partition)
+        place = TopicPartition(self._hosted.codec.events, self._source.partition)
         counted = self._counted(records, place)
         for record in records.read(*place):
             if counted is not None and record.offset not in counted:
                 continue
             self._findings.writer.looked_at += 1
             cause = cause_of(record)
-            if cause is None or cause.source != self._source or cause.nth >= BOOKS_INDEX:
+            if cause is None or cause.source != self._source or cause.nth >= CHANGELOG_INDEX:
                 self._findings.writer.wrong(
                     record, f"names the cause {record.header('cause')!r:.300}, which is none of this shard"
                 )
@@ -97,20 +109,20 @@ class Journal:
 
         Of a journal that was written at least once. Memory meanwhile: its headers.
         """
-        shard = self._books.shard
+        shard = self._changelog.shard
         if shard is None or not shard.epoch:
             return None
-        counted = Counted(shard, from_seq=0)
+        counted = CountingJournal(shard, from_seq=0)
         for record in records.reader.read(*place):
             try:
                 counted.add(msgspec.structs.replace(record, key=None, value=None))
             except DecodeError as error:
                 self._findings.writer.wrong(record, f"cannot be told to count: {error}")
-        found, self._books.shard = counted.settle()
+        found, self._changelog.shard = counted.settle()
         return {record.offset for record in found}
 
     def _event(self, record: Record, cause: Cause | None, on_step: Callable[[Step], None] | None) -> None:
-        behaviour, writer = self._role.behaviour, self._findings.writer
+        behaviour, writer = self._hosted.behaviour, self._findings.writer
         seq, version = number(record, "seq"), number(record, "version")
         key = text(record.key) or ""
         life = self.lives.get(key)
@@ -120,7 +132,7 @@ class Journal:
             writer.wrong(record, f"has seq {seq} where {self.next_seq} follows")
         if version != life.version + 1:
             writer.wrong(record, f"has version {version} where {life.version + 1} follows")
-        if partition_of(record.key or b"", self._role.partitions) != self._source.partition:
+        if partition_of(record.key or b"", self._hosted.partitions) != self._source.partition:
             writer.wrong(record, "is on a partition that its key does not belong to")
         self.next_seq = seq + 1
         life.seq, life.version = max(life.seq, seq), version
@@ -191,10 +203,10 @@ class Journal:
     def _check_latest(self) -> None:
         """Events below the tail are in a snapshot: a restore does not read them. An ended entity may be forgotten."""
         for key, life in self.lives.items():
-            entry = self._books.latest.get(key)
+            entry = self._changelog.latest.get(key)
             latest = -1 if entry is None else entry.seq
             if life.version and latest < life.covered:
-                place = Place(self._role.codec.state, self._source.partition, -1, key)
+                place = Place(self._hosted.codec.state, self._source.partition, -1, key)
                 self._findings.states.wrong(
                     place, f"holds seq {latest}, but a restore begins behind the key's seq {life.covered}"
                 )

@@ -10,7 +10,7 @@ from repertory.verify.gather import Records
 from repertory.verify.produced import cause_of, digest
 
 
-class Published:
+class PublishedOutputs:
     """Expects what was decided again. Memory: some 250 bytes for each published record."""
 
     def __init__(self, system: str, sources: Collection[TopicPartition], findings: Findings) -> None:

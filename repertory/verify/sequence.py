@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Collection, Mapping
 
 from repertory.actors.entity import Behaviour
-from repertory.verify.books import Books, StateEntry
+from repertory.verify.changelog import Changelog, StateEntry
 from repertory.verify.findings import Findings, Place
 from repertory.verify.journal import same, shown, snapshot_of
 
@@ -18,9 +18,9 @@ class Sequence:
     records have to be a subsequence of the changes, and the last one the last change.
     """
 
-    def __init__(self, books: Books, behaviour: Behaviour, findings: Findings) -> None:
-        self._books, self._behaviour, self._findings = books, behaviour, findings
-        self._queues = {key: deque(entries) for key, entries in books.unconfirmed.items()}
+    def __init__(self, changelog: Changelog, behaviour: Behaviour, findings: Findings) -> None:
+        self._changelog, self._behaviour, self._findings = changelog, behaviour, findings
+        self._queues = {key: deque(entries) for key, entries in changelog.unconfirmed.items()}
 
     def changed(self, key: str, before: bytes | None, after: bytes | None) -> None:
         """Take in a change, as encoded states; None is no entity."""
@@ -51,7 +51,7 @@ class Sequence:
                 said = shown(self._behaviour, snapshot_of(queue[0])) if queue[0].lives else "that no entity is there"
                 states.wrong(queue[0].place, f"says {said}, which its commands never made of it")
         for key in {*finals, *self._queues}.difference(unknown):
-            entry, data = self._books.latest.get(key), finals.get(key)
+            entry, data = self._changelog.latest.get(key), finals.get(key)
             if entry is None or not self._says(entry, data):
                 place = where._replace(key=key) if entry is None else entry.place
                 due = "no entity" if data is None else shown(self._behaviour, data)

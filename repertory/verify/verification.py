@@ -17,20 +17,20 @@ from repertory.actors.context import Directory
 from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record, TopicPartition
-from repertory.bridge.region import Role
+from repertory.bridge.region import HostedEntity
 from repertory.bridge.system.system import ActorSystem, PartitionCounts
 from repertory.verify.again import Moment, Subject
-from repertory.verify.books import Books
+from repertory.verify.changelog import Changelog
 from repertory.verify.decisions import Decisions
 from repertory.verify.findings import Check, Findings, Place
 from repertory.verify.gather import Gathered, Records
 from repertory.verify.journal import Journal, Step, same
-from repertory.verify.published import Published
+from repertory.verify.published import PublishedOutputs
 from repertory.verify.restored import restored
 from repertory.verify.sequence import Sequence
 
 
-class Report(msgspec.Struct, frozen=True):
+class VerificationReport(msgspec.Struct, frozen=True):
     """What a verification found. ``fates`` counts commands by how they ended.
 
     ``grew``: records were added meanwhile, so that what seems wrong may only be new.
@@ -53,7 +53,7 @@ def verify(
     seen: Callable[[int], None] = lambda _: None,
     on_command: Callable[[Record], None] = lambda _: None,
     on_step: Callable[[Step], None] | None = None,
-) -> Report:
+) -> VerificationReport:
     """Verify all that is committed; nothing should be running on it.
 
     ``decides``: decide each command again, for which the code has to be that which wrote the log. ``seen`` is called
@@ -84,24 +84,24 @@ class Verification:
         self._records = Records(reader, seen)
         counts = PartitionCounts(reader.partition_count, system.topic_specs())
         self._directory = Directory(hosted=system.hosted.__contains__, partition_count=counts)
-        self._roles = {
-            TopicPartition(topic, partition): role
-            for topic, role in system.roles(counts).items()
-            for partition in range(role.partitions)
+        self._hosted_entities = {
+            TopicPartition(topic, partition): hosted
+            for topic, hosted in system.hosted_entities(counts).items()
+            for partition in range(hosted.partitions)
         }
-        self._published = Published(system.name, self._roles.keys(), self._findings)
-        self._gathered = Gathered(self._records, system, list(self._roles), self._findings)
+        self._published = PublishedOutputs(system.name, self._hosted_entities.keys(), self._findings)
+        self._gathered = Gathered(self._records, system, list(self._hosted_entities), self._findings)
 
-    def run(self, on_command: Callable[[Record], None], on_step: Callable[[Step], None] | None) -> Report:
+    def run(self, on_command: Callable[[Record], None], on_step: Callable[[Step], None] | None) -> VerificationReport:
         """Read everything and return what was found."""
         started_s, ends = time.monotonic(), self._ends()
         self._gathered.read(on_command)
-        for source, role in self._roles.items():
-            self._shard(source, role, on_step)
+        for source, hosted in self._hosted_entities.items():
+            self._shard(source, hosted, on_step)
         self._gathered.finish()
         self._published.check(self._records)
         checks = self._findings.checks()
-        return Report(
+        return VerificationReport(
             self._system.name,
             all(check.ok for check in checks),
             self._ends() != ends,
@@ -118,21 +118,21 @@ class Verification:
             for place in self._records.partitions(spec.name)
         ]
 
-    def _shard(self, source: TopicPartition, role: Role, on_step: Callable[[Step], None] | None) -> None:
+    def _shard(self, source: TopicPartition, hosted: HostedEntity, on_step: Callable[[Step], None] | None) -> None:
         low, high = self._reader.bounds(*source)
-        books = Books(source, role, self._findings)
-        books.read(self._records)
+        changelog = Changelog(source, hosted, self._findings)
+        changelog.read(self._records)
         journal, moments = None, dict[str, Moment]()
         made = self._gathered.produced[source]
-        if role.behaviour.journaled:
-            journal = Journal(source, role, self._findings, books, low, self._gathered.targets)
+        if hosted.behaviour.journaled:
+            journal = Journal(source, hosted, self._findings, changelog, low, self._gathered.targets)
             journal.read(self._records, made, on_step)
             moments = {key: Moment(state, data) for key, (state, data) in journal.bases().items() if data is not None}
-        sequence = Sequence(books, role.behaviour, self._findings) if role.behaviour.stateful else None
+        sequence = Sequence(changelog, hosted.behaviour, self._findings) if hosted.behaviour.stateful else None
         has_made = len(made) > 0
         limits = self._system.limits()
         subject = Subject(
-            source, role, books, self._gathered, self._published, self._findings, self._directory,
+            source, hosted, changelog, self._gathered, self._published, self._findings, self._directory,
             limits.output_bytes_max, low,
         )  # fmt: skip
         decisions = Decisions(subject, moments, sequence, decides=self._decides)
@@ -143,16 +143,21 @@ class Verification:
         self._fates += decisions.fates
         self._fates += Counter({"repeated": len(repeated)} if repeated else {})
         self._published.is_partial |= "not decided again" in decisions.fates or low > 0 or bool(decisions.unknown)
-        self._check_states(source, role, journal, sequence, decisions)
+        self._check_states(source, hosted, journal, sequence, decisions)
         committed = self._reader.committed(self._system.name, *source)
-        self._check_shard(source, role, books, journal, (committed, low, high), has_made=has_made)
-        self._check_restore(source, role, journal, decisions, committed)
+        self._check_shard(source, hosted, changelog, journal, (committed, low, high), has_made=has_made)
+        self._check_restore(source, hosted, journal, decisions, committed)
 
     def _check_states(
-        self, source: TopicPartition, role: Role, journal: Journal | None, sequence: Sequence | None, done: Decisions
+        self,
+        source: TopicPartition,
+        hosted: HostedEntity,
+        journal: Journal | None,
+        sequence: Sequence | None,
+        done: Decisions,
     ) -> None:
         """Hold the entities at the end of the commands against those at the end of their history."""
-        where = Place(role.codec.state, source.partition)
+        where = Place(hosted.codec.state, source.partition)
         if not done.judges:
             self._findings.states.unverifiable += sequence is not None
         elif sequence is not None:
@@ -160,7 +165,7 @@ class Verification:
         elif journal is not None:
             for key, life in journal.lives.items():
                 moment = done.moments.get(key)
-                data = role.behaviour.initial_data if moment is None else moment.data
+                data = hosted.behaviour.initial_data if moment is None else moment.data
                 if key not in done.unknown and life.data not in (None, data):
                     self._findings.states.wrong(
                         where._replace(key=key), "is folded to two different states from the same events"
@@ -169,8 +174,8 @@ class Verification:
     def _check_shard(
         self,
         source: TopicPartition,
-        role: Role,
-        books: Books,
+        hosted: HostedEntity,
+        changelog: Changelog,
         journal: Journal | None,
         group: tuple[int | None, int, int],
         *,
@@ -178,32 +183,40 @@ class Verification:
     ) -> None:
         """Hold the last shard record against the group's offset, the commands and the journal's end."""
         committed, low, high = group
-        where = Place(role.codec.state, source.partition, -1, "\0shard")
-        wrong, shard = self._findings.shards.wrong, books.shard
-        last = books.seq_last if journal is None else journal.next_seq - 1
+        where = Place(hosted.codec.state, source.partition, -1, "\0shard")
+        wrong, shard = self._findings.shards.wrong, changelog.shard
+        last = changelog.seq_last if journal is None else journal.next_seq - 1
         if shard is None:
-            if committed is not None or has_made or books.latest or books.waiting:
+            if committed is not None or has_made or changelog.latest or changelog.stashed:
                 wrong(where, f"is missing; the group's offset is {committed}, and the shard has written")
             return
-        if not shard.plain and committed not in (None, shard.next):  # An offset that expired is written again.
+        if not shard.nontransactional and committed not in (
+            None,
+            shard.next,
+        ):  # An offset that expired is written again.
             wrong(where, f"says that {shard.next} is next, the group {committed}")
         if shard.next > high:
             wrong(where, f"says that {shard.next} is next, and the commands end at {high}")
         if shard.next < low:
             wrong(where, f"says that {shard.next} is next, and the commands begin at {low}: some were never handled")
-        is_exact = journal is not None or books.is_complete
+        is_exact = journal is not None or changelog.is_complete
         if shard.seq < last + 1 or (is_exact and shard.seq != last + 1):
             wrong(where, f"says that seq {shard.seq} is next, and what was written ends with {last}")
 
     def _check_restore(
-        self, source: TopicPartition, role: Role, journal: Journal | None, done: Decisions, committed: int | None
+        self,
+        source: TopicPartition,
+        hosted: HostedEntity,
+        journal: Journal | None,
+        done: Decisions,
+        committed: int | None,
     ) -> None:
         """Restore the shard as its next owner does, and hold its entities against those that the log tells of."""
         finding = self._findings.restore
-        part = role.part(source.partition, self._directory, self._system.limits())
-        where = Place(role.codec.state, source.partition)
+        config = hosted.config(source.partition, self._directory, self._system.limits())
+        where = Place(hosted.codec.state, source.partition)
         try:
-            cells = restored(self._reader, source, role, part, committed).cells
+            cells = restored(self._reader, source, hosted, config, committed).cells
         except (Inconsistent, AssertionError) as error:
             finding.wrong(where, f"{error}")
             return
@@ -219,5 +232,9 @@ class Verification:
             lives, due = living.get(key), expected.get(key)
             if key in done.unknown or lives == due:
                 continue
-            if lives is None or due is None or not same(role.behaviour, lives, role.behaviour.state_decode(due), due):
+            if (
+                lives is None
+                or due is None
+                or not same(hosted.behaviour, lives, hosted.behaviour.state_decode(due), due)
+            ):
                 finding.wrong(where._replace(key=key), "would be restored as something else")

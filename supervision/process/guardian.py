@@ -32,7 +32,7 @@ from thespian.actors import Actor, ActorExitRequest, ActorSystem, ThespianWatch,
 
 from repertory.supervision import machine
 from repertory.supervision.directive import Failure
-from repertory.supervision.phase import Phase
+from repertory.supervision.phase import ChildPhase
 from repertory.supervision.process import lineage, transport
 from repertory.supervision.process.host import Host, Silence
 from repertory.supervision.process.messages import (
@@ -53,7 +53,6 @@ from repertory.supervision.tree import (
     Add,
     Due,
     Escalate,
-    Event,
     Exited,
     Failed,
     Start,
@@ -61,6 +60,7 @@ from repertory.supervision.tree import (
     Stop,
     StopRequested,
     Tree,
+    TreeEvent,
     TreePhase,
     WakeAfter,
 )
@@ -186,7 +186,7 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
         self._specs: dict[str, WorkSpec] = {}
         self._hosts: dict[str, Host] = {}
         self._due: dict[Due, float] = {}
-        self._events: deque[Event] = deque()
+        self._events: deque[TreeEvent] = deque()
         self._stop_by_s: float | None = None
         self._next_turn_s = 0.0
         self._status = Status(os.getpid())
@@ -276,7 +276,7 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
                 traceback=failure.traceback,
             )
             self._step(Failed(host.worker, host.incarnation, self._tree.policy.of_one_gone(failure)))
-            if self._tree.child(host.worker).phase is Phase.STOPPED:
+            if self._tree.child(host.worker).phase is ChildPhase.STOPPED:
                 self._report("worker-down", host)
         self._step(Exited(host.worker, host.incarnation))
 
@@ -301,7 +301,7 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
             for host in self._hosts.values():
                 self.send(host.address, Ping())
 
-    def _step(self, event: Event) -> None:
+    def _step(self, event: TreeEvent) -> None:
         """Hand one event to the machine and carry out its commands, before any event that these bring about."""
         self._events.append(event)
         if len(self._events) > 1:
@@ -370,7 +370,7 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
             case TreePhase.STOPPED | TreePhase.ESCALATED:
                 assert failure is not None, "a tree escalates a failure"
                 self._end(os.EX_SOFTWARE, f"gave up: {failure.where}: {failure.error_type}: {failure.message}")
-            case TreePhase.RUNNING if all(child.phase is Phase.STOPPED for child in self._tree.children):
+            case TreePhase.RUNNING if all(child.phase is ChildPhase.STOPPED for child in self._tree.children):
                 self._end(os.EX_SOFTWARE, "no worker is left: each has failed with an error that stops it")
             case _:
                 pass

@@ -88,7 +88,7 @@ def run_node(
         "node-stopped", pid=os.getpid(), exit_code=exit_code, sentence=sentence, killed=len(killed), left=len(left)
     )
     if sentence:
-        sys.stderr.write(f"understudy: {sentence}\n")
+        sys.stderr.write(f"repertory: {sentence}\n")
     return exit_code
 
 

@@ -99,7 +99,7 @@ def owner_of(path: str) -> tuple[object, str]:
     for attribute in outer:
         owner = getattr(owner, attribute, None)
     if not hasattr(owner, name):
-        raise TransportError(f"thespian has no {path}: this understudy needs thespian=={THESPIAN_VERSION}")
+        raise TransportError(f"thespian has no {path}: this repertory needs thespian=={THESPIAN_VERSION}")
     return owner, name
 
 

@@ -11,7 +11,7 @@ import pytest
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.port import Backend
 from repertory.bridge.system.settings import Settings
-from tests.support.logs.log_driver import World
+from tests.support.logs.log_driver import LogHarness
 
 Connect = Callable[[Settings], Backend]
 
@@ -41,31 +41,31 @@ def backend(url: str) -> Backend:
 
 
 @pytest.fixture
-def bare_world(backend: Backend, kind: str) -> Iterator[World]:
+def bare_world(backend: Backend, kind: str) -> Iterator[LogHarness]:
     """Give a world without topics."""
-    world = World(backend, kind)
+    world = LogHarness(backend, kind)
     yield world
     world.close()
 
 
 @pytest.fixture
-def world(bare_world: World) -> World:
+def world(bare_world: LogHarness) -> LogHarness:
     """Give a world with topics of two partitions."""
     bare_world.make()
     return bare_world
 
 
 @pytest.fixture
-def short_lease(url: str, kind: str) -> Iterator[World]:
+def short_lease(url: str, kind: str) -> Iterator[LogHarness]:
     """Give a world whose members are evicted soon when they sleep.
 
     librdkafka's own thread keeps a member alive that is not polled, up to ``max.poll.interval.ms``.
     """
     session_s = 0.5
     if kind == "kafka":  # a broker that is not ours allows no less than six seconds
-        session_s = 6.0 if os.environ.get("UNDERSTUDY_TEST_KAFKA") else 1.0
+        session_s = 6.0 if os.environ.get("REPERTORY_TEST_KAFKA") else 1.0
     sleep = {"max.poll.interval.ms": f"{session_s * 1_000:.0f}"}
-    world = World(connect(url, Settings(session_timeout_s=session_s), sleep), kind)
+    world = LogHarness(connect(url, Settings(session_timeout_s=session_s), sleep), kind)
     world.make()
     yield world
     world.close()

@@ -18,23 +18,23 @@ from repertory.actors.entity import resolved
 from repertory.actors.message import Envelope, Undecodable, wire_name
 from repertory.actors.placement import checked_key, murmur2, partition_of
 from repertory.actors.shard.turn_result import (
-    BOOKS_INDEX,
+    CHANGELOG_INDEX,
     Counts,
     DeadLettered,
-    Effects,
     Journaled,
     Published,
     Replied,
     ShardId,
     ShardRecord,
+    StashedRecord,
+    StashedWritten,
     StateRecord,
     StateWritten,
     Told,
-    WaitingRecord,
-    WaitingWritten,
+    TurnResult,
 )
 from repertory.actors.wire import DecodeError, MessageDecoder, check_depth, encode
-from repertory.bridge.codec import Codec, decode_shard, decode_state, decode_waiting, encode_book
+from repertory.bridge.codec import Codec, decode_shard, decode_stashed, decode_state, encode_changelog_record
 from repertory.bridge.log.port import Transaction
 from repertory.bridge.log.record import Headers, Record, TopicPartition
 from tests.actors.domain import Account, Deposit, Deposited, Put, Split, Teller, Trip, Withdraw
@@ -70,8 +70,8 @@ def test_a_message_comes_back_as_it_was(message: Message) -> None:
 def test_another_implementation_reads_what_we_write(message: Message) -> None:
     """The ``msgpack`` package sees one map: the wire name in ``type``, and the fields."""
     fields = {name: getattr(message, name) for name in message.__struct_fields__}
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
-    assert msgpack.unpackb(encode(message)) == {"type": type(message).__name__, **plain}
+    nontransactional = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+    assert msgpack.unpackb(encode(message)) == {"type": type(message).__name__, **nontransactional}
 
 
 @given(messages, st.randoms(), st.dictionaries(st.text(max_size=5).map("x".__add__), st.integers(0, 9), max_size=3))
@@ -260,13 +260,13 @@ def test_a_single_registered_type_still_has_to_be_named() -> None:
                 max_size=5))  # fmt: skip
 def test_any_record_is_a_letter(value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes]]) -> None:
     """Nothing raises out of ``decode``: an Envelope, or an Undecodable that keeps every byte."""
-    letter = codec.decode(command_record(value, key, tuple(headers)))
-    assert isinstance(letter, Envelope | Undecodable)
-    assert (letter.offset, letter.value, letter.headers, letter.timestamp_ms) == (7, value, tuple(headers), 5)
-    if isinstance(letter, Undecodable):
-        assert letter.key == key
-        assert letter.error
-        assert letter.reason
+    delivery = codec.decode(command_record(value, key, tuple(headers)))
+    assert isinstance(delivery, Envelope | Undecodable)
+    assert (delivery.offset, delivery.value, delivery.headers, delivery.timestamp_ms) == (7, value, tuple(headers), 5)
+    if isinstance(delivery, Undecodable):
+        assert delivery.key == key
+        assert delivery.error
+        assert delivery.reason
 
 
 @pytest.mark.parametrize(
@@ -284,10 +284,10 @@ def test_any_record_is_a_letter(value: bytes | None, key: bytes | None, headers:
 )
 def test_what_is_no_command_is_undecodable(key: bytes | None, value: bytes | None, said: str) -> None:
     """A command has a key of 1 to 255 bytes of UTF-8 without NUL and a value of bounded size; else it says why."""
-    letter = codec.decode(command_record(value, key, (("reply-to", b"bank.replies/3"), ("correlation-id", b"c"))))
-    assert isinstance(letter, Undecodable)
-    assert said in letter.reason
-    assert letter.sender == Sender(topic="bank.replies", partition=3, correlation_id="c"), "who asked is not told"
+    delivery = codec.decode(command_record(value, key, (("reply-to", b"bank.replies/3"), ("correlation-id", b"c"))))
+    assert isinstance(delivery, Undecodable)
+    assert said in delivery.reason
+    assert delivery.sender == Sender(topic="bank.replies", partition=3, correlation_id="c"), "who asked is not told"
 
 
 @pytest.mark.parametrize(
@@ -324,18 +324,18 @@ def test_a_reply_goes_to_replies_or_to_an_entity_of_the_system(
     headers: Headers = (("reply-to", reply_to), ("correlation-id", b"c"), ("about", b"a"))
     if reply_key is not None:
         headers = (*headers, ("reply-key", reply_key))
-    letter = codec.decode(command_record(encode(Deposit(amount=1)), headers=headers))
-    assert letter.sender == sender
-    assert isinstance(letter, Undecodable if sender is None else Envelope)
+    delivery = codec.decode(command_record(encode(Deposit(amount=1)), headers=headers))
+    assert delivery.sender == sender
+    assert isinstance(delivery, Undecodable if sender is None else Envelope)
 
 
 @pytest.mark.parametrize("name", ["correlation-id", "about"])
 def test_what_comes_back_in_a_reply_is_bounded(name: str) -> None:
     """A correlation id stands twice in a reply: an endless one would make a record that no log takes."""
     headers = (("reply-to", b"bank.replies/0"), (name, b"x" * 256))
-    letter = codec.decode(command_record(encode(Deposit(amount=1)), headers=headers))
-    assert isinstance(letter, Undecodable)
-    assert "over 255" in letter.reason
+    delivery = codec.decode(command_record(encode(Deposit(amount=1)), headers=headers))
+    assert isinstance(delivery, Undecodable)
+    assert "over 255" in delivery.reason
 
 
 def test_the_log_is_not_asked_about_names_of_strangers() -> None:
@@ -348,8 +348,8 @@ def test_the_log_is_not_asked_about_names_of_strangers() -> None:
 
     curious = Codec("bank", resolved(Account), count, input_bytes_max=2_000)
     for topic in (b"bank.a/b.commands", b"bank.\0.commands", "bank.é.commands".encode(), b"bank." + b"x" * 999, b"x"):
-        letter = curious.decode(command_record(b"", headers=(("reply-to", topic), ("reply-key", b"k"))))
-        assert isinstance(letter, Undecodable)
+        delivery = curious.decode(command_record(b"", headers=(("reply-to", topic), ("reply-key", b"k"))))
+        assert isinstance(delivery, Undecodable)
     assert asked == []
 
 
@@ -357,22 +357,22 @@ def test_the_log_is_not_asked_about_names_of_strangers() -> None:
 def test_a_waiting_command_is_the_letter_that_it_was(message: Message, key: str) -> None:
     """From its waiting record a command comes back with message, key, sender and timestamp."""
     headers = (("reply-to", b"bank.replies/1"), ("correlation-id", b"c"), ("about", b"x"))
-    letter = codec.decode(command_record(encode(message), key.encode(), headers))
-    assert isinstance(letter, Envelope)
-    record = WaitingRecord(key=key, value=letter.value, headers=letter.headers, timestamp_ms=5)
-    assert codec.waiting_envelope(7, decode_waiting(encode_book(record))) == letter
+    delivery = codec.decode(command_record(encode(message), key.encode(), headers))
+    assert isinstance(delivery, Envelope)
+    record = StashedRecord(key=key, value=delivery.value, headers=delivery.headers, timestamp_ms=5)
+    assert codec.stashed_envelope(7, decode_stashed(encode_changelog_record(record))) == delivery
 
 
 # --- books ----------------------------------------------------------------------------------------------------
 
 small = st.integers(0, 2**40)
-shard_records = st.builds(ShardRecord, next=small, seq=small, tail_start=small, tail_offset=small, books=small)
+shard_records = st.builds(ShardRecord, next=small, seq=small, tail_start=small, tail_offset=small, changelog=small)
 state_records = st.builds(
-    StateRecord, snapshot=st.none() | st.binary(max_size=30), ended=st.booleans(), waiting=small,
+    StateRecord, snapshot=st.none() | st.binary(max_size=30), ended=st.booleans(), stashed=small,
     restarts_ms=st.lists(small, max_size=3).map(tuple),
 )  # fmt: skip
 waiting_records = st.builds(
-    WaitingRecord,
+    StashedRecord,
     key=keys, value=st.binary(max_size=30),
     headers=st.lists(st.tuples(st.text(max_size=5), st.binary(max_size=5))).map(tuple),
     timestamp_ms=small, attempt=small.map((1).__add__), due_ms=small,
@@ -381,20 +381,20 @@ waiting_records = st.builds(
 
 
 @given(shard_records, state_records, waiting_records)
-def test_books_come_back_as_they_were(shard: ShardRecord, state: StateRecord, waiting: WaitingRecord) -> None:
+def test_books_come_back_as_they_were(shard: ShardRecord, state: StateRecord, waiting: StashedRecord) -> None:
     """Shard, state and waiting records survive their encoding."""
-    assert decode_shard(encode_book(shard)) == shard
-    assert decode_state(encode_book(state)) == state
-    assert decode_waiting(encode_book(waiting)) == waiting
+    assert decode_shard(encode_changelog_record(shard)) == shard
+    assert decode_state(encode_changelog_record(state)) == state
+    assert decode_stashed(encode_changelog_record(waiting)) == waiting
 
 
 @given(st.binary(max_size=100))
 @example(b"\x91" * 100_000)
-@example(encode_book(StateRecord())[:-1])
+@example(encode_changelog_record(StateRecord())[:-1])
 @example(msgpack.packb({"type": "State", "more": 1}))
 def test_books_that_mean_nothing_are_a_decode_error(data: bytes) -> None:
     """Whatever stands in a state or waiting topic decodes, or is a DecodeError; unknown fields are refused."""
-    for decode in (decode_shard, decode_state, decode_waiting):
+    for decode in (decode_shard, decode_state, decode_stashed):
         with pytest.raises(DecodeError):
             decode(data)
 
@@ -402,9 +402,11 @@ def test_books_that_mean_nothing_are_a_decode_error(data: bytes) -> None:
 # --- transactions ---------------------------------------------------------------------------------------------
 
 
-def encoded(*outputs: Any, books: Any = (), anchor: int = 9) -> Transaction:
-    record = ShardRecord(next=10, seq=6, tail_start=4, tail_offset=3, books=20 + len(books) + 1)
-    return codec.encode(Effects(ShardId("account", 2), list(outputs), list(books), record, anchor, 5, Counts(), []))
+def encoded(*outputs: Any, changelog: Any = (), anchor: int = 9) -> Transaction:
+    record = ShardRecord(next=10, seq=6, tail_start=4, tail_offset=3, changelog=20 + len(changelog) + 1)
+    return codec.encode(
+        TurnResult(ShardId("account", 2), list(outputs), list(changelog), record, anchor, 5, Counts(), [])
+    )
 
 
 def test_the_headers_are_those_of_the_design() -> None:
@@ -421,11 +423,11 @@ def test_the_headers_are_those_of_the_design() -> None:
         Replied(client, data, 9, 5),
         Replied(entity, data, 9, 6),
         DeadLettered(b"raw", b"?", (("cause", b"c"), ("x", b"1")), "Broken", "it broke", 2, 8, 0),
-        books=[
+        changelog=[
             StateWritten("k", StateRecord(snapshot=b"\x80"), 3, 5),
             StateWritten("gone", None, 0, 4),
-            WaitingWritten(8, WaitingRecord(key="w", value=b"", headers=(), timestamp_ms=1)),
-            WaitingWritten(7, None),
+            StashedWritten(8, StashedRecord(key="w", value=b"", headers=(), timestamp_ms=1)),
+            StashedWritten(7, None),
         ],
     )
     assert (transaction.shard, transaction.next_offset) == (TopicPartition("bank.account.commands", 2), 10)
@@ -452,11 +454,11 @@ def test_the_headers_are_those_of_the_design() -> None:
             ("source-cause", b"c"), ("x", b"1"), cause(8, 0), ("error-type", b"Broken"), ("error-message", b"it broke"),
             ("attempts", b"2"), ("source-topic", b"bank.account.commands"), ("source-partition", b"2"),
             ("source-offset", b"8"))),
-        ("bank.account.state", 2, b"k", (cause(9, BOOKS_INDEX + 20), ("seq", b"5"), ("version", b"3"))),
-        ("bank.account.state", 2, b"gone", (cause(9, BOOKS_INDEX + 21), ("seq", b"4"), ("version", b"0"))),
-        ("bank.account.waiting", 2, b"8", (cause(9, BOOKS_INDEX + 22),)),
-        ("bank.account.waiting", 2, b"7", (cause(9, BOOKS_INDEX + 23),)),
-        ("bank.account.state", 2, b"\0shard", (cause(9, BOOKS_INDEX + 24), ("seq", b"6"))),
+        ("bank.account.state", 2, b"k", (cause(9, CHANGELOG_INDEX + 20), ("seq", b"5"), ("version", b"3"))),
+        ("bank.account.state", 2, b"gone", (cause(9, CHANGELOG_INDEX + 21), ("seq", b"4"), ("version", b"0"))),
+        ("bank.account.stash", 2, b"8", (cause(9, CHANGELOG_INDEX + 22),)),
+        ("bank.account.stash", 2, b"7", (cause(9, CHANGELOG_INDEX + 23),)),
+        ("bank.account.state", 2, b"\0shard", (cause(9, CHANGELOG_INDEX + 24), ("seq", b"6"))),
     ]  # fmt: skip
     assert [r.value is None for r in transaction.records].count(True) == 2
 
@@ -466,9 +468,9 @@ def test_an_ask_and_its_answer_find_their_way(key: str, about: str) -> None:
     """What an entity asks comes in with its address, and the answer comes back to its key with what it is about."""
     (asked, _) = encoded(Told("teller", "t", encode(Deposited(amount=1)), 9, 0, key, about)).records
     teller = Codec("bank", resolved(Teller), COUNTS.get, input_bytes_max=2_000)
-    letter = teller.decode(Record(asked.topic, asked.partition, 3, asked.key, asked.value, asked.headers, 1))
-    assert letter.sender is not None
-    (answer, _) = encoded(Replied(letter.sender, encode(Deposit(amount=1)), 9, 1)).records
+    delivery = teller.decode(Record(asked.topic, asked.partition, 3, asked.key, asked.value, asked.headers, 1))
+    assert delivery.sender is not None
+    (answer, _) = encoded(Replied(delivery.sender, encode(Deposit(amount=1)), 9, 1)).records
     assert (answer.topic, answer.key, answer.partition) == (
         "bank.account.commands", key.encode(), partition_of(key.encode(), 4),
     )  # fmt: skip
@@ -480,10 +482,10 @@ def test_an_ask_and_its_answer_find_their_way(key: str, about: str) -> None:
 @given(st.text(max_size=2_000), st.lists(st.tuples(st.text(max_size=9), st.binary(max_size=9)), max_size=4))
 def test_any_failure_makes_a_dead_letter(reason: str, headers: list[tuple[str, bytes]]) -> None:
     """A dead letter holds the raw bytes and the headers that came, none of them taken for ours."""
-    (letter, _) = encoded(DeadLettered(None, None, tuple(headers), "E", reason, 1, 8, 0)).records
-    assert (letter.key, letter.value) == (None, None)
-    assert len(letter.headers) == len(headers) + 7
-    assert [value for _, value in letter.headers[: len(headers)]] == [value for _, value in headers]
+    (delivery, _) = encoded(DeadLettered(None, None, tuple(headers), "E", reason, 1, 8, 0)).records
+    assert (delivery.key, delivery.value) == (None, None)
+    assert len(delivery.headers) == len(headers) + 7
+    assert [value for _, value in delivery.headers[: len(headers)]] == [value for _, value in headers]
 
 
 # --- placement ------------------------------------------------------------------------------------------------

@@ -12,13 +12,13 @@ from uuid import uuid4
 import pytest
 
 from repertory.bridge import kill_points as faults
-from repertory.bridge.node.handle import Node
+from repertory.bridge.node.handle import NodeHandle
 from tests.support.nodes.trial import Trial, application
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes]
 
 #: ``make chaos`` runs each point twenty times, at another passing and among other points each time.
-ROUNDS = int(os.environ.get("UNDERSTUDY_KILL_ROUNDS", "1"))
+ROUNDS = int(os.environ.get("REPERTORY_KILL_ROUNDS", "1"))
 BURST = 200
 #: A trial's points, one kill after the other: it costs a start, a stop and a verdict, a kill much less.
 KILLS = 5
@@ -108,7 +108,7 @@ def test_a_worker_may_die_as_shards_move_and_as_it_leaves(
     assert trial.complaints() == []
 
 
-def armed(trial: Trial, monkeypatch: pytest.MonkeyPatch, points: tuple[str, ...], number: int) -> Node:
+def armed(trial: Trial, monkeypatch: pytest.MonkeyPatch, points: tuple[str, ...], number: int) -> NodeHandle:
     """Start a node of two workers that dies at these points, one after the other; no other node does."""
     monkeypatch.setenv(faults.VARIABLE, ",".join(f"{point}:{passing(point, number)}" for point in points))
     node = trial.node("one", workers=2)

@@ -21,7 +21,7 @@ from repertory.bridge.codec import decode_state
 from repertory.bridge.log.embedded.backend import EmbeddedBackend
 from repertory.bridge.log.record import Output, Record
 from repertory.bridge.loop import DOUBTS_MAX
-from repertory.bridge.recovery import Restoration
+from repertory.bridge.recovery import Recovery
 from repertory.bridge.region import Escalated
 from repertory.bridge.system.running import Running, no_fault
 from repertory.bridge.system.settings import Settings
@@ -71,7 +71,7 @@ def said(value: bytes | None) -> str:
     return re.sub("since [0-9]+", "", str(msgspec.msgpack.decode(value or b"")))
 
 
-class World:
+class LoopHarness:
     """A system in memory on a clock of its own."""
 
     kind_of_log: type[EmbeddedBackend] = EmbeddedBackend
@@ -138,14 +138,14 @@ class World:
             (r.key, r.value, r.header("error-type"), r.header("attempts")) for r in self.records("bank.dead-letters")
         )
         found["memory"] = sorted(
-            (str(seat.part.id), key, cell.data, cell.version if seat.part.behaviour.journaled else 0)
-            for seat in self.running.loop.region if seat.shard
-            for key, cell in seat.shard.cells.items() if cell.version
+            (str(assigned.config.id), key, cell.data, cell.version if assigned.config.behaviour.journaled else 0)
+            for assigned in self.running.loop.region if assigned.shard
+            for key, cell in assigned.shard.cells.items() if cell.version
         )  # fmt: skip
-        found["waiting"] = sorted(
-            (str(seat.part.id), key, [(w.envelope.value, w.record.attempt) for w in seat.shard.waiting.queue(key)])
-            for seat in self.running.loop.region if seat.shard
-            for key in seat.shard.waiting
+        found["stashed"] = sorted(
+            (str(each.config.id), key, [(w.envelope.value, w.record.attempt) for w in each.shard.stash.queue(key)])
+            for each in self.running.loop.region if each.shard
+            for key in each.shard.stash
         )  # fmt: skip
         return found
 
@@ -194,7 +194,7 @@ class World:
     def restore(self) -> None:
         """Work until every shard is there: ``settle`` knows of no command that waits in one that is not."""
         shards = len(self.system.hosted) * self.partitions
-        while sum(seat.shard is not None for seat in self.running.loop.region) < shards:
+        while sum(assigned.shard is not None for assigned in self.running.loop.region) < shards:
             self.running.tick()
 
     def close(self) -> None:
@@ -265,8 +265,8 @@ def test_crashes_change_nothing_that_a_reader_sees(
     chunks: list[list[Sent]], crashes: list[int], partitions: int, limits: Settings
 ) -> None:
     """Whatever dies wherever, the committed topics are those of a run without faults, up to the order of the keys."""
-    calm = World(ALL, partitions=partitions, limits=CALM)
-    faulty = World(ALL, partitions=partitions, limits=limits)
+    calm = LoopHarness(ALL, partitions=partitions, limits=CALM)
+    faulty = LoopHarness(ALL, partitions=partitions, limits=limits)
     for sent in chunks:
         calm.send(sent)
         faulty.send(sent)
@@ -291,8 +291,10 @@ def test_nodes_that_go_down_change_nothing_that_a_reader_sees(
     sent: list[Sent], crashes: list[int], nodes: int, batch: int
 ) -> None:
     """Whichever node takes over with whatever caution, what is committed is what a run without faults commits."""
-    calm = World(ALL, limits=CALM)
-    faulty = World(ALL, limits=Settings(batch_records_max=batch, deaths_max=1_000))  # Nobody dies of a command here.
+    calm = LoopHarness(ALL, limits=CALM)
+    faulty = LoopHarness(
+        ALL, limits=Settings(batch_records_max=batch, deaths_max=1_000)
+    )  # Nobody dies of a command here.
     for world in (calm, faulty):
         world.send(sent)
     faulty.running.owner = "node-0"
@@ -329,10 +331,10 @@ def test_bounds_and_crashes_lose_nothing(sent: list[Sent], crashes: list[int], p
     Nothing is parked: that would leave no room for ever, which only an operator can change.
     """
     limits = Settings(
-        waiting_per_key_max=per_key, waiting_per_shard_max=per_shard, mailbox_records_max=2, batch_records_max=2
+        stash_per_key_max=per_key, stash_per_shard_max=per_shard, mailbox_records_max=2, batch_records_max=2
     )
-    calm = World([Account], limits=CALM, policy=PATIENT)
-    tight = World([Account], limits=limits, policy=PATIENT)
+    calm = LoopHarness([Account], limits=CALM, policy=PATIENT)
+    tight = LoopHarness([Account], limits=limits, policy=PATIENT)
     for world in (calm, tight):
         world.send(sent)
     calm.settle()
@@ -350,12 +352,12 @@ def test_a_transaction_is_all_or_nothing_at_each_point() -> None:
         (Teller, "t", Pay(account="till", amount=1), True),
         (Router, "r", Deposit(amount=1), False),
     ]
-    calm = World(ALL, limits=CALM)
+    calm = LoopHarness(ALL, limits=CALM)
     calm.send(sent)
     calm.settle()
     expected = calm.seen()
     for point in range(1, 60):
-        world = World(ALL, limits=CALM)
+        world = LoopHarness(ALL, limits=CALM)
         world.send(sent)
         world.settle([point])
         assert world.seen() == expected, point
@@ -365,7 +367,7 @@ def test_a_transaction_is_all_or_nothing_at_each_point() -> None:
 
 def test_a_failing_key_stops_nobody_else() -> None:
     """While a key waits or is parked, all other keys and entities are served."""
-    world = World(ALL, partitions=1, limits=Settings(batch_records_max=3))
+    world = LoopHarness(ALL, partitions=1, limits=Settings(batch_records_max=3))
     world.send([(Account, "bad", Trip(error="stop"), False), *[(Account, "bad", Deposit(amount=1), False)] * 5])
     world.send([(Account, f"good-{number}", Deposit(amount=1), False) for number in range(10)])
     world.settle()
@@ -377,7 +379,7 @@ def test_a_failing_key_stops_nobody_else() -> None:
 
 def test_a_full_mailbox_pauses_its_partition_and_loses_nothing() -> None:
     """A burst far over the mailbox is handled in order, whatever is paused and resumed meanwhile."""
-    world = World([Account], partitions=1, limits=Settings(mailbox_records_max=4, batch_records_max=1))
+    world = LoopHarness([Account], partitions=1, limits=Settings(mailbox_records_max=4, batch_records_max=1))
     world.send([(Account, "a", Deposit(amount=number), False) for number in range(1, 300)])
     world.settle()
     amounts_seen = [msgspec.msgpack.decode(r.value or b"")["amount"] for r in world.records("bank.account.events")]
@@ -388,7 +390,7 @@ def test_a_full_mailbox_pauses_its_partition_and_loses_nothing() -> None:
 def test_a_shard_that_fails_for_good_takes_its_worker_down() -> None:
     """A failure that escalates restarts the shard, and beyond the shards' budget it leaves the loop as Escalated."""
     shards = restart(max_restarts=3, within_s=3_600, backoff=Backoff(first_s=0.01, max_s=0.01, jitter=0))
-    world = World([Account], limits=CALM, shards=shards)
+    world = LoopHarness([Account], limits=CALM, shards=shards)
     world.send([(Account, "a", Deposit(amount=1), False), (Account, "a", Trip(error="escalate"), False)])
     with pytest.raises(Escalated, match="Escalating"):
         world.running.settle(timeout_s=3_600)
@@ -400,7 +402,7 @@ def test_a_shard_that_fails_for_good_takes_its_worker_down() -> None:
 def test_siblings_are_restarted_while_their_commits_are_under_way(strategy: Strategy) -> None:
     """A shard that shares the fate of another is restored, also when its own commit had just been sent."""
     shards = restart(max_restarts=3, within_s=3_600, backoff=Backoff(first_s=0.01, max_s=0.01, jitter=0))
-    world = World([Teller, Account], partitions=1, limits=CALM, shards=shards, shard_strategy=strategy)
+    world = LoopHarness([Teller, Account], partitions=1, limits=CALM, shards=shards, shard_strategy=strategy)
     world.settle()
     # Shards take their turns in the order of their names: the account's commit is sent, then the teller fails.
     world.send([(Account, "a", Deposit(amount=1), False), (Teller, "t", Trip(error="escalate"), False)])
@@ -411,9 +413,9 @@ def test_siblings_are_restarted_while_their_commits_are_under_way(strategy: Stra
 
 def test_settle_after_a_crash_waits_for_what_waits() -> None:
     """A command that waits for its restart is settled too when the worker that knew of it is gone."""
-    world = World([Account], partitions=1, limits=CALM)
+    world = LoopHarness([Account], partitions=1, limits=CALM)
     world.send([(Account, "w", Trip(times=1), False)])
-    while not any(seat.shard and seat.shard.waiting.size for seat in world.running.loop.region):
+    while not any(assigned.shard and assigned.shard.stash.size for assigned in world.running.loop.region):
         world.running.tick()
     for _ in range(3):
         world.running.tick()
@@ -425,7 +427,7 @@ def test_settle_after_a_crash_waits_for_what_waits() -> None:
 
 def test_an_absent_offset_is_written_again() -> None:
     """A group whose offsets expired has them again once its shards are restored: lag is counted from them."""
-    world = World([Account], partitions=1, limits=CALM)
+    world = LoopHarness([Account], partitions=1, limits=CALM)
     world.send([(Account, "a", Deposit(amount=1), False)])
     world.settle()
     store = world.running._log._store  # type: ignore[attr-defined]
@@ -445,32 +447,32 @@ def test_a_contradiction_is_read_again_before_it_is_believed(
     monkeypatch: pytest.MonkeyPatch, *, blind: int, runs: bool
 ) -> None:
     """A broker that has just come back may not show everything yet; what still contradicts itself stops the shard."""
-    world = World([Account], partitions=1, limits=CALM)
+    world = LoopHarness([Account], partitions=1, limits=CALM)
     world.send([(Account, "a", Deposit(amount=1), False)])
     world.settle()
     world.running.crash()
     looks = 0
-    check = Restoration._check_position
+    check = Recovery._check_position
 
-    def look(restoration: Restoration) -> None:
+    def look(recovery: Recovery) -> None:
         nonlocal looks
         looks += 1
         if looks <= blind:
-            restoration._record = None
-        check(restoration)
+            recovery._record = None
+        check(recovery)
 
-    monkeypatch.setattr(Restoration, "_check_position", look)
+    monkeypatch.setattr(Recovery, "_check_position", look)
     for _ in range(5_000):  # the clock moves on at each look
         world.running.tick()
-    (seat,) = world.running.loop.region
-    assert (seat.shard is not None, looks) == (runs, DOUBTS_MAX + 1)
+    (assigned,) = world.running.loop.region
+    assert (assigned.shard is not None, looks) == (runs, DOUBTS_MAX + 1)
     world.close()
 
 
 def test_slow_handlers_end_a_turn_early() -> None:
     """A batch takes no longer than a share of the session, so that the log is polled, and a stop is heard."""
     limits = Settings(session_timeout_s=0.3)
-    world = World([Account], limits=limits)
+    world = LoopHarness([Account], limits=limits)
     world.send([(Account, f"k{number}", Deposit(amount=1), False) for number in range(100)])
     handled = [0]
     while handled[-1] < 100:
@@ -483,7 +485,7 @@ def test_slow_handlers_end_a_turn_early() -> None:
 
 def test_a_handler_slower_than_any_share_is_still_handled() -> None:
     """One command a turn at least: slow is not stuck."""
-    world = World([Account], partitions=1, limits=Settings(session_timeout_s=0.001))
+    world = LoopHarness([Account], partitions=1, limits=Settings(session_timeout_s=0.001))
     world.send([(Account, "k", Deposit(amount=1), False)] * 5)
     world.running.settle()
     assert world.running.loop.counts.applied == 5

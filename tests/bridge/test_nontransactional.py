@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from repertory.actors.shard.turn_result import SeenRecord, ShardRecord
 from repertory.actors.wire import DecodeError, encode
-from repertory.bridge.codec import encode_book
+from repertory.bridge.codec import encode_changelog_record
 from repertory.bridge.log.record import Record
-from repertory.bridge.nontransactional import Counted
+from repertory.bridge.nontransactional import CountingJournal
 from repertory.bridge.system.running import no_fault
 from repertory.bridge.system.settings import Settings
 from repertory.bridge.system.system import ActorSystem
@@ -25,11 +25,11 @@ from repertory.bridge.topics import SEEN_KEY
 from repertory.verify import verify
 from tests.actors.domain import Account, Close, Deposit, Pay, Router, Split, Teller, Trip, Withdraw
 from tests.apps.mixed import NEWS, NEWS_SPEC, Paper, Print
-from tests.bridge.test_loop import ALL, CRASHES, SENT, Crash, Sent, World
+from tests.bridge.test_loop import ALL, CRASHES, SENT, Crash, LoopHarness, Sent
 from tests.support.logs.torn_log import TornBackend
 
 
-class PlainWorld(World):
+class PlainWorld(LoopHarness):
     """A system that works at least once, on a log that is cut at every record."""
 
     kind_of_log = TornBackend
@@ -55,14 +55,14 @@ class PlainWorld(World):
 
     def counted(self, topic: str, partition: int) -> list[Record]:
         """Return the records of a journal that count."""
-        shard = self.seat(topic.removeprefix("bank.").removesuffix(".events"), partition).shard
+        shard = self.assigned(topic.removeprefix("bank.").removesuffix(".events"), partition).shard
         assert shard is not None
-        counted = Counted(shard.record, 0)
+        counted = CountingJournal(shard.record, 0)
         for record in self.running.reader.read(topic, partition):
             counted.add(record)
         return counted.settle()[0]
 
-    def seat(self, entity: str, partition: int) -> Any:
+    def assigned(self, entity: str, partition: int) -> Any:
         """Return a shard's seat."""
         return self.running.loop.region.named(f"{entity}/{partition}")
 
@@ -134,7 +134,7 @@ def test_crashes_between_any_two_records_change_nothing_that_counts(
 
     What a dead worker had cut off may arrive later, at any time; another node may be careful with what was under way.
     """
-    calm = World(ALL, partitions=partitions, limits=Settings())
+    calm = LoopHarness(ALL, partitions=partitions, limits=Settings())
     torn = PlainWorld(ALL, partitions=partitions, limits=limits)
     if nodes:
         torn.running.owner = "node-0"
@@ -149,7 +149,7 @@ def test_crashes_between_any_two_records_change_nothing_that_counts(
     same(calm, torn)
 
 
-def same(calm: World, torn: PlainWorld) -> None:
+def same(calm: LoopHarness, torn: PlainWorld) -> None:
     """Compare what counts; then let what is late arrive, restore once more, and compare again."""
     calm.settle()
     expected, found = calm.seen(), torn.seen()
@@ -182,7 +182,7 @@ def command(draw: random.Random) -> Sent:
     return (Account, draw.choice("abc"), draw.choice([Close(), Trip(times=draw.randrange(3))]), asked)
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("UNDERSTUDY_PLAIN_SEEDS", "40"))))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("REPERTORY_PLAIN_SEEDS", "40"))))
 def test_what_comes_twice_or_late_counts_once(seed: int) -> None:
     """Longer histories, in which workers die all the time in the midst of a turn and write on after their death."""
     draw = random.Random(f"plain {seed}")  # noqa: S311
@@ -191,7 +191,7 @@ def test_what_comes_twice_or_late_counts_once(seed: int) -> None:
         batch_records_max=draw.randrange(1, 9), mailbox_records_max=draw.randrange(1, 12),
         snapshot_window_records=draw.choice([1, 10, 80, 1_000]), seen_causes_max=draw.choice([64, 400]),
     )  # fmt: skip
-    calm = World(ALL, partitions=partitions, limits=Settings())
+    calm = LoopHarness(ALL, partitions=partitions, limits=Settings())
     torn = PlainWorld(ALL, partitions=partitions, limits=limits)
     for _ in range(draw.randrange(1, 5)):
         sent = [command(draw) for _ in range(draw.randrange(5, 60))]
@@ -216,13 +216,13 @@ def event_at(offset: int, seq: int, epoch: int, turn: str = "", next_offset: int
 
 def shard_record(**changes: Any) -> ShardRecord:
     """Return a shard record of an owner that works at least once."""
-    begun = ShardRecord(next=10, seq=2, tail_start=0, tail_offset=0, books=1, epoch=2, plain=True)
+    begun = ShardRecord(next=10, seq=2, tail_start=0, tail_offset=0, changelog=1, epoch=2, nontransactional=True)
     return msgspec.structs.replace(begun, **changes)
 
 
 def counted(record: ShardRecord, *records: Record) -> tuple[list[int], int, int]:
     """Return the offsets that count, the next command and the next seq."""
-    found = Counted(record, 0)
+    found = CountingJournal(record, 0)
     for each in records:
         found.add(each)
     kept, after = found.settle()
@@ -254,7 +254,7 @@ def test_what_counts(behind: tuple[Record, ...], expected: tuple[list[int], int,
 def test_nothing_counts_behind_the_record_of_an_owner_that_works_exactly_once() -> None:
     """Its turns are transactions: what stands behind is of somebody that it replaced."""
     late = event_at(2, 2, 2, "0/1", 11)
-    assert counted(shard_record(plain=False), *OLD, late) == ([0, 1], 10, 2)
+    assert counted(shard_record(nontransactional=False), *OLD, late) == ([0, 1], 10, 2)
 
 
 @pytest.mark.parametrize("turn", ["", "x", "2/2", "-1/2", "0/0"])
@@ -276,7 +276,7 @@ def test_there_are_two_deliveries(delivery: Any) -> None:
 
 def test_what_a_shard_remembers_of_a_sender_fits_one_record() -> None:
     """More is refused: the transaction that writes it down would fail for ever."""
-    assert len(encode_book(SeenRecord(1, 0, (1 << 40, 1 << 31) * 50_000))) < 1_000_000
+    assert len(encode_changelog_record(SeenRecord(1, 0, (1 << 40, 1 << 31) * 50_000))) < 1_000_000
     with pytest.raises(ValueError, match="seen_causes_max is at most 50000, not 50001"):
         Settings(seen_causes_max=50_001)
 
@@ -284,7 +284,7 @@ def test_what_a_shard_remembers_of_a_sender_fits_one_record() -> None:
 def test_the_mode_can_change_while_nothing_runs() -> None:
     """There and back again, in the middle of torn turns: everything still counts once."""
     draw = random.Random("switch")  # noqa: S311
-    calm, torn = World(ALL, limits=Settings()), PlainWorld(ALL, limits=Settings(batch_records_max=4))
+    calm, torn = LoopHarness(ALL, limits=Settings()), PlainWorld(ALL, limits=Settings(batch_records_max=4))
     for delivery in ("exactly-once", "at-least-once", "exactly-once", "at-least-once", "exactly-once"):
         torn.switch(delivery)
         for _ in range(2):
@@ -298,21 +298,23 @@ def test_the_mode_can_change_while_nothing_runs() -> None:
 
 def test_exactly_once_pays_nothing() -> None:
     """A log that has only known exactly once has no epoch, no seen record and no header more than it had."""
-    world = World(ALL, limits=Settings())
+    world = LoopHarness(ALL, limits=Settings())
     world.send([command(random.Random(n)) for n in range(60)])  # noqa: S311
     world.settle()
     for topic in world.topics():
         for record in world.records(topic):
             assert not {"epoch", "turn", "next"} & {name for name, _ in record.headers}
             assert not (record.key or b"").startswith(SEEN_KEY)
-    assert all(seat.shard is not None and seat.shard.redelivery is None for seat in world.running.loop.region)
+    assert all(
+        assigned.shard is not None and assigned.shard.redelivery is None for assigned in world.running.loop.region
+    )
 
 
 def test_a_stateful_or_failing_turn_is_a_transaction() -> None:
     """Only what gives the same again goes without; dead letters come once, whatever dies."""
     world = PlainWorld(ALL, partitions=1, limits=Settings())
-    plain: list[str] = []
-    world.backend.point = plain.append
+    nontransactional: list[str] = []
+    world.backend.point = nontransactional.append
     for sent, appends in (
         ((Account, "a", Deposit(amount=1), True), True),
         ((Account, "a", Withdraw(amount=99), True), True),
@@ -320,10 +322,10 @@ def test_a_stateful_or_failing_turn_is_a_transaction() -> None:
         ((Account, "a", b"?", True), False),
         ((Teller, "t", Trip(times=0), True), False),
     ):
-        plain.clear()
+        nontransactional.clear()
         world.send([sent])
         world.settle()
-        assert bool(plain) == appends, sent
+        assert bool(nontransactional) == appends, sent
     world.close()
 
 
@@ -335,7 +337,7 @@ def test_much_that_journals_nothing_does_not_rest_on_one_turn() -> None:
         world.settle()
     world.running.crash()
     world.restore()
-    again = world.seat("account", 0).shard.record.next
+    again = world.assigned("account", 0).shard.record.next
     assert 60 - 20 <= again < 60
     world.settle()
     assert len(list(world.running.reader.read("bank.replies", 3))) == 60 + 60 - again

@@ -47,7 +47,7 @@ def under_load(trial: Trial, seconds: float) -> None:
 def test_workers_may_die_at_each_point_of_a_turn(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is decided again is sent again and dropped, and `verify` finds that everything counted once."""
     trial.send(BURST)
-    monkeypatch.setenv(faults.VARIABLE, ",".join(f"{point}:4" for point in faults.PLAIN_POINTS))
+    monkeypatch.setenv(faults.VARIABLE, ",".join(f"{point}:4" for point in faults.NONTRANSACTIONAL_POINTS))
     trial.node("one", workers=2)
     monkeypatch.delenv(faults.VARIABLE)
 
@@ -55,7 +55,7 @@ def test_workers_may_die_at_each_point_of_a_turn(trial: Trial, monkeypatch: pyte
         if trial.is_done():
             trial.send(BURST)
         deaths = [report for report in trial.reported("worker-exited") if report["how"] == "SIGKILL"]
-        return len(deaths) == len(faults.PLAIN_POINTS)
+        return len(deaths) == len(faults.NONTRANSACTIONAL_POINTS)
 
     trial.until(died, "a worker died at each point")
     trial.until(trial.is_done, "all commands handled")
@@ -87,11 +87,11 @@ def test_behind_a_record_that_is_lost_all_others_are(kafka_url: str) -> None:
     with closing(KafkaBackend(kafka_url, kafka_config=config)) as backend, closing(backend.reader()) as reader:
         backend.ensure([TopicSpec(topic, 1, {"max.message.bytes": "2000"})])
         for round_number in range(5):
-            plain = KafkaAppender(backend._config, backend._admin, gapless=True)
+            nontransactional = KafkaAppender(backend._config, backend._admin, gapless=True)
             values = [b"%d-%d" % (round_number, n) for n in range(4)] + [bytes(3_000)] + [b"behind"] * 4
             with pytest.raises(OutcomeUnknown):
-                plain.append([Output(topic, 0, b"k", value) for value in values])
-            plain.close()
+                nontransactional.append([Output(topic, 0, b"k", value) for value in values])
+            nontransactional.close()
         found = [record.value for record in reader.read(topic, 0)]
         assert b"behind" not in found
         assert found == sorted(found)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from repertory import Entity, Event, command, event, restart
 from repertory.actors.shard.config import Limits
 from repertory.actors.wire import unknown_fields
-from repertory.bridge.codec import Codec, encode_book
+from repertory.bridge.codec import Codec, encode_changelog_record
 from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.port import Claimed
 from repertory.bridge.log.record import Record
@@ -55,7 +55,7 @@ def test_an_older_snapshot_is_no_change_in_place() -> None:
     bench.run()
     older = msgspec.msgpack.encode({"type": "Bag", "items": ["a"]})
     (state,) = [record for record in bench.topics["t.bag.state"] if record.key == b"k"]
-    amend(bench, state, value=encode_book(msgspec.structs.replace(bench.states["k"], snapshot=older)))
+    amend(bench, state, value=encode_changelog_record(msgspec.structs.replace(bench.states["k"], snapshot=older)))
     bench.crash()
     bench.tell(Put(item="b"))
     bench.run()
@@ -73,7 +73,7 @@ def amend(bench: Bench, record: Record, **changes: Any) -> None:
 
 def amend_shard_record(bench: Bench, **changes: Any) -> None:
     last = [record for record in bench.topics[bench.codec.state] if record.key == SHARD_KEY][-1]
-    amend(bench, last, value=encode_book(msgspec.structs.replace(bench.record, **changes)))
+    amend(bench, last, value=encode_changelog_record(msgspec.structs.replace(bench.record, **changes)))
 
 
 def drop(bench: Bench, topic: str, keep: Callable[[Record], bool]) -> None:
@@ -98,11 +98,11 @@ def no_shard_record(bench: Bench) -> None:
 
 def nothing_but_the_journal(bench: Bench) -> None:
     drop(bench, bench.codec.state, lambda _: False)
-    drop(bench, bench.codec.waiting, lambda _: False)
+    drop(bench, bench.codec.stash, lambda _: False)
     bench.committed = None
 
 
-def nothing_but_waiting(bench: Bench) -> None:
+def nothing_but_stashed(bench: Bench) -> None:
     drop(bench, bench.codec.state, lambda _: False)
     drop(bench, bench.codec.events, lambda _: False)
     bench.committed = None
@@ -198,7 +198,7 @@ def state_of_another_class(bench: Bench) -> None:
 def snapshot(fields: dict[str, Any]) -> bytes:
     data = msgspec.msgpack.encode(fields)
     return msgspec.msgpack.encode(
-        {"type": "State", "snapshot": data, "ended": False, "waiting": 0, "waiting_first": -1}
+        {"type": "State", "snapshot": data, "ended": False, "stashed": 0, "stashed_first": -1}
     )
 
 
@@ -223,45 +223,49 @@ def shard_record_garbled(bench: Bench) -> None:
 
 
 def waiting_gone(bench: Bench) -> None:
-    drop(bench, bench.codec.waiting, lambda _: False)
+    drop(bench, bench.codec.stash, lambda _: False)
 
 
 def waiting_one_gone(bench: Bench) -> None:
-    gone = bench.topics[bench.codec.waiting][-1].offset
-    drop(bench, bench.codec.waiting, lambda record: record.offset != gone)
+    gone = bench.topics[bench.codec.stash][-1].offset
+    drop(bench, bench.codec.stash, lambda record: record.offset != gone)
 
 
 def waiting_beyond(bench: Bench) -> None:
-    record = bench.topics[bench.codec.waiting][-1]
+    record = bench.topics[bench.codec.stash][-1]
     amend(bench, record, key=b"%d" % bench.record.next)
 
 
 def waiting_garbled(bench: Bench) -> None:
-    amend(bench, bench.topics[bench.codec.waiting][-1], value=b"\xc0")
+    amend(bench, bench.topics[bench.codec.stash][-1], value=b"\xc0")
 
 
 def waiting_with_a_bad_key(bench: Bench) -> None:
-    amend(bench, bench.topics[bench.codec.waiting][-1], key=b"first")
+    amend(bench, bench.topics[bench.codec.stash][-1], key=b"first")
 
 
 def waiting_unknown(bench: Bench) -> None:
-    record = bench.topics[bench.codec.waiting][-1]
-    waiting = msgspec.structs.replace(bench.shard.waiting.queue("w")[-1].record, value=b"\x81\xa4type\xa1?")
-    amend(bench, record, value=encode_book(waiting))
+    record = bench.topics[bench.codec.stash][-1]
+    waiting = msgspec.structs.replace(bench.shard.stash.queue("w")[-1].record, value=b"\x81\xa4type\xa1?")
+    amend(bench, record, value=encode_changelog_record(waiting))
 
 
 def shard_record_with_numbers_of_no_shard(bench: Bench) -> None:
-    amend_shard_record(bench, books=1 << 63)
+    amend_shard_record(bench, changelog=1 << 63)
 
 
 def state_with_a_count_below_none(bench: Bench) -> None:
-    amend(bench, state_of(bench, b"a"), value=encode_book(msgspec.structs.replace(bench.states["a"], waiting=-1)))
+    amend(
+        bench,
+        state_of(bench, b"a"),
+        value=encode_changelog_record(msgspec.structs.replace(bench.states["a"], stashed=-1)),
+    )
 
 
 def waiting_before_its_first_attempt(bench: Bench) -> None:
-    record = bench.topics["t.account.waiting"][0]
-    waiting = msgspec.structs.replace(bench.shard.waiting.queue("w")[0].record, attempt=0)
-    amend(bench, record, value=encode_book(waiting))
+    record = bench.topics["t.account.stash"][0]
+    waiting = msgspec.structs.replace(bench.shard.stash.queue("w")[0].record, attempt=0)
+    amend(bench, record, value=encode_changelog_record(waiting))
 
 
 def state_with_a_name_without_end(bench: Bench) -> None:
@@ -272,7 +276,7 @@ CONTRADICTIONS: list[tuple[Callable[[Bench], None], str]] = [
     (no_shard_record, "has no shard record, but the group has an offset"),
     (states_without_shard_record, "has no shard record, but the group has an offset (None) or states"),
     (nothing_but_the_journal, "has seq 0, the shard record says 0: a transaction is torn"),
-    (nothing_but_waiting, "a transaction is torn"),
+    (nothing_but_stashed, "a transaction is torn"),
     (offset_moved, "the group's offset is 9, the shard record says 10"),
     (commands_gone, "commands 10 to 11 are gone from t.account.commands and were never handled"),
     (commands_cut, "t.account.commands ends at 8 where 10 is next: its tail is lost"),
@@ -442,7 +446,7 @@ def test_other_shards_go_on_when_one_is_stopped() -> None:
         for number in range(20):
             running.client.tell(Account.deposit, f"k{number}", Deposit(amount=1))
         running.settle()
-        torn = encode_book(msgspec.structs.replace(shard_record(running.reader), seq=0))
+        torn = encode_changelog_record(msgspec.structs.replace(shard_record(running.reader), seq=0))
         store = running._log._store  # type: ignore[attr-defined]
         with store.write() as connection:
             connection.execute(
@@ -471,6 +475,6 @@ def test_a_restore_asks_for_what_it_needs_and_no_more() -> None:
     codec: Codec = bench.codec
     ends = {topic: bench.ends[topic] for topic in codec.restored_topics}
     claimed = Claimed(bench.place, bench.committed, 0, bench.ends[codec.commands], ends)
-    assert codec.restored_topics == (codec.state, codec.waiting, codec.events)
+    assert codec.restored_topics == (codec.state, codec.stash, codec.events)
     assert claimed.ends[codec.events] == 16
     assert bench.record.tail_offset <= 10

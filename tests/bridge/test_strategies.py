@@ -80,7 +80,7 @@ def running(
     for entity in (First, Second):
         system.host(entity, partitions=2, supervise=restart(on={RuntimeError: Directive.ESCALATE}))
     with system.start() as run:
-        while sum(seat.shard is not None for seat in run.loop.region) < 4:
+        while sum(assigned.shard is not None for assigned in run.loop.region) < 4:
             run.tick()
         restored: list[str] = []
 

@@ -22,7 +22,7 @@ from random import Random
 from rich.console import Console
 from rich.table import Table
 
-from repertory.bridge.node.handle import Node
+from repertory.bridge.node.handle import NodeHandle
 from tests.support.kafka.broker import BROKER_SESSION_S, Broker, _free_ports
 from tests.support.kafka.namespace import Namespace, NotPermittedError
 from tests.support.kafka.tcp_proxy import RoughProxy
@@ -70,7 +70,7 @@ class Chaos:
         rough = {"session_s": SESSION_S, "transaction_s": TRANSACTION_S, "ping_s": 600, "batch": 30}
         self.trial = trial(application(f"chaos-{seed}", module, **rough), f"kafka://127.0.0.1:{direct}")
         self._url = f"kafka://127.0.0.1:{self._proxy.port}"
-        self._nodes: dict[str, Node] = {}
+        self._nodes: dict[str, NodeHandle] = {}
         self._asleep: set[int] = set()
         self._broker_well = True
         #: What ends a fault, and when.
@@ -270,7 +270,7 @@ class Chaos:
             if pid in self._alive():
                 os.kill(pid, signal.SIGCONT)
 
-    def _wake_all(self, node: Node) -> None:
+    def _wake_all(self, node: NodeHandle) -> None:
         for pid in node.workers.values():
             self._wake(pid)
 

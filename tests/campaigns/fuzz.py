@@ -37,7 +37,7 @@ from repertory.bridge import codec as wire
 from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.record import Headers, Record
 from repertory.bridge.node.report_stream import LINE_BYTES_MAX, ReportLines
-from repertory.bridge.node.status import Incidents, decode_node
+from repertory.bridge.node.status import NodeStatus, decode_node
 from repertory.bridge.system.committed import entity_state
 from repertory.bridge.system.system import ActorSystem
 from repertory.inspect.readable import readable, readable_key
@@ -144,7 +144,7 @@ class Anything(Command):
     word: Literal["a", "b", 3] = "a"
     either: int | str | None = None
     any: Any = None
-    marks: frozenset[int] = frozenset()
+    in_flight: frozenset[int] = frozenset()
     short: Annotated[str, msgspec.Meta(max_length=5, pattern="^[a-z]*$")] = "abc"
     small: Annotated[int, msgspec.Meta(ge=-5, lt=100)] = 0
 
@@ -209,7 +209,7 @@ def anything(chance: Random) -> Anything:
         inner=inner, when=moment, day=moment.date(), lasts=datetime.timedelta(seconds=chance.randrange(9999)),
         id=uuid.UUID(int=chance.getrandbits(128)), price=decimal.Decimal("1.50"), colour=chance.choice(list(Colour)),
         word="b", either=chance.choice((1, "x", None)), any=chance.choice((None, {"a": [1, 2.5, b"x"]}, [[[]]])),
-        marks=frozenset({1, 2}), short="abc", small=chance.randrange(5),
+        in_flight=frozenset({1, 2}), short="abc", small=chance.randrange(5),
     )  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def bench_for(session: Session) -> tuple[type[Entity], Bench]:
     entity = chance.choice(ENTITIES)
     limits = Limits(
         batch_records_max=chance.choice((1, 3, 1_000)), snapshot_window_records=chance.choice((1, 5, 1_000)),
-        waiting_per_key_max=chance.choice((1, 1_000)), waiting_per_shard_max=chance.choice((3, 1_000)),
+        stash_per_key_max=chance.choice((1, 1_000)), stash_per_shard_max=chance.choice((3, 1_000)),
         dead_letter_overflow=True,
     )  # fmt: skip
     others = set(ENTITIES) - {entity}
@@ -266,7 +266,7 @@ def drawn_command(session: Session, entity: type[Entity], bench: Bench) -> tuple
     mutator, chance = session.mutator, session.chance
     key: bytes | None = chance.choice(KEYS).encode()
     message = message_for(entity, chance)
-    parked = [(w.envelope.offset, k) for k in bench.shard.waiting for w in bench.shard.waiting.queue(k)]
+    parked = [(w.envelope.offset, k) for k in bench.shard.stash for w in bench.shard.stash.queue(k)]
     if parked and mutator.chance(0.3):
         offset, name = chance.choice(parked)
         key = name.encode()
@@ -293,10 +293,10 @@ def judge(session: Session, bench: Bench, canary: int) -> None:
         if offset in dead:
             raise Wrong(f"the command {offset} has two dead letters")
         dead[offset] = letter
-    if canary in dead or CANARY_KEY not in {*bench.shard.cells, *bench.shard.waiting}:
+    if canary in dead or CANARY_KEY not in {*bench.shard.cells, *bench.shard.stash}:
         raise Wrong("a plain command was not handled behind the others")
     for record in bench.topics[bench.codec.commands]:
-        if record.partition != bench.part.id.partition:
+        if record.partition != bench.config.id.partition:
             continue
         if record.offset >= bench.shard.record.next:
             raise Wrong(f"the command {record.offset} was not handled")
@@ -356,7 +356,7 @@ def lived(session: Session) -> tuple[type[Entity], Bench]:
 def spoil(session: Session, bench: Bench, entity: type[Entity], *, everything: bool) -> None:
     """Change one to three records of a shard's history, or its position."""
     mutator, chance = session.mutator, session.chance
-    own = [bench.codec.state, bench.codec.waiting, bench.codec.events]
+    own = [bench.codec.state, bench.codec.stash, bench.codec.events]
     names = [name for name in (bench.topics if everything else own) if bench.topics[name]]
     for _ in range(chance.choice((1, 1, 2, 3))):
         topic = chance.choice(names)
@@ -389,7 +389,7 @@ def spoil(session: Session, bench: Bench, entity: type[Entity], *, everything: b
                 records[at] = msgspec.structs.replace(records[at], value=value)
 
 
-def books(session: Session) -> Iterator[None]:
+def changelog(session: Session) -> Iterator[None]:
     """A shard's own topics: a restore ends with a shard that works, or with `Inconsistent` and a sentence."""
     entity, bench = lived(session)
     topics = {name: list(records) for name, records in bench.topics.items()}
@@ -494,7 +494,7 @@ def readers(session: Session) -> Iterator[None]:
 def reports(session: Session) -> Iterator[None]:
     """The report stream of a node: each whole line comes out, all else is counted, and what came out can be told."""
     mutator, chance = session.mutator, session.chance
-    stream, incidents = ReportLines(), Incidents("node", 1, "1", 0)
+    stream, incidents = ReportLines(), NodeStatus("node", 1, "1", 0)
     events = ("incident", "worker-started", "worker-waits", "worker-failed", "node-stopped", "shard-aborted", "\0")
     for number in range(40):
         report: dict[str, object] = {"event": chance.choice(events), "worker": "worker-0", "number": number}
@@ -588,7 +588,7 @@ def stranger(mutator: Mutator) -> bytes:
 TARGETS: Mapping[str, tuple[int, Callable[[Session], Iterator[None]]]] = {
     "commands": (40, commands),
     "headers": (15, headers),
-    "books": (10, books),
+    "changelog": (10, changelog),
     "readers": (10, readers),
     "reports": (10, reports),
     "frames": (15, frames),

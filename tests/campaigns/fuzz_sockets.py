@@ -15,7 +15,7 @@ from random import Random
 import psutil
 
 from repertory.bridge.log.connect import connect
-from repertory.bridge.node.handle import Node
+from repertory.bridge.node.handle import NodeHandle
 from repertory.bridge.system.client import Client
 from repertory.bridge.system.committed import entity_state
 from tests.campaigns.byte_mutator import Mutator
@@ -37,7 +37,7 @@ def frames_at_every_port(frames: int, seed: int, frame: Callable[[Mutator], byte
     """Throw frames that nobody signed at a node that works; return what was done. Raises Taken if it was noticed."""
     mutator = Mutator(Random(seed))  # noqa: S311 - an input, no secret
     with (
-        tempfile.TemporaryDirectory(prefix="understudy-fuzz-") as folder,
+        tempfile.TemporaryDirectory(prefix="repertory-fuzz-") as folder,
         _Target(f"sqlite:{folder}/fuzz.db") as target,
     ):
         target.until(lambda: target.seen.count("worker-running") == WORKERS, "the workers run")
@@ -60,7 +60,7 @@ class _Target:
         self._app.system.prepare(self._backend)
         self._client = Client(self._app.system, self._backend)
         self._reader = self._backend.reader()
-        self._node = Node("tests.apps.counting:system", url, workers=WORKERS, stop_timeout_s=10.0)
+        self._node = NodeHandle("tests.apps.counting:system", url, workers=WORKERS, stop_timeout_s=10.0)
         self.seen: list[str] = []
         self._told = 0
 

@@ -18,13 +18,13 @@ import msgspec
 
 from repertory import Strategy
 from repertory.actors.shard import shard
-from repertory.actors.shard.mailbox import Letter, Mailbox
+from repertory.actors.shard.mailbox import Delivery, Mailbox
 from repertory.actors.shard.redelivery import Redelivery
 from repertory.actors.shard.shard import Shard
 from repertory.actors.shard.snapshot_window import SnapshotWindow
-from repertory.actors.shard.stash import WaitingRoom
+from repertory.actors.shard.stash import Stash
 from repertory.actors.shard.turn import Turn
-from repertory.actors.shard.turn_result import Counts, Effects
+from repertory.actors.shard.turn_result import Counts, TurnResult
 from repertory.bridge import recovery as restore
 from repertory.bridge.codec import Codec
 from repertory.bridge.log.embedded import schema
@@ -33,9 +33,9 @@ from repertory.bridge.log.embedded.log import EmbeddedLog
 from repertory.bridge.log.embedded.store import grouped
 from repertory.bridge.log.port import Append, Claimed, Committed, Lost, Transaction
 from repertory.bridge.loop import ShardLoop
-from repertory.bridge.nontransactional import Counted, Placed
-from repertory.bridge.recovery import Restoration
-from repertory.bridge.region import Phase, Seat, ShardRegion
+from repertory.bridge.nontransactional import CountingJournal, Placed
+from repertory.bridge.recovery import Recovery
+from repertory.bridge.region import AssignedShard, ShardPhase, ShardRegion
 from repertory.bridge.system.system import ActorSystem
 from repertory.simulation import FAULTS, Scenario
 from repertory.simulation.api import silence
@@ -57,7 +57,7 @@ def at_least_once(system: ActorSystem) -> ActorSystem:
     return made
 
 
-PLAIN_SCENARIO = Scenario(system=at_least_once(simulated.system), commands=simulated.commands)
+AT_LEAST_ONCE_SCENARIO = Scenario(system=at_least_once(simulated.system), commands=simulated.commands)
 
 
 class Mutant(NamedTuple):
@@ -162,23 +162,23 @@ def dead_letter_outside(stack: ExitStack) -> None:
     swap(stack, FaultyLog, "commit", _at_once(".dead-letters"))
 
 
-def _keep(stack: ExitStack, use: Callable[[Seat, Shard], None]) -> None:
+def _keep(stack: ExitStack, use: Callable[[AssignedShard, Shard], None]) -> None:
     """Remember a shard that is dropped after an abort, and use it in its next life."""
     kept: dict[int, Shard] = {}
 
     def aborted(original: Any) -> Any:
-        def mutated(loop: ShardLoop, seat: Seat, reason: str, *, routine: bool) -> None:
-            if seat.shard is not None:
-                kept[id(seat)] = seat.shard
-            original(loop, seat, reason, routine=routine)
+        def mutated(loop: ShardLoop, assigned: AssignedShard, reason: str, *, routine: bool) -> None:
+            if assigned.shard is not None:
+                kept[id(assigned)] = assigned.shard
+            original(loop, assigned, reason, routine=routine)
 
         return mutated
 
     def replay_next(original: Any) -> Any:
-        def mutated(loop: ShardLoop, seat: Seat, event: Any) -> None:
-            original(loop, seat, event)
-            if seat.phase is Phase.RUNNING and (old := kept.pop(id(seat), None)) is not None:
-                use(seat, old)
+        def mutated(loop: ShardLoop, assigned: AssignedShard, event: Any) -> None:
+            original(loop, assigned, event)
+            if assigned.phase is ShardPhase.RUNNING and (old := kept.pop(id(assigned), None)) is not None:
+                use(assigned, old)
 
         return mutated
 
@@ -190,9 +190,9 @@ def _keep(stack: ExitStack, use: Callable[[Seat, Shard], None]) -> None:
 def dirty_state(stack: ExitStack) -> None:
     """The state in memory is kept after an abort."""
 
-    def use(seat: Seat, old: Shard) -> None:
-        assert seat.shard is not None
-        seat.shard.cells = old.cells
+    def use(assigned: AssignedShard, old: Shard) -> None:
+        assert assigned.shard is not None
+        assigned.shard.cells = old.cells
 
     _keep(stack, use)
 
@@ -201,9 +201,9 @@ def dirty_state(stack: ExitStack) -> None:
 def unknown_is_committed(stack: ExitStack) -> None:
     """An unknown outcome is taken for a commit."""
 
-    def use(seat: Seat, old: Shard) -> None:
-        old.mailbox = seat.shard.mailbox if seat.shard is not None else old.mailbox
-        seat.shard = old
+    def use(assigned: AssignedShard, old: Shard) -> None:
+        old.mailbox = assigned.shard.mailbox if assigned.shard is not None else old.mailbox
+        assigned.shard = old
 
     _keep(stack, use)
 
@@ -214,25 +214,29 @@ def no_rewind(stack: ExitStack) -> None:
     seen: dict[Any, int] = defaultdict(int)
 
     def fetched(original: Any) -> Any:
-        def mutated(loop: ShardLoop, seat: Seat, letters: list[Letter]) -> None:
-            if letters:
-                seen[id(loop), seat.place] = letters[-1].offset + 1
-            original(loop, seat, letters)
+        def mutated(loop: ShardLoop, assigned: AssignedShard, deliveries: list[Delivery]) -> None:
+            if deliveries:
+                seen[id(loop), assigned.place] = deliveries[-1].offset + 1
+            original(loop, assigned, deliveries)
 
         return mutated
 
     def aborted(original: Any) -> Any:
-        def mutated(loop: ShardLoop, seat: Seat, reason: str, *, routine: bool) -> None:
-            original(loop, seat, reason, routine=routine)
-            seat.skips = True  # type: ignore[attr-defined]
+        def mutated(loop: ShardLoop, assigned: AssignedShard, reason: str, *, routine: bool) -> None:
+            original(loop, assigned, reason, routine=routine)
+            assigned.skips = True  # type: ignore[attr-defined]
 
         return mutated
 
     def replay_next(original: Any) -> Any:
-        def mutated(loop: ShardLoop, seat: Seat, event: Any) -> None:
-            original(loop, seat, event)
-            if seat.phase is Phase.RUNNING and seat.shard is not None and getattr(seat, "skips", False):
-                loop._log.begin(seat.place, max(seat.shard.record.next, seen[id(loop), seat.place]))
+        def mutated(loop: ShardLoop, assigned: AssignedShard, event: Any) -> None:
+            original(loop, assigned, event)
+            if (
+                assigned.phase is ShardPhase.RUNNING
+                and assigned.shard is not None
+                and getattr(assigned, "skips", False)
+            ):
+                loop._log.begin(assigned.place, max(assigned.shard.record.next, seen[id(loop), assigned.place]))
 
         return mutated
 
@@ -246,9 +250,9 @@ def lost_is_kept(stack: ExitStack) -> None:
     """A shard that was lost is not dropped."""
 
     def on_seat(original: Any) -> Any:
-        def mutated(loop: ShardLoop, seat: Seat, event: Any, now_s: float) -> None:
+        def mutated(loop: ShardLoop, assigned: AssignedShard, event: Any, now_s: float) -> None:
             if not isinstance(event, Lost):
-                original(loop, seat, event, now_s)
+                original(loop, assigned, event, now_s)
 
         return mutated
 
@@ -263,9 +267,9 @@ def restart_at_once(stack: ExitStack) -> None:
         def mutated(region: ShardRegion, event: Any, now_s: float) -> Any:
             commands = original(region, event, now_s)
             for child in region.tree.children:
-                seat = region.named(child.name)
-                if child.phase.value == "waiting" and seat is not None:
-                    seat.reclaim_s = now_s
+                assigned = region.named(child.name)
+                if child.phase.value == "waiting" and assigned is not None:
+                    assigned.reclaim_s = now_s
             return commands
 
         return mutated
@@ -281,13 +285,13 @@ def short_restore(stack: ExitStack) -> None:
     """A restore ends one journal record too early."""
 
     def claimed(original: Any) -> Any:
-        def mutated(restoration: Restoration, part: Any, codec: Any, event: Claimed) -> None:
+        def mutated(recovery: Recovery, config: Any, codec: Any, event: Claimed) -> None:
             ends = {topic: max(0, end - (topic == codec.events)) for topic, end in event.ends.items()}
-            original(restoration, part, codec, msgspec.structs.replace(event, ends=ends))
+            original(recovery, config, codec, msgspec.structs.replace(event, ends=ends))
 
         return mutated
 
-    swap(stack, Restoration, "__init__", claimed)
+    swap(stack, Recovery, "__init__", claimed)
 
 
 @mutant("actors/shard/snapshot_window.py")
@@ -326,7 +330,7 @@ def reversed_queue(stack: ExitStack) -> None:
     """What waits behind a failed command runs in reverse."""
 
     def leave(original: Any) -> Any:
-        def mutated(room: WaitingRoom, key: str) -> None:
+        def mutated(room: Stash, key: str) -> None:
             original(room, key)
             if key in room:
                 room._queues[key] = deque(reversed(room._queues[key]))
@@ -334,13 +338,13 @@ def reversed_queue(stack: ExitStack) -> None:
 
         return mutated
 
-    swap(stack, WaitingRoom, "leave", leave)
+    swap(stack, Stash, "leave", leave)
 
 
 @mutant("actors/shard/shard.py")
 def overtaking(stack: ExitStack) -> None:
     """Commands overtake those of their key that wait."""
-    swap(stack, WaitingRoom, "__contains__", lambda _: lambda _room, _key: False)
+    swap(stack, Stash, "__contains__", lambda _: lambda _room, _key: False)
 
 
 @mutant("actors/shard/mailbox.py")
@@ -348,10 +352,10 @@ def dropping(stack: ExitStack) -> None:
     """A full mailbox drops what comes."""
 
     def offer(original: Any) -> Any:
-        def mutated(mailbox: Mailbox, letters: Iterable[Letter]) -> None:
-            for letter in letters:
+        def mutated(mailbox: Mailbox, deliveries: Iterable[Delivery]) -> None:
+            for delivery in deliveries:
                 if not mailbox.full:
-                    original(mailbox, [letter])
+                    original(mailbox, [delivery])
 
         return mutated
 
@@ -470,9 +474,9 @@ def innocent(stack: ExitStack) -> None:
     """A command is quarantined one death too early."""
 
     def init(original: Any) -> Any:
-        def mutated(self: Shard, part: Any, *more: Any) -> None:
-            limits = msgspec.structs.replace(part.limits, deaths_max=max(1, part.limits.deaths_max - 1))
-            original(self, msgspec.structs.replace(part, limits=limits), *more)
+        def mutated(self: Shard, config: Any, *more: Any) -> None:
+            limits = msgspec.structs.replace(config.limits, deaths_max=max(1, config.limits.deaths_max - 1))
+            original(self, msgspec.structs.replace(config, limits=limits), *more)
 
         return mutated
 
@@ -486,8 +490,8 @@ def suspect_among_others(stack: ExitStack) -> None:
     def alone(original: Any) -> Any:
         def mutated(self: Shard, due: str | None) -> int:
             offset = int(original(self, due))
-            caution = self._caution
-            return offset if caution is not None and caution.concerns(offset) else -1
+            guard = self._crash_guard
+            return offset if guard is not None and guard.concerns(offset) else -1
 
         return mutated
 
@@ -529,23 +533,23 @@ def all_at_once(stack: ExitStack) -> None:
 # --- at least once --------------------------------------------------------------------------------------------
 
 
-@mutant("actors/shard/shard.py", scenario=PLAIN_SCENARIO)
+@mutant("actors/shard/shard.py", scenario=AT_LEAST_ONCE_SCENARIO)
 def repeats_are_taken(stack: ExitStack) -> None:
     """A message that comes again is handled again."""
     swap(stack, Redelivery, "repeats", lambda original: lambda self, headers: original(self, headers) and False)
 
 
-@mutant("bridge/recovery.py", scenario=PLAIN_SCENARIO)
+@mutant("bridge/recovery.py", scenario=AT_LEAST_ONCE_SCENARIO)
 def the_seen_is_forgotten(stack: ExitStack) -> None:
     """What others have sent since it was written down is not read again."""
-    swap(stack, Restoration, "_see", lambda _: lambda _self, _record: None)
+    swap(stack, Recovery, "_see", lambda _: lambda _self, _record: None)
 
 
-@mutant("bridge/nontransactional.py", seeds=200, scenario=PLAIN_SCENARIO)
+@mutant("bridge/nontransactional.py", seeds=200, scenario=AT_LEAST_ONCE_SCENARIO)
 def torn_turns_count(stack: ExitStack) -> None:
     """A turn counts as far as it stands in the journal."""
 
-    class Torn(Counted):
+    class Torn(CountingJournal):
         def _turn_from(self, first_seq: int) -> Placed | None:
             placed = self._found.get(first_seq)
             if placed is None or placed.next_offset >= 0:
@@ -555,13 +559,13 @@ def torn_turns_count(stack: ExitStack) -> None:
     swap(stack, restore, "Counted", lambda _: Torn)
 
 
-@mutant("bridge/codec.py", scenario=PLAIN_SCENARIO)
+@mutant("bridge/codec.py", scenario=AT_LEAST_ONCE_SCENARIO)
 def journal_first(stack: ExitStack) -> None:
     """The journal is appended before what its commands send."""
 
-    def make(encode_plain: Any) -> Any:
-        def mutated(self: Codec, effects: Effects) -> Append:
-            made = encode_plain(self, effects)
+    def make(encode_nontransactional: Any) -> Any:
+        def mutated(self: Codec, result: TurnResult) -> Append:
+            made = encode_nontransactional(self, result)
             return msgspec.structs.replace(made, outputs=made.journal, journal=made.outputs)
 
         return mutated
@@ -569,22 +573,22 @@ def journal_first(stack: ExitStack) -> None:
     swap(stack, Codec, "encode_plain", make)
 
 
-@mutant("actors/shard/redelivery.py", scenario=PLAIN_SCENARIO)
+@mutant("actors/shard/redelivery.py", scenario=AT_LEAST_ONCE_SCENARIO)
 def failures_are_plain(stack: ExitStack) -> None:
     """A turn in which something failed is appended without a transaction."""
 
-    def make(plain: Any) -> Any:
+    def make(nontransactional: Any) -> Any:
         def mutated(self: Redelivery, turn: Turn, *more: Any) -> Any:
             turn.incidents, kept = [], turn.incidents
             counts, turn.counts = turn.counts, Counts()
             try:
-                return plain(self, turn, *more)
+                return nontransactional(self, turn, *more)
             finally:
                 turn.incidents, turn.counts = kept, counts
 
         return mutated
 
-    swap(stack, Redelivery, "plain", make)
+    swap(stack, Redelivery, "nontransactional", make)
 
 
 # --- the table ------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ REACHED = {
         "dead letter: Dropped",
     },
     "headers": {"asked", "not asked", "has a cause", "has no cause", "no number"},
-    "books": {"restored", "Inconsistent"},
+    "changelog": {"restored", "Inconsistent"},
     "readers": {"answered", "DecodeError", "verify: found", "verify: as promised"},
     "reports": {"report", "garbage", "lines lost", "no record of a node"},
     "frames": {"received", "incomplete", "FrameError"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.campaigns.mutants import DOCS, MUTANTS, PLAIN_SCENARIO, SCENARIO, Mutant, find
+from tests.campaigns.mutants import AT_LEAST_ONCE_SCENARIO, DOCS, MUTANTS, SCENARIO, Mutant, find
 
 pytestmark = pytest.mark.simulation
 
@@ -17,7 +17,7 @@ def test_a_planted_bug_is_found(planted: Mutant) -> None:
 
 def test_what_was_planted_is_gone() -> None:
     """A mutant leaves nothing behind: the seeds that found it are clean again."""
-    for scenario in (SCENARIO, PLAIN_SCENARIO):
+    for scenario in (SCENARIO, AT_LEAST_ONCE_SCENARIO):
         assert all(scenario.run(seed).violation is None for seed in range(5_001, 5_011))
 
 

@@ -23,10 +23,10 @@ from examples.banking.transfers import (
     TransferRefused,
 )
 from repertory import ActorSystem, Event, Message
-from repertory.actors.shard.turn_result import ShardRecord, StateRecord, WaitingRecord
+from repertory.actors.shard.turn_result import ShardRecord, StashedRecord, StateRecord
 from repertory.actors.wire import encode
 from repertory.bridge import topics
-from repertory.bridge.codec import decode_shard, decode_state, encode_book, number
+from repertory.bridge.codec import decode_shard, decode_state, encode_changelog_record, number
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.record import Output, Record
 from repertory.bridge.system.settings import Settings
@@ -45,7 +45,7 @@ system.host(Account, partitions=2)
 system.host(Transfer, partitions=2)
 
 OPEN_NEVER = Open(initial=5)
-WAITS = WaitingRecord(key="k", value=b"", headers=(), timestamp_ms=0)
+WAITS = StashedRecord(key="k", value=b"", headers=(), timestamp_ms=0)
 CAUSE = ("cause", b"bank.account.commands/0/999999/0")
 
 
@@ -108,7 +108,7 @@ class Planted:
     def write_shard(self, entity: str, partition: int, **changes: int) -> None:
         """Change the last shard record of a shard."""
         record, shard = self.shard(entity, partition)
-        self.write(record, encode_book(msgspec.structs.replace(shard, **changes)))
+        self.write(record, encode_changelog_record(msgspec.structs.replace(shard, **changes)))
 
     def state(self, entity: str) -> tuple[Record, StateRecord]:
         """Return the last snapshot of a topic, the newest of its key."""
@@ -283,9 +283,9 @@ def test_a_command_that_was_not_handled(planted: Planted) -> None:
 
 def test_a_command_that_waits(planted: Planted) -> None:
     """Until its record is a tombstone."""
-    planted.append("bank.account.waiting", 0, b"7", encode_book(WAITS), (CAUSE,))
+    planted.append("bank.account.stash", 0, b"7", encode_changelog_record(WAITS), (CAUSE,))
     assert planted.failing() == {LEFT}
-    planted.append("bank.account.waiting", 0, b"7", None, (("cause", b"bank.account.commands/0/999999/1"),))
+    planted.append("bank.account.stash", 0, b"7", None, (("cause", b"bank.account.commands/0/999999/1"),))
     assert planted.failing() == set()
 
 

@@ -7,27 +7,27 @@ from hypothesis import strategies as st
 from repertory.supervision import (
     Add,
     Backoff,
-    Command,
+    ChildPhase,
     Directive,
     Due,
-    Event,
     Exited,
     Failed,
     Failure,
-    Phase,
     Remove,
     Started,
     StopRequested,
     Strategy,
     Tree,
+    TreeCommand,
+    TreeEvent,
     TreePhase,
     restart,
     step,
 )
 
 NAMES = ("a", "b", "c", "d")
-LIVE = (Phase.STARTING, Phase.RUNNING)
-LEAVING = (Phase.STOPPING, Phase.RESTARTING, Phase.REMOVING)
+LIVE = (ChildPhase.STARTING, ChildPhase.RUNNING)
+LEAVING = (ChildPhase.STOPPING, ChildPhase.RESTARTING, ChildPhase.REMOVING)
 BROKEN = Failure("ValueError", "broken", "here")
 
 
@@ -35,10 +35,10 @@ class Happening(NamedTuple):
     """One step of a story."""
 
     before: Tree
-    event: Event
+    event: TreeEvent
     now_s: float
     after: Tree
-    commands: tuple[Command, ...]
+    commands: tuple[TreeCommand, ...]
 
 
 class Move(NamedTuple):
@@ -51,9 +51,9 @@ class Move(NamedTuple):
     elapsed_s: int
 
 
-def event_of(tree: Tree, move: Move) -> Event:
+def event_of(tree: Tree, move: Move) -> TreeEvent:
     """Turn a choice into an event: aimed at a child to which it matters if there is one, else noise."""
-    phases = {"crash": LIVE, "die": LIVE, "up": (Phase.STARTING,), "wake": (Phase.WAITING,), "obey": LEAVING}
+    phases = {"crash": LIVE, "die": LIVE, "up": (ChildPhase.STARTING,), "wake": (ChildPhase.WAITING,), "obey": LEAVING}
     aimed = [child for child in tree.children if child.phase in phases.get(move.kind, ())]
     if move.kind == "obey":
         aimed = [child for child in aimed if child.name == tree.awaited]
@@ -135,13 +135,13 @@ def family(strategy: Strategy, count: int = 4, **settings: object) -> Tree:
     return tree
 
 
-def drain(tree: Tree, now_s: float = 0.0) -> tuple[Tree, list[Command]]:
+def drain(tree: Tree, now_s: float = 0.0) -> tuple[Tree, list[TreeCommand]]:
     """Let every stop end and every wait be over, until nothing is under way: the tree then and all its commands."""
-    commands: list[Command] = []
+    commands: list[TreeCommand] = []
     for _ in range(100):
-        waiting = [child for child in tree.children if child.phase is Phase.WAITING]
+        waiting = [child for child in tree.children if child.phase is ChildPhase.WAITING]
         if tree.awaited is not None:
-            event: Event = Exited(tree.awaited, tree.child(tree.awaited).incarnation)
+            event: TreeEvent = Exited(tree.awaited, tree.child(tree.awaited).incarnation)
         elif waiting:
             event = Due(waiting[0].name, waiting[0].incarnation)
         else:
@@ -151,7 +151,7 @@ def drain(tree: Tree, now_s: float = 0.0) -> tuple[Tree, list[Command]]:
     raise AssertionError(f"still under way after 100 answers: {tree}")
 
 
-def crash(tree: Tree, name: str, now_s: float = 0.0) -> tuple[Tree, tuple[Command, ...]]:
+def crash(tree: Tree, name: str, now_s: float = 0.0) -> tuple[Tree, tuple[TreeCommand, ...]]:
     """Let the present incarnation of a child report a failure."""
     return step(tree, Failed(name, tree.child(name).incarnation, BROKEN), now_s)
 

@@ -5,15 +5,13 @@ import pytest
 from repertory.supervision import (
     Add,
     Backoff,
-    Command,
+    ChildPhase,
     Directive,
     Due,
     Escalate,
-    Event,
     Exited,
     Failed,
     Failure,
-    Phase,
     Remove,
     Start,
     Started,
@@ -21,6 +19,8 @@ from repertory.supervision import (
     StopRequested,
     Strategy,
     Tree,
+    TreeCommand,
+    TreeEvent,
     TreePhase,
     WakeAfter,
     restart,
@@ -38,9 +38,9 @@ def failure(directive: Directive | None = None, error_type: str = "ValueError") 
     return Failure(error_type, "broken", "here", directive=directive)
 
 
-def play(tree: Tree, *events: Event, now_s: float = 0.0) -> tuple[Tree, tuple[Command, ...]]:
+def play(tree: Tree, *events: TreeEvent, now_s: float = 0.0) -> tuple[Tree, tuple[TreeCommand, ...]]:
     """Hand over events; give the tree and the commands of the last."""
-    commands: tuple[Command, ...] = ()
+    commands: tuple[TreeCommand, ...] = ()
     for event in events:
         tree, commands = step(tree, event, now_s)
     return tree, commands
@@ -50,15 +50,15 @@ def test_an_added_child_starts_at_once_beside_its_starting_siblings() -> None:
     """Add starts a child without waiting for the Started of those before it."""
     tree, commands = play(Tree(restart()), Add("a"), Add("b"))
     assert commands == (Start("b", 2),)
-    assert [child.phase for child in tree.children] == [Phase.STARTING, Phase.STARTING]
+    assert [child.phase for child in tree.children] == [ChildPhase.STARTING, ChildPhase.STARTING]
 
 
 def test_started_is_believed_once() -> None:
     """Started makes a starting child run, and nothing else."""
     tree, commands = play(Tree(restart()), Add("a"), Started("a", 1))
-    assert (tree.child("a").phase, commands) == (Phase.RUNNING, ())
+    assert (tree.child("a").phase, commands) == (ChildPhase.RUNNING, ())
     tree, _ = crash(tree, "a")
-    assert play(tree, Started("a", 1))[0].child("a").phase is Phase.WAITING
+    assert play(tree, Started("a", 1))[0].child("a").phase is ChildPhase.WAITING
 
 
 def test_a_child_may_take_its_place_in_the_order() -> None:
@@ -95,7 +95,7 @@ def test_adding_a_child_on_its_way_out_brings_it_back() -> None:
     """A child that comes back while it is being removed starts when it has stopped."""
     tree, _ = play(family(ONE), Remove("b"))
     tree, commands = play(tree, Add("b"))
-    assert (tree.child("b").phase, commands) == (Phase.RESTARTING, ())
+    assert (tree.child("b").phase, commands) == (ChildPhase.RESTARTING, ())
     assert play(tree, Exited("b", 2))[1] == (Start("b", 5),)
 
 
@@ -105,7 +105,7 @@ def test_a_removed_child_is_forgotten_after_its_exit() -> None:
     assert commands == (Stop("b", 2),)
     tree, commands = play(tree, Exited("b", 2))
     assert (tree.names(), commands) == (("a", "c", "d"), ())
-    assert tree.child("b").phase is Phase.ABSENT
+    assert tree.child("b").phase is ChildPhase.ABSENT
 
 
 def test_a_lost_child_is_forgotten_at_once() -> None:
@@ -127,13 +127,13 @@ def test_resume_changes_nothing() -> None:
     """A failure with RESUME leaves child, budget and report alone; its exit would be a failure of its own."""
     tree = family(ONE)
     assert play(tree, Failed("b", 2, failure(Directive.RESUME))) == (tree, ())
-    assert play(tree, Exited("b", 2))[0].child("b").phase is Phase.WAITING
+    assert play(tree, Exited("b", 2))[0].child("b").phase is ChildPhase.WAITING
 
 
 def test_what_is_gone_cannot_resume() -> None:
     """An exit without a report is answered by a restart where the policy's default is RESUME."""
     tree = family(ONE, default=Directive.RESUME)
-    assert play(tree, Exited("b", 2))[0].child("b").phase is Phase.WAITING
+    assert play(tree, Exited("b", 2))[0].child("b").phase is ChildPhase.WAITING
 
 
 @pytest.mark.parametrize("strategy", Strategy)
@@ -142,19 +142,19 @@ def test_stop_leaves_the_siblings_alone(strategy: Strategy) -> None:
     before = family(strategy)
     tree, commands = play(before, Failed("b", 2, failure(Directive.STOP)), Exited("b", 2))
     assert (commands, tree.restarts) == ((), ())
-    assert tree.child("b").phase is Phase.STOPPED
+    assert tree.child("b").phase is ChildPhase.STOPPED
     assert tree.child("b").failure == failure(Directive.STOP)
     assert [tree.child(name) for name in "acd"] == [before.child(name) for name in "acd"]
     tree, _ = drain(crash(tree, "a")[0])
-    assert tree.child("b").phase is Phase.STOPPED
+    assert tree.child("b").phase is ChildPhase.STOPPED
 
 
 def test_policy_names_types_also_for_failures_that_came_as_data() -> None:
     """The tree's own policy answers by type name, unless the failure brings a directive."""
     tree = family(ONE, on={LookupError: Directive.STOP})
     looked_up = Failure.of(KeyError("x"), "here")
-    assert play(tree, Failed("a", 1, looked_up))[0].child("a").phase is Phase.STOPPED
-    assert play(tree, Failed("a", 1, failure(Directive.RESTART, "KeyError")))[0].child("a").phase is Phase.WAITING
+    assert play(tree, Failed("a", 1, looked_up))[0].child("a").phase is ChildPhase.STOPPED
+    assert play(tree, Failed("a", 1, failure(Directive.RESTART, "KeyError")))[0].child("a").phase is ChildPhase.WAITING
 
 
 @pytest.mark.parametrize("strategy", Strategy)
@@ -192,13 +192,13 @@ def test_an_empty_tree_stops_at_once() -> None:
 @pytest.mark.parametrize(
     ("directive", "phase", "tree_phase"),
     [
-        (Directive.STOP, Phase.STOPPED, TreePhase.RUNNING),
-        (Directive.ESCALATE, Phase.STOPPED, TreePhase.ESCALATING),
-        (Directive.RESTART, Phase.WAITING, TreePhase.RUNNING),
-        (Directive.RESUME, Phase.WAITING, TreePhase.RUNNING),
+        (Directive.STOP, ChildPhase.STOPPED, TreePhase.RUNNING),
+        (Directive.ESCALATE, ChildPhase.STOPPED, TreePhase.ESCALATING),
+        (Directive.RESTART, ChildPhase.WAITING, TreePhase.RUNNING),
+        (Directive.RESUME, ChildPhase.WAITING, TreePhase.RUNNING),
     ],
 )
-def test_a_late_report_is_heard(directive: Directive, phase: Phase, tree_phase: TreePhase) -> None:
+def test_a_late_report_is_heard(directive: Directive, phase: ChildPhase, tree_phase: TreePhase) -> None:
     """A report that comes after its exit is not counted again, but its STOP or ESCALATE holds."""
     tree, _ = play(family(ONE), Exited("b", 2), Failed("b", 2, failure(directive)))
     assert (tree.child("b").phase, tree.phase) == (phase, tree_phase)
@@ -208,24 +208,24 @@ def test_a_late_report_is_heard(directive: Directive, phase: Phase, tree_phase: 
 def test_a_late_report_is_heard_until_the_next_start() -> None:
     """A late STOP holds also when the backoff is over and only the siblings are still on their way down."""
     tree, _ = play(family(ALL, 2), Exited("b", 2), Due("b", 2))
-    assert tree.child("b").phase is Phase.READY
+    assert tree.child("b").phase is ChildPhase.READY
     tree, _ = play(tree, Failed("b", 2, failure(Directive.STOP)))
-    assert tree.child("b").phase is Phase.STOPPED
+    assert tree.child("b").phase is ChildPhase.STOPPED
     assert play(tree, Exited("a", 1))[1] == (Start("a", 3),)
 
 
 @pytest.mark.parametrize("first", [Failed("a", 1, failure(Directive.STOP)), Exited("a", 1)])
-def test_only_an_exit_that_was_counted_has_a_late_report(first: Event) -> None:
+def test_only_an_exit_that_was_counted_has_a_late_report(first: TreeEvent) -> None:
     """What a child said or says of an end that cost no restart does not stop it, however late and often it comes."""
     tree, _ = crash(family(ALL, 3), "b")
     tree, _ = play(tree, first, Failed("a", 1, failure(Directive.STOP)), Failed("a", 1, failure(Directive.STOP)))
-    assert tree.child("a").phase is Phase.READY
+    assert tree.child("a").phase is ChildPhase.READY
 
 
 def test_only_the_first_late_report_is_judged() -> None:
     """Once an exit is explained, further reports of it change nothing but the status."""
     tree, _ = play(family(ONE), Exited("b", 2), Failed("b", 2, BROKEN), Failed("b", 2, failure(Directive.ESCALATE)))
-    assert (tree.child("b").phase, tree.phase) == (Phase.WAITING, TreePhase.RUNNING)
+    assert (tree.child("b").phase, tree.phase) == (ChildPhase.WAITING, TreePhase.RUNNING)
 
 
 def test_a_report_explains_the_exit_that_came_before_it() -> None:
@@ -252,7 +252,7 @@ def test_a_sibling_that_dies_before_its_turn_is_not_told_to_stop() -> None:
     for event in (Failed("a", 1, BROKEN), Exited("a", 1)):
         tree, _ = crash(family(ALL, 3), "b")
         tree, _ = play(tree, event)
-        assert tree.child("a").phase is Phase.READY
+        assert tree.child("a").phase is ChildPhase.READY
         tree, commands = play(tree, Exited("c", 3))
         assert (commands, tree.restarts) == ((), (0.0,))
 

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 
 from repertory.supervision import (
     Child,
+    ChildPhase,
     Directive,
     Due,
     Escalate,
     Exited,
     Failed,
-    Phase,
     Remove,
     Start,
     Started,
@@ -111,11 +111,11 @@ def test_each_live_failure_has_exactly_one_answer(story: list[Happening]) -> Non
             continue
         after = happening.after.child(child.name)
         escalates = happening.after.phase in (TreePhase.ESCALATING, TreePhase.ESCALATED)
-        stays_down = after.phase is Phase.STOPPED and not escalates
+        stays_down = after.phase is ChildPhase.STOPPED and not escalates
         assert (bool(waits), stays_down, escalates).count(True) == 1
         if waits:
             assert [(wait.child, wait.incarnation) for wait in waits] == [(child.name, child.incarnation)]
-            assert after.phase is Phase.WAITING
+            assert after.phase is ChildPhase.WAITING
 
 
 @thorough
@@ -153,7 +153,7 @@ def test_escalation_comes_last(story: list[Happening]) -> None:
     for happening in story:
         if any(isinstance(command, Escalate) for command in happening.commands):
             assert happening.after.phase is TreePhase.ESCALATED
-            assert not [child for child in happening.after.children if child.phase is not Phase.STOPPED]
+            assert not [child for child in happening.after.children if child.phase is not ChildPhase.STOPPED]
 
 
 @thorough
@@ -197,7 +197,7 @@ def test_every_waiting_child_has_exactly_one_pending_due(story: list[Happening])
             pending[happening.event.child, happening.event.incarnation] = 0
         pending.update((c.child, c.incarnation) for c in happening.commands if isinstance(c, WakeAfter))
         for child in happening.after.children:
-            assert child.phase is not Phase.WAITING or pending[child.name, child.incarnation] == 1
+            assert child.phase is not ChildPhase.WAITING or pending[child.name, child.incarnation] == 1
 
 
 @thorough
@@ -261,7 +261,7 @@ def test_stop_always_ends(story: list[Happening]) -> None:
     assert told + [command.child for command in (*commands, *more) if isinstance(command, Stop)] == expected
     assert all(isinstance(command, Stop) for command in (*commands, *more))
     assert tree.phase is TreePhase.STOPPED
-    assert {child.phase for child in tree.children} <= {Phase.STOPPED}
+    assert {child.phase for child in tree.children} <= {ChildPhase.STOPPED}
 
 
 @thorough
@@ -270,7 +270,7 @@ def test_everybody_gets_where_it_goes(story: list[Happening]) -> None:
     """When all exits and timers have come, no child is left between up and down, and an escalation has been sent."""
     for happening in story[-1:]:
         tree, _ = drain(happening.after, happening.now_s)
-        settled = {Phase.STOPPED} if is_over(tree) else {*LIVE, Phase.STOPPED}
+        settled = {ChildPhase.STOPPED} if is_over(tree) else {*LIVE, ChildPhase.STOPPED}
         assert {child.phase for child in tree.children} <= settled
         assert tree.phase not in (TreePhase.ESCALATING, TreePhase.STOPPING)
 

@@ -11,15 +11,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from repertory.supervision import (
     Add,
-    Command,
+    ChildPhase,
     Directive,
     Due,
     Escalate,
-    Event,
     Exited,
     Failed,
     Failure,
-    Phase,
     Remove,
     Start,
     Started,
@@ -27,6 +25,8 @@ from repertory.supervision import (
     StopRequested,
     Strategy,
     Tree,
+    TreeCommand,
+    TreeEvent,
     TreePhase,
     restart,
     step,
@@ -119,20 +119,20 @@ class Otp:
                 self.log.append(f"-{name}")
 
 
-def read(commands: list[Command]) -> list[str]:
+def read(commands: list[TreeCommand]) -> list[str]:
     """Write commands as the model's log does."""
-    marks: list[str] = []
+    in_flight: list[str] = []
     for command in commands:
         match command:
             case Start(name):
-                marks.append(f"+{name}")
+                in_flight.append(f"+{name}")
             case Stop(name):
-                marks.append(f"-{name}")
+                in_flight.append(f"-{name}")
             case Escalate():
-                marks.append("!")
+                in_flight.append("!")
             case _:
                 pass
-    return marks
+    return in_flight
 
 
 def same(tree: Tree, otp: Otp) -> None:
@@ -162,7 +162,7 @@ def test_commands_are_those_of_otp(
     everybody = [("add", name, 0) for name in NAMES]
     for operation, name, elapsed_s in [*everybody, *operations, ("stop", "", 0)]:
         now_s += elapsed_s
-        event: Event
+        event: TreeEvent
         incarnation = tree.child(name).incarnation
         match operation:
             case "add":
@@ -194,7 +194,7 @@ class Interleaved(RuleBasedStateMachine):
         self.now_s = 0
         self.tree = Tree(restart())
         self.otp = Otp(Strategy.ONE_FOR_ONE, 0, 1)
-        self.late: list[Event] = []
+        self.late: list[TreeEvent] = []
 
     @initialize(strategy=st.sampled_from(Strategy), intensity=st.integers(0, 6), period=st.integers(1, 5))
     def begin(self, strategy: Strategy, intensity: int, period: int) -> None:
@@ -204,11 +204,11 @@ class Interleaved(RuleBasedStateMachine):
         for name in NAMES:
             self.add(name)
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: TreeEvent) -> None:
         """Hand an event to the machine."""
         self.tree, _ = step(self.tree, event, self.now_s)
 
-    def pick(self, phases: tuple[Phase, ...], at: int) -> str | None:
+    def pick(self, phases: tuple[ChildPhase, ...], at: int) -> str | None:
         """Pick a child in one of the phases."""
         names = [child.name for child in self.tree.children if child.phase in phases]
         return names[at % len(names)] if names else None
@@ -253,13 +253,13 @@ class Interleaved(RuleBasedStateMachine):
     @rule(at=st.integers(0, 11))
     def started(self, at: int) -> None:
         """A starting child says that it runs."""
-        if name := self.pick((Phase.STARTING,), at):
+        if name := self.pick((ChildPhase.STARTING,), at):
             self.tell(Started(name, self.tree.child(name).incarnation))
 
     @rule(at=st.integers(0, 11), early=st.booleans())
     def due(self, at: int, early: bool) -> None:  # noqa: FBT001 - Hypothesis names it
         """A timer fires, perhaps one that no longer matters."""
-        if name := self.pick(tuple(Phase) if early else (Phase.WAITING,), at):
+        if name := self.pick(tuple(ChildPhase) if early else (ChildPhase.WAITING,), at):
             self.tell(Due(name, self.tree.child(name).incarnation))
 
     @precondition(lambda self: self.tree.awaited)
@@ -272,7 +272,7 @@ class Interleaved(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES))
     def add(self, name: str) -> None:
         """A child comes, or comes back."""
-        if self.tree.child(name).phase is Phase.REMOVING:
+        if self.tree.child(name).phase is ChildPhase.REMOVING:
             return  # Still going: the machine keeps its place in the order, the model has forgotten it.
         self.otp.start_child(name)
         self.tell(Add(name))
@@ -300,7 +300,7 @@ class Interleaved(RuleBasedStateMachine):
     @invariant()
     def at_rest_it_is_as_otp(self) -> None:
         """A tree with nothing under way has OTP's children up and OTP's fate."""
-        if self.tree.awaited is None and self.pick((Phase.WAITING,), 0) is None:
+        if self.tree.awaited is None and self.pick((ChildPhase.WAITING,), 0) is None:
             same(self.tree, self.otp)
 
     def teardown(self) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from repertory.supervision import PHASE_TABLE, Change, Phase, phase_table_rst
+from repertory.supervision import PHASE_TABLE, Change, ChildPhase, phase_table_rst
 
 
 def test_every_change_has_a_row() -> None:
@@ -10,8 +10,8 @@ def test_every_change_has_a_row() -> None:
     assert set(PHASE_TABLE) == set(Change)
 
 
-@pytest.mark.parametrize("phase", Phase)
-def test_every_phase_can_be_reached_and_left(phase: Phase) -> None:
+@pytest.mark.parametrize("phase", ChildPhase)
+def test_every_phase_can_be_reached_and_left(phase: ChildPhase) -> None:
     """No phase is unreachable and none is a trap."""
     assert any(phase in nexts.values() for nexts in PHASE_TABLE.values())
     assert any(phase in nexts for nexts in PHASE_TABLE.values())
@@ -22,10 +22,10 @@ def test_no_change_keeps_the_phase() -> None:
     assert not [(change, phase) for change, nexts in PHASE_TABLE.items() for phase in nexts if nexts[phase] is phase]
 
 
-@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.READY])
-def test_a_child_starts_only_from_ready(phase: Phase) -> None:
+@pytest.mark.parametrize("phase", [phase for phase in ChildPhase if phase is not ChildPhase.READY])
+def test_a_child_starts_only_from_ready(phase: ChildPhase) -> None:
     """STARTING is entered from READY alone, so whatever lives was seen to go down first."""
-    assert not [change for change, nexts in PHASE_TABLE.items() if nexts.get(phase) is Phase.STARTING]
+    assert not [change for change, nexts in PHASE_TABLE.items() if nexts.get(phase) is ChildPhase.STARTING]
 
 
 def test_table_as_rst() -> None:
@@ -39,7 +39,7 @@ def test_table_as_rst() -> None:
         rows[-1].append(line[7:])
     assert rows[0] == ["phase", *(change.value for change in Change)]
     shown = {(row[0], column): cell for row in rows[1:] for column, cell in zip(rows[0], row, strict=True)}
-    for phase in Phase:
+    for phase in ChildPhase:
         for change in Change:
             after = PHASE_TABLE[change].get(phase)
             assert shown[phase.value, change.value] == (after.value if after else "")

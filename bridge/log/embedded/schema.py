@@ -8,10 +8,10 @@ from itertools import groupby
 
 from repertory.bridge.log.record import TopicPartition
 
-#: ``PRAGMA application_id`` of a log file: "unds", so that a foreign SQLite file is told apart before it is touched.
-APPLICATION_ID = 0x756E6473
+#: ``PRAGMA application_id`` of a log file: "rprt", so that a foreign SQLite file is told apart before it is touched.
+APPLICATION_ID = 0x72707274
 
-#: Raised with every change that an older understudy could not read.
+#: Raised with every change that an older repertory could not read.
 SCHEMA_VERSION = 1
 
 #: ``meta.membership`` counts the changes of any group's members and shares: a worker looks at the tables behind it

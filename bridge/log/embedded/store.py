@@ -236,12 +236,12 @@ def _open(path: str) -> sqlite3.Connection:
 
 
 def _check_schema(connection: Connection, path: str) -> None:
-    """Refuse a log that another version of understudy made."""
+    """Refuse a log that another version of repertory made."""
     (version,) = connection.execute("SELECT schema_version FROM meta").fetchone()
     if version != schema.SCHEMA_VERSION:
         raise LogError(
-            f"the log {path} has schema {version}, this understudy knows {schema.SCHEMA_VERSION}: "
-            "nothing in it was changed; use the understudy that made it"
+            f"the log {path} has schema {version}, this repertory knows {schema.SCHEMA_VERSION}: "
+            "nothing in it was changed; use the repertory that made it"
         )
 
 
@@ -294,7 +294,7 @@ def _check_application(connection: Connection, path: str) -> None:
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     if application_id != schema.APPLICATION_ID:
         raise LogError(
-            f"{path} is an SQLite file but no understudy log (application id {application_id}): "
+            f"{path} is an SQLite file but no repertory log (application id {application_id}): "
             "nothing in it was changed; choose another path"
         )
 

@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient, ConsumerGroupDescription, OffsetS
 from confluent_kafka.cimpl import NewTopic
 
 from repertory.bridge.log.kafka.config import KafkaConfig
-from repertory.bridge.log.kafka.messages import PASSING, STALE, TIMED_OUT, bounded, error_of, made, say
+from repertory.bridge.log.kafka.messages import PASSING, STALE, TIMED_OUT, bounded, describe, error_of, made
 from repertory.bridge.log.port import LogUnavailable, Member, TopicMismatch, TopicSpec
 from repertory.bridge.log.record import TopicPartition
 
@@ -98,7 +98,7 @@ class Admin:
 
     def _unavailable(self, failure: KafkaException, timeout_s: float) -> LogUnavailable:
         self._client.poll(0.1)
-        why = self.last_error() or say(error_of(failure))
+        why = self.last_error() or describe(error_of(failure))
         return LogUnavailable(
             f"no Kafka broker of {self._config.brokers} answered within {timeout_s:g} s; the last error: {why}"
         )
@@ -171,7 +171,7 @@ class Admin:
                     raise self._unavailable(failure, REQUEST_TIMEOUT_S) from None
                 if error.code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another worker was quicker
                     refused.append(spec)
-                    why = say(error)
+                    why = describe(error)
         if refused:
             wanted = "; ".join(_as_wanted(spec) for spec in refused)
             raise TopicMismatch(f"{len(refused)} topics are missing and may not be made: {why}. Make: {wanted}")

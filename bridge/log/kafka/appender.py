@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from repertory.bridge.log.kafka.admin import Admin
 from repertory.bridge.log.kafka.config import KafkaConfig
-from repertory.bridge.log.kafka.messages import error_of, made, say
+from repertory.bridge.log.kafka.messages import describe, error_of, made
 from repertory.bridge.log.port import LogError, LogUnavailable, OutcomeUnknown
 from repertory.bridge.log.record import Output, TopicPartition
 
@@ -28,7 +28,7 @@ class KafkaAppender:
         self._admin = admin
         self._timeout_s = config.settings.transaction_timeout_s + DECISION_SLACK_S
         self._lines = config.lines()
-        settings = config.plain(self._lines) if gapless else config.appender(self._lines)
+        settings = config.nontransactional(self._lines) if gapless else config.appender(self._lines)
         self._producer: Producer | None = made(Producer, settings)
 
     def append(self, outputs: Sequence[Output]) -> Sequence[int]:
@@ -84,7 +84,7 @@ def _served(producer: Producer) -> None:
     try:
         producer.poll(0.1)
     except KafkaException as failure:  # A gap: the producer is dead, and says so here if nobody else listens.
-        raise OutcomeUnknown(say(error_of(failure))) from failure
+        raise OutcomeUnknown(describe(error_of(failure))) from failure
 
 
 def _queued(producer: Producer, output: Output, delivery: _Delivery, deadline_s: float) -> str | None:
@@ -98,12 +98,12 @@ def _queued(producer: Producer, output: Output, delivery: _Delivery, deadline_s:
                 return f"the queue to the brokers is full of records that they do not take (topic {output.topic})"
             _served(producer)
         except KafkaException as failure:
-            return f"a record for {output.topic}/{output.partition} was refused: {say(error_of(failure))}"
+            return f"a record for {output.topic}/{output.partition} was refused: {describe(error_of(failure))}"
         else:
             return None
 
 
 def _unknown(delivery: _Delivery, count: int, outputs: Sequence[Output]) -> LogError:
-    why = say(delivery.error) if delivery.error is not None else "no answer"
+    why = describe(delivery.error) if delivery.error is not None else "no answer"
     topics = ", ".join(sorted({output.topic for output in outputs}))
     return OutcomeUnknown(f"{count} of {len(outputs)} records for {topics} may or may not be appended: {why}")

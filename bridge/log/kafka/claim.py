@@ -27,7 +27,7 @@ from repertory.bridge.log.kafka.admin import Admin
 from repertory.bridge.log.kafka.appender import KafkaAppender
 from repertory.bridge.log.kafka.config import KafkaConfig
 from repertory.bridge.log.kafka.lease import Lease
-from repertory.bridge.log.kafka.messages import FENCED, NO_MEMBER, PASSING, STATE, TIMED_OUT, error_of, made, say
+from repertory.bridge.log.kafka.messages import FENCED, NO_MEMBER, PASSING, STATE, TIMED_OUT, describe, error_of, made
 from repertory.bridge.log.kafka.ranges import RangeReader
 from repertory.bridge.log.port import (
     Aborted,
@@ -85,7 +85,7 @@ class Claim:
         self._lease = lease
         self._lines = config.lines()
         self._producer: Producer | None = None
-        self._plain: KafkaAppender | None = None
+        self._appender: KafkaAppender | None = None
         self._id = ""
         self._reader: RangeReader | None = None
         self._jobs: SimpleQueue[Callable[[], bool] | None] = SimpleQueue()
@@ -109,7 +109,7 @@ class Claim:
         """Read a range: ``Replayed`` until complete. Each batch must be acknowledged by :meth:`took`."""
         self._jobs.put(partial(self._replay, TopicPartition(topic, self.shard.partition), start, end))
 
-    def took(self) -> None:
+    def ack_batch(self) -> None:
         """One replayed batch has reached the owner: there is room for another."""
         self._room.release()
 
@@ -127,7 +127,7 @@ class Claim:
         self.settled.clear()
         self._jobs.put(partial(self._append, append))
 
-    def retire(self) -> None:
+    def cancel(self) -> None:
         """Give up: what is under way ends at its next slice, nothing is reported any more."""
         self._void.set()
         self._jobs.put(None)
@@ -155,7 +155,7 @@ class Claim:
             self.settled.set()
             self._close_reader()
             faults.point("K22")
-            self._plain = None
+            self._appender = None
             self._producer = None  # destroys it here, off the poll's thread, without flushing
 
     def _next_job(self) -> Callable[[], bool] | None:
@@ -166,7 +166,7 @@ class Claim:
                 if self._producer is not None:
                     self._producer.poll(0)
 
-    def _say(self, event: LogEvent) -> None:
+    def _emit(self, event: LogEvent) -> None:
         self._inbox.append((self, event))
 
     def _claim(self, topics: Sequence[str]) -> bool:
@@ -182,19 +182,19 @@ class Claim:
             # address to the broker's own it finds none, and looks again only after half a second. Two questions
             # later there is one: 0.06 to 0.14 s instead of 0.5 for a third of all claims (measured).
             for _ in range(2):
-                self._insist(lambda: producer.list_topics(self.shard.topic, SLICE_S), deadline_s)
+                self._retry(lambda: producer.list_topics(self.shard.topic, SLICE_S), deadline_s)
             # Completes or aborts what a predecessor left open, and bumps the epoch: from here on it is fenced.
-            self._insist(lambda: self._shut_out(producer), deadline_s)
-            claimed = self._insist(lambda: self._survey(topics), deadline_s)
+            self._retry(lambda: self._fence(producer), deadline_s)
+            claimed = self._retry(lambda: self._survey(topics), deadline_s)
         except KafkaException as failure:
             return self._failed(error_of(failure), "claiming the shard")
-        self._say(claimed)
+        self._emit(claimed)
         return True
 
-    def _shut_out(self, producer: Producer) -> None:
+    def _fence(self, producer: Producer) -> None:
         """Initialise the transactional id. No member of the group is checked there: one that slept must not."""
         if self._lease.over():
-            self._say(Aborted(self.shard, f"{self.shard}: no sign of membership while it was claimed", routine=True))
+            self._emit(Aborted(self.shard, f"{self.shard}: no sign of membership while it was claimed", routine=True))
             raise _VoidedError
         producer.init_transactions(SLICE_S)
 
@@ -205,11 +205,11 @@ class Claim:
         acknowledgement, and a replay that ended at the last stable offset would miss it (KAFKA-10167).
         """
         committed = self._committed(topics)
-        low = self._admin.low(self.shard)
+        start_offset = self._admin.low(self.shard)
         places = [TopicPartition(topic, self.shard.partition) for topic in topics]
         ends = self._admin.ends({self.shard, *places})
         by_topic = {place.topic: ends[place] for place in places}
-        return Claimed(self.shard, committed, low, ends[self.shard], by_topic)
+        return Claimed(self.shard, committed, start_offset, ends[self.shard], by_topic)
 
     def _committed(self, topics: Sequence[str]) -> int | None:
         """Ask for the group's offset. Still pending after the id was initialised, it would be so for ever: end that."""
@@ -223,13 +223,13 @@ class Claim:
         try:
             hanging.mend(held, self._producer, self._admin, self._config)
         except (hanging.NotMendedError, KafkaException) as why:
-            said = say(error_of(why)) if isinstance(why, KafkaException) else str(why)
+            said = describe(error_of(why)) if isinstance(why, KafkaException) else str(why)
             raise KafkaException(
                 KafkaError(STATE, f"a transaction of {self._id} hangs and could not be ended: {said}")
             ) from None
         return self._admin.committed(self._group, self.shard)
 
-    def _insist(self, ask: Callable[[], T], deadline_s: float) -> T:
+    def _retry(self, ask: Callable[[], T], deadline_s: float) -> T:
         """Repeat a question that a moving cluster does not answer yet."""
         while True:
             if self._void.is_set():
@@ -246,7 +246,7 @@ class Claim:
 
     def _replay(self, where: TopicPartition, start: int, end: int) -> bool:
         if start >= end:
-            self._say(Replayed(self.shard, where.topic, (), complete=True))
+            self._emit(Replayed(self.shard, where.topic, (), complete=True))
             return True
         try:
             if self._reader is None:
@@ -254,13 +254,13 @@ class Claim:
             for records in self._reader.read(where, start, end):
                 if records:
                     self._wait_for_room()
-                    self._say(Replayed(self.shard, where.topic, records, complete=False))
+                    self._emit(Replayed(self.shard, where.topic, records, complete=False))
                 elif self._void.is_set():
                     raise _VoidedError
             self._reader.rest()
         except KafkaException as failure:
             return self._failed(error_of(failure), f"replaying {where} from {start} to {end}")
-        self._say(Replayed(self.shard, where.topic, (), complete=True))
+        self._emit(Replayed(self.shard, where.topic, (), complete=True))
         return True
 
     def _wait_for_room(self) -> None:
@@ -307,7 +307,7 @@ class Claim:
         if len(firsts) < len({output.topic for output in transaction.records}):
             # The first answer got lost; asked again, the broker only knew that it has the records.
             return self._unknown("the broker did not tell where the records stand")
-        self._settle(Committed(shard, firsts))
+        self._answer(Committed(shard, firsts))
         return True
 
     def _produce(self, producer: Producer, outputs: Sequence[Output], deadline_s: float) -> dict[str, int]:
@@ -361,7 +361,7 @@ class Claim:
 
     def _append(self, append: Append) -> bool:
         """Append outputs, then the journal; whatever is in doubt, the journal tells the next claim."""
-        plain = self._plain = self._plain or KafkaAppender(self._config, self._admin, gapless=True)
+        appender = self._appender = self._appender or KafkaAppender(self._config, self._admin, gapless=True)
         firsts: dict[str, int] = {}
         try:
             for point, outputs in (("P1", append.outputs), ("P2", append.journal)):
@@ -370,11 +370,11 @@ class Claim:
                     raise _VoidedError
                 if self._lease.over():  # Nothing else keeps a sleeper from writing on.
                     text = f"{self.shard}: no sign of membership for a session; nothing more is appended"
-                    self._settle(Aborted(self.shard, text, routine=True))
+                    self._answer(Aborted(self.shard, text, routine=True))
                     return False
                 if outputs is append.journal:
                     faults.point("P2-sent", ANSWER_LOST_S)
-                offsets = plain.append(outputs) if outputs else ()
+                offsets = appender.append(outputs) if outputs else ()
                 for output, offset in zip(outputs, offsets, strict=True):
                     firsts.setdefault(output.topic, offset)
         except LogError as failure:
@@ -382,7 +382,7 @@ class Claim:
         if -1 in firsts.values():
             return self._unknown("the broker did not tell where the records stand")
         faults.point("P3")
-        self._settle(Committed(self.shard, firsts))
+        self._answer(Committed(self.shard, firsts))
         return True
 
     def _sliced(self, call: Callable[[], None], deadline_s: float) -> None:
@@ -401,16 +401,16 @@ class Claim:
 
     def _failed(self, error: KafkaError, doing: str) -> bool:
         """End the claim: say what the owner must do. Table: ``research/reliability.md`` 1b, error → action."""
-        code, text = error.code(), f"{self.shard}: {doing} failed: {say(error)}"
+        code, text = error.code(), f"{self.shard}: {doing} failed: {describe(error)}"
         if code in FENCED:
-            self._settle(Fenced(self.shard, text))
+            self._answer(Fenced(self.shard, text))
         elif error.txn_requires_abort():
             self._abort()
-            self._settle(Aborted(self.shard, text, routine=code in NO_MEMBER))
+            self._answer(Aborted(self.shard, text, routine=code in NO_MEMBER))
         elif error.retriable():
             self._unknown(text)
         else:
-            self._settle(Aborted(self.shard, text, routine=False))
+            self._answer(Aborted(self.shard, text, routine=False))
         return False
 
     def _abort(self) -> None:
@@ -421,12 +421,12 @@ class Claim:
 
     def _unknown(self, why: str) -> bool:
         text = f"{self.shard}: unknown outcome of a commit, the next claim decides it: {why}"
-        self._settle(Aborted(self.shard, text, routine=False))
+        self._answer(Aborted(self.shard, text, routine=False))
         return False
 
-    def _settle(self, event: LogEvent) -> None:
+    def _answer(self, event: LogEvent) -> None:
         """Say the outcome, then let a waiting revoke go on."""
-        self._say(event)
+        self._emit(event)
         self.settled.set()
 
 

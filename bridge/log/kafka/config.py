@@ -11,14 +11,14 @@ from repertory.bridge.system.settings import Settings
 #: What librdkafka takes: texts, numbers, and for a few names a callable or the taker of log lines.
 Config = dict[str, object]
 
-logger = logging.getLogger("understudy.kafka")
+logger = logging.getLogger("repertory.kafka")
 
 #: A record may be as large as a dead letter of the largest input: librdkafka's own limit is 1,000,000 bytes.
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 #: A worker's consumer tells so often where its partitions end: transactions that hang are seen by it.
 STATISTICS_MS = 5_000
 
-_OURS = "understudy sets it itself"
+_OURS = "repertory sets it itself"
 _EXACTLY_ONCE = "without it a record can be lost or written twice"
 
 #: Names that may only have one value (None: none at all), and why. Aliases are librdkafka's (CONFIGURATION.md).
@@ -62,7 +62,7 @@ _DAY_MS = 86_400_000
 _SECRET_WORDS = ("password", "secret", "token", "pem", "jaas", "sasl.username", "oauthbearer.config")
 
 _ANY_CLIENT: Config = {
-    "client.id": "understudy",
+    "client.id": "repertory",
     "log_level": _LOG_LEVEL_MIN,
     # A broker that restarts is back in a second or two; librdkafka's ten seconds would outlast a session.
     "reconnect.backoff.ms": 50,
@@ -138,7 +138,7 @@ _KNOWN = ("will be ignored by this", "enable.gapless.guarantee is experimental")
 
 
 class LogLines:
-    """Takes librdkafka's log lines (it wants something with ``log``) to ``understudy.kafka``, without secrets.
+    """Takes librdkafka's log lines (it wants something with ``log``) to ``repertory.kafka``, without secrets.
 
     ``coordinator_lost`` is set by the line that tells that a transaction coordinator's connection broke: the one
     sign that a commit may have been sent twice (librdkafka repeats it silently). Lines are served within the
@@ -210,13 +210,13 @@ class KafkaConfig:
 
     def reader(self, lines: LogLines) -> Config:
         """Build for reading what `assign` says; librdkafka wants a group's name, but nothing joins it."""
-        return self._built(lines, self._fetching(), self._alone("understudy-reader") | {"enable.partition.eof": True})
+        return self._built(lines, self._fetching(), self._alone("repertory-reader") | {"enable.partition.eof": True})
 
     def asker(self, lines: LogLines, group: str) -> Config:
         """Build for asking a group's coordinator; ``isolation.level`` makes it wait for pending offsets."""
         return self._built(lines, {}, self._alone(group))
 
-    def uncommitted(self, lines: LogLines, group: str = "understudy-reader") -> Config:
+    def uncommitted(self, lines: LogLines, group: str = "repertory-reader") -> Config:
         """Build for what must not wait for open transactions: Kafka's own topics, and whether an offset is pending."""
         return self._built(
             lines,
@@ -239,14 +239,14 @@ class KafkaConfig:
         timeout_ms = int(self.settings.transaction_timeout_s * 1_000)
         return self._built(lines, _PRODUCING, _DURABLE | {"delivery.timeout.ms": timeout_ms})
 
-    def plain(self, lines: LogLines) -> Config:
+    def nontransactional(self, lines: LogLines) -> Config:
         """Build for a shard's producer without transactions: behind a record that is lost all others are.
 
         It gives no record up by itself while its owner waits (``KafkaAppender``): they would be given up one by one,
         and one behind could still get through.
         """
-        patience_ms = int(self.settings.transaction_timeout_s * 1_000) + 60_000
-        gapless: Config = {"enable.gapless.guarantee": True, "delivery.timeout.ms": patience_ms}
+        give_up_ms = int(self.settings.transaction_timeout_s * 1_000) + 60_000
+        gapless: Config = {"enable.gapless.guarantee": True, "delivery.timeout.ms": give_up_ms}
         return self._built(lines, _PRODUCING, _DURABLE | gapless)
 
     def _fetching(self) -> Config:

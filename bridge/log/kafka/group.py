@@ -19,8 +19,8 @@ from repertory.bridge.log.kafka.admin import Admin
 from repertory.bridge.log.kafka.config import KafkaConfig, logger
 from repertory.bridge.log.kafka.hidden import GRACE_S, HiddenWatch
 from repertory.bridge.log.kafka.lease import boottime_s
-from repertory.bridge.log.kafka.messages import ALL_BROKERS_DOWN, FATAL, FORBIDDEN, bounded, error_of, made, say
-from repertory.bridge.log.kafka.slot import Mark
+from repertory.bridge.log.kafka.messages import ALL_BROKERS_DOWN, FATAL, FORBIDDEN, bounded, describe, error_of, made
+from repertory.bridge.log.kafka.slot import SlotLock
 from repertory.bridge.log.port import LogError, LogUnavailable, Member, SlotTaken, TopicSpec
 from repertory.bridge.log.record import TopicPartition
 
@@ -49,7 +49,7 @@ class Listener(Protocol):
     def proved(self, asked_s: float) -> None:
         """The group took us for a member at some time after ``asked_s`` (of :func:`boottime_s`)."""
 
-    def unmirrored(self, shards: Sequence[TopicPartition]) -> None:
+    def group_offsets_refused(self, shards: Sequence[TopicPartition]) -> None:
         """The group did not take the offsets of these shards."""
 
 
@@ -74,28 +74,28 @@ class GroupMember:
         self._tick_due_s = 0.0
         self._assignments = 0
         #: What librdkafka said when another took our place in the group.
-        self._shut_out: str | None = None
+        self._fenced_by: str | None = None
         self._brokers = config.brokers
         self._hidden = HiddenWatch(config.settings.transaction_timeout_s + GRACE_S)
         self._lines = config.lines()
-        self._mark = self._marked()
+        self._slot_lock = self._lock_slot()
         try:
             #: The broker would give us what the predecessor had when it went, and leave all else as it is.
             self._returning = self._must_share_anew()
             if admin.partition_count(self._control) is None:
                 admin.ensure([TopicSpec(self._control, 1, {})])
-            identity = (member.group, member.instance_id, f"understudy-{member.node}-{member.slot}")
+            identity = (member.group, member.instance_id, f"repertory-{member.node}-{member.slot}")
             callbacks = {"error_cb": self._on_error, "on_commit": self._on_commit, "stats_cb": self._on_statistics}
             self._consumer = made(Consumer, config.member(self._lines, *identity) | callbacks)
         except BaseException:
-            self._mark.close()
+            self._slot_lock.close()
             raise
         self._subscribe(list(subscriptions))
 
-    def _marked(self) -> Mark:
+    def _lock_slot(self) -> SlotLock:
         """Take the slot. On other machines nobody sees that; then the older of two owners gets a fatal error."""
         try:
-            mark = Mark(self._admin.cluster(), self._member)
+            mark = SlotLock(self._admin.cluster(), self._member)
         except KafkaException as failure:
             raise self._unasked(failure) from None
         if (pid := mark.other_pid()) is not None:
@@ -105,7 +105,7 @@ class GroupMember:
 
     def _unasked(self, failure: KafkaException) -> LogUnavailable:
         return LogUnavailable(
-            f"the group {self._member.group} cannot be asked for its members: {say(error_of(failure))}"
+            f"the group {self._member.group} cannot be asked for its members: {describe(error_of(failure))}"
         )
 
     def _must_share_anew(self) -> bool:
@@ -147,7 +147,7 @@ class GroupMember:
             answered_s = time.monotonic()
             if answered_s > asked_s + self._session_s / 2:  # a coordinator that was away has begun sessions anew
                 deadline_s = answered_s + GHOST_SESSIONS * self._session_s
-            if (pid := self._mark.other_pid()) is not None:
+            if (pid := self._slot_lock.other_pid()) is not None:
                 return self._slot_taken(f"process {pid} of this machine, which joined later ({why})")
             if slot.holder is None or holder not in (None, slot.holder):
                 return LogUnavailable(
@@ -171,7 +171,7 @@ class GroupMember:
         try:
             self._consumer.list_topics(self._control, timeout=METADATA_WAIT_S)
         except KafkaException as failure:
-            logger.warning("%s: %s", self._control, say(error_of(failure)))
+            logger.warning("%s: %s", self._control, describe(error_of(failure)))
         self._subscribe(topics)
 
     # --- poll -------------------------------------------------------------------------------------------------
@@ -194,8 +194,8 @@ class GroupMember:
             self._subscribe_anew([*self._subscriptions, self._control])
         message = self._consumer.poll(wait_s)
         messages = [] if message is None else [message, *self._consumer.consume(records_max - 1, 0.0)]
-        if self._shut_out is not None:
-            self._failure = self._replaced(self._shut_out)
+        if self._fenced_by is not None:
+            self._failure = self._replaced(self._fenced_by)
         if self._failure is not None:
             raise self._failure
         return messages
@@ -210,11 +210,11 @@ class GroupMember:
         if code == ALL_BROKERS_DOWN:
             self._down_since_s = self._down_since_s or time.monotonic()
         elif code in (FATAL, KafkaError.FENCED_INSTANCE_ID):  # its `.fatal()` is False in 2.16.1
-            self._shut_out = say(error)
+            self._fenced_by = describe(error)
         elif code in FORBIDDEN:
-            self._failure = LogUnavailable(f"Kafka refuses this worker: {say(error)}")
+            self._failure = LogUnavailable(f"Kafka refuses this worker: {describe(error)}")
         else:
-            logger.warning("consumer of %s: %s", self._member.instance_id, say(error))
+            logger.warning("consumer of %s: %s", self._member.instance_id, describe(error))
 
     def _on_error(self, error: KafkaError) -> None:
         self.failed(error)
@@ -290,23 +290,23 @@ class GroupMember:
         except KafkaException as failure:
             self._unproved(error_of(failure))
 
-    def mirror(self, offsets: Mapping[TopicPartition, int]) -> None:
+    def commit_group_offsets(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Commit offsets by which nobody steers; ``unmirrored`` tells a no. Members alone may, and only now."""
         targets = [KafkaPartition(*where, offset) for where, offset in offsets.items()]
         try:
             self._consumer.commit(offsets=targets, asynchronous=True)
         except KafkaException as failure:
-            self._unmirrored(error_of(failure), targets)
+            self._group_offsets_refused(error_of(failure), targets)
 
-    def _unmirrored(self, refusal: KafkaError, partitions: Sequence[KafkaPartition]) -> None:
-        logger.info("offsets of %s are not committed: %s", self._member.instance_id, say(refusal))
-        self._listener.unmirrored([TopicPartition(p.topic, p.partition) for p in partitions])
+    def _group_offsets_refused(self, refusal: KafkaError, partitions: Sequence[KafkaPartition]) -> None:
+        logger.info("offsets of %s are not committed: %s", self._member.instance_id, describe(refusal))
+        self._listener.group_offsets_refused([TopicPartition(p.topic, p.partition) for p in partitions])
 
     def _on_commit(self, error: KafkaError | None, partitions: list[KafkaPartition]) -> None:
         if any(p.topic != self._control for p in partitions):
             refusal = error or next((p.error for p in partitions if p.error is not None), None)
             if refusal is not None:
-                self._unmirrored(refusal, partitions)
+                self._group_offsets_refused(refusal, partitions)
             return
         asked_s, self._asked_s = self._asked_s, None
         refusal = error or next((p.error for p in partitions if p.error is not None), None)
@@ -317,7 +317,7 @@ class GroupMember:
 
     def _unproved(self, refusal: KafkaError) -> None:
         self._ask_again_s = boottime_s() + PROOF_RETRY_S
-        logger.info("membership of %s is not proved: %s", self._member.instance_id, say(refusal))
+        logger.info("membership of %s is not proved: %s", self._member.instance_id, describe(refusal))
 
     # --- positions --------------------------------------------------------------------------------------------
 
@@ -352,14 +352,14 @@ class GroupMember:
         Subscribing to a topic without shards makes the group give them to others; the next assignment that we
         receive tells that it has.
         """
-        if self._failure is None and self._shut_out is None and self._down_since_s is None and self._assignments:
+        if self._failure is None and self._fenced_by is None and self._down_since_s is None and self._assignments:
             seen = self._assignments
             self._subscribe_anew([self._control])
             deadline_s = time.monotonic() + HANDOVER_TIMEOUT_S
             while self._assignments == seen and self._failure is None and time.monotonic() < deadline_s:
                 self._consumer.poll(0.05)
         bounded(self._consumer.close, "consumer")
-        self._mark.close()
+        self._slot_lock.close()
 
     def abandon(self) -> None:
         """Fall silent: no farewell to the group, which finds the slot dead when its session ends or is taken over.
@@ -368,7 +368,7 @@ class GroupMember:
         serves any more, it spins for ever (2.16.1, seen in every second crash right after a join; compare its issue
         #4527): an assignment of nothing is the answer that it waits for.
         """
-        self._mark.close()
+        self._slot_lock.close()
         with suppress(KafkaException):
             self._consumer.incremental_assign([])
         holder = [self._consumer]

@@ -46,7 +46,7 @@ class NotMendedError(Exception):
     """The transaction was left as it is; the message says why."""
 
 
-class Decision(NamedTuple):
+class TransactionOutcome(NamedTuple):
     """What was decided of an id's last transaction, the partitions that it wrote to, and when (Unix ms)."""
 
     committed: bool
@@ -66,7 +66,7 @@ class Hanging(NamedTuple):
 
 def mend(hanging: Hanging, producer: Producer, admin: Admin, config: KafkaConfig) -> None:
     """End it, with the id's own initialised producer. Raises NotMendedError or KafkaException."""
-    decided = _decision(config, hanging.transactional_id)
+    decided = _outcome(config, hanging.transactional_id)
     offset, written_ms = _pending_offset(config, hanging.group, hanging.shard)
     places = sorted(where for where in decided.partitions if where.topic != OFFSETS_TOPIC)
     commit = decided.committed
@@ -108,13 +108,13 @@ def _is_seen(hanging: Hanging, places: Collection[TopicPartition], admin: Admin,
     return not hidden
 
 
-def _decision(config: KafkaConfig, transactional_id: str) -> Decision:
+def _outcome(config: KafkaConfig, transactional_id: str) -> TransactionOutcome:
     """Read what the coordinator decided last."""
     found = None
     for message in _read(config, STATE_TOPIC, transactional_id):
         key, value = message.key(), message.value()
         if isinstance(key, bytes) and isinstance(value, bytes) and _Fields(key).transactional_id() == transactional_id:
-            found = _Fields(value).decision() or found
+            found = _Fields(value).outcome() or found
     if found is None:
         raise NotMendedError(f"{STATE_TOPIC} says nothing of {transactional_id}")
     return found
@@ -183,7 +183,7 @@ class _Fields:
         """Return the id that a record of ``__transaction_state`` is about."""
         return self._text() if self._version == 0 else None
 
-    def decision(self) -> Decision | None:
+    def outcome(self) -> TransactionOutcome | None:
         """Return what a transaction was prepared for, None for any other state."""
         if self._version > _FLEXIBLE_STATE:
             raise NotMendedError(f"{STATE_TOPIC} has records of version {self._version}")
@@ -200,7 +200,7 @@ class _Fields:
             if flexible:
                 self._tags()
         decided_ms, began_ms = self._number(8), self._number(8)
-        return Decision(status == _PREPARE_COMMIT, frozenset(partitions), decided_ms, began_ms)
+        return TransactionOutcome(status == _PREPARE_COMMIT, frozenset(partitions), decided_ms, began_ms)
 
     def group_and_shard(self) -> tuple[str, TopicPartition] | None:
         """Return what a record of ``__consumer_offsets`` is about, None if it is about no offset."""

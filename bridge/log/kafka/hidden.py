@@ -24,7 +24,7 @@ class _Partition(msgspec.Struct):
     ls_offset: int = -1
     next_offset: int = -1
 
-    def stands(self) -> bool:
+    def offset_in_flight(self) -> bool:
         """Tell whether everything was fetched that is decided, and there is more."""
         return self.fetch_state == _FETCHED and 0 <= self.ls_offset <= self.next_offset < self.hi_offset
 
@@ -63,7 +63,7 @@ class HiddenWatch:
             TopicPartition(topic, int(number)): partition
             for topic, known in _DECODER.decode(statistics).topics.items()
             for number, partition in known.partitions.items()
-            if partition.stands()
+            if partition.offset_in_flight()
         }
         since = {where: (partition.ls_offset, now_s) for where, partition in found.items()}
         for where, (first, _) in since.items():

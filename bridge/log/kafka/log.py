@@ -20,7 +20,7 @@ from repertory.bridge.log.kafka.claim import Claim, Inbox
 from repertory.bridge.log.kafka.config import KafkaConfig
 from repertory.bridge.log.kafka.group import GroupMember
 from repertory.bridge.log.kafka.lease import Lease
-from repertory.bridge.log.kafka.messages import OUT_OF_RANGE, records_of, runs, say
+from repertory.bridge.log.kafka.messages import OUT_OF_RANGE, describe, records_of, runs
 from repertory.bridge.log.port import (
     Aborted,
     Append,
@@ -48,9 +48,9 @@ PROOF_TTL_S = 1.0
 CONFIRM_S = 1.0
 #: Records of a paused shard that are kept here. Pausing in librdkafka throws away what it fetched ahead, so that is
 #: done only beyond this: a shard whose mailbox is full now and then would fetch each record several times.
-STASH_RECORDS_MAX = 8_000
+FETCHED_AHEAD_RECORDS_MAX = 8_000
 #: Without transactions the group's offsets follow this often; a commit of them costs as much as a turn.
-MIRROR_S = 0.1
+GROUP_OFFSETS_S = 0.1
 #: After the commits: for the claims' threads to destroy their clients.
 WIND_DOWN_S = 2.0
 
@@ -63,16 +63,16 @@ class _Shard:
         "busy",
         "claim",
         "fenced",
+        "fetched_ahead",
         "flowing",
+        "group_offset_committed",
         "held",
-        "mirrored",
-        "mirrors",
+        "is_nontransactional",
         "next_offset",
+        "offset_committed",
+        "offset_in_flight",
         "proved_s",
         "sent_s",
-        "stands",
-        "stash",
-        "stood",
         "stopped",
         "topics",
     )
@@ -83,16 +83,16 @@ class _Shard:
         self.flowing = False  # between begin and whatever ends the claim
         self.held = False  # the owner wants no records now
         self.stopped = True  # librdkafka fetches none
-        self.stash: list[Record] = []  # fetched while held
+        self.fetched_ahead: list[Record] = []  # fetched while held
         self.next_offset = 0  # the first not handed over
         self.proved_s = proved_s  # when the membership was last known to be good
         self.sent_s: float | None = None  # when the commit under way was sent; an append shows nothing of the group
         self.asked_s: float | None = None  # waits for a proof since
         self.fenced = False  # is Assigned again once it is proved
-        self.mirrors = False  # has written without a transaction: the group's offset must follow by itself
-        self.mirrored = True  # it has
-        self.stands = 0  # the next offset, once what is under way is committed
-        self.stood = -1  # the same as it is now; -1: nothing was committed yet
+        self.is_nontransactional = False  # has written without a transaction: the group's offset must follow by itself
+        self.group_offset_committed = True  # it has
+        self.offset_in_flight = 0  # the next offset, once what is under way is committed
+        self.offset_committed = -1  # the same as it is now; -1: nothing was committed yet
         self.topics: Sequence[str] = ()  # is claimed for these once it is proved
 
 
@@ -110,7 +110,7 @@ class KafkaLog:
         self._events: list[LogEvent] = []
         self._polled_s = 0.0
         self._inbox: Inbox = deque()
-        self._mirror_due_s = 0.0
+        self._group_offsets_due_s = 0.0
         self._ended: list[Claim] = []
 
     # --- poll -------------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ class KafkaLog:
             shards = self._shards.values()
             if any(shard.asked_s is not None for shard in shards) or (shards and self._lease.due()):
                 group.prove()
-            self._mirror(group, now_s)
+            self._commit_group_offsets(group, now_s)
             wait_s = BUSY_WAIT_S if any(shard.busy or shard.asked_s for shard in shards) else IDLE_WAIT_S
             wait_s = 0.0 if self._events else min(wait_s, max(0.0, deadline_s - now_s))
             flowing = sum(shard.flowing for shard in shards)
@@ -159,9 +159,9 @@ class KafkaLog:
                 continue
             shard.next_offset = records[-1].offset + 1
             if shard.held:
-                shard.stash += records
-                if len(shard.stash) >= STASH_RECORDS_MAX:
-                    self._stop(where, shard)
+                shard.fetched_ahead += records
+                if len(shard.fetched_ahead) >= FETCHED_AHEAD_RECORDS_MAX:
+                    self._pause_fetch(where, shard)
             elif where in fetched:
                 fetched[where] += records
             else:
@@ -179,8 +179,8 @@ class KafkaLog:
                 continue
             shard = self._shards.get(where)
             if shard is not None and shard.flowing:
-                reason = f"{where}: offset {shard.next_offset}, the next to be read, is not held: {say(error)}"
-                self._end(where, shard)
+                reason = f"{where}: offset {shard.next_offset}, the next to be read, is not held: {describe(error)}"
+                self._drop_claim(where, shard)
                 self._events.append(Aborted(where, reason, routine=False))
 
     def _drain(self) -> None:
@@ -196,17 +196,20 @@ class KafkaLog:
                 case Replayed(records=records, complete=complete):
                     shard.busy = not complete
                     if records:
-                        claim.took()
+                        claim.ack_batch()
                 case Fenced():
-                    self._end(claim.shard, shard)
+                    self._drop_claim(claim.shard, shard)
                     shard.fenced, shard.asked_s = True, self._lease.now_s()
                 case Aborted(routine=routine):
-                    self._end(claim.shard, shard)
+                    self._drop_claim(claim.shard, shard)
                     if routine:  # the membership is in doubt
                         shard.proved_s = -math.inf
                 case Committed():
                     shard.busy = False
-                    shard.mirrored, shard.stood = not shard.mirrors, shard.stands
+                    shard.group_offset_committed, shard.offset_committed = (
+                        not shard.is_nontransactional,
+                        shard.offset_in_flight,
+                    )
                     if shard.sent_s is not None:
                         self._lease.show(shard.sent_s)
                 case _:
@@ -232,7 +235,7 @@ class KafkaLog:
         for where, shard in self._shards.items():
             shard.proved_s = -math.inf
             if shard.claim is not None:
-                self._end(where, shard)
+                self._drop_claim(where, shard)
                 self._events = [event for event in self._events if event.shard != where or isinstance(event, Lost)]
                 reason = (
                     f"{where}: no sign of membership for longer than a session; it goes on once the group gives one"
@@ -246,7 +249,7 @@ class KafkaLog:
         mine = self._shards.get(shard)
         if mine is None:
             return  # Lost, as the next poll says
-        self._end(shard, mine)
+        self._drop_claim(shard, mine)
         self._events = [event for event in self._events if event.shard != shard or isinstance(event, Lost)]
         mine.topics = topics
         mine.fenced = False
@@ -261,7 +264,7 @@ class KafkaLog:
         now_s = time.monotonic()
         for where, shard in self._shards.items():
             if shard.claim is not None and shard.claim.stuck(now_s):
-                self._end(where, shard)
+                self._drop_claim(where, shard)
                 reason = f"{where}: unknown outcome of a commit, the next claim decides it: librdkafka does not return"
                 self._events.append(Aborted(where, reason, routine=False))
 
@@ -285,7 +288,7 @@ class KafkaLog:
         mine.claim.end_replays()
         mine.next_offset = next_offset
         mine.flowing = True
-        self._go(shard, mine)
+        self._resume_fetch(shard, mine)
 
     def pause(self, shard: TopicPartition) -> None:
         """See ``Log.pause``. Records that still come in are kept, up to a bound."""
@@ -299,10 +302,10 @@ class KafkaLog:
         if mine is None or not mine.held:
             return
         mine.held = False
-        if mine.stash:
-            self._events.append(Fetched(shard, mine.stash))
-            mine.stash = []
-        self._go(shard, mine)
+        if mine.fetched_ahead:
+            self._events.append(Fetched(shard, mine.fetched_ahead))
+            mine.fetched_ahead = []
+        self._resume_fetch(shard, mine)
 
     def commit(self, transaction: Transaction) -> None:
         """See ``Log.commit``.
@@ -315,7 +318,7 @@ class KafkaLog:
             return
         mine.busy = True
         mine.sent_s = self._lease.now_s()
-        mine.stands = transaction.next_offset
+        mine.offset_in_flight = transaction.next_offset
         mine.claim.commit(transaction, self._group.metadata())
 
     def append(self, append: Append) -> None:
@@ -323,25 +326,29 @@ class KafkaLog:
         mine = self._shards.get(append.shard)
         if mine is None or mine.claim is None:
             return
-        mine.busy = mine.mirrors = True
+        mine.busy = mine.is_nontransactional = True
         mine.sent_s = None
-        mine.stands = append.next_offset
+        mine.offset_in_flight = append.next_offset
         mine.claim.append(append)
 
-    def _mirror(self, group: GroupMember, now_s: float) -> None:
+    def _commit_group_offsets(self, group: GroupMember, now_s: float) -> None:
         """Let the group's offsets follow what was committed without a transaction, for all who look from outside.
 
         Also behind a transaction that follows: an earlier one of these may arrive after it. What is under way is not
         waited for: under load there always is something.
         """
-        if now_s < self._mirror_due_s:
+        if now_s < self._group_offsets_due_s:
             return
-        due = {where: shard for where, shard in self._shards.items() if not shard.mirrored and shard.stood >= 0}
+        due = {
+            where: shard
+            for where, shard in self._shards.items()
+            if not shard.group_offset_committed and shard.offset_committed >= 0
+        }
         if due:
-            self._mirror_due_s = now_s + MIRROR_S
-            group.mirror({where: shard.stood for where, shard in due.items()})
+            self._group_offsets_due_s = now_s + GROUP_OFFSETS_S
+            group.commit_group_offsets({where: shard.offset_committed for where, shard in due.items()})
             for shard in due.values():
-                shard.mirrored = True
+                shard.group_offset_committed = True
 
     def partition_count(self, topic: str) -> int | None:
         """See ``Log.partition_count``."""
@@ -350,12 +357,12 @@ class KafkaLog:
     def close(self) -> None:
         """See ``Log.close``. Commits under way get a quarter of ``stop_timeout_s``."""
         deadline_s = time.monotonic() + self._config.settings.stop_timeout_s / 4
-        self._settle(self._shards.values(), deadline_s)
+        self._await_commits(self._shards.values(), deadline_s)
         self._drain()
         if self._group is not None:
-            self._mirror(self._group, math.inf)
+            self._commit_group_offsets(self._group, math.inf)
         for where, shard in self._shards.items():
-            self._end(where, shard)
+            self._drop_claim(where, shard)
         self._shards.clear()
         if self._group is not None:
             self._group.leave()
@@ -367,7 +374,7 @@ class KafkaLog:
         """See ``Log.abandon``. A commit that was sent may still happen, as after a kill."""
         for shard in self._shards.values():
             if shard.claim is not None:
-                shard.claim.retire()
+                shard.claim.cancel()
         self._shards.clear()
         if self._group is not None:
             self._group.abandon()
@@ -389,10 +396,10 @@ class KafkaLog:
         leaving = {where: self._shards[where] for where in shards if where in self._shards}
         faults.point("K12" if leaving else "")
         if not lost:
-            self._settle(leaving.values(), time.monotonic() + REVOKE_WAIT_S)
+            self._await_commits(leaving.values(), time.monotonic() + REVOKE_WAIT_S)
             self._drain()
         for where, shard in leaving.items():
-            self._end(where, shard)
+            self._drop_claim(where, shard)
             del self._shards[where]
             self._events.append(Lost(where, reason))
         faults.point("K13" if leaving else "")
@@ -412,39 +419,39 @@ class KafkaLog:
             else:
                 self._start(where, shard)
 
-    def unmirrored(self, shards: Sequence[TopicPartition]) -> None:
+    def group_offsets_refused(self, shards: Sequence[TopicPartition]) -> None:
         """See ``Listener``."""
         for where in shards:
             if (shard := self._shards.get(where)) is not None:
-                shard.mirrored = not shard.mirrors
+                shard.group_offset_committed = not shard.is_nontransactional
 
     # --- a shard's states -------------------------------------------------------------------------------------
 
     @staticmethod
-    def _settle(shards: Iterable[_Shard], deadline_s: float) -> None:
+    def _await_commits(shards: Iterable[_Shard], deadline_s: float) -> None:
         for shard in shards:
             if shard.claim is not None:
                 shard.claim.settled.wait(max(0.0, deadline_s - time.monotonic()))
 
-    def _end(self, where: TopicPartition, shard: _Shard) -> None:
+    def _drop_claim(self, where: TopicPartition, shard: _Shard) -> None:
         """End the claim, if there is one: no event of it comes any more, its thread winds down by itself."""
         if shard.claim is not None:
-            shard.claim.retire()
+            shard.claim.cancel()
             self._ended = [claim for claim in self._ended if not claim.join(0.0)]
             self._ended.append(shard.claim)
             shard.claim = None
-        shard.busy = shard.flowing = shard.held = shard.fenced = shard.mirrors = False
-        shard.mirrored = True
+        shard.busy = shard.flowing = shard.held = shard.fenced = shard.is_nontransactional = False
+        shard.group_offset_committed = True
         shard.asked_s = None
-        shard.stash = []
-        self._stop(where, shard)
+        shard.fetched_ahead = []
+        self._pause_fetch(where, shard)
 
-    def _stop(self, where: TopicPartition, shard: _Shard) -> None:
+    def _pause_fetch(self, where: TopicPartition, shard: _Shard) -> None:
         if not shard.stopped and self._group is not None:
             self._group.stop(where)
         shard.stopped = True
 
-    def _go(self, where: TopicPartition, shard: _Shard) -> None:
+    def _resume_fetch(self, where: TopicPartition, shard: _Shard) -> None:
         if shard.stopped and shard.flowing and self._group is not None:
             self._group.flow(where, shard.next_offset)
             shard.stopped = False

@@ -92,7 +92,7 @@ def bounded(close: Callable[[], None], what: str) -> None:
         logger.warning("the %s did not close within %g s; leaving it", what, CLOSE_TIMEOUT_S)
 
 
-def say(error: KafkaError) -> str:
+def describe(error: KafkaError) -> str:
     """Return an error as a person reads it: its text and its name."""
     return f"{error.str()} ({error.name()})"
 

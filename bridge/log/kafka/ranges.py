@@ -35,12 +35,14 @@ class RangeReader:
         """Release the consumer; may take some milliseconds."""
         self._consumer.close()
 
-    def read(self, where: TopicPartition, start: int, end: int, patience_s: float = math.inf) -> Iterator[list[Record]]:
+    def read(
+        self, where: TopicPartition, start: int, end: int, quiet_max_s: float = math.inf
+    ) -> Iterator[list[Record]]:
         """Yield the committed records in ``[start, end)`` in batches; an empty one when nothing came for a while.
 
         A partition-EOF at or above ``end`` ends it, or a record there: aborted records and transaction markers
         take offsets but are never delivered, and ``position()`` does not tell. An EOF below ``end`` is a foreign
-        open transaction: it is waited for and reported, after ``patience_s`` without a record it is left alone. A
+        open transaction: it is waited for and reported, after ``quiet_max_s`` without a record it is left alone. A
         start that is no longer held becomes the first that is.
         """
         if start >= end:
@@ -64,7 +66,7 @@ class RangeReader:
                 hidden.moved()
             else:
                 hidden.report()
-                done = hidden.seconds() > patience_s
+                done = hidden.seconds() > quiet_max_s
             yield records
 
     def follow(self, topic: str, positions: dict[int, int], timeout_s: float) -> Iterator[Record]:

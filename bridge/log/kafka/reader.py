@@ -8,7 +8,7 @@ from confluent_kafka import KafkaException
 
 from repertory.bridge.log.kafka.admin import Admin
 from repertory.bridge.log.kafka.config import KafkaConfig
-from repertory.bridge.log.kafka.messages import error_of, say
+from repertory.bridge.log.kafka.messages import describe, error_of
 from repertory.bridge.log.kafka.ranges import RangeReader
 from repertory.bridge.log.port import LogUnavailable
 from repertory.bridge.log.record import Record, TopicPartition
@@ -102,4 +102,4 @@ class KafkaReader:
 
 
 def _unavailable(failure: KafkaException, doing: str) -> LogUnavailable:
-    return LogUnavailable(f"{doing} failed: {say(error_of(failure))}")
+    return LogUnavailable(f"{doing} failed: {describe(error_of(failure))}")

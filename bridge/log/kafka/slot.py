@@ -24,13 +24,13 @@ from repertory.supervision.process.proc import holds_socket, start_ticks
 _SOCKETS = Path("/proc/net/unix")
 
 
-class Mark:
+class SlotLock:
     """This process holds a slot of a cluster's group, from here on until :meth:`close`."""
 
     def __init__(self, cluster: str, member: Member) -> None:
         digest = hashlib.blake2b(f"{cluster}\0{member.instance_id}".encode(), digest_size=16).hexdigest()
         pid = os.getpid()
-        self._prefix = f"understudy-{digest}-"
+        self._prefix = f"repertory-{digest}-"
         self._name = f"{self._prefix}{pid}-{start_ticks(pid)}-{uuid.uuid4().hex[:8]}"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(f"\0{self._name}")
@@ -38,7 +38,7 @@ class Mark:
     def other_pid(self) -> int | None:
         """Return a live process that holds the slot as well: another one, or this one with another log."""
         for line in _SOCKETS.read_text(encoding="utf-8", errors="replace").splitlines():
-            # As "ffff…: 00000002 00000000 00000000 0002 01 5427 @understudy-…": the inode, and @ for NUL.
+            # As "ffff…: 00000002 00000000 00000000 0002 01 5427 @repertory-…": the inode, and @ for NUL.
             columns, _, name = line.partition(" @")
             if not name.startswith(self._prefix) or name == self._name:
                 continue

@@ -12,14 +12,14 @@ import msgspec
 from repertory import Backoff, Entity, Message, restart
 from repertory.actors.context import Directory
 from repertory.actors.entity import resolved
-from repertory.actors.shard.config import Limits, Part
+from repertory.actors.shard.config import Limits, ShardConfig
 from repertory.actors.shard.shard import Shard
-from repertory.actors.shard.turn_result import Effects, ShardId, ShardRecord, StateRecord
+from repertory.actors.shard.turn_result import ShardId, ShardRecord, StateRecord, TurnResult
 from repertory.actors.wire import encode
 from repertory.bridge.codec import Codec, decode_shard, decode_state
 from repertory.bridge.log.port import Claimed, Replayed, Transaction
 from repertory.bridge.log.record import Headers, Output, Record, TopicPartition
-from repertory.bridge.recovery import Restoration
+from repertory.bridge.recovery import Recovery
 from repertory.bridge.topics import SHARD_KEY, replies_topic
 from repertory.supervision.policy import Policy
 
@@ -59,7 +59,9 @@ class Bench:
         self.codec = Codec(SYSTEM, self.behaviour, self._counts.get, input_bytes_max=1_048_588)
         directory = Directory(hosted=hosted.__contains__, partition_count=self._counts.get)
         name = ShardId(self.behaviour.name, partition)
-        self.part = Part(name, self.codec.commands, partitions, self.behaviour, policy, directory, limits, owner=owner)
+        self.config = ShardConfig(
+            name, self.codec.commands, partitions, self.behaviour, policy, directory, limits, owner=owner
+        )
         self.place = TopicPartition(self.codec.commands, partition)
         #: Records by topic: those that are not of the shard's partition too.
         self.topics: defaultdict[str, list[Record]] = defaultdict(list)
@@ -88,16 +90,16 @@ class Bench:
         """Append a command (or whatever the bytes are) to the shard's partition; return its offset."""
         data = message if isinstance(message, bytes | None) else encode(message)
         raw_key = key.encode() if isinstance(key, str) else key
-        return self.append(Output(self.codec.commands, self.part.id.partition, raw_key, data, headers))
+        return self.append(Output(self.codec.commands, self.config.id.partition, raw_key, data, headers))
 
     def ask(self, message: Message, key: str = "k", *, correlation_id: str = "c") -> int:
         """Append a command whose answer goes to the first partition of the replies topic."""
         headers = (("reply-to", b"t.replies/0"), ("correlation-id", correlation_id.encode()))
         return self.tell(message, key, headers)
 
-    def commit(self, effects: Effects) -> None:
+    def commit(self, result: TurnResult) -> None:
         """Make a turn true, and tell the shard so."""
-        transaction = self.codec.encode(effects)
+        transaction = self.codec.encode(result)
         self.transactions.append(transaction)
         journal_offset = self.ends[self.codec.events]
         has_journaled = any(output.topic == self.codec.events for output in transaction.records)
@@ -106,7 +108,7 @@ class Bench:
         for topic in {output.topic for output in transaction.records}:
             self.ends[topic] += 1  # As Kafka's transaction marker does.
         self.committed = transaction.next_offset
-        self.shard.committed(effects.first_seq, journal_offset if has_journaled else None)
+        self.shard.committed(result.first_seq, journal_offset if has_journaled else None)
 
     def compact(self, topic: str, *, drop: Callable[[Record], bool] = lambda _: True) -> None:
         """Keep the last record of each key, and of the tombstones those that ``drop`` does not want to go."""
@@ -125,31 +127,32 @@ class Bench:
         codec = self.codec
         ends = {topic: self.ends[topic] for topic in codec.restored_topics}
         claimed = Claimed(self.place, self.committed, self.low, self.ends[codec.commands], ends)
-        restoration = Restoration(self.part, codec, claimed)
-        while (wanted := restoration.wanted) is not None:
+        recovery = Recovery(self.config, codec, claimed)
+        while (wanted := recovery.wanted) is not None:
             found = [
                 record
                 for record in self.topics[wanted.topic]
-                if wanted.from_offset <= record.offset < wanted.to_offset and record.partition == self.part.id.partition
+                if wanted.from_offset <= record.offset < wanted.to_offset
+                and record.partition == self.config.id.partition
             ]
             batches = [found[at : at + batch] for at in range(0, len(found), batch)] or [[]]
             for number, records in enumerate(batches, 1):
-                restoration.feed(Replayed(self.place, wanted.topic, records, complete=number == len(batches)))
-        return restoration.shard()
+                recovery.feed(Replayed(self.place, wanted.topic, records, complete=number == len(batches)))
+        return recovery.shard()
 
     def crash(self, *, batch: int = 1_000) -> None:
         """Lose all that is in memory, and restore."""
         self.shard = self.restored(batch=batch)
         self._position = self.shard.record.next
 
-    def take_over(self, owner: str, deaths: Iterable[tuple[int, int]] = ()) -> Effects | None:
+    def take_over(self, owner: str, deaths: Iterable[tuple[int, int]] = ()) -> TurnResult | None:
         """Let another node own the shard, which knows of ``deaths``; return the word that it begins with, committed."""
-        self.part = msgspec.structs.replace(self.part, owner=owner)
+        self.config = msgspec.structs.replace(self.config, owner=owner)
         self.crash()
-        opening = self.shard.opening(deaths, mirrored=True)
-        if opening is not None:
-            self.commit(opening)
-        return opening
+        takeover_result = self.shard.takeover_result(deaths, has_group_offset=True)
+        if takeover_result is not None:
+            self.commit(takeover_result)
+        return takeover_result
 
     def fetch(self, records: int = 1_000_000) -> None:
         """Put the next commands into the mailbox, as long as it is not full."""
@@ -159,12 +162,12 @@ class Bench:
                 self._position = record.offset + 1
                 records -= 1
 
-    def turn(self) -> Effects | None:
+    def turn(self) -> TurnResult | None:
         """Decide a batch and commit it."""
-        effects = self.shard.decide(self.now_ms)
-        if effects is not None:
-            self.commit(effects)
-        return effects
+        result = self.shard.decide(self.now_ms)
+        if result is not None:
+            self.commit(result)
+        return result
 
     def lose_turn(self, *, batch: int = 1_000) -> None:
         """Decide a batch, lose it before the commit, and restore."""
@@ -182,7 +185,7 @@ class Bench:
     def settle(self) -> Bench:
         """Run, and let the time pass that waiting commands wait, until nothing will happen by itself any more."""
         self.run()
-        while self.shard.failure is None and (due_ms := self.shard.waiting.next_due_ms()) is not None:
+        while self.shard.failure is None and (due_ms := self.shard.stash.next_due_ms()) is not None:
             self.now_ms = max(self.now_ms, due_ms)
             self.run()
         return self

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from repertory import Backoff, Command, Directive, Entity, Event, command, event, restart
 from repertory.actors.shard.config import Limits
-from repertory.actors.shard.crash_guard import caution_of
+from repertory.actors.shard.crash_guard import crash_guard_for
 from repertory.actors.shard.shard import COMMAND
-from repertory.actors.shard.turn_result import Effects, ShardRecord
+from repertory.actors.shard.turn_result import ShardRecord, TurnResult
 from tests.actors.domain import Account, Deposit, Trip
 from tests.actors.shard.bench import Bench
 
@@ -33,17 +33,17 @@ def bench(commands: int) -> Bench:
     return made
 
 
-def handled(before: int, effects: Effects) -> int:
+def handled(before: int, result: TurnResult) -> int:
     """Return how many commands a turn consumed."""
-    return effects.record.next - before
+    return result.record.next - before
 
 
-def turns(shard: Bench) -> list[Effects]:
+def turns(shard: Bench) -> list[TurnResult]:
     """Run, and return every turn."""
     found = []
     shard.fetch()
-    while (effects := shard.turn()) is not None:
-        found.append(effects)
+    while (result := shard.turn()) is not None:
+        found.append(result)
         shard.fetch()
     return found
 
@@ -52,27 +52,27 @@ def test_a_worker_of_the_same_node_is_as_bold_as_before() -> None:
     """What its predecessor was handling stands in the memory of the node: nothing is marked, and batches are whole."""
     shard = bench(commands=10)
     assert shard.take_over("a") is None
-    assert [effects.record.next for effects in turns(shard)] == [6, 11]
+    assert [result.record.next for result in turns(shard)] == [6, 11]
 
 
 def test_after_a_node_went_down_each_command_is_marked_before_it_is_handled() -> None:
     """One a transaction, none without a mark in the log, for as many as can have been under way; then batches again."""
     shard = bench(commands=12)
-    opening = shard.take_over("b")
-    assert opening is not None
-    assert [(i.error, i.next) for i in opening.incidents] == [
+    takeover_result = shard.take_over("b")
+    assert takeover_result is not None
+    assert [(i.error, i.next) for i in takeover_result.incidents] == [
         ("UncleanTakeover", f"{BATCH} commands go one a transaction, marked first")
     ]
-    before, marked = opening.record.next, opening.record.marked
+    before, guarded = takeover_result.record.next, takeover_result.record.guarded
     sizes = []
-    for effects in turns(shard):
-        size = handled(before, effects)
-        if effects.record.next <= 1 + BATCH:
-            assert size == 0 or (size == 1 and marked == before), (size, marked, before)
-        before, marked = effects.record.next, effects.record.marked
+    for result in turns(shard):
+        size = handled(before, result)
+        if result.record.next <= 1 + BATCH:
+            assert size == 0 or (size == 1 and guarded == before), (size, guarded, before)
+        before, guarded = result.record.next, result.record.guarded
         sizes.append(size)
     assert sizes == [0, *[1] * BATCH, BATCH, 12 - 2 * BATCH]
-    assert (shard.record.marked, shard.record.alone_below, shard.record.owner) == (-1, 0, "b")
+    assert (shard.record.guarded, shard.record.guarded_below, shard.record.owner) == (-1, 0, "b")
 
 
 def test_caution_ends_where_the_commands_ended() -> None:
@@ -81,29 +81,29 @@ def test_caution_ends_where_the_commands_ended() -> None:
     shard.take_over("b")
     for _ in range(BATCH):
         shard.tell(Deposit(amount=1), "later")
-    assert [effects.record.next for effects in turns(shard)] == [1, 2, 3, 8]
+    assert [result.record.next for result in turns(shard)] == [1, 2, 3, 8]
 
 
 def test_a_node_that_left_in_order_leaves_no_doubt() -> None:
     """A drained shard is taken over without caution, and the word that it was drained is taken back first."""
     shard = bench(commands=7)
-    closing = shard.shard.closing()
-    assert closing is not None
-    shard.commit(closing)
+    handover_result = shard.shard.handover_result()
+    assert handover_result is not None
+    shard.commit(handover_result)
     assert shard.record.closed
-    opening = shard.take_over("b")
-    assert opening is not None
-    assert (opening.incidents, opening.record.closed, opening.record.owner) == ([], False, "b")
-    assert [effects.record.next for effects in turns(shard)] == [6, 8]
+    takeover_result = shard.take_over("b")
+    assert takeover_result is not None
+    assert (takeover_result.incidents, takeover_result.record.closed, takeover_result.record.owner) == ([], False, "b")
+    assert [result.record.next for result in turns(shard)] == [6, 8]
 
 
 def test_a_first_owner_says_so_before_it_handles_anything() -> None:
     """Else the first commands of a shard could kill every node that comes, and nobody would know."""
     shard = Bench(Account, limits=LIMITS, owner="a")
     shard.tell(Deposit(amount=1))
-    opening = shard.take_over("a")
-    assert opening is not None
-    assert (opening.record.owner, opening.record.next) == ("a", 0)
+    takeover_result = shard.take_over("a")
+    assert takeover_result is not None
+    assert (takeover_result.record.owner, takeover_result.record.next) == ("a", 0)
     assert [e.record.next for e in turns(shard)] == [1]
     assert shard.take_over("a") is None
 
@@ -111,9 +111,9 @@ def test_a_first_owner_says_so_before_it_handles_anything() -> None:
 def test_whoever_comes_next_writes_its_name_also_where_nothing_was_under_way() -> None:
     """Else a node of whose commands one kills it would leave the word of an earlier one, which may come back."""
     shard = bench(commands=0)
-    opening = shard.take_over("b")
-    assert opening is not None
-    assert (opening.incidents, opening.record.owner, opening.record.marked) == ([], "b", -1)
+    takeover_result = shard.take_over("b")
+    assert takeover_result is not None
+    assert (takeover_result.incidents, takeover_result.record.owner, takeover_result.record.guarded) == ([], "b", -1)
     shard.tell(Deposit(amount=1))
     again = shard.take_over("a")
     assert again is not None
@@ -127,12 +127,12 @@ def test_a_mark_is_taken_back_when_its_shard_fails() -> None:
     shard.take_over("a")
     shard.tell(Trip(times=9), "w")
     shard.take_over("b")
-    assert [effects.record.marked for effects in turns(shard)] == [0, -1]
+    assert [result.record.guarded for result in turns(shard)] == [0, -1]
     assert shard.shard.failure is not None
     assert shard.record.next == 0
-    opening = shard.take_over("c")
-    assert opening is not None
-    assert [i.error for i in opening.incidents] == ["UncleanTakeover"]
+    takeover_result = shard.take_over("c")
+    assert takeover_result is not None
+    assert [i.error for i in takeover_result.incidents] == ["UncleanTakeover"]
 
 
 def test_a_mark_is_taken_back_when_there_is_no_room() -> None:
@@ -141,7 +141,7 @@ def test_a_mark_is_taken_back_when_there_is_no_room() -> None:
     Nor is it marked again as long as there is none.
     """
     policy = restart(default=Directive.STOP)
-    shard = Bench(Account, limits=msgspec.structs.replace(LIMITS, waiting_per_key_max=2), owner="a", policy=policy)
+    shard = Bench(Account, limits=msgspec.structs.replace(LIMITS, stash_per_key_max=2), owner="a", policy=policy)
     shard.take_over("a")
     shard.tell(Trip(times=9), "w")
     shard.tell(Deposit(amount=1), "w")
@@ -149,7 +149,7 @@ def test_a_mark_is_taken_back_when_there_is_no_room() -> None:
     shard.tell(Deposit(amount=1), "x")
     shard.tell(Deposit(amount=1), "w")
     shard.take_over("b")
-    assert [(effects.record.next, effects.record.marked) for effects in turns(shard)] == [(2, 2), (3, 3), (3, -1)]
+    assert [(result.record.next, result.record.guarded) for result in turns(shard)] == [(2, 2), (3, 3), (3, -1)]
     assert shard.shard.stalled is not None
     assert not shard.shard.ready(shard.now_ms)
 
@@ -159,8 +159,8 @@ def test_a_death_is_counted_once_whoever_saw_it() -> None:
     shard = bench(commands=1)
     shard.take_over("b")
     shard.fetch()
-    assert (marked := shard.turn()) is not None
-    assert marked.record.marked == 1
+    assert (guarded := shard.turn()) is not None
+    assert guarded.record.guarded == 1
     shard.take_over("c")
     assert (shard.record.suspect, shard.record.deaths) == (1, 1)
     shard.fetch()
@@ -187,7 +187,7 @@ def test_an_abort_does_not_end_caution() -> None:
     shard.turn()
     assert shard.record.next == 2
     shard.take_over("b")
-    assert [effects.record.next for effects in turns(shard)] == [3, 4, 5]
+    assert [result.record.next for result in turns(shard)] == [3, 4, 5]
 
 
 def died(shard: Bench, offset: int, owners: Sequence[str]) -> list[str]:
@@ -199,14 +199,14 @@ def died(shard: Bench, offset: int, owners: Sequence[str]) -> list[str]:
         while True:
             at = shard.record.next
             was_given_up = shard.errors().count("Quarantined")
-            effects = shard.shard.decide(shard.now_ms)
-            if effects is None:
+            result = shard.shard.decide(shard.now_ms)
+            if result is None:
                 return dead
-            touched = at <= offset < effects.record.next
-            if touched and "Quarantined" not in [incident.error for incident in effects.incidents]:
+            touched = at <= offset < result.record.next
+            if touched and "Quarantined" not in [incident.error for incident in result.incidents]:
                 dead.append(owner)
                 break
-            shard.commit(effects)
+            shard.commit(result)
             assert shard.errors().count("Quarantined") >= was_given_up
     return dead
 
@@ -219,7 +219,7 @@ def test_what_kills_every_node_that_handles_it_is_quarantined(commands: int, dat
     dead = died(shard, offset, [f"n{number}" for number in range(20)])
     assert 1 <= len(dead) <= 1 + LIMITS.deaths_max
     assert shard.errors() == ["Quarantined"]
-    assert [int(letter.header("source-offset") or b"") for letter in shard.dead_letters] == [offset]
+    assert [int(delivery.header("source-offset") or b"") for delivery in shard.dead_letters] == [offset]
     assert len(shard.journal) == commands
 
 
@@ -269,7 +269,7 @@ def test_commands_that_kill_are_quarantined_one_after_the_other(delivery: str, d
     for _ in range(sum(deadly) * limits.deaths_max):
         with pytest.raises(MemoryError):
             shard.run()
-        deaths.append((shard.part.mark[COMMAND] - 1, 4711))
+        deaths.append((shard.config.in_flight[COMMAND] - 1, 4711))
         shard.take_over("a", deaths[-1:])
     shard.run()
     assert [offset for offset, _ in deaths] == [n for n, kills in enumerate(deadly) if kills for _ in range(3)]
@@ -281,7 +281,7 @@ def test_what_stands_before_a_suspect_is_committed_first() -> None:
     """A batch that no process outlives as a whole, because of its memory perhaps, gets done piece by piece."""
     shard = bench(commands=BATCH)
     shard.take_over("a", deaths=[(4, 4711)])
-    assert [effects.record.next for effects in turns(shard)] == [4, 5, 6]
+    assert [result.record.next for result in turns(shard)] == [4, 5, 6]
     assert (shard.record.suspect, shard.record.deaths, shard.errors()) == (-1, 0, [])
 
 
@@ -296,12 +296,12 @@ def test_what_waits_goes_alone_too_and_once() -> None:
     shard.run()
     shard.take_over("b")
     shard.now_ms += 100
-    records = [(e.record.marked, e.counts.restarted) for e in turns(shard)]
+    records = [(e.record.guarded, e.counts.restarted) for e in turns(shard)]
     assert records == [(0, 0), (-1, 1)]
     shard.now_ms += 100
     turns(shard)
-    assert shard.shard.waiting.size == 0
-    assert shard.shard._caution is None
+    assert shard.shard.stash.size == 0
+    assert shard.shard._crash_guard is None
 
 
 def test_who_keeps_no_marks_worries_nobody() -> None:
@@ -312,17 +312,19 @@ def test_who_keeps_no_marks_worries_nobody() -> None:
     assert shard.take_over("") is None
     shard.fetch()
     shard.turn()
-    assert shard.shard.closing() is None
-    opening = shard.take_over("b")
-    assert opening is not None
-    assert opening.incidents == []
+    assert shard.shard.handover_result() is None
+    takeover_result = shard.take_over("b")
+    assert takeover_result is not None
+    assert takeover_result.incidents == []
     assert [e.record.next for e in turns(shard)] == [7]
 
 
-@pytest.mark.parametrize(("plain", "batches"), [(False, 1), (True, 2)])
-def test_what_left_no_trace_may_have_been_under_way_as_well(*, plain: bool, batches: int) -> None:
+@pytest.mark.parametrize(("nontransactional", "batches"), [(False, 1), (True, 2)])
+def test_what_left_no_trace_may_have_been_under_way_as_well(*, nontransactional: bool, batches: int) -> None:
     """At least once, a batch of commands that journaled nothing may lie between the record and the one of the death."""
-    record = ShardRecord(next=7, seq=0, tail_start=0, tail_offset=0, books=1, owner="a", epoch=1, plain=plain)
-    caution = caution_of(record, "b", 100, BATCH)
-    assert caution is not None
-    assert caution.below == 7 + batches * BATCH
+    record = ShardRecord(
+        next=7, seq=0, tail_start=0, tail_offset=0, changelog=1, owner="a", epoch=1, nontransactional=nontransactional
+    )
+    guard = crash_guard_for(record, "b", 100, BATCH)
+    assert guard is not None
+    assert guard.below == 7 + batches * BATCH

@@ -379,8 +379,8 @@ def test_a_reply_to_whom_nobody_can_be_is_a_failure_of_the_entity(to: Sender) ->
     acts[:] = [lambda _, ctx: ctx.reply(Grown(), to=to)]
     bench = Bench(Free)
     bench.tell(Do())
-    effects = bench.run().shard
-    assert effects.waiting.size == 1
+    result = bench.run().shard
+    assert result.stash.size == 1
     assert bench.replies == []
 
 
@@ -425,7 +425,7 @@ def test_who_is_addressed_has_to_exist() -> None:
     acts[:] = [lambda _, ctx: ctx.tell(Account.deposit, "k", deposit)]
     bench.tell(Do())
     bench.run()
-    assert "Account is not hosted by this system" in next(iter(bench.shard.waiting.queue("k"))).record.reason
+    assert "Account is not hosted by this system" in next(iter(bench.shard.stash.queue("k"))).record.reason
 
 
 def test_only_topics_outside_that_exist_can_be_published_to() -> None:
@@ -434,14 +434,14 @@ def test_only_topics_outside_that_exist_can_be_published_to() -> None:
     acts[:] = [lambda _, ctx: ctx.publish("outside", b"raw", key="k")]
     bench.tell(Do())
     bench.fetch()
-    effects = bench.turn()
-    assert effects is not None
-    assert effects.outputs == [Published("outside", "k", b"raw", 0, 0)]
+    result = bench.turn()
+    assert result is not None
+    assert result.outputs == [Published("outside", "k", b"raw", 0, 0)]
     for topic, said in {"nowhere": "there is no such topic", "t.free.events": "the system's own"}.items():
         acts[:] = [lambda _, ctx, topic=topic: ctx.publish(topic, b"raw")]
         bench.tell(Do(), topic)
         bench.run()
-        assert said in bench.shard.waiting.queue(topic)[0].record.reason
+        assert said in bench.shard.stash.queue(topic)[0].record.reason
 
 
 # --- facts ----------------------------------------------------------------------------------------------------

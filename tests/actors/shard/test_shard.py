@@ -66,7 +66,7 @@ def written(bench: Bench, *, without_books: bool = True) -> list[Any]:
     """Return all that the shard wrote, by topic, as (key, value, headers)."""
     topics = ["t.account.events", "t.replies", "t.dead-letters"]
     if not without_books:
-        topics += ["t.account.state", "t.account.waiting"]
+        topics += ["t.account.state", "t.account.stash"]
     return [[(r.key, r.value, r.headers) for r in bench.topics[topic]] for topic in topics]
 
 
@@ -81,11 +81,13 @@ def per_key(bench: Bench) -> dict[str, list[Any]]:
 def outcome(bench: Bench) -> Any:
     """Return all that must not depend on batches, crashes and the interleaving of keys."""
     states = {key: (cell.state, cell.version) for key, cell in bench.shard.cells.items() if cell.version}
-    waiting = {key: [w.envelope.offset for w in bench.shard.waiting.queue(key)] for key in bench.shard.waiting}
+    waiting = {key: [w.envelope.offset for w in bench.shard.stash.queue(key)] for key in bench.shard.stash}
     replies = Counter((r.header("correlation-id"), r.value) for r in bench.topics["t.replies"])
-    letters = Counter((r.key, r.value, r.header("error-type"), r.header("source-offset")) for r in bench.dead_letters)
+    deliveries = Counter(
+        (r.key, r.value, r.header("error-type"), r.header("source-offset")) for r in bench.dead_letters
+    )
     told = Counter((r.key, r.value) for r in bench.topics["t.account.commands"] if r.header("cause"))
-    return per_key(bench), states, waiting, replies, letters, told
+    return per_key(bench), states, waiting, replies, deliveries, told
 
 
 # --- what fails -----------------------------------------------------------------------------------------------
@@ -121,7 +123,7 @@ def test_a_restarted_command_comes_again_after_its_backoff() -> None:
     bench.tell(Split(amounts=(30, 40)), "w")
     bench.run()
     assert per_key(bench) == {"x": [{"type": "Deposited", "amount": 20}]}
-    assert [w.record.attempt for w in bench.shard.waiting.queue("w")] == [2, 1, 1]
+    assert [w.record.attempt for w in bench.shard.stash.queue("w")] == [2, 1, 1]
     bench.now_ms += BACKOFF_MS - 1
     assert not bench.shard.ready(bench.now_ms)
     bench.now_ms += 1
@@ -131,7 +133,7 @@ def test_a_restarted_command_comes_again_after_its_backoff() -> None:
     bench.now_ms += BACKOFF_MS
     bench.run()
     assert [event["amount"] for event in per_key(bench)["w"]] == [3, 10, 30, 40]
-    assert bench.shard.waiting.size == 0
+    assert bench.shard.stash.size == 0
 
 
 def test_the_backoff_grows_with_the_attempt_and_survives_a_crash() -> None:
@@ -143,7 +145,7 @@ def test_the_backoff_grows_with_the_attempt_and_survives_a_crash() -> None:
     for _ in range(4):
         bench.run()
         bench.crash()
-        due_ms = bench.shard.waiting.next_due_ms()
+        due_ms = bench.shard.stash.next_due_ms()
         assert due_ms is not None
         waits.append(due_ms - bench.now_ms)
         bench.now_ms = due_ms
@@ -158,12 +160,12 @@ def test_a_spent_budget_parks_the_key() -> None:
     bench.tell(Trip(times=9), "w")
     bench.tell(Deposit(amount=1), "w")
     bench.settle()
-    first = bench.shard.waiting.queue("w")[0].record
+    first = bench.shard.stash.queue("w")[0].record
     assert (first.parked, first.attempt, first.error) == (True, 3, "RuntimeError")
-    assert bench.shard.waiting.size == 2
+    assert bench.shard.stash.size == 2
     bench.crash()
     bench.settle()
-    assert bench.shard.waiting.size == 2
+    assert bench.shard.stash.size == 2
     slow = restart(max_restarts=1, within_s=10, backoff=Backoff(first_s=11, max_s=11, jitter=0))
     patient = Bench(Account, policy=slow)
     patient.tell(Trip(times=4), "w")
@@ -180,7 +182,7 @@ def test_a_restart_budget_is_its_keys() -> None:
     bench.tell(Trip(times=1), "w")
     bench.settle()
     assert len(per_key(bench)["w"]) == len(per_key(bench)["x"]) == 2
-    assert [(w.record.parked, w.record.attempt) for w in bench.shard.waiting.queue("w")] == [(True, 1)]
+    assert [(w.record.parked, w.record.attempt) for w in bench.shard.stash.queue("w")] == [(True, 1)]
 
 
 def test_a_denied_restart_is_none() -> None:
@@ -208,7 +210,7 @@ def test_a_crash_gives_no_fresh_budget(entity: type[Entity]) -> None:
         bench.tell(Trip(times=1), "w")
         bench.settle()
     bench.crash()
-    assert [w.record.parked for w in bench.shard.waiting.queue("w")] == [True]
+    assert [w.record.parked for w in bench.shard.stash.queue("w")] == [True]
     assert len(bench.states["w"].restarts_ms) == POLICY.max_restarts
 
 
@@ -221,7 +223,7 @@ def test_an_operator_gives_a_fresh_budget() -> None:
     bench.settle()
     bench.tell(DropParked(offset=parked, reason="mended"), "w")
     bench.settle()
-    assert [w.record.parked for w in bench.shard.waiting.queue("w")] == [True]
+    assert [w.record.parked for w in bench.shard.stash.queue("w")] == [True]
     bench.tell(RetryParked(offset=parked + 2), "w")
     bench.settle()
     assert len(per_key(bench)["w"]) == 2
@@ -271,7 +273,7 @@ def test_stop_parks_at_once_and_resume_skips() -> None:
     bench.tell(Deposit(amount=1), "r")
     bench.settle()
     assert per_key(bench) == {"r": [{"type": "Deposited", "amount": 1}]}
-    assert [w.record.parked for w in bench.shard.waiting.queue("s")] == [True, False]
+    assert [w.record.parked for w in bench.shard.stash.queue("s")] == [True, False]
     assert bench.errors() == ["KeyError"]
 
 
@@ -325,7 +327,7 @@ def test_asked_commands_are_never_parked() -> None:
     ]
     assert replies == [(b"behind", "Undelivered"), (b"later", "Undelivered")]
     assert bench.errors() == ["Parked", "Parked"]
-    assert [w.envelope.sender for w in bench.shard.waiting.queue("w")] == [None, None]
+    assert [w.envelope.sender for w in bench.shard.stash.queue("w")] == [None, None]
     bench.restored()
 
 
@@ -349,16 +351,16 @@ def test_nothing_is_skipped(told: list[Told]) -> None:
     applied = rejected = 0
     while True:
         bench.fetch()
-        effects = bench.turn()
-        if effects is None:
-            due_ms = bench.shard.waiting.next_due_ms()
+        result = bench.turn()
+        if result is None:
+            due_ms = bench.shard.stash.next_due_ms()
             if due_ms is None:
                 break
             bench.now_ms = due_ms
             continue
-        applied += effects.counts.applied
-        rejected += effects.counts.rejected
-    handled = applied + rejected + len(bench.dead_letters) + bench.shard.waiting.size
+        applied += result.counts.applied
+        rejected += result.counts.rejected
+    handled = applied + rejected + len(bench.dead_letters) + bench.shard.stash.size
     assert handled == len(bench.topics["t.account.commands"])
 
 
@@ -370,7 +372,7 @@ def test_what_cannot_be_handled_is_a_dead_letter_in_its_place() -> None:
     bench = Bench(Account, partitions=4, partition=partition_of(b"k", 4))
     bench.tell(Deposit(amount=1))
     bench.tell(b"garbage", headers=REPLY_TO)
-    foreign = next(key for key in "abcdefgh" if partition_of(key.encode(), 4) != bench.part.id.partition)
+    foreign = next(key for key in "abcdefgh" if partition_of(key.encode(), 4) != bench.config.id.partition)
     bench.ask(Deposit(amount=1), foreign)
     bench.tell(None)
     bench.tell(Deposit(amount=1), None)
@@ -400,7 +402,7 @@ def test_refused_keys_take_no_memory() -> None:
 # --- bounds ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("limits", [Limits(waiting_per_key_max=3), Limits(waiting_per_shard_max=3)])
+@pytest.mark.parametrize("limits", [Limits(stash_per_key_max=3), Limits(stash_per_shard_max=3)])
 def test_a_bound_stalls_the_shard_and_loses_nothing(limits: Limits) -> None:
     """At a bound no command is taken, retries go on, and when there is room again all continues in order."""
     bench = Bench(Account, limits=limits)
@@ -409,7 +411,7 @@ def test_a_bound_stalls_the_shard_and_loses_nothing(limits: Limits) -> None:
         bench.tell(Deposit(amount=amount), "w")
     bench.tell(Deposit(amount=1), "x")
     bench.run()
-    assert bench.shard.waiting.size == 3
+    assert bench.shard.stash.size == 3
     assert bench.shard.stalled is not None
     assert "wait" in bench.shard.stalled
     assert not bench.shard.ready(bench.now_ms)
@@ -436,16 +438,16 @@ def test_the_mailbox_is_a_queue_that_never_drops(
     limits = Limits(mailbox_records_max=records_max, mailbox_bytes_max=bytes_max)
     mailbox, naive, offset = Mailbox(limits, 0), [], 0
     for values, take in zip(sizes, takes + [0] * len(sizes), strict=False):
-        letters = [Undecodable(offset + 2 * i, None, bytes(n) or None, (), 0, "", "") for i, n in enumerate(values)]
+        deliveries = [Undecodable(offset + 2 * i, None, bytes(n) or None, (), 0, "", "") for i, n in enumerate(values)]
         offset += 2 * len(values)
-        mailbox.offer(letters)
-        naive += letters
+        mailbox.offer(deliveries)
+        naive += deliveries
         for _ in range(min(take, len(naive))):
-            assert mailbox.letters[0] is naive[0]
-            taken = mailbox.letters.popleft()
+            assert mailbox.deliveries[0] is naive[0]
+            taken = mailbox.deliveries.popleft()
             mailbox.bytes -= len(taken.value or b"")
             assert taken is naive.pop(0)
-        size = sum(len(letter.value or b"") for letter in naive)
+        size = sum(len(delivery.value or b"") for delivery in naive)
         assert len(mailbox) == len(naive)
         assert mailbox.full == (len(naive) >= records_max or size >= bytes_max)
         assert mailbox.drained == (len(naive) <= records_max // 2 and size <= bytes_max // 2)
@@ -461,9 +463,9 @@ def test_a_turn_ends_when_it_writes_too_much(sizes: list[int], bytes_max: int) -
     for number, size in enumerate(sizes):
         bench.tell(Split(amounts=tuple(range(size))), f"k{number % 3}")
     bench.fetch()
-    while (effects := bench.turn()) is not None:
-        events = [output for output in effects.outputs if isinstance(output, Journaled)]
-        last = effects.record.next - 1
+    while (result := bench.turn()) is not None:
+        events = [output for output in result.outputs if isinstance(output, Journaled)]
+        last = result.record.next - 1
         assert sum(len(event.data) for event in events if event.offset != last) < bytes_max
     assert bench.record.next == len(sizes)
     assert bench.shard.mailbox.bytes == 0
@@ -479,7 +481,7 @@ def test_what_fails_is_written_too(error: str) -> None:
         bench.tell(command, f"k{number}")
     bench.fetch()
     turns = [bench.turn() for _ in range(3)]
-    assert [effects and effects.record.next for effects in turns] == [3, 6, 9]
+    assert [result and result.record.next for result in turns] == [3, 6, 9]
 
 
 # --- determinism ----------------------------------------------------------------------------------------------
@@ -531,7 +533,7 @@ def test_crashes_change_nothing_and_no_cause_appears_twice(
                 bench.crash()
             case 2:
                 bench.compact(bench.codec.state)
-                bench.compact(bench.codec.waiting)
+                bench.compact(bench.codec.stash)
             case _:
                 bench.now_ms += BACKOFF_MS // 2
         bench.turn()
@@ -561,9 +563,9 @@ def test_an_incident_says_what_where_and_what_happens_next() -> None:
     bench = Bench(Account, policy=POLICY)
     bench.tell(Trip(error="stop"), "w")
     bench.fetch()
-    effects = bench.turn()
-    assert effects is not None
-    (incident,) = effects.incidents
+    result = bench.turn()
+    assert result is not None
+    (incident,) = result.incidents
     assert isinstance(incident, Incident)
     assert (incident.where, incident.error, incident.next) == ("account/0@0 key 'w'", "ValueError", "its key is parked")
     assert "attempt 1 of w" in incident.reason
@@ -578,9 +580,9 @@ def test_counts_are_what_happened() -> None:
         bench.tell(message)
     bench.tell(Trip(error="stop"), "w")
     bench.fetch()
-    effects = bench.turn()
-    assert effects is not None
-    assert msgspec.structs.asdict(effects.counts) == {
+    result = bench.turn()
+    assert result is not None
+    assert msgspec.structs.asdict(result.counts) == {
         "applied": 2, "rejected": 1, "dead_lettered": 1, "restarted": 1, "parked": 1, "journaled": 3, "repeated": 0,
     }  # fmt: skip
 
@@ -590,7 +592,7 @@ def test_counts_are_what_happened() -> None:
 
 def test_dropping_what_is_parked_makes_room_at_once() -> None:
     """A shard that is full of parked commands goes on as soon as one of them is dropped, before its turn has come."""
-    bench = Bench(Account, policy=POLICY, limits=Limits(waiting_per_shard_max=1))
+    bench = Bench(Account, policy=POLICY, limits=Limits(stash_per_shard_max=1))
     parked = bench.tell(Trip(error="stop"), "w")
     bench.tell(Deposit(amount=1), "x")
     bench.run()
@@ -601,12 +603,12 @@ def test_dropping_what_is_parked_makes_room_at_once() -> None:
         bench.turn()
     assert per_key(bench) == {"x": [{"type": "Deposited", "amount": 1}]}
     assert bench.errors() == ["Dropped"]
-    assert bench.shard.waiting.size == 0
+    assert bench.shard.stash.size == 0
 
 
 def test_a_retry_is_one_retry_also_when_it_fails_again() -> None:
     """An operator's retry that is heard behind commands without room, and fails again, is not retried for ever."""
-    bench = Bench(Account, policy=POLICY, limits=Limits(waiting_per_shard_max=1))
+    bench = Bench(Account, policy=POLICY, limits=Limits(stash_per_shard_max=1))
     parked = bench.tell(Trip(times=99, error="stop"), "w")
     bench.tell(Deposit(amount=1), "x")
     bench.run()
@@ -614,15 +616,15 @@ def test_a_retry_is_one_retry_also_when_it_fails_again() -> None:
     bench.fetch()
     turns = 0
     while bench.shard.ready(bench.now_ms):
-        effects = bench.turn()
+        result = bench.turn()
         turns += 1
         assert turns < 10, "it is retried for ever"
-        assert effects is not None
-    assert bench.shard.waiting.queue("w")[0].record.parked
+        assert result is not None
+    assert bench.shard.stash.queue("w")[0].record.parked
     assert bench.shard.stalled is not None
 
 
-@pytest.mark.parametrize("limits", [Limits(), Limits(waiting_per_key_max=1), Limits(waiting_per_shard_max=1)])
+@pytest.mark.parametrize("limits", [Limits(), Limits(stash_per_key_max=1), Limits(stash_per_shard_max=1)])
 def test_an_operator_is_answered_whatever_becomes_of_it(limits: Limits) -> None:
     """A control record needs no room itself, is answered, and does nothing if it means what is parked no longer."""
     bench = Bench(Account, policy=POLICY, limits=limits)
@@ -634,7 +636,7 @@ def test_an_operator_is_answered_whatever_becomes_of_it(limits: Limits) -> None:
     bench.settle()
     assert [answer["type"] for answer in bench.replies] == ["Done"] * 4
     assert bench.errors() == ["Dropped"]
-    assert bench.shard.waiting.size == 0
+    assert bench.shard.stash.size == 0
     bench.restored()
 
 

@@ -11,13 +11,13 @@ import pytest
 from repertory.bridge.log.connect import connect
 from repertory.bridge.system.settings import Settings
 from tests.support.logs.histories import Player, Step, Told, history
-from tests.support.logs.log_driver import World
+from tests.support.logs.log_driver import LogHarness
 
-#: ``make chaos`` plays more histories: so many, from ``UNDERSTUDY_DIFFERENTIAL_FIRST`` on.
-HISTORIES = int(os.environ.get("UNDERSTUDY_DIFFERENTIAL", "0"))
-FIRST = int(os.environ.get("UNDERSTUDY_DIFFERENTIAL_FIRST", "0"))
+#: ``make chaos`` plays more histories: so many, from ``REPERTORY_DIFFERENTIAL_FIRST`` on.
+HISTORIES = int(os.environ.get("REPERTORY_DIFFERENTIAL", "0"))
+FIRST = int(os.environ.get("REPERTORY_DIFFERENTIAL_FIRST", "0"))
 #: How long a member may sleep before it is replaced. A broker that is not ours allows no less than six seconds.
-SESSION_S = {"memory": 0.5, "sqlite": 0.5, "kafka": 6.0 if os.environ.get("UNDERSTUDY_TEST_KAFKA") else 2.0}
+SESSION_S = {"memory": 0.5, "sqlite": 0.5, "kafka": 6.0 if os.environ.get("REPERTORY_TEST_KAFKA") else 2.0}
 
 
 def steps_of(seed: int) -> list[Step]:
@@ -33,7 +33,7 @@ def seeds(few: int) -> range:
 def played(url: str, kind: str, steps: Sequence[Step]) -> list[Told]:
     """Play a history on a log and return what it came to."""
     sleep = {"max.poll.interval.ms": f"{SESSION_S[kind] * 1_000:.0f}"}
-    world = World(connect(url, Settings(session_timeout_s=SESSION_S[kind]), sleep), kind)
+    world = LogHarness(connect(url, Settings(session_timeout_s=SESSION_S[kind]), sleep), kind)
     try:
         return Player(world).play(steps)
     finally:

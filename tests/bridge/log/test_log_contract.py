@@ -19,7 +19,7 @@ from repertory.bridge.log.port import (
     Transaction,
 )
 from repertory.bridge.log.record import Headers, Output, Record, TopicPartition
-from tests.support.logs.log_driver import Driver, World
+from tests.support.logs.log_driver import Driver, LogHarness
 
 
 def fetched(driver: Driver, shard: TopicPartition, count: int) -> list[Record]:
@@ -61,7 +61,7 @@ def values(records: list[Record]) -> list[bytes | None]:
 # --- topics ---------------------------------------------------------------------------------------------------
 
 
-def test_ensure_makes_what_is_missing(bare_world: World) -> None:
+def test_ensure_makes_what_is_missing(bare_world: LogHarness) -> None:
     """``ensure`` makes the missing topics and says which; a second time there is nothing to make."""
     specs = [TopicSpec(bare_world.commands, 3, {}), TopicSpec(bare_world.events, 2, {})]
     assert list(bare_world.backend.ensure(specs[:1])) == [bare_world.commands]
@@ -71,7 +71,7 @@ def test_ensure_makes_what_is_missing(bare_world: World) -> None:
     assert (topics[bare_world.commands], topics[bare_world.events]) == (3, 2)
 
 
-def test_ensure_refuses_another_partition_count(bare_world: World) -> None:
+def test_ensure_refuses_another_partition_count(bare_world: LogHarness) -> None:
     """A topic with another partition count is a TopicMismatch whose sentence names the topic and both counts."""
     bare_world.backend.ensure([TopicSpec(bare_world.commands, 3, {})])
     with pytest.raises(TopicMismatch) as refusal:
@@ -82,7 +82,7 @@ def test_ensure_refuses_another_partition_count(bare_world: World) -> None:
     assert bare_world.backend.topics()[bare_world.commands] == 3
 
 
-def test_partition_count_of_an_unknown_topic(world: World) -> None:
+def test_partition_count_of_an_unknown_topic(world: LogHarness) -> None:
     """A topic that does not exist has no partition count; one that exists has its own."""
     for port in (world.reader, world.join().log):
         assert port.partition_count("no.such.topic") is None
@@ -93,13 +93,13 @@ def test_partition_count_of_an_unknown_topic(world: World) -> None:
 
 
 @pytest.mark.parametrize("members", [1, 2, 3])
-def test_shares_cover_every_shard_once(bare_world: World, members: int) -> None:
+def test_shares_cover_every_shard_once(bare_world: LogHarness, members: int) -> None:
     """Every shard is owned by exactly one member, and the shares are even."""
     bare_world.make(partitions=8)
     bare_world.settled(*[bare_world.join(slot) for slot in range(members)])
 
 
-def test_shards_move_when_a_member_joins(world: World) -> None:
+def test_shards_move_when_a_member_joins(world: LogHarness) -> None:
     """Who joins gets a share, and the one that had it says ``Lost`` before."""
     first = world.join(0)
     world.settled(first)
@@ -107,7 +107,7 @@ def test_shards_move_when_a_member_joins(world: World) -> None:
     world.settled(first, second)
 
 
-def test_shards_move_when_a_member_leaves(world: World) -> None:
+def test_shards_move_when_a_member_leaves(world: LogHarness) -> None:
     """What a closed member owned is assigned to the others."""
     first, second = world.join(0), world.join(1)
     world.settled(first, second)
@@ -115,7 +115,7 @@ def test_shards_move_when_a_member_leaves(world: World) -> None:
     world.settled(first)
 
 
-def test_a_closed_slot_is_free(world: World) -> None:
+def test_a_closed_slot_is_free(world: LogHarness) -> None:
     """A member that was closed does not keep its slot or its shards from the next one."""
     first = world.join(0)
     world.settled(first)
@@ -123,7 +123,7 @@ def test_a_closed_slot_is_free(world: World) -> None:
     world.settled(world.join(0))
 
 
-def test_a_live_slot_is_taken(world: World) -> None:
+def test_a_live_slot_is_taken(world: LogHarness) -> None:
     """A second live worker of one node and slot is refused, and the first goes on."""
     first, shard = world.working()
     duplicate = world.backend.log(Member(world.group, "here", 0), [world.commands])
@@ -136,15 +136,15 @@ def test_a_live_slot_is_taken(world: World) -> None:
 # --- claiming -------------------------------------------------------------------------------------------------
 
 
-def test_a_first_claim_finds_nothing_committed(world: World) -> None:
+def test_a_first_claim_finds_nothing_committed(world: LogHarness) -> None:
     """Before the first commit ``committed`` is None, and the bounds and ends are those of the partitions."""
     world.append(b"a", b"b", b"c")
     claimed = world.join().claimed(world.shard(), world.events, world.state)
-    assert (claimed.committed, claimed.low, claimed.high) == (None, 0, 3)
+    assert (claimed.committed, claimed.start_offset, claimed.end_offset) == (None, 0, 3)
     assert dict(claimed.ends) == {world.events: 0, world.state: 0}
 
 
-def test_a_claim_finds_what_was_committed(world: World) -> None:
+def test_a_claim_finds_what_was_committed(world: LogHarness) -> None:
     """A claim tells the committed next offset and the ends after it, also to the next owner."""
     world.append(b"a", b"b", b"c")
     first, shard = world.working()
@@ -156,7 +156,7 @@ def test_a_claim_finds_what_was_committed(world: World) -> None:
     assert (after.committed, after.ends[world.events] >= 1) == (2, True)
 
 
-def test_a_second_claim_voids_the_first(world: World) -> None:
+def test_a_second_claim_voids_the_first(world: LogHarness) -> None:
     """After ``claim`` nothing comes of what was under way before: no fetch, no replay, until they are asked for."""
     world.append(*[b"%d" % i for i in range(3_000)])
     driver, shard = world.working()
@@ -170,7 +170,7 @@ def test_a_second_claim_voids_the_first(world: World) -> None:
     assert values(fetched(driver, shard, 1)) == [b"2999"]
 
 
-def test_a_claim_voids_a_commit_outcome_that_was_not_read(world: World) -> None:
+def test_a_claim_voids_a_commit_outcome_that_was_not_read(world: LogHarness) -> None:
     """A claim right after a commit speaks of the committed state, and the commit's own outcome is not told."""
     driver, shard = world.working()
     driver.log.commit(world.transaction(shard, 5, b"x"))
@@ -185,7 +185,7 @@ def test_a_claim_voids_a_commit_outcome_that_was_not_read(world: World) -> None:
 # --- reading --------------------------------------------------------------------------------------------------
 
 
-def test_offsets_follow_the_order_of_appends(world: World) -> None:
+def test_offsets_follow_the_order_of_appends(world: LogHarness) -> None:
     """In a partition the records stand in the order in which they were appended, at the offsets returned."""
     offsets = [*world.append(b"a", b"b"), *world.append(b"c")]
     assert offsets == sorted(set(offsets))
@@ -194,7 +194,7 @@ def test_offsets_follow_the_order_of_appends(world: World) -> None:
     assert world.read(world.commands, 1) == []
 
 
-def test_fetched_is_contiguous(world: World) -> None:
+def test_fetched_is_contiguous(world: LogHarness) -> None:
     """Commands come in offset order from the given offset on, without holes or repeats, also those appended later."""
     world.append(*[b"%d" % i for i in range(2_500)])
     driver, shard = world.working()
@@ -206,7 +206,7 @@ def test_fetched_is_contiguous(world: World) -> None:
     assert values(records) == [b"%d" % i for i in range(7, 2_502)]
 
 
-def test_shards_are_fetched_apart(world: World) -> None:
+def test_shards_are_fetched_apart(world: LogHarness) -> None:
     """Each shard gets the records of its own partition."""
     driver = world.join()
     for partition in (0, 1):
@@ -217,7 +217,7 @@ def test_shards_are_fetched_apart(world: World) -> None:
         assert values(fetched(driver, world.shard(partition), 1)) == [b"%d" % partition]
 
 
-def test_nothing_is_fetched_before_begin(world: World) -> None:
+def test_nothing_is_fetched_before_begin(world: LogHarness) -> None:
     """A claimed shard gets no commands until it has begun."""
     world.append(b"a")
     driver, shard = world.working()
@@ -226,7 +226,7 @@ def test_nothing_is_fetched_before_begin(world: World) -> None:
     assert driver.said(shard) == []
 
 
-def test_pause_and_resume(world: World) -> None:
+def test_pause_and_resume(world: LogHarness) -> None:
     """While paused nothing new is fetched; after ``resume`` everything comes, once."""
     world.append(b"a")
     driver, shard = world.working()
@@ -243,7 +243,7 @@ def test_pause_and_resume(world: World) -> None:
     assert values(records + fetched(driver, shard, 2)) == [b"a", b"b", b"c"]
 
 
-def test_pausing_in_the_middle_loses_nothing(world: World) -> None:
+def test_pausing_in_the_middle_loses_nothing(world: LogHarness) -> None:
     """Pausing after every batch loses and repeats nothing."""
     world.append(*[b"%d" % i for i in range(5_000)])
     driver, shard = world.working()
@@ -260,7 +260,7 @@ def test_pausing_in_the_middle_loses_nothing(world: World) -> None:
 # --- replaying ------------------------------------------------------------------------------------------------
 
 
-def test_a_replay_ends_at_its_bounds(world: World) -> None:
+def test_a_replay_ends_at_its_bounds(world: LogHarness) -> None:
     """A replay gives the committed records from one offset up to another, in order, and says when it is complete."""
     offsets = world.append(*[b"%d" % i for i in range(3_000)], topic=world.events)
     driver, shard = world.working()
@@ -270,14 +270,14 @@ def test_a_replay_ends_at_its_bounds(world: World) -> None:
 
 
 @pytest.mark.parametrize("bounds", [(0, 0), (2, 2)])
-def test_an_empty_replay_is_complete(world: World, bounds: tuple[int, int]) -> None:
+def test_an_empty_replay_is_complete(world: LogHarness, bounds: tuple[int, int]) -> None:
     """A replay of nothing is complete with no records."""
     world.append(b"a", b"b", topic=world.events)
     driver, shard = world.working()
     assert replayed(driver, shard, world.events, bounds) == []
 
 
-def test_a_replay_to_the_end_of_transactions(world: World) -> None:
+def test_a_replay_to_the_end_of_transactions(world: LogHarness) -> None:
     """A replay up to ``Claimed.ends`` is complete, also where the last offsets are a transaction's markers."""
     driver, shard = world.working()
     for i in range(3):
@@ -287,7 +287,7 @@ def test_a_replay_to_the_end_of_transactions(world: World) -> None:
     assert replayed(driver, shard, world.state, (0, end[world.state])) == []
 
 
-def test_a_replay_of_markers_alone(world: World) -> None:
+def test_a_replay_of_markers_alone(world: LogHarness) -> None:
     """A range in which only a transaction's markers stand is complete with no records."""
     driver, shard = world.working()
     last = committed(driver, world.transaction(shard, 1, b"x")).first_offsets[world.events]
@@ -295,7 +295,7 @@ def test_a_replay_of_markers_alone(world: World) -> None:
     assert replayed(driver, shard, world.events, (last + 1, end)) == []
 
 
-def test_commands_flow_after_replays(world: World) -> None:
+def test_commands_flow_after_replays(world: LogHarness) -> None:
     """Replays of several topics, one after another, then the commands."""
     world.append(b"event", topic=world.events)
     world.append(b"state", topic=world.state)
@@ -311,7 +311,7 @@ def test_commands_flow_after_replays(world: World) -> None:
 # --- committing -----------------------------------------------------------------------------------------------
 
 
-def test_a_commit_is_one_for_all_its_topics(world: World) -> None:
+def test_a_commit_is_one_for_all_its_topics(world: LogHarness) -> None:
     """A transaction writes all its records and the next offset, and tells where the first of each topic stands."""
     world.append(b"old", topic=world.state)
     driver, shard = world.working()
@@ -329,7 +329,7 @@ def test_a_commit_is_one_for_all_its_topics(world: World) -> None:
     assert world.reader.committed(world.group, *shard) == 3
 
 
-def test_a_shard_hears_what_it_tells_itself(world: World) -> None:
+def test_a_shard_hears_what_it_tells_itself(world: LogHarness) -> None:
     """Records that a shard commits to its own commands are fetched like any others."""
     driver, shard = world.working()
     driver.log.begin(shard, 0)
@@ -337,7 +337,7 @@ def test_a_shard_hears_what_it_tells_itself(world: World) -> None:
     assert values(fetched(driver, shard, 1)) == [b"tell"]
 
 
-def test_the_next_offset_alone_can_be_committed(world: World) -> None:
+def test_the_next_offset_alone_can_be_committed(world: LogHarness) -> None:
     """A transaction may have no records, and may repeat the next offset."""
     driver, shard = world.working()
     assert world.reader.committed(world.group, *shard) is None
@@ -348,7 +348,7 @@ def test_the_next_offset_alone_can_be_committed(world: World) -> None:
     assert world.reader.committed("another-group", *shard) is None
 
 
-def test_commits_of_one_shard_follow_each_other(world: World) -> None:
+def test_commits_of_one_shard_follow_each_other(world: LogHarness) -> None:
     """What one commit wrote stands before what the next wrote."""
     driver, shard = world.working()
     for i in range(20):
@@ -356,7 +356,7 @@ def test_commits_of_one_shard_follow_each_other(world: World) -> None:
     assert values(world.read(world.events)) == [b"%d" % i for i in range(20)]
 
 
-def test_many_records_in_one_transaction(world: World) -> None:
+def test_many_records_in_one_transaction(world: LogHarness) -> None:
     """Five thousand records in one transaction are all there, in order."""
     driver, shard = world.working()
     many = [b"%d" % i for i in range(5_000)]
@@ -364,7 +364,7 @@ def test_many_records_in_one_transaction(world: World) -> None:
     assert values(world.read(world.events)) == many
 
 
-def test_bytes_survive(world: World) -> None:
+def test_bytes_survive(world: LogHarness) -> None:
     """Keys, values and headers come back as they were written: none, empty, binary, repeated names, big."""
     every_byte = bytes(range(256))
     headers: Headers = (("name", b"1"), ("name", b""), ("bytes", every_byte), ("ünïcode", "ü".encode()))
@@ -384,7 +384,7 @@ def test_bytes_survive(world: World) -> None:
 
 
 @pytest.mark.parametrize(("topic", "partition"), [("no-such-topic", 0), ("events", 2), ("events", -1)])
-def test_a_missing_partition_spoils_the_whole_transaction(world: World, topic: str, partition: int) -> None:
+def test_a_missing_partition_spoils_the_whole_transaction(world: LogHarness, topic: str, partition: int) -> None:
     """A transaction for a partition that does not exist is aborted, and nothing of it is written, anywhere."""
     driver, shard = world.working()
     place = TopicPartition(world.events if topic == "events" else f"{world.group}.{topic}", partition)
@@ -397,7 +397,7 @@ def test_a_missing_partition_spoils_the_whole_transaction(world: World, topic: s
     committed(driver, world.transaction(shard, 1, b"z"))
 
 
-def test_a_missing_topic_aborts_a_claim(world: World) -> None:
+def test_a_missing_topic_aborts_a_claim(world: LogHarness) -> None:
     """A claim that names a topic which does not exist is aborted; the shard stays ours, and can be claimed again."""
     driver, shard = world.working()
     driver.log.claim(shard, [world.events, f"{world.group}.no-such-topic"])
@@ -407,7 +407,7 @@ def test_a_missing_topic_aborts_a_claim(world: World) -> None:
 
 
 @pytest.mark.parametrize(("topic", "partition"), [("no-such-topic", 0), ("events", 2), ("events", -1)])
-def test_a_missing_partition_is_not_appended_to(world: World, topic: str, partition: int) -> None:
+def test_a_missing_partition_is_not_appended_to(world: LogHarness, topic: str, partition: int) -> None:
     """An append to a partition that does not exist is a TopicMismatch that names it, and nothing is appended."""
     name = world.events if topic == "events" else f"{world.group}.{topic}"
     outputs = [Output(world.events, 0, b"k", b"x"), Output(name, partition, b"k", b"y")]
@@ -418,7 +418,7 @@ def test_a_missing_partition_is_not_appended_to(world: World, topic: str, partit
 
 
 @pytest.mark.parametrize(("topic", "partition"), [("no-such-topic", 0), ("events", 2), ("events", -1)])
-def test_a_missing_partition_is_not_read(world: World, topic: str, partition: int) -> None:
+def test_a_missing_partition_is_not_read(world: LogHarness, topic: str, partition: int) -> None:
     """Reading or following a partition that does not exist is a TopicMismatch; no group has committed in it."""
     name = world.events if topic == "events" else f"{world.group}.{topic}"
     for call in (
@@ -434,7 +434,7 @@ def test_a_missing_partition_is_not_read(world: World, topic: str, partition: in
 # --- fencing --------------------------------------------------------------------------------------------------
 
 
-def test_a_sleeper_is_fenced(short_lease: World) -> None:
+def test_a_sleeper_is_fenced(short_lease: LogHarness) -> None:
     """Once another member has claimed its shard, an old owner's commit is ``Fenced`` and writes nothing."""
     world = short_lease
     old, shard = world.working(slot=0)
@@ -453,7 +453,7 @@ def test_a_sleeper_is_fenced(short_lease: World) -> None:
     assert values(world.read(world.events)) == [b"old", b"new"]
 
 
-def test_a_sleeper_comes_back(short_lease: World) -> None:
+def test_a_sleeper_comes_back(short_lease: LogHarness) -> None:
     """A member that slept past its lease says ``Lost`` for what it had, and takes part again."""
     world = short_lease
     old = world.join(0)
@@ -470,7 +470,7 @@ def test_a_sleeper_comes_back(short_lease: World) -> None:
     committed(old, world.transaction(shard, 1))
 
 
-def test_nothing_comes_after_lost(world: World) -> None:
+def test_nothing_comes_after_lost(world: LogHarness) -> None:
     """After ``Lost`` no event of the shard comes until it is assigned again, though its partition has records."""
     driver = world.join(0)
     for shard in world.shards():
@@ -490,14 +490,14 @@ def test_nothing_comes_after_lost(world: World) -> None:
 # --- reading from outside -------------------------------------------------------------------------------------
 
 
-def test_a_reader_knows_the_bounds(world: World) -> None:
+def test_a_reader_knows_the_bounds(world: LogHarness) -> None:
     """The bounds of a partition are its first offset and the end of what is committed."""
     assert world.reader.bounds(world.commands, 0) == (0, 0)
     world.append(b"a", b"b")
     assert world.reader.bounds(world.commands, 0) == (0, 2)
 
 
-def test_a_read_stops_where_the_log_ended(world: World) -> None:
+def test_a_read_stops_where_the_log_ended(world: LogHarness) -> None:
     """A read gives what was there at the call, from an offset on, and stops."""
     world.append(*[b"%d" % i for i in range(2_500)])
     read = world.reader.read(world.commands, 0, 3)
@@ -506,7 +506,7 @@ def test_a_read_stops_where_the_log_ended(world: World) -> None:
     assert list(world.reader.read(world.commands, 0, 2_501)) == []
 
 
-def test_follow_gives_what_comes(world: World) -> None:
+def test_follow_gives_what_comes(world: LogHarness) -> None:
     """Following gives what is there and, while it goes on, what is appended; it stops when nothing more comes."""
     world.append(b"0", b"1")
     world.append(b"other", partition=1)
@@ -537,7 +537,7 @@ def appended(driver: Driver, append: Append) -> Committed:
         driver.claimed_again(append.shard)
 
 
-def test_an_append_is_all_there_and_tells_where(world: World) -> None:
+def test_an_append_is_all_there_and_tells_where(world: LogHarness) -> None:
     """Outputs and journal stand in their order, and the first of each topic is told, as of a commit."""
     world.append(b"old", topic=world.events)
     driver, shard = world.working()
@@ -549,7 +549,7 @@ def test_an_append_is_all_there_and_tells_where(world: World) -> None:
     assert values(list(world.reader.read(world.commands, 1, first[world.commands]))) == [b"tell-1", b"tell-2"]
 
 
-def test_the_groups_offset_follows_appends(world: World) -> None:
+def test_the_groups_offset_follows_appends(world: LogHarness) -> None:
     """Whoever looks from outside sees progress, soon, also behind a commit that came between, and without a record."""
     driver, shard = world.working()
 
@@ -566,7 +566,7 @@ def test_the_groups_offset_follows_appends(world: World) -> None:
     assert values(world.read(world.events)) == [b"a", b"b", b"c"]
 
 
-def test_the_groups_offset_follows_under_load(world: World) -> None:
+def test_the_groups_offset_follows_under_load(world: LogHarness) -> None:
     """Also where the next append is under way whenever the log is polled."""
     driver, shard = world.working()
     for _ in range(5_000):
@@ -576,7 +576,7 @@ def test_the_groups_offset_follows_under_load(world: World) -> None:
     raise AssertionError("the group has no offset after 5,000 appends")
 
 
-def test_a_successor_reads_what_was_appended(world: World) -> None:
+def test_a_successor_reads_what_was_appended(world: LogHarness) -> None:
     """A claim counts appended records among the ends, and a replay brings them."""
     first, shard = world.working()
     appended(first, Append(shard, 1, (), [Output(world.events, 0, b"k", b"%d" % n) for n in range(5)]))

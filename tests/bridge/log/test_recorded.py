@@ -22,11 +22,11 @@ from repertory.bridge.system.running import Running
 from repertory.bridge.topics import events_topic
 from tests.support.checkers.anomalies import History, Op, illegal
 from tests.support.checkers.diary import Diary, RecordedBackend, read
-from tests.support.logs.log_driver import World
+from tests.support.logs.log_driver import LogHarness
 from tests.support.nodes.trial import ROOT, Trial, application
 
 #: ``make chaos`` kills more often.
-KILLS = int(os.environ.get("UNDERSTUDY_RECORDED_KILLS", "4"))
+KILLS = int(os.environ.get("REPERTORY_RECORDED_KILLS", "4"))
 #: Commits that are seen between two kills.
 COMMITS = 15
 #: Who is killed, in turn.
@@ -176,7 +176,7 @@ def test_who_reads_uncommitted_records_is_caught(
 ) -> None:
     """The test is tested: with another isolation level Kafka shows what was aborted, and the diary tells."""
     monkeypatch.setitem(config._COMMITTED_ONLY, "isolation.level", "read_uncommitted")
-    world = World(RecordedBackend(connect(kafka_url), Diary(directory / "all.jsonl", "all"), doomed=1.0), "kafka")
+    world = LogHarness(RecordedBackend(connect(kafka_url), Diary(directory / "all.jsonl", "all"), doomed=1.0), "kafka")
     world.make()
     driver, shard = world.working()
     driver.log.commit(world.transaction(shard, 0, *[b"%d" % number for number in range(2_000)]))

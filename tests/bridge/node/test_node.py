@@ -18,7 +18,7 @@ import pytest
 
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.port import Backend, Reader
-from repertory.bridge.node.handle import Node
+from repertory.bridge.node.handle import NodeHandle
 from repertory.bridge.node.status import Report
 from repertory.bridge.system.client import Client
 from repertory.bridge.topics import commands_topic, events_topic
@@ -39,7 +39,7 @@ class Stage:
 
     def __init__(self, app: ModuleType, url: str) -> None:
         self.app, self.url = app, url
-        self.nodes: list[Node] = []
+        self.nodes: list[NodeHandle] = []
         self.reports: list[Report] = []
         self._backend: Backend = connect(url)
         app.system.prepare(self._backend)
@@ -47,9 +47,9 @@ class Stage:
         self._reader: Reader = self._backend.reader()
         self.sent = 0
 
-    def node(self, name: str, workers: int = 1) -> Node:
+    def node(self, name: str, workers: int = 1) -> NodeHandle:
         """Start a node."""
-        node: Node = self.app.system.spawn("tests.apps.counting:system", log=self.url, workers=workers, node=name)
+        node: NodeHandle = self.app.system.spawn("tests.apps.counting:system", log=self.url, workers=workers, node=name)
         self.nodes.append(node)
         return node
 
@@ -104,7 +104,7 @@ class Stage:
 
         self.until(stands_still, "the process stands still")
 
-    def until_running(self, node: Node, workers: int) -> None:
+    def until_running(self, node: NodeHandle, workers: int) -> None:
         """Wait until a node's workers are all there and every shard of the system is restored by somebody."""
         self.until(lambda: len(node.workers) == workers, "all workers started")
 
@@ -261,7 +261,7 @@ def test_a_key_that_is_parked_survives_its_worker(stage: Stage) -> None:
 
     parked = {key for status in shard_statuses(stage._reader, app.system) for key in status.parked}
     assert parked == {"bad", "worse"}
-    assert sum(status.waiting for status in shard_statuses(stage._reader, app.system)) == 3
+    assert sum(status.stashed for status in shard_statuses(stage._reader, app.system)) == 3
 
 
 def test_status_shows_what_failed_when_the_node_is_gone(stage: Stage) -> None:
@@ -284,8 +284,8 @@ def test_status_shows_what_failed_when_the_node_is_gone(stage: Stage) -> None:
     assert {
         ("ValueError: told to stop", "its key is parked"), ("ProcessExited: ended with SIGKILL", "it is started again")
     } <= seen  # fmt: skip
-    assert record.metrics['understudy_incidents_total{entity="counter",outcome="parked"}'] == 1
-    assert record.metrics['understudy_worker_restarts_total{worker="worker-0"}'] == 1
+    assert record.metrics['repertory_incidents_total{entity="counter",outcome="parked"}'] == 1
+    assert record.metrics['repertory_worker_restarts_total{worker="worker-0"}'] == 1
     assert record.restarts_since(record.at_ms - 3_600_000) == 1
 
 
@@ -301,8 +301,8 @@ def test_records_that_kill_their_process_are_quarantined(stage: Stage, how: str)
     stage._client.tell_all([(stage.app.Counter.break_down, "c-1", stage.app.Break(how=how))] * 2)
     stage.send(500)
     stage.check()
-    letters = list(Operator(stage.app.system, stage._backend).dead_letters())
-    assert [(letter.error, letter.attempts) for letter in letters] == [("Quarantined", 3)] * 2
+    deliveries = list(Operator(stage.app.system, stage._backend).dead_letters())
+    assert [(delivery.error, delivery.attempts) for delivery in deliveries] == [("Quarantined", 3)] * 2
     assert node.exit_code is None
     exits = [report for report in stage.reported("worker-exited") if report["how"] != "SIGKILL"]
     assert len(exits) == 6, exits
@@ -331,8 +331,8 @@ def test_a_record_that_takes_every_node_down_is_quarantined(stage: Stage) -> Non
         return any(True for _ in Operator(stage.app.system, stage._backend).dead_letters())
 
     stage.until(is_quarantined, "the record is given up")
-    letters = list(Operator(stage.app.system, stage._backend).dead_letters())
-    assert [(letter.error, letter.attempts) for letter in letters] == [("Quarantined", 3)]
+    deliveries = list(Operator(stage.app.system, stage._backend).dead_letters())
+    assert [(delivery.error, delivery.attempts) for delivery in deliveries] == [("Quarantined", 3)]
     assert deaths in (3, 4)
     stage.check()
     assert all(node.exit_code is None for node in stage.nodes)
@@ -366,10 +366,10 @@ def test_a_handler_that_hangs_is_killed_and_its_record_quarantined(
         stage._client.tell(stage.app.Counter.break_down, "c-1", stage.app.Break(how="hang"))
         stage.send(100)
         stage.check()
-        letters = list(Operator(stage.app.system, stage._backend).dead_letters())
-        assert [(letter.error, letter.attempts) for letter in letters] == [("Quarantined", 3)]
-        (letter,) = letters
-        where = f"in counter/{letter.source_partition}@{letter.source_offset} key 'c-1'"
+        deliveries = list(Operator(stage.app.system, stage._backend).dead_letters())
+        assert [(delivery.error, delivery.attempts) for delivery in deliveries] == [("Quarantined", 3)]
+        (delivery,) = deliveries
+        where = f"in counter/{delivery.source_partition}@{delivery.source_offset} key 'c-1'"
         told = [str(report["why"]) for report in stage.reported("worker-killed")]
         assert len(told) == 3
         assert all(why.endswith(where) for why in told), told

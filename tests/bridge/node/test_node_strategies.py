@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from repertory.actors.placement import partition_of
-from repertory.bridge.node.handle import Node
+from repertory.bridge.node.handle import NodeHandle
 from repertory.inspect.nodes import node_records
 from tests.bridge.node.test_node import ROOT, Stage
 
@@ -51,7 +51,7 @@ def told(stage: Stage, event: str) -> list[str]:
     return [str(report.get("shard") or report["worker"]) for report in stage.reported(event)]
 
 
-def until_settled(stage: Stage, node: Node) -> dict[str, int]:
+def until_settled(stage: Stage, node: NodeHandle) -> dict[str, int]:
     """Wait until three workers run and each shard is served; return the pids."""
     stage.until(lambda: len(node.workers) == 3 and len(told(stage, "worker-running")) >= 3, "all workers run")
     stage.send(300)
@@ -130,7 +130,7 @@ def test_a_failure_that_no_level_can_mend_ends_the_node_loudly(
     stage.until(lambda: bool(stage.reported("node-stopped")), "its last word is read")
     assert node.stop() == node.exit_code == os.EX_SOFTWARE
     stage.nodes.remove(node)
-    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("understudy: ")]
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("repertory: ")]
     assert len(said) == 1, said
     assert "gave up: worker-" in said[0]
     assert "counter/1@" in said[0]
@@ -139,7 +139,7 @@ def test_a_failure_that_no_level_can_mend_ends_the_node_loudly(
     assert len(stage.reported("escalated")) == 1
     record = node.record()
     assert record.state.startswith("gave up: ")
-    assert record.metrics["understudy_node_escalations_total"] == 1
+    assert record.metrics["repertory_node_escalations_total"] == 1
     last = record.incidents[-1]
     assert last.next == "the node gives up"
     assert "told never to go on" in last.what

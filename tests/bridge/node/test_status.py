@@ -1,4 +1,4 @@
-"""What an operator sees of a node, in the log and in ``understudy status``: workers, counters, the last incidents."""
+"""What an operator sees of a node, in the log and in ``repertory status``: workers, counters, the last incidents."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from repertory.bridge.log.connect import connect
 from repertory.bridge.log.port import Backend
 from repertory.bridge.node.metrics import SERIES_MAX, Metrics
 from repertory.bridge.node.publisher import Publisher
-from repertory.bridge.node.status import INCIDENTS_MAX, Incidents, NodeRecord, decode_node
+from repertory.bridge.node.status import INCIDENTS_MAX, NodeStatus, NodeStatusRecord, decode_node
 from repertory.bridge.system.settings import Settings
 from repertory.bridge.topics import incidents_spec, incidents_topic
-from repertory.bridge.worker_log import Dialogue
+from repertory.bridge.worker_log import WorkerLog
 from repertory.cli.status import standing
 from repertory.supervision.process.proc import pid_start
 
@@ -33,9 +33,9 @@ def report(event: str, **fields: str | float | bool | None) -> Report:
     return {"event": event, "at_s": NOW_MS / 1000, "worker": "worker-0", **fields}
 
 
-def incidents(*reports: Report) -> Incidents:
+def incidents(*reports: Report) -> NodeStatus:
     """Return what some reports amount to."""
-    found = Incidents("one", os.getpid(), pid_start(os.getpid()) or "", NOW_MS)
+    found = NodeStatus("one", os.getpid(), pid_start(os.getpid()) or "", NOW_MS)
     for each in reports:
         found.take(each)
     return found
@@ -65,7 +65,7 @@ def test_a_worker_that_is_started_again_is_a_restart() -> None:
     """The first start is none; a restart is counted in its metric, and for an hour among those of the last hour."""
     found = incidents(*DIED, report("worker-started", pid=3, incarnation=2))
     record = found.record(NOW_MS)
-    assert record.metrics == {'understudy_worker_restarts_total{worker="worker-0"}': 1}
+    assert record.metrics == {'repertory_worker_restarts_total{worker="worker-0"}': 1}
     assert (record.workers["worker-0"].pid, record.workers["worker-0"].restarts) == (3, 1)
     assert record.restarts_since(NOW_MS - 3_600_000) == 1
     assert record.restarts_since(NOW_MS + 60_000) == 0
@@ -88,27 +88,27 @@ def test_a_supervisor_that_gives_up_says_so(events: tuple[Report, ...], next_say
     [
         (
             report("incident", where="a/3@7 key 'k'", error="ValueError", reason="no", outcome="parked", next="n"),
-            'understudy_incidents_total{entity="a",outcome="parked"}',
+            'repertory_incidents_total{entity="a",outcome="parked"}',
             "ValueError: no",
         ),
         (
             report("shard-failed", shard="a/3", error="KeyError", reason="no", next="n"),
-            'understudy_shard_failures_total{shard="a/3"}',
+            'repertory_shard_failures_total{shard="a/3"}',
             "KeyError: no",
         ),
         (
             report("shard-aborted", shard="a/3", reason="no", routine=False, next="n"),
-            'understudy_shard_aborts_total{shard="a/3"}',
+            'repertory_shard_aborts_total{shard="a/3"}',
             "no",
         ),
         (
             report("shard-fenced", shard="a/3", reason="no", next="n"),
-            'understudy_shard_fencings_total{shard="a/3"}',
+            'repertory_shard_fencings_total{shard="a/3"}',
             "fenced: no",
         ),
         (
             report("shard-stalled", shard="a/3", reason="no", next="n"),
-            'understudy_shard_stalls_total{shard="a/3"}',
+            'repertory_shard_stalls_total{shard="a/3"}',
             "takes no commands: no",
         ),
     ],
@@ -136,7 +136,7 @@ def test_a_routine_abort_is_counted_and_shown_to_nobody() -> None:
     found = incidents()
     assert not found.take(report("shard-aborted", shard="a/3", reason="a rebalance", routine=True, next="n"))
     assert found.record(NOW_MS).incidents == ()
-    assert found.record(NOW_MS).metrics == {'understudy_shard_aborts_total{shard="a/3"}': 1}
+    assert found.record(NOW_MS).metrics == {'repertory_shard_aborts_total{shard="a/3"}': 1}
 
 
 def test_planned_handovers_are_one_entry_with_the_longest_gap() -> None:
@@ -147,8 +147,8 @@ def test_planned_handovers_are_one_entry_with_the_longest_gap() -> None:
     (entry,) = record.incidents
     assert (entry.what, entry.where) == ("handed over by two/1", "a/2 and 2 more")
     assert entry.next == "served again, after a gap of at most 0.70 s"
-    assert record.metrics["understudy_handovers_total"] == 3
-    assert round(record.metrics["understudy_handover_gap_seconds_total"], 6) == 1.3
+    assert record.metrics["repertory_handovers_total"] == 3
+    assert round(record.metrics["repertory_handover_gap_seconds_total"], 6) == 1.3
 
 
 def test_an_end_without_a_word_is_told_from_a_stop() -> None:
@@ -164,19 +164,19 @@ def test_an_end_without_a_word_is_told_from_a_stop() -> None:
 def test_series_are_written_as_prometheus_wants_them(first: str, second: str) -> None:
     """A label's value may be anything; no two series look alike."""
     metrics = Metrics()
-    metrics.add("understudy_things_total", a=first, b=second)
-    metrics.add("understudy_things_total", a=first, b=second + "x")
+    metrics.add("repertory_things_total", a=first, b=second)
+    metrics.add("repertory_things_total", a=first, b=second + "x")
     series = metrics.series()
     assert len(series) == 2
     for name in series:
-        assert re.fullmatch(r'understudy_things_total\{a="([^"\\\n]|\\.)*",b="([^"\\\n]|\\.)*"\}', name), name
+        assert re.fullmatch(r'repertory_things_total\{a="([^"\\\n]|\\.)*",b="([^"\\\n]|\\.)*"\}', name), name
 
 
 def test_series_are_bounded() -> None:
     """What comes beyond the bound is counted, though nobody knows of what."""
     metrics = Metrics()
     for number in range(SERIES_MAX + 10):
-        metrics.add("understudy_things_total", shard=str(number))
+        metrics.add("repertory_things_total", shard=str(number))
     assert len(metrics.series()) == SERIES_MAX + 1
     assert sum(metrics.series().values()) == SERIES_MAX + 10
 
@@ -184,7 +184,7 @@ def test_series_are_bounded() -> None:
 # --- how a node stands ----------------------------------------------------------------------------------------
 
 
-def node(**changes: object) -> NodeRecord:
+def node(**changes: object) -> NodeStatusRecord:
     """Return the record of a node that runs in this process, changed."""
     return msgspec.structs.replace(incidents(*DIED).record(NOW_MS), **changes)
 
@@ -213,7 +213,7 @@ def backend(tmp_path: Path) -> Iterator[Backend]:
     backend.close()
 
 
-def written(backend: Backend) -> list[NodeRecord]:
+def written(backend: Backend) -> list[NodeStatusRecord]:
     """Return every record that was written."""
     reader = backend.reader()
     try:
@@ -269,14 +269,14 @@ def test_a_log_out_of_reach_is_one_line(caplog: pytest.LogCaptureFixture) -> Non
     )
     publisher.changed()
     publisher.close()
-    assert len([line for line in caplog.records if line.name == "understudy"]) == 1
+    assert len([line for line in caplog.records if line.name == "repertory"]) == 1
     assert "next try" in caplog.text
 
 
 def test_a_failure_is_one_log_line_whatever_its_message(caplog: pytest.LogCaptureFixture) -> None:
     """Whoever reads the log line by line, or in a terminal, is not told what nobody said."""
     told: list[str] = []
-    dialogue = Dialogue(lambda event, **_: told.append(event))
+    dialogue = WorkerLog(lambda event, **_: told.append(event))
     reason = "first\nnode-stopped exit_code=0 \x1b[2J"
     dialogue.incidents([Incident("account/3@17 key 'a'", "ValueError", reason, "its key is parked", "parked")])
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [

@@ -34,7 +34,7 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 @pytest.fixture
-def understudy(tmp_path: Path) -> Run:
+def repertory(tmp_path: Path) -> Run:
     """Run the command in an empty folder."""
 
     def run(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
@@ -50,21 +50,21 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
     """Assert one sentence that says certain words, no traceback, and a non-zero exit."""
     assert done.returncode not in (0, 1), (done.returncode, done.stderr)
     assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("understudy: ")]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("repertory: ")]
     assert len(lines) == 1, done.stderr
     for word in words:
         assert word in lines[0], lines[0]
 
 
-def test_check_shows_what_a_system_hosts(understudy: Run) -> None:
+def test_check_shows_what_a_system_hosts(repertory: Run) -> None:
     """``check`` needs no log."""
-    done = understudy("check", TARGET)
+    done = repertory("check", TARGET)
     assert done.returncode == 0, done.stderr
     assert "counter" in done.stdout
     assert "journaled" in done.stdout
 
 
-def test_what_anybody_wrote_is_shown_as_it_is(understudy: Run, tmp_path: Path) -> None:
+def test_what_anybody_wrote_is_shown_as_it_is(repertory: Run, tmp_path: Path) -> None:
     """A type's name with markup and an escape sequence in it: no traceback, nothing that the terminal would obey."""
     log = f"sqlite:{tmp_path / 'strange.db'}"
     topic = "counting.counter.commands"
@@ -76,7 +76,7 @@ def test_what_anybody_wrote_is_shown_as_it_is(understudy: Run, tmp_path: Path) -
     backend.close()
     with counting.system.start(log) as running:
         running.settle()
-    listed = understudy("dead-letters", "list", TARGET, "--log", log, COLUMNS="60")
+    listed = repertory("dead-letters", "list", TARGET, "--log", log, COLUMNS="60")
     assert listed.returncode == 0, listed.stderr
     assert "\x1b" not in listed.stdout
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in listed.stdout.splitlines() if "│" in line]
@@ -96,54 +96,54 @@ def test_what_anybody_wrote_is_shown_as_it_is(understudy: Run, tmp_path: Path) -
         ("./missing.py:system", ["missing.py"]),
     ],
 )
-def test_a_target_that_names_no_system(understudy: Run, target: str, words: list[str]) -> None:
+def test_a_target_that_names_no_system(repertory: Run, target: str, words: list[str]) -> None:
     """A module that has no system is named, with what it has instead."""
-    refused(understudy("check", target), *words)
+    refused(repertory("check", target), *words)
 
 
 @pytest.mark.parametrize(
     "url", ["redis://x", "kafka://", "kafka:localhost:9092", "kafka://host", "sqlite:", "memory:x"]
 )
-def test_an_unknown_log_url_shows_the_three_forms(understudy: Run, url: str) -> None:
+def test_an_unknown_log_url_shows_the_three_forms(repertory: Run, url: str) -> None:
     """An unknown log URL is named with the forms that there are."""
-    refused(understudy("run", TARGET, "--log", url), url, "memory:", "sqlite:PATH", "kafka://")
+    refused(repertory("run", TARGET, "--log", url), url, "memory:", "sqlite:PATH", "kafka://")
 
 
-def test_an_unreachable_broker_is_said_within_ten_seconds(understudy: Run) -> None:
+def test_an_unreachable_broker_is_said_within_ten_seconds(repertory: Run) -> None:
     """The sentence says which broker was tried; the call itself is bounded by ``connect_timeout_s``, 8 s."""
-    refused(understudy("run", TARGET, "--log", "kafka://127.0.0.1:1"), "127.0.0.1:1", "refused")
+    refused(repertory("run", TARGET, "--log", "kafka://127.0.0.1:1"), "127.0.0.1:1", "refused")
 
 
-def test_a_foreign_sqlite_file_is_refused_and_left_as_it_was(understudy: Run, tmp_path: Path) -> None:
+def test_a_foreign_sqlite_file_is_refused_and_left_as_it_was(repertory: Run, tmp_path: Path) -> None:
     """Another program's database is named and not changed."""
     path = tmp_path / "other.db"
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE theirs (x)")
     connection.close()
     before = path.read_bytes()
-    refused(understudy("run", TARGET, "--log", "sqlite:other.db"), "other.db")
+    refused(repertory("run", TARGET, "--log", "sqlite:other.db"), "other.db")
     assert path.read_bytes() == before
 
 
-def test_a_corrupt_sqlite_file_is_refused(understudy: Run, tmp_path: Path) -> None:
+def test_a_corrupt_sqlite_file_is_refused(repertory: Run, tmp_path: Path) -> None:
     """Bytes that are no database are named and not changed."""
     path = tmp_path / "corrupt.db"
     path.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 40)
     before = path.read_bytes()
-    refused(understudy("run", TARGET, "--log", "sqlite:corrupt.db"), "corrupt.db")
+    refused(repertory("run", TARGET, "--log", "sqlite:corrupt.db"), "corrupt.db")
     assert path.read_bytes() == before
 
 
-def test_another_partition_count_is_refused(understudy: Run) -> None:
+def test_another_partition_count_is_refused(repertory: Run) -> None:
     """A topic whose partition count differs from the code's is named with both counts."""
-    assert understudy("topics", TARGET, "--log", "sqlite:count.db", "--create").returncode == 0
-    done = understudy("run", TARGET, "--log", "sqlite:count.db", COUNTING_PARTITIONS="5")
+    assert repertory("topics", TARGET, "--log", "sqlite:count.db", "--create").returncode == 0
+    done = repertory("run", TARGET, "--log", "sqlite:count.db", COUNTING_PARTITIONS="5")
     refused(done, "counting.counter", "4", "5")
 
 
-def test_memory_cannot_be_shared_by_workers(understudy: Run) -> None:
+def test_memory_cannot_be_shared_by_workers(repertory: Run) -> None:
     """``memory:`` has one process."""
-    refused(understudy("run", TARGET, "--log", "memory:", "--workers", "2"), "memory:")
+    refused(repertory("run", TARGET, "--log", "memory:", "--workers", "2"), "memory:")
 
 
 @pytest.mark.parametrize(
@@ -155,28 +155,28 @@ def test_memory_cannot_be_shared_by_workers(understudy: Run) -> None:
         ("just words", ["just words"]),
     ],
 )
-def test_settings_that_break_a_promise(understudy: Run, tmp_path: Path, setting: str, words: list[str]) -> None:
+def test_settings_that_break_a_promise(repertory: Run, tmp_path: Path, setting: str, words: list[str]) -> None:
     """A Kafka setting that is unknown or would break a promise is refused with its name."""
     (tmp_path / "kafka.properties").write_text(f"# mine\n{setting}\n", encoding="utf-8")
-    done = understudy("run", TARGET, "--log", "kafka://127.0.0.1:1", "--kafka-config", "kafka.properties")
+    done = repertory("run", TARGET, "--log", "kafka://127.0.0.1:1", "--kafka-config", "kafka.properties")
     refused(done, *words)
 
 
-def test_a_settings_file_that_is_missing(understudy: Run) -> None:
+def test_a_settings_file_that_is_missing(repertory: Run) -> None:
     """The file is named."""
     refused(
-        understudy("run", TARGET, "--log", "kafka://127.0.0.1:1", "--kafka-config", "none.properties"),
+        repertory("run", TARGET, "--log", "kafka://127.0.0.1:1", "--kafka-config", "none.properties"),
         "none.properties",
     )
 
 
-def test_tail_and_state_name_what_is_missing(understudy: Run) -> None:
+def test_tail_and_state_name_what_is_missing(repertory: Run) -> None:
     """A topic or entity that does not exist is named, with those there are."""
-    assert understudy("topics", TARGET, "--log", "sqlite:x.db", "--create").returncode == 0
-    refused(understudy("tail", "nope", "--log", "sqlite:x.db"), "nope")
-    refused(understudy("state", TARGET, "nobody", "k", "--log", "sqlite:x.db"), "nobody", "counter")
-    refused(understudy("state", TARGET, "counter", "x" * 300, "--log", "sqlite:x.db"), "255")
-    refused(understudy("status", TARGET, "--log", "sqlite:never.db"), "never.db")
+    assert repertory("topics", TARGET, "--log", "sqlite:x.db", "--create").returncode == 0
+    refused(repertory("tail", "nope", "--log", "sqlite:x.db"), "nope")
+    refused(repertory("state", TARGET, "nobody", "k", "--log", "sqlite:x.db"), "nobody", "counter")
+    refused(repertory("state", TARGET, "counter", "x" * 300, "--log", "sqlite:x.db"), "255")
+    refused(repertory("status", TARGET, "--log", "sqlite:never.db"), "never.db")
 
 
 @pytest.mark.processes
@@ -229,27 +229,27 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
         assert time.monotonic() < deadline_s, "the worker is still there"
 
 
-def test_simulate_says_what_it_did(understudy: Run) -> None:
+def test_simulate_says_what_it_did(repertory: Run) -> None:
     """``simulate`` runs seeds, again in another process, and shows its figures; no log is needed."""
-    done = understudy("simulate", "examples.banking:system", "--seeds", "4", "--twice-every", "3")
+    done = repertory("simulate", "examples.banking:system", "--seeds", "4", "--twice-every", "3")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "runs without a broken promise" in done.stdout
     assert "fault: unknown-written" in done.stdout
     assert "2 seeds did the same in another process" in done.stdout
 
 
-def test_simulate_shows_a_small_schedule_and_how_to_see_it_again(understudy: Run, tmp_path: Path) -> None:
+def test_simulate_shows_a_small_schedule_and_how_to_see_it_again(repertory: Run, tmp_path: Path) -> None:
     """A promise that breaks ends with exit code 1, the seed, what is left of the run, and the command."""
     (tmp_path / "never.py").write_text(
         "def invariant(outcome):\n"
         "    assert outcome.reader.bounds('counting.counter.events', 0)[1] == 0, 'something happened'\n",
         encoding="utf-8",
     )
-    done = understudy("simulate", TARGET, "--scenario", "never", "--seeds", "9", "--first-seed", "2")
+    done = repertory("simulate", TARGET, "--scenario", "never", "--seeds", "9", "--first-seed", "2")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "seed 2 breaks a promise: the invariant of the application" in done.stdout
     assert "something happened" in done.stdout
-    assert f"run it again: understudy simulate {TARGET} --scenario never --seeds 1 --first-seed 2" in done.stdout
+    assert f"run it again: repertory simulate {TARGET} --scenario never --seeds 1 --first-seed 2" in done.stdout
 
 
 def test_simulate_leaves_no_process_behind_on_ctrl_c(tmp_path: Path) -> None:
@@ -266,6 +266,6 @@ def test_simulate_leaves_no_process_behind_on_ctrl_c(tmp_path: Path) -> None:
     assert not psutil.wait_procs(jobs, timeout=10)[1]
 
 
-def test_simulate_refuses_a_scenario_that_is_none(understudy: Run) -> None:
+def test_simulate_refuses_a_scenario_that_is_none(repertory: Run) -> None:
     """A scenario that cannot be imported is one sentence."""
-    refused(understudy("simulate", TARGET, "--scenario", "no.such.module"), "no.such.module", "cannot be imported")
+    refused(repertory("simulate", TARGET, "--scenario", "no.such.module"), "no.such.module", "cannot be imported")

@@ -10,7 +10,7 @@ import pytest
 from repertory import Command, Entity, Event, command, event
 from repertory.actors.shard.turn_result import StateRecord
 from repertory.actors.wire import DecodeError, encode
-from repertory.bridge.codec import encode_book
+from repertory.bridge.codec import encode_changelog_record
 from repertory.bridge.log.record import Output
 from repertory.bridge.system.committed import entity_state
 from repertory.bridge.system.running import Running
@@ -58,18 +58,24 @@ NUMBERED = (("seq", b"0"), ("version", b"1"))
     ("record", "said"),
     [
         (
-            Output("bank.account.state", 0, b"a", encode_book(StateRecord(snapshot=b"\x81\xa4type\xa1\xff")), NUMBERED),
+            Output(
+                "bank.account.state",
+                0,
+                b"a",
+                encode_changelog_record(StateRecord(snapshot=b"\x81\xa4type\xa1\xff")),
+                NUMBERED,
+            ),
             r"the snapshot bank.account.state/0@\d+ does not fit Account",
         ),
         (
             Output("bank.account.events", 0, b"a", b"\x82\xa4type\xa9Deposited\xa6amount\xa1x", (("seq", b"9"),)),
             r"Expected `int`, got `str`",
         ),
-        (Output("bank.account.waiting", 0, b"first", b"", ()), "its key b'first' is no offset"),
+        (Output("bank.account.stash", 0, b"first", b"", ()), "its key b'first' is no offset"),
     ],
 )
 def test_a_record_that_cannot_be_read_is_a_sentence(running: Running, record: Output, said: str) -> None:
-    """``understudy state`` says what it cannot read, and where."""
+    """``repertory state`` says what it cannot read, and where."""
     running._backend.appender().append([record])
     system = running.system
     with pytest.raises(DecodeError, match=said):
@@ -117,6 +123,6 @@ def test_an_event_that_cannot_be_applied_is_a_sentence() -> None:
 
 def test_status_says_what_it_cannot_read(running: Running) -> None:
     """A waiting record without an offset is no reason for a traceback."""
-    running._backend.appender().append([Output("bank.account.waiting", 0, b"-1", b"", ())])
+    running._backend.appender().append([Output("bank.account.stash", 0, b"-1", b"", ())])
     with pytest.raises(DecodeError, match="is no offset"):
         shard_status(running.reader, running.system, running.system.hosted[Account], 0)

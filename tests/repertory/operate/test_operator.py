@@ -61,7 +61,7 @@ class Walker(Entity):
 def running() -> Iterator[Running]:
     """Run a walker whose step 13 parks it."""
     FIXED["yet"] = False
-    system = ActorSystem("walk", settings=Settings(waiting_per_key_max=5))
+    system = ActorSystem("walk", settings=Settings(stash_per_key_max=5))
     system.host(Walker, partitions=1, supervise=restart(on={ValueError: Directive.STOP}))
     with system.start() as running:
         for number in (12, 13, 14, 15):
@@ -133,7 +133,7 @@ def test_an_operator_is_heard_behind_commands_without_room(running: Running) -> 
 def test_what_has_no_room_is_a_dead_letter_if_the_settings_say_so() -> None:
     """At the bound the partition pauses, or what comes for a full key becomes a dead letter and others go on."""
     FIXED["yet"] = False
-    system = ActorSystem("walk", settings=Settings(waiting_per_key_max=3, dead_letter_overflow=True))
+    system = ActorSystem("walk", settings=Settings(stash_per_key_max=3, dead_letter_overflow=True))
     system.host(Walker, partitions=1, supervise=restart(on={ValueError: Directive.STOP}))
     with system.start() as running:
         for number in range(13, 20):

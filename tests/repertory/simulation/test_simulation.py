@@ -20,13 +20,13 @@ from examples.banking import scenario as bank_scenario
 from examples.banking import system as bank
 from repertory import ActorSystem, Entity, Event, command, event
 from repertory.bridge.log.record import TopicPartition
-from repertory.bridge.region import Phase
+from repertory.bridge.region import ShardPhase
 from repertory.simulation import FAULTS, Outcome, Scenario, SimulationFailed, generated, simulate
 from repertory.simulation.check import Scan
-from repertory.simulation.choices import Place, Replayed, Seeded
-from repertory.simulation.clients import Told
+from repertory.simulation.choices import FromTape, Place, Seeded
+from repertory.simulation.clients import ClientCommand
 from repertory.simulation.swarm import InjectedEscalation
-from repertory.simulation.worker import Worker
+from repertory.simulation.worker import SimulatedWorker
 from repertory.simulation.world import World
 from tests.actors.domain import Account, Deposit, Pay, Teller
 from tests.apps import simulated
@@ -196,16 +196,16 @@ def test_a_process_that_dies_is_said_with_its_seed() -> None:
 
 def test_what_was_silenced_is_heard_again() -> None:
     """Logging, tracebacks and the garbage collector are afterwards as they were."""
-    before = (logging.getLogger("understudy").disabled, hasattr(sys, "tracebacklimit"), gc.get_threshold())
+    before = (logging.getLogger("repertory").disabled, hasattr(sys, "tracebacklimit"), gc.get_threshold())
     with pytest.raises(SimulationFailed):
         simulate(bank, invariant=nothing_is_ever_written, seeds=range(1), minimise=False)
-    assert before == (logging.getLogger("understudy").disabled, hasattr(sys, "tracebacklimit"), gc.get_threshold())
+    assert before == (logging.getLogger("repertory").disabled, hasattr(sys, "tracebacklimit"), gc.get_threshold())
 
 
 def test_commands_without_end_are_refused() -> None:
     """They would take all memory before the first of them is sent."""
 
-    def endless(_: Random) -> Iterator[Told]:
+    def endless(_: Random) -> Iterator[ClientCommand]:
         while True:
             yield Account.deposit, "k", Deposit(amount=1)
 
@@ -222,7 +222,7 @@ def test_an_unknown_fault_is_refused() -> None:
 
 def test_a_run_without_choices_is_one_without_faults() -> None:
     """0 is the harmless choice, everywhere."""
-    world = World(simulated.system, simulated.commands(RANDOM), Replayed({}), tuple(FAULTS))
+    world = World(simulated.system, simulated.commands(RANDOM), FromTape({}), tuple(FAULTS))
     world.run()
     assert not world.faults
     assert not world.choices.tape
@@ -264,15 +264,15 @@ def test_a_hidden_record_is_read_when_the_transaction_that_hides_it_ends() -> No
     (worker,) = world.node.workers.values()
     world.clients.add((Account.deposit, "a", Deposit(amount=1)))
     world.settle()
-    (seat,) = worker.region
-    worker.log.abort(seat.place, "reading")
-    worker.log.hide(seat.place, 10.0)
+    (assigned,) = worker.region
+    worker.log.abort(assigned.place, "reading")
+    worker.log.hide(assigned.place, 10.0)
     while world.clock.monotonic_s() < 9.0:
         world.node.turn(worker)
         world.clock.advance(0.01)
-    assert seat.phase is Phase.RESTORING
+    assert assigned.phase is ShardPhase.RESTORING
     world.settle()
-    assert seat.phase is Phase.RUNNING
+    assert assigned.phase is ShardPhase.RUNNING
     assert world.clock.monotonic_s() >= 10.0
     Scan(world).check()
     world.close()
@@ -301,7 +301,7 @@ def one_account() -> World:
     """Return a world of one worker with one shard, without faults."""
     system = ActorSystem("one")
     system.host(Account, partitions=1)
-    return World(system, [], Replayed({}), ())
+    return World(system, [], FromTape({}), ())
 
 
 # --- what the simulator found ---------------------------------------------------------------------------------
@@ -334,24 +334,24 @@ def test_what_was_polled_before_a_claim_belongs_to_the_time_before_it() -> None:
     world.close()
 
 
-def a_sibling_restores() -> tuple[World, Worker, TopicPartition]:
+def a_sibling_restores() -> tuple[World, SimulatedWorker, TopicPartition]:
     """Return a world under all_for_one in which a shard restores, and another will fail at its next turn."""
     all_for_one: dict[Place, int] = {(0, "shard-strategy", 0): 1}
     system = ActorSystem("pair")
     system.host(Account, partitions=1)
     system.host(Teller, partitions=1)
     told = [(Account.deposit, "a", Deposit(amount=number)) for number in range(1, 20)]
-    world = World(system, told, Replayed(all_for_one), ())
+    world = World(system, told, FromTape(all_for_one), ())
     (worker,) = world.node.workers.values()
     world.settle()
-    seats = {seat.part.behaviour.entity: seat for seat in worker.region}
-    worker.log.abort(seats[Account].place, "reading")
-    while seats[Account].phase is not Phase.RESTORING:
+    assigned_shards = {assigned.config.behaviour.entity: assigned for assigned in worker.region}
+    worker.log.abort(assigned_shards[Account].place, "reading")
+    while assigned_shards[Account].phase is not ShardPhase.RESTORING:
         world.clock.advance(0.01)
         world.node.turn(worker)
-    world.curses.armed.append((InjectedEscalation, 1))
+    world.handler_faults.armed.append((InjectedEscalation, 1))
     world.clients.add((Teller.pay, "t", Pay(account="a", amount=1)))
-    return world, worker, seats[Teller].place
+    return world, worker, assigned_shards[Teller].place
 
 
 def test_choices_are_the_same_for_the_same_seed() -> None:

@@ -1,4 +1,4 @@
-"""``understudy verify`` passes what the runtime leaves behind, and finds each kind of damage that is planted in it."""
+"""``repertory verify`` passes what the runtime leaves behind, and finds each kind of damage that is planted in it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from hypothesis import strategies as st
 from repertory import ActorSystem, Command, Entity, Event, command, event
 from repertory.actors.message import Done
 from repertory.actors.placement import partition_of
-from repertory.actors.shard.turn_result import WaitingRecord
+from repertory.actors.shard.turn_result import StashedRecord
 from repertory.actors.wire import encode
-from repertory.bridge.codec import decode_shard, decode_state, decode_waiting, encode_book
+from repertory.bridge.codec import decode_shard, decode_stashed, decode_state, encode_changelog_record
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.embedded.backend import EmbeddedBackend
 from repertory.bridge.log.record import Headers, Output, Record
 from repertory.bridge.system.running import Running
 from repertory.bridge.topics import SHARD_KEY
-from repertory.verify import Check, Report, records_total, verify
+from repertory.verify import Check, VerificationReport, records_total, verify
 from tests.actors.domain import (
     Account,
     Deposit,
@@ -50,7 +50,7 @@ def place_of(topic: str, key: str) -> Place:
     return topic, partition_of(key.encode(), 2)
 
 
-class World(Sender):
+class WrittenLog(Sender):
     """A running system, and its client."""
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class Copy:
         )
         return backend
 
-    def report(self, *, decides: bool = True) -> Report:
+    def report(self, *, decides: bool = True) -> VerificationReport:
         """Verify the copy."""
         with closing(self.backend()) as backend, closing(backend.reader()) as reader:
             return verify(reader, system, decides=decides)
@@ -170,7 +170,7 @@ class Copy:
         shard = decode_shard(record.value or b"")
         shard = msgspec.structs.replace(shard, **{name: getattr(shard, name) + n for name, n in by.items()})
         headers = with_header(record, "seq", b"%d" % shard.seq)
-        self.alter(record, value=encode_book(shard), headers=headers)
+        self.alter(record, value=encode_changelog_record(shard), headers=headers)
 
 
 def with_header(record: Record, name: str, value: bytes) -> Headers:
@@ -192,7 +192,7 @@ def is_tell(record: Record) -> bool:
 @cache
 def clean() -> Copy:
     """Return what a long run leaves behind: everything happens in it, keys stay parked and commands stay behind."""
-    world = World()
+    world = WrittenLog()
     draw = random.Random(11)  # noqa: S311  reproducible on purpose
     with closing(world.running):
         for _ in range(12):
@@ -291,11 +291,11 @@ def forge(copy: Copy, command: Record, value: bytes, version: int | None = None)
 
 def applied_behind_what_waits(copy: Copy) -> None:
     """A deposit behind a parked command of its key does not wait any more: it was applied."""
-    waiting = [r for r in copy.all("account.waiting") if r.value and decode_waiting(r.value).key == "q"][-1]
+    waiting = [r for r in copy.all("account.stash") if r.value and decode_stashed(r.value).key == "q"][-1]
     command = copy.first(
         "account.commands", lambda r: r.partition == waiting.partition and b"%d" % r.offset == waiting.key
     )
-    for record in copy.all("account.waiting"):
+    for record in copy.all("account.stash"):
         if record.key == waiting.key and record.partition == waiting.partition:
             copy.lose(record)
     forge(copy, command, encode(Deposited(amount=3)))
@@ -321,46 +321,46 @@ def moved_back(copy: Copy, name: str) -> None:
     shard = decode_shard(record.value or b"")
     last = decode_shard(records[-1].value or b"")
     changed = msgspec.structs.replace(shard, **{name: getattr(last, name) + 1})
-    copy.alter(record, value=encode_book(changed), headers=with_header(record, "seq", b"%d" % changed.seq))
+    copy.alter(record, value=encode_changelog_record(changed), headers=with_header(record, "seq", b"%d" % changed.seq))
 
 
-def alter_waiting(copy: Copy, **changes: Any) -> None:
-    record = copy.last("account.waiting", lambda r: r.value is not None and decode_waiting(r.value).key == "q")
-    changed = msgspec.structs.replace(decode_waiting(record.value or b""), **changes)
-    copy.alter(record, value=encode_book(changed))
+def alter_stashed(copy: Copy, **changes: Any) -> None:
+    record = copy.last("account.stash", lambda r: r.value is not None and decode_stashed(r.value).key == "q")
+    changed = msgspec.structs.replace(decode_stashed(record.value or b""), **changes)
+    copy.alter(record, value=encode_changelog_record(changed))
 
 
-def lose_waiting(copy: Copy, entity: str, which: int) -> None:
+def lose_stashed(copy: Copy, entity: str, which: int) -> None:
     """A command that waits for key q is forgotten."""
-    waiting = [r for r in copy.all(f"{entity}.waiting") if r.value and decode_waiting(r.value).key == "q"]
+    waiting = [r for r in copy.all(f"{entity}.stash") if r.value and decode_stashed(r.value).key == "q"]
     key = sorted({int(r.key or b"") for r in waiting})[which]
     for record in [r for r in waiting if r.key == b"%d" % key]:
         copy.lose(record)
 
 
-def invent_waiting(copy: Copy) -> None:
+def invent_stashed(copy: Copy) -> None:
     """A command that was applied waits as well."""
     event = copy.first("account.events")
     offset = cause(event).split(b"/")[2]
     command = copy.first("account.commands", lambda r: r.partition == event.partition and r.offset == int(offset))
-    record = WaitingRecord(
+    record = StashedRecord(
         key=(command.key or b"").decode(), value=command.value or b"", headers=command.headers,
         timestamp_ms=command.timestamp_ms,
     )  # fmt: skip
-    books = cause(copy.shard_record("account", event.partition)).rsplit(b"/", 1)
+    changelog = cause(copy.shard_record("account", event.partition)).rsplit(b"/", 1)
     copy.add(
-        copy.first("account.waiting"),
+        copy.first("account.stash"),
         partition=event.partition,
         key=offset,
-        value=encode_book(record),
-        headers=(("cause", books[0] + b"/%d" % (int(books[1]) + 1)),),
+        value=encode_changelog_record(record),
+        headers=(("cause", changelog[0] + b"/%d" % (int(changelog[1]) + 1)),),
     )
 
 
 def alter_state(copy: Copy, entity: str, **changes: Any) -> None:
     record = copy.last(f"{entity}.state", is_state)
     changed = msgspec.structs.replace(decode_state(record.value or b""), **changes)
-    copy.alter(record, value=encode_book(changed))
+    copy.alter(record, value=encode_changelog_record(changed))
 
 
 def lose_last_state(copy: Copy, entity: str) -> None:
@@ -454,7 +454,7 @@ def of_cause(suffix: str, value: bytes) -> Damage:
     return retold(suffix, "cause", value)
 
 
-NO_COMMAND = WaitingRecord(key="q", value=b"", headers=(), timestamp_ms=0)
+NO_COMMAND = StashedRecord(key="q", value=b"", headers=(), timestamp_ms=0)
 NOWHERE = b"v.account.commands/0/999999/0"
 DAMAGES: dict[str, tuple[str, Damage]] = {
     # events
@@ -548,7 +548,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "seq is ahead": ("shard records", lambda c: c.alter_shard("account", seq=1)),
     "seq is behind": ("shard records", lambda c: c.alter_shard("account", seq=-1)),
     "seq of a stateful shard is ahead": ("shard records", lambda c: c.alter_shard("teller", seq=1)),
-    "books are ahead": ("shard records", lambda c: c.alter_shard("account", books=1)),
+    "books are ahead": ("shard records", lambda c: c.alter_shard("account", changelog=1)),
     "the tail is behind the end": ("shard records", lambda c: c.alter_shard("account", tail_start=1_000)),
     "the tail begins too late": ("restore", lambda c: c.alter_shard("account", tail_offset=10_000)),
     "a snapshot is missing below the tail": ("restore", lambda c: c.alter_shard("account", tail_start=9)),
@@ -564,21 +564,21 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "the group's offset is ahead": ("shard records", lambda c: move_offset(c, 1)),
     "a state counts restarts out of order": ("states", lambda c: alter_state(c, "account", restarts_ms=(2, 1))),
     # what waits
-    "a command that waits first is forgotten": ("completeness", lambda c: lose_waiting(c, "account", 0)),
-    "a command that waits behind is forgotten": ("completeness", lambda c: lose_waiting(c, "account", 1)),
-    "the state does not know what waits": ("waiting", lambda c: lose_waiting(c, "account", 2)),
-    "an applied command waits": ("completeness", invent_waiting),
-    "a state says that something waits": ("waiting", lambda c: alter_state(c, "account", waiting=1, waiting_first=3)),
-    "what waits is altered": ("waiting", lambda c: alter_waiting(c, value=encode(Deposit(amount=1_000)))),
-    "what waits has another key": ("waiting", lambda c: alter_waiting(c, key="r")),
+    "a command that waits first is forgotten": ("completeness", lambda c: lose_stashed(c, "account", 0)),
+    "a command that waits behind is forgotten": ("completeness", lambda c: lose_stashed(c, "account", 1)),
+    "the state does not know what waits": ("stash", lambda c: lose_stashed(c, "account", 2)),
+    "an applied command waits": ("completeness", invent_stashed),
+    "a state says that something waits": ("stash", lambda c: alter_state(c, "account", stashed=1, stashed_first=3)),
+    "what waits is altered": ("stash", lambda c: alter_stashed(c, value=encode(Deposit(amount=1_000)))),
+    "what waits has another key": ("stash", lambda c: alter_stashed(c, key="r")),
     "what waits is garbled": (
-        "waiting", altered("account.waiting", b"\xc1", lambda r: r.value is not None)
+        "stash", altered("account.stash", b"\xc1", lambda r: r.value is not None)
     ),
     "what waits has no offset": (
-        "waiting", lambda c: c.alter(c.last("account.waiting"), key=b"first")
+        "stash", lambda c: c.alter(c.last("account.stash"), key=b"first")
     ),
     "what waits is no command": (
-        "waiting", lambda c: c.alter(c.last("account.waiting"), key=b"99999", value=encode_book(NO_COMMAND))
+        "stash", lambda c: c.alter(c.last("account.stash"), key=b"99999", value=encode_changelog_record(NO_COMMAND))
     ),
     # dead letters
     "a dead letter is lost": ("completeness", lost(".dead-letters", lambda r: "reply-to" not in dict(r.headers))),
@@ -655,7 +655,7 @@ def test_damage_behind_what_was_deleted_is_found(copy: Copy) -> None:
 def test_compaction_is_no_damage(copy: Copy) -> None:
     """Of states and waiting commands only the last of each key has to be there, and no tombstone."""
     for (topic, _), records in copy.topics.items():
-        if topic.endswith((".state", ".waiting")):
+        if topic.endswith((".state", ".stash")):
             last = {record.key: record for record in records}
             records[:] = [record for record in records if last[record.key] is record and record.value is not None]
     report = copy.report()
@@ -741,7 +741,7 @@ POINTS = ("K1", "K2", "K4", "K9", "K10", "K14", "K15", "K16", "K17")
 @given(seed=st.integers(0, 2**32), crashes=st.lists(st.tuples(st.sampled_from(POINTS), st.integers(1, 8)), max_size=6))
 def test_whatever_crashes_whenever_leaves_a_log_that_passes(seed: int, crashes: list[tuple[str, int]]) -> None:
     """Everything that was in memory is lost, at any named point of the loop: the log holds together all the same."""
-    world, draw, plan = World(), random.Random(seed), list(crashes)  # noqa: S311  as above
+    world, draw, plan = WrittenLog(), random.Random(seed), list(crashes)  # noqa: S311  as above
     with closing(world.running):
 
         def fault(point: str) -> None:
@@ -769,7 +769,7 @@ def test_whatever_crashes_whenever_leaves_a_log_that_passes(seed: int, crashes: 
 # --- the command --------------------------------------------------------------------------------------------------
 
 
-def understudy(*arguments: str | Path, **extra: str) -> subprocess.CompletedProcess[str]:
+def repertory(*arguments: str | Path, **extra: str) -> subprocess.CompletedProcess[str]:
     """Run the command."""
     path = os.pathsep.join([str(ROOT), *sys.path])
     command = [sys.executable, "-c", "from repertory.cli.app import main; main()", *map(str, arguments)]
@@ -787,7 +787,7 @@ def test_the_command_shows_a_table_and_writes_a_report(tmp_path: Path) -> None:
         running.client.tell_all([(Counter.add, f"c-{n % 7}", Add(by=n)) for n in range(100)])
         running.settle()
     call = ("verify", "tests.apps.counting:system", "--log", log, "--json", json_file)
-    done = understudy(*call, COUNTING_NAME=counting.name)
+    done = repertory(*call, COUNTING_NAME=counting.name)
     assert done.returncode == 0, done.stderr
     assert "FAILED" not in done.stdout
     assert "100 applied" in done.stdout
@@ -797,7 +797,7 @@ def test_the_command_shows_a_table_and_writes_a_report(tmp_path: Path) -> None:
     with closing(connect(log)) as backend, closing(backend.reader()) as reader, closing(backend.appender()) as late:
         record = next(reader.read(f"{counting.name}.counter.events", 1))
         late.append([Output(record.topic, 1, record.key, record.value, record.headers)])
-    done = understudy(*call, COUNTING_NAME=counting.name)
+    done = repertory(*call, COUNTING_NAME=counting.name)
     assert done.returncode == 1, done.stderr
     assert "FAILED" in done.stdout
     assert f"{counting.name}.counter.events/1@" in done.stdout
@@ -810,13 +810,13 @@ def test_the_command_shows_a_table_and_writes_a_report(tmp_path: Path) -> None:
 def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
     """A log on which the system never ran, and a report that cannot be written."""
     log = f"sqlite:{tmp_path / 'never.db'}"
-    done = understudy("verify", "tests.apps.counting:system", "--log", log)
+    done = repertory("verify", "tests.apps.counting:system", "--log", log)
     assert done.returncode == 64
     assert "never.db" in done.stderr and "Traceback" not in done.stderr
-    assert understudy("topics", "tests.apps.counting:system", "--log", log, "--create").returncode == 0
-    done = understudy("verify", "tests.apps.counting:system", "--log", log, "--json", tmp_path / "no" / "report.json")
+    assert repertory("topics", "tests.apps.counting:system", "--log", log, "--create").returncode == 0
+    done = repertory("verify", "tests.apps.counting:system", "--log", log, "--json", tmp_path / "no" / "report.json")
     assert done.returncode == 64
     assert "report.json" in done.stderr and "Traceback" not in done.stderr
-    done = understudy("verify", "tests.apps.counting:system", "--log", log, COUNTING_PARTITIONS="5")
+    done = repertory("verify", "tests.apps.counting:system", "--log", log, COUNTING_PARTITIONS="5")
     assert done.returncode == 64
     assert "partitions" in done.stderr

@@ -18,8 +18,8 @@ import pytest
 
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.port import Reader
-from repertory.bridge.node.handle import Node
-from repertory.verify import Report, verify
+from repertory.bridge.node.handle import NodeHandle
+from repertory.verify import VerificationReport, verify
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.processes
@@ -47,7 +47,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         sys.modules["tests.apps.mixed"] = before
 
 
-def until_workers(node: Node, count: int, without: int = 0) -> list[int]:
+def until_workers(node: NodeHandle, count: int, without: int = 0) -> list[int]:
     """Take in the node's reports until so many workers are there, none of them a certain process."""
     deadline_s = time.monotonic() + DEADLINE_S
     while len(node.workers) < count or without in node.workers.values():
@@ -56,13 +56,13 @@ def until_workers(node: Node, count: int, without: int = 0) -> list[int]:
     return list(node.workers.values())
 
 
-def until_quiet(app: ModuleType, node: Node, reader: Reader) -> Report:
+def until_quiet(app: ModuleType, node: NodeHandle, reader: Reader) -> VerificationReport:
     """Verify until every command is handled, none will be tried again by itself, and nothing is written meanwhile."""
     deadline_s = time.monotonic() + DEADLINE_S
     while True:
         node.poll(0.2)
         report = verify(reader, app.system)
-        if not report.grew and not {"not handled yet", "waiting"} & report.fates.keys():
+        if not report.grew and not {"not handled yet", "stashed"} & report.fates.keys():
             return report
         assert time.monotonic() < deadline_s, report.fates
 
@@ -76,7 +76,7 @@ def test_workers_that_are_killed_leave_a_log_that_passes(app: ModuleType, url: s
         app.system.prepare(backend)
         sender = app.Sender(stack.enter_context(closing(backend.appender())))
         reader = stack.enter_context(closing(backend.reader()))
-        node: Node = app.system.spawn("tests.apps.mixed:system", log=url, workers=2, node="one")
+        node: NodeHandle = app.system.spawn("tests.apps.mixed:system", log=url, workers=2, node="one")
         try:
             workers = until_workers(node, 2)
             for number in range(5):

@@ -380,8 +380,8 @@ def test_spent_budget_ends_the_node(start: StartNode) -> None:
     """All others are stopped, and one sentence says who failed of what."""
     node = start(workers=misbehaving("fail", until=99), max_restarts=2)
     text = node.ended_by_itself(70)
-    assert "understudy: gave up: w0#4: ValueError: broken on purpose\n" in text
-    assert text.count("understudy: ") == 1
+    assert "repertory: gave up: w0#4: ValueError: broken on purpose\n" in text
+    assert text.count("repertory: ") == 1
     assert [event["event"] for event in node.seen].count("escalated") == 1
     assert [event["worker"] for event in node.seen if event["event"] == "drained"] == ["w1"]
 
@@ -403,7 +403,7 @@ def test_worker_with_a_directive_to_stop_stays_down(start: StartNode) -> None:
     node.stop()
     node.ended_by_itself(0)
     alone = start(workers={"w0": {"deed": "be_fenced"}})
-    assert "understudy: no worker is left" in alone.ended_by_itself(70)
+    assert "repertory: no worker is left" in alone.ended_by_itself(70)
 
 
 def test_directive_to_escalate_ends_the_node(start: StartNode) -> None:

@@ -369,8 +369,8 @@ def _sends_between(analysis: _Analysis) -> Iterator[Anomaly]:
 # --- cycles ---------------------------------------------------------------------------------------------------
 
 #: An op, or a moment between ops.
-Node = Op | int
-Edges = dict[Node, set[Node]]
+NodeHandle = Op | int
+Edges = dict[NodeHandle, set[NodeHandle]]
 
 
 def _variants(kind: str) -> tuple[str, str, str]:
@@ -450,7 +450,7 @@ def _realtime_edges(analysis: _Analysis) -> Edges:
     return edges
 
 
-def _link(edges: Edges, before: Node | None, after: Node | None) -> None:
+def _link(edges: Edges, before: NodeHandle | None, after: NodeHandle | None) -> None:
     if before is not None and after is not None and before is not after:
         edges[before].add(after)
 
@@ -463,12 +463,12 @@ def _union(*several: Edges) -> Edges:
     return union
 
 
-def _components(edges: Edges) -> Iterator[set[Node]]:
+def _components(edges: Edges) -> Iterator[set[NodeHandle]]:
     """Yield the strongly connected components of more than one node (Tarjan's algorithm, without recursion)."""
-    number: dict[Node, int] = {}
-    low: dict[Node, int] = {}
-    stack: list[Node] = []
-    on_stack: set[Node] = set()
+    number: dict[NodeHandle, int] = {}
+    low: dict[NodeHandle, int] = {}
+    stack: list[NodeHandle] = []
+    on_stack: set[NodeHandle] = set()
     for root in list(edges):
         if root in number:
             continue

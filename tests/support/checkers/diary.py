@@ -179,19 +179,19 @@ class RecordedAppender:
 
     def append(self, outputs: Sequence[Output]) -> Sequence[int]:
         """See ``Appender.append``."""
-        marked, process = _marked(outputs, self._diary), f"{self._name}/{self._lives}"
-        number = self._diary.begin(process, marked)
+        guarded, process = _marked(outputs, self._diary), f"{self._name}/{self._lives}"
+        number = self._diary.begin(process, guarded)
         try:
-            offsets = self._inner.append(marked)
+            offsets = self._inner.append(guarded)
         except (LogUnavailable, TopicMismatch):
-            self._diary.end(process, number, "fail", marked)
+            self._diary.end(process, number, "fail", guarded)
             raise
         except OutcomeUnknown:
-            self._diary.end(process, number, "info", marked)
+            self._diary.end(process, number, "info", guarded)
             self._lives += 1
             raise
         known = [offset if offset >= 0 else None for offset in offsets]
-        self._diary.end(process, number, "ok", marked, offsets=known)
+        self._diary.end(process, number, "ok", guarded, offsets=known)
         return offsets
 
     def close(self) -> None:

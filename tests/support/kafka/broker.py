@@ -77,7 +77,7 @@ class Broker:
         self._java: str = java
         self._overrides = overrides
         self._classpath = jars()
-        self.directory = Path(tempfile.mkdtemp(prefix="understudy-kafka-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="repertory-kafka-"))
         self.port, self._controller_port = _free_ports(2)
         #: Where clients are told to go: a proxy, or the broker itself.
         self.advertised_port = advertised_port or self.port

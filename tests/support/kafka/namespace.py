@@ -18,7 +18,7 @@ from typing import Self
 
 #: Locally administered, and nobody's.
 NOBODY = "02:00:00:00:00:00"
-PREFIX = "understudy-"
+PREFIX = "repertory-"
 _CLONE_NEWNET = 0x40000000
 _COMMAND_TIMEOUT_S = 10.0
 _HOME = Path("/run/netns")

@@ -56,7 +56,7 @@ class Copier:
             case Assigned():
                 self.owned.add(shard)
                 self.log.claim(shard, ())
-            case Claimed(committed=committed, low=low):
+            case Claimed(committed=committed, start_offset=low):
                 self._waiting[shard] = []
                 self.log.begin(shard, low if committed is None else committed)
             case Fetched(records=records):

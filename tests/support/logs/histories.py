@@ -35,7 +35,7 @@ from repertory.bridge.log.port import (
     Transaction,
 )
 from repertory.bridge.log.record import Headers, Output, Record, TopicPartition
-from tests.support.logs.log_driver import Driver, World
+from tests.support.logs.log_driver import Driver, LogHarness
 
 TOPICS = ("commands", "events", "state")
 PARTITIONS = 2
@@ -358,7 +358,7 @@ class _Seat:
 class _Wanted(NamedTuple):
     """A commit under way. ``firsts``: per topic, the place of its first record; None where it has to be refused."""
 
-    seat: _Seat
+    assigned: _Seat
     transaction: Transaction
     firsts: dict[str, int] | None
 
@@ -366,12 +366,12 @@ class _Wanted(NamedTuple):
 class Player:
     """Plays histories on one world. ``told`` is the story so far."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: LogHarness) -> None:
         self.world = world
         self.told: list[Told] = []
         world.make(PARTITIONS)
         self._names = {"commands": world.commands, "events": world.events, "state": world.state}
-        self._seats = {p: _Seat(world.shard(p)) for p in range(PARTITIONS)}
+        self._assigned = {p: _Seat(world.shard(p)) for p in range(PARTITIONS)}
         self._members: dict[int, Driver] = {}
         #: Offsets of the committed records, as the log told them; None where the next look has to read them.
         self._known: dict[TopicPartition, list[int]] = {}
@@ -383,8 +383,8 @@ class Player:
             Claim: self._claim,
             Replay: self._replay,
             Begin: self._begin,
-            Fetch: lambda step: self._fetched(self._seats[step.partition]),
-            Pause: lambda step: self._paused(self._seats[step.partition], resume=step.resume),
+            Fetch: lambda step: self._fetched(self._assigned[step.partition]),
+            Pause: lambda step: self._paused(self._assigned[step.partition], resume=step.resume),
             Commit: self._commit,
             Join: self._join,
             Leave: self._leave,
@@ -435,22 +435,22 @@ class Player:
         for driver in self.world.drivers:
             events, driver.pending = driver.pending, []
             for event in events:
-                seat = self._seats[event.shard.partition]
+                assigned = self._assigned[event.shard.partition]
                 if isinstance(event, Assigned):
                     continue
-                if seat.holder is not driver or not seat.live:
+                if assigned.holder is not driver or not assigned.live:
                     self._strays.append((driver, event))
                     assert not isinstance(event, Claimed | Replayed | Fetched), f"{event} after the claim was void"
                     continue
                 match event:
                     case Fetched(_, records):
-                        assert seat.phase == "begun", event
-                        seat.fetched += records
+                        assert assigned.phase == "begun", event
+                        assigned.fetched += records
                     case Lost() | Aborted() | Fenced():
-                        seat.live = False
-                        seat.answers.append(event)
+                        assigned.live = False
+                        assigned.answers.append(event)
                     case _:
-                        seat.answers.append(event)
+                        assigned.answers.append(event)
 
     def _until(self, check: Callable[[], Event | bool | None], what: str) -> Event:
         def absorbed() -> Event | bool | None:
@@ -471,93 +471,99 @@ class Player:
 
         return self._until(found, f"an owner of {shard}")  # type: ignore[type-var]  # a driver is found, no event
 
-    def _held(self, seat: _Seat) -> Driver:
+    def _held(self, assigned: _Seat) -> Driver:
         """Have the shard claimed by its owner, as far as the history has come, and return the owner."""
         for _ in range(ATTEMPTS):
-            owner = self._owner(seat.shard)
-            if (seat.live and seat.holder is owner) or self._claimed(seat, owner):
+            owner = self._owner(assigned.shard)
+            if (assigned.live and assigned.holder is owner) or self._claimed(assigned, owner):
                 return owner
-        raise AssertionError(f"{seat.shard} cannot be held")
+        raise AssertionError(f"{assigned.shard} cannot be held")
 
-    def _claimed(self, seat: _Seat, owner: Driver) -> Claimed | None:
-        seat.holder, seat.live, seat.answers = owner, True, []
-        owner.log.claim(seat.shard, [self._names[topic] for topic in seat.topics])
-        answer = self._answer(seat, f"a claim of {seat.shard}")
+    def _claimed(self, assigned: _Seat, owner: Driver) -> Claimed | None:
+        assigned.holder, assigned.live, assigned.answers = owner, True, []
+        owner.log.claim(assigned.shard, [self._names[topic] for topic in assigned.topics])
+        answer = self._answer(assigned, f"a claim of {assigned.shard}")
         if not isinstance(answer, Claimed):
             return None
-        if seat.phase == "begun":
-            start = seat.position + len(seat.fetched)
-            owner.log.begin(seat.shard, self._offset(seat.shard, start))
-            if seat.paused:
-                owner.log.pause(seat.shard)
+        if assigned.phase == "begun":
+            start = assigned.position + len(assigned.fetched)
+            owner.log.begin(assigned.shard, self._offset(assigned.shard, start))
+            if assigned.paused:
+                owner.log.pause(assigned.shard)
         return answer
 
-    def _answer(self, seat: _Seat, what: str) -> LogEvent:
-        self._until(lambda: bool(seat.answers), what)
-        return seat.answers.pop(0)
+    def _answer(self, assigned: _Seat, what: str) -> LogEvent:
+        self._until(lambda: bool(assigned.answers), what)
+        return assigned.answers.pop(0)
 
     # --- steps of a shard -------------------------------------------------------------------------------------
 
     def _claim(self, step: Claim) -> Told:
-        seat = self._seats[step.partition]
+        assigned = self._assigned[step.partition]
         if not self._members:
             return ("nobody",)
-        seat.phase, seat.topics, seat.paused, seat.fetched = "claimed", step.topics, False, []
+        assigned.phase, assigned.topics, assigned.paused, assigned.fetched = "claimed", step.topics, False, []
         for _ in range(ATTEMPTS):
-            claimed = self._claimed(seat, self._owner(seat.shard))
+            claimed = self._claimed(assigned, self._owner(assigned.shard))
             if claimed is not None:
                 ends = {topic: self._count(self._place(topic, step.partition), claimed.ends[self._names[topic]])
                         for topic in step.topics}  # fmt: skip
-                return (*(self._count(seat.shard, o) for o in (claimed.committed, claimed.low, claimed.high)), ends)
-        raise AssertionError(f"{seat.shard} cannot be claimed")
+                return (
+                    *(
+                        self._count(assigned.shard, o)
+                        for o in (claimed.committed, claimed.start_offset, claimed.end_offset)
+                    ),
+                    ends,
+                )
+        raise AssertionError(f"{assigned.shard} cannot be claimed")
 
     def _replay(self, step: Replay) -> Told:
-        seat, where = self._seats[step.partition], self._place(step.topic, step.partition)
-        if not self._members or seat.phase != "claimed":
+        assigned, where = self._assigned[step.partition], self._place(step.topic, step.partition)
+        if not self._members or assigned.phase != "claimed":
             return ("not now",)
         start, end = sorted((self._within(where, step.start), self._within(where, step.end)))
         for _ in range(ATTEMPTS):
-            owner, records = self._held(seat), []
-            seat.answers = []
-            owner.log.replay(seat.shard, where.topic, self._offset(where, start), self._offset(where, end))
-            while isinstance(answer := self._answer(seat, f"a replay of {where}"), Replayed):
+            owner, records = self._held(assigned), []
+            assigned.answers = []
+            owner.log.replay(assigned.shard, where.topic, self._offset(where, start), self._offset(where, end))
+            while isinstance(answer := self._answer(assigned, f"a replay of {where}"), Replayed):
                 records += answer.records
                 if answer.complete:
                     return tuple(_contents(records))
         raise AssertionError(f"{where} cannot be replayed")
 
     def _begin(self, step: Begin) -> Told:
-        seat = self._seats[step.partition]
-        if not self._members or seat.phase != "claimed":
+        assigned = self._assigned[step.partition]
+        if not self._members or assigned.phase != "claimed":
             return ("not now",)
-        owner = self._held(seat)
-        seat.phase, seat.position = "begun", self._within(seat.shard, step.start)
-        owner.log.begin(seat.shard, self._offset(seat.shard, seat.position))
-        return (seat.position,)
+        owner = self._held(assigned)
+        assigned.phase, assigned.position = "begun", self._within(assigned.shard, step.start)
+        owner.log.begin(assigned.shard, self._offset(assigned.shard, assigned.position))
+        return (assigned.position,)
 
-    def _fetched(self, seat: _Seat) -> Told:
+    def _fetched(self, assigned: _Seat) -> Told:
         if not self._members:
             return ("nobody",)
-        if seat.phase != "begun" or seat.paused:
+        if assigned.phase != "begun" or assigned.paused:
             self._quiet()  # what was fetched before a pause may still come, and is told later
             return ("nothing",)
-        wanted = len(self._offsets(seat.shard)) - seat.position
+        wanted = len(self._offsets(assigned.shard)) - assigned.position
 
         def all_there() -> bool:
-            self._held(seat)
-            return len(seat.fetched) >= wanted
+            self._held(assigned)
+            return len(assigned.fetched) >= wanted
 
-        self._until(all_there, f"{wanted} records of {seat.shard}")
-        records, seat.fetched = seat.fetched, []
-        seat.position += len(records)
+        self._until(all_there, f"{wanted} records of {assigned.shard}")
+        records, assigned.fetched = assigned.fetched, []
+        assigned.position += len(records)
         return tuple(_contents(records))
 
-    def _paused(self, seat: _Seat, *, resume: bool) -> Told:
-        if not self._members or seat.phase != "begun":
+    def _paused(self, assigned: _Seat, *, resume: bool) -> Told:
+        if not self._members or assigned.phase != "begun":
             return ("not now",)
-        owner = self._held(seat)
-        seat.paused = not resume
-        (owner.log.resume if resume else owner.log.pause)(seat.shard)
+        owner = self._held(assigned)
+        assigned.paused = not resume
+        (owner.log.resume if resume else owner.log.pause)(assigned.shard)
         return ()
 
     def _quiet(self) -> None:
@@ -572,30 +578,30 @@ class Player:
         return [write.message.to(self._place(write.topic, write.partition)) for write in writes]
 
     def _commit(self, step: Commit) -> Told:
-        if not self._members or any(not self._seats[partition].phase for partition, _, _ in step.parts):
+        if not self._members or any(not self._assigned[partition].phase for partition, _, _ in step.parts):
             return ("not now",)
-        wanted = [self._wanted(self._seats[partition], next_, writes) for partition, next_, writes in step.parts]
+        wanted = [self._wanted(self._assigned[partition], next_, writes) for partition, next_, writes in step.parts]
         for each in wanted:
-            owner = self._held(each.seat)
-            each.seat.answers = []
+            owner = self._held(each.assigned)
+            each.assigned.answers = []
             owner.log.commit(each.transaction)
         if step.then:
-            self._end(wanted[0].seat, step.then)
+            self._end(wanted[0].assigned, step.then)
         return tuple(self._outcome(each, is_known=not step.then) for each in wanted)
 
-    def _wanted(self, seat: _Seat, next_: int, writes: Sequence[Write]) -> _Wanted:
+    def _wanted(self, assigned: _Seat, next_: int, writes: Sequence[Write]) -> _Wanted:
         """Return a transaction, and where its records will stand."""
         transaction = Transaction(
-            seat.shard, self._offset(seat.shard, self._within(seat.shard, next_)), self._outputs(writes)
+            assigned.shard, self._offset(assigned.shard, self._within(assigned.shard, next_)), self._outputs(writes)
         )
         if any(write.topic == "missing" or write.partition not in range(PARTITIONS) for write in writes):
-            return _Wanted(seat, transaction, None)
+            return _Wanted(assigned, transaction, None)
         places = [self._place(write.topic, write.partition) for write in writes]
-        return _Wanted(seat, transaction, {place.topic: len(self._offsets(place)) for place in reversed(places)})
+        return _Wanted(assigned, transaction, {place.topic: len(self._offsets(place)) for place in reversed(places)})
 
-    def _end(self, seat: _Seat, how: str) -> None:
+    def _end(self, assigned: _Seat, how: str) -> None:
         """Kill or close the owner of a commit under way; where nobody is left, its successor starts."""
-        slot = next(slot for slot, driver in self._members.items() if driver is seat.holder)
+        slot = next(slot for slot, driver in self._members.items() if driver is assigned.holder)
         if how == "crash" or len(self._members) == 1:
             self._restart(slot, crash=how == "crash")
         else:
@@ -605,21 +611,21 @@ class Player:
 
     def _outcome(self, wanted: _Wanted, *, is_known: bool) -> Told:
         """Wait for an outcome; where it is none, let the next claim decide, and commit what did not happen."""
-        seat, transaction, firsts = wanted
+        assigned, transaction, firsts = wanted
         answer: LogEvent | None = None
         for _ in range(ATTEMPTS):
             if is_known:
-                answer = self._answer(seat, f"the outcome of {transaction}")
+                answer = self._answer(assigned, f"the outcome of {transaction}")
                 if isinstance(answer, Committed):
                     self._note(transaction, answer)
                     assert answer.first_offsets.keys() == (firsts or {}).keys(), f"{answer}, not {firsts}"
-                    return ("committed", self._committed(seat.shard))
+                    return ("committed", self._committed(assigned.shard))
                 if firsts is None:
-                    return ("refused", self._committed(seat.shard))
-            owner = self._held(seat)
+                    return ("refused", self._committed(assigned.shard))
+            owner = self._held(assigned)
             if self._happened(transaction):
-                return ("committed", self._committed(seat.shard))
-            seat.answers, is_known = [], True
+                return ("committed", self._committed(assigned.shard))
+            assigned.answers, is_known = [], True
             owner.log.commit(transaction)
         raise AssertionError(f"{transaction} is aborted every time: {answer}")
 
@@ -689,29 +695,29 @@ class Player:
 
     def _void(self) -> None:
         """Forget the claims of members that are gone."""
-        for seat in self._seats.values():
-            if seat.holder not in self.world.drivers:
-                seat.holder, seat.live = None, False
+        for assigned in self._assigned.values():
+            if assigned.holder not in self.world.drivers:
+                assigned.holder, assigned.live = None, False
 
     def _sleep(self, step: Sleep) -> Told:
-        seat = self._seats[step.partition]
-        if len(self._members) < 2 or not seat.phase:
+        assigned = self._assigned[step.partition]
+        if len(self._members) < 2 or not assigned.phase:
             return ("not now",)
-        sleeper = self._held(seat)
+        sleeper = self._held(assigned)
         sleeper.asleep = True
-        assert self._held(seat) is not sleeper
+        assert self._held(assigned) is not sleeper
         self._strays.clear()
-        sleeper.log.commit(Transaction(seat.shard, self._offset(seat.shard, 0), self._outputs(step.writes)))
+        sleeper.log.commit(Transaction(assigned.shard, self._offset(assigned.shard, 0), self._outputs(step.writes)))
         sleeper.asleep = False
 
         def answered() -> bool:
             kinds = (Lost, Aborted, Fenced, Committed)
-            return any(d is sleeper and isinstance(e, kinds) and e.shard == seat.shard for d, e in self._strays)
+            return any(d is sleeper and isinstance(e, kinds) and e.shard == assigned.shard for d, e in self._strays)
 
-        self._until(answered, f"what {seat.shard}'s sleeper is told")
+        self._until(answered, f"what {assigned.shard}'s sleeper is told")
         assert not any(isinstance(event, Committed) for _, event in self._strays), self._strays
         self._settled()
-        return ("refused", self._committed(seat.shard))
+        return ("refused", self._committed(assigned.shard))
 
     # --- from outside -----------------------------------------------------------------------------------------
 
@@ -760,11 +766,11 @@ class Player:
 
     def _drain(self) -> None:
         """Let every shard that has begun take in the rest."""
-        for seat in self._seats.values():
-            if self._members and seat.phase == "begun":
-                if seat.paused:
-                    self._paused(seat, resume=True)
-                self.told.append(("the rest", *self._fetched(seat)))
+        for assigned in self._assigned.values():
+            if self._members and assigned.phase == "begun":
+                if assigned.paused:
+                    self._paused(assigned, resume=True)
+                self.told.append(("the rest", *self._fetched(assigned)))
 
     def _everything(self) -> list[Told]:
         """Read all that is committed; it has to stand where the log said when it was written."""
@@ -776,7 +782,7 @@ class Player:
                 assert [record.offset for record in records] == self._offsets(where), where
                 assert all((record.topic, record.partition) == where for record in records)
                 found.append(("in the end", topic, partition, *_contents(records)))
-        return [*found, ("in the end", *(self._committed(seat.shard) for seat in self._seats.values()))]
+        return [*found, ("in the end", *(self._committed(assigned.shard) for assigned in self._assigned.values()))]
 
 
 def _contents(records: Iterable[Record]) -> list[tuple[object, ...]]:

@@ -34,7 +34,7 @@ Event = TypeVar("Event", bound=LogEvent)
 class Driver:
     """One member: its log, the events that no test has asked for yet, and the shards that it was told are its own."""
 
-    def __init__(self, world: World, log: Log) -> None:
+    def __init__(self, world: LogHarness, log: Log) -> None:
         self._world = world
         self.log = log
         self.pending: list[LogEvent] = []
@@ -97,7 +97,7 @@ class Driver:
         self.log.close()
 
 
-class World:
+class LogHarness:
     """One backend, with topics of its own: ``commands``, ``events``, ``state`` of two partitions, and ``control``."""
 
     def __init__(self, backend: Backend, kind: str) -> None:

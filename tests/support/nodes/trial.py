@@ -18,12 +18,12 @@ from repertory.actors.placement import partition_of
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.port import Backend, LogUnavailable, OutcomeUnknown
 from repertory.bridge.log.record import Output
-from repertory.bridge.node.handle import Node
+from repertory.bridge.node.handle import NodeHandle
 from repertory.bridge.node.status import Report
 from repertory.bridge.system.client import Client
 from repertory.bridge.system.committed import entity_state, journal, shard_record
 from repertory.bridge.topics import commands_topic, events_topic
-from repertory.verify import Report as Verdict
+from repertory.verify import VerificationReport as Verdict
 from repertory.verify import verify
 from tests.support.paths import ROOT
 
@@ -52,7 +52,7 @@ class Trial:
 
     def __init__(self, app: ModuleType, url: str) -> None:
         self.app, self.url = app, url
-        self.nodes: list[Node] = []
+        self.nodes: list[NodeHandle] = []
         self.reports: list[Report] = []
         self.sent = 0
         #: Numbers of which nobody knows whether they were appended: counted once, or not at all.
@@ -63,9 +63,9 @@ class Trial:
         self._appender = self._backend.appender()
         self.reader = self._backend.reader()
 
-    def node(self, name: str, workers: int, url: str | None = None) -> Node:
+    def node(self, name: str, workers: int, url: str | None = None) -> NodeHandle:
         """Start a node."""
-        node = Node(
+        node = NodeHandle(
             f"{self.app.__name__}:system", url or self.url, workers=workers,
             stop_timeout_s=self.app.system.settings.stop_timeout_s, node=name,
         )  # fmt: skip

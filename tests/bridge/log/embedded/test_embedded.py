@@ -289,7 +289,7 @@ def test_a_foreign_database_is_left_alone(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE record (their_own)")
     connection.close()
-    assert "no understudy log" in refusal(path)
+    assert "no repertory log" in refusal(path)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 

@@ -21,7 +21,7 @@ from repertory.bridge.system.settings import Settings
 from tests.support.kafka.broker import Broker, BrokerMissingError
 from tests.support.kafka.tcp_proxy import END_TXN, LateRequestProxy
 from tests.support.logs.copier import CopierThread
-from tests.support.logs.log_driver import DEADLINE_S, World
+from tests.support.logs.log_driver import DEADLINE_S, LogHarness
 from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes]
@@ -30,9 +30,9 @@ COPIER = ROOT / "tests" / "support" / "logs" / "copier.py"
 
 
 @pytest.fixture
-def world(kafka_url: str) -> Iterator[World]:
+def world(kafka_url: str) -> Iterator[LogHarness]:
     """Give a world on the test run's Kafka."""
-    world = World(connect(kafka_url), "kafka")
+    world = LogHarness(connect(kafka_url), "kafka")
     world.make()
     yield world
     world.close()
@@ -41,7 +41,7 @@ def world(kafka_url: str) -> Iterator[World]:
 class Child:
     """A copier in a process of its own."""
 
-    def __init__(self, world: World, slot: int, session_s: float) -> None:
+    def __init__(self, world: LogHarness, slot: int, session_s: float) -> None:
         command = [sys.executable, str(COPIER), world.backend.url, world.group, str(slot), str(session_s)]
         root = str(COPIER.parent.parent)
         self.process = subprocess.Popen(
@@ -80,10 +80,10 @@ class Child:
 
 def session_s() -> float:
     """Return the shortest session that the broker in use allows."""
-    return 6.0 if os.environ.get("UNDERSTUDY_TEST_KAFKA") else 1.0
+    return 6.0 if os.environ.get("REPERTORY_TEST_KAFKA") else 1.0
 
 
-def test_a_stopped_process_that_wakes_cannot_write(world: World) -> None:
+def test_a_stopped_process_that_wakes_cannot_write(world: LogHarness) -> None:
     """A worker that slept past its session writes nothing, and the rightful owner goes on undisturbed."""
     world.append(b"before")
     with Child(world, slot=0, session_s=session_s()) as sleeper:
@@ -105,7 +105,7 @@ def test_a_stopped_process_that_wakes_cannot_write(world: World) -> None:
 
 def test_a_member_that_was_busy_for_a_session_keeps_its_shard(kafka_url: str) -> None:
     """A batch may take longer than a session: the group confirms the membership before anything is given up."""
-    world = World(connect(kafka_url, Settings(session_timeout_s=session_s())), "kafka")
+    world = LogHarness(connect(kafka_url, Settings(session_timeout_s=session_s())), "kafka")
     world.make()
     try:
         driver, shard = world.working()
@@ -120,7 +120,7 @@ def test_a_member_that_was_busy_for_a_session_keeps_its_shard(kafka_url: str) ->
         world.close()
 
 
-def test_after_a_false_fencing_the_owner_is_assigned_again(world: World) -> None:
+def test_after_a_false_fencing_the_owner_is_assigned_again(world: LogHarness) -> None:
     """Somebody who is no member claims the shard: the member is fenced, proves its membership, and goes on."""
     driver, shard = world.working()
     thief = Producer(
@@ -139,7 +139,7 @@ def test_after_a_false_fencing_the_owner_is_assigned_again(world: World) -> None
     assert [record.value for record in world.read(world.events)] == [b"y"]
 
 
-def test_a_killed_slot_is_taken_over(world: World) -> None:
+def test_a_killed_slot_is_taken_over(world: LogHarness) -> None:
     """After SIGKILL the same slot's next process is not refused, though the group still lists the dead one."""
     world.append(b"before")
     with Child(world, slot=0, session_s=30.0) as victim:
@@ -150,7 +150,7 @@ def test_a_killed_slot_is_taken_over(world: World) -> None:
         assert heir.claimed(world.shard()).committed == 1
 
 
-def test_an_abandoned_log_leaves_its_slot(world: World) -> None:
+def test_an_abandoned_log_leaves_its_slot(world: LogHarness) -> None:
     """A log that was abandoned is as dead as a killed process: its slot's next log takes over."""
     first, shard = world.working()
     first.log.abandon()
@@ -160,7 +160,7 @@ def test_an_abandoned_log_leaves_its_slot(world: World) -> None:
 
 
 @pytest.mark.parametrize("_", range(3))
-def test_a_member_may_be_abandoned_in_a_rebalance(world: World, _: int) -> None:
+def test_a_member_may_be_abandoned_in_a_rebalance(world: LogHarness, _: int) -> None:
     """librdkafka's destructor waited for ever for the rebalance callback that nobody serves: every second time here."""
     first, second = world.join(0), world.join(1)
     world.settled(first, second)  # the first still has an answer to give: the rebalance has a second half
@@ -169,7 +169,7 @@ def test_a_member_may_be_abandoned_in_a_rebalance(world: World, _: int) -> None:
     world.settled(second, world.join(0))
 
 
-def test_a_live_slot_of_another_process_is_taken(world: World) -> None:
+def test_a_live_slot_of_another_process_is_taken(world: LogHarness) -> None:
     """A newcomer for a slot of a living process is refused with its process id, and the older one goes on."""
     world.append(b"before")
     with Child(world, slot=0, session_s=6.0) as older:
@@ -182,7 +182,7 @@ def test_a_live_slot_of_another_process_is_taken(world: World) -> None:
         older.says("Committed 0")
 
 
-def test_a_live_slot_is_taken_also_in_its_second_life(world: World) -> None:
+def test_a_live_slot_is_taken_also_in_its_second_life(world: LogHarness) -> None:
     """The group shows a returning static member with its predecessor's ``client.id``: that tells nobody who lives."""
     for leave in ("close", "abandon"):
         first, _ = world.working()
@@ -197,10 +197,10 @@ def test_a_live_slot_is_taken_also_in_its_second_life(world: World) -> None:
     second.until(Committed, shard)
 
 
-def test_the_older_of_two_racing_duplicates_ends(world: World) -> None:
+def test_the_older_of_two_racing_duplicates_ends(world: LogHarness) -> None:
     """Where the newcomer could not see the older one (another machine), the older one gets SlotTaken."""
     older, _ = world.working()
-    older.log._group._mark.close()  # as if it were on another machine
+    older.log._group._slot_lock.close()  # as if it were on another machine
     newer = world.backend.log(Member(world.group, "here", 0), [world.commands])
 
     def refused() -> str | None:
@@ -220,7 +220,7 @@ def test_the_older_of_two_racing_duplicates_ends(world: World) -> None:
     newer.close()
 
 
-def test_a_worker_that_a_late_request_shut_out_may_come_back(world: World) -> None:
+def test_a_worker_that_a_late_request_shut_out_may_come_back(world: LogHarness) -> None:
     """Nobody took its slot: a request to join came late, its own or its killed predecessor's. It tries again."""
     driver, shard = world.working()
     group = driver.log._group
@@ -241,7 +241,7 @@ def join_again(broker: str, group: str, member: Member) -> None:
     def text(value: str) -> bytes:
         return struct.pack(">h", len(value)) + value.encode()
 
-    header = struct.pack(">hhi", 11, 5, 1) + text("understudy-here-0")
+    header = struct.pack(">hhi", 11, 5, 1) + text("repertory-here-0")
     instance = text(member.instance_id)
     body = text(group) + struct.pack(">ii", 6_000, 60_000) + text("") + instance + text("consumer")
     request = header + body + struct.pack(">i", 1) + text("cooperative-sticky") + struct.pack(">i", 0)
@@ -252,7 +252,7 @@ def join_again(broker: str, group: str, member: Member) -> None:
 
 
 @pytest.mark.parametrize("records", [3_000])
-def test_rebalances_under_load_copy_everything_once(world: World, records: int) -> None:
+def test_rebalances_under_load_copy_everything_once(world: LogHarness, records: int) -> None:
     """Two workers, then three, then two again: every input is copied to the output exactly once."""
     values = [b"%d" % i for i in range(records)]
     workers = [
@@ -282,7 +282,7 @@ def test_rebalances_under_load_copy_everything_once(world: World, records: int) 
 
 
 @pytest.fixture
-def proxied() -> Iterator[tuple[World, LateRequestProxy]]:
+def proxied() -> Iterator[tuple[LogHarness, LateRequestProxy]]:
     """Give a world on a broker that is reached only through a proxy."""
     proxy = LateRequestProxy(END_TXN)
     try:
@@ -292,7 +292,7 @@ def proxied() -> Iterator[tuple[World, LateRequestProxy]]:
     try:
         broker.start()
         proxy.forward_to(broker.port)
-        world = World(connect(f"kafka://127.0.0.1:{proxy.port}", Settings()), "kafka")
+        world = LogHarness(connect(f"kafka://127.0.0.1:{proxy.port}", Settings()), "kafka")
         world.make()
         yield world, proxy
         world.close()
@@ -301,7 +301,7 @@ def proxied() -> Iterator[tuple[World, LateRequestProxy]]:
         broker.stop()
 
 
-def test_a_late_end_of_transaction_tears_nothing(proxied: tuple[World, LateRequestProxy]) -> None:
+def test_a_late_end_of_transaction_tears_nothing(proxied: tuple[LogHarness, LateRequestProxy]) -> None:
     """A commit whose connection broke is an unknown outcome; its late copy does not end the next transaction.
 
     librdkafka repeats EndTxn without a word, so ``commit_transaction`` returns as if nothing had been.

@@ -15,12 +15,12 @@ from repertory.bridge.log.connect import connect
 from repertory.bridge.log.kafka import hanging
 from repertory.bridge.log.kafka.admin import Admin
 from repertory.bridge.log.kafka.config import KafkaConfig
-from repertory.bridge.log.kafka.hanging import Decision, NotMendedError, _abs_hash, _Fields
+from repertory.bridge.log.kafka.hanging import NotMendedError, TransactionOutcome, _abs_hash, _Fields
 from repertory.bridge.log.port import Aborted, Claimed, Committed
 from repertory.bridge.log.record import TopicPartition
 from repertory.bridge.system.settings import Settings
 from tests.support.kafka.broker import Broker, BrokerMissingError
-from tests.support.logs.log_driver import Driver, World
+from tests.support.logs.log_driver import Driver, LogHarness
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes]
 
@@ -43,9 +43,9 @@ def forgetful() -> Iterator[Broker]:
 
 
 @pytest.fixture
-def world(forgetful: Broker) -> Iterator[World]:
+def world(forgetful: Broker) -> Iterator[LogHarness]:
     """Give topics, and a group that has a coordinator."""
-    world = World(connect(forgetful.url, SETTINGS), "kafka")
+    world = LogHarness(connect(forgetful.url, SETTINGS), "kafka")
     world.make(PARTITIONS)
     admin = Admin(KafkaConfig(forgetful.address, SETTINGS, {}))
     assert admin.committed(world.group, world.shard()) is None
@@ -54,7 +54,7 @@ def world(forgetful: Broker) -> Iterator[World]:
     world.close()
 
 
-def leave_open(broker: Broker, world: World, partition: int, offset: int, *values: bytes) -> None:
+def leave_open(broker: Broker, world: LogHarness, partition: int, offset: int, *values: bytes) -> None:
     """Do what a shard's owner does in a transaction, and go before it is decided."""
     config = KafkaConfig(broker.address, SETTINGS, {})
     owner = Producer(config.shard(config.lines(), f"{world.group}.account.{partition}"))
@@ -69,7 +69,7 @@ def leave_open(broker: Broker, world: World, partition: int, offset: int, *value
     nobody.close()
 
 
-def hangs(broker: Broker, world: World, partition: int) -> bool:
+def hangs(broker: Broker, world: LogHarness, partition: int) -> bool:
     """Tell whether a shard's offset is pending after all transactions have ended."""
     admin = Admin(KafkaConfig(broker.address, SETTINGS, {}))
     try:
@@ -82,7 +82,7 @@ def hangs(broker: Broker, world: World, partition: int) -> bool:
         admin.close()
 
 
-def hung(broker: Broker, world: World, partition: int, *values: bytes) -> None:
+def hung(broker: Broker, world: LogHarness, partition: int, *values: bytes) -> None:
     """Leave a transaction with offset 7 open and have the broker forget it: a matter of milliseconds within it."""
     for _ in range(TRIES_MAX):
         leave_open(broker, world, partition, 7, *values)
@@ -93,7 +93,7 @@ def hung(broker: Broker, world: World, partition: int, *values: bytes) -> None:
     pytest.fail("no transaction has hung")
 
 
-def claimed_at_last(world: World, driver: Driver, shard: TopicPartition) -> Claimed:
+def claimed_at_last(world: LogHarness, driver: Driver, shard: TopicPartition) -> Claimed:
     """Claim as a worker does, again and again."""
     while True:
         driver.pending.clear()
@@ -105,22 +105,22 @@ def claimed_at_last(world: World, driver: Driver, shard: TopicPartition) -> Clai
             return said
 
 
-def committed_and_seen(world: World, driver: Driver, shard: TopicPartition, *expected: bytes) -> None:
+def committed_and_seen(world: LogHarness, driver: Driver, shard: TopicPartition, *expected: bytes) -> None:
     """The shard goes on, and its records are these and one more."""
     driver.log.commit(world.transaction(shard, 8, b"after"))
     assert isinstance(driver.outcome(shard), Committed)
     assert [r.value for r in world.read(world.events, shard.partition)] == [*expected, b"after"]
 
 
-def decided(world: World, *places: TopicPartition) -> Callable[[KafkaConfig, str], Decision]:
+def decided(world: LogHarness, *places: TopicPartition) -> Callable[[KafkaConfig, str], TransactionOutcome]:
     """Have the coordinator's word be that the transaction was committed."""
     everywhere = frozenset({*places, TopicPartition("__consumer_offsets", 0)})
-    return lambda _config, _id: Decision(True, everywhere, 2**62, 0)  # noqa: FBT003 - a tuple's field
+    return lambda _config, _id: TransactionOutcome(True, everywhere, 2**62, 0)  # noqa: FBT003 - a tuple's field
 
 
 @pytest.mark.parametrize(
     ("name", "hashed"),
-    [("", 0), ("Aa", 2112), ("hello", 99162322), ("polygenelubricants", 0), ("understudy", 1764306447)],
+    [("", 0), ("Aa", 2112), ("hello", 99162322), ("polygenelubricants", 0), ("repertory", 1764306447)],
 )
 def test_names_are_placed_as_kafka_places_them(name: str, hashed: int) -> None:
     """``Math.abs`` of Java's ``hashCode``, and 0 for the one number that has no absolute value."""
@@ -130,12 +130,12 @@ def test_names_are_placed_as_kafka_places_them(name: str, hashed: int) -> None:
 @given(st.binary(max_size=80))
 def test_records_of_kafka_that_are_no_such_records_are_refused(data: bytes) -> None:
     """Nothing but a reading, or the sentence that it cannot be read."""
-    for read in (_Fields.transactional_id, _Fields.group_and_shard, _Fields.decision, _Fields.offset):
+    for read in (_Fields.transactional_id, _Fields.group_and_shard, _Fields.outcome, _Fields.offset):
         with suppress(NotMendedError):
             read(_Fields(data))
 
 
-def test_what_was_aborted_is_aborted_everywhere_by_the_next_claim(forgetful: Broker, world: World) -> None:
+def test_what_was_aborted_is_aborted_everywhere_by_the_next_claim(forgetful: Broker, world: LogHarness) -> None:
     """Every shard goes on where its last commit left it, and nothing that was aborted is ever seen."""
     hung(forgetful, world, 0, b"never")
     driver = world.join(0)
@@ -146,7 +146,7 @@ def test_what_was_aborted_is_aborted_everywhere_by_the_next_claim(forgetful: Bro
 
 
 def test_what_was_committed_unseen_is_aborted_as_a_whole(
-    forgetful: Broker, world: World, monkeypatch: pytest.MonkeyPatch
+    forgetful: Broker, world: LogHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody has seen anything of it: its command is handled again."""
     hung(forgetful, world, 0, b"unseen")
@@ -157,7 +157,7 @@ def test_what_was_committed_unseen_is_aborted_as_a_whole(
 
 
 def test_what_was_committed_and_seen_gets_its_offset(
-    forgetful: Broker, world: World, monkeypatch: pytest.MonkeyPatch
+    forgetful: Broker, world: LogHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once all its records can be read its offset is committed as well; while some cannot, nothing is touched."""
     hung(forgetful, world, 0)

@@ -14,7 +14,7 @@ from repertory.bridge.log.kafka.config import KafkaConfig
 from repertory.bridge.log.kafka.hidden import REPEAT_S, Hidden, HiddenWatch
 from repertory.bridge.log.record import TopicPartition
 from repertory.bridge.system.settings import Settings
-from tests.support.logs.log_driver import World
+from tests.support.logs.log_driver import LogHarness
 
 SHARD = TopicPartition("account.commands", 3)
 LIMIT_S = 20.0
@@ -66,7 +66,7 @@ def test_a_shard_that_waits_for_a_foreign_transaction_says_so(
     """The line names the partition, the offset, and what finds the producer."""
     monkeypatch.setattr(configs, "STATISTICS_MS", 200)
     monkeypatch.setattr(groups, "GRACE_S", 0.0)
-    world = World(connect(kafka_url, Settings(transaction_timeout_s=1.0)), "kafka")
+    world = LogHarness(connect(kafka_url, Settings(transaction_timeout_s=1.0)), "kafka")
     world.make()
     driver, shard = world.working()
     driver.log.begin(shard, 0)

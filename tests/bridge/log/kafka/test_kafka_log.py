@@ -33,19 +33,19 @@ from repertory.bridge.log.port import (
 from repertory.bridge.log.record import Record, TopicPartition
 from repertory.bridge.system.settings import Settings
 from tests.support.kafka.broker import Broker, BrokerMissingError
-from tests.support.logs.log_driver import DEADLINE_S, Driver, World
+from tests.support.logs.log_driver import DEADLINE_S, Driver, LogHarness
 
 
 @pytest.fixture
-def world(kafka_url: str) -> Iterator[World]:
+def world(kafka_url: str) -> Iterator[LogHarness]:
     """Give a world on the test run's Kafka."""
-    world = World(connect(kafka_url), "kafka")
+    world = LogHarness(connect(kafka_url), "kafka")
     world.make()
     yield world
     world.close()
 
 
-def foreign(world: World) -> Producer:
+def foreign(world: LogHarness) -> Producer:
     """Return a transactional producer that is none of ours."""
     producer = Producer(
         {"bootstrap.servers": world.backend.url.removeprefix("kafka://"), "transactional.id": f"{world.group}-x"}
@@ -68,7 +68,7 @@ def replayed(driver: Driver, shard: TopicPartition) -> list[Record]:
 
 
 @pytest.mark.kafka
-def test_a_replay_ends_behind_aborted_records(world: World) -> None:
+def test_a_replay_ends_behind_aborted_records(world: LogHarness) -> None:
     """A range whose last offsets are aborted records and markers is complete without them, for a reader too."""
     world.append(b"good", topic=world.events)
     other = foreign(world)
@@ -86,7 +86,7 @@ def test_a_replay_ends_behind_aborted_records(world: World) -> None:
 
 
 @pytest.mark.kafka
-def test_a_replay_waits_for_an_open_transaction(world: World) -> None:
+def test_a_replay_waits_for_an_open_transaction(world: LogHarness) -> None:
     """What a foreign open transaction hides below the target is waited for, and then read."""
     world.append(b"before", topic=world.events)
     other = foreign(world)
@@ -107,7 +107,7 @@ def test_a_replay_waits_for_an_open_transaction(world: World) -> None:
 
 
 @pytest.mark.kafka
-def test_a_reader_does_not_wait_for_an_open_transaction(world: World) -> None:
+def test_a_reader_does_not_wait_for_an_open_transaction(world: LogHarness) -> None:
     """A read from outside stops where an open transaction begins; the bounds say the same."""
     world.append(b"before", topic=world.events)
     other = foreign(world)
@@ -120,7 +120,7 @@ def test_a_reader_does_not_wait_for_an_open_transaction(world: World) -> None:
 
 
 @pytest.mark.kafka
-def test_an_offset_that_is_gone_aborts(world: World) -> None:
+def test_an_offset_that_is_gone_aborts(world: LogHarness) -> None:
     """Records that were deleted under a shard are a failure that names the offset; a claim tells the new low."""
     world.append(b"a", b"b", b"c")
     admin = AdminClient({"bootstrap.servers": world.backend.url.removeprefix("kafka://")})
@@ -131,8 +131,8 @@ def test_an_offset_that_is_gone_aborts(world: World) -> None:
     aborted = driver.until(Aborted, shard)
     assert f"{shard}: offset 0" in aborted.reason
     claimed = driver.claimed_again(shard)
-    assert (claimed.low, claimed.high) == (2, 3)
-    driver.log.begin(shard, claimed.low)
+    assert (claimed.start_offset, claimed.end_offset) == (2, 3)
+    driver.log.begin(shard, claimed.start_offset)
     assert [record.value for record in driver.until(Fetched, shard).records] == [b"c"]
 
 
@@ -168,7 +168,7 @@ def own_broker() -> Iterator[Broker]:
 @pytest.mark.processes
 def test_missing_rights_and_a_broker_that_dies(own_broker: Broker) -> None:
     """Topics that may not be made are all named with what they need; a broker that stays away ends the worker."""
-    world = World(connect(own_broker.url, Settings(unavailable_timeout_s=2.0, stop_timeout_s=1.0)), "kafka")
+    world = LogHarness(connect(own_broker.url, Settings(unavailable_timeout_s=2.0, stop_timeout_s=1.0)), "kafka")
     world.make()
     driver, _ = world.working()
     _forbid_topics(own_broker)
@@ -260,8 +260,8 @@ def test_properties_files() -> None:
 
 
 def test_secrets_stay_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """What librdkafka logs goes to `understudy.kafka`, with secrets blotted out."""
-    with caplog.at_level(logging.DEBUG, "understudy.kafka"):
+    """What librdkafka logs goes to `repertory.kafka`, with secrets blotted out."""
+    with caplog.at_level(logging.DEBUG, "repertory.kafka"):
         LogLines(("hush",)).log(logging.DEBUG, "%s [%s] %s", "CONF", "client", "sasl.password = hush")
     assert caplog.messages == ["CONF [client] sasl.password = ***"]
 

@@ -21,7 +21,7 @@ from tests.bridge.log.kafka import test_fencing as fencing
 from tests.bridge.log.kafka import test_kafka_log as basics
 from tests.support.kafka.tcp_proxy import LateRequestProxy
 from tests.support.logs import log_driver
-from tests.support.logs.log_driver import World
+from tests.support.logs.log_driver import LogHarness
 from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes]
@@ -82,7 +82,7 @@ def leave_the_offset_out(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Claim, "_sliced", sliced)
 
 
-def offset_goes_with_the_records(world: World) -> None:
+def offset_goes_with_the_records(world: LogHarness) -> None:
     """What is committed moves the group's offset."""
     driver, shard = world.working()
     driver.log.commit(world.transaction(shard, 7, b"x"))
@@ -90,7 +90,7 @@ def offset_goes_with_the_records(world: World) -> None:
     assert driver.claimed_again(shard).committed == 7
 
 
-def commits_go_on_after_a_rebalance(world: World) -> None:
+def commits_go_on_after_a_rebalance(world: LogHarness) -> None:
     """Who has kept a shard through a rebalance commits as before."""
     first, shard = world.working()
     first.log.commit(world.transaction(shard, 1, b"before"))
@@ -117,9 +117,9 @@ MUTANTS: list[tuple[Patch, Callable[..., None]]] = [
 
 
 @pytest.fixture
-def world(kafka_url: str) -> Iterator[World]:
+def world(kafka_url: str) -> Iterator[LogHarness]:
     """Give a world on the test run's Kafka."""
-    world = World(connect(kafka_url), "kafka")
+    world = LogHarness(connect(kafka_url), "kafka")
     world.make()
     yield world
     world.close()
@@ -133,7 +133,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("plant", "found_by"), MUTANTS, ids=lambda each: each.__name__)
 def test_it_is_found(
-    world: World, monkeypatch: pytest.MonkeyPatch, plant: Patch, found_by: Callable[[World], None]
+    world: LogHarness, monkeypatch: pytest.MonkeyPatch, plant: Patch, found_by: Callable[[LogHarness], None]
 ) -> None:
     """The named test fails."""
     with monkeypatch.context() as patch:
@@ -143,7 +143,7 @@ def test_it_is_found(
 
 
 @pytest.mark.parametrize("check", [commits_go_on_after_a_rebalance, offset_goes_with_the_records])
-def test_without_it_all_is_well(world: World, check: Callable[[World], None]) -> None:
+def test_without_it_all_is_well(world: LogHarness, check: Callable[[LogHarness], None]) -> None:
     """The checks of this file pass where nothing is planted."""
     check(world)
 
@@ -152,7 +152,7 @@ proxied = fencing.proxied
 
 
 def test_a_dirty_producer_that_is_kept_is_found(
-    proxied: tuple[World, LateRequestProxy], monkeypatch: pytest.MonkeyPatch
+    proxied: tuple[LogHarness, LateRequestProxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The late EndTxn is either taken for a commit or ends the next transaction."""
     with monkeypatch.context() as patch:

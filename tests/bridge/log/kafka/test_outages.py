@@ -18,7 +18,7 @@ from repertory.bridge.log.record import TopicPartition
 from repertory.bridge.system.settings import Settings
 from tests.support.kafka.broker import Broker, BrokerMissingError
 from tests.support.kafka.tcp_proxy import RoughProxy
-from tests.support.logs.log_driver import Driver, World
+from tests.support.logs.log_driver import Driver, LogHarness
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes]
 
@@ -44,7 +44,7 @@ def rough() -> Iterator[tuple[Broker, RoughProxy]]:
         proxy.close()
 
 
-def commit_at_last(world: World, driver: Driver, shard: TopicPartition, next_offset: int, value: bytes) -> None:
+def commit_at_last(world: LogHarness, driver: Driver, shard: TopicPartition, next_offset: int, value: bytes) -> None:
     """Claim and commit as a worker does, again and again, until it is done: a broker that comes back may refuse some.
 
     A worker that its own late request to join shuts out then ends, and is started again.
@@ -64,7 +64,7 @@ def commit_at_last(world: World, driver: Driver, shard: TopicPartition, next_off
 def test_offsets_are_told_while_connections_break(rough: tuple[Broker, RoughProxy]) -> None:
     """Each question is answered. librdkafka's admin client hung for good here, or took the process down."""
     _, proxy = rough
-    world = World(connect(f"kafka://127.0.0.1:{proxy.port}"), "kafka")
+    world = LogHarness(connect(f"kafka://127.0.0.1:{proxy.port}"), "kafka")
     world.make()
     shard = world.shard()
     admin = Admin(KafkaConfig(f"127.0.0.1:{proxy.port}", Settings(), {}))
@@ -80,7 +80,7 @@ def test_offsets_are_told_while_connections_break(rough: tuple[Broker, RoughProx
 def test_a_broker_that_comes_back_is_known_again(rough: tuple[Broker, RoughProxy]) -> None:
     """Its partitions have a new leader epoch, which librdkafka's admin client never asks about by itself."""
     broker, proxy = rough
-    world = World(connect(f"kafka://127.0.0.1:{proxy.port}", Settings(unavailable_timeout_s=120.0)), "kafka")
+    world = LogHarness(connect(f"kafka://127.0.0.1:{proxy.port}", Settings(unavailable_timeout_s=120.0)), "kafka")
     world.make()
     driver, shard = world.working()
     driver.log.commit(world.transaction(shard, 1, b"before"))
@@ -106,7 +106,7 @@ def test_a_call_that_never_returns_is_left(kafka_url: str, monkeypatch: pytest.M
             wake.wait()
         sliced(claim, call, deadline_s)  # type: ignore[arg-type]
 
-    world = World(connect(kafka_url), "kafka")
+    world = LogHarness(connect(kafka_url), "kafka")
     world.make()
     driver, shard = world.working()
     monkeypatch.setattr(Claim, "_sliced", sleeps)
@@ -128,7 +128,7 @@ def test_whom_nobody_answers_is_told_so(rough: tuple[Broker, RoughProxy]) -> Non
     """A silent network ends a worker's claims after a session; when it speaks again, the worker goes on."""
     _, proxy = rough
     settings = Settings(session_timeout_s=1.0, unavailable_timeout_s=120.0)
-    world = World(connect(f"kafka://127.0.0.1:{proxy.port}", settings), "kafka")
+    world = LogHarness(connect(f"kafka://127.0.0.1:{proxy.port}", settings), "kafka")
     world.make()
     driver, shard = world.working()
     proxy.open_in.clear()

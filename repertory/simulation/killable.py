@@ -17,7 +17,7 @@ Passed = Callable[[str], None]
 _POINTS = {"state": "K18", "dead-letters": "K19"}
 
 
-class MortalStore(Store):
+class KillableStore(Store):
     """A process's part in the store that all share. Whoever dies within a transaction leaves nothing of it, as SQLite's
     journal sees to; who dies behind the COMMIT leaves all of it and has never heard so.
     """
@@ -56,9 +56,9 @@ class MortalStore(Store):
         self._passed("K11")
 
 
-class MortalBackend(EmbeddedBackend):
+class KillableBackend(EmbeddedBackend):
     """The log in memory of one run."""
 
     def log_of(self, member: Member, subscriptions: Sequence[str], passed: Passed) -> EmbeddedLog:
         """Return the member that a process is."""
-        return EmbeddedLog(MortalStore(self._memory, passed), member, subscriptions)
+        return EmbeddedLog(KillableStore(self._memory, passed), member, subscriptions)

@@ -8,7 +8,7 @@ from collections import Counter
 ALWAYS = 1_000_000
 
 
-class Curses:
+class HandlerFaults:
     """Commands whose handlers fail: by cause, what they raise and how often. Owned by one run.
 
     ``steady``: none fails that did not fail when it was first decided. At least once, what it sent may have left.

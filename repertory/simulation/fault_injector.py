@@ -8,7 +8,7 @@ import msgspec
 
 from repertory.actors.control import DropParked, RetryParked
 from repertory.bridge.log.port import Member, SlotTaken, TopicMismatch
-from repertory.simulation.handlers import ALWAYS
+from repertory.simulation.handler_faults import ALWAYS
 from repertory.simulation.swarm import (
     KILL_POINTS,
     InjectedEscalation,
@@ -20,14 +20,14 @@ from repertory.simulation.virtual import Violation
 from repertory.supervision import Add, Due, Exited, Failed, Failure, Remove, Started
 
 if TYPE_CHECKING:
-    from repertory.simulation.worker import Worker
+    from repertory.simulation.worker import SimulatedWorker
     from repertory.simulation.world import World
 
 _RAISED = (InjectedRestart, InjectedResume, InjectedStop, InjectedEscalation)
 _WORKERS_MAX = 3
 
 
-class Operator:
+class FaultInjector:
     """Acts on one world, as its swarm says and its choices draw."""
 
     def __init__(self, world: World) -> None:
@@ -53,7 +53,7 @@ class Operator:
             now_s = self._world.clock.monotonic_s()
             self._world.schedule.append(f"step {self._world.step_number} at {now_s:.3f} s: {kind} {told}".rstrip())
 
-    def _do(self, kind: str, worker: Worker) -> str | None:
+    def _do(self, kind: str, worker: SimulatedWorker) -> str | None:
         """Do it and say what was done, None if it was not possible."""
         match kind:
             case "kill" | "kill-at" | "nap" | "sleep" | "stuck" | "unavailable":
@@ -79,7 +79,7 @@ class Operator:
             case _:
                 return self._recount()
 
-    def _to_worker(self, kind: str, worker: Worker) -> str:
+    def _to_worker(self, kind: str, worker: SimulatedWorker) -> str:
         world, session_s = self._world, self._swarm.settings.session_timeout_s
         now_s = world.clock.monotonic_s()
         match kind:
@@ -97,7 +97,7 @@ class Operator:
                 worker.log.unavailable = True
         return worker.name
 
-    def _to_point(self, worker: Worker) -> str:
+    def _to_point(self, worker: SimulatedWorker) -> str:
         """Have a worker killed at a point; what seldom leads there by itself is brought about."""
         point = KILL_POINTS[self._choices.below(len(KILL_POINTS), "point")]
         worker.kill_at = point, 0 if point in ("K12", "K20", "K21") else self._choices.below(3, "pass")
@@ -105,12 +105,12 @@ class Operator:
         if point == "K12" and worker.log.pending:
             worker.log.lose(worker.log.pending[0].transaction.shard, twice=False)
         elif point == "K20":
-            self._world.curses.armed.append((InjectedEscalation, 1))
+            self._world.handler_faults.armed.append((InjectedEscalation, 1))
         elif point == "K21" and len(self._world.node.tree.children) > 1:
             self._world.node.supervise(Remove(worker.name))
         return told
 
-    def _to_log(self, kind: str, worker: Worker) -> str:
+    def _to_log(self, kind: str, worker: SimulatedWorker) -> str:
         match kind:
             case "slow-commit":
                 worker.log.delay_s = (0.05, 0.5, 5.0)[self._choices.below(3, "slow-by")]
@@ -122,18 +122,18 @@ class Operator:
                 worker.log.fates.append(kind)
         return worker.name
 
-    def _to_shard(self, kind: str, worker: Worker) -> str | None:
-        seats = list(worker.region)
-        if not seats:
+    def _to_shard(self, kind: str, worker: SimulatedWorker) -> str | None:
+        assigned_shards = list(worker.region)
+        if not assigned_shards:
             return None
-        seat = seats[self._choices.below(len(seats), "shard")]
+        assigned = assigned_shards[self._choices.below(len(assigned_shards), "shard")]
         if kind == "abort-reading":
-            worker.log.abort(seat.place, "reading")
+            worker.log.abort(assigned.place, "reading")
         elif kind == "hide":
-            worker.log.hide(seat.place, (0.2, 2.0, 10.0)[self._choices.below(3, "for")])
+            worker.log.hide(assigned.place, (0.2, 2.0, 10.0)[self._choices.below(3, "for")])
         else:
-            worker.log.lose(seat.place, twice=kind == "said-twice")
-        return f"{worker.name} {seat.name}"
+            worker.log.lose(assigned.place, twice=kind == "said-twice")
+        return f"{worker.name} {assigned.name}"
 
     def _to_clock(self, kind: str) -> str:
         clock = self._world.clock
@@ -145,7 +145,7 @@ class Operator:
             clock.skew_ms = int(seconds * 1000)
         return f"{seconds:+g} s"
 
-    def _to_node(self, kind: str, worker: Worker) -> str | None:
+    def _to_node(self, kind: str, worker: SimulatedWorker) -> str | None:
         node = self._world.node
         names = [child.name for child in node.tree.children]
         match kind:
@@ -170,21 +170,21 @@ class Operator:
             case _:
                 return self._same_slot(worker)
 
-    def _stale(self, worker: Worker) -> str | None:
+    def _stale(self, worker: SimulatedWorker) -> str | None:
         """Let an incarnation that is over speak once more, at both levels."""
         failure = Failure("Stale", "simulated", "nowhere")
         region = worker.region
-        seats = [seat for seat in region if seat.incarnation > 1]
+        assigned_shards = [assigned for assigned in region if assigned.incarnation > 1]
         now_s = self._world.clock.monotonic_s()
         which = self._choices.below(4, "event")
-        if seats:
-            seat = seats[self._choices.below(len(seats), "seat")]
-            old = seat.incarnation - 1
+        if assigned_shards:
+            assigned = assigned_shards[self._choices.below(len(assigned_shards), "seat")]
+            old = assigned.incarnation - 1
             events = (
-                Failed(seat.name, old, failure),
-                Exited(seat.name, old),
-                Due(seat.name, old),
-                Started(seat.name, old),
+                Failed(assigned.name, old, failure),
+                Exited(assigned.name, old),
+                Due(assigned.name, old),
+                Started(assigned.name, old),
             )
             region.supervise(events[which], now_s)
         if worker.incarnation > 1:
@@ -196,9 +196,9 @@ class Operator:
                 Started(worker.name, old),
             )
             self._world.node.supervise(worker_events[which])
-        return worker.name if seats or worker.incarnation > 1 else None
+        return worker.name if assigned_shards or worker.incarnation > 1 else None
 
-    def _same_slot(self, worker: Worker) -> str:
+    def _same_slot(self, worker: SimulatedWorker) -> str:
         """Start a second worker with a slot that is taken: it is refused, or the lease had run out."""
         world = self._world
         slot = int(worker.name.rpartition("-")[2])
@@ -215,22 +215,22 @@ class Operator:
         if kind == "memory":
             times = (1, 2, ALWAYS, ALWAYS)[self._choices.below(4, "times")]
             commands = (1, 3)[self._choices.below(2, "commands")]
-            self._world.curses.armed.extend([(MemoryError, times)] * commands)
+            self._world.handler_faults.armed.extend([(MemoryError, times)] * commands)
             return f"{commands} {'always' if times == ALWAYS else f'x{times}'}"
         error = _RAISED[self._choices.below(len(_RAISED), "error")]
         times = (1, 2, 100)[self._choices.below(3, "times")]
         if error is InjectedEscalation:  # One that escalates for ever stops its shard, as it says.
             times = min(times, 2)
-        self._world.curses.armed.append((error, times))
+        self._world.handler_faults.armed.append((error, times))
         return f"{error.__name__} x{times}"
 
-    def _to_parked(self, worker: Worker) -> str | None:
-        """Have a parked key retried, or its first command dropped, as ``understudy parked`` does."""
+    def _to_parked(self, worker: SimulatedWorker) -> str | None:
+        """Have a parked key retried, or its first command dropped, as ``repertory parked`` does."""
         parked = [
-            (seat.place, queue[0])
-            for seat in worker.region
-            if seat.shard is not None
-            for queue in map(seat.shard.waiting.queue, seat.shard.waiting)
+            (assigned.place, queue[0])
+            for assigned in worker.region
+            if assigned.shard is not None
+            for queue in map(assigned.shard.stash.queue, assigned.shard.stash)
             if queue[0].record.parked
         ]
         if not parked:

@@ -1,4 +1,4 @@
-"""``Ledger``: what happened in the log of a run, seen from outside all workers."""
+"""``CommitMonitor``: what happened in the log of a run, seen from outside all workers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from repertory.bridge.log.record import TopicPartition
 from repertory.simulation.virtual import Violation
 
 
-class Ledger:
+class CommitMonitor:
     """Who claimed a shard last, and what was committed.
 
     Raises Violation for a commit of anybody but the last claimer (I10), or one whose offset moves back (I23).

@@ -7,17 +7,17 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from repertory.actors.placement import partition_of
-from repertory.actors.shard.turn_result import BOOKS_INDEX, ShardRecord, StateRecord, WaitingRecord
+from repertory.actors.shard.turn_result import CHANGELOG_INDEX, ShardRecord, StashedRecord, StateRecord
 from repertory.actors.wire import DecodeError
-from repertory.bridge.codec import decode_shard, decode_state, decode_waiting, number
+from repertory.bridge.codec import decode_shard, decode_stashed, decode_state, number
 from repertory.bridge.log.record import Record, TopicPartition
-from repertory.bridge.region import Role
+from repertory.bridge.region import HostedEntity
 from repertory.bridge.topics import SHARD_KEY
 from repertory.verify.findings import Findings, Place, text
 from repertory.verify.gather import Records
 from repertory.verify.produced import cause_of
 
-_NEVER_BACK = ("next", "seq", "tail_start", "tail_offset", "books")
+_NEVER_BACK = ("next", "seq", "tail_start", "tail_offset", "changelog")
 
 
 class StateEntry(NamedTuple):
@@ -34,29 +34,29 @@ class StateEntry(NamedTuple):
         return self.state is not None and self.state.snapshot is not None
 
 
-class Books:
+class Changelog:
     """The state and waiting topics of one shard. Filled by `read`."""
 
-    def __init__(self, source: TopicPartition, role: Role, findings: Findings) -> None:
-        self._source, self._role, self._findings = source, role, findings
+    def __init__(self, source: TopicPartition, hosted: HostedEntity, findings: Findings) -> None:
+        self._source, self._hosted, self._findings = source, hosted, findings
         self.shard: ShardRecord | None = None
         self.latest: dict[str, StateEntry] = {}
         #: State records in order, by key: what deciding or folding has not confirmed yet is left here.
         self.unconfirmed: dict[str, list[StateEntry]] = {}
-        self.waiting: dict[int, WaitingRecord] = {}
+        self.stashed: dict[int, StashedRecord] = {}
         #: The last attempt of each command that ever waited, as far as the waiting topic still knows.
         self.attempts: dict[int, int] = {}
         self.seq_last = -1
         #: Whether compaction has taken nothing: then a number that is skipped is a record that was lost.
         self.is_complete = False
         self._skips: list[tuple[Place, str]] = []
-        self._waiting_places: dict[int, Place] = {}
+        self._stashed_places: dict[int, Place] = {}
         self._indexes = array("q")
 
     def read(self, records: Records) -> None:
         """Read both topics."""
         last = -1
-        for record in records.read(self._role.codec.state, self._source.partition):
+        for record in records.read(self._hosted.codec.state, self._source.partition):
             last = self._index(record, last)
             try:
                 if record.key == SHARD_KEY:
@@ -67,11 +67,11 @@ class Books:
                 finding = self._findings.shards if record.key == SHARD_KEY else self._findings.states
                 finding.wrong(record, f"cannot be decoded: {error}")
         last = -1
-        for record in records.read(self._role.codec.waiting, self._source.partition):
+        for record in records.read(self._hosted.codec.stash, self._source.partition):
             last = self._index(record, last)
-            self._wait(record)
+            self._stashed_command(record)
         self._check_indexes()
-        self._check_waiting()
+        self._check_stashed()
 
     def _index(self, record: Record, last: int) -> int:
         """Return the place of a record among the shard's books, which strictly increases within a topic."""
@@ -79,7 +79,7 @@ class Books:
         finding.looked_at += 1
         self._findings.duplicates.looked_at += 1
         cause = cause_of(record)
-        if cause is None or cause.source != self._source or cause.nth < BOOKS_INDEX:
+        if cause is None or cause.source != self._source or cause.nth < CHANGELOG_INDEX:
             finding.wrong(record, f"names the cause {record.header('cause')!r:.300}, which is no book of this shard")
             return last
         if cause.nth <= last:
@@ -93,10 +93,10 @@ class Books:
         for first, second in pairwise(sorted(self._indexes)):
             if first == second:
                 doubles += 1
-                place = Place(self._role.codec.state, self._source.partition)
+                place = Place(self._hosted.codec.state, self._source.partition)
                 self._findings.duplicates.wrong(place, f"two books have the cause index {first}")
-        self.is_complete = self.shard is not None and len(self._indexes) - doubles == self.shard.books
-        if self.is_complete and self._role.behaviour.stateful:
+        self.is_complete = self.shard is not None and len(self._indexes) - doubles == self.shard.changelog
+        if self.is_complete and self._hosted.behaviour.stateful:
             for skipped, sentence in self._skips:
                 self._findings.writer.wrong(skipped, sentence)
 
@@ -109,8 +109,8 @@ class Books:
         wrong = self._findings.shards.wrong
         if number(record, "seq") != after.seq:
             wrong(record, f"has seq {after.seq}, its header says {number(record, 'seq')}")
-        if index != BOOKS_INDEX + after.books - 1:
-            wrong(record, f"counts {after.books} books and is book {index - BOOKS_INDEX + 1}")
+        if index != CHANGELOG_INDEX + after.changelog - 1:
+            wrong(record, f"counts {after.changelog} books and is book {index - CHANGELOG_INDEX + 1}")
         if after.tail_start > after.seq:
             wrong(record, f"has tail_start {after.tail_start} behind its seq {after.seq}")
         for name in _NEVER_BACK:
@@ -123,7 +123,7 @@ class Books:
         key = text(record.key) or ""
         place = Place(record.topic, record.partition, record.offset, key)
         entry = StateEntry(place, state, number(record, "seq"), number(record, "version"))
-        if partition_of(record.key or b"", self._role.partitions) != self._source.partition:
+        if partition_of(record.key or b"", self._hosted.partitions) != self._source.partition:
             self._findings.writer.wrong(record, "is on a partition that its key does not belong to")
         before = self.latest.get(key)
         if before is not None and 0 <= entry.seq < before.seq:
@@ -149,41 +149,41 @@ class Books:
 
     # --- waiting ----------------------------------------------------------------------------------------------
 
-    def _wait(self, record: Record) -> None:
-        self._findings.waiting.looked_at += 1
+    def _stashed_command(self, record: Record) -> None:
+        self._findings.stashed.looked_at += 1
         if record.key is None or not record.key.isdigit() or len(record.key) > 18:
-            self._findings.waiting.wrong(record, "has a key that is no offset")
+            self._findings.stashed.wrong(record, "has a key that is no offset")
             return
         offset = int(record.key)
-        self._waiting_places[offset] = Place(record.topic, record.partition, record.offset, text(record.key))
+        self._stashed_places[offset] = Place(record.topic, record.partition, record.offset, text(record.key))
         if record.value is None:
-            self.waiting.pop(offset, None)
+            self.stashed.pop(offset, None)
             return
         try:
-            self.waiting[offset] = decode_waiting(record.value)
+            self.stashed[offset] = decode_stashed(record.value)
         except DecodeError as error:
-            self._findings.waiting.wrong(record, f"cannot be decoded: {error}")
+            self._findings.stashed.wrong(record, f"cannot be decoded: {error}")
         else:
-            self.attempts[offset] = self.waiting[offset].attempt
+            self.attempts[offset] = self.stashed[offset].attempt
 
     def place_of(self, offset: int) -> Place:
         """Return where the waiting record of a command stands."""
-        return self._waiting_places[offset]
+        return self._stashed_places[offset]
 
-    def _check_waiting(self) -> None:
+    def _check_stashed(self) -> None:
         """Hold what waits against what the states say of it."""
         queues: dict[str, list[int]] = {}
-        for offset in sorted(self.waiting):
-            queues.setdefault(self.waiting[offset].key, []).append(offset)
+        for offset in sorted(self.stashed):
+            queues.setdefault(self.stashed[offset].key, []).append(offset)
         for key, queue in queues.items():
             entry = self.latest.get(key)
             state = entry.state if entry is not None else None
-            told = (0, -1) if state is None else (state.waiting, state.waiting_first)
+            told = (0, -1) if state is None else (state.stashed, state.stashed_first)
             if told != (len(queue), queue[0]):
                 place = self.place_of(queue[0])._replace(key=key)
-                self._findings.waiting.wrong(
+                self._findings.stashed.wrong(
                     place, f"{len(queue)} commands of the key wait from {queue[0]}, its state says {told[0]}, {told[1]}"
                 )
         for key, entry in self.latest.items():
-            if entry.state is not None and entry.state.waiting and key not in queues:
-                self._findings.waiting.wrong(entry.place, f"says that {entry.state.waiting} commands wait: none does")
+            if entry.state is not None and entry.state.stashed and key not in queues:
+                self._findings.stashed.wrong(entry.place, f"says that {entry.state.stashed} commands wait: none does")
