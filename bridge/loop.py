@@ -14,6 +14,7 @@ import msgspec
 
 from repertory.actors.shard.mailbox import Delivery
 from repertory.actors.shard.turn_result import Counts, TurnResult
+from repertory.bridge import kill_points
 from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.clock import Clock, elapsed
 from repertory.bridge.log.port import (
@@ -60,7 +61,6 @@ class ShardLoop:
         turns_max_s: float = float("inf"),
         report: Report = lambda *_, **__: None,
         progress: Callable[[], None] = lambda: None,
-        fault_point: Callable[[str], None] = lambda _point: None,
         deaths: Callable[[int], Iterable[tuple[int, int]]] = lambda _number: (),
     ) -> None:
         self._log, self._clock, self._worker_log = log, clock, WorkerLog(report)
@@ -68,7 +68,7 @@ class ShardLoop:
         self._poll_timeout_s, self._turns_max_s = poll_timeout_s, turns_max_s
         #: The shards of this worker.
         self.region = region
-        self._progress, self._fault, self._deaths = progress, fault_point, deaths
+        self._progress, self._deaths = progress, deaths
         #: The shards that were claimed since the last poll: what it brought for them belongs to the time before.
         self._claimed_since: set[TopicPartition] = set()
         self.counts = Counts()
@@ -88,7 +88,7 @@ class ShardLoop:
         self._claimed_since.clear()
         events = self._log.poll(limit_s if next_due_in_s is None else min(limit_s, next_due_in_s))
         self._progress()
-        self._fault("K1")
+        kill_points.reached("polled")
         for event in events:
             self._on(event)
             self._carry_out()
@@ -146,7 +146,7 @@ class ShardLoop:
         if assigned.shard is None:
             return
         assigned.shard.offer(deliveries)
-        self._fault("K2")
+        kill_points.reached("queued")
         if assigned.shard.mailbox.full and not assigned.paused:
             assigned.paused = True
             self._log.pause(assigned.place)
@@ -161,7 +161,7 @@ class ShardLoop:
             return False
         result = shard.decide(now_ms, elapsed(self._clock, self._turns_max_s / len(self.region)))
         self._progress()
-        self._fault("K4")
+        kill_points.reached("decided")
         if shard.stalled:
             self._worker_log.stalled(assigned.name, shard.stalled)
         if result is None:
@@ -180,11 +180,11 @@ class ShardLoop:
             self._log.append(assigned.hosted.codec.encode_nontransactional(result))
         else:
             self._log.commit(assigned.hosted.codec.encode(result))
-        self._fault("K9")
+        kill_points.reached("handed-over")
 
     def _committed(self, assigned: AssignedShard, event: Committed) -> None:
         """What was decided is true now, and has left."""
-        self._fault("K10")
+        kill_points.reached("commit-heard")
         result, shard = assigned.in_flight, assigned.shard
         if result is None or shard is None:
             return  # Stopped by its supervisor meanwhile: what is true stands in the log.
@@ -200,17 +200,17 @@ class ShardLoop:
     def _claim(self, assigned: AssignedShard) -> None:
         assigned.drop(ShardPhase.CLAIMING)
         assigned.claimed_s = assigned.told_s = self._clock.monotonic_s()
-        self._fault("K14")
+        kill_points.reached("claiming")
         self._claimed_since.add(assigned.place)
         self._log.claim(assigned.place, assigned.hosted.codec.restored_topics)
 
     def _claimed(self, assigned: AssignedShard, event: Claimed) -> None:
-        self._fault("K15")
+        kill_points.reached("claimed")
         assigned.restore(event)
         self._replay_next(assigned, event)
 
     def _replayed(self, assigned: AssignedShard, event: Replayed) -> None:
-        self._fault("K16")
+        kill_points.reached("restoring")
         assert assigned.recovery is not None
         assigned.recovery.feed(event)
         if (now_s := self._clock.monotonic_s()) >= assigned.told_s + RESTORE_REPORT_S:
@@ -227,7 +227,7 @@ class ShardLoop:
             self._log.replay(event.shard, wanted.topic, wanted.from_offset, wanted.to_offset)
             return
         assigned.shard = recovery.shard()
-        self._fault("K17")
+        kill_points.reached("restored")
         assigned.phase = ShardPhase.RUNNING
         assigned.recovery = None
         assigned.doubts = 0

@@ -13,7 +13,7 @@ from repertory.actors.entity import Behaviour
 from repertory.actors.shard.config import Limits, ShardConfig
 from repertory.actors.shard.shard import COMMAND, SHARD, Shard
 from repertory.actors.shard.turn_result import ShardId, TurnResult
-from repertory.bridge import kill_points as faults
+from repertory.bridge import kill_points
 from repertory.bridge.codec import Codec
 from repertory.bridge.log.port import Claimed
 from repertory.bridge.log.record import TopicPartition
@@ -205,9 +205,10 @@ class ShardRegion:
         for command in commands:
             if isinstance(command, WakeAfter):
                 self._timers.append((now_s + command.delay_s, command.child, command.incarnation))
-                faults.point("K20")
             else:
                 self._commands.append(command)
+        if any(isinstance(command, WakeAfter) for command in commands):
+            kill_points.reached("waiting-for-restart")
         return commands
 
     def next_command(self) -> Start | Stop | None:

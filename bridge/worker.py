@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import msgspec
 
 from repertory.actors.message import DefinitionError
-from repertory.bridge import kill_points as faults
+from repertory.bridge import kill_points
 from repertory.bridge.log.clock import SystemClock
 from repertory.bridge.log.connect import connect, read_kafka_config
 from repertory.bridge.log.port import InvalidSetting, Member, SlotTaken, TopicMismatch
@@ -56,7 +56,7 @@ class ShardHost:
             seed=self._member.slot,
             in_flight=in_flight.shared().enter(self._member.slot),
             owner=in_flight.shared().owner,
-            hook=faults.within_handler(),
+            hook=kill_points.within_handler(),
         )
         loop = ShardLoop(
             log,
@@ -66,7 +66,6 @@ class ShardHost:
             turns_max_s=system.settings.turns_max_s,
             report=control.report,
             progress=control.progress,
-            fault_point=faults.point,
             deaths=in_flight.shared().deaths,
         )
         control.under_way = region.under_way
@@ -74,7 +73,7 @@ class ShardHost:
         try:
             while not control.stopping.is_set():
                 loop.tick()
-            faults.point("K21")
+            kill_points.reached("stopping")
             drained = loop.drain(clock.monotonic_s() + system.settings.stop_timeout_s / 2)
             control.report("worker-drained", complete=drained, commits=loop.commits)
         finally:
@@ -127,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return os.EX_USAGE
     settings = system.settings
     in_flight.share(options.workers, f"{options.node}/{uuid.uuid4().hex[:8]}")
-    faults.arm()
+    kill_points.arm()
     specs = [
         WorkSpec(
             f"worker-{slot}",

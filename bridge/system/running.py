@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from repertory.actors.entity import Entity
 from repertory.actors.shard.turn_result import StashedRecord
+from repertory.bridge import kill_points
 from repertory.bridge.log.clock import Clock, SystemClock
 from repertory.bridge.log.port import Backend, Log, Member, Reader
 from repertory.bridge.loop import ShardLoop
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
     from repertory.bridge.system.system import ActorSystem
 
 E = TypeVar("E", bound=Entity)
-
-
-def no_fault(_point: str) -> None:
-    """Stand where a test would let the worker die."""
 
 
 def _stands_behind(command: StashedRecord, stashed: Sequence[tuple[int, StashedRecord]]) -> bool:
@@ -46,8 +43,8 @@ class Running:
         self.system = system
         self._backend = backend
         self._clock = clock or SystemClock()
-        #: Called at each named point of the loop; a test may raise there.
-        self.fault_point: Callable[[str], None] = no_fault
+        #: Called at each kill point (``bridge.kill_points``) that this worker reaches; a test may raise there.
+        self.on_kill_point: Callable[[str], None] | None = None
         #: The run of a node that shard records name (``actors.shard.crash_guard``); empty: nobody has to be careful
         #: after us.
         self.owner = ""
@@ -72,19 +69,22 @@ class Running:
             poll_timeout_s=self.system.settings.poll_timeout_s,
             turns_max_s=self.system.settings.turns_max_s,
             report=self._report,
-            fault_point=self._fault,
         )
         return log, loop
 
-    def _fault(self, point: str) -> None:
-        self.fault_point(point)
+    def _reached(self, point: str, _later_s: float) -> None:
+        if self.on_kill_point is not None:
+            self.on_kill_point(point)
 
     def _report(self, event: str, **fields: str | int | float | bool | None) -> None:
         self.report(event, **fields)
 
     def tick(self, timeout_s: float = 0.0) -> bool:
         """Do one turn of the loop; return whether anything happened."""
-        return self.loop.tick(timeout_s)
+        if self.on_kill_point is None:
+            return self.loop.tick(timeout_s)
+        with kill_points.observed_by(self._reached):
+            return self.loop.tick(timeout_s)
 
     def run_forever(self) -> None:
         """Work until SIGTERM or Ctrl-C."""
@@ -94,7 +94,7 @@ class Running:
         }
         try:
             while not stopping.is_set():
-                if not self.loop.tick(self.system.settings.poll_timeout_s):
+                if not self.tick(self.system.settings.poll_timeout_s):
                     stopping.wait(self.system.settings.poll_timeout_s)
         finally:
             for number, handler in before.items():
@@ -109,7 +109,7 @@ class Running:
         while (left := self._left()) is not None:
             if self._clock.monotonic_s() > deadline_s:
                 raise NotSettled(f"{self.system.name} has not settled after {timeout_s} s: {left}")
-            while self.loop.tick():
+            while self.tick(self.system.settings.poll_timeout_s):
                 pass
 
     def state(self, entity: type[E], key: str) -> E | None:

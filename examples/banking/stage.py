@@ -15,7 +15,6 @@ from repertory.bridge.log.connect import connect
 from repertory.bridge.log.port import Reader
 from repertory.bridge.node.status import Report
 from repertory.bridge.system.client import Client
-from repertory.bridge.system.running import no_fault
 
 #: Passes of named points before a crash strikes at one of them: a few turns of a loop with all its shards.
 _POINTS_MAX = 60
@@ -77,13 +76,13 @@ class InProcess:
     def kill(self) -> bool:
         """Go on working until the point, crash there, and start again."""
         self._points_left = self._random.randint(1, _POINTS_MAX)
-        self._running.fault_point = self._pass
+        self._running.on_kill_point = self._pass
         try:
             while True:
                 self._running.tick()
         except Killed:
             killed_s = time.monotonic()
-        self._running.fault_point = no_fault
+        self._running.on_kill_point = None
         self.watch.look(self.reader, 0.0)
         self.watch.struck(self.reader, dict.fromkeys(self.watch.partitions, killed_s))
         self._running.crash()

@@ -100,13 +100,16 @@ class FaultInjector:
     def _to_point(self, worker: SimulatedWorker) -> str:
         """Have a worker killed at a point; what seldom leads there by itself is brought about."""
         point = KILL_POINTS[self._choices.below(len(KILL_POINTS), "point")]
-        worker.kill_at = point, 0 if point in ("K12", "K20", "K21") else self._choices.below(3, "pass")
+        worker.kill_at = (
+            point,
+            0 if point in ("revoking", "waiting-for-restart", "stopping") else self._choices.below(3, "pass"),
+        )
         told = f"{worker.name} {point}"
-        if point == "K12" and worker.log.pending:
+        if point == "revoking" and worker.log.pending:
             worker.log.lose(worker.log.pending[0].transaction.shard, twice=False)
-        elif point == "K20":
+        elif point == "waiting-for-restart":
             self._world.handler_faults.armed.append((InjectedEscalation, 1))
-        elif point == "K21" and len(self._world.node.tree.children) > 1:
+        elif point == "stopping" and len(self._world.node.tree.children) > 1:
             self._world.node.supervise(Remove(worker.name))
         return told
 

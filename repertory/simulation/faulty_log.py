@@ -8,10 +8,11 @@ while, outlive the worker that sent it, and arrive when somebody else has the sh
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from repertory.bridge import kill_points
 from repertory.bridge.log.port import (
     Aborted,
     Append,
@@ -37,10 +38,18 @@ class FaultyLog:
     """Faults are armed from outside and happen at the next opportunity."""
 
     def __init__(
-        self, inner: Log, appender: Appender, worker: str, clock: VirtualClock, monitor: CommitMonitor,
-        passed: Callable[[str], None] = lambda _: None, *, piece: int = 0, events: int = 0, markers: int = 0,
-    ) -> None:  # fmt: skip
-        self._inner, self._worker, self._clock, self._monitor, self._passed = inner, worker, clock, monitor, passed
+        self,
+        inner: Log,
+        appender: Appender,
+        worker: str,
+        clock: VirtualClock,
+        monitor: CommitMonitor,
+        *,
+        piece: int = 0,
+        events: int = 0,
+        markers: int = 0,
+    ) -> None:
+        self._inner, self._worker, self._clock, self._monitor = inner, worker, clock, monitor
         self._appender = appender
         self._piece, self._events, self._markers = piece, events, markers
         #: What the log has said and nobody has heard. The first of it may be what is left of a longer event.
@@ -71,7 +80,7 @@ class FaultyLog:
             self._take_in(event)
         events = list(self._deliver())
         if any(isinstance(event, Lost) and self._is_under_way(event.shard) for event in events):
-            self._passed("K12")
+            kill_points.reached("revoking")
         if not events and timeout_s > 0:
             self._clock.advance(timeout_s)
         return events

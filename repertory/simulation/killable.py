@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from repertory.bridge import kill_points
 from repertory.bridge.log.embedded.backend import EmbeddedBackend
 from repertory.bridge.log.embedded.log import EmbeddedLog
 from repertory.bridge.log.embedded.store import Connection, Groups, Store
 from repertory.bridge.log.port import Member
 from repertory.bridge.log.record import TopicPartition
-
-#: Is called with the name of each point that is passed; raises where the process dies.
-Passed = Callable[[str], None]
-
-#: What is about to be written, by the last part of its topic's name; else a point is between two partitions.
-_POINTS = {"state": "K18", "dead-letters": "K19"}
 
 
 class KillableStore(Store):
@@ -22,9 +17,9 @@ class KillableStore(Store):
     journal sees to; who dies behind the COMMIT leaves all of it and has never heard so.
     """
 
-    def __init__(self, shared: Store, passed: Passed) -> None:
+    def __init__(self, shared: Store) -> None:
         super().__init__("", shared.settings, shared.clock)
-        self._shared, self._passed = shared, passed
+        self._shared = shared
 
     def connection(self) -> Connection:
         """See ``Store``: the one that all share."""
@@ -35,30 +30,30 @@ class KillableStore(Store):
         first_offsets: dict[TopicPartition, int] = {}
         for place, columns in groups.items():
             if first_offsets:
-                self._passed("K6")
-            if point := _POINTS.get(place.topic.rpartition(".")[2]):
-                self._passed(point)
+                kill_points.reached("producing")
+            if point := kill_points.PRODUCING.get(place.topic.rpartition(".")[2]):
+                kill_points.reached(point)
             first_offsets |= super().append(connection, {place: columns})
         return first_offsets
 
     def _begin(self) -> Connection:
         connection = super()._begin()
         try:
-            self._passed("K5")
+            kill_points.reached("begun")
         except BaseException:
             self._roll_back(connection)
             raise
         return connection
 
     def _commit(self, connection: Connection) -> None:
-        self._passed("K8")
+        kill_points.reached("offset-sent")
         super()._commit(connection)
-        self._passed("K11")
+        kill_points.reached("committed")
 
 
 class KillableBackend(EmbeddedBackend):
     """The log in memory of one run."""
 
-    def log_of(self, member: Member, subscriptions: Sequence[str], passed: Passed) -> EmbeddedLog:
+    def log_of(self, member: Member, subscriptions: Sequence[str]) -> EmbeddedLog:
         """Return the member that a process is."""
-        return EmbeddedLog(KillableStore(self._memory, passed), member, subscriptions)
+        return EmbeddedLog(KillableStore(self._memory), member, subscriptions)

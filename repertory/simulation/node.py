@@ -8,6 +8,7 @@ from collections import deque
 from typing import assert_never
 
 from repertory.actors.shard.shard import COMMAND
+from repertory.bridge import kill_points
 from repertory.bridge.log.port import LogUnavailable, SlotTaken
 from repertory.bridge.region import Escalated
 from repertory.bridge.worker import worker_policy
@@ -102,9 +103,10 @@ class SimulatedNode:
     def _stop(self, worker: SimulatedWorker) -> None:
         """Let a worker drain and leave; one that does not answer is killed."""
         clock = self._kit.clock
+        before, self.turning = self.turning, worker
         try:
             if worker.asleep_until_s <= clock.monotonic_s():
-                worker.fault_point("K21")
+                kill_points.reached("stopping")
                 drained = worker.loop.drain(clock.monotonic_s() + self._kit.swarm.settings.stop_timeout_s)
                 self._kit.probes["drained" if drained else "not drained in time"] += 1
                 del self.workers[worker.name]
@@ -112,6 +114,8 @@ class SimulatedNode:
                 return
         except (Killed, Escalated, LogUnavailable, SlotTaken):
             pass
+        finally:
+            self.turning = before
         self._end(worker)
 
     def _end(self, worker: SimulatedWorker) -> None:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from repertory.bridge.kill_points import POINTS
 from repertory.bridge.system.settings import Settings
 from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.choices import Choices
@@ -19,7 +20,7 @@ from repertory.supervision import Backoff, Directive, Policy, Strategy, restart
 FAULTS: Mapping[str, str] = MappingProxyType(
     {
         "kill": "F1 F10: SIGKILL between two turns; a commit that is under way may still arrive",
-        "kill-at": "F1 F2: SIGKILL at a named point of the loop, of a transaction, of a stop (K1 to K21)",
+        "kill-at": "F1 F2: SIGKILL at a point of the loop, of a transaction, of a stop: see ``bridge/kill_points.py``",
         "abort": "F17 F28 F37: the next commit writes nothing and says so",
         "unknown-written": "F22: the next commit is written, and its owner hears that the outcome is unknown",
         "unknown-lost": "F22: the next commit is not written, and its owner hears that the outcome is unknown",
@@ -51,9 +52,15 @@ FAULTS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+#: Points at which a worker is killed (see ``bridge.kill_points``), all but those that the embedded log has no
+#: counterpart of: there a transaction begins with the offset, nothing is revoked while its owner is asked, and there
+#: are no producers.
+_NOT_HERE = ("produced", "commit-asked", "revoked", "discarding-producer")
+KILL_POINTS = tuple(point for point in POINTS if point not in _NOT_HERE)
+
 #: Rare branches that every long run must have reached, whatever the system.
 PROBES = (
-    *(f"killed at K{number}" for number in (*range(1, 7), 8, 9, 10, 11, 12, *range(14, 22))),
+    *(f"killed at {point}" for point in KILL_POINTS),
     "drained",
     "hidden for a while",
     "not drained in time",
@@ -76,13 +83,6 @@ PROBES = (
     "worker escalated",
     "workers tree escalated",
 )
-
-#: Points at which a worker is killed; see ``bridge.kill_points.POINTS``. In the embedded log a transaction begins with
-#: the offset (so there is no K7), and those that claim and share shards have points too.
-KILL_POINTS = (
-    "K1", "K2", "K3", "K4", "K5", "K6", "K8", "K9", "K10", "K11", "K12", "K14", "K15", "K16", "K17", "K18", "K19",
-    "K20", "K21",
-)  # fmt: skip
 
 
 class InjectedRestart(Exception):

@@ -16,11 +16,11 @@ from repertory.bridge.region import HostedEntity, ShardRegion
 from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.commit_monitor import CommitMonitor
 from repertory.simulation.faulty_log import FaultyLog
-from repertory.simulation.killable import KillableBackend, Passed
+from repertory.simulation.killable import KillableBackend
 from repertory.simulation.swarm import Swarm
 from repertory.simulation.virtual import VirtualClock
 from repertory.simulation.watch import SupervisionMonitor
-from repertory.supervision import Tree, TreeCommand, TreeEvent, WakeAfter
+from repertory.supervision import Tree, TreeCommand, TreeEvent
 
 
 class Killed(BaseException):
@@ -58,17 +58,15 @@ class Kit(msgspec.Struct, frozen=True):
 class WatchedRegion(ShardRegion):
     """A region whose supervision is checked at every step."""
 
-    def __init__(self, kit: Kit, tree: Tree, in_flight: list[int], passed: Passed) -> None:
+    def __init__(self, kit: Kit, tree: Tree, in_flight: list[int]) -> None:
         super().__init__(kit.hosted_entities, tree, kit.directory, kit.system.limits(), in_flight, kit.owner())
-        self._monitor, self._passed = SupervisionMonitor("shards", kit.probes), passed
+        self._monitor = SupervisionMonitor("shards", kit.probes)
 
     def supervise(self, event: TreeEvent, now_s: float) -> tuple[TreeCommand, ...]:
         """See ``ShardRegion``."""
         before = self.tree
         commands = super().supervise(event, now_s)
         self._monitor.saw(before, event, self.tree, commands, now_s)
-        if any(isinstance(command, WakeAfter) for command in commands):
-            self._passed("K20")
         return commands
 
 
@@ -79,23 +77,20 @@ class SimulatedWorker:
         self.name, self.incarnation, self._kit = name, incarnation, kit
         slot = int(name.rpartition("-")[2])
         member = Member(kit.system.name, "node", slot)
-        inner = kit.backend.log_of(member, kit.system.commands_topics(), self.fault_point)
+        inner = kit.backend.log_of(member, kit.system.commands_topics())
         swarm = kit.swarm
         self.log = FaultyLog(
-            inner, kit.backend.appender(), f"{name}#{incarnation}", kit.clock, kit.monitor, self.fault_point,
+            inner, kit.backend.appender(), f"{name}#{incarnation}", kit.clock, kit.monitor,
             piece=swarm.piece, events=swarm.events, markers=swarm.markers,
         )  # fmt: skip
         self.in_flight = [incarnation, 0, 0]
-        self.region = WatchedRegion(
-            kit, Tree(swarm.shards, swarm.strategies[0], slot), self.in_flight, self.fault_point
-        )
+        self.region = WatchedRegion(kit, Tree(swarm.shards, swarm.strategies[0], slot), self.in_flight)
         self.loop = ShardLoop(
             self.log,
             self.region,
             kit.clock,
             poll_timeout_s=0.05,
             report=kit.report,
-            fault_point=self.fault_point,
             deaths=kit.deaths,
         )
         #: Stopped (SIGSTOP) until then; killed then instead, if ``stuck``.
@@ -104,8 +99,8 @@ class SimulatedWorker:
         #: The point at which it is killed, and how often it passes there before.
         self.kill_at: tuple[str, int] | None = None
 
-    def fault_point(self, point: str) -> None:
-        """Die here, if that was armed."""
+    def reached(self, point: str) -> None:
+        """Die at a kill point, if that was armed."""
         if self.kill_at is None or self.kill_at[0] != point:
             return
         if self.kill_at[1]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 
 import msgspec
 
 from repertory.actors.context import Directory
 from repertory.actors.shard.config import AT_LEAST_ONCE
-from repertory.bridge import topics
+from repertory.bridge import kill_points, topics
 from repertory.bridge.hooked import hooked
 from repertory.bridge.log.record import Record
 from repertory.bridge.loop import DOUBT
@@ -78,14 +79,20 @@ class World:
         self._kit = kit
         self._turn = self._idle = 0
         self._digest = hashlib.blake2b(digest_size=16)
+        self._listening = ExitStack()
+        self._listening.enter_context(kill_points.observed_by(self._reached))
         self.node.begin([f"worker-{slot}" for slot in range(self.swarm.workers)])
 
     # --- what it hears ----------------------------------------------------------------------------------------
 
+    def _reached(self, point: str, _later_s: float) -> None:
+        """Hear of a kill point: the worker whose turn it is has reached it."""
+        if (worker := self.node.turning) is not None:
+            worker.reached(point)
+
     def _before_handler(self, cause: str, attempt: int) -> None:
         try:
-            if (worker := self.node.turning) is not None:
-                worker.fault_point("K3")
+            kill_points.reached("handling")
             self.handler_faults.strike(cause, attempt)
         except (Killed, MemoryError):
             self.handler_faults.deaths[cause] += 1
@@ -258,6 +265,7 @@ class World:
 
     def close(self) -> None:
         """Release everything."""
+        self._listening.close()
         for worker in self.node.workers.values():
             worker.log.abandon()
         self.backend.close()

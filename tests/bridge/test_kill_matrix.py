@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from repertory.bridge import kill_points as faults
+from repertory.bridge import kill_points
 from repertory.bridge.node.handle import NodeHandle
 from tests.support.nodes.trial import Trial, application
 
@@ -23,13 +23,23 @@ BURST = 200
 #: A trial's points, one kill after the other: it costs a start, a stop and a verdict, a kill much less.
 KILLS = 5
 #: Points that are passed a few times in a worker's life, and how often at least; the others come with every batch.
-RARE = {"K12": 1, "K13": 1, "K14": 2, "K15": 2, "K16": 2, "K17": 2, "K20": 1, "K21": 1, "K22": 1}
+RARE = {
+    "revoking": 1,
+    "revoked": 1,
+    "claiming": 2,
+    "claimed": 2,
+    "restoring": 2,
+    "restored": 2,
+    "waiting-for-restart": 1,
+    "stopping": 1,
+    "discarding-producer": 1,
+}
 #: Passed as the application stumbles, once in a process that has a counter: first of a trial, while all are fresh.
 #: The successor of a killed worker may be given no counter, and then passes none of them ever.
-ONCE = ("K20", "K22")
+ONCE = ("waiting-for-restart", "discarding-producer")
 #: Points that nobody passes unless shards move, or the node is told to stop.
-MOVING = ("K12", "K13")
-LEAVING = "K21"
+MOVING = ("revoking", "revoked")
+LEAVING = "stopping"
 #: What is not passed within this time will not be passed.
 PASSED_S = 30.0
 #: How long a guest stays, and how many come at most.
@@ -43,7 +53,7 @@ def passing(point: str, number: int) -> int:
 
 def trials(number: int) -> list[tuple[str, ...]]:
     """Return the points of a round's trials: each point once, in other company and order in each round."""
-    points = [point for point in faults.POINTS if point not in (*MOVING, LEAVING, *ONCE)]
+    points = [point for point in kill_points.POINTS if point not in (*MOVING, LEAVING, *ONCE)]
     Random(number).shuffle(points)  # noqa: S311 - no secret
     first = [(point, *(points.pop() for _ in range(KILLS - 1))) for point in ONCE]
     return [*first, *(tuple(points[start : start + KILLS]) for start in range(0, len(points), KILLS))]
@@ -110,9 +120,9 @@ def test_a_worker_may_die_as_shards_move_and_as_it_leaves(
 
 def armed(trial: Trial, monkeypatch: pytest.MonkeyPatch, points: tuple[str, ...], number: int) -> NodeHandle:
     """Start a node of two workers that dies at these points, one after the other; no other node does."""
-    monkeypatch.setenv(faults.VARIABLE, ",".join(f"{point}:{passing(point, number)}" for point in points))
+    monkeypatch.setenv(kill_points.VARIABLE, ",".join(f"{point}:{passing(point, number)}" for point in points))
     node = trial.node("one", workers=2)
-    monkeypatch.delenv(faults.VARIABLE)
+    monkeypatch.delenv(kill_points.VARIABLE)
     return node
 
 
@@ -133,9 +143,9 @@ def killed(trial: Trial) -> int:
     return sum(1 for report in trial.reported("worker-exited") if report["how"] == "SIGKILL")
 
 
-@pytest.mark.parametrize("wanted", ["K23", "K7:0", "K7:x", "K7,", "K7:3,K23"])
+@pytest.mark.parametrize("wanted", ["nowhere", "produced:0", "produced:x", "produced,", "produced:3,nowhere"])
 def test_a_point_that_is_none_is_refused(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A typing error must not look like a system that survives."""
-    monkeypatch.setenv(faults.VARIABLE, wanted)
-    with pytest.raises(ValueError, match="write one of K1"):
-        faults.arm()
+    monkeypatch.setenv(kill_points.VARIABLE, wanted)
+    with pytest.raises(ValueError, match="write one of polled"):
+        kill_points.arm()

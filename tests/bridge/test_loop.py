@@ -23,7 +23,7 @@ from repertory.bridge.log.record import Output, Record
 from repertory.bridge.loop import DOUBTS_MAX
 from repertory.bridge.recovery import Recovery
 from repertory.bridge.region import Escalated
-from repertory.bridge.system.running import Running, no_fault
+from repertory.bridge.system.running import Running
 from repertory.bridge.system.settings import Settings
 from repertory.bridge.system.system import ActorSystem
 from tests.actors.domain import Account, Close, Deposit, Escalating, Pay, Router, Split, Teller, Trip, Withdraw
@@ -175,7 +175,7 @@ class LoopHarness:
             if countdown[0] == 0:
                 raise Crash
 
-        self.running.fault_point = fault
+        self.running.on_kill_point = fault
         died = 0
         while True:
             try:
@@ -188,7 +188,7 @@ class LoopHarness:
                 countdown[0] = left.pop(0) if left else -1
                 self.running.crash()
             else:
-                self.running.fault_point = no_fault
+                self.running.on_kill_point = None
                 return died
 
     def restore(self) -> None:

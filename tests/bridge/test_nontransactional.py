@@ -18,7 +18,6 @@ from repertory.actors.wire import DecodeError, encode
 from repertory.bridge.codec import encode_changelog_record
 from repertory.bridge.log.record import Record
 from repertory.bridge.nontransactional import CountingJournal
-from repertory.bridge.system.running import no_fault
 from repertory.bridge.system.settings import Settings
 from repertory.bridge.system.system import ActorSystem
 from repertory.bridge.topics import SEEN_KEY
@@ -38,7 +37,6 @@ class PlainWorld(LoopHarness):
     def __init__(self, entities: Sequence[Any], *, partitions: int = 2, limits: Settings) -> None:
         limits = msgspec.structs.replace(limits, delivery="at-least-once")
         super().__init__(entities, partitions=partitions, limits=limits)
-        self.backend.point = lambda name: self.running.fault_point(name)  # noqa: PLW0108  it changes
 
     def records(self, topic: str) -> Iterator[Record]:
         """Yield what counts of a topic: each cause once, of a journal only whole turns, of dead letters all."""
@@ -83,12 +81,12 @@ class PlainWorld(LoopHarness):
                 raise Crash
 
         while True:
-            self.running.fault_point = fault
+            self.running.on_kill_point = fault
             try:
                 self.restore()
                 self.running.settle(timeout_s=3_600)
             except Crash:
-                self.running.fault_point = no_fault
+                self.running.on_kill_point = None
                 self.running.crash()
                 late = self.backend.late
                 if draw.random() < 0.5:
@@ -99,7 +97,7 @@ class PlainWorld(LoopHarness):
                 elif draw.random() < 0.3:
                     late.clear()
             else:
-                self.running.fault_point = no_fault
+                self.running.on_kill_point = None
                 return
 
 
@@ -313,8 +311,7 @@ def test_exactly_once_pays_nothing() -> None:
 def test_a_stateful_or_failing_turn_is_a_transaction() -> None:
     """Only what gives the same again goes without; dead letters come once, whatever dies."""
     world = PlainWorld(ALL, partitions=1, limits=Settings())
-    nontransactional: list[str] = []
-    world.backend.point = nontransactional.append
+    appended: list[str] = []
     for sent, appends in (
         ((Account, "a", Deposit(amount=1), True), True),
         ((Account, "a", Withdraw(amount=99), True), True),
@@ -322,10 +319,12 @@ def test_a_stateful_or_failing_turn_is_a_transaction() -> None:
         ((Account, "a", b"?", True), False),
         ((Teller, "t", Trip(times=0), True), False),
     ):
-        nontransactional.clear()
+        appended.clear()
         world.send([sent])
-        world.settle()
-        assert bool(nontransactional) == appends, sent
+        world.restore()
+        world.running.on_kill_point = appended.append
+        world.running.settle()
+        assert ("appending" in appended) == appends, sent
     world.close()
 
 
@@ -382,13 +381,13 @@ def cut_world(**limits: Any) -> PlainWorld:
 
     def second(point: str) -> None:
         appends.append(point)
-        if appends.count("append") == 2:
+        if appends.count("appending") == 2:
             raise Crash
 
-    world.running.fault_point = second
+    world.running.on_kill_point = second
     with pytest.raises(Crash):
         world.running.settle()
-    world.running.fault_point = no_fault
+    world.running.on_kill_point = None
     return world
 
 

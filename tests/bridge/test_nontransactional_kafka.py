@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from repertory.bridge import kill_points as faults
+from repertory.bridge import kill_points
 from repertory.bridge.log.kafka.appender import KafkaAppender
 from repertory.bridge.log.kafka.backend import KafkaBackend
 from repertory.bridge.log.port import OutcomeUnknown, TopicSpec
@@ -47,15 +47,15 @@ def under_load(trial: Trial, seconds: float) -> None:
 def test_workers_may_die_at_each_point_of_a_turn(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is decided again is sent again and dropped, and `verify` finds that everything counted once."""
     trial.send(BURST)
-    monkeypatch.setenv(faults.VARIABLE, ",".join(f"{point}:4" for point in faults.NONTRANSACTIONAL_POINTS))
+    monkeypatch.setenv(kill_points.VARIABLE, ",".join(f"{point}:4" for point in kill_points.NONTRANSACTIONAL_POINTS))
     trial.node("one", workers=2)
-    monkeypatch.delenv(faults.VARIABLE)
+    monkeypatch.delenv(kill_points.VARIABLE)
 
     def died() -> bool:
         if trial.is_done():
             trial.send(BURST)
         deaths = [report for report in trial.reported("worker-exited") if report["how"] == "SIGKILL"]
-        return len(deaths) == len(faults.NONTRANSACTIONAL_POINTS)
+        return len(deaths) == len(kill_points.NONTRANSACTIONAL_POINTS)
 
     trial.until(died, "a worker died at each point")
     trial.until(trial.is_done, "all commands handled")

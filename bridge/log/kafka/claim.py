@@ -21,7 +21,7 @@ from typing import TypeVar
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
 
-from repertory.bridge import kill_points as faults
+from repertory.bridge import kill_points
 from repertory.bridge.log.kafka import hanging
 from repertory.bridge.log.kafka.admin import Admin
 from repertory.bridge.log.kafka.appender import KafkaAppender
@@ -55,8 +55,6 @@ RETRY_WAIT_S = 0.02
 REPLAY_BATCHES_MAX = 8
 #: A worker that is to die after it asked for a commit lives so much longer: the request is out, the answer is not in.
 ANSWER_LOST_S = 0.001
-#: What is about to be produced with the first record of a topic, by the end of its name.
-_POINTS = {"state": "K18", "dead-letters": "K19"}
 #: An idle producer's log lines are served this often.
 IDLE_POLL_S = 1.0
 
@@ -154,7 +152,7 @@ class Claim:
         finally:
             self.settled.set()
             self._close_reader()
-            faults.point("K22")
+            kill_points.reached("discarding-producer")
             self._appender = None
             self._producer = None  # destroys it here, off the poll's thread, without flushing
 
@@ -287,17 +285,17 @@ class Claim:
         offsets = [KafkaPartition(shard.topic, shard.partition, transaction.next_offset)]
         try:
             producer.begin_transaction()
-            faults.point("K5")
+            kill_points.reached("begun")
             firsts = self._produce(producer, transaction.records, deadline_s)
-            faults.point("K7")
+            kill_points.reached("produced")
             slice_s = self._commit_slice_s
             self._sliced(lambda: producer.send_offsets_to_transaction(offsets, membership, slice_s), deadline_s)
-            faults.point("K8")
-            faults.point("K9-sent", ANSWER_LOST_S)
+            kill_points.reached("offset-sent")
+            kill_points.reached("commit-asked", ANSWER_LOST_S)
             self._sliced(lambda: producer.commit_transaction(slice_s), deadline_s)
         except KafkaException as failure:
             return self._failed(error_of(failure), f"committing up to offset {transaction.next_offset}")
-        faults.point("K11")
+        kill_points.reached("committed")
         producer.poll(0)  # log lines of a broken connection are in this queue before the commit returns
         took_s = time.monotonic() - started_s
         if took_s >= slice_s:
@@ -329,8 +327,10 @@ class Claim:
             topic, headers = output.topic, output.headers
             callback = None
             if topic not in counts:
-                faults.point("K6" if counts else "")
-                faults.point(_POINTS.get(topic.rpartition(".")[2], ""))
+                if counts:
+                    kill_points.reached("producing")
+                if point := kill_points.PRODUCING.get(topic.rpartition(".")[2]):
+                    kill_points.reached(point)
                 counts[topic] = self._admin.partition_count(topic) or 0
                 callback = note
             if not 0 <= output.partition < counts[topic]:
@@ -364,8 +364,8 @@ class Claim:
         appender = self._appender = self._appender or KafkaAppender(self._config, self._admin, gapless=True)
         firsts: dict[str, int] = {}
         try:
-            for point, outputs in (("P1", append.outputs), ("P2", append.journal)):
-                faults.point(point)
+            for point, outputs in (("appending", append.outputs), ("appending-journal", append.journal)):
+                kill_points.reached(point)
                 if self._void.is_set():
                     raise _VoidedError
                 if self._lease.over():  # Nothing else keeps a sleeper from writing on.
@@ -373,7 +373,7 @@ class Claim:
                     self._answer(Aborted(self.shard, text, routine=True))
                     return False
                 if outputs is append.journal:
-                    faults.point("P2-sent", ANSWER_LOST_S)
+                    kill_points.reached("journal-sent", ANSWER_LOST_S)
                 offsets = appender.append(outputs) if outputs else ()
                 for output, offset in zip(outputs, offsets, strict=True):
                     firsts.setdefault(output.topic, offset)
@@ -381,7 +381,7 @@ class Claim:
             return self._unknown(f"{failure}")
         if -1 in firsts.values():
             return self._unknown("the broker did not tell where the records stand")
-        faults.point("P3")
+        kill_points.reached("appended")
         self._answer(Committed(self.shard, firsts))
         return True
 

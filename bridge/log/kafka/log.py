@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from confluent_kafka import Message
 
-from repertory.bridge import kill_points as faults
+from repertory.bridge import kill_points
 from repertory.bridge.log.kafka.admin import Admin
 from repertory.bridge.log.kafka.claim import Claim, Inbox
 from repertory.bridge.log.kafka.config import KafkaConfig
@@ -394,7 +394,8 @@ class KafkaLog:
     def revoked(self, shards: Sequence[TopicPartition], reason: str, *, lost: bool) -> None:
         """See ``Listener``. A commit under way may finish first, within bounds."""
         leaving = {where: self._shards[where] for where in shards if where in self._shards}
-        faults.point("K12" if leaving else "")
+        if leaving:
+            kill_points.reached("revoking")
         if not lost:
             self._await_commits(leaving.values(), time.monotonic() + REVOKE_WAIT_S)
             self._drain()
@@ -402,7 +403,8 @@ class KafkaLog:
             self._drop_claim(where, shard)
             del self._shards[where]
             self._events.append(Lost(where, reason))
-        faults.point("K13" if leaving else "")
+        if leaving:
+            kill_points.reached("revoked")
 
     def proved(self, asked_s: float) -> None:
         """See ``Listener``. A proof that waited while the process slept is none."""

@@ -239,7 +239,9 @@ def test_generated_commands_are_those_of_the_handlers() -> None:
 # --- what the simulator does ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("point", "events"), [("K5", 0), ("K6", 0), ("K18", 0), ("K8", 0), ("K11", 1)])
+@pytest.mark.parametrize(
+    ("point", "events"), [("begun", 0), ("producing", 0), ("producing-state", 0), ("offset-sent", 0), ("committed", 1)]
+)
 def test_who_dies_within_a_transaction_leaves_nothing_and_behind_it_everything(point: str, events: int) -> None:
     """A death before the COMMIT undoes the whole transaction, one behind it none of it; either way it happens once."""
     world = one_account()
@@ -283,7 +285,7 @@ def test_a_node_that_is_lost_is_followed_by_one_that_knows_nothing_of_its_deaths
     world = one_account()
     (worker,) = world.node.workers.values()
     world.settle()
-    worker.kill_at = "K3", 0
+    worker.kill_at = "handling", 0
     world.clients.add((Account.deposit, "a", Deposit(amount=1)))
     world.clients.send(1)
     while worker.name in world.node.workers:

@@ -734,7 +734,7 @@ class CrashError(Exception):
     """The worker dies here."""
 
 
-POINTS = ("K1", "K2", "K4", "K9", "K10", "K14", "K15", "K16", "K17")
+POINTS = ("polled", "queued", "decided", "handed-over", "commit-heard", "claiming", "claimed", "restoring", "restored")
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -751,7 +751,7 @@ def test_whatever_crashes_whenever_leaves_a_log_that_passes(seed: int, crashes: 
                     plan.pop(0)
                     raise CrashError
 
-        world.running.fault_point = fault
+        world.running.on_kill_point = fault
         for _ in range(4):
             load(world, draw, 25)
             while True:

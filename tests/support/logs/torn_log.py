@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from repertory.bridge import kill_points
 from repertory.bridge.log.embedded.backend import EmbeddedBackend
 from repertory.bridge.log.port import Append, Appender, Committed, Log, LogEvent, Member
 from repertory.bridge.log.record import Output, TopicPartition
 
 
 class TornBackend(EmbeddedBackend):
-    """A log in memory whose appends can be cut at every record. ``point`` is passed before each, and may raise.
+    """A log in memory whose appends can be cut at every record: the kill point ``appending`` is reached before each.
 
     ``late``: what was cut off. A worker that was replaced and wakes up may append it, whoever has the shard by then.
     """
-
-    point: Callable[[str], None] = staticmethod(lambda _: None)
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -53,14 +52,14 @@ class TornLog:
         firsts: dict[str, int] = {}
         for index, output in enumerate(outputs):
             try:
-                self._backend.point("append")
+                kill_points.reached("appending")
             except BaseException:
                 self._backend.late += outputs[index:]
                 self._backend.torn += index > 0
                 raise
             (offset,) = self._appender.append([output])
             firsts.setdefault(output.topic, offset)
-        self._backend.point("appended")
+        kill_points.reached("appended")
         self._firsts[append.shard] = firsts
         self._inner.append(msgspec.structs.replace(append, outputs=(), journal=()))
 
