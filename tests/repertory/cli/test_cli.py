@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -21,8 +21,12 @@ from repertory.bridge.log.record import Output
 from repertory.supervision.process.node import TOGETHER_S
 from tests.apps import counting
 from tests.support.paths import ROOT
+from tests.support.processes import started, wait_until_ended
 
 TARGET = "tests.apps.counting:system"
+COMMAND = [sys.executable, "-c", "from repertory.cli.app import main; main()"]
+#: What a background job of a shell without job control ignores, under ``nohup``.
+IN_THE_BACKGROUND = [signal.SIGINT, signal.SIGQUIT, signal.SIGHUP]
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -38,9 +42,14 @@ def repertory(tmp_path: Path) -> Run:
     """Run the command in an empty folder."""
 
     def run(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from repertory.cli.app import main; main()", *arguments]
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path, env=environment(extra)
+            [*COMMAND, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=tmp_path,
+            env=environment(extra),
         )
 
     return run
@@ -180,12 +189,17 @@ def test_tail_and_state_name_what_is_missing(repertory: Run) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_drains_and_stops_in_order(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "ignored"),
+    [(signal.SIGTERM, []), (signal.SIGINT, []), (signal.SIGTERM, IN_THE_BACKGROUND)],
+    ids=["SIGTERM", "SIGINT", "SIGTERM-in-the-background"],
+)
+def test_a_signal_drains_and_stops_in_order(
+    tmp_path: Path, number: signal.Signals, ignored: Collection[signal.Signals]
+) -> None:
     """One signal drains, commits, stops in reverse order, exits 0 and leaves no process behind."""
-    log = ["--log", f"sqlite:{tmp_path / 'run.db'}", "--workers", "2"]
-    command = [sys.executable, "-c", "from repertory.cli.app import main; main()", "run", TARGET, *log]
-    with subprocess.Popen(command, env=environment({}), stderr=subprocess.PIPE, text=True) as process:
+    command = [*COMMAND, "run", TARGET, "--log", f"sqlite:{tmp_path / 'run.db'}", "--workers", "2"]
+    with started(command, env=environment({}), stderr=subprocess.PIPE, ignored=ignored) as process:
         assert process.stderr is not None
         seen = ""
         restored = 0
@@ -194,9 +208,11 @@ def test_a_signal_drains_and_stops_in_order(tmp_path: Path, number: signal.Signa
             assert line, seen
             seen += line
             restored += "shard-restored" in line
+        node = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
         rest = process.stderr.read()
         assert process.wait(timeout=60) == 0, seen + rest
+        wait_until_ended(node)
     assert rest.count("worker-drained") == 2, rest
     assert "node-stopped" in rest
 
@@ -204,17 +220,16 @@ def test_a_signal_drains_and_stops_in_order(tmp_path: Path, number: signal.Signa
 @pytest.mark.processes
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     """The second signal kills; the exit code says so."""
-    log = ["--log", f"sqlite:{tmp_path / 'run.db'}"]
-    command = [sys.executable, "-c", "from repertory.cli.app import main; main()", "run", TARGET, *log]
-    with subprocess.Popen(command, env=environment({}), stderr=subprocess.PIPE, text=True) as process:
+    command = [*COMMAND, "run", TARGET, "--log", f"sqlite:{tmp_path / 'run.db'}"]
+    with started(command, env=environment({}), stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         seen = ""
         while "worker-running" not in seen:
             line = process.stderr.readline()
             assert line, seen
             seen += line
-        worker = int(seen.split("pid=")[-1].split()[0])
-        os.kill(worker, signal.SIGSTOP)  # It cannot drain, so the first signal is still being obeyed.
+        worker = psutil.Process(int(seen.split("pid=")[-1].split()[0]))
+        worker.suspend()  # It cannot drain, so the first signal is still being obeyed.
         process.send_signal(signal.SIGTERM)
         while "node-stopping" not in seen:
             line = process.stderr.readline()
@@ -224,9 +239,7 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         process.stderr.read()
         assert process.wait(timeout=60) == 128 + signal.SIGTERM
-    deadline_s = time.monotonic() + 10
-    while Path(f"/proc/{worker}").exists():
-        assert time.monotonic() < deadline_s, "the worker is still there"
+        wait_until_ended([worker])
 
 
 def test_simulate_says_what_it_did(repertory: Run) -> None:
@@ -252,18 +265,25 @@ def test_simulate_shows_a_small_schedule_and_how_to_see_it_again(repertory: Run,
     assert f"run it again: repertory simulate {TARGET} --scenario never --seeds 1 --first-seed 2" in done.stdout
 
 
-def test_simulate_leaves_no_process_behind_on_ctrl_c(tmp_path: Path) -> None:
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("number", "ignored"),
+    [(signal.SIGINT, []), (signal.SIGTERM, []), (signal.SIGTERM, IN_THE_BACKGROUND)],
+    ids=["SIGINT", "SIGTERM", "SIGTERM-in-the-background"],
+)
+def test_simulate_leaves_no_process_behind(
+    tmp_path: Path, number: signal.Signals, ignored: Collection[signal.Signals]
+) -> None:
     """Each job is a process; a signal that ends the command ends them all."""
-    call = [sys.executable, "-c", "from repertory.cli.app import main; main()", "simulate", TARGET]
-    call += ["--seeds", "1000000", "--jobs", "2"]
-    with subprocess.Popen(call, cwd=tmp_path, env=environment({}), stderr=subprocess.DEVNULL) as process:
+    command = [*COMMAND, "simulate", TARGET, "--seeds", "1000000", "--jobs", "2"]
+    with started(command, cwd=tmp_path, env=environment({}), stderr=subprocess.DEVNULL, ignored=ignored) as process:
         jobs: list[psutil.Process] = []
         while len(jobs) < 2:
             assert process.poll() is None
             jobs = psutil.Process(process.pid).children()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.wait(timeout=60) != 0
-    assert not psutil.wait_procs(jobs, timeout=10)[1]
+        wait_until_ended(jobs)
 
 
 def test_simulate_refuses_a_scenario_that_is_none(repertory: Run) -> None:

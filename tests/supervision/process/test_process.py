@@ -23,6 +23,7 @@ import pytest
 from repertory.supervision.process.node import TOGETHER_S
 from repertory.supervision.process.work import Reports
 from tests.support.paths import ROOT
+from tests.support.processes import inherited_signals
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(60)]
 
@@ -47,7 +48,7 @@ class Node:
         }
         read_fd, write_fd = os.pipe()
         self.log = log
-        with log.open("wb") as stderr:
+        with log.open("wb") as stderr, inherited_signals():
             self.process = subprocess.Popen(
                 [sys.executable, str(HERE / "some_node.py"), str(write_fd), json.dumps({**defaults, **told})],
                 pass_fds=[write_fd],
