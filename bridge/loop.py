@@ -32,7 +32,8 @@ from repertory.bridge.log.port import (
 )
 from repertory.bridge.log.record import TopicPartition
 from repertory.bridge.region import AssignedShard, ShardPhase, ShardRegion
-from repertory.bridge.worker_log import Report, WorkerLog
+from repertory.bridge.reports import ReportSink
+from repertory.bridge.worker_log import WorkerLog
 from repertory.supervision import Backoff, Directive, Exited, Failed, Failure, Start, Started, Stop
 
 #: How soon a shard is claimed again after an abort. Never counted as a restart: a log that is out of reach for too
@@ -59,7 +60,7 @@ class ShardLoop:
         *,
         poll_timeout_s: float,
         turns_max_s: float = float("inf"),
-        report: Report = lambda *_, **__: None,
+        report: ReportSink = lambda _report: None,
         progress: Callable[[], None] = lambda: None,
         deaths: Callable[[int], Iterable[tuple[int, int]]] = lambda _number: (),
     ) -> None:

@@ -26,12 +26,14 @@ from repertory.bridge.log.connect import connect, read_kafka_config
 from repertory.bridge.log.port import InvalidSetting, Member, SlotTaken, TopicMismatch
 from repertory.bridge.loop import ShardLoop
 from repertory.bridge.node import in_flight
+from repertory.bridge.reports import WorkerDrained
 from repertory.bridge.system.system import IN_A_NODE
 from repertory.bridge.system.target import TargetError, load_system
 from repertory.supervision import Directive, Policy
 from repertory.supervision.process import lineage
 from repertory.supervision.process.node import run_node
-from repertory.supervision.process.work import Control, Reports, WorkSpec
+from repertory.supervision.process.reports import ReportWriter
+from repertory.supervision.process.work import Control, WorkSpec
 
 
 class ShardHost:
@@ -75,7 +77,7 @@ class ShardHost:
                 loop.tick()
             kill_points.reached("stopping")
             drained = loop.drain(clock.monotonic_s() + system.settings.stop_timeout_s / 2)
-            control.report("worker-drained", complete=drained, commits=loop.commits)
+            control.report(WorkerDrained(complete=drained, commits=loop.commits))
         finally:
             log.close()
             backend.close()
@@ -148,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ping_timeout_s=settings.ping_timeout_s,
         stop_timeout_s=settings.stop_timeout_s,
         progress_timeout_s=settings.progress_timeout_s,
-        report=Reports(options.report_fd),
+        reports=ReportWriter(options.report_fd),
     )
 
 

@@ -6,35 +6,45 @@ A line says what happened, where, and what happens next.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from repertory.actors.shard.turn_result import Incident
+from repertory.bridge.reports import (
+    IncidentReport,
+    ReportSink,
+    ShardAborted,
+    ShardAssigned,
+    ShardFailed,
+    ShardFenced,
+    ShardHandedOver,
+    ShardLost,
+    ShardRestored,
+    ShardRestoring,
+    ShardStalled,
+)
 from repertory.bridge.text import one_line
 from repertory.supervision import Failure
 
 logger = logging.getLogger("repertory")
 
-#: As ``supervision.process.work.Control.report``: an event's name and plain fields.
-Report = Callable[..., None]
-
 
 class WorkerLog:
     """Never blocks, never raises. Owned by one loop."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: ReportSink) -> None:
         self._report = report
 
     def assigned(self, shard: str) -> None:
         """The group gave us a shard."""
-        self._report("shard-assigned", shard=shard)
+        self._report(ShardAssigned(shard=shard))
 
     def restoring(self, shard: str, topic: str, records: int) -> None:
         """A restore is under way."""
-        self._report("shard-restoring", shard=shard, topic=topic, records=records)
+        self._report(ShardRestoring(shard=shard, topic=topic, records=records))
 
     def restored(self, shard: str, records: int, seconds: float) -> None:
         """A shard is ready."""
-        self._report("shard-restored", shard=shard, records=records, seconds=round(seconds, 4))
+        self._report(ShardRestored(shard=shard, records=records, seconds=round(seconds, 4)))
 
     def handed_over(self, shard: str, owner: str, gap_ms: int) -> None:
         """A shard is served again that its last owner had drained and left.
@@ -43,34 +53,34 @@ class WorkerLog:
         """
         gap_s = max(0, gap_ms) / 1000
         _write_line(logging.INFO, "shard %s was handed over by %s; nobody served it for %.2f s", shard, owner, gap_s)
-        self._report("shard-handed-over", shard=shard, owner=owner, gap_s=gap_s)
+        self._report(ShardHandedOver(shard=shard, owner=owner, gap_s=gap_s))
 
     def lost(self, shard: str, reason: str, *, fenced: bool) -> None:
         """A shard is no longer ours."""
         if fenced:
             then = "it waits to be assigned again"
             _write_line(logging.WARNING, "shard %s was fenced (%s); %s", shard, reason, then)
-            self._report("shard-fenced", shard=shard, reason=reason, next=then)
+            self._report(ShardFenced(shard=shard, reason=reason, next=then))
         else:
-            self._report("shard-lost", shard=shard, reason=reason)
+            self._report(ShardLost(shard=shard, reason=reason))
 
     def aborted(self, shard: str, reason: str, delay_s: float, *, routine: bool) -> None:
         """A shard starts over, and nobody is to blame."""
         level = logging.INFO if routine else logging.WARNING
         then = f"it starts over in {delay_s:.2f} s"
         _write_line(level, "shard %s was aborted (%s); %s", shard, reason, then)
-        self._report("shard-aborted", shard=shard, reason=reason, routine=routine, next=then)
+        self._report(ShardAborted(shard=shard, reason=reason, routine=routine, next=then))
 
     def failed(self, shard: str, failure: Failure, then: str) -> None:
         """A shard failed, and its supervisor has decided."""
         _write_line(logging.ERROR, "shard %s failed: %s: %s; %s", shard, failure.error_type, failure.message, then)
-        self._report("shard-failed", shard=shard, error=failure.error_type, reason=failure.message, next=then)
+        self._report(ShardFailed(shard=shard, error=failure.error_type, reason=failure.message, next=then))
 
     def stalled(self, shard: str, reason: str) -> None:
         """A shard has no room for what waits."""
         then = "its partition pauses; retry or drop what is parked"
         _write_line(logging.ERROR, "shard %s takes no commands: %s; %s", shard, reason, then)
-        self._report("shard-stalled", shard=shard, reason=reason, next=then)
+        self._report(ShardStalled(shard=shard, reason=reason, next=then))
 
     def incidents(self, found: Sequence[Incident]) -> None:
         """Commands failed; what becomes of them is being committed."""
@@ -79,10 +89,11 @@ class WorkerLog:
                 logging.WARNING, "%s: %s: %s; %s", incident.where, incident.error, incident.reason, incident.next
             )
             logger.debug("%s", incident.traceback)
-            self._report(
-                "incident", where=incident.where, error=incident.error, reason=incident.reason,
+            report = IncidentReport(
+                where=incident.where, error=incident.error, reason=incident.reason,
                 outcome=incident.outcome, next=incident.next,
             )  # fmt: skip
+            self._report(report)
 
 
 def _write_line(level: int, line: str, *words: object) -> None:

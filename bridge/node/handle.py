@@ -14,11 +14,29 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
+import msgspec
+
 from repertory.bridge.node.publisher import Publisher
 from repertory.bridge.node.report_stream import ReportLines
-from repertory.bridge.node.status import NodeStatus, NodeStatusRecord, Report
+from repertory.bridge.node.status import NodeStatus, NodeStatusRecord
+from repertory.bridge.reports import (
+    IncidentReport,
+    NodeReport,
+    ShardAborted,
+    ShardFailed,
+    ShardFenced,
+    ShardStalled,
+)
 from repertory.bridge.text import one_line
 from repertory.supervision.process.proc import pid_start
+from repertory.supervision.process.reports import (
+    Escalated,
+    Report,
+    WorkerExited,
+    WorkerFailed,
+    WorkerKilled,
+    WorkerStarted,
+)
 
 #: Added to the node's own stop timeout before it is killed: it ends its children and itself within this.
 STOP_GRACE_S = 15.0
@@ -87,7 +105,7 @@ class NodeHandle:
         """Return what the reports so far amount to: workers, counters, the last incidents. Any thread may ask."""
         return self._status.record(time.time_ns() // 1_000_000)
 
-    def poll(self, timeout_s: float) -> list[Report]:
+    def poll(self, timeout_s: float) -> list[NodeReport]:
         """Return the reports that have come; wait up to ``timeout_s`` for the first. Empty also when the node ended."""
         if self._read_fd is None:
             return []
@@ -95,10 +113,10 @@ class NodeHandle:
             return []
         reports = list(self._read())
         for report in reports:
-            self._note(report)
+            self._take(report)
         return reports
 
-    def _read(self) -> Iterator[Report]:
+    def _read(self) -> Iterator[NodeReport]:
         assert self._read_fd is not None
         try:
             while chunk := os.read(self._read_fd, 1 << 16):
@@ -113,14 +131,16 @@ class NodeHandle:
         if self._publisher is not None:
             self._publisher.changed()
 
-    def _note(self, report: Report) -> None:
-        worker, pid = str(report.get("worker")), report.get("pid")
-        if report["event"] == "worker-started" and isinstance(pid, int):
-            self.workers[worker] = pid
-        elif report["event"] in _ENDS and self.workers.get(worker, pid) == pid:
-            self.workers.pop(worker, None)
-        if isinstance(lost := report.get("dropped"), int):
-            self.reports_lost += lost
+    def _take(self, report: NodeReport) -> None:
+        match report:
+            case WorkerStarted(worker=worker, pid=pid):
+                self.workers[worker] = pid
+            case WorkerExited(worker=worker, pid=pid) | WorkerKilled(worker=worker, pid=pid):
+                if self.workers.get(worker) == pid:
+                    del self.workers[worker]
+            case _:
+                pass
+        self.reports_lost += report.dropped
         if self._status.take(report) and self._publisher is not None:
             self._publisher.changed()
 
@@ -175,16 +195,21 @@ class NodeHandle:
 
 
 def log_report(report: Report) -> None:
-    """Write one report as a log line: what, who, and what is known of it."""
-    fields = " ".join(f"{name}={value}" for name, value in report.items() if name not in _UNSAID and value is not None)
-    level = logging.WARNING if report["event"] in _WARNINGS else logging.INFO
-    if report["event"] in _SAID:
-        level = logging.DEBUG
-    logger.log(level, "%s %s", report["event"], one_line(fields))
+    """Write one report as a log line: the event, the worker, and the fields that are known."""
+    fields = msgspec.to_builtins(report)
+    shown = " ".join(f"{name}={value}" for name, value in fields.items() if name not in _NOT_SHOWN)
+    logger.log(_level(report), "%s %s", report.event, one_line(shown))
 
 
-_ENDS = frozenset({"worker-exited", "worker-failed", "worker-killed"})
-_UNSAID = frozenset({"event", "at_s", "traceback"})
-_WARNINGS = frozenset({"worker-failed", "worker-killed", "escalated"})
-#: What a worker has written a line about already; see ``bridge.worker_log``.
-_SAID = frozenset({"incident", "shard-aborted", "shard-fenced", "shard-failed", "shard-stalled"})
+def _level(report: Report) -> int:
+    match report:
+        case IncidentReport() | ShardAborted() | ShardFenced() | ShardFailed() | ShardStalled():
+            return logging.DEBUG  # The worker has logged it; see `bridge.worker_log`.
+        case WorkerFailed() | WorkerKilled() | Escalated():
+            return logging.WARNING
+        case _:
+            return logging.INFO
+
+
+#: Fields of a report that its log line leaves out.
+_NOT_SHOWN = frozenset({"event", "at_s", "traceback"})

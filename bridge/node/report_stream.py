@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import msgspec
 
-from repertory.bridge.node.status import Report
+from repertory.bridge.reports import NodeReport
 
-#: A line is never longer than the kernel keeps whole (`supervision.process.work.Reports`); what is longer is none.
+#: The writers keep their lines far shorter (`supervision.process.reports.ReportWriter`); longer lines are discarded.
 LINE_BYTES_MAX = 1 << 16
 
-_decode = msgspec.json.Decoder(dict[str, str | int | float | bool | None]).decode
+_decoder: msgspec.json.Decoder[NodeReport] = msgspec.json.Decoder(NodeReport)
 
 
 class ReportLines:
@@ -26,14 +26,14 @@ class ReportLines:
         self._rest = bytearray()
         self._skips = False
 
-    def feed(self, chunk: bytes) -> Iterator[Report]:
+    def feed(self, chunk: bytes) -> Iterator[NodeReport]:
         """Take what was read, and yield the reports that are complete with it."""
         *ends, rest = chunk.split(b"\n")
         for end in ends:
             line, skips = bytes(self._rest + end), self._skips
             self._rest.clear()
             self._skips = False
-            report = None if skips else _report(line)
+            report = None if skips else _decoded(line)
             if report is None:
                 self.lost += 1
             else:
@@ -44,9 +44,8 @@ class ReportLines:
             self._skips = True
 
 
-def _report(line: bytes) -> Report | None:
+def _decoded(line: bytes) -> NodeReport | None:
     try:
-        report = _decode(line)
-    except (ValueError, RecursionError):  # msgspec's own errors are ValueErrors, and so is bad UTF-8
+        return _decoder.decode(line)
+    except (ValueError, RecursionError):  # msgspec's own errors are ValueErrors, and so is invalid UTF-8
         return None
-    return report if isinstance(report.get("event"), str) else None

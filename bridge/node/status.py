@@ -8,20 +8,45 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from typing import assert_never
 
 import msgspec
 
 from repertory.actors.wire import DecodeError
 from repertory.bridge.node.metrics import Metrics
+from repertory.bridge.reports import (
+    IncidentReport,
+    NodeReport,
+    ShardAborted,
+    ShardAssigned,
+    ShardFailed,
+    ShardFenced,
+    ShardHandedOver,
+    ShardLost,
+    ShardRestored,
+    ShardRestoring,
+    ShardStalled,
+    WorkerDrained,
+)
+from repertory.supervision.process.reports import (
+    Escalated,
+    NodeStarted,
+    NodeStopped,
+    NodeStopping,
+    WorkerDown,
+    WorkerExited,
+    WorkerFailed,
+    WorkerKilled,
+    WorkerRunning,
+    WorkerStarted,
+    WorkerWaits,
+)
 
 #: What is kept of incidents: enough to see what goes on, little enough to be written once a second.
 INCIDENTS_MAX = 20
 TEXT_CHARS_MAX = 300
 #: For "restarts in the last hour" restarts are counted by the minute.
 MINUTES_KEPT = 60
-_NUMBER_MAX = 1e12
-
-Report = Mapping[str, str | int | float | bool | None]
 
 
 class NodeIncident(msgspec.Struct, frozen=True):
@@ -69,6 +94,10 @@ class NodeStatusRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Node"
         return sum(count for minute, count in self.restarts.items() if (minute + 1) * 60_000 > since_ms)
 
 
+#: Reports of a worker, and reports of a shard, that the record shows.
+_OfWorker = WorkerStarted | WorkerRunning | WorkerWaits | WorkerExited | WorkerFailed | WorkerKilled | WorkerDown
+_OfShard = IncidentReport | ShardFailed | ShardAborted | ShardFenced | ShardStalled | ShardHandedOver
+
 _decode = msgspec.msgpack.Decoder(NodeStatusRecord).decode
 
 
@@ -91,7 +120,7 @@ class NodeStatus:
         self._state = "starting"
         self._workers: dict[str, WorkerStatus] = {}
         self._restarts: dict[int, int] = {}
-        self._status: list[NodeIncident] = []
+        self._incidents: list[NodeIncident] = []
         #: If the last incident is a handover: how many more it stands for, and the longest gap of all.
         self._handovers = 0, 0.0
 
@@ -100,20 +129,28 @@ class NodeStatus:
         with self._lock:
             return NodeStatusRecord(
                 self._node, self._pid, self._pid_start, self._started_ms, now_ms, self.heartbeat_s,
-                self._state, dict(self._workers), dict(self._restarts), self._metrics.series(), tuple(self._status),
+                self._state, dict(self._workers), dict(self._restarts), self._metrics.series(), tuple(self._incidents),
             )  # fmt: skip
 
-    def take(self, report: Report) -> bool:
-        """Take in one report; return whether it says anything that a record shows."""
-        event, at_ms = str(report["event"]), round(_number(report, "at_s") * 1000)
+    def take(self, report: NodeReport) -> bool:
+        """Take in one report; return whether it changes what a record shows."""
+        at_ms = round(report.at_s * 1000)
         with self._lock:
-            if dropped := int(_number(report, "dropped")):
-                self._metrics.add("repertory_reports_dropped_total", dropped)
-            if event.startswith("worker-"):
-                return self._worker(event, report, at_ms)
-            if event.startswith("node-") or event == "escalated":
-                return self._of_node(event, report, at_ms)
-            return self._shard(event, report, at_ms)
+            if report.dropped:
+                self._metrics.add("repertory_reports_dropped_total", report.dropped)
+            match report:
+                case NodeStarted() | NodeStopping() | NodeStopped() | Escalated():
+                    self._take_node(report, at_ms)
+                    return True
+                case WorkerDrained() | ShardAssigned() | ShardRestoring() | ShardRestored() | ShardLost():
+                    return False
+                case (
+                    WorkerStarted() | WorkerRunning() | WorkerWaits() | WorkerExited() | WorkerFailed()
+                    | WorkerKilled() | WorkerDown()
+                ):  # fmt: skip
+                    return self._take_worker(report, at_ms)
+                case _:
+                    return self._take_shard(report, at_ms)
 
     def end(self, exit_code: int | None) -> None:
         """The node's stream has ended: no process of it is left. It may have been killed before it said so."""
@@ -124,129 +161,112 @@ class NodeStatus:
 
     # --- the node and its workers -----------------------------------------------------------------------------
 
-    def _of_node(self, event: str, report: Report, at_ms: int) -> bool:
-        match event:
-            case "node-started":
+    def _take_node(self, report: NodeStarted | NodeStopping | NodeStopped | Escalated, at_ms: int) -> None:
+        match report:
+            case NodeStarted():
                 self._state = "running"
-            case "node-stopping":
+            case NodeStopping():
                 self._state = "stopping"
-            case "node-stopped":
-                sentence = str(report.get("sentence") or "")
+            case NodeStopped(sentence=sentence):
                 self._state = f"gave up: {sentence}" if sentence else "stopped"
                 self._workers.clear()
-            case "escalated":
+            case Escalated(message=message, where=where):
                 self._metrics.add("repertory_node_escalations_total")
-                self._note(at_ms, "", _field(report, "message"), _field(report, "where"), "the node gives up")
+                self._add_incident(at_ms, "", message, where, "the node gives up")
             case _:
-                return False
-        return True
+                assert_never(report)
 
-    def _worker(self, event: str, report: Report, at_ms: int) -> bool:
-        name = _field(report, "worker")
+    def _take_worker(self, report: _OfWorker, at_ms: int) -> bool:
+        name = report.worker
         known = self._workers.get(name)
         restarts = 0 if known is None else known.restarts
-        match event:
-            case "worker-started":
+        match report:
+            case WorkerStarted(pid=pid):
                 if known is not None:
                     restarts += 1
-                    self._restarted(name, at_ms)
-                self._workers[name] = WorkerStatus(int(_number(report, "pid")), "starting", at_ms, restarts)
-            case "worker-running" if known is not None:
+                    self._count_restart(name, at_ms)
+                self._workers[name] = WorkerStatus(pid, "starting", at_ms, restarts)
+            case WorkerRunning():
+                if known is None:
+                    return False
                 self._workers[name] = WorkerStatus(known.pid, "running", at_ms, restarts)
-            case "worker-exited":
-                state = f"ended with {_field(report, 'how')}"
-                self._workers[name] = WorkerStatus(0, state, at_ms, restarts)
-            case "worker-killed":
-                self._metrics.add("repertory_worker_kills_total", worker=name, reason=_field(report, "reason"))
-            case "worker-failed":
-                what = f"{_field(report, 'error_type')}: {_field(report, 'message')}"
-                self._note(at_ms, name, what, _field(report, "where"), "its supervisor decides")
-            case "worker-waits":
-                self._decided(name, f"it is started again in {_number(report, 'delay_s'):.2f} s")
-            case "worker-down":
-                self._decided(name, "it stays down")
+            case WorkerExited(how=how):
+                self._workers[name] = WorkerStatus(0, f"ended with {how}", at_ms, restarts)
+            case WorkerKilled(reason=reason):
+                self._metrics.add("repertory_worker_kills_total", worker=name, reason=reason)
+            case WorkerFailed(error_type=error_type, message=message, where=where):
+                self._add_incident(at_ms, name, f"{error_type}: {message}", where, "its supervisor decides")
+            case WorkerWaits(delay_s=delay_s):
+                self._complete_incident(name, f"it is started again in {delay_s:.2f} s")
+            case WorkerDown():
+                self._complete_incident(name, "it stays down")
             case _:
-                return False
+                assert_never(report)
         return True
 
-    def _restarted(self, worker: str, at_ms: int) -> None:
+    def _count_restart(self, worker: str, at_ms: int) -> None:
         self._metrics.add("repertory_worker_restarts_total", worker=worker)
         minute = at_ms // 60_000
         self._restarts[minute] = self._restarts.get(minute, 0) + 1
         for old in [each for each in self._restarts if each <= minute - MINUTES_KEPT]:
             del self._restarts[old]
 
-    def _decided(self, worker: str, then: str) -> None:
+    def _complete_incident(self, worker: str, then: str) -> None:
         """Say of a worker's failure what its supervisor made of it: that is known a moment later."""
-        for at in range(len(self._status) - 1, -1, -1):
-            if self._status[at].worker == worker and self._status[at].where.startswith(worker):
-                self._status[at] = msgspec.structs.replace(self._status[at], next=then)
+        for at in range(len(self._incidents) - 1, -1, -1):
+            if self._incidents[at].worker == worker and self._incidents[at].where.startswith(worker):
+                self._incidents[at] = msgspec.structs.replace(self._incidents[at], next=then)
                 return
 
     # --- shards and entities ----------------------------------------------------------------------------------
 
-    def _shard(self, event: str, report: Report, at_ms: int) -> bool:
-        worker, shard, then = _field(report, "worker"), _field(report, "shard"), _field(report, "next")
-        what = _field(report, "reason")
-        match event:
-            case "incident":
-                entity = _field(report, "where").partition("/")[0]
-                outcome = _field(report, "outcome")
-                self._metrics.add("repertory_incidents_total", entity=entity, outcome=outcome)
-                self._note(at_ms, worker, f"{_field(report, 'error')}: {what}", _field(report, "where"), then)
-            case "shard-failed":
+    def _take_shard(self, report: _OfShard, at_ms: int) -> bool:
+        match report:
+            case IncidentReport(where=where, error=error, reason=reason, outcome=outcome):
+                self._metrics.add("repertory_incidents_total", entity=where.partition("/")[0], outcome=outcome)
+                self._add_incident(at_ms, report.worker, f"{error}: {reason}", where, report.next)
+            case ShardFailed(shard=shard, error=error, reason=reason):
                 self._metrics.add("repertory_shard_failures_total", shard=shard)
-                self._note(at_ms, worker, f"{_field(report, 'error')}: {what}", shard, then)
-            case "shard-aborted":
+                self._add_incident(at_ms, report.worker, f"{error}: {reason}", shard, report.next)
+            case ShardAborted(shard=shard, reason=reason, routine=routine):
                 self._metrics.add("repertory_shard_aborts_total", shard=shard)
-                if report.get("routine"):
+                if routine:
                     return False
-                self._note(at_ms, worker, what, shard, then)
-            case "shard-fenced":
+                self._add_incident(at_ms, report.worker, reason, shard, report.next)
+            case ShardFenced(shard=shard, reason=reason):
                 self._metrics.add("repertory_shard_fencings_total", shard=shard)
-                self._note(at_ms, worker, f"fenced: {what}", shard, then)
-            case "shard-handed-over":
-                self._handed_over(report, at_ms, worker, shard)
-            case "shard-stalled":
+                self._add_incident(at_ms, report.worker, f"fenced: {reason}", shard, report.next)
+            case ShardStalled(shard=shard, reason=reason):
                 self._metrics.add("repertory_shard_stalls_total", shard=shard)
-                self._note(at_ms, worker, f"takes no commands: {what}", shard, then)
+                self._add_incident(at_ms, report.worker, f"takes no commands: {reason}", shard, report.next)
+            case ShardHandedOver():
+                self._add_handover(report, at_ms)
             case _:
-                return False
+                assert_never(report)
         return True
 
-    def _handed_over(self, report: Report, at_ms: int, worker: str, shard: str) -> None:
+    def _add_handover(self, report: ShardHandedOver, at_ms: int) -> None:
         """Count a planned handover; those of one node to one worker are one entry, which names the longest gap."""
-        gap_s = float(report.get("gap_s") or 0)
+        worker, gap_s = report.worker, report.gap_s
         self._metrics.add("repertory_handovers_total")
         self._metrics.add("repertory_handover_gap_seconds_total", gap_s)
-        what = f"handed over by {_field(report, 'owner')}"
-        last, others = self._status[-1] if self._status else None, 0
+        what = f"handed over by {report.owner}"
+        last, others = self._incidents[-1] if self._incidents else None, 0
         if last is not None and (last.worker, last.what) == (worker, what):
-            self._status.pop()
+            self._incidents.pop()
             others, gap_s = self._handovers[0] + 1, max(gap_s, self._handovers[1])
         self._handovers = others, gap_s
-        where = f"{shard} and {others} more" if others else shard
+        where = f"{report.shard} and {others} more" if others else report.shard
         then = f"served again, after a gap of at most {gap_s:.2f} s"
-        self._status.append(NodeIncident(at_ms, worker, what, where, then))
-        del self._status[:-INCIDENTS_MAX]
+        self._incidents.append(NodeIncident(at_ms, worker, what, where, then))
+        del self._incidents[:-INCIDENTS_MAX]
 
-    def _note(self, at_ms: int, worker: str, what: str, where: str, then: str) -> None:
+    def _add_incident(self, at_ms: int, worker: str, what: str, where: str, then: str) -> None:
         """Keep an incident; one that is just like the last is counted there, so that a loop drives nothing else out."""
         incident = NodeIncident(at_ms, worker, what[:TEXT_CHARS_MAX], where[:TEXT_CHARS_MAX], then[:TEXT_CHARS_MAX])
-        last = self._status[-1] if self._status else None
+        last = self._incidents[-1] if self._incidents else None
         if last and (last.worker, last.what, last.where) == (worker, incident.what, incident.where):
             incident = msgspec.structs.replace(incident, count=last.count + 1)
-            self._status.pop()
-        self._status.append(incident)
-        del self._status[:-INCIDENTS_MAX]
-
-
-def _number(report: Report, name: str) -> float:
-    """Return a number of a report, 0 for what is none or beyond all sense: no report may take its reader down."""
-    value = report.get(name)
-    return float(value) if isinstance(value, int | float) and abs(value) < _NUMBER_MAX else 0.0
-
-
-def _field(report: Report, name: str) -> str:
-    value = report.get(name)
-    return "" if value is None else str(value)
+            self._incidents.pop()
+        self._incidents.append(incident)
+        del self._incidents[:-INCIDENTS_MAX]

@@ -15,6 +15,7 @@ from repertory.bridge import kill_points
 from repertory.bridge.log.clock import Clock, SystemClock
 from repertory.bridge.log.port import Backend, Log, Member, Reader
 from repertory.bridge.loop import ShardLoop
+from repertory.bridge.reports import ReportSink, ShardReport
 from repertory.bridge.system.client import Client
 from repertory.bridge.system.committed import entity_state, stashed_commands
 
@@ -49,7 +50,7 @@ class Running:
         #: after us.
         self.owner = ""
         #: Called with each report of the loop, as ``supervision.process.work.Control.report`` is in a worker process.
-        self.report: Callable[..., None] = lambda *_, **__: None
+        self.report: ReportSink = lambda _report: None
         try:
             system.prepare(backend)
             self.reader: Reader = backend.reader()
@@ -76,8 +77,8 @@ class Running:
         if self.on_kill_point is not None:
             self.on_kill_point(point)
 
-    def _report(self, event: str, **fields: str | int | float | bool | None) -> None:
-        self.report(event, **fields)
+    def _report(self, report: ShardReport) -> None:
+        self.report(report)
 
     def tick(self, timeout_s: float = 0.0) -> bool:
         """Do one turn of the loop; return whether anything happened."""

@@ -13,8 +13,9 @@ from examples.banking.watch import Watch, Watcher
 from repertory import ActorSystem
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.port import Reader
-from repertory.bridge.node.status import Report
+from repertory.bridge.reports import NodeReport, ShardLost, ShardReport, ShardRestored
 from repertory.bridge.system.client import Client
+from repertory.supervision.process.reports import WorkerStarted
 
 #: Passes of named points before a crash strikes at one of them: a few turns of a loop with all its shards.
 _POINTS_MAX = 60
@@ -61,7 +62,7 @@ class InProcess:
 
     def __init__(self, system: ActorSystem, run: str, random: Random) -> None:
         self._running = system.start("memory:")
-        self._running.report = self._note
+        self._running.report = self._take
         self.client, self.reader = self._running.client, self._running.reader
         self._random = random
         self._points_left = 0
@@ -98,10 +99,9 @@ class InProcess:
         if self._points_left <= 0:
             raise Killed
 
-    def _note(self, event: str, **fields: str | int | float | bool | None) -> None:
-        records = fields.get("records")
-        if event == "shard-restored" and self.restarts and isinstance(records, int):
-            self.replayed += records
+    def _take(self, report: ShardReport) -> None:
+        if isinstance(report, ShardRestored) and self.restarts:
+            self.replayed += report.records
 
     def __enter__(self) -> Self:
         return self
@@ -130,7 +130,7 @@ class Workers:
     def work(self) -> None:
         """Take in what the node reports."""
         for report in self._node.poll(_WAIT_S):
-            self._note(report)
+            self._take(report)
         self._watcher.check()
         if self._node.exit_code is not None:
             raise BankDown(f"the workers' node ended by itself with exit code {self._node.exit_code}")
@@ -155,16 +155,18 @@ class Workers:
         if exit_code:
             raise BankDown(f"the workers' node stopped with exit code {exit_code}")
 
-    def _note(self, report: Report) -> None:
+    def _take(self, report: NodeReport) -> None:
         match report:
-            case {"event": "worker-started"}:
+            case WorkerStarted():
                 self._first_starts -= 1
                 self.restarts += self._first_starts < 0
-            case {"event": "shard-restored", "worker": str(worker), "shard": str(shard), "records": int(records)}:
+            case ShardRestored(worker=worker, shard=shard, records=records):
                 self._owners[shard] = worker
                 self.replayed += records if self.restarts else 0
-            case {"event": "shard-lost", "shard": str(shard)}:
+            case ShardLost(shard=shard):
                 self._owners.pop(shard, None)
+            case _:
+                pass
 
     def __enter__(self) -> Self:
         return self

@@ -13,6 +13,7 @@ from repertory.bridge.log.port import Member
 from repertory.bridge.loop import ShardLoop
 from repertory.bridge.node.in_flight import PID
 from repertory.bridge.region import HostedEntity, ShardRegion
+from repertory.bridge.reports import ReportSink
 from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.commit_monitor import CommitMonitor
 from repertory.simulation.faulty_log import FaultyLog
@@ -37,7 +38,7 @@ class Kit(msgspec.Struct, frozen=True):
     monitor: CommitMonitor
     hosted_entities: dict[str, HostedEntity]
     directory: Directory
-    report: Callable[..., None]
+    report: ReportSink
     probes: Counter[str]
     #: What dead workers were handling; see ``bridge.node.in_flight``. Gone with their node.
     dead: list[list[int]]

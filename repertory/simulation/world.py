@@ -20,6 +20,7 @@ from repertory.bridge.hooked import hooked
 from repertory.bridge.log.record import Record
 from repertory.bridge.loop import DOUBT
 from repertory.bridge.region import ShardPhase
+from repertory.bridge.reports import IncidentReport, ShardAborted, ShardFailed, ShardReport
 from repertory.bridge.system.system import ActorSystem, PartitionCounts
 from repertory.simulation.choices import Choices, Source
 from repertory.simulation.clients import ClientCommand, Clients
@@ -98,14 +99,18 @@ class World:
             self.handler_faults.deaths[cause] += 1
             raise
 
-    def _reported(self, event: str, **fields: object) -> None:
-        """Hear what a loop reports: rare branches are counted, and a contradiction in the log is a violation."""
-        self.probes[event] += 1
-        if event == "incident":
-            self._incident(str(fields["error"]), str(fields["where"]), str(fields["reason"]))
-        reason = str(fields.get("reason", ""))
-        if str(fields.get("error", "")).endswith("Inconsistent") or reason.endswith(DOUBT):
-            raise Violation("what is committed can be restored", reason)
+    def _reported(self, report: ShardReport) -> None:
+        """Take in a loop's report: rare branches are counted, and a contradiction in the log is a violation."""
+        self.probes[report.event] += 1
+        match report:
+            case IncidentReport(error=error, where=where, reason=reason):
+                self._incident(error, where, reason)
+            case ShardFailed(error=error, reason=reason) if error.endswith("Inconsistent"):
+                raise Violation("what is committed can be restored", reason)
+            case ShardAborted(reason=reason) if reason.endswith(DOUBT):
+                raise Violation("what is committed can be restored", reason)
+            case _:
+                pass
 
     def _incident(self, error: str, where: str, reason: str) -> None:
         """Hear of a command that a node died of: that counts, as a process's death does, if the node did go down."""

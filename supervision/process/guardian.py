@@ -48,7 +48,18 @@ from repertory.supervision.process.messages import (
     StopWork,
     Up,
 )
-from repertory.supervision.process.work import Control, Reports, WorkSpec
+from repertory.supervision.process.reports import (
+    Escalated,
+    ReportWriter,
+    WorkerDown,
+    WorkerExited,
+    WorkerFailed,
+    WorkerKilled,
+    WorkerRunning,
+    WorkerStarted,
+    WorkerWaits,
+)
+from repertory.supervision.process.work import Control, WorkSpec
 from repertory.supervision.tree import (
     Add,
     Due,
@@ -120,7 +131,7 @@ class SupervisedProcess(Actor):  # type: ignore[misc] # Thespian has no types
         self._start, self._parent = message, sender
         spec, incarnation = message.spec, message.incarnation
         on_started = partial(self._say, Up(spec.name, incarnation))
-        self._control = Control(spec.name, incarnation, Reports(message.report_fd), on_started)
+        self._control = Control(spec.name, incarnation, ReportWriter(message.report_fd), on_started)
         self._pong()  # before the work can take the GIL for good: its stack must be written also then
         threading.Thread(target=self._run_work, args=(spec, self._control), name="data", daemon=True).start()
 
@@ -181,7 +192,7 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
     def __init__(self) -> None:
         _take_over_process()
         self._begin: Begin
-        self._reports: Reports
+        self._reports: ReportWriter
         self._tree: Tree
         self._specs: dict[str, WorkSpec] = {}
         self._hosts: dict[str, Host] = {}
@@ -221,7 +232,7 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
 
     def _start_all(self, begin: Begin) -> None:
         self._begin = begin
-        self._reports = Reports(begin.report_fd)
+        self._reports = ReportWriter(begin.report_fd)
         self._tree = Tree(begin.policy, begin.strategy, seed=os.getpid())
         self._specs = {spec.name: spec for spec in begin.specs}
         for name in self._specs:
@@ -248,7 +259,7 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
                 if limit_s is not None and silent_s > limit_s and not host.stopping:
                     self._kill(host, f"no progress for {silent_s:.1f} s{_in(doing)}", "progress")
             case Up():
-                self._report("worker-running", host)
+                self._reports.write(WorkerRunning(worker=host.worker, incarnation=host.incarnation, pid=host.pid))
                 self._step(Started(host.worker, host.incarnation))
             case LastWord(failure=failure):
                 host.failure = failure
@@ -261,13 +272,12 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
         """A process is dead: only now does the machine hear of it, so no two incarnations ever live together."""
         how = host.gone()
         del self._hosts[host.worker]
-        self._report("worker-exited", host, how=how)
+        self._reports.write(WorkerExited(worker=host.worker, incarnation=host.incarnation, pid=host.pid, how=how))
         failure = host.failure
         if failure is None and not host.stopping:
             failure = Failure("ProcessExited", f"ended with {how}", f"{host.worker}#{host.incarnation}")
         if failure is not None:
-            self._reports.emit(
-                "worker-failed",
+            failed = WorkerFailed(
                 worker=host.worker,
                 incarnation=host.incarnation,
                 error_type=failure.error_type,
@@ -275,9 +285,10 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
                 where=failure.where,
                 traceback=failure.traceback,
             )
+            self._reports.write(failed)
             self._step(Failed(host.worker, host.incarnation, self._tree.policy.of_one_gone(failure)))
             if self._tree.child(host.worker).phase is ChildPhase.STOPPED:
-                self._report("worker-down", host)
+                self._reports.write(WorkerDown(worker=host.worker, incarnation=host.incarnation, pid=host.pid))
         self._step(Exited(host.worker, host.incarnation))
 
     def _look_around(self, now_s: float) -> None:
@@ -315,11 +326,11 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
                     case Stop():
                         self._stop(command)
                     case WakeAfter(worker, incarnation, delay_s):
-                        self._reports.emit("worker-waits", worker=worker, incarnation=incarnation, delay_s=delay_s)
+                        self._reports.write(WorkerWaits(worker=worker, incarnation=incarnation, delay_s=delay_s))
                         self._due[Due(worker, incarnation)] = time.monotonic() + delay_s
                         self._wake_after(delay_s)
                     case Escalate(failure):
-                        self._reports.emit("escalated", message=failure.message, where=failure.where)
+                        self._reports.write(Escalated(message=failure.message, where=failure.where))
                     case _:
                         assert_never(command)
             self._events.popleft()
@@ -339,7 +350,7 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
         silence = Silence(time.monotonic(), turn_s_max=2 * timeouts.turn_s)
         host = Host(worker, incarnation, address, forked[0].childProc, silence)
         self._hosts[worker] = host
-        self._report("worker-started", host)
+        self._reports.write(WorkerStarted(worker=host.worker, incarnation=host.incarnation, pid=host.pid))
         self.send(address, StartWork(self._specs[worker], incarnation, timeouts, self._begin.report_fd))
 
     def _stop(self, command: Stop) -> None:
@@ -354,7 +365,9 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
 
     def _kill(self, host: Host, why: str, reason: str) -> None:
         """Kill a worker; ``reason`` is why in a word, for counters."""
-        self._report("worker-killed", host, why=why, reason=reason)
+        self._reports.write(
+            WorkerKilled(worker=host.worker, incarnation=host.incarnation, pid=host.pid, why=why, reason=reason)
+        )
         if not host.stopping and host.failure is None:
             host.failure = Failure("Killed", why, f"{host.worker}#{host.incarnation}")
         host.kill()
@@ -385,9 +398,6 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
 
     def _wake_after(self, delay_s: float) -> None:
         self.wakeupAfter(timedelta(seconds=delay_s))
-
-    def _report(self, event: str, host: Host, **fields: str) -> None:
-        self._reports.emit(event, worker=host.worker, incarnation=host.incarnation, pid=host.pid, **fields)
 
 
 def start_guardian(begin: Begin) -> ActorSystem:

@@ -26,7 +26,8 @@ from repertory.supervision.process import lineage, transport
 from repertory.supervision.process.guardian import start_guardian
 from repertory.supervision.process.host import Silence
 from repertory.supervision.process.messages import PING, STOP, Begin, Status, Timeouts
-from repertory.supervision.process.work import Reports, WorkSpec
+from repertory.supervision.process.reports import NodeStarted, NodeStopped, NodeStopping, ReportWriter
+from repertory.supervision.process.work import WorkSpec
 from repertory.supervision.strategy import Strategy
 
 #: A stop that is past its time is the Guardian's to enforce; this is added before the node does it.
@@ -54,7 +55,7 @@ def run_node(
     ping_timeout_s: float,
     stop_timeout_s: float,
     progress_timeout_s: float | None = None,
-    report: Reports,
+    reports: ReportWriter,
 ) -> int:
     """Run the workers until they are told to stop, or until supervision gives up; returns the exit code.
 
@@ -77,16 +78,15 @@ def run_node(
     transport.log_to_stderr()
     with _signals() as signals:
         try:
-            exit_code, sentence = _supervise(tuple(specs), policy, strategy, timeouts, report, signals)
+            exit_code, sentence = _supervise(tuple(specs), policy, strategy, timeouts, reports, signals)
             signals.ignore()
         except StopNow as stop:
             name = signal.Signals(stop.number).name
             exit_code, sentence = 128 + stop.number, f"killed all workers at the second signal ({name})"
         killed, left = lineage.end_children(END_TIMEOUT_S)
     gc.collect()  # Thespian's endpoint of this process closes when it is collected
-    report.emit(
-        "node-stopped", pid=os.getpid(), exit_code=exit_code, sentence=sentence, killed=len(killed), left=len(left)
-    )
+    stopped = NodeStopped(pid=os.getpid(), exit_code=exit_code, sentence=sentence, killed=len(killed), left=len(left))
+    reports.write(stopped)
     if sentence:
         sys.stderr.write(f"repertory: {sentence}\n")
     return exit_code
@@ -144,7 +144,7 @@ def _supervise(
     policy: Policy,
     strategy: Strategy,
     timeouts: Timeouts,
-    report: Reports,
+    reports: ReportWriter,
     signals: _Signals,
 ) -> tuple[int, str]:
     """Start the tree and wait for its end: returns the exit code and, if something went wrong, a sentence."""
@@ -153,11 +153,11 @@ def _supervise(
     with ours, theirs:
         for side in (ours, theirs):
             os.set_blocking(side.fileno(), False)
-        begin = Begin(specs, policy, strategy, timeouts, report.fd, theirs.fileno(), node_pidfd)
+        begin = Begin(specs, policy, strategy, timeouts, reports.fd, theirs.fileno(), node_pidfd)
         try:
             system = start_guardian(begin)
-            report.emit("node-started", pid=os.getpid())
-            end = _wait(ours, timeouts, report, signals)
+            reports.write(NodeStarted(pid=os.getpid()))
+            end = _wait(ours, timeouts, reports, signals)
             if end.exit_code is not None:
                 system.shutdown()  # the Admin and its logger; the Guardian has no children any more
         except Exception as error:  # noqa: BLE001 # Thespian's: nothing may be left of the tree
@@ -167,7 +167,7 @@ def _supervise(
     return (os.EX_SOFTWARE if end.exit_code is None else end.exit_code), end.sentence
 
 
-def _wait(link: socket.socket, timeouts: Timeouts, report: Reports, signals: _Signals) -> Status:
+def _wait(link: socket.socket, timeouts: Timeouts, reports: ReportWriter, signals: _Signals) -> Status:
     """Ping the Guardian until it says how it ended, or until it is gone, silent or late (then without an exit code)."""
     silence = Silence(time.monotonic(), turn_s_max=2 * timeouts.turn_s)
     guardian_pidfd: int | None = None
@@ -181,7 +181,7 @@ def _wait(link: socket.socket, timeouts: Timeouts, report: Reports, signals: _Si
             now_s = time.monotonic()
             if signals.first is not None and stop_by_s is None:
                 stop_by_s = now_s + timeouts.stop_timeout_s + STOP_GRACE_S
-                report.emit("node-stopping", pid=os.getpid(), signal=signals.first.name)
+                reports.write(NodeStopping(pid=os.getpid(), signal=signals.first.name))
                 _send(link, STOP)
             if now_s >= next_ping_s:
                 next_ping_s = now_s + timeouts.turn_s

@@ -6,8 +6,6 @@ thread runs one `Work` and nothing else of ours, so that neither can make the ot
 
 from __future__ import annotations
 
-import os
-import select
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,11 +14,10 @@ from typing import Protocol
 
 import msgspec
 
-#: What reports and arguments are made of: plain data that crosses processes.
-Scalar = str | int | float | bool | None
+from repertory.supervision.process.reports import ReportWriter, WorkerReport
 
-#: Strings of a report are not cut below this; a report that is still too long then is dropped.
-REPORT_TEXT_BYTES_MIN = 64
+#: What a work's arguments are made of: plain data that crosses processes.
+Scalar = str | int | float | bool | None
 
 
 class WorkSpec(msgspec.Struct, frozen=True):
@@ -59,7 +56,7 @@ class Control:
     the control thread calls it. When its answer changes, that is progress too.
     """
 
-    def __init__(self, worker: str, incarnation: int, reports: Reports, on_started: Callable[[], None]) -> None:
+    def __init__(self, worker: str, incarnation: int, reports: ReportWriter, on_started: Callable[[], None]) -> None:
         self.worker = worker
         self.incarnation = incarnation
         #: Set when a graceful stop was asked for. The stop has a deadline; then the process is killed.
@@ -82,9 +79,9 @@ class Control:
         """
         self._progress_s = time.monotonic()
 
-    def report(self, event: str, **fields: Scalar) -> None:
-        """Write a line to the node's report stream, with the worker's name and incarnation."""
-        self._reports.emit(event, worker=self.worker, incarnation=self.incarnation, **fields)
+    def report(self, report: WorkerReport) -> None:
+        """Write a report to the node's report stream, with the worker's name and incarnation."""
+        self._reports.write(msgspec.structs.replace(report, worker=self.worker, incarnation=self.incarnation))
 
     def silence(self) -> tuple[float, str]:
         """Return the seconds since the last sign of progress, 0 until started, and what is under way meanwhile.
@@ -97,45 +94,3 @@ class Control:
         if doing != self._doing:
             self._doing, self._since_s = doing, now_s
         return now_s - max(self._progress_s, self._since_s), doing
-
-
-class Reports:
-    """Writes the node's report stream: one JSON object a line, on a pipe that all processes of the node share.
-
-    A line is shorter than PIPE_BUF (4,096 bytes), so the kernel keeps lines of different processes whole. Writing
-    never blocks and never raises: when the pipe is full, or nobody reads it, the line is dropped and counted, and
-    the next one that gets through carries the count as ``dropped``. Any thread may write.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.dropped = 0
-        os.set_blocking(fd, False)
-        # A program that a worker starts would keep the stream open.
-        os.set_inheritable(fd, False)  # noqa: FBT003 # it takes no keywords
-
-    def emit(self, event: str, **fields: Scalar) -> None:
-        """Write ``{"event": event, "at_s": <Unix time>, **fields}``; long strings lose their beginning."""
-        record: dict[str, Scalar] = {"event": event, "at_s": time.time(), **fields}
-        if self.dropped:
-            record["dropped"] = self.dropped
-        line = _line(record)
-        try:
-            if line is None:
-                self.dropped += 1
-            else:
-                os.write(self.fd, line)
-                self.dropped = 0
-        except OSError:  # full, or nobody reads
-            self.dropped += 1
-
-
-def _line(record: dict[str, Scalar]) -> bytes | None:
-    """Encode in less than PIPE_BUF bytes, halving the longest string until it fits; None if it cannot."""
-    while len(line := msgspec.json.encode(record) + b"\n") > select.PIPE_BUF:
-        texts = {name: value for name, value in record.items() if isinstance(value, str)}
-        longest = max(texts, key=lambda name: len(texts[name]), default=None)
-        if longest is None or len(texts[longest]) < REPORT_TEXT_BYTES_MIN:
-            return None
-        record[longest] = "…" + texts[longest][len(texts[longest]) // 2 :]
-    return line

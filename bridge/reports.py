@@ -1,0 +1,118 @@
+"""What a worker reports of its shards, and the union of all reports of a node.
+
+`bridge.worker_log` makes them; log lines, counters and ``repertory status`` are made from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from repertory.supervision.process.reports import Count, Seconds, SupervisionReport, WorkerReport
+
+
+class ShardAssigned(WorkerReport, frozen=True, kw_only=True, tag="shard-assigned"):
+    """The group assigned a shard to the worker."""
+
+    shard: str
+
+
+class ShardRestoring(WorkerReport, frozen=True, kw_only=True, tag="shard-restoring"):
+    """A recovery is under way: ``records`` were read so far, now from ``topic``."""
+
+    shard: str
+    topic: str
+    records: Count
+
+
+class ShardRestored(WorkerReport, frozen=True, kw_only=True, tag="shard-restored"):
+    """A shard's recovery is complete; it handles commands from now on."""
+
+    shard: str
+    records: Count
+    seconds: Seconds
+
+
+class ShardHandedOver(WorkerReport, frozen=True, kw_only=True, tag="shard-handed-over"):
+    """A shard is served again after its last owner had drained it; nobody served it for ``gap_s``."""
+
+    shard: str
+    owner: str
+    gap_s: Seconds
+
+
+class ShardLost(WorkerReport, frozen=True, kw_only=True, tag="shard-lost"):
+    """The group assigned the shard to somebody else."""
+
+    shard: str
+    reason: str
+
+
+class ShardFenced(WorkerReport, frozen=True, kw_only=True, tag="shard-fenced"):
+    """Another owner of the shard has fenced this one."""
+
+    shard: str
+    reason: str
+    next: str
+
+
+class ShardAborted(WorkerReport, frozen=True, kw_only=True, tag="shard-aborted"):
+    """A shard's transaction was aborted. ``routine``: as part of a normal rebalance."""
+
+    shard: str
+    reason: str
+    routine: bool
+    next: str
+
+
+class ShardFailed(WorkerReport, frozen=True, kw_only=True, tag="shard-failed"):
+    """A shard failed, and its supervisor has decided what follows."""
+
+    shard: str
+    error: str
+    reason: str
+    next: str
+
+
+class ShardStalled(WorkerReport, frozen=True, kw_only=True, tag="shard-stalled"):
+    """A shard's stash is full: it takes no commands."""
+
+    shard: str
+    reason: str
+    next: str
+
+
+class IncidentReport(WorkerReport, frozen=True, kw_only=True, tag="incident"):
+    """A command failed; see ``actors.shard.turn_result.Incident``."""
+
+    where: str
+    error: str
+    reason: str
+    outcome: str
+    next: str
+
+
+class WorkerDrained(WorkerReport, frozen=True, kw_only=True, tag="worker-drained"):
+    """A worker that stops has drained its shards. ``complete``: all of them, in time."""
+
+    complete: bool
+    commits: Count
+
+
+#: What a worker's loop reports of its shards and their commands.
+ShardReport = (
+    ShardAssigned
+    | ShardRestoring
+    | ShardRestored
+    | ShardHandedOver
+    | ShardLost
+    | ShardFenced
+    | ShardAborted
+    | ShardFailed
+    | ShardStalled
+    | IncidentReport
+)
+#: Everything that the processes of a node report.
+NodeReport = SupervisionReport | ShardReport | WorkerDrained
+
+#: What takes a loop's reports. It must not block and must not raise.
+ReportSink = Callable[[ShardReport], None]
