@@ -33,7 +33,7 @@ class ReportLines:
             line, skips = bytes(self._rest + end), self._skips
             self._rest.clear()
             self._skips = False
-            report = None if skips else _decoded(line)
+            report = None if skips or len(line) > LINE_BYTES_MAX else _decoded(line)
             if report is None:
                 self.lost += 1
             else:

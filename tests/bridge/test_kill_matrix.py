@@ -13,6 +13,7 @@ import pytest
 
 from repertory.bridge import kill_points
 from repertory.bridge.node.handle import NodeHandle
+from repertory.supervision.process.reports import WorkerExited, WorkerKilled
 from tests.support.nodes.trial import Trial, application
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes]
@@ -139,8 +140,8 @@ def under_load(trial: Trial, kills: int, limit_s: float = PASSED_S) -> bool:
 
 def killed(trial: Trial) -> int:
     """Count the points that were reached: workers that were killed, and nobody but a point kills one."""
-    assert not trial.reported("worker-killed"), trial.reported("worker-killed")
-    return sum(1 for report in trial.reported("worker-exited") if report["how"] == "SIGKILL")
+    assert not trial.reported(WorkerKilled), trial.reported(WorkerKilled)
+    return sum(1 for report in trial.reported(WorkerExited) if report.how == "SIGKILL")
 
 
 @pytest.mark.parametrize("wanted", ["nowhere", "produced:0", "produced:x", "produced,", "produced:3,nowhere"])

@@ -16,6 +16,7 @@ from repertory.bridge.log.kafka.appender import KafkaAppender
 from repertory.bridge.log.kafka.backend import KafkaBackend
 from repertory.bridge.log.port import OutcomeUnknown, TopicSpec
 from repertory.bridge.log.record import Output
+from repertory.supervision.process.reports import WorkerExited
 from tests.support.nodes.trial import Trial, application
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes]
@@ -54,7 +55,7 @@ def test_workers_may_die_at_each_point_of_a_turn(trial: Trial, monkeypatch: pyte
     def died() -> bool:
         if trial.is_done():
             trial.send(BURST)
-        deaths = [report for report in trial.reported("worker-exited") if report["how"] == "SIGKILL"]
+        deaths = [report for report in trial.reported(WorkerExited) if report.how == "SIGKILL"]
         return len(deaths) == len(kill_points.NONTRANSACTIONAL_POINTS)
 
     trial.until(died, "a worker died at each point")

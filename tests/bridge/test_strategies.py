@@ -11,6 +11,7 @@ import pytest
 from repertory import ActorSystem, Backoff, Command, Directive, Entity, Event, Strategy, command, event, restart
 from repertory.actors.placement import partition_of
 from repertory.bridge.region import Escalated
+from repertory.bridge.reports import ShardReport, ShardRestored
 from repertory.bridge.system.running import Running
 
 
@@ -84,9 +85,9 @@ def running(
             run.tick()
         restored: list[str] = []
 
-        def note(event: str, **fields: object) -> None:
-            if event == "shard-restored":
-                restored.append(str(fields["shard"]))
+        def note(report: ShardReport) -> None:
+            if isinstance(report, ShardRestored):
+                restored.append(report.shard)
 
         run.report = note
         yield run, restored

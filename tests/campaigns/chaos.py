@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from repertory.bridge.node.handle import NodeHandle
+from repertory.supervision.process.reports import WorkerExited
 from tests.support.kafka.broker import BROKER_SESSION_S, Broker, _free_ports
 from tests.support.kafka.namespace import Namespace, NotPermittedError
 from tests.support.kafka.tcp_proxy import RoughProxy
@@ -185,7 +186,7 @@ class Chaos:
     def say(self, what: str) -> None:
         console.print(
             f"{time.monotonic() - self._started_s:7.1f} s  {what}  "
-            f"[dim]({self.trial.sent:,} sent, {len(self.trial.reported('worker-exited'))} worker exits)[/dim]",
+            f"[dim]({self.trial.sent:,} sent, {len(self.trial.reported(WorkerExited))} worker exits)[/dim]",
             highlight=False,
         )
 
@@ -342,8 +343,9 @@ def _table(chaos: Chaos) -> Table:
     for name, count in sorted(chaos.injected.items()):
         table.add_row(name, str(count))
     table.add_row("EndTxn delivered late", str(chaos._proxy.late_requests))
+    counted = Multiset(report.event for report in chaos.trial.reports)
     for event in ("worker-exited", "shard-aborted", "shard-fenced", "shard-lost", "shard-failed", "shard-restored"):
-        table.add_row(f"reports: {event}", str(len(chaos.trial.reported(event))))
+        table.add_row(f"reports: {event}", str(counted[event]))
     table.add_row("nodes that gave up", str(chaos.gave_up))
     table.add_row("commands sent (outcome unknown)", f"{chaos.trial.sent:,} ({len(chaos.trial.unsure):,})")
     return table

@@ -38,11 +38,13 @@ from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.record import Headers, Record
 from repertory.bridge.node.report_stream import LINE_BYTES_MAX, ReportLines
 from repertory.bridge.node.status import NodeStatus, decode_node
+from repertory.bridge.reports import IncidentReport, NodeReport, ShardAborted
 from repertory.bridge.system.committed import entity_state
 from repertory.bridge.system.system import ActorSystem
 from repertory.inspect.readable import readable, readable_key
 from repertory.inspect.shards import shard_status
 from repertory.operate.operator import dead_letter
+from repertory.supervision.process.reports import NodeStopped, WorkerFailed, WorkerStarted, WorkerWaits
 from repertory.supervision.process.transport import FrameError, ReceiveBuffer, Serializer, frame
 from repertory.verify import verify
 from repertory.verify.produced import cause_of
@@ -492,33 +494,32 @@ def readers(session: Session) -> Iterator[None]:
 
 
 def reports(session: Session) -> Iterator[None]:
-    """The report stream of a node: each whole line comes out, all else is counted, and what came out can be told."""
+    """The report stream of a node: each sound line comes out, all else is counted, and what came out can be told."""
     mutator, chance = session.mutator, session.chance
     stream, incidents = ReportLines(), NodeStatus("node", 1, "1", 0)
-    events = ("incident", "worker-started", "worker-waits", "worker-failed", "node-stopped", "shard-aborted", "\0")
     for number in range(40):
-        report: dict[str, object] = {"event": chance.choice(events), "worker": "worker-0", "number": number}
-        report |= {name: chance.choice(ODD) for name in FIELDS if mutator.chance(0.2)}
-        line = msgspec.json.encode(report)
+        report = msgspec.structs.replace(chance.choice(SOUND_REPORTS), at_s=float(number))
+        odd = {name: chance.choice(ODD) for name in FIELDS if mutator.chance(0.1)}
+        line = msgspec.json.encode({**msgspec.to_builtins(report), **odd})
         if is_whole := mutator.chance(0.5):
             data = line + b"\n"
         else:
             data = mutator.damaged(line) if mutator.chance(0.7) else encode(message_for(Keeper, chance))
             longest = LINE_BYTES_MAX // max(1, len(data)) + 1
             data = data * chance.choice((1,) * 30 + (longest,)) + b"\n"
-        found, size = 0, chance.choice((7, 4_096, 100_000)) if len(data) < 9_000 else 4_096
+        found: list[NodeReport] = []
+        lost, size = stream.lost, chance.choice((7, 4_096, 100_000)) if len(data) < 9_000 else 4_096
         while data:
             for got in stream.feed(data[:size]):
-                if not isinstance(got["event"], str):
-                    raise Wrong(f"{got} is no report")
-                found += got == report
+                found.append(got)
                 incidents.take(got)
             data = data[size:]
-        if is_whole and found != 1:
-            raise Wrong(f"the report {number} came out {found} times")
-        session.outcomes["report" if is_whole else "garbage"] += 1
+        if is_whole and len(found) + stream.lost - lost != 1:
+            raise Wrong(f"the report {number} came out {len(found)} times, and {stream.lost - lost} lines were lost")
+        if is_whole and not odd and found != [report]:
+            raise Wrong(f"{report} came out as {found}")
+        session.outcomes["report" if found else "lost line"] += 1
         yield
-    session.outcomes["lines lost"] += stream.lost
     record = msgspec.msgpack.encode(incidents.record(1))
     decode_node(record)
     try:
@@ -530,7 +531,15 @@ def reports(session: Session) -> Iterator[None]:
 
 #: What a report says where a number is expected, and where.
 ODD = (None, True, -1, 0.5, 1e308, -1e308, 1 << 63, -(1 << 63), "x", "", "9" * 5_000)
-FIELDS = ("at_s", "dropped", "pid", "delay_s", "where", "next")
+FIELDS = ("event", "at_s", "dropped", "pid", "delay_s", "where", "next")
+SOUND_REPORTS: tuple[NodeReport, ...] = (
+    IncidentReport(worker="worker-0", where="a/1@2", error="E", reason="no", outcome="parked", next="it is parked"),
+    WorkerStarted(worker="worker-0", incarnation=1, pid=7),
+    WorkerWaits(worker="worker-0", incarnation=1, delay_s=0.5),
+    WorkerFailed(worker="worker-0", incarnation=1, error_type="E", message="no", where="worker-0#1", traceback=""),
+    NodeStopped(pid=1, exit_code=0, sentence="", killed=0, left=0),
+    ShardAborted(worker="worker-0", shard="a/1", reason="no", routine=False, next="it starts over"),
+)
 
 SERIALIZER = Serializer(bytes(range(32)))
 

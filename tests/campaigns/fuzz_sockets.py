@@ -18,6 +18,7 @@ from repertory.bridge.log.connect import connect
 from repertory.bridge.node.handle import NodeHandle
 from repertory.bridge.system.client import Client
 from repertory.bridge.system.committed import entity_state
+from repertory.supervision.process.reports import NodeStopped, WorkerExited, WorkerFailed, WorkerKilled
 from tests.campaigns.byte_mutator import Mutator
 from tests.support.paths import ROOT
 
@@ -92,8 +93,8 @@ class _Target:
     def look(self, timeout_s: float = 0.0) -> None:
         """Take in reports; none may tell of an end."""
         for report in self._node.poll(timeout_s):
-            self.seen.append(str(report["event"]))
-            if report["event"] in ("worker-exited", "worker-failed", "worker-killed", "node-stopped"):
+            self.seen.append(report.event)
+            if isinstance(report, WorkerExited | WorkerFailed | WorkerKilled | NodeStopped):
                 raise Taken(f"a frame was noticed: {report}")
 
     def tell(self) -> None:

@@ -12,6 +12,7 @@ from collections import Counter as Multiset
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 from uuid import uuid4
 
 import pytest
@@ -19,12 +20,13 @@ import pytest
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.port import Backend, Reader
 from repertory.bridge.node.handle import NodeHandle
-from repertory.bridge.node.status import Report
+from repertory.bridge.reports import IncidentReport, NodeReport, ShardFenced, ShardHandedOver, ShardRestored
 from repertory.bridge.system.client import Client
 from repertory.bridge.topics import commands_topic, events_topic
 from repertory.inspect.nodes import node_records
 from repertory.operate.operator import Operator
 from repertory.supervision.process.proc import writer_pid
+from repertory.supervision.process.reports import Report, WorkerExited, WorkerFailed, WorkerKilled, WorkerStarted
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.processes
@@ -33,6 +35,8 @@ pytestmark = pytest.mark.processes
 DEADLINE_S = 90.0
 SESSION_S = 6.0
 
+R = TypeVar("R", bound=Report)
+
 
 class Stage:
     """One system under test on one log, with its nodes, and what its committed records say."""
@@ -40,7 +44,7 @@ class Stage:
     def __init__(self, app: ModuleType, url: str) -> None:
         self.app, self.url = app, url
         self.nodes: list[NodeHandle] = []
-        self.reports: list[Report] = []
+        self.reports: list[NodeReport] = []
         self._backend: Backend = connect(url)
         app.system.prepare(self._backend)
         self._client = Client(app.system, self._backend)
@@ -108,9 +112,9 @@ class Stage:
         """Wait until a node's workers are all there and every shard of the system is restored by somebody."""
         self.until(lambda: len(node.workers) == workers, "all workers started")
 
-    def reported(self, event: str) -> list[Report]:
-        """Return the reports of a kind so far."""
-        return [report for report in self.reports if report["event"] == event]
+    def reported(self, kind: type[R]) -> list[R]:
+        """Return the reports of a type so far."""
+        return [report for report in self.reports if isinstance(report, kind)]
 
     def check(self) -> None:
         """Wait until all is done; then every number was counted exactly once."""
@@ -159,7 +163,7 @@ def test_killed_workers_lose_and_double_nothing(stage: Stage) -> None:
         stage.send(1_000)
         stage.until(lambda n=round_number: sum(stage.added().values()) > n * 1_000, "progress")
         os.kill(list(node.workers.values())[round_number % 2], signal.SIGKILL)
-        stage.until(lambda n=round_number: len(stage.reported("worker-exited")) > n, "the exit was seen")
+        stage.until(lambda n=round_number: len(stage.reported(WorkerExited)) > n, "the exit was seen")
         stage.until_running(node, 2)
     stage.check()
 
@@ -183,7 +187,7 @@ def test_a_worker_that_wakes_up_after_its_session_disturbs_nobody(stage: Stage) 
     stage.send(2_000)
     stage.check()
     stage.until(lambda: "worker-0" in first.workers, "the sleeper's node has a worker")
-    assert not [r for r in stage.reported("worker-failed") if r["error_type"] == "Killed"]
+    assert not [r for r in stage.reported(WorkerFailed) if r.error_type == "Killed"]
 
 
 def test_workers_come_and_go_under_load(stage: Stage) -> None:
@@ -206,9 +210,9 @@ def test_workers_come_and_go_under_load(stage: Stage) -> None:
 def test_a_planned_handover_reports_its_gap(stage: Stage) -> None:
     """A node that stops drains its shards; who serves them next says how long nobody did, and is not cautious."""
     first = stage.node("first")
-    stage.until(lambda: len(stage.reported("shard-restored")) == 4, "the first node has all shards")
+    stage.until(lambda: len(stage.reported(ShardRestored)) == 4, "the first node has all shards")
     second = stage.node("second")
-    stage.until(lambda: len(stage.reported("shard-restored")) == 6, "the second node has its share")
+    stage.until(lambda: len(stage.reported(ShardRestored)) == 6, "the second node has its share")
     stage.send(400)
     stage.check()
     assert second.stop() == 0
@@ -216,13 +220,12 @@ def test_a_planned_handover_reports_its_gap(stage: Stage) -> None:
     stage.send(400)
     stage.check()
 
-    def handed_over() -> list[Report]:
-        found = stage.reported("shard-handed-over")
-        return [report for report in found if str(report["owner"]).startswith("second/")]
+    def handed_over() -> list[ShardHandedOver]:
+        found = stage.reported(ShardHandedOver)
+        return [report for report in found if report.owner.startswith("second/")]
 
     stage.until(lambda: len(handed_over()) == 2, "the gap of each handover is reported")
-    assert all(isinstance(report["gap_s"], float) and report["gap_s"] >= 0 for report in handed_over())
-    assert not [report for report in stage.reported("incident") if report["error"] == "UncleanTakeover"]
+    assert not [report for report in stage.reported(IncidentReport) if report.error == "UncleanTakeover"]
     (entry,) = [entry for entry in first.record().incidents if "second/" in entry.what]
     assert entry.next.startswith("served again")
 
@@ -240,7 +243,7 @@ def test_a_second_node_with_a_live_slot_leaves_with_a_sentence(stage: Stage, cap
     stage.send(500)
     stage.check()
     assert first.exit_code is None
-    assert not [r for r in stage.reported("worker-exited") if r.get("pid") == first.workers["worker-0"]]
+    assert not [r for r in stage.reported(WorkerExited) if r.pid == first.workers["worker-0"]]
 
 
 def test_a_key_that_is_parked_survives_its_worker(stage: Stage) -> None:
@@ -254,7 +257,7 @@ def test_a_key_that_is_parked_survives_its_worker(stage: Stage) -> None:
     stage.send(200)
     stage.check()
     os.kill(node.workers["worker-0"], signal.SIGKILL)
-    stage.until(lambda: len(stage.reported("worker-exited")) > 0, "the exit was seen")
+    stage.until(lambda: len(stage.reported(WorkerExited)) > 0, "the exit was seen")
     stage.send(200)
     stage.check()
     from repertory.inspect.shards import shard_statuses  # noqa: PLC0415
@@ -272,7 +275,7 @@ def test_status_shows_what_failed_when_the_node_is_gone(stage: Stage) -> None:
     stage.send(100)
     stage.check()
     os.kill(node.workers["worker-0"], signal.SIGKILL)
-    stage.until(lambda: len(stage.reported("worker-started")) == 2, "the worker is started again")
+    stage.until(lambda: len(stage.reported(WorkerStarted)) == 2, "the worker is started again")
     running = node.record()
     assert [worker.state for worker in running.workers.values()] in (["starting"], ["running"])
     os.kill(node.pid, signal.SIGKILL)
@@ -304,7 +307,7 @@ def test_records_that_kill_their_process_are_quarantined(stage: Stage, how: str)
     deliveries = list(Operator(stage.app.system, stage._backend).dead_letters())
     assert [(delivery.error, delivery.attempts) for delivery in deliveries] == [("Quarantined", 3)] * 2
     assert node.exit_code is None
-    exits = [report for report in stage.reported("worker-exited") if report["how"] != "SIGKILL"]
+    exits = [report for report in stage.reported(WorkerExited) if report.how != "SIGKILL"]
     assert len(exits) == 6, exits
 
 
@@ -336,7 +339,7 @@ def test_a_record_that_takes_every_node_down_is_quarantined(stage: Stage) -> Non
     assert deaths in (3, 4)
     stage.check()
     assert all(node.exit_code is None for node in stage.nodes)
-    told = [report for report in stage.reported("incident") if report["error"] == "UncleanTakeover"]
+    told = [report for report in stage.reported(IncidentReport) if report.error == "UncleanTakeover"]
     assert told, "an operator is told why commands go one by one"
 
 
@@ -348,8 +351,8 @@ def test_a_handler_may_take_longer_than_a_session(tmp_path: Path, monkeypatch: p
         stage._client.tell(stage.app.Counter.break_down, "c-1", stage.app.Break(how="slow"))
         stage.send(100)
         stage.check()
-        assert not stage.reported("shard-fenced")
-        assert not stage.reported("worker-killed")
+        assert not stage.reported(ShardFenced)
+        assert not stage.reported(WorkerKilled)
 
 
 def test_a_handler_that_hangs_is_killed_and_its_record_quarantined(
@@ -370,7 +373,7 @@ def test_a_handler_that_hangs_is_killed_and_its_record_quarantined(
         assert [(delivery.error, delivery.attempts) for delivery in deliveries] == [("Quarantined", 3)]
         (delivery,) = deliveries
         where = f"in counter/{delivery.source_partition}@{delivery.source_offset} key 'c-1'"
-        told = [str(report["why"]) for report in stage.reported("worker-killed")]
+        told = [report.why for report in stage.reported(WorkerKilled)]
         assert len(told) == 3
         assert all(why.endswith(where) for why in told), told
         logged = capfd.readouterr().err

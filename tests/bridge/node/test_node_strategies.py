@@ -13,7 +13,17 @@ import pytest
 
 from repertory.actors.placement import partition_of
 from repertory.bridge.node.handle import NodeHandle
+from repertory.bridge.reports import ShardFailed, ShardRestored, WorkerDrained
 from repertory.inspect.nodes import node_records
+from repertory.supervision.process.reports import (
+    Escalated,
+    NodeStopped,
+    WorkerExited,
+    WorkerFailed,
+    WorkerReport,
+    WorkerRunning,
+    WorkerStarted,
+)
 from tests.bridge.node.test_node import ROOT, Stage
 
 pytestmark = pytest.mark.processes
@@ -46,14 +56,19 @@ def key_on(partition: int) -> str:
     return next(key for key in map("c-{}".format, range(100)) if partition_of(key.encode(), 4) == partition)
 
 
-def told(stage: Stage, event: str) -> list[str]:
-    """Return of whom something was reported, in that order."""
-    return [str(report.get("shard") or report["worker"]) for report in stage.reported(event)]
+def shards(stage: Stage, kind: type[ShardRestored | ShardFailed]) -> list[str]:
+    """Return of which shards something was reported, in that order."""
+    return [report.shard for report in stage.reported(kind)]
+
+
+def workers(stage: Stage, kind: type[WorkerReport]) -> list[str]:
+    """Return of which workers something was reported, in that order."""
+    return [report.worker for report in stage.reported(kind)]
 
 
 def until_settled(stage: Stage, node: NodeHandle) -> dict[str, int]:
     """Wait until three workers run and each shard is served; return the pids."""
-    stage.until(lambda: len(node.workers) == 3 and len(told(stage, "worker-running")) >= 3, "all workers run")
+    stage.until(lambda: len(node.workers) == 3 and len(workers(stage, WorkerRunning)) >= 3, "all workers run")
     stage.send(300)
     stage.check()
     return dict(node.workers)
@@ -78,15 +93,15 @@ def test_a_killed_worker_restarts_those_that_share_its_fate(
     stage.reports.clear()
     stage.send(2_000)
     os.kill(before["worker-1"], signal.SIGKILL)
-    stage.until(lambda: len(told(stage, "worker-running")) == len(started), "all that were to come back run")
+    stage.until(lambda: len(workers(stage, WorkerRunning)) == len(started), "all that were to come back run")
     stage.check()
-    assert told(stage, "worker-exited") == ["worker-1", *stopped]
-    assert told(stage, "worker-drained") == stopped
-    assert told(stage, "worker-started") == started
-    assert told(stage, "worker-failed") == ["worker-1"]
+    assert workers(stage, WorkerExited) == ["worker-1", *stopped]
+    assert workers(stage, WorkerDrained) == stopped
+    assert workers(stage, WorkerStarted) == started
+    assert workers(stage, WorkerFailed) == ["worker-1"]
     assert {name for name, pid in node.workers.items() if pid == before[name]} == {*before} - {*started}
-    moves = [report["event"] for report in stage.reports if report["event"] in ("worker-exited", "worker-started")]
-    assert moves == ["worker-exited"] * (1 + len(stopped)) + ["worker-started"] * len(started), "all are down first"
+    moves = [type(report) for report in stage.reports if isinstance(report, WorkerExited | WorkerStarted)]
+    assert moves == [WorkerExited] * (1 + len(stopped)) + [WorkerStarted] * len(started), "all are down first"
 
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
@@ -100,18 +115,18 @@ def test_a_failing_shard_restarts_those_that_share_its_fate(
     """They are dropped and restored, once each; no process ends for it, and what they had under way is done once."""
     stage = begin(shard_strategy=strategy)
     node = stage.node("one")
-    stage.until(lambda: sorted(told(stage, "shard-restored")) == list(SHARDS), "all shards are served")
+    stage.until(lambda: sorted(shards(stage, ShardRestored)) == list(SHARDS), "all shards are served")
     pids = dict(node.workers)
     stage.reports.clear()
     stage.send(1_000)
     stage._client.tell(stage.app.Counter.break_down, key_on(1), stage.app.Break(how="stumble"))
     stage.send(1_000)
-    stage.until(lambda: len(told(stage, "shard-restored")) >= len(restored), "all that were to come back are served")
+    stage.until(lambda: len(shards(stage, ShardRestored)) >= len(restored), "all that were to come back are served")
     stage.check()
-    assert sorted(told(stage, "shard-restored")) == list(restored)
-    assert told(stage, "shard-failed") == ["counter/1"]
+    assert sorted(shards(stage, ShardRestored)) == list(restored)
+    assert shards(stage, ShardFailed) == ["counter/1"]
     assert node.workers == pids
-    assert not told(stage, "worker-exited")
+    assert not workers(stage, WorkerExited)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
@@ -121,13 +136,13 @@ def test_a_failure_that_no_level_can_mend_ends_the_node_loudly(
     """Shard, worker, node: each spends its budget and gives up. One line says of what; nothing is lost by it."""
     stage = begin(shards_restarts=1, workers_restarts=2, worker_strategy="rest_for_one")
     node = stage.node("one", workers=2)
-    stage.until(lambda: sorted(told(stage, "shard-restored")) == list(SHARDS), "all shards are served")
+    stage.until(lambda: sorted(shards(stage, ShardRestored)) == list(SHARDS), "all shards are served")
     stage.send(500)
     stage.check()
     stage._client.tell(stage.app.Counter.break_down, key_on(1), stage.app.Break(how="never"))
     stage.send(500)
     stage.until(lambda: node.exit_code is not None, "the node gives up")
-    stage.until(lambda: bool(stage.reported("node-stopped")), "its last word is read")
+    stage.until(lambda: bool(stage.reported(NodeStopped)), "its last word is read")
     assert node.stop() == node.exit_code == os.EX_SOFTWARE
     stage.nodes.remove(node)
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("repertory: ")]
@@ -135,8 +150,8 @@ def test_a_failure_that_no_level_can_mend_ends_the_node_loudly(
     assert "gave up: worker-" in said[0]
     assert "counter/1@" in said[0]
     assert "told never to go on" in said[0]
-    assert len(told(stage, "worker-failed")) == 3
-    assert len(stage.reported("escalated")) == 1
+    assert len(workers(stage, WorkerFailed)) == 3
+    assert len(stage.reported(Escalated)) == 1
     record = node.record()
     assert record.state.startswith("gave up: ")
     assert record.metrics["repertory_node_escalations_total"] == 1

@@ -18,22 +18,40 @@ from repertory.bridge.log.port import Backend
 from repertory.bridge.node.metrics import SERIES_MAX, Metrics
 from repertory.bridge.node.publisher import Publisher
 from repertory.bridge.node.status import INCIDENTS_MAX, NodeStatus, NodeStatusRecord, decode_node
+from repertory.bridge.reports import (
+    IncidentReport,
+    NodeReport,
+    ShardAborted,
+    ShardFailed,
+    ShardFenced,
+    ShardHandedOver,
+    ShardReport,
+    ShardStalled,
+)
 from repertory.bridge.system.settings import Settings
 from repertory.bridge.topics import incidents_spec, incidents_topic
 from repertory.bridge.worker_log import WorkerLog
 from repertory.cli.status import standing
 from repertory.supervision.process.proc import pid_start
+from repertory.supervision.process.reports import (
+    Escalated,
+    NodeStarted,
+    NodeStopped,
+    WorkerDown,
+    WorkerExited,
+    WorkerFailed,
+    WorkerRunning,
+    WorkerStarted,
+    WorkerWaits,
+)
+from tests.bridge.node.some_reports import any_report
 
 NOW_MS = 1_700_000_000_000
-Report = dict[str, str | int | float | bool | None]
+AT_S = NOW_MS / 1000
+W0 = "worker-0"
 
 
-def report(event: str, **fields: str | float | bool | None) -> Report:
-    """Return a report as a node's process writes it."""
-    return {"event": event, "at_s": NOW_MS / 1000, "worker": "worker-0", **fields}
-
-
-def incidents(*reports: Report) -> NodeStatus:
+def incidents(*reports: NodeReport) -> NodeStatus:
     """Return what some reports amount to."""
     found = NodeStatus("one", os.getpid(), pid_start(os.getpid()) or "", NOW_MS)
     for each in reports:
@@ -41,14 +59,22 @@ def incidents(*reports: Report) -> NodeStatus:
     return found
 
 
-DIED: tuple[Report, ...] = (
-    report("node-started", pid=1),
-    report("worker-started", pid=2, incarnation=1),
-    report("worker-running", pid=2, incarnation=1),
-    report("worker-exited", pid=2, incarnation=1, how="SIGKILL"),
-    report("worker-failed", error_type="ProcessExited", message="ended with SIGKILL", where="worker-0#1"),
-    report("worker-waits", delay_s=0.5),
-)
+def shard_failed(shard: str = "a/3", reason: str = "no") -> ShardFailed:
+    """Return the report of a shard's failure."""
+    return ShardFailed(at_s=AT_S, worker=W0, shard=shard, error="KeyError", reason=reason, next="n")
+
+
+DIED: tuple[NodeReport, ...] = (
+    NodeStarted(at_s=AT_S, pid=1),
+    WorkerStarted(at_s=AT_S, worker=W0, incarnation=1, pid=2),
+    WorkerRunning(at_s=AT_S, worker=W0, incarnation=1, pid=2),
+    WorkerExited(at_s=AT_S, worker=W0, incarnation=1, pid=2, how="SIGKILL"),
+    WorkerFailed(
+        at_s=AT_S, worker=W0, incarnation=1, error_type="ProcessExited", message="ended with SIGKILL",
+        where="worker-0#1", traceback="",
+    ),
+    WorkerWaits(at_s=AT_S, worker=W0, incarnation=1, delay_s=0.5),
+)  # fmt: skip
 
 
 def test_a_death_is_one_incident_that_says_what_happens_next() -> None:
@@ -63,7 +89,7 @@ def test_a_death_is_one_incident_that_says_what_happens_next() -> None:
 
 def test_a_worker_that_is_started_again_is_a_restart() -> None:
     """The first start is none; a restart is counted in its metric, and for an hour among those of the last hour."""
-    found = incidents(*DIED, report("worker-started", pid=3, incarnation=2))
+    found = incidents(*DIED, WorkerStarted(at_s=AT_S, worker=W0, incarnation=2, pid=3))
     record = found.record(NOW_MS)
     assert record.metrics == {'repertory_worker_restarts_total{worker="worker-0"}': 1}
     assert (record.workers["worker-0"].pid, record.workers["worker-0"].restarts) == (3, 1)
@@ -74,58 +100,60 @@ def test_a_worker_that_is_started_again_is_a_restart() -> None:
 @pytest.mark.parametrize(
     ("events", "next_says"),
     [
-        ((report("worker-down"),), "it stays down"),
-        ((report("escalated", message="gone", where="worker-0#1"),), "the node gives up"),
+        ((WorkerDown(at_s=AT_S, worker=W0, incarnation=1, pid=2),), "it stays down"),
+        ((Escalated(at_s=AT_S, message="gone", where="worker-0#1"),), "the node gives up"),
     ],
 )
-def test_a_supervisor_that_gives_up_says_so(events: tuple[Report, ...], next_says: str) -> None:
+def test_a_supervisor_that_gives_up_says_so(events: tuple[NodeReport, ...], next_says: str) -> None:
     """A worker that is not restarted, and a node that gives up, are told from one that will be back."""
     assert incidents(*DIED[:-1], *events).record(NOW_MS).incidents[-1].next == next_says
 
 
 @pytest.mark.parametrize(
-    ("said", "metric", "what"),
+    ("reported", "metric", "what"),
     [
         (
-            report("incident", where="a/3@7 key 'k'", error="ValueError", reason="no", outcome="parked", next="n"),
+            IncidentReport(
+                at_s=AT_S, worker=W0, where="a/3@7 key 'k'", error="ValueError", reason="no", outcome="parked", next="n"
+            ),
             'repertory_incidents_total{entity="a",outcome="parked"}',
             "ValueError: no",
         ),
         (
-            report("shard-failed", shard="a/3", error="KeyError", reason="no", next="n"),
+            shard_failed(),
             'repertory_shard_failures_total{shard="a/3"}',
             "KeyError: no",
         ),
         (
-            report("shard-aborted", shard="a/3", reason="no", routine=False, next="n"),
+            ShardAborted(at_s=AT_S, worker=W0, shard="a/3", reason="no", routine=False, next="n"),
             'repertory_shard_aborts_total{shard="a/3"}',
             "no",
         ),
         (
-            report("shard-fenced", shard="a/3", reason="no", next="n"),
+            ShardFenced(at_s=AT_S, worker=W0, shard="a/3", reason="no", next="n"),
             'repertory_shard_fencings_total{shard="a/3"}',
             "fenced: no",
         ),
         (
-            report("shard-stalled", shard="a/3", reason="no", next="n"),
+            ShardStalled(at_s=AT_S, worker=W0, shard="a/3", reason="no", next="n"),
             'repertory_shard_stalls_total{shard="a/3"}',
             "takes no commands: no",
         ),
     ],
 )
-def test_each_failure_is_a_metric_and_an_incident(said: Report, metric: str, what: str) -> None:
+def test_each_failure_is_a_metric_and_an_incident(reported: NodeReport, metric: str, what: str) -> None:
     """Whatever fails in a shard or an entity is counted under its name and shown with what happens next."""
-    record = incidents(said).record(NOW_MS)
+    record = incidents(reported).record(NOW_MS)
     assert record.metrics == {metric: 1}
     assert [(i.what, i.next, i.worker) for i in record.incidents] == [(what, "n", "worker-0")]
 
 
 def test_a_loop_of_failures_drives_nothing_else_out() -> None:
     """The same incident again and again is one entry with a count; of others the last are kept, and bounded."""
-    again = report("shard-failed", shard="a/3", error="KeyError", reason="no", next="n")
+    again = shard_failed()
     record = incidents(*DIED, *[again] * 100).record(NOW_MS)
     assert [incident.count for incident in record.incidents] == [1, 100]
-    others = [report("shard-failed", shard=f"a/{n}", error="E", reason="x" * 9_999, next="n") for n in range(100)]
+    others = [shard_failed(f"a/{n}", "x" * 9_999) for n in range(100)]
     record = incidents(*others).record(NOW_MS)
     assert len(record.incidents) == INCIDENTS_MAX
     assert len(msgspec.msgpack.encode(record)) < 20_000
@@ -134,7 +162,7 @@ def test_a_loop_of_failures_drives_nothing_else_out() -> None:
 def test_a_routine_abort_is_counted_and_shown_to_nobody() -> None:
     """A rebalance aborts what is under way as a matter of course."""
     found = incidents()
-    assert not found.take(report("shard-aborted", shard="a/3", reason="a rebalance", routine=True, next="n"))
+    assert not found.take(ShardAborted(at_s=AT_S, worker=W0, shard="a/3", reason="a rebalance", routine=True, next="n"))
     assert found.record(NOW_MS).incidents == ()
     assert found.record(NOW_MS).metrics == {'repertory_shard_aborts_total{shard="a/3"}': 1}
 
@@ -142,7 +170,9 @@ def test_a_routine_abort_is_counted_and_shown_to_nobody() -> None:
 def test_planned_handovers_are_one_entry_with_the_longest_gap() -> None:
     """A node that leaves hands over all its shards at once: they are counted, and shown as one."""
     gaps = [0.2, 0.7, 0.4]
-    handed = [report("shard-handed-over", shard=f"a/{n}", owner="two/1", gap_s=gap) for n, gap in enumerate(gaps)]
+    handed = [
+        ShardHandedOver(at_s=AT_S, worker=W0, shard=f"a/{n}", owner="two/1", gap_s=gap) for n, gap in enumerate(gaps)
+    ]
     record = incidents(*handed).record(NOW_MS)
     (entry,) = record.incidents
     assert (entry.what, entry.where) == ("handed over by two/1", "a/2 and 2 more")
@@ -153,7 +183,8 @@ def test_planned_handovers_are_one_entry_with_the_longest_gap() -> None:
 
 def test_an_end_without_a_word_is_told_from_a_stop() -> None:
     """A node that was killed never said that it stopped."""
-    stopped, killed = incidents(*DIED, report("node-stopped", exit_code=0, sentence="")), incidents(*DIED)
+    last = NodeStopped(at_s=AT_S, pid=1, exit_code=0, sentence="", killed=0, left=0)
+    stopped, killed = incidents(*DIED, last), incidents(*DIED)
     for each in (stopped, killed):
         each.end(0)
     assert stopped.record(NOW_MS).state == "stopped"
@@ -226,7 +257,7 @@ def test_a_burst_of_reports_is_few_records_and_the_last_word_is_whole(backend: B
     """Reports are coalesced and none is lost; what was said before the end is in the log when it is over."""
     found = incidents()
     publisher = Publisher(found, lambda: connect(backend.url), incidents_spec("t"), heartbeat_s=0.0)
-    for each in [*DIED, *[report("shard-failed", shard="a/3", error="E", reason="no", next="n")] * 1_000]:
+    for each in [*DIED, *[shard_failed()] * 1_000]:
         if found.take(each):
             publisher.changed()
     found.end(0)
@@ -237,16 +268,10 @@ def test_a_burst_of_reports_is_few_records_and_the_last_word_is_whole(backend: B
     assert records[-1].incidents[-1].count == 1_000
 
 
-@given(
-    st.sampled_from(["incident", "worker-started", "worker-waits", "node-stopped", "shard-aborted", "?"]),
-    st.dictionaries(
-        st.sampled_from(["at_s", "dropped", "pid", "delay_s", "worker", "where", "routine"]),
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
-    ),
-)
-def test_a_report_may_say_what_it_likes(event: str, fields: Report) -> None:
-    """Numbers beyond all sense, or words in their place, take nobody down; what comes of them can be written."""
-    found = incidents(*DIED, {**fields, "event": event})
+@given(st.lists(any_report, max_size=10))
+def test_any_report_may_come_at_any_time(reports: list[NodeReport]) -> None:
+    """Whatever is reported, in whatever order, raises nothing, and what comes of it can be written."""
+    found = incidents(*DIED, *reports)
     assert decode_node(msgspec.msgpack.encode(found.record(NOW_MS))) == found.record(NOW_MS)
 
 
@@ -275,11 +300,11 @@ def test_a_log_out_of_reach_is_one_line(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_a_failure_is_one_log_line_whatever_its_message(caplog: pytest.LogCaptureFixture) -> None:
     """Whoever reads the log line by line, or in a terminal, is not told what nobody said."""
-    told: list[str] = []
-    dialogue = WorkerLog(lambda event, **_: told.append(event))
+    reported: list[ShardReport] = []
+    worker_log = WorkerLog(reported.append)
     reason = "first\nnode-stopped exit_code=0 \x1b[2J"
-    dialogue.incidents([Incident("account/3@17 key 'a'", "ValueError", reason, "its key is parked", "parked")])
+    worker_log.incidents([Incident("account/3@17 key 'a'", "ValueError", reason, "its key is parked", "parked")])
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         r"account/3@17 key 'a': ValueError: first\nnode-stopped exit_code=0 \x1b[2J; its key is parked"
     ]
-    assert told == ["incident"]
+    assert [report.event for report in reported] == ["incident"]

@@ -10,12 +10,21 @@ import psutil
 
 from repertory.supervision import Backoff, Directive, Strategy, restart
 from repertory.supervision.process.node import run_node
-from repertory.supervision.process.work import Reports, WorkSpec
+from repertory.supervision.process.reports import Report, ReportWriter
+from repertory.supervision.process.work import WorkSpec
+
+
+class After(Report, frozen=True, kw_only=True, tag="after"):
+    """What the node process has left behind."""
+
+    processes: int
+    sockets: int
+    threads: int
 
 
 def main() -> int:
     """Run the node that the arguments describe."""
-    report = Reports(int(sys.argv[1]))
+    reports = ReportWriter(int(sys.argv[1]))
     told = json.loads(sys.argv[2])
     logging.basicConfig(format="log: %(message)s")
     exit_code = run_node(
@@ -29,15 +38,15 @@ def main() -> int:
         ping_timeout_s=told["ping_timeout_s"],
         stop_timeout_s=told["stop_timeout_s"],
         progress_timeout_s=told["progress_timeout_s"],
-        report=report,
+        reports=reports,
     )
     own = psutil.Process()
-    report.emit(
-        "after",
+    after = After(
         processes=len(own.children(recursive=True)),
         sockets=len(own.net_connections(kind="inet")),
         threads=own.num_threads(),
     )
+    reports.write(after)
     return exit_code
 
 

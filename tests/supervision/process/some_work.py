@@ -11,7 +11,39 @@ import sys
 import time
 from collections.abc import Callable
 
+from repertory.supervision.process.reports import WorkerReport
 from repertory.supervision.process.work import Control
+
+
+class Ready(WorkerReport, frozen=True, kw_only=True, tag="ready"):
+    """The work has started, in this process."""
+
+    pid: int
+
+
+class Drained(WorkerReport, frozen=True, kw_only=True, tag="drained"):
+    """The work has stopped as it was asked to."""
+
+
+class Plodded(WorkerReport, frozen=True, kw_only=True, tag="plodded"):
+    """Two seconds of small steps are over."""
+
+
+class Deaf(WorkerReport, frozen=True, kw_only=True, tag="deaf"):
+    """The request to stop was heard, and nothing follows."""
+
+
+class Program(WorkerReport, frozen=True, kw_only=True, tag="program"):
+    """A program was started."""
+
+    program: int
+
+
+class Much(WorkerReport, frozen=True, kw_only=True, tag="much"):
+    """One of many long lines."""
+
+    number: int
+    text: str
 
 
 class Steady:
@@ -24,12 +56,12 @@ class Steady:
     def run(self, control: Control) -> None:
         """Report the pid, so that a test can wait for it."""
         control.started()
-        control.report("ready", pid=os.getpid())
+        control.report(Ready(pid=os.getpid()))
         if control.incarnation <= self.until:
             self.deed(control)
         while not control.stopping.wait(0.02):
             control.progress()
-        control.report("drained")
+        control.report(Drained())
 
 
 def nothing(_control: Control) -> None:
@@ -83,13 +115,13 @@ def plod(control: Control) -> None:
     begun_s = time.monotonic()
     control.under_way = lambda: f"step {int((time.monotonic() - begun_s) * 10)}"
     control.stopping.wait(2)
-    control.report("plodded")
+    control.report(Plodded())
 
 
 def refuse_to_stop(control: Control) -> None:
     """Hear the request and do nothing."""
     control.stopping.wait()
-    control.report("deaf")
+    control.report(Deaf())
     while True:
         control.stopping.wait(1)
 
@@ -110,13 +142,13 @@ def log(_control: Control) -> None:
 def start_a_program(control: Control) -> None:
     """Start something that outlives its worker."""
     program = subprocess.Popen(["sleep", "600"])
-    control.report("program", program=program.pid)
+    control.report(Program(program=program.pid))
 
 
 def report_much(control: Control) -> None:
     """Write lines that are too long for the stream, and more of them than the pipe holds at once."""
     for number in range(500):
-        control.report("much", number=number, text="x" * 5_000 + "end")
+        control.report(Much(number=number, text="x" * 5_000 + "end"))
 
 
 DEEDS: dict[str, Callable[[Control], None]] = {

@@ -21,7 +21,6 @@ import psutil
 import pytest
 
 from repertory.supervision.process.node import TOGETHER_S
-from repertory.supervision.process.work import Reports
 from tests.support.paths import ROOT
 from tests.support.processes import inherited_signals
 
@@ -490,23 +489,6 @@ def test_reports_are_whole_lines(start: StartNode) -> None:
     much = [event for event in node.seen if event["event"] == "much"]
     assert much
     assert all(str(event["text"]).startswith("…") and str(event["text"]).endswith("end") for event in much)
-
-
-def test_reports_without_a_reader_are_dropped() -> None:
-    """A full pipe blocks nobody, and a closed one raises nothing."""
-    read_fd, write_fd = os.pipe()
-    reports = Reports(write_fd)
-    for number in range(2_000):
-        reports.emit("full", number=number, text="x" * 100)
-    assert reports.dropped > 0
-    dropped = reports.dropped
-    os.read(read_fd, 1 << 20)
-    reports.emit("again")
-    assert json.loads(os.read(read_fd, 1 << 20))["dropped"] == dropped
-    os.close(read_fd)
-    reports.emit("nobody")
-    assert reports.dropped == 1
-    os.close(write_fd)
 
 
 # Strangers at the door.

@@ -10,7 +10,7 @@ from collections import Counter as Multiset
 from collections.abc import Callable
 from itertools import chain, islice
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from examples.banking.audit import audit
 from examples.banking.load import Load, Told
@@ -19,10 +19,11 @@ from repertory.bridge.log.connect import connect
 from repertory.bridge.log.port import Backend, LogUnavailable, OutcomeUnknown
 from repertory.bridge.log.record import Output
 from repertory.bridge.node.handle import NodeHandle
-from repertory.bridge.node.status import Report
+from repertory.bridge.reports import NodeReport
 from repertory.bridge.system.client import Client
 from repertory.bridge.system.committed import entity_state, journal, shard_record
 from repertory.bridge.topics import commands_topic, events_topic
+from repertory.supervision.process.reports import Report
 from repertory.verify import VerificationReport as Verdict
 from repertory.verify import verify
 from tests.support.paths import ROOT
@@ -31,6 +32,8 @@ from tests.support.paths import ROOT
 DEADLINE_S = 60.0
 TALLIES = 10
 ACCOUNTS = 100
+
+R = TypeVar("R", bound=Report)
 
 
 def application(name: str, module: str = "tests.apps.killed", **settings: float | str) -> ModuleType:
@@ -53,7 +56,7 @@ class Trial:
     def __init__(self, app: ModuleType, url: str) -> None:
         self.app, self.url = app, url
         self.nodes: list[NodeHandle] = []
-        self.reports: list[Report] = []
+        self.reports: list[NodeReport] = []
         self.sent = 0
         #: Numbers of which nobody knows whether they were appended: counted once, or not at all.
         self.unsure: set[int] = set()
@@ -77,9 +80,9 @@ class Trial:
         for node in self.nodes:
             self.reports += node.poll(timeout_s / len(self.nodes))
 
-    def reported(self, event: str) -> list[Report]:
-        """Return the reports of a kind so far."""
-        return [report for report in self.reports if report["event"] == event]
+    def reported(self, kind: type[R]) -> list[R]:
+        """Return the reports of a type so far."""
+        return [report for report in self.reports if isinstance(report, kind)]
 
     def until(self, condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
         """Take in reports until a condition holds."""
