@@ -1,8 +1,9 @@
 """A worker's shards: what its membership, its claims and its fetches come to, as events of one ``poll``.
 
-What callbacks and threads change is in ``_Shard`` values, in the inbox of the claims, and in the list of events that
-the same ``poll`` returns; nothing is kept between a rebalance's callbacks (one, the other or both may come, also with
-empty lists). Every revoke is treated as a loss: librdkafka can drop the mark that tells them apart (its PR #5604).
+What callbacks and threads change is in ``KafkaShard`` values (their phases are a table, in ``shard``), in the inbox of
+the claims, and in the list of events that the same ``poll`` returns; nothing is kept between a rebalance's callbacks
+(one, the other or both may come, also with empty lists). Every revoke is treated as a loss: librdkafka can drop the
+mark that tells them apart (its PR #5604).
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from repertory.bridge.log.kafka.config import KafkaConfig
 from repertory.bridge.log.kafka.group import GroupMember
 from repertory.bridge.log.kafka.lease import Lease
 from repertory.bridge.log.kafka.messages import OUT_OF_RANGE, describe, records_of, runs
+from repertory.bridge.log.kafka.shard import KafkaPhase, KafkaShard
 from repertory.bridge.log.port import (
     Aborted,
     Append,
     Assigned,
+    Claimed,
     Committed,
     Fenced,
     Fetched,
@@ -42,58 +45,12 @@ BUSY_WAIT_S = 0.001
 IDLE_WAIT_S = 0.25
 #: A revoke waits this long for the commits of its shards, then leaves them to the next owner's claim.
 REVOKE_WAIT_S = 1.0
-#: A membership proved (or an assignment received) longer ago is proved again before a claim.
-PROOF_TTL_S = 1.0
 #: So long a worker whose lease is over waits for a proof before it gives its shards up.
 CONFIRM_S = 1.0
-#: Records of a paused shard that are kept here. Pausing in librdkafka throws away what it fetched ahead, so that is
-#: done only beyond this: a shard whose mailbox is full now and then would fetch each record several times.
-FETCHED_AHEAD_RECORDS_MAX = 8_000
 #: Without transactions the group's offsets follow this often; a commit of them costs as much as a turn.
 GROUP_OFFSETS_S = 0.1
 #: After the commits: for the claims' threads to destroy their clients.
 WIND_DOWN_S = 2.0
-
-
-class _Shard:
-    """An assigned shard. Owned by the log's thread."""
-
-    __slots__ = (
-        "asked_s",
-        "busy",
-        "claim",
-        "fenced",
-        "fetched_ahead",
-        "flowing",
-        "group_offset_committed",
-        "held",
-        "is_nontransactional",
-        "next_offset",
-        "offset_committed",
-        "offset_in_flight",
-        "proved_s",
-        "sent_s",
-        "stopped",
-        "topics",
-    )
-
-    def __init__(self, proved_s: float) -> None:
-        self.claim: Claim | None = None
-        self.busy = False  # an outcome is awaited
-        self.flowing = False  # between begin and whatever ends the claim
-        self.held = False  # the owner wants no records now
-        self.stopped = True  # librdkafka fetches none
-        self.fetched_ahead: list[Record] = []  # fetched while held
-        self.next_offset = 0  # the first not handed over
-        self.proved_s = proved_s  # when the membership was last known to be good
-        self.sent_s: float | None = None  # when the commit under way was sent; an append shows nothing of the group
-        self.asked_s: float | None = None  # waits for a proof since
-        self.fenced = False  # is Assigned again once it is proved
-        self.is_nontransactional = False  # has written without a transaction: the group's offset must follow by itself
-        self.group_offset_committed = True  # it has
-        self.offset_in_flight = 0  # the next offset, once what is under way is committed
-        self.offset_committed = -1  # the same as it is now; -1: nothing was committed yet
-        self.topics: Sequence[str] = ()  # is claimed for these once it is proved
 
 
 class KafkaLog:
@@ -106,7 +63,7 @@ class KafkaLog:
         self._subscriptions = tuple(subscriptions)
         self._group: GroupMember | None = None
         self._lease = Lease(config.settings.session_timeout_s)
-        self._shards: dict[TopicPartition, _Shard] = {}
+        self._shards: dict[TopicPartition, KafkaShard[Claim]] = {}
         self._events: list[LogEvent] = []
         self._polled_s = 0.0
         self._inbox: Inbox = deque()
@@ -125,12 +82,14 @@ class KafkaLog:
         while True:
             self._drain()
             shards = self._shards.values()
-            if any(shard.asked_s is not None for shard in shards) or (shards and self._lease.due()):
+            is_awaiting_proof = any(shard.is_awaiting_proof for shard in shards)
+            if is_awaiting_proof or (shards and self._lease.due()):
                 group.prove()
             self._commit_group_offsets(group, now_s)
-            wait_s = BUSY_WAIT_S if any(shard.busy or shard.asked_s for shard in shards) else IDLE_WAIT_S
+            is_busy = is_awaiting_proof or any(shard.is_busy for shard in shards)
+            wait_s = BUSY_WAIT_S if is_busy else IDLE_WAIT_S
             wait_s = 0.0 if self._events else min(wait_s, max(0.0, deadline_s - now_s))
-            flowing = sum(shard.flowing for shard in shards)
+            flowing = sum(shard.is_flowing for shard in shards)
             self._polled_s = self._lease.now_s()
             messages = group.poll(wait_s, self._config.settings.batch_records_max * max(1, flowing))
             if messages:
@@ -151,20 +110,14 @@ class KafkaLog:
             if len(records) != len(run):
                 self._on_errors(where, run)
             shard = self._shards.get(where)
-            if shard is None or not shard.flowing:
+            if shard is None:
                 continue
-            if records and records[0].offset < shard.next_offset:  # fetched before a seek
-                records = [record for record in records if record.offset >= shard.next_offset]
-            if not records:
-                continue
-            shard.next_offset = records[-1].offset + 1
-            if shard.held:
-                shard.fetched_ahead += records
-                if len(shard.fetched_ahead) >= FETCHED_AHEAD_RECORDS_MAX:
-                    self._pause_fetch(where, shard)
-            elif where in fetched:
+            records = shard.take(records)
+            if shard.is_overfull:
+                self._stop_fetching(shard)
+            if records and where in fetched:
                 fetched[where] += records
-            else:
+            elif records:
                 fetched[where] = records
         self._events += [Fetched(where, records) for where, records in fetched.items()]
 
@@ -178,9 +131,9 @@ class KafkaLog:
                 self._group.failed(error)
                 continue
             shard = self._shards.get(where)
-            if shard is not None and shard.flowing:
+            if shard is not None and shard.is_flowing:
                 reason = f"{where}: offset {shard.next_offset}, the next to be read, is not held: {describe(error)}"
-                self._drop_claim(where, shard)
+                self._wind_down(shard, shard.abort())
                 self._events.append(Aborted(where, reason, routine=False))
 
     def _drain(self) -> None:
@@ -192,29 +145,29 @@ class KafkaLog:
             shard = self._shards.get(claim.shard)
             if shard is None or shard.claim is not claim:
                 continue
-            match event:
-                case Replayed(records=records, complete=complete):
-                    shard.busy = not complete
-                    if records:
-                        claim.ack_batch()
-                case Fenced():
-                    self._drop_claim(claim.shard, shard)
-                    shard.fenced, shard.asked_s = True, self._lease.now_s()
-                case Aborted(routine=routine):
-                    self._drop_claim(claim.shard, shard)
-                    if routine:  # the membership is in doubt
-                        shard.proved_s = -math.inf
-                case Committed():
-                    shard.busy = False
-                    shard.group_offset_committed, shard.offset_committed = (
-                        not shard.is_nontransactional,
-                        shard.offset_in_flight,
-                    )
-                    if shard.sent_s is not None:
-                        self._lease.show(shard.sent_s)
-                case _:
-                    shard.busy = False
+            self._take_outcome(shard, claim, event)
             self._events.append(event)
+
+    def _take_outcome(self, shard: KafkaShard[Claim], claim: Claim, event: LogEvent) -> None:
+        match event:
+            case Claimed():
+                shard.claimed()
+            case Replayed(records=records, complete=complete):
+                if complete:
+                    shard.replayed()
+                if records:
+                    claim.ack_batch()
+            case Committed():
+                if (sent_s := shard.committed()) is not None:
+                    self._lease.show(sent_s)
+            case Fenced():
+                self._wind_down(shard, shard.fence(self._lease.now_s()))
+            case Aborted(routine=routine):
+                self._wind_down(shard, shard.abort())
+                if routine:  # the membership is in doubt
+                    shard.forget_proof()
+            case _:
+                raise AssertionError(f"{claim.shard}: a claim does not report {event}")
 
     def _claims(self) -> bool:
         return any(shard.claim is not None for shard in self._shards.values())
@@ -233,10 +186,10 @@ class KafkaLog:
         if not over:
             return
         for where, shard in self._shards.items():
-            shard.proved_s = -math.inf
+            shard.forget_proof()
             if shard.claim is not None:
-                self._drop_claim(where, shard)
-                self._events = [event for event in self._events if event.shard != where or isinstance(event, Lost)]
+                self._wind_down(shard, shard.abort())
+                self._void_events(where)
                 reason = (
                     f"{where}: no sign of membership for longer than a session; it goes on once the group gives one"
                 )
@@ -249,35 +202,34 @@ class KafkaLog:
         mine = self._shards.get(shard)
         if mine is None:
             return  # Lost, as the next poll says
-        self._drop_claim(shard, mine)
-        self._events = [event for event in self._events if event.shard != shard or isinstance(event, Lost)]
+        self._wind_down(mine, mine.drop())
+        self._void_events(shard)
         mine.topics = topics
-        mine.fenced = False
         now_s = self._lease.now_s()
-        if now_s - mine.proved_s < PROOF_TTL_S:
-            self._start(shard, mine)
+        if mine.is_proved(now_s):
+            self._start(mine)
         else:
-            mine.asked_s = now_s
+            mine.await_proof(now_s)
 
     def _leave_stuck(self) -> None:
         """End claims whose call into librdkafka never returns: the next claim decides what they had under way."""
         now_s = time.monotonic()
         for where, shard in self._shards.items():
             if shard.claim is not None and shard.claim.stuck(now_s):
-                self._drop_claim(where, shard)
+                self._wind_down(shard, shard.abort())
                 reason = f"{where}: unknown outcome of a commit, the next claim decides it: librdkafka does not return"
                 self._events.append(Aborted(where, reason, routine=False))
 
-    def _start(self, where: TopicPartition, shard: _Shard) -> None:
-        shard.busy = True
-        shard.claim = Claim(self._config, self._admin, self._member.group, where, self._inbox, self._lease)
-        shard.claim.start(shard.topics)
+    def _start(self, shard: KafkaShard[Claim]) -> None:
+        claim = Claim(self._config, self._admin, self._member.group, shard.where, self._inbox, self._lease)
+        shard.start(claim)
+        claim.start(shard.topics)
 
     def replay(self, shard: TopicPartition, topic: str, from_offset: int, to_offset: int) -> None:
         """See ``Log.replay``."""
         mine = self._shards.get(shard)
         if mine is not None and mine.claim is not None:
-            mine.busy = True
+            mine.replay()
             mine.claim.replay(topic, from_offset, to_offset)
 
     def begin(self, shard: TopicPartition, next_offset: int) -> None:
@@ -285,27 +237,24 @@ class KafkaLog:
         mine = self._shards.get(shard)
         if mine is None or mine.claim is None:
             return
+        mine.begin(next_offset)
         mine.claim.end_replays()
-        mine.next_offset = next_offset
-        mine.flowing = True
-        self._resume_fetch(shard, mine)
+        self._start_fetching(mine)
 
     def pause(self, shard: TopicPartition) -> None:
         """See ``Log.pause``. Records that still come in are kept, up to a bound."""
         mine = self._shards.get(shard)
         if mine is not None:
-            mine.held = True
+            mine.pause()
 
     def resume(self, shard: TopicPartition) -> None:
         """See ``Log.resume``."""
         mine = self._shards.get(shard)
-        if mine is None or not mine.held:
+        if mine is None or not mine.is_paused:
             return
-        mine.held = False
-        if mine.fetched_ahead:
-            self._events.append(Fetched(shard, mine.fetched_ahead))
-            mine.fetched_ahead = []
-        self._resume_fetch(shard, mine)
+        if records := mine.resume():
+            self._events.append(Fetched(shard, records))
+        self._start_fetching(mine)
 
     def commit(self, transaction: Transaction) -> None:
         """See ``Log.commit``.
@@ -316,9 +265,7 @@ class KafkaLog:
         mine = self._shards.get(transaction.shard)
         if mine is None or mine.claim is None or self._group is None:
             return
-        mine.busy = True
-        mine.sent_s = self._lease.now_s()
-        mine.offset_in_flight = transaction.next_offset
+        mine.commit(transaction.next_offset, self._lease.now_s())
         mine.claim.commit(transaction, self._group.metadata())
 
     def append(self, append: Append) -> None:
@@ -326,9 +273,7 @@ class KafkaLog:
         mine = self._shards.get(append.shard)
         if mine is None or mine.claim is None:
             return
-        mine.busy = mine.is_nontransactional = True
-        mine.sent_s = None
-        mine.offset_in_flight = append.next_offset
+        mine.append(append.next_offset)
         mine.claim.append(append)
 
     def _commit_group_offsets(self, group: GroupMember, now_s: float) -> None:
@@ -339,16 +284,13 @@ class KafkaLog:
         """
         if now_s < self._group_offsets_due_s:
             return
-        due = {
-            where: shard
-            for where, shard in self._shards.items()
-            if not shard.group_offset_committed and shard.offset_committed >= 0
-        }
+        offsets = {where: shard.group_offset for where, shard in self._shards.items() if shard.group_offset is not None}
+        due = {where: offset for where, offset in offsets.items() if offset.is_due}
         if due:
             self._group_offsets_due_s = now_s + GROUP_OFFSETS_S
-            group.commit_group_offsets({where: shard.offset_committed for where, shard in due.items()})
-            for shard in due.values():
-                shard.group_offset_committed = True
+            group.commit_group_offsets({where: offset.next_offset for where, offset in due.items()})
+            for offset in due.values():
+                offset.is_behind = False
 
     def partition_count(self, topic: str) -> int | None:
         """See ``Log.partition_count``."""
@@ -361,8 +303,8 @@ class KafkaLog:
         self._drain()
         if self._group is not None:
             self._commit_group_offsets(self._group, math.inf)
-        for where, shard in self._shards.items():
-            self._drop_claim(where, shard)
+        for shard in self._shards.values():
+            self._wind_down(shard, shard.drop())
         self._shards.clear()
         if self._group is not None:
             self._group.leave()
@@ -388,7 +330,7 @@ class KafkaLog:
         if fresh:
             self._lease.show(now_s)
         for where in shards:
-            self._shards[where] = _Shard(now_s if fresh else -math.inf)
+            self._shards[where] = KafkaShard(where, now_s if fresh else -math.inf)
             self._events.append(Assigned(where))
 
     def revoked(self, shards: Sequence[TopicPartition], reason: str, *, lost: bool) -> None:
@@ -400,7 +342,7 @@ class KafkaLog:
             self._await_commits(leaving.values(), time.monotonic() + REVOKE_WAIT_S)
             self._drain()
         for where, shard in leaving.items():
-            self._drop_claim(where, shard)
+            self._wind_down(shard, shard.drop())
             del self._shards[where]
             self._events.append(Lost(where, reason))
         if leaving:
@@ -412,48 +354,46 @@ class KafkaLog:
             return
         self._lease.show(asked_s)
         for where, shard in self._shards.items():
-            if shard.asked_s is None or shard.asked_s > asked_s:
+            if not shard.prove(asked_s):
                 continue
-            shard.asked_s, shard.proved_s = None, asked_s
-            if shard.fenced:
-                shard.fenced = False
+            if shard.phase is KafkaPhase.FENCED:
+                shard.reassign()
                 self._events.append(Assigned(where))
             else:
-                self._start(where, shard)
+                self._start(shard)
 
     def group_offsets_refused(self, shards: Sequence[TopicPartition]) -> None:
         """See ``Listener``."""
         for where in shards:
-            if (shard := self._shards.get(where)) is not None:
-                shard.group_offset_committed = not shard.is_nontransactional
+            if (shard := self._shards.get(where)) is not None and shard.group_offset is not None:
+                shard.group_offset.is_behind = True
 
-    # --- a shard's states -------------------------------------------------------------------------------------
+    # --- claims and fetches -----------------------------------------------------------------------------------
 
     @staticmethod
-    def _await_commits(shards: Iterable[_Shard], deadline_s: float) -> None:
+    def _await_commits(shards: Iterable[KafkaShard[Claim]], deadline_s: float) -> None:
         for shard in shards:
             if shard.claim is not None:
                 shard.claim.settled.wait(max(0.0, deadline_s - time.monotonic()))
 
-    def _drop_claim(self, where: TopicPartition, shard: _Shard) -> None:
-        """End the claim, if there is one: no event of it comes any more, its thread winds down by itself."""
-        if shard.claim is not None:
-            shard.claim.cancel()
-            self._ended = [claim for claim in self._ended if not claim.join(0.0)]
-            self._ended.append(shard.claim)
-            shard.claim = None
-        shard.busy = shard.flowing = shard.held = shard.fenced = shard.is_nontransactional = False
-        shard.group_offset_committed = True
-        shard.asked_s = None
-        shard.fetched_ahead = []
-        self._pause_fetch(where, shard)
+    def _wind_down(self, shard: KafkaShard[Claim], claim: Claim | None) -> None:
+        """Cancel a claim that has ended, if there was one: no event of it comes any more, its thread ends by itself."""
+        if claim is not None:
+            claim.cancel()
+            self._ended = [ended for ended in self._ended if not ended.join(0.0)]
+            self._ended.append(claim)
+        self._stop_fetching(shard)
 
-    def _pause_fetch(self, where: TopicPartition, shard: _Shard) -> None:
-        if not shard.stopped and self._group is not None:
-            self._group.stop(where)
-        shard.stopped = True
+    def _void_events(self, where: TopicPartition) -> None:
+        """Discard what was not delivered yet of a claim that has ended."""
+        self._events = [event for event in self._events if event.shard != where or isinstance(event, Lost)]
 
-    def _resume_fetch(self, where: TopicPartition, shard: _Shard) -> None:
-        if shard.stopped and shard.flowing and self._group is not None:
-            self._group.flow(where, shard.next_offset)
-            shard.stopped = False
+    def _stop_fetching(self, shard: KafkaShard[Claim]) -> None:
+        if shard.is_fetching and self._group is not None:
+            self._group.stop(shard.where)
+        shard.is_fetching = False
+
+    def _start_fetching(self, shard: KafkaShard[Claim]) -> None:
+        if shard.is_flowing and not shard.is_fetching and self._group is not None:
+            self._group.flow(shard.where, shard.next_offset)
+            shard.is_fetching = True
