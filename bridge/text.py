@@ -1,10 +1,10 @@
-"""Text from anybody, for a terminal or a log line: keys, reasons and names come from messages and their handlers."""
+"""Makes untrusted text safe for a terminal or a log line: keys, reasons and names come from messages and handlers."""
 
 from __future__ import annotations
 
 
 def one_line(text: str) -> str:
-    """Return text without what a terminal would obey or a log would take for a new line: escaped, as Python does."""
+    """Escape, as Python does, all characters that a terminal would interpret or that would break a log line."""
     return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 

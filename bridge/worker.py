@@ -56,8 +56,8 @@ class ShardHost:
         region = system.region(
             log.partition_count,
             seed=self._member.slot,
-            in_flight=in_flight.shared().enter(self._member.slot),
-            owner=in_flight.shared().owner,
+            in_flight=in_flight.of_this_node().enter(self._member.slot),
+            owner=in_flight.of_this_node().owner,
             hook=kill_points.within_handler(),
         )
         loop = ShardLoop(
@@ -68,7 +68,7 @@ class ShardHost:
             turns_max_s=system.settings.turns_max_s,
             report=control.report,
             progress=control.progress,
-            deaths=in_flight.shared().deaths,
+            deaths=in_flight.of_this_node().deaths,
         )
         control.under_way = region.under_way
         control.started()
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"repertory: {error}\n")
         return os.EX_USAGE
     settings = system.settings
-    in_flight.share(options.workers, f"{options.node}/{uuid.uuid4().hex[:8]}")
+    in_flight.share_with_workers(options.workers, f"{options.node}/{uuid.uuid4().hex[:8]}")
     kill_points.arm()
     specs = [
         WorkSpec(

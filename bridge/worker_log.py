@@ -1,4 +1,4 @@
-"""What an operator sees of a worker: one log line for each thing that matters, and the same as a report.
+"""``WorkerLog``: a worker's log lines for an operator, and its reports.
 
 A line says what happened, where, and what happens next.
 """
@@ -29,61 +29,62 @@ logger = logging.getLogger("repertory")
 
 
 class WorkerLog:
-    """Never blocks, never raises. Owned by one loop."""
+    """Writes the log lines and the reports of one loop, which owns it. Never blocks and never raises."""
 
     def __init__(self, report: ReportSink) -> None:
         self._report = report
 
     def assigned(self, shard: str) -> None:
-        """The group gave us a shard."""
+        """The group assigned a shard to this worker."""
         self._report(ShardAssigned(shard=shard))
 
     def restoring(self, shard: str, topic: str, records: int) -> None:
-        """A restore is under way."""
+        """A shard's recovery is under way; ``records`` were read so far, now from ``topic``."""
         self._report(ShardRestoring(shard=shard, topic=topic, records=records))
 
     def restored(self, shard: str, records: int, seconds: float) -> None:
-        """A shard is ready."""
+        """A shard's recovery is complete."""
         self._report(ShardRestored(shard=shard, records=records, seconds=round(seconds, 4)))
 
     def handed_over(self, shard: str, owner: str, gap_ms: int) -> None:
-        """A shard is served again that its last owner had drained and left.
+        """A shard is served again after its last owner had drained it and left.
 
-        ``gap_ms``: from that one's last commit to now, by the clocks of two machines; below 0 they differ by more.
+        ``gap_ms`` is the time from that owner's last commit until now, by the clocks of two machines. It is negative if
+        the clocks differ by more than the gap.
         """
         gap_s = max(0, gap_ms) / 1000
-        _write_line(logging.INFO, "shard %s was handed over by %s; nobody served it for %.2f s", shard, owner, gap_s)
+        _write_line(logging.INFO, "shard %s was handed over by %s; it was not served for %.2f s", shard, owner, gap_s)
         self._report(ShardHandedOver(shard=shard, owner=owner, gap_s=gap_s))
 
     def lost(self, shard: str, reason: str, *, fenced: bool) -> None:
-        """A shard is no longer ours."""
+        """A shard is no longer this worker's."""
         if fenced:
-            then = "it waits to be assigned again"
+            then = "it waits until it is assigned again"
             _write_line(logging.WARNING, "shard %s was fenced (%s); %s", shard, reason, then)
             self._report(ShardFenced(shard=shard, reason=reason, next=then))
         else:
             self._report(ShardLost(shard=shard, reason=reason))
 
     def aborted(self, shard: str, reason: str, delay_s: float, *, routine: bool) -> None:
-        """A shard starts over, and nobody is to blame."""
+        """A shard's transaction was aborted and the shard starts over; this does not count as a failure."""
         level = logging.INFO if routine else logging.WARNING
         then = f"it starts over in {delay_s:.2f} s"
         _write_line(level, "shard %s was aborted (%s); %s", shard, reason, then)
         self._report(ShardAborted(shard=shard, reason=reason, routine=routine, next=then))
 
     def failed(self, shard: str, failure: Failure, then: str) -> None:
-        """A shard failed, and its supervisor has decided."""
+        """A shard failed. ``then`` is its supervisor's decision."""
         _write_line(logging.ERROR, "shard %s failed: %s: %s; %s", shard, failure.error_type, failure.message, then)
         self._report(ShardFailed(shard=shard, error=failure.error_type, reason=failure.message, next=then))
 
     def stalled(self, shard: str, reason: str) -> None:
-        """A shard has no room for what waits."""
-        then = "its partition pauses; retry or drop what is parked"
+        """A shard's stash is full."""
+        then = "its partition is paused; retry or drop parked commands"
         _write_line(logging.ERROR, "shard %s takes no commands: %s; %s", shard, reason, then)
         self._report(ShardStalled(shard=shard, reason=reason, next=then))
 
     def incidents(self, found: Sequence[Incident]) -> None:
-        """Commands failed; what becomes of them is being committed."""
+        """Commands failed. The decisions about them are being committed."""
         for incident in found:
             _write_line(
                 logging.WARNING, "%s: %s: %s; %s", incident.where, incident.error, incident.reason, incident.next
@@ -96,6 +97,6 @@ class WorkerLog:
             self._report(report)
 
 
-def _write_line(level: int, line: str, *words: object) -> None:
+def _write_line(level: int, line: str, *values: object) -> None:
     if logger.isEnabledFor(level):
-        logger.log(level, "%s", one_line(line % words))
+        logger.log(level, "%s", one_line(line % values))

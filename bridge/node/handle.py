@@ -1,4 +1,4 @@
-"""``NodeHandle``: a supervised node of worker processes, as the process that started it sees it."""
+"""``NodeHandle``: a node of supervised worker processes, as seen by the process that started it."""
 
 from __future__ import annotations
 
@@ -38,17 +38,16 @@ from repertory.supervision.process.reports import (
     WorkerStarted,
 )
 
-#: Added to the node's own stop timeout before it is killed: it ends its children and itself within this.
+#: Added to the node's own stop timeout before the node is killed. Within it, the node ends its children and itself.
 STOP_GRACE_S = 15.0
 
 logger = logging.getLogger("repertory")
 
 
 class NodeHandle:
-    """A running ``python -m repertory.bridge.worker``. One thread uses it; a context manager that stops the node at its
-    end.
+    """A running ``python -m repertory.bridge.worker``. One thread may use it. As a context manager, it stops the node.
 
-    :meth:`poll` has to be called now and then: what it returns are the node's reports, as they come.
+    Call :meth:`poll` regularly: it reads and returns the node's reports.
     """
 
     def __init__(
@@ -63,11 +62,11 @@ class NodeHandle:
         publish: Callable[[NodeStatus], Publisher] | None = None,
     ) -> None:
         self._stop_timeout_s = stop_timeout_s
-        #: This machine's name within the group.
+        #: The node's name within the group; by default this machine's.
         self.name = node or socket.gethostname()
-        #: Pids of the live workers by name (``worker-0``), as far as reports have told.
+        #: Pids of the live workers by name (``worker-0``), according to the reports so far.
         self.workers: dict[str, int] = {}
-        #: Reports that were dropped by who wrote them, or cannot be read here.
+        #: Reports that their writers dropped, and lines that were not valid reports.
         self.reports_lost = 0
         self._lines = ReportLines()
         read_fd, write_fd = os.pipe()
@@ -78,7 +77,7 @@ class NodeHandle:
         if kafka_config is not None:
             command += ["--kafka-config", kafka_config]
         try:
-            # A session of its own: Ctrl-C reaches this process alone, which relays it once.
+            # In a session of its own: Ctrl-C reaches only this process, which relays it once.
             self._process = subprocess.Popen(command, pass_fds=(write_fd,), start_new_session=True)  # noqa: S603
         except BaseException:
             os.close(read_fd)
@@ -93,20 +92,20 @@ class NodeHandle:
 
     @property
     def pid(self) -> int:
-        """The node process."""
+        """The pid of the node process."""
         return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
-        """How the node process ended, None while it runs."""
+        """The exit code of the node process, None while it runs."""
         return self._process.poll()
 
     def record(self) -> NodeStatusRecord:
-        """Return what the reports so far amount to: workers, counters, the last incidents. Any thread may ask."""
+        """Return the status from the reports so far: workers, counters, last incidents. Any thread may call it."""
         return self._status.record(time.time_ns() // 1_000_000)
 
     def poll(self, timeout_s: float) -> list[NodeReport]:
-        """Return the reports that have come; wait up to ``timeout_s`` for the first. Empty also when the node ended."""
+        """Return new reports; wait up to ``timeout_s`` for the first. Empty if there are none or the node has ended."""
         if self._read_fd is None:
             return []
         if not select.select([self._read_fd], [], [], timeout_s)[0]:
@@ -144,7 +143,7 @@ class NodeHandle:
         if self._status.take(report) and self._publisher is not None:
             self._publisher.changed()
 
-    def _say_last_word(self, exit_code: int) -> int:
+    def _finish(self, exit_code: int) -> int:
         self._status.end(exit_code)
         if self._publisher is not None:
             self._publisher.close()
@@ -152,18 +151,18 @@ class NodeHandle:
         return exit_code
 
     def signal(self, number: signal.Signals) -> None:
-        """Send the node process a signal: SIGTERM once stops gracefully, again half a second later at once."""
+        """Send a signal to the node. The first SIGTERM stops it gracefully; another, half a second later, at once."""
         if self._process.poll() is None:
             self._process.send_signal(number)
 
     def wait(self) -> int:
-        """Wait until the node ends by itself, relay SIGTERM and Ctrl-C to it, log its reports; return its exit code."""
+        """Wait until the node ends; relay SIGTERM and Ctrl-C to it, log its reports, and return its exit code."""
         before = {number: signal.signal(number, self._relay) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             while self._read_fd is not None:
                 for report in self.poll(timeout_s=1.0):
                     log_report(report)
-            return self._say_last_word(self._process.wait())
+            return self._finish(self._process.wait())
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -172,7 +171,7 @@ class NodeHandle:
         self.signal(signal.Signals(number))
 
     def stop(self) -> int:
-        """Stop the node gracefully, kill it if it does not, and return its exit code. Nothing of it is left then."""
+        """Stop the node gracefully, or kill it after the timeout; return its exit code. No process of it is left."""
         self.signal(signal.SIGTERM)
         deadline_s = time.monotonic() + self._stop_timeout_s + STOP_GRACE_S
         while self._read_fd is not None and time.monotonic() < deadline_s:
@@ -183,7 +182,7 @@ class NodeHandle:
             os.close(self._read_fd)
             self._read_fd = None
         self.workers.clear()
-        return self._say_last_word(self._process.wait())
+        return self._finish(self._process.wait())
 
     def __enter__(self) -> Self:
         return self
@@ -195,7 +194,7 @@ class NodeHandle:
 
 
 def log_report(report: Report) -> None:
-    """Write one report as a log line: the event, the worker, and the fields that are known."""
+    """Write one report as a log line: the event and its fields."""
     fields = msgspec.to_builtins(report)
     shown = " ".join(f"{name}={value}" for name, value in fields.items() if name not in _NOT_SHOWN)
     logger.log(_level(report), "%s %s", report.event, one_line(shown))

@@ -1,8 +1,8 @@
-"""What each worker of a node is handling right now, in memory that outlives it.
+"""The command that each worker of a node is handling now, in shared memory that outlives the worker.
 
-A record that kills its process leaves no exception behind. So the offset of the command under way stands in memory that
-all processes of the node share. Whoever owns the shard next finds it there and commits the death before it handles
-anything; a process that died between two commands leaves nothing to find.
+A command that kills its process raises no exception. So each worker writes the offset of the command that it handles to
+memory that all processes of the node share. The next owner of the shard finds it there, and commits the death before it
+handles anything. A process that dies between two commands leaves no entry.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from collections.abc import MutableSequence
 from repertory.actors.shard.shard import COMMAND, SHARD
 from repertory.supervision.process.proc import pid_start
 
-#: A row: the worker's pid, and then what a shard writes: ``actors.shard.shard.SHARD``, ``COMMAND``.
+#: A row holds the worker's pid and the two fields that a shard writes: ``SHARD`` and ``COMMAND``.
 PID = 0
 _FIELDS = 3
 
 
 class InFlightCommands:
-    """Two rows for each worker: what it is doing, and what the one before it in its slot was doing when it died.
+    """Two rows for each slot: the command of the current worker, and the one that its predecessor died in.
 
-    Make it before the workers are forked. A living worker's row is written by itself alone, eight bytes at a time.
-    ``owner`` names this memory in shard records: whoever finds another name there cannot ask it.
+    Make it before the workers are forked. Only a live worker itself writes its row, eight bytes at a time. ``owner``
+    names this memory in shard records. A worker that finds another name there cannot read the memory in question.
     """
 
     def __init__(self, workers: int, owner: str) -> None:
@@ -32,18 +32,18 @@ class InFlightCommands:
         self._workers = workers
 
     def enter(self, slot: int) -> MutableSequence[int]:
-        """Take over a slot in this process, keeping what its predecessor left, and return the row to write to."""
+        """Take over a slot in this process, keep the predecessor's entry, and return the row to write to."""
         now, last = self._row(2 * slot), self._row(2 * slot + 1)
         if now[COMMAND]:
             last[PID], last[SHARD], last[COMMAND] = now[PID], now[SHARD], now[COMMAND]
         now[PID], now[COMMAND] = os.getpid(), 0
-        return now  # type: ignore[return-value]  # a memoryview of integers has all that a mark needs
+        return now  # type: ignore[return-value]  # a memoryview of integers is used as a sequence of them
 
     def deaths(self, shard: int) -> list[tuple[int, int]]:
-        """Return (offset, pid) of the commands of a shard within which a process died, and forget them.
+        """Return (offset, pid) for each command of a shard in which a process died, and clear these entries.
 
-        For the owner of the shard, who commits them next. Should that fail too, a death is not counted: a record that
-        kills gets another try, one that is innocent is never given up for it.
+        Only the owner of the shard calls this, and it commits the deaths next. If that commit fails, the deaths are not
+        counted: a command that kills its process is tried once more, but a harmless command is never given up.
         """
         found = []
         for number in range(2 * self._workers):
@@ -58,17 +58,17 @@ class InFlightCommands:
 
 
 class _Node:
-    """Where a node keeps its marks for the processes that it forks."""
+    """The memory of this node. Forked workers inherit it."""
 
     commands: InFlightCommands | None = None
 
 
-def share(workers: int, owner: str) -> None:
-    """Make the marks of this run of a node; call it before any worker is forked."""
+def share_with_workers(workers: int, owner: str) -> None:
+    """Make the memory for this run of the node. Call it before any worker is forked."""
     _Node.commands = InFlightCommands(workers, owner)
 
 
-def shared() -> InFlightCommands:
-    """Return the marks of the node that this worker belongs to."""
-    assert _Node.commands is not None, "the node made its marks before it forked"
+def of_this_node() -> InFlightCommands:
+    """Return the memory of the node that this worker belongs to."""
+    assert _Node.commands is not None, "share_with_workers was not called before the workers were forked"
     return _Node.commands

@@ -1,4 +1,4 @@
-"""``Publisher``: puts the latest word of a node into the log, so that ``repertory status`` finds it from anywhere."""
+"""``Publisher``: writes a node's status to the log, where ``repertory status`` can read it from any machine."""
 
 from __future__ import annotations
 
@@ -13,62 +13,62 @@ from repertory.bridge.log.port import Backend, TopicMismatch, TopicSpec
 from repertory.bridge.log.record import Output
 from repertory.bridge.node.status import NodeStatus
 
-#: At most one record in this time, whatever happens.
+#: At most one record is written in this time.
 INTERVAL_S = 1.0
-#: On a log that several machines share; a node that is silent for longer than a few of these is dead or cut off.
+#: For a log that several machines share. A node that misses several heartbeats is dead or cut off from the log.
 HEARTBEAT_S = 60.0
-#: After a log that was out of reach.
+#: The delay before the next attempt when the log is unavailable.
 RETRY_S = 10.0
-#: A node that stops waits so long for its last word to be written, and not longer.
-LAST_WORD_S = 3.0
+#: How long a node that stops waits for its final record to be written.
+FINAL_RECORD_TIMEOUT_S = 3.0
 
 logger = logging.getLogger("repertory")
 
 
 class Publisher:
-    """A thread that writes a node's record, coalesced, when something has changed.
+    """A thread that writes a node's record when it has changed; changes in quick succession are written once.
 
-    Best effort, and never in anybody's way: :meth:`changed` does not block, no error leaves the thread, and what cannot
-    be written is one log line. ``heartbeat_s``: how often the record is written though nothing changed, so that a
-    reader on another machine can tell a quiet node from a dead one; 0 for never.
+    Best effort, and it never delays the node: :meth:`changed` does not block, no error leaves the thread, and a failure
+    is one log line. ``heartbeat_s`` is how often the record is written without a change, so that a reader on another
+    machine can distinguish a quiet node from a dead one; 0 for never.
     """
 
     def __init__(
-        self, incidents: NodeStatus, connect: Callable[[], Backend], topic: TopicSpec, *, heartbeat_s: float
+        self, status: NodeStatus, connect: Callable[[], Backend], topic: TopicSpec, *, heartbeat_s: float
     ) -> None:
-        self._status, self._connect, self._topic = incidents, connect, topic
-        incidents.heartbeat_s = heartbeat_s
+        self._status, self._connect, self._topic = status, connect, topic
+        status.heartbeat_s = heartbeat_s
         self._changed, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="incidents", daemon=True)
         self._thread.start()
 
     def changed(self) -> None:
-        """Have the record written soon."""
+        """Request that the record is written soon."""
         self._changed.set()
 
     def close(self) -> None:
-        """Have the last word written, and wait for that a little."""
+        """Write the final record; wait for that up to ``FINAL_RECORD_TIMEOUT_S``."""
         self._closing.set()
         self._changed.set()
-        self._thread.join(LAST_WORD_S)
+        self._thread.join(FINAL_RECORD_TIMEOUT_S)
 
     # --- its thread -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        told = False
+        warned = False
         while True:
             try:
                 self._publish_all()
-            except TopicMismatch as error:  # Asking again makes no difference: somebody has to make it.
-                logger.warning("the incidents of this node are not kept for repertory status: %s", error)
+            except TopicMismatch as error:  # A retry does not help: an operator has to correct the topic.
+                logger.warning("repertory status cannot show the incidents of this node: %s", error)
                 return
-            except Exception as error:  # noqa: BLE001  best effort: whatever a log does, the node goes on
-                if not told:
+            except Exception as error:  # noqa: BLE001  best effort: no failure of the log may stop the node
+                if not warned:
                     logger.warning(
-                        "the incidents of this node are not kept for repertory status now; next try in %g s: %s",
+                        "repertory status cannot show the incidents of this node at present; next try in %g s: %s",
                         RETRY_S, error,
                     )  # fmt: skip
-                told = True
+                warned = True
             else:
                 return
             if self._closing.wait(RETRY_S):
@@ -76,7 +76,7 @@ class Publisher:
             self._changed.set()
 
     def _publish_all(self) -> None:
-        """Write the record at each change until the node ends."""
+        """Write the record at each change and heartbeat until the node ends."""
         backend = self._connect()
         try:
             backend.ensure([self._topic])

@@ -1,4 +1,4 @@
-"""The report stream of a node, read: one JSON object a line, from a pipe that all its processes write to."""
+"""Reads the report stream of a node: one JSON object a line, on a pipe that all its processes write to."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _decoder: msgspec.json.Decoder[NodeReport] = msgspec.json.Decoder(NodeReport)
 
 
 class ReportLines:
-    """Bytes in, reports out, however the bytes are cut. Pure; owned by whoever reads the pipe.
+    """Bytes in, reports out, wherever the bytes are cut. Pure; owned by the reader of the pipe.
 
-    A process that is killed may have written half a line, and the pipe is open to whatever runs in a worker: a line
-    that is no report is left out and counted in ``lost``. It must not take down who watches over the node.
+    A process that is killed may have written half a line, and any code in a worker may write to the pipe. A line that
+    is not a known report is discarded and counted in ``lost``; it must never raise an error in the reader.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class ReportLines:
         self._skips = False
 
     def feed(self, chunk: bytes) -> Iterator[NodeReport]:
-        """Take what was read, and yield the reports that are complete with it."""
+        """Add bytes that were read; yield the reports that they complete."""
         *ends, rest = chunk.split(b"\n")
         for end in ends:
             line, skips = bytes(self._rest + end), self._skips

@@ -1,7 +1,7 @@
-"""What the reports of a node amount to: its workers, counters, and the last incidents, as one record in the log.
+"""The status of a node, made from its reports: its workers, counters, and last incidents, as one record in the log.
 
-``repertory status`` runs anywhere and reads the log alone, so what an operator should see of a node has to be there,
-also when the node is not there any more.
+``repertory status`` runs on any machine and reads only the log. So the log must hold all that an operator should see of
+a node, even after the node has ended.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ from repertory.supervision.process.reports import (
     WorkerWaits,
 )
 
-#: What is kept of incidents: enough to see what goes on, little enough to be written once a second.
+#: Bounds for the incidents that are kept: enough to see what happens, few enough to be written once a second.
 INCIDENTS_MAX = 20
 TEXT_CHARS_MAX = 300
-#: For "restarts in the last hour" restarts are counted by the minute.
+#: Restarts are counted by the minute, for the number of restarts in the last hour.
 MINUTES_KEPT = 60
 
 
 class NodeIncident(msgspec.Struct, frozen=True):
-    """One thing that failed: when (epoch), what, where, and what happens next. ``count``: so often in a row."""
+    """A failure: when (epoch), what, where, and what happens next. ``count``: how often in a row."""
 
     at_ms: int
     worker: str
@@ -61,7 +61,7 @@ class NodeIncident(msgspec.Struct, frozen=True):
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
-    """A worker process as its node knows it; ``pid`` 0 while there is none. ``state`` is so since ``at_ms``."""
+    """A worker process as its node knows it. ``pid`` is 0 without a process; ``state`` is valid from ``at_ms``."""
 
     pid: int
     state: str
@@ -70,10 +70,10 @@ class WorkerStatus(msgspec.Struct, frozen=True):
 
 
 class NodeStatusRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Node"):
-    """The latest word of one node, keyed by its name.
+    """The latest status of one node, keyed by its name.
 
-    ``at_ms``: when it was said; at least each ``heartbeat_s``, unless that is 0. ``pid`` and ``pid_start`` tell a
-    reader on the same machine whether the node runs. ``restarts``: of workers, by the minute (epoch).
+    ``at_ms``: when it was written, at least every ``heartbeat_s`` unless that is 0. With ``pid`` and ``pid_start`` a
+    reader on the same machine can check whether the node runs. ``restarts``: worker restarts by the minute (epoch).
     ``metrics``: counters since ``started_ms``, by Prometheus name and labels.
     """
 
@@ -90,7 +90,7 @@ class NodeStatusRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Node"
     incidents: tuple[NodeIncident, ...]
 
     def restarts_since(self, since_ms: int) -> int:
-        """Count the restarts of workers since a moment; to the minute, and no more than an hour before ``at_ms``."""
+        """Count the restarts of workers since a time, to the minute and for at most an hour before ``at_ms``."""
         return sum(count for minute, count in self.restarts.items() if (minute + 1) * 60_000 > since_ms)
 
 
@@ -102,7 +102,7 @@ _decode = msgspec.msgpack.Decoder(NodeStatusRecord).decode
 
 
 def decode_node(data: bytes) -> NodeStatusRecord:
-    """Return a node's record; DecodeError for anything else."""
+    """Return a node's record. Raises DecodeError for invalid data."""
     try:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -110,7 +110,7 @@ def decode_node(data: bytes) -> NodeStatusRecord:
 
 
 class NodeStatus:
-    """Takes a node's reports and keeps what matters of them. No clock: time comes with the reports. Any thread."""
+    """Collects a node's reports into its status. Reads no clock: the reports carry the time. Any thread may use it."""
 
     def __init__(self, node: str, pid: int, pid_start: str, started_ms: int, heartbeat_s: float = 0.0) -> None:
         self._node, self._pid, self._pid_start, self._started_ms = node, pid, pid_start, started_ms
@@ -121,11 +121,11 @@ class NodeStatus:
         self._workers: dict[str, WorkerStatus] = {}
         self._restarts: dict[int, int] = {}
         self._incidents: list[NodeIncident] = []
-        #: If the last incident is a handover: how many more it stands for, and the longest gap of all.
+        #: If the last incident is a handover: how many more handovers it covers, and their longest gap.
         self._handovers = 0, 0.0
 
     def record(self, now_ms: int) -> NodeStatusRecord:
-        """Return all of it as it stands."""
+        """Return the current status."""
         with self._lock:
             return NodeStatusRecord(
                 self._node, self._pid, self._pid_start, self._started_ms, now_ms, self.heartbeat_s,
@@ -153,10 +153,10 @@ class NodeStatus:
                     return self._take_shard(report, at_ms)
 
     def end(self, exit_code: int | None) -> None:
-        """The node's stream has ended: no process of it is left. It may have been killed before it said so."""
+        """Record that the report stream has ended: no process of the node is left. It may have been killed."""
         with self._lock:
             if not self._state.startswith(("stopped", "gave up")):
-                self._state = f"ended without a word (exit code {exit_code})"
+                self._state = f"ended without a final report (exit code {exit_code})"
             self._workers.clear()
 
     # --- the node and its workers -----------------------------------------------------------------------------
@@ -212,7 +212,7 @@ class NodeStatus:
             del self._restarts[old]
 
     def _complete_incident(self, worker: str, then: str) -> None:
-        """Say of a worker's failure what its supervisor made of it: that is known a moment later."""
+        """Add the supervisor's decision to the incident of a worker's failure; it is reported a moment later."""
         for at in range(len(self._incidents) - 1, -1, -1):
             if self._incidents[at].worker == worker and self._incidents[at].where.startswith(worker):
                 self._incidents[at] = msgspec.structs.replace(self._incidents[at], next=then)
@@ -262,7 +262,7 @@ class NodeStatus:
         del self._incidents[:-INCIDENTS_MAX]
 
     def _add_incident(self, at_ms: int, worker: str, what: str, where: str, then: str) -> None:
-        """Keep an incident; one that is just like the last is counted there, so that a loop drives nothing else out."""
+        """Keep an incident. One equal to the last is counted there, so that a loop of failures displaces no others."""
         incident = NodeIncident(at_ms, worker, what[:TEXT_CHARS_MAX], where[:TEXT_CHARS_MAX], then[:TEXT_CHARS_MAX])
         last = self._incidents[-1] if self._incidents else None
         if last and (last.worker, last.what, last.where) == (worker, incident.what, incident.where):

@@ -1,4 +1,4 @@
-"""``repertory status``: where every shard stands, and what its nodes have said of themselves."""
+"""``repertory status``: where every shard stands, and the status of its nodes."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ def status(
 
 
 def standing(node: NodeStatusRecord, now_ms: int) -> str:
-    """Say how a node stands, as far as can be told from here: what its last word is worth, and how old it is."""
+    """Describe a node as far as this process can check it: its last reported state, and how old that is."""
     age = f"{_age(now_ms - node.at_ms)} ago"
     if not node.state.startswith(("starting", "running", "stopping")):
         return f"{node.state}, {age}"
     if is_alive(node.pid, node.pid_start):
         return node.state
     if not node.heartbeat_s:  # The log is a file: whoever reads it is on the node's machine.
-        return f"dead: its process is gone, its last word came {age}"
+        return f"dead: its process is gone, last reported {age}"
     if now_ms - node.at_ms > _HEARTBEATS_MISSED * node.heartbeat_s * 1000:
-        return f"silent: dead or cut off from the log, its last word came {age}"
-    return f"{node.state}, its last word came {age}"
+        return f"silent: dead or cut off from the log, last reported {age}"
+    return f"{node.state}, last reported {age}"
 
 
 def _print_json(
@@ -95,7 +95,7 @@ def _shards(system: ActorSystem, shards: Sequence[ShardStatus]) -> TextTable:
 
 
 def _nodes(nodes: Sequence[NodeStatusRecord], now_ms: int) -> TextTable:
-    table = TextTable("node", "standing", "workers, at its last word", "restarts (1 h)", title="nodes")
+    table = TextTable("node", "standing", "workers, last reported", "restarts (1 h)", title="nodes")
     for node in nodes:
         workers = "\n".join(
             f"{name}: {worker.state}" + (f", pid {worker.pid}" if worker.pid else "")

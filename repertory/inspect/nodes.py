@@ -1,4 +1,4 @@
-"""What the nodes of a system have written of themselves."""
+"""The status records that the nodes of a system have written to the log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from repertory.bridge.system.system import ActorSystem
 
 
 def node_records(reader: Reader, system: ActorSystem) -> list[NodeStatusRecord]:
-    """Return the latest word of every node that said one, by name; nothing where the log has no topic for it."""
+    """Return the latest status of each node, by name; an empty list if the log has no topic for it."""
     topic = topics.incidents_topic(system.name)
     found: dict[bytes, NodeStatusRecord] = {}
     for record in reader.read(topic, 0) if reader.partition_count(topic) else ():

@@ -1,4 +1,4 @@
-"""What the node, its Guardian and the workers say to each other: plain data, and never a record."""
+"""The control messages between the node, its Guardian and the workers: plain data, and never a record."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from repertory.supervision.policy import Policy
 from repertory.supervision.process.work import WorkSpec
 from repertory.supervision.strategy import Strategy
 
-#: Pings sent while an answer may still come: a late one must not kill a healthy process.
+#: Pings that are sent within one ping timeout: a healthy process is not killed for one late answer.
 PINGS_PER_TIMEOUT = 5
 
 
 class Timeouts(msgspec.Struct, frozen=True):
-    """How long the node waits for whom, in seconds."""
+    """How long to wait for answers, for a stop, and for progress, in seconds."""
 
     ping_timeout_s: float
     stop_timeout_s: float
@@ -22,12 +22,12 @@ class Timeouts(msgspec.Struct, frozen=True):
 
     @property
     def turn_s(self) -> float:
-        """How often whoever waits for answers looks around."""
+        """The interval between two pings."""
         return min(1.0, self.ping_timeout_s / PINGS_PER_TIMEOUT)
 
 
 class Begin(msgspec.Struct, frozen=True):
-    """Node to Guardian: start these workers. The descriptors were inherited by fork."""
+    """Node to Guardian: start these workers. The Guardian has inherited the file descriptors over fork."""
 
     specs: tuple[WorkSpec, ...]
     policy: Policy
@@ -38,8 +38,8 @@ class Begin(msgspec.Struct, frozen=True):
     node_pidfd: int
 
 
-class Status(msgspec.Struct, frozen=True):
-    """Guardian to node, over the link: the answer to a ping, and the end once there is one."""
+class GuardianStatus(msgspec.Struct, frozen=True):
+    """Guardian to node, over the link: the answer to a ping. ``exit_code`` is set once supervision has ended."""
 
     guardian_pid: int
     exit_code: int | None = None
@@ -47,7 +47,7 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class StartWork(msgspec.Struct, frozen=True):
-    """Guardian to worker: the first message, once."""
+    """Guardian to worker: the first message, sent once."""
 
     spec: WorkSpec
     incarnation: int
@@ -56,28 +56,28 @@ class StartWork(msgspec.Struct, frozen=True):
 
 
 class Ping(msgspec.Struct, frozen=True):
-    """Guardian to worker: answer."""
+    """Guardian to worker: answer with a `Pong`."""
 
 
 class StopWork(msgspec.Struct, frozen=True):
-    """Guardian to worker: finish what is under way and return.
+    """Guardian to worker: finish the work under way and return.
 
-    Ports are used again: a message for a dead worker may reach a living one, which is why it names its incarnation.
+    It names the incarnation because ports are reused: a message for a dead worker may reach its successor.
     """
 
     incarnation: int
 
 
-class Leave(msgspec.Struct, frozen=True):
-    """Guardian to worker: your last word has arrived; exit."""
+class Exit(msgspec.Struct, frozen=True):
+    """Guardian to worker: `WorkEnded` was received; exit."""
 
     incarnation: int
 
 
 class Pong(msgspec.Struct, frozen=True):
-    """Worker to Guardian: the control thread lives, and the data thread made progress ``silent_s`` ago.
+    """Worker to Guardian: the control thread runs, and the data thread last made progress ``silent_s`` ago.
 
-    ``doing``: what it has had under way since then, in words.
+    ``doing`` names what the data thread has had under way since then.
     """
 
     worker: str
@@ -85,16 +85,21 @@ class Pong(msgspec.Struct, frozen=True):
     silent_s: float
     doing: str
 
+    def describe(self) -> str:
+        """Say how long there was no progress, and in what: "no progress for 1.5 s in counter/3@17"."""
+        place = f" in {self.doing}" if self.doing else ""
+        return f"no progress for {self.silent_s:.1f} s{place}"
 
-class Up(msgspec.Struct, frozen=True):
-    """Worker to Guardian: the work has said that it is started."""
+
+class WorkStarted(msgspec.Struct, frozen=True):
+    """Worker to Guardian: the work has called `Control.started`."""
 
     worker: str
     incarnation: int
 
 
-class LastWord(msgspec.Struct, frozen=True):
-    """Worker to Guardian: the work is over, by request (no failure) or not. Answered with `Leave`."""
+class WorkEnded(msgspec.Struct, frozen=True):
+    """Worker to Guardian: the work has ended, as requested (no failure) or not. Answered with `Exit`."""
 
     worker: str
     incarnation: int

@@ -1,7 +1,7 @@
-"""What runs in a supervised process, and what it can say: the contract that `bridge.worker` fulfils.
+"""The contract between a supervised process and the work that runs in it; `bridge.worker` implements a `Work`.
 
-Each supervised process has two threads. The control thread is Thespian's: it answers pings and relays. The data
-thread runs one `Work` and nothing else of ours, so that neither can make the other deaf.
+Each supervised process has two threads. The control thread is Thespian's: it answers pings and sends messages. The data
+thread only runs one `Work`, so that neither thread blocks the other.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import msgspec
 
 from repertory.supervision.process.reports import ReportWriter, WorkerReport
 
-#: What a work's arguments are made of: plain data that crosses processes.
+#: The type of a work's arguments: plain data that crosses processes.
 Scalar = str | int | float | bool | None
 
 
 class WorkSpec(msgspec.Struct, frozen=True):
-    """Which work a supervised process does: plain data, nothing of it is built before the process exists.
+    """Describes the work of a supervised process as plain data; the work itself is built in that process.
 
-    ``name`` is unique in the node. ``target`` is ``module:callable``; it is called with ``arguments`` as keywords,
-    on the data thread of the child, and returns the `Work`.
+    ``name`` is unique in the node. ``target`` is ``module:callable``. The child calls it on its data thread, with
+    ``arguments`` as keywords, and it returns the `Work`.
     """
 
     name: str
@@ -32,34 +32,34 @@ class WorkSpec(msgspec.Struct, frozen=True):
     arguments: Mapping[str, Scalar] = {}
 
     def build(self) -> Work:
-        """Import the target and make the work. Runs on the data thread; raises whatever the target raises."""
+        """Import the target and make the work. Runs on the data thread; raises any error of the target."""
         module_name, _, attribute = self.target.partition(":")
         make: Callable[..., Work] = getattr(import_module(module_name), attribute)
         return make(**self.arguments)
 
 
 class Work(Protocol):
-    """What one supervised process does."""
+    """The work of one supervised process."""
 
     def run(self, control: Control) -> None:
-        """Work until ``control.stopping`` is set, then finish what is under way and return.
+        """Work until ``control.stopping`` is set, then finish the work under way and return.
 
-        Runs on the data thread and may block, but should look at ``stopping`` several times a second. Raising, or
-        returning before it was asked to, is a failure of the process: the supervisor decides what follows.
+        Runs on the data thread and may block, but should check ``stopping`` several times a second. If it raises, or
+        returns before ``stopping`` is set, the process has failed and its supervisor decides what follows.
         """
 
 
 class Control:
-    """What a `Work` says to its supervisor. Its methods never block; the data thread alone calls them.
+    """A `Work`'s link to its supervisor. Its methods never block; only the data thread calls them, except `silence`.
 
-    ``under_way``: may be replaced by a function that names what the data thread is doing, "" for nothing in particular;
-    the control thread calls it. When its answer changes, that is progress too.
+    ``under_way`` may be replaced by a function that names what the data thread is doing, or returns "". The control
+    thread calls it. A changed answer counts as progress.
     """
 
     def __init__(self, worker: str, incarnation: int, reports: ReportWriter, on_started: Callable[[], None]) -> None:
         self.worker = worker
         self.incarnation = incarnation
-        #: Set when a graceful stop was asked for. The stop has a deadline; then the process is killed.
+        #: Set when a graceful stop is requested. At the stop's deadline the process is killed.
         self.stopping = threading.Event()
         self._reports = reports
         self._on_started = on_started
@@ -68,14 +68,14 @@ class Control:
         self._doing, self._since_s = "", 0.0
 
     def started(self) -> None:
-        """Say that the work is up: from now on it is expected to make progress. Call it once."""
+        """Report that the work has started; from now on it must make progress. Call it once."""
         self._progress_s = time.monotonic()
         self._on_started()
 
     def progress(self) -> None:
-        """Say that the data thread is alive: call it at each turn of its loop (0.1 µs).
+        """Record progress of the data thread. Call it at each turn of the loop (0.1 µs).
 
-        A handler that never returns still lets the control thread answer pings; this is how it is found out.
+        While a handler hangs, the control thread still answers pings; the missing progress reveals the hang.
         """
         self._progress_s = time.monotonic()
 
@@ -84,9 +84,9 @@ class Control:
         self._reports.write(msgspec.structs.replace(report, worker=self.worker, incarnation=self.incarnation))
 
     def silence(self) -> tuple[float, str]:
-        """Return the seconds since the last sign of progress, 0 until started, and what is under way meanwhile.
+        """Return the seconds since the last progress (0 before the start), and what has been under way since then.
 
-        Called by the control thread, at each ping.
+        The control thread calls it at each ping.
         """
         if self._progress_s is None:
             return 0.0, ""

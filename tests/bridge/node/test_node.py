@@ -282,7 +282,7 @@ def test_status_shows_what_failed_when_the_node_is_gone(stage: Stage) -> None:
     stage.until(lambda: node.exit_code is not None, "the node is dead")
     node.stop()
     (record,) = node_records(stage._reader, stage.app.system)
-    assert (record.node, record.state) == ("one", "ended without a word (exit code -9)")
+    assert (record.node, record.state) == ("one", "ended without a final report (exit code -9)")
     seen = {(incident.what, incident.next.partition(" in ")[0]) for incident in record.incidents}
     assert {
         ("ValueError: told to stop", "its key is parked"), ("ProcessExited: ended with SIGKILL", "it is started again")

@@ -142,7 +142,7 @@ def test_a_failure_that_no_level_can_mend_ends_the_node_loudly(
     stage._client.tell(stage.app.Counter.break_down, key_on(1), stage.app.Break(how="never"))
     stage.send(500)
     stage.until(lambda: node.exit_code is not None, "the node gives up")
-    stage.until(lambda: bool(stage.reported(NodeStopped)), "its last word is read")
+    stage.until(lambda: bool(stage.reported(NodeStopped)), "its last report is read")
     assert node.stop() == node.exit_code == os.EX_SOFTWARE
     stage.nodes.remove(node)
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("repertory: ")]

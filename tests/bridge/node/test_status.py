@@ -181,14 +181,14 @@ def test_planned_handovers_are_one_entry_with_the_longest_gap() -> None:
     assert round(record.metrics["repertory_handover_gap_seconds_total"], 6) == 1.3
 
 
-def test_an_end_without_a_word_is_told_from_a_stop() -> None:
-    """A node that was killed never said that it stopped."""
+def test_an_end_without_a_final_report_is_no_stop() -> None:
+    """A node that was killed has not reported that it stopped."""
     last = NodeStopped(at_s=AT_S, pid=1, exit_code=0, sentence="", killed=0, left=0)
     stopped, killed = incidents(*DIED, last), incidents(*DIED)
     for each in (stopped, killed):
         each.end(0)
     assert stopped.record(NOW_MS).state == "stopped"
-    assert killed.record(NOW_MS).state.startswith("ended without a word")
+    assert killed.record(NOW_MS).state.startswith("ended without a final report")
 
 
 @given(st.text(), st.text())
@@ -221,13 +221,13 @@ def node(**changes: object) -> NodeStatusRecord:
 
 
 def test_a_node_is_said_to_run_only_if_it_does() -> None:
-    """The kernel is asked where that can be; a silent node elsewhere is called silent, and its last word has an age."""
+    """The kernel is asked where that is possible; a node elsewhere is shown with the age of its last report."""
     later_ms = NOW_MS + 10 * 60_000
     assert standing(node(), later_ms) == "running"
     assert "process is gone" in standing(node(pid=2**22 + 1), later_ms)
     assert "10 min ago" in standing(node(pid=2**22 + 1), later_ms)
     elsewhere = node(pid_start="another-boot/1", heartbeat_s=60.0)
-    assert standing(elsewhere, NOW_MS + 50_000) == "running, its last word came 50 s ago"
+    assert standing(elsewhere, NOW_MS + 50_000) == "running, last reported 50 s ago"
     assert standing(elsewhere, later_ms).startswith("silent: dead or cut off from the log")
     assert standing(node(state="stopped"), later_ms) == "stopped, 10 min ago"
     assert standing(node(state="gave up: no"), later_ms) == "gave up: no, 10 min ago"
@@ -253,8 +253,8 @@ def written(backend: Backend) -> list[NodeStatusRecord]:
         reader.close()
 
 
-def test_a_burst_of_reports_is_few_records_and_the_last_word_is_whole(backend: Backend) -> None:
-    """Reports are coalesced and none is lost; what was said before the end is in the log when it is over."""
+def test_a_burst_of_reports_is_few_records_and_the_final_one_is_whole(backend: Backend) -> None:
+    """Reports are coalesced and none is lost; what was reported before the end is in the log when it is over."""
     found = incidents()
     publisher = Publisher(found, lambda: connect(backend.url), incidents_spec("t"), heartbeat_s=0.0)
     for each in [*DIED, *[shard_failed()] * 1_000]:
@@ -299,7 +299,7 @@ def test_a_log_out_of_reach_is_one_line(caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_a_failure_is_one_log_line_whatever_its_message(caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever reads the log line by line, or in a terminal, is not told what nobody said."""
+    """A message cannot forge a log line or control a terminal."""
     reported: list[ShardReport] = []
     worker_log = WorkerLog(reported.append)
     reason = "first\nnode-stopped exit_code=0 \x1b[2J"

@@ -18,7 +18,7 @@ import pytest
 
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.record import Output
-from repertory.supervision.process.node import TOGETHER_S
+from repertory.supervision.process.node import SAME_REQUEST_S
 from tests.apps import counting
 from tests.support.paths import ROOT
 from tests.support.processes import started, wait_until_ended
@@ -235,7 +235,7 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
             line = process.stderr.readline()
             assert line, seen
             seen += line
-        time.sleep(TOGETHER_S)  # time passes: that is what tells a second request from the first
+        time.sleep(SAME_REQUEST_S)  # time passes: that is what tells a second request from the first
         process.send_signal(signal.SIGTERM)
         process.stderr.read()
         assert process.wait(timeout=60) == 128 + signal.SIGTERM

@@ -20,7 +20,7 @@ from typing import Protocol
 import psutil
 import pytest
 
-from repertory.supervision.process.node import TOGETHER_S
+from repertory.supervision.process.node import SAME_REQUEST_S
 from tests.support.paths import ROOT
 from tests.support.processes import inherited_signals
 
@@ -334,7 +334,7 @@ def test_two_signals_kill_at_once(start: StartNode) -> None:
     node.ready()
     node.stop()
     node.expect("deaf")
-    time.sleep(TOGETHER_S)  # time passes: that is what tells a second request from the first
+    time.sleep(SAME_REQUEST_S)  # time passes: that is what tells a second request from the first
     asked_s = time.monotonic()
     node.stop()
     assert "killed all workers at the second signal (SIGTERM)" in node.ended_by_itself(128 + signal.SIGTERM)

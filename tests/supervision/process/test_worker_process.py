@@ -5,16 +5,16 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repertory.supervision.process.host import Silence
+from repertory.supervision.process.worker_process import Silence
 
 
 def test_silence_grows_until_it_is_broken() -> None:
     """Turns add up; an answer begins the count again."""
     silence = Silence(100.0, turn_s_max=2.0)
-    assert silence.lasts(101.0) == 1.0
-    assert silence.lasts(102.5) == 2.5
-    silence.heard()
-    assert silence.lasts(103.0) == 0.5
+    assert silence.update(101.0) == 1.0
+    assert silence.update(102.5) == 2.5
+    silence.end()
+    assert silence.update(103.0) == 0.5
 
 
 @given(turns=st.lists(st.floats(0.0, 1_000.0), min_size=1))
@@ -25,4 +25,4 @@ def test_a_long_turn_counts_as_the_longest_that_is_meant(turns: list[float]) -> 
     for turn_s in turns:
         before_s = silence.total_s
         now_s += turn_s
-        assert 0.0 <= silence.lasts(now_s) - before_s <= 2.0 + 1e-9
+        assert 0.0 <= silence.update(now_s) - before_s <= 2.0 + 1e-9
