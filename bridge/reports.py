@@ -33,7 +33,7 @@ class ShardRestored(WorkerReport, frozen=True, kw_only=True, tag="shard-restored
 
 
 class ShardHandedOver(WorkerReport, frozen=True, kw_only=True, tag="shard-handed-over"):
-    """A shard is served again after its last owner had drained it; nobody served it for ``gap_s``."""
+    """A shard is served again after its last owner had drained it; it was not served for ``gap_s``."""
 
     shard: str
     owner: str
@@ -41,7 +41,7 @@ class ShardHandedOver(WorkerReport, frozen=True, kw_only=True, tag="shard-handed
 
 
 class ShardLost(WorkerReport, frozen=True, kw_only=True, tag="shard-lost"):
-    """The group assigned the shard to somebody else."""
+    """The group assigned the shard to another worker."""
 
     shard: str
     reason: str
@@ -92,7 +92,7 @@ class IncidentReport(WorkerReport, frozen=True, kw_only=True, tag="incident"):
 
 
 class WorkerDrained(WorkerReport, frozen=True, kw_only=True, tag="worker-drained"):
-    """A worker that stops has drained its shards. ``complete``: all of them, in time."""
+    """A worker has drained its shards before it stops. ``complete``: all of them, in time."""
 
     complete: bool
     commits: Count

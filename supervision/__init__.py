@@ -1,25 +1,21 @@
-"""Supervision: decide purely what to do about failures, act in the process that asked.
+"""Supervision: pure decisions about failures. The process that asks for a decision carries it out.
 
 The rules of this package:
 
-- *Pure.* No clock, no randomness, no logging, no I/O: time arrives as ``now_s``, jitter is derived from a
-  seed. The same functions run under the process tree, inside a worker for its shards, in the simulator and
-  under Hypothesis. The exceptions are ``process.py`` and ``transport.py``, the shell over Thespian, which
-  nothing here imports.
-- *One place changes a phase*: `supervision.machine`, by a table. What a shell owes it is said in
-  `supervision.tree`.
+- *Pure.* No clock, no random numbers, no logging, no I/O: the time is passed as ``now_s``, and jitter is derived from a
+  seed. The same functions run in the process tree, in a worker for its shards, in the simulator and under Hypothesis.
+  The exception is the subpackage ``process``, the shell over Thespian. No module beside it imports it.
+- *Only `supervision.machine` changes a phase*, by a table. The obligations of a shell are listed in `supervision.tree`.
 - *A failure is data*: strings, so that it crosses processes and outlives its exception.
-- *Incarnations.* Every start has a number that was never used before; what an old incarnation says is
-  ignored.
-- *Bounded.* At most ``max_restarts`` within ``within_s``, then the level above decides; no history grows
-  without bound.
+- *Incarnations.* Every start has a number that was never used before. Events of an earlier incarnation are ignored.
+- *Bounded.* At most ``max_restarts`` within ``within_s``; after that the level above decides. Each history is bounded.
 
-Entities use `judge` alone; shards and workers are children of a `Tree` and go through `step`.
+Entities only use `judge`; shards and workers are children of a `Tree` and are supervised by `step`.
 """
 
 from repertory.supervision.directive import Directive, Failure
 from repertory.supervision.machine import step
-from repertory.supervision.phase import PHASE_TABLE, Change, ChildPhase, phase_table_rst
+from repertory.supervision.phase import PHASE_TABLE, ChildChange, ChildPhase, phase_table_rst
 from repertory.supervision.policy import PROCESS_FAILURES, Judgement, Policy, judge, restart
 from repertory.supervision.restart import Backoff, add_restart, exhausted
 from repertory.supervision.strategy import Strategy, affected
@@ -47,8 +43,8 @@ __all__ = [
     "PROCESS_FAILURES",
     "Add",
     "Backoff",
-    "Change",
     "Child",
+    "ChildChange",
     "ChildPhase",
     "Directive",
     "Due",

@@ -1,4 +1,4 @@
-"""What is to be done about a failure, and what is known of it: two values that every level of supervision shares."""
+"""A failure, and the directive that says what to do about it: two values that all levels of supervision share."""
 
 import enum
 import traceback
@@ -7,24 +7,25 @@ from typing import Self
 import msgspec
 
 MESSAGE_CHARS_MAX = 1_000
-"""Room for a sentence and its figures; a message can quote a whole record, and a report is kept per child."""
+"""Enough for a sentence and its numbers. A message can quote a whole record, and a failure is kept for each child."""
 
 TRACEBACK_CHARS_MAX = 8_000
-"""About a hundred frames. With the message well below a Thespian frame (1 MiB) and a Kafka header."""
+"""About a hundred frames. With the message, far smaller than a Thespian frame (1 MiB) and a Kafka header."""
 
 
 class Directive(enum.Enum):
-    """What happens to the one that failed; each level reads it in its own terms.
+    """What happens to a child that failed. The meaning at each level:
 
     ========  ===================================  =======================================  =======================
     ..        an entity's handler failed           a shard failed                           a worker process failed
     ========  ===================================  =======================================  =======================
-    RESUME    the command is dead-lettered, the    as RESTART: what it had is dropped       as RESTART: it is gone
-              entity goes on
-    RESTART   rebuilt from committed state, the    memory dropped, ownership proved, state  a new process after the
-              command comes again after a backoff  restored, on from the committed offset   backoff
-    STOP      the key is parked                    it stays down, its siblings go on        it stays down, its
-                                                                                            siblings go on
+    RESUME    the command is dead-lettered, the    as RESTART: its memory is discarded      as RESTART: the process
+              entity continues                                                              has ended
+    RESTART   it is rebuilt from committed state,  its memory is discarded; it is claimed,  a new process after the
+              and the command is repeated after a  restored, and continues from the         backoff
+              backoff                              committed offset
+    STOP      the key is parked                    it stays down, its siblings continue     it stays down, its
+                                                                                            siblings continue
     ESCALATE  the shard fails                      the worker fails                         the node fails
     ========  ===================================  =======================================  =======================
     """
@@ -38,10 +39,9 @@ class Directive(enum.Enum):
 class Failure(msgspec.Struct, frozen=True):
     """A failure as data: plain strings, so that it crosses processes, fits a header and outlives its exception.
 
-    ``error_type`` and ``bases`` are qualified names, the error's own class and then its other classes,
-    nearest first: with them a policy that names types can be asked in another process. ``where`` names the
-    place, as in ``account/3@120 key a-1``. ``directive`` is what the failed child's own policy decided, None
-    if nobody has yet.
+    ``error_type`` and ``bases`` are the qualified names of the error's class and its base classes, nearest first. With
+    them, a policy that names types can be applied in another process. ``where`` names the place, as in
+    ``account/3@120 key a-1``. ``directive`` is the decision of the failed child's own policy, None without one.
     """
 
     error_type: str
@@ -55,8 +55,8 @@ class Failure(msgspec.Struct, frozen=True):
     def of(cls, error: BaseException, where: str) -> Self:
         """Describe `error`, which failed at `where`; never raises, whatever the error's own ``__str__`` does.
 
-        The message keeps its first 1,000 characters, the traceback both its ends in 8,000: where it came from
-        and where it broke. What is not valid UTF-8 is escaped.
+        The message keeps its first 1,000 characters. The traceback keeps 8,000, from both ends: its origin and
+        the place of the error. Text that is not valid UTF-8 is escaped.
         """
         report = traceback.TracebackException.from_exception(error)
         own, *bases = type(error).__mro__[:-1]
@@ -77,12 +77,12 @@ def qualified_name(error_type: type) -> str:
 
 
 def _printable(text: str) -> str:
-    """Escape lone surrogates, which no UTF-8 header or MessagePack string can hold."""
+    """Escape lone surrogates, which UTF-8 headers and MessagePack strings cannot contain."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _both_ends(text: str, chars_max: int) -> str:
-    """Cut the middle out of a long text: the ends of a traceback say most."""
+    """Cut out the middle of a long text: the ends of a traceback are its most useful parts."""
     if len(text) <= chars_max:
         return text
     gap = "\n[...]\n"

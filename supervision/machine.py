@@ -1,15 +1,15 @@
-"""What a supervisor does: `step(tree, event, now_s)` gives the next tree and what to do now.
+"""The decisions of a supervisor: `step(tree, event, now_s)` returns the next tree and the commands to carry out.
 
-The only place that changes the phase of a child. `PHASE_TABLE` says every change there is; `step` finds out which of
-them an event means, and `_take_next_steps` then stops and starts what may be stopped and started:
+Only this module changes the phase of a child. `PHASE_TABLE` lists all changes. `step` determines the changes that an
+event means, and `_take_next_steps` then stops and starts children whose turn has come:
 
-- Stops go one at a time, the last child first, the next when the one before has exited (as OTP's).
-- Starts go in start order and do not wait for each other's Started. OTP waits; but here a child is a process or a shard
-  that restores for seconds, and none may ask a sibling for anything while it starts.
-- Except under one_for_one, nobody starts while a sibling is being stopped, nor while one waits whose failure it shares:
-  so a group is down before it starts again, and comes up in order.
-- What a child says while it is being stopped is remembered and not judged (as OTP's).
-- After a failure only the backoff of the child that failed delays the group.
+- Stops go one at a time, the last child first. The next child stops when the one before has exited (as in OTP).
+- Starts go in start order and do not wait for each other's Started. OTP waits. Here a child is a process, or a shard
+  that restores for seconds, and children must not depend on a sibling while they start.
+- Except under one_for_one, no child starts while a sibling is being stopped, or while a sibling waits whose failure it
+  shares. So a group is down before it starts again, and it starts in order.
+- A failure reported by a child that is being stopped is recorded and not judged (as in OTP).
+- After a failure, only the backoff of the failed child delays the group.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from repertory.supervision.directive import Directive, Failure
-from repertory.supervision.phase import LEAVING, LIVE, PHASE_TABLE, Change, ChildPhase
+from repertory.supervision.phase import LEAVING, LIVE, PHASE_TABLE, ChildChange, ChildPhase
 from repertory.supervision.strategy import Strategy, affected
 from repertory.supervision.tree import (
     Add,
@@ -41,22 +41,22 @@ from repertory.supervision.tree import (
 
 
 def step(tree: Tree, event: TreeEvent, now_s: float) -> tuple[Tree, tuple[TreeCommand, ...]]:
-    """Take one event at `now_s` (a clock that never goes back): the next tree, and the commands to carry out in order.
+    """Handle one event at `now_s` (of a monotonic clock); return the next tree and the commands, to be run in order.
 
-    Events of an old incarnation, of unknown children, and repeated ones change nothing and command nothing.
+    Events of an old incarnation, events of unknown children, and repeated events have no effect.
     """
     commands: tuple[TreeCommand, ...] = ()
     match event:
         case Add():
             tree = _add(tree, event)
         case Remove(name, gone):
-            tree = _change(tree, name, Change.LOSE if gone else Change.REMOVE)
+            tree = _change(tree, name, ChildChange.LOSE if gone else ChildChange.REMOVE)
         case Started(name, incarnation):
             if _is_current(tree, name, incarnation):
-                tree = _change(tree, name, Change.STARTED)
+                tree = _change(tree, name, ChildChange.STARTED)
         case Due(name, incarnation):
             if _is_current(tree, name, incarnation):
-                tree = _change(tree, name, Change.DUE)
+                tree = _change(tree, name, ChildChange.DUE)
         case Failed(name, incarnation, failure):
             if _is_current(tree, name, incarnation):
                 tree, commands = _failed(tree, tree.child(name), failure, now_s)
@@ -72,55 +72,55 @@ def step(tree: Tree, event: TreeEvent, now_s: float) -> tuple[Tree, tuple[TreeCo
 
 
 def _add(tree: Tree, event: Add) -> Tree:
-    """Take a child in, or up again; a tree that does not run takes nobody."""
+    """Add a child, or start a stopped one again. A tree that is not RUNNING ignores it."""
     if tree.phase is not TreePhase.RUNNING:
         return tree
     child = tree.child(event.child)
     if child.phase is ChildPhase.ABSENT:
         at = next((i for i, sibling in enumerate(tree.children) if sibling.name == event.before), len(tree.children))
         tree = replace(tree, children=(*tree.children[:at], child, *tree.children[at:]))
-    elif child.phase is ChildPhase.STOPPED:  # A new life: what the old one still says is no longer current.
+    elif child.phase is ChildPhase.STOPPED:  # A new life: events of the old one are no longer current.
         tree = _put(tree, Child(child.name, child.phase, failure=child.failure))
-    return _change(tree, child.name, Change.ADD)
+    return _change(tree, child.name, ChildChange.ADD)
 
 
 def _failed(tree: Tree, child: Child, failure: Failure, now_s: float) -> tuple[Tree, tuple[TreeCommand, ...]]:
-    """React to the report of the current incarnation, which may come before, after or without its exit, or twice."""
+    """Handle a failure report of the current incarnation. It may come before, after or without the exit, or twice."""
     directive = tree.policy.directive_of(failure)
     if directive is Directive.RESUME:
         return tree, ()
     tree = _put(tree, replace(child, failure=failure))
     if child.phase in LIVE:
         return _fail(tree, child.name, failure, directive, now_s)
-    if child.phase in LEAVING and tree.awaited != child.name:  # It ended before its turn to be stopped came.
-        return _change(tree, child.name, Change.EXITED), ()
+    if child.phase in LEAVING and tree.awaited != child.name:  # It ended before it was its turn to stop.
+        return _change(tree, child.name, ChildChange.EXITED), ()
     late = child.phase in (ChildPhase.WAITING, ChildPhase.READY) and child.failure == _unreported(child)
-    if late and directive is not Directive.RESTART:  # The exit was counted already; only what follows is another.
+    if late and directive is not Directive.RESTART:  # The exit has been counted already; only the directive differs.
         return _fail(tree, child.name, failure, directive, now_s)
     return tree, ()
 
 
 def _exited(tree: Tree, child: Child, now_s: float) -> tuple[Tree, tuple[TreeCommand, ...]]:
-    """React to the end of the current incarnation: awaited, known from its report, or the first that is heard of it."""
+    """Handle the exit of the current incarnation: awaited, after its failure report, or without any report."""
     if child.phase not in LIVE:
-        return _change(tree, child.name, Change.EXITED), ()
+        return _change(tree, child.name, ChildChange.EXITED), ()
     failure = _unreported(child)
     tree = _put(tree, replace(child, failure=failure))
     directive = tree.policy.directive_of(failure)
-    if directive is Directive.RESUME:  # What is gone cannot go on.
+    if directive is Directive.RESUME:  # An exited child cannot continue.
         directive = Directive.RESTART
     return _fail(tree, child.name, failure, directive, now_s)
 
 
 def _unreported(child: Child) -> Failure:
-    """Describe an exit that no report came before."""
+    """Describe an exit without a failure report before it."""
     return Failure("Exited", "exited without a report", f"{child.name}#{child.incarnation}")
 
 
 def _fail(
     tree: Tree, name: str, failure: Failure, directive: Directive, now_s: float
 ) -> tuple[Tree, tuple[TreeCommand, ...]]:
-    """Answer one failure with exactly one of: wait, stop for good, escalate."""
+    """Answer one failure with exactly one of: restart after a backoff, stop permanently, escalate."""
     match directive:
         case Directive.RESUME:
             return tree, ()
@@ -131,7 +131,7 @@ def _fail(
                 return _retry(tree, name, now_s)
             return _escalate(tree, name, failure), ()
         case Directive.STOP:
-            return _change(tree, name, Change.GIVE_UP), ()
+            return _change(tree, name, ChildChange.GIVE_UP), ()
         case Directive.ESCALATE:
             return _escalate(tree, name, failure), ()
         case _:
@@ -139,33 +139,31 @@ def _fail(
 
 
 def _retry(tree: Tree, name: str, now_s: float) -> tuple[Tree, tuple[TreeCommand, ...]]:
-    """Let the failed child wait out its backoff, and begin to stop the siblings that share its fate."""
+    """Start the backoff of the failed child, and mark the siblings that are restarted with it to be stopped."""
     backoff = tree.policy.backoff
     child = tree.child(name)
     attempts = backoff.next_attempt(child.attempts, child.failed_s, now_s)
-    tree = _change(_put(tree, replace(child, attempts=attempts, failed_s=now_s)), name, Change.RETRY)
+    tree = _change(_put(tree, replace(child, attempts=attempts, failed_s=now_s)), name, ChildChange.RETRY)
     for sibling in affected(tree.strategy, tree.names(), name):
-        tree = _change(tree, sibling, Change.RESTART)
+        tree = _change(tree, sibling, ChildChange.RESTART)
     delay_s = backoff.delay_s(attempts, _draw(tree.seed, name, child.incarnation))
     return tree, (WakeAfter(name, child.incarnation, delay_s),)
 
 
 def _escalate(tree: Tree, name: str, failure: Failure) -> Tree:
-    """Give up: the failed child is down, all others are to stop; `_take_next_steps` escalates when they have."""
-    return _halt(_change(tree, name, Change.GIVE_UP), TreePhase.ESCALATING, failure)
+    """Give up: the failed child is down, and all others stop. `_take_next_steps` escalates when they have exited."""
+    return _halt(_change(tree, name, ChildChange.GIVE_UP), TreePhase.ESCALATING, failure)
 
 
 def _halt(tree: Tree, phase: TreePhase, failure: Failure | None) -> Tree:
-    """Stop all children, on the way to `phase`; where all are down already, `_take_next_steps` is there in the same
-    step.
-    """
+    """Mark all children to be stopped and enter `phase`. If all are down already, `_take_next_steps` ends it now."""
     for name in tree.names():
-        tree = _change(tree, name, Change.HALT)
+        tree = _change(tree, name, ChildChange.HALT)
     return replace(tree, phase=phase, failure=failure)
 
 
 def _take_next_steps(tree: Tree) -> tuple[Tree, tuple[TreeCommand, ...]]:
-    """Do what the phases now allow: the next stop, all starts, the end of the tree."""
+    """Do all that the phases now allow: the next stop, all starts, or the end of the tree."""
     tree, stops = _stop_next(tree)
     if tree.phase is TreePhase.RUNNING:
         tree, starts = _start_ready(tree)
@@ -181,7 +179,7 @@ def _take_next_steps(tree: Tree) -> tuple[Tree, tuple[TreeCommand, ...]]:
 
 
 def _stop_next(tree: Tree) -> tuple[Tree, tuple[TreeCommand, ...]]:
-    """Tell the last child that is to stop, unless the one told before has not exited yet."""
+    """Stop the last child that is to stop, unless an earlier stop is still awaited."""
     if tree.awaited is not None:
         return tree, ()
     for child in reversed(tree.children):
@@ -191,7 +189,7 @@ def _stop_next(tree: Tree) -> tuple[Tree, tuple[TreeCommand, ...]]:
 
 
 def _start_ready(tree: Tree) -> tuple[Tree, tuple[TreeCommand, ...]]:
-    """Start, in start order, every READY child that no sibling holds back; an incarnation is never used twice."""
+    """Start all READY children that need not wait for a sibling, in start order. No incarnation is used twice."""
     commands: tuple[TreeCommand, ...] = ()
     held = _held(tree)
     for child in tree.children:
@@ -199,13 +197,13 @@ def _start_ready(tree: Tree) -> tuple[Tree, tuple[TreeCommand, ...]]:
             continue
         incarnation = tree.last_incarnation + 1
         tree = replace(_put(tree, replace(child, incarnation=incarnation)), last_incarnation=incarnation)
-        tree = _change(tree, child.name, Change.START)
+        tree = _change(tree, child.name, ChildChange.START)
         commands += (Start(child.name, incarnation),)
     return tree, commands
 
 
 def _held(tree: Tree) -> frozenset[str]:
-    """Name the children that may not start yet: their group is not down, or a sibling that shares its fate waits."""
+    """Name the children that may not start yet: their group is not down, or a sibling restarted with them waits."""
     if tree.strategy is Strategy.ONE_FOR_ONE:
         return frozenset()
     names = tree.names()
@@ -215,8 +213,8 @@ def _held(tree: Tree) -> frozenset[str]:
     return frozenset[str]().union(*(affected(tree.strategy, names, name) for name in waiting))
 
 
-def _change(tree: Tree, name: str, change: Change) -> Tree:
-    """Move a child as `PHASE_TABLE` says, forget it if it is ABSENT then; without an entry nothing changes."""
+def _change(tree: Tree, name: str, change: ChildChange) -> Tree:
+    """Change a child's phase by `PHASE_TABLE`. An ABSENT child is removed; without an entry nothing changes."""
     child = tree.child(name)
     after = PHASE_TABLE[change].get(child.phase)
     if after is None:
@@ -226,17 +224,17 @@ def _change(tree: Tree, name: str, change: Change) -> Tree:
 
 
 def _put(tree: Tree, child: Child) -> Tree:
-    """Put a child in the place of its former self; an ABSENT one is left out."""
+    """Replace a child by its new version; an ABSENT one is removed."""
     present = (child if former.name == child.name else former for former in tree.children)
     return replace(tree, children=tuple(each for each in present if each.phase is not ChildPhase.ABSENT))
 
 
 def _is_current(tree: Tree, name: str, incarnation: int) -> bool:
-    """Say whether an event speaks of the newest incarnation of a child: of an old one nothing is believed."""
+    """Tell whether an event concerns the newest incarnation of a child; events of older ones are ignored."""
     return 0 < tree.child(name).incarnation == incarnation
 
 
 def _draw(seed: int, name: str, incarnation: int) -> float:
-    """Draw from [0, 1): the same for the same arguments, in every process and version."""
+    """Return a number in [0, 1) that is the same for the same arguments, in every process and version."""
     digest = hashlib.blake2b(f"{seed}/{name}/{incarnation}".encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 11) / 2**53  # 53 bits: what a float holds exactly.
+    return (int.from_bytes(digest, "big") >> 11) / 2**53  # A float holds 53 bits exactly.

@@ -1,4 +1,4 @@
-"""The phases of a child and every change between them, as data: the machine asks, the README shows."""
+"""The phases of a child, and all changes between them as data. The machine applies it and the README shows it."""
 
 import enum
 from collections.abc import Mapping
@@ -6,29 +6,29 @@ from typing import Final
 
 
 class ChildPhase(enum.Enum):
-    """Where a child is."""
+    """The phase of a child."""
 
     ABSENT = "absent"
-    """Not a child: never added, or removed and gone."""
+    """Not a child: never added, or removed."""
     READY = "ready"
-    """Down, and starts as soon as the siblings that it was stopped with are down too."""
+    """Down. It starts as soon as the siblings that were stopped with it are down too."""
     STARTING = "starting"
-    """Start was sent; it has not said yet that it runs."""
+    """Start was sent; Started has not been received."""
     RUNNING = "running"
     WAITING = "waiting"
-    """Failed; down until its backoff is over. One Due is on its way."""
+    """Failed; down until its backoff is over. One Due will follow."""
     RESTARTING = "restarting"
-    """Being stopped because a sibling failed; READY afterwards."""
+    """Being stopped because a sibling failed. READY afterwards."""
     STOPPING = "stopping"
-    """Being stopped; STOPPED afterwards."""
+    """Being stopped. STOPPED afterwards."""
     REMOVING = "removing"
-    """Being stopped; forgotten afterwards."""
+    """Being stopped. ABSENT afterwards."""
     STOPPED = "stopped"
-    """Down for good, by directive or with the tree. Only a new Add starts it."""
+    """Permanently down, by directive or with the tree. Only a new Add starts it."""
 
 
-class Change(enum.Enum):
-    """What can happen to a child: the columns of `PHASE_TABLE`."""
+class ChildChange(enum.Enum):
+    """The changes of a child: the columns of `PHASE_TABLE`."""
 
     ADD = "added"
     START = "start sent"
@@ -45,33 +45,34 @@ class Change(enum.Enum):
 
 _P = ChildPhase
 LIVE: Final = (_P.STARTING, _P.RUNNING)
-"""Up, as far as anybody knows, and meant to be: only here is a failure judged and counted."""
+"""Running as far as is known, and not to be stopped. Only in these phases is a failure judged and counted."""
 LEAVING: Final = (_P.RESTARTING, _P.STOPPING, _P.REMOVING)
-"""On the way down: told to stop, or about to be when its turn comes."""
+"""Being stopped: Stop was sent, or will be when it is the child's turn."""
 
-PHASE_TABLE: Final[Mapping[Change, Mapping[ChildPhase, ChildPhase]]] = {
-    Change.ADD: {_P.ABSENT: _P.READY, _P.STOPPED: _P.READY, _P.REMOVING: _P.RESTARTING},
-    Change.START: {_P.READY: _P.STARTING},
-    Change.STARTED: {_P.STARTING: _P.RUNNING},
-    Change.RETRY: {_P.STARTING: _P.WAITING, _P.RUNNING: _P.WAITING},
-    # From WAITING and READY: the exit came first, was taken for a failure to retry, and the report says otherwise.
-    Change.GIVE_UP: dict.fromkeys((*LIVE, _P.WAITING, _P.READY), _P.STOPPED),
-    Change.DUE: {_P.WAITING: _P.READY},
-    Change.RESTART: dict.fromkeys(LIVE, _P.RESTARTING),
-    Change.HALT: dict.fromkeys((*LIVE, _P.RESTARTING), _P.STOPPING) | dict.fromkeys((_P.READY, _P.WAITING), _P.STOPPED),
-    Change.REMOVE: dict.fromkeys((*LIVE, _P.RESTARTING, _P.STOPPING), _P.REMOVING)
+PHASE_TABLE: Final[Mapping[ChildChange, Mapping[ChildPhase, ChildPhase]]] = {
+    ChildChange.ADD: {_P.ABSENT: _P.READY, _P.STOPPED: _P.READY, _P.REMOVING: _P.RESTARTING},
+    ChildChange.START: {_P.READY: _P.STARTING},
+    ChildChange.STARTED: {_P.STARTING: _P.RUNNING},
+    ChildChange.RETRY: {_P.STARTING: _P.WAITING, _P.RUNNING: _P.WAITING},
+    # From WAITING and READY: the exit came first and was taken for a failure to retry; the report then says otherwise.
+    ChildChange.GIVE_UP: dict.fromkeys((*LIVE, _P.WAITING, _P.READY), _P.STOPPED),
+    ChildChange.DUE: {_P.WAITING: _P.READY},
+    ChildChange.RESTART: dict.fromkeys(LIVE, _P.RESTARTING),
+    ChildChange.HALT: dict.fromkeys((*LIVE, _P.RESTARTING), _P.STOPPING)
+    | dict.fromkeys((_P.READY, _P.WAITING), _P.STOPPED),
+    ChildChange.REMOVE: dict.fromkeys((*LIVE, _P.RESTARTING, _P.STOPPING), _P.REMOVING)
     | dict.fromkeys((_P.READY, _P.WAITING, _P.STOPPED), _P.ABSENT),
-    Change.LOSE: {phase: _P.ABSENT for phase in _P if phase is not _P.ABSENT},
-    Change.EXITED: {_P.STOPPING: _P.STOPPED, _P.RESTARTING: _P.READY, _P.REMOVING: _P.ABSENT},
+    ChildChange.LOSE: {phase: _P.ABSENT for phase in _P if phase is not _P.ABSENT},
+    ChildChange.EXITED: {_P.STOPPING: _P.STOPPED, _P.RESTARTING: _P.READY, _P.REMOVING: _P.ABSENT},
 }
-"""Every change of phase: change → phase → next phase. Where there is no entry, the change does nothing to the child."""
+"""All changes of phase: change → phase → next phase. Without an entry, the change has no effect on the child."""
 
 
 def phase_table_rst() -> str:
-    """Render `PHASE_TABLE` as an rst list-table: a row per phase, a column per change, empty where nothing happens."""
-    rows = [["phase", *(change.value for change in Change)]]
+    """Render `PHASE_TABLE` as an rst list-table: a row per phase, a column per change, empty without an effect."""
+    rows = [["phase", *(change.value for change in ChildChange)]]
     for phase in ChildPhase:
-        nexts = (PHASE_TABLE[change].get(phase) for change in Change)
+        nexts = (PHASE_TABLE[change].get(phase) for change in ChildChange)
         rows.append([phase.value, *(after.value if after else "" for after in nexts)])
     lines = [".. list-table::", "   :header-rows: 1", "   :stub-columns: 1", ""]
     for first, *others in rows:

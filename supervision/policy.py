@@ -1,4 +1,4 @@
-"""Which directive a failure gets, and whether a restart is still within its budget: pure, the same at every level."""
+"""Finds the directive for a failure, and whether a restart is within its budget. Pure, and the same at all levels."""
 
 import math
 from collections.abc import Mapping
@@ -11,19 +11,20 @@ from repertory.supervision.directive import Directive, Failure, qualified_name
 from repertory.supervision.restart import Backoff, add_restart, exhausted
 
 PROCESS_FAILURES: Final = (MemoryError, SystemExit, KeyboardInterrupt)
-"""Never judged: they concern the process and not whom they happened to hit. Let them through; its supervisor acts."""
+"""Never judged: they concern the whole process, not the entity in which they were raised. Do not catch them; the
+process's supervisor acts."""
 
 
 E = TypeVar("E", bound=BaseException)
-"""The nearest common class of the types that rules name. Mapping is invariant in its keys: without it, a dict that was
-assigned to a variable first would be refused by type checkers."""
+"""The common class of the types in a policy's rules. Mapping is invariant in its keys: without the variable, type
+checkers would reject a dict that was first assigned to a name."""
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """How failures are answered: by exception type, at most ``max_restarts`` within ``within_s`` seconds.
+    """What to do about failures: a directive by exception type, at most ``max_restarts`` within ``within_s`` seconds.
 
-    Made by `restart`. Beyond the budget a shard or a worker escalates and an entity's key is parked. Raises
-    ValueError or TypeError for settings that make no sense.
+    Made by `restart`. Beyond the budget, a shard or a worker escalates and an entity's key is parked. Raises ValueError
+    or TypeError for invalid settings.
     """
 
     max_restarts: int
@@ -33,11 +34,11 @@ class Policy(msgspec.Struct, frozen=True):
     default: Directive = Directive.RESTART
 
     def __post_init__(self) -> None:
-        """Refuse settings that make no sense, each with its own sentence."""
+        """Reject invalid settings, each with its own error message."""
         if not isinstance(self.max_restarts, int) or isinstance(self.max_restarts, bool):
             raise TypeError(f"restart: max_restarts must be an int, not {self.max_restarts!r}")
         if self.max_restarts < 0:
-            raise ValueError(f"restart: max_restarts must be 0 (none) or more, not {self.max_restarts}")
+            raise ValueError(f"restart: max_restarts must be 0 or more, not {self.max_restarts}")
         if not math.isfinite(self.within_s) or self.within_s <= 0:
             raise ValueError(f"restart: within_s must be a finite number above 0, not {self.within_s}")
         if not isinstance(self.backoff, Backoff):
@@ -48,14 +49,14 @@ class Policy(msgspec.Struct, frozen=True):
             raise TypeError(f"restart: default must be a Directive, not {self.default!r}")
 
     def directive_for(self, error_type: type[BaseException]) -> Directive:
-        """Find the directive for an exception type: the nearest class in its MRO wins, else the default."""
+        """Return the directive for an exception type: that of the nearest class in its MRO, else the default."""
         for base in error_type.__mro__:
             if base in self.on:
                 return self.on[base]
         return self.default
 
     def directive_of(self, failure: Failure) -> Directive:
-        """Find the directive for a failure that came as data: the one it brings, else by the names of its types."""
+        """Return the directive for a failure: its own if it has one, else that for the names of its types."""
         if failure.directive is not None:
             return failure.directive
         by_name = {qualified_name(error_type): directive for error_type, directive in self.on.items()}
@@ -63,25 +64,25 @@ class Policy(msgspec.Struct, frozen=True):
         return next((by_name[name] for name in names if name in by_name), self.default)
 
     def of_one_gone(self, failure: Failure) -> Failure:
-        """Return the failure of a child that is gone: it cannot go on, so if its answer is RESUME it is restarted."""
+        """Return the failure of a child that has exited: it cannot continue, so RESTART replaces RESUME."""
         if self.directive_of(failure) is not Directive.RESUME:
             return failure
         return msgspec.structs.replace(failure, directive=Directive.RESTART)
 
     def spend(self, restarts: tuple[float, ...], now_s: float) -> tuple[tuple[float, ...], bool]:
-        """Charge one restart at `now_s`: the new history, and whether the budget is spent so that it must not happen.
+        """Count one restart at `now_s`; return the new history, and whether it exceeds the budget and must not happen.
 
-        The history never holds more than ``max_restarts + 1`` instants; more could not change any answer.
+        The history never holds more than ``max_restarts + 1`` times; more could not change the result.
         """
         history = add_restart(restarts, now_s, self.within_s)[-(self.max_restarts + 1) :]
         return history, exhausted(history, self.max_restarts)
 
 
 class Judgement(msgspec.Struct, frozen=True):
-    """What `judge` decided.
+    """The decision of `judge`.
 
-    ``restarts`` replaces the history. ``spent`` means that the budget allows no restart: an entity's key is parked
-    then. ``delay_s`` is the wait before a RESTART that is not ``spent``, else 0.
+    ``restarts`` replaces the history. ``spent`` means that the budget allows no restart; an entity's key is parked
+    then. ``delay_s`` is the delay before a RESTART that is not ``spent``, else 0.
     """
 
     directive: Directive
@@ -100,8 +101,8 @@ def restart(
 ) -> Policy:
     """Make a policy: restart after a backoff, at most `max_restarts` times within `within_s` seconds.
 
-    `on` names exception types with another directive (the nearest class wins), `default` is for all others.
-    Raises ValueError or TypeError with a sentence for settings that make no sense.
+    `on` gives exception types another directive (the nearest class counts); `default` is for all other types. Raises
+    ValueError or TypeError for invalid settings.
     """
     rules: dict[type[BaseException], Directive] = {} if on is None else dict(on.items())
     return Policy(max_restarts=max_restarts, within_s=within_s, backoff=backoff, on=rules, default=default)
@@ -118,11 +119,10 @@ def judge(
 ) -> Judgement:
     """Decide about one failure at `now_s`, given the history of restarts of the same entity (newest last).
 
-    `draw` in [0, 1) places the jitter. The delay grows with `attempt` (from 1) if the caller counts them, as
-    a shard does for a command; else with the streak that the history shows. Never asked about
-    `PROCESS_FAILURES`.
+    `draw` in [0, 1) determines the jitter. The delay grows with `attempt` (from 1) if the caller counts attempts, as a
+    shard does for a command; otherwise with the streak in the history. `PROCESS_FAILURES` must not be passed.
     """
-    assert not issubclass(error_type, PROCESS_FAILURES), f"{error_type.__name__} fails the process; let it through"
+    assert not issubclass(error_type, PROCESS_FAILURES), f"{error_type.__name__} fails the process; do not catch it"
     directive = policy.directive_for(error_type)
     if directive is not Directive.RESTART:
         return Judgement(directive, restarts)
@@ -134,7 +134,7 @@ def judge(
 
 
 def _streak(backoff: Backoff, history: tuple[float, ...]) -> int:
-    """Count the last restarts of `history` that no quiet time separates."""
+    """Count the latest restarts of `history` with no quiet time between them."""
     attempt = 1
     for earlier_s, later_s in pairwise(history):
         attempt = backoff.next_attempt(attempt, earlier_s, later_s)
@@ -142,10 +142,10 @@ def _streak(backoff: Backoff, history: tuple[float, ...]) -> int:
 
 
 def _check_rule(error_type: type[BaseException], directive: Directive) -> None:
-    """Refuse a rule of `on` that could never be followed."""
+    """Reject a rule of `on` that could never apply."""
     if not (isinstance(error_type, type) and issubclass(error_type, BaseException)):
-        raise TypeError(f"restart: on maps exception types to directives; {error_type!r} is no exception type")
+        raise TypeError(f"restart: on maps exception types to directives; {error_type!r} is not an exception type")
     if not set(PROCESS_FAILURES).isdisjoint(error_type.__mro__):
         raise ValueError(f"restart: {error_type.__name__} fails the whole process and cannot be given a directive")
     if not isinstance(directive, Directive):
-        raise TypeError(f"restart: on maps exception types to directives; {directive!r} is no Directive")
+        raise TypeError(f"restart: on maps exception types to directives; {directive!r} is not a Directive")

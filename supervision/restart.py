@@ -1,4 +1,4 @@
-"""How often and how soon: OTP's restart intensity and an exponential backoff, both with time as an argument."""
+"""OTP's restart intensity and an exponential backoff. Both take the time as an argument."""
 
 import math
 
@@ -6,12 +6,11 @@ import msgspec
 
 
 class Backoff(msgspec.Struct, frozen=True):
-    """How long a failed child waits: ``first_s``, then ``factor`` times longer each time, at most ``max_s``.
+    """The delay of a failed child: ``first_s``, then ``factor`` times longer after each failure, at most ``max_s``.
 
-    Up to ``jitter`` of the delay is added, so that what failed together does not return together. After
-    ``reset_after_s`` without a failure the count begins again; it must exceed the longest delay, else the
-    waiting itself would pass for quiet and the delay would never grow. Raises ValueError for settings that
-    make no sense.
+    Up to ``jitter`` of the delay is added, so that children that failed together do not return together. After
+    ``reset_after_s`` without a failure the count starts again. It must exceed the longest delay; otherwise the delay
+    itself would count as quiet time and would never grow. Raises ValueError for invalid settings.
     """
 
     first_s: float = 0.05
@@ -21,14 +20,14 @@ class Backoff(msgspec.Struct, frozen=True):
     reset_after_s: float = 60.0
 
     def __post_init__(self) -> None:
-        """Refuse settings that make no sense, each with its own sentence."""
+        """Reject invalid settings, each with its own error message."""
         for name in self.__struct_fields__:
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"Backoff: {name} must be a finite number, not {getattr(self, name)}")
         if self.first_s < 0:
             raise ValueError(f"Backoff: first_s must be 0 or more, not {self.first_s}")
         if self.factor < 1:
-            raise ValueError(f"Backoff: factor must be 1 or more, else delays shrink, not {self.factor}")
+            raise ValueError(f"Backoff: factor must be 1 or more, or delays would shrink, not {self.factor}")
         if self.max_s < self.first_s:
             raise ValueError(f"Backoff: max_s ({self.max_s}) must not be below first_s ({self.first_s})")
         if not 0 <= self.jitter <= 1:
@@ -41,32 +40,31 @@ class Backoff(msgspec.Struct, frozen=True):
             )
 
     def delay_s(self, attempt: int, draw: float) -> float:
-        """Seconds to wait after failure number `attempt` (from 1) of a streak; `draw` in [0, 1) places the jitter."""
+        """Return the delay after failure number `attempt` (from 1) of a streak; `draw` in [0, 1) sets the jitter."""
         assert attempt >= 1, f"attempts count from 1, not {attempt}"
         assert 0 <= draw < 1, f"a draw is in [0, 1), not {draw}"
         try:
             grown_s = self.first_s * self.factor ** (attempt - 1)
-        except OverflowError:  # Beyond 1e308 whatever max_s is, it is less.
+        except OverflowError:  # Above 1e308, and so above max_s.
             grown_s = self.max_s if self.first_s else 0.0
         return min(self.max_s, grown_s) * (1 + self.jitter * draw)
 
     def next_attempt(self, attempts: int, last_failed_s: float | None, now_s: float) -> int:
-        """Number a failure at `now_s` that follows `attempts` of a streak whose last was at `last_failed_s`."""
+        """Return the number of a failure at `now_s` after a streak of `attempts`, the last of it at `last_failed_s`."""
         quiet = last_failed_s is None or now_s - last_failed_s >= self.reset_after_s
         return 1 if quiet else attempts + 1
 
 
 def add_restart(restarts: tuple[float, ...], now_s: float, within_s: float) -> tuple[float, ...]:
-    """Add a restart at `now_s` and forget those more than `within_s` ago; the newest is last.
+    """Add a restart at `now_s` and remove those more than `within_s` ago. The newest is last.
 
-    ``add_restart/3`` of OTP's ``supervisor.erl``: one that is exactly `within_s` old still counts. A
-    *sliding* window: one that starts afresh at the first failure after its end, as Pekko's, admits twice the
-    limit around that moment.
+    As ``add_restart/3`` of OTP's ``supervisor.erl``: a restart exactly `within_s` ago still counts. The window slides:
+    one that starts again at the first failure after its end, as in Pekko, admits twice the limit around that time.
     """
     oldest_s = now_s - within_s
     return (*(restart_s for restart_s in restarts if restart_s >= oldest_s), now_s)
 
 
 def exhausted(restarts: tuple[float, ...], max_restarts: int) -> bool:
-    """Say whether `restarts`, the one in question included, are more than are allowed (OTP: ``length > MaxR``)."""
+    """Tell whether `restarts`, including the newest, exceed the limit (OTP: ``length > MaxR``)."""
     return len(restarts) > max_restarts

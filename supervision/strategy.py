@@ -1,4 +1,4 @@
-"""Which siblings share a failed child's fate."""
+"""Which siblings are restarted with a failed child."""
 
 import enum
 from collections.abc import Sequence
@@ -6,19 +6,19 @@ from typing import assert_never
 
 
 class Strategy(enum.Enum):
-    """Who is restarted when one child fails, as in OTP."""
+    """Which children are restarted when one fails, as in OTP."""
 
     ONE_FOR_ONE = "one_for_one"
-    """The failed child alone."""
+    """Only the failed child."""
     ALL_FOR_ONE = "all_for_one"
     """All children (OTP: one_for_all)."""
     REST_FOR_ONE = "rest_for_one"
-    """The failed child and those after it, which may depend on it."""
+    """The failed child and all children after it, which may depend on it."""
 
 
 def affected(strategy: Strategy, children: Sequence[str], failed: str) -> tuple[str, ...]:
-    """Name the children to restart when `failed` fails, itself included; both `children` and result in start order."""
-    assert failed in children, f"{failed} is none of {children}"
+    """Return the children to restart when `failed` fails, including itself, in start order like `children`."""
+    assert failed in children, f"{failed} is not in {children}"
     match strategy:
         case Strategy.ONE_FOR_ONE:
             return (failed,)

@@ -1,18 +1,16 @@
-"""The values of a supervision tree: its children and their phases, what happens to it, what it wants done.
+"""The values of a supervision tree: its children and their phases, its events, and its commands.
 
-Nothing here decides; `supervision.machine` does. The contract with the shell that carries out the commands:
+`supervision.machine` makes the decisions. The contract with the shell that carries out the commands:
 
-- Events of one tree are handed over one at a time, with the clock's ``now_s``, and every command of the
-  answer is carried out in order before the next event.
+- The events of a tree are passed one at a time, with ``now_s``. All commands of the result are carried out, in order,
+  before the next event.
 - ``Start`` is answered by ``Started``, ``Failed`` or ``Exited`` with its incarnation.
-- ``Stop`` is always answered by ``Exited`` with its incarnation, after a kill if need be, and also when the
-  child had failed a moment before: the next sibling is told to stop only then. A child that stops
-  synchronously has its ``Exited`` handed over by the shell itself.
-- ``WakeAfter`` is answered by ``Due`` with its incarnation. Timers need no cancelling: one that no longer
-  matters is ignored.
-- After ``Failed`` an incarnation is over. Whether it exits by itself or is killed is the shell's to see to;
-  at the latest before it carries out the child's next ``Start``. An ``Exited`` may follow and changes
-  nothing.
+- ``Stop`` is always answered by ``Exited`` with its incarnation: after a kill if necessary, and also if the child has
+  just failed. Only then is the next sibling stopped. For a child that stops synchronously, the shell passes ``Exited``
+  itself.
+- ``WakeAfter`` is answered by ``Due`` with its incarnation. Timers need not be cancelled: a stale one is ignored.
+- After ``Failed`` an incarnation is over. The shell makes sure that it exits, or kills it, at the latest before it
+  carries out the child's next ``Start``. A later ``Exited`` has no effect.
 """
 
 import enum
@@ -27,23 +25,23 @@ from repertory.supervision.strategy import Strategy
 
 
 class TreePhase(enum.Enum):
-    """Where a tree is. It never runs again: a new life is a new tree."""
+    """The phase of a tree. A tree that has stopped never runs again; make a new one."""
 
     RUNNING = "running"
     STOPPING = "stopping"
-    """StopRequested came; children stop one after another."""
+    """StopRequested was received; the children stop one after another."""
     STOPPED = "stopped"
     ESCALATING = "escalating"
-    """It gave up; children stop one after another, Escalate follows."""
+    """It gave up; the children stop one after another, then Escalate follows."""
     ESCALATED = "escalated"
-    """Escalate was sent. Everything is down."""
+    """Escalate was sent. All children are down."""
 
 
 class Child(msgspec.Struct, frozen=True):
     """A child as its supervisor sees it.
 
-    ``incarnation`` is the newest started, 0 before the first. ``attempts`` counts the failures of the present
-    streak and ``failed_s`` is when the last of them was; ``failure`` is the last thing that it reported.
+    ``incarnation`` is the newest that was started, 0 before the first. ``attempts`` counts the failures of the current
+    streak, ``failed_s`` is the time of the last of them, and ``failure`` is the last failure that was reported.
     """
 
     name: str
@@ -55,11 +53,12 @@ class Child(msgspec.Struct, frozen=True):
 
 
 class Tree(msgspec.Struct, frozen=True):
-    """A supervisor and its children: begin with ``Tree(policy, strategy)``, then `Add` each child in start order.
+    """A supervisor and its children. Make it with ``Tree(policy, strategy)``, then `Add` the children in start order.
 
-    ``policy`` holds this level's budget and backoff, ``seed`` makes jitter differ between trees and repeat in a run.
-    ``restarts`` is the sliding window. ``last_incarnation`` counts for all children together, so it outlives those that
-    come and go. ``awaited`` is the child that was told to stop and has not exited. ``failure`` is what was escalated.
+    ``policy`` has this level's budget and backoff. ``seed`` makes the jitter differ between trees and repeatable in a
+    run. ``restarts`` is the sliding window. ``last_incarnation`` counts for all children together, so that a child that
+    is removed and added again gets a new one. ``awaited`` is the child that was sent Stop and has not exited.
+    ``failure`` is the one that was escalated.
     """
 
     policy: Policy
@@ -73,19 +72,19 @@ class Tree(msgspec.Struct, frozen=True):
     failure: Failure | None = None
 
     def child(self, name: str) -> Child:
-        """Show a child; a name that is none (any more) is an ABSENT child."""
+        """Return a child; an ABSENT one for an unknown or removed name."""
         return next((child for child in self.children if child.name == name), Child(name))
 
     def names(self) -> tuple[str, ...]:
-        """Name the children in start order."""
+        """Return the names of the children in start order."""
         return tuple(child.name for child in self.children)
 
 
 class Add(msgspec.Struct, frozen=True):
-    """A child comes: it is started, last in the order or just before the sibling `before`.
+    """Start a child, last in the order or just before the sibling `before`.
 
-    A child that is STOPPED or being removed starts anew; one that is up, or about to be, is left alone. A tree that
-    escalates or stops takes nobody.
+    A child that is STOPPED or being removed starts again; one that runs or is about to is left alone. A tree that stops
+    or escalates ignores it.
     """
 
     child: str
@@ -93,21 +92,21 @@ class Add(msgspec.Struct, frozen=True):
 
 
 class Remove(msgspec.Struct, frozen=True):
-    """A child goes: it is stopped if it lives, then forgotten. With `gone` it is forgotten at once, without a Stop."""
+    """Remove a child, after a Stop if it is running. With `gone` it is removed at once, without a Stop."""
 
     child: str
     gone: bool = False
 
 
 class Started(msgspec.Struct, frozen=True):
-    """The incarnation runs."""
+    """The incarnation is running."""
 
     child: str
     incarnation: int
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """The incarnation reports why it dies; it does nothing more. (With RESUME it goes on, and nothing changes.)"""
+    """The incarnation failed and does nothing more. (With RESUME it continues, and nothing changes.)"""
 
     child: str
     incarnation: int
@@ -115,39 +114,39 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class Exited(msgspec.Struct, frozen=True):
-    """The incarnation is gone. Without a report this is a failure too: children run until they are stopped."""
+    """The incarnation has exited. If it was not stopped, this is a failure even without a report."""
 
     child: str
     incarnation: int
 
 
 class Due(msgspec.Struct, frozen=True):
-    """The time of a WakeAfter has come."""
+    """The delay of a WakeAfter is over."""
 
     child: str
     incarnation: int
 
 
 class StopRequested(msgspec.Struct, frozen=True):
-    """The tree is to stop. It ends in STOPPED when each child has exited, also after an escalation."""
+    """Stop the tree. It is STOPPED when all children have exited, also after an escalation."""
 
 
 class Start(msgspec.Struct, frozen=True):
-    """Start the child; whatever it says must carry this incarnation. What is left of an earlier one is ended first."""
+    """Start the child, after the end of any earlier incarnation. Its events must carry this incarnation."""
 
     child: str
     incarnation: int
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """Ask the child to stop, kill it when its time is over, and hand over Exited in any case."""
+    """Ask the child to stop, kill it after the timeout, and pass Exited in any case."""
 
     child: str
     incarnation: int
 
 
 class WakeAfter(msgspec.Struct, frozen=True):
-    """Hand over Due with the same child and incarnation in `delay_s` seconds."""
+    """Pass Due with the same child and incarnation after `delay_s` seconds."""
 
     child: str
     incarnation: int
@@ -155,7 +154,7 @@ class WakeAfter(msgspec.Struct, frozen=True):
 
 
 class Escalate(msgspec.Struct, frozen=True):
-    """This level cannot go on and everything under it is down: fail, so that the level above decides. Comes once."""
+    """This level has given up and all its children are down: fail, so that the level above decides. Sent once."""
 
     failure: Failure
 

@@ -152,7 +152,7 @@ class ReportWriter:
     """Writes the node's report stream: one JSON object a line, on a pipe that all processes of the node share.
 
     A line is no longer than PIPE_BUF (4,096 bytes), so the kernel keeps lines of different processes whole. Writing
-    never blocks and never raises: when the pipe is full, or nobody reads it, the report is dropped and counted, and
+    never blocks and never raises: when the pipe is full or has no reader, the report is dropped and counted, and
     the next one that gets through carries the count as ``dropped``. Any thread may write.
     """
 
@@ -178,7 +178,7 @@ class ReportWriter:
 
 
 def encode_line(report: Report) -> bytes | None:
-    """Encode in at most PIPE_BUF bytes, halving the longest string until it fits; None if it cannot."""
+    """Encode a report in at most PIPE_BUF bytes; halve its longest string until it fits. None if it cannot fit."""
     while len(line := msgspec.json.encode(report) + b"\n") > select.PIPE_BUF:
         fields = {name: getattr(report, name) for name in report.__struct_fields__}
         texts = {name: value for name, value in fields.items() if isinstance(value, str)}

@@ -2,12 +2,12 @@
 
 import pytest
 
-from repertory.supervision import PHASE_TABLE, Change, ChildPhase, phase_table_rst
+from repertory.supervision import PHASE_TABLE, ChildChange, ChildPhase, phase_table_rst
 
 
 def test_every_change_has_a_row() -> None:
     """Every change is in the table."""
-    assert set(PHASE_TABLE) == set(Change)
+    assert set(PHASE_TABLE) == set(ChildChange)
 
 
 @pytest.mark.parametrize("phase", ChildPhase)
@@ -37,9 +37,9 @@ def test_table_as_rst() -> None:
         if line.startswith("   * - "):
             rows.append([])
         rows[-1].append(line[7:])
-    assert rows[0] == ["phase", *(change.value for change in Change)]
+    assert rows[0] == ["phase", *(change.value for change in ChildChange)]
     shown = {(row[0], column): cell for row in rows[1:] for column, cell in zip(rows[0], row, strict=True)}
     for phase in ChildPhase:
-        for change in Change:
+        for change in ChildChange:
             after = PHASE_TABLE[change].get(phase)
             assert shown[phase.value, change.value] == (after.value if after else "")

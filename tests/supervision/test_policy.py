@@ -122,9 +122,9 @@ def test_history_is_bounded(instants: list[float], max_restarts: int) -> None:
         ({"within_s": math.inf}, ValueError, "within_s must be a finite number above 0"),
         ({"within_s": math.nan}, ValueError, "within_s must be a finite number above 0"),
         ({"backoff": 5}, TypeError, "backoff must be a Backoff"),
-        ({"on": {ValueError: "stop"}}, TypeError, "'stop' is no Directive"),
-        ({"on": {"ValueError": Directive.STOP}}, TypeError, "'ValueError' is no exception type"),
-        ({"on": {int: Directive.STOP}}, TypeError, "no exception type"),
+        ({"on": {ValueError: "stop"}}, TypeError, "'stop' is not a Directive"),
+        ({"on": {"ValueError": Directive.STOP}}, TypeError, "'ValueError' is not an exception type"),
+        ({"on": {int: Directive.STOP}}, TypeError, "not an exception type"),
         ({"default": "stop"}, TypeError, "default must be a Directive"),
     ],
 )
