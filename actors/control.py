@@ -5,7 +5,7 @@ Each names the waiting command that it means by its source offset, so it may com
 
 from __future__ import annotations
 
-from repertory.actors.message import Command
+from repertory.actors.message import Command, Envelope, Undecodable
 
 
 class RetryParked(Command, name="repertory.retry-parked"):
@@ -22,3 +22,8 @@ class DropParked(Command, name="repertory.drop-parked"):
 
 
 CONTROL: tuple[type[Command], ...] = (RetryParked, DropParked)
+
+
+def is_control(delivery: Envelope | Undecodable) -> bool:
+    """Tell whether a command comes from an operator."""
+    return isinstance(delivery, Envelope) and isinstance(delivery.message, CONTROL)

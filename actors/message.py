@@ -12,6 +12,7 @@ from typing import Any, dataclass_transform
 import msgspec
 
 from repertory.actors.fields import flaw
+from repertory.actors.headers import Headers
 
 TYPE_FIELD = "type"
 
@@ -120,9 +121,6 @@ class Sender(msgspec.Struct, frozen=True):
     key: str | None = None
     correlation_id: str = ""
     about: str = ""
-
-
-Headers = tuple[tuple[str, bytes], ...]
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):

@@ -14,29 +14,25 @@ import msgspec
 
 from repertory.actors.context import TAG_BYTES_MAX
 from repertory.actors.entity import Behaviour
+from repertory.actors.headers import Headers
 from repertory.actors.message import Envelope, Sender, Undecodable
 from repertory.actors.placement import checked_key, key_of, partition_of
-from repertory.actors.shard.turn_result import (
+from repertory.actors.shard.changelog import (
     CHANGELOG_INDEX,
     ChangelogEntry,
-    DeadLettered,
-    Journaled,
-    Published,
-    Replied,
     SeenRecord,
     SeenWritten,
     ShardRecord,
     StashedRecord,
     StashedWritten,
     StateRecord,
-    Told,
-    TurnResult,
 )
+from repertory.actors.shard.turn_result import DeadLettered, Journaled, Published, Replied, Told, TurnResult
 from repertory.actors.wire import DecodeError
 from repertory.bridge import topics
 from repertory.bridge.log.port import Append, Transaction
-from repertory.bridge.log.record import Headers, Output, Record, TopicPartition
-from repertory.bridge.stamps import with_epoch, with_turn_headers
+from repertory.bridge.log.record import Output, Record, TopicPartition
+from repertory.bridge.nontransactional import append_of, with_epoch
 
 #: Longest error message in a header of a dead letter.
 _REASON_CHARS_MAX = 1_000
@@ -134,7 +130,7 @@ class Codec:
         partition = result.shard.partition
         prefix = f"{self.commands}/{partition}/"
         records = self._outputs(result, prefix)
-        if result.record.epoch:
+        if result.record.epoch:  # At least once.
             records = with_epoch(records, self._dead_letters, result.record.epoch)
         last = CHANGELOG_INDEX + result.record.changelog - 1
         for index, entry in enumerate(result.changelog, last - len(result.changelog)):
@@ -147,14 +143,12 @@ class Codec:
         return Transaction(TopicPartition(self.commands, partition), result.record.next, records)
 
     def encode_nontransactional(self, result: TurnResult) -> Append:
-        """Return a plain turn as bytes: its journal says all that a shard record would."""
+        """Return a turn without a transaction as bytes: see ``bridge.nontransactional``."""
         partition, record = result.shard.partition, result.record
         assert result.nontransactional and not result.changelog, result.shard
-        prefix = f"{self.commands}/{partition}/"
-        records = with_epoch(self._outputs(result, prefix), self._dead_letters, record.epoch)
-        journal = with_turn_headers([output for output in records if output.topic == self.events], record.next)
-        outputs = [output for output in records if output.topic != self.events]
-        return Append(TopicPartition(self.commands, partition), record.next, outputs, journal)
+        outputs = self._outputs(result, f"{self.commands}/{partition}/")
+        shard = TopicPartition(self.commands, partition)
+        return append_of(shard, with_epoch(outputs, self._dead_letters, record.epoch), self.events, record.next)
 
     def _outputs(self, result: TurnResult, prefix: str) -> list[Output]:
         """Return what the commands of a turn made."""
@@ -277,15 +271,6 @@ def decode_seen(data: bytes) -> SeenRecord:
     if len(seen.causes) % 2:
         raise DecodeError("its causes are no pairs")
     return seen
-
-
-def number(record: Record, name: str) -> int:
-    """Return the number in a header; DecodeError if it is missing or none."""
-    value = record.header(name)
-    try:
-        return int(value or b"")
-    except ValueError:
-        raise DecodeError(f"its header {name!r} is {value!r:.100}") from None
 
 
 def stashed_offset(record: Record) -> int:

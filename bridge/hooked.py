@@ -11,7 +11,7 @@ import msgspec
 from repertory.actors.context import Context
 from repertory.actors.entity import Behaviour
 from repertory.actors.handler import Handler
-from repertory.bridge.region import HostedEntity
+from repertory.bridge.hosted_entity import HostedEntity
 
 #: Is called with the cause and the attempt of each command before its handler; raises what the handler is to raise.
 Hook = Callable[[str, int], None]

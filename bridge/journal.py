@@ -1,22 +1,27 @@
-"""The tail of a shard's journal, folded onto its snapshots; each record is checked against those before it."""
+"""The tail of a shard's journal, folded onto its snapshots; each record is checked against those before it.
+
+Phase: recovering, third step (``bridge.recovery``). Before it snapshots and stash are in place, after it the shard can
+start.
+"""
 
 from __future__ import annotations
 
+from repertory.actors.headers import SEQ, VERSION
 from repertory.actors.message import Stopped
 from repertory.actors.placement import checked_key
 from repertory.actors.shard.cells import Cell
+from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.decision import evolve
-from repertory.actors.shard.shard import Shard
+from repertory.actors.shard.recovered import RecoveredShard
 from repertory.actors.wire import DecodeError, refuse_unknown_fields
-from repertory.bridge.codec import number
 from repertory.bridge.log.record import Record
 
 #: What helps when a part of a shard's history is missing or contradicts the rest.
-MEND = "restore all topics of this entity from one backup"
+REMEDY = "restore all topics of this entity from one backup"
 
 
 class Inconsistent(Exception):
-    """The log contradicts itself; the sentence names what, where and the mend. The shard stays stopped."""
+    """The log contradicts itself; the sentence names what, where and the remedy. The shard stays stopped."""
 
     @classmethod
     def of(cls, shard: object, what: str) -> Inconsistent:
@@ -24,50 +29,54 @@ class Inconsistent(Exception):
         return cls(f"shard {shard} is stopped: {what}.")
 
 
-class Tail:
+class JournalTail:
     """Takes the journal records that count, in seq order. ``next_seq`` is -1 before the first."""
 
-    def __init__(self, shard: Shard) -> None:
-        self._shard = shard
+    def __init__(self, config: ShardConfig, found: RecoveredShard) -> None:
+        self._config = config
+        self._record, self._cells, self._window = found.record, found.cells, found.window
         self.next_seq = -1
 
     def fold(self, record: Record) -> None:
         """Apply one record; Inconsistent if it does not follow."""
-        shard, behaviour = self._shard, self._shard.config.behaviour
-        seq, version = number(record, "seq"), number(record, "version")
+        shard, behaviour = self._record, self._config.behaviour
+        seq, version = record.number(SEQ), record.number(VERSION)
         where = record.place
-        if seq >= shard.record.seq:
+        if seq >= shard.seq:
             raise self._wrong(
-                f"{where} has seq {seq}, the shard record says {shard.record.seq}: a transaction is torn; {MEND}"
+                f"{where} has seq {seq}, the shard record says {shard.seq}: a transaction is torn; {REMEDY}"
             )
         if self.next_seq not in (-1, seq):
-            raise self._wrong(f"{where} has seq {seq} where {self.next_seq} follows: journal records are lost; {MEND}")
-        if self.next_seq == -1 and seq > shard.record.tail_start:
             raise self._wrong(
-                f"the journal begins at {where} with seq {seq}, after the tail's {shard.record.tail_start}: journal "
-                f"records are lost; {MEND}"
+                f"{where} has seq {seq} where {self.next_seq} follows: journal records are lost; {REMEDY}"
+            )
+        if self.next_seq == -1 and seq > shard.tail_start:
+            raise self._wrong(
+                f"the journal begins at {where} with seq {seq}, after the tail's {shard.tail_start}: journal "
+                f"records are lost; {REMEDY}"
             )
         self.next_seq = seq + 1
-        shard.window.placed(seq, record.offset)
-        if seq < shard.record.tail_start:
+        self._window.placed(seq, record.offset)
+        if seq < shard.tail_start:
             return
         key = entity_key(record)
-        cell = shard.cells.get(key)
+        cell = self._cells.get(key)
         if cell is None:
-            cell = shard.cells[key] = Cell(behaviour.initial(), behaviour.initial_data)
+            cell = Cell(behaviour.initial(), behaviour.initial_data)
+            self._cells.put(key, cell)
         if seq <= cell.seq:
             return
         if version != cell.version + 1:
             raise self._wrong(
                 f"{where} is version {version} of key {key!r} where {cell.version + 1} follows: a snapshot or journal "
-                f"records are lost; {MEND}"
+                f"records are lost; {REMEDY}"
             )
         self._evolve(cell, record, where)
         cell.seq = seq
-        shard.window.wrote(key, seq)
+        self._window.wrote(key, seq)
 
     def _evolve(self, cell: Cell, record: Record, where: str) -> None:
-        behaviour, data = self._shard.config.behaviour, record.value or b""
+        behaviour, data = self._config.behaviour, record.value or b""
         try:
             event = behaviour.journal.decode(data)
             refuse_unknown_fields(data, event)
@@ -81,16 +90,16 @@ class Tail:
         except Exception as error:
             raise self._wrong(
                 f"the journal record {where} cannot be applied: {type(error).__name__}: {error!s:.1000}; run the code "
-                "that wrote it, and mend the @event method"
+                "that wrote it, or correct the @event method"
             ) from error
 
     def _wrong(self, what: str) -> Inconsistent:
-        return Inconsistent.of(self._shard.config.id, what)
+        return Inconsistent.of(self._config.id, what)
 
 
 def entity_key(record: Record) -> str:
-    """Return the key of an entity's record; DecodeError if it is none."""
+    """Return the key of an entity's record; DecodeError if it is not a valid one."""
     try:
         return checked_key((record.key or b"").decode())
     except ValueError as error:
-        raise DecodeError(f"its key is none of an entity: {error}") from error
+        raise DecodeError(f"its key is not that of an entity: {error}") from error

@@ -13,8 +13,10 @@ from typing import assert_never
 import msgspec
 
 from repertory.actors.shard.mailbox import Delivery
+from repertory.actors.shard.shard import Shard
 from repertory.actors.shard.turn_result import Counts, TurnResult
 from repertory.bridge import kill_points
+from repertory.bridge.assigned_shard import DOWN, AssignedShard, ShardPhase
 from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.clock import Clock, elapsed
 from repertory.bridge.log.port import (
@@ -31,22 +33,19 @@ from repertory.bridge.log.port import (
     ShardEvent,
 )
 from repertory.bridge.log.record import TopicPartition
-from repertory.bridge.region import AssignedShard, ShardPhase, ShardRegion
+from repertory.bridge.recovery import Recovery
+from repertory.bridge.region import ShardRegion
 from repertory.bridge.reports import ReportSink
 from repertory.bridge.worker_log import WorkerLog
-from repertory.supervision import Backoff, Directive, Exited, Failed, Failure, Start, Started, Stop
-
-#: How soon a shard is claimed again after an abort. Never counted as a restart: a log that is out of reach for too
-#: long says so itself (LogUnavailable).
-RECLAIM_BACKOFF = Backoff(first_s=0.02, factor=2.0, max_s=2.0)
+from repertory.supervision import Directive, Exited, Failed, Failure, Start, Started, Stop
 
 #: A contradiction in the log is believed once it was read so many times more: a broker that has just come back may
 #: not show everything yet.
 DOUBTS_MAX = 2
 DOUBT = "It is read again before that is believed."
 
-#: How often a shard that restores says how far it is.
-RESTORE_REPORT_S = 1.0
+#: How often the progress of a recovery is reported.
+RECOVERY_REPORT_S = 1.0
 
 
 class ShardLoop:
@@ -64,11 +63,10 @@ class ShardLoop:
         progress: Callable[[], None] = lambda: None,
         deaths: Callable[[int], Iterable[tuple[int, int]]] = lambda _number: (),
     ) -> None:
-        self._log, self._clock, self._worker_log = log, clock, WorkerLog(report)
+        #: ``region``: the shards of this worker.
+        self._log, self.region, self._clock, self._worker_log = log, region, clock, WorkerLog(report)
         #: How long all shards together may decide until the log is polled again: each has an equal share.
         self._poll_timeout_s, self._turns_max_s = poll_timeout_s, turns_max_s
-        #: The shards of this worker.
-        self.region = region
         self._progress, self._deaths = progress, deaths
         #: The shards that were claimed since the last poll: what it brought for them belongs to the time before.
         self._claimed_since: set[TopicPartition] = set()
@@ -81,7 +79,7 @@ class ShardLoop:
         Waits at most ``timeout_s`` (default: the configured poll timeout) when there is nothing to do.
 
         Raises:
-            Escalated: the worker has to go down and be restarted as its supervisor says.
+            RegionEscalated: the worker has to go down and be restarted as its supervisor says.
             LogUnavailable, SlotTaken: see ``Log.poll``.
         """
         next_due_in_s = self.region.next_due_in_s(self._clock.monotonic_s(), self._clock.epoch_ms)
@@ -101,7 +99,6 @@ class ShardLoop:
     # --- the journey ------------------------------------------------------------------------------------------
 
     def _on(self, event: LogEvent) -> None:
-        """Take in one thing that happened in the log."""
         now_s = self._clock.monotonic_s()
         if isinstance(event, Assigned):
             self._worker_log.assigned(str(event.shard))
@@ -113,25 +110,23 @@ class ShardLoop:
         try:
             self._on_shard(assigned, event, now_s)
         except Inconsistent as error:
-            assigned.doubts += 1
-            if assigned.doubts <= DOUBTS_MAX:
+            if assigned.doubt() <= DOUBTS_MAX:
                 self._aborted(assigned, f"{error} {DOUBT}", routine=False)
-            else:  # No restart can mend what stands in the log.
-                self._fail(
-                    assigned, msgspec.structs.replace(Failure.of(error, assigned.name), directive=Directive.STOP)
-                )
+            else:  # No restart can correct what is in the log.
+                failure = Failure.of(error, assigned.name)
+                self._fail(assigned, msgspec.structs.replace(failure, directive=Directive.STOP))
 
     def _on_shard(self, assigned: AssignedShard, event: ShardEvent, now_s: float) -> None:
-        """Take in what concerns one assigned shard."""
-        if assigned.phase is ShardPhase.DOWN and isinstance(event, Claimed | Replayed | Aborted):
-            return  # Asked for before its supervisor stopped it; it is claimed anew when it may start.
+        if assigned.phase in DOWN and isinstance(event, Claimed | Replayed | Aborted):
+            return  # Asked for before it was stopped; it is claimed anew when it may start.
         match event:
             case Fetched(_, records):
                 self._fetched(assigned, [assigned.hosted.codec.decode(record) for record in records])
             case Committed():
                 self._committed(assigned, event)
             case Claimed():
-                self._claimed(assigned, event)
+                kill_points.reached("claimed")
+                self._replay_next(assigned, assigned.begin_recovery(event))
             case Replayed():
                 self._replayed(assigned, event)
             case Aborted(_, reason, routine):
@@ -148,14 +143,13 @@ class ShardLoop:
             return
         assigned.shard.offer(deliveries)
         kill_points.reached("queued")
-        if assigned.shard.mailbox.full and not assigned.paused:
-            assigned.paused = True
+        if assigned.must_pause():
             self._log.pause(assigned.place)
 
     def _turn(self, assigned: AssignedShard) -> bool:
         """Decide a batch of one shard and send it off; user code runs here, and only here."""
         shard = assigned.shard
-        if shard is None or assigned.in_flight is not None or assigned.phase is not ShardPhase.RUNNING:
+        if shard is None or assigned.phase is not ShardPhase.RUNNING:
             return False
         now_ms = self._clock.epoch_ms()
         if not shard.ready(now_ms):
@@ -169,14 +163,13 @@ class ShardLoop:
             self._check_failure(assigned)
             return shard.failure is not None
         self._commit(assigned, result)
-        if assigned.paused and shard.mailbox.drained:
-            assigned.paused = False
+        if assigned.must_resume():
             self._log.resume(assigned.place)
         return True
 
     def _commit(self, assigned: AssignedShard, result: TurnResult) -> None:
         self._worker_log.incidents(result.incidents)
-        assigned.in_flight = result
+        assigned.send(result)
         if result.nontransactional:
             self._log.append(assigned.hosted.codec.encode_nontransactional(result))
         else:
@@ -186,59 +179,46 @@ class ShardLoop:
     def _committed(self, assigned: AssignedShard, event: Committed) -> None:
         """What was decided is true now, and has left."""
         kill_points.reached("commit-heard")
-        result, shard = assigned.in_flight, assigned.shard
-        if result is None or shard is None:
-            return  # Stopped by its supervisor meanwhile: what is true stands in the log.
+        shard = assigned.shard
+        if shard is None or assigned.phase is not ShardPhase.COMMITTING:
+            return  # Stopped by its supervisor meanwhile: what is true is in the log.
+        result = assigned.committed()
         shard.committed(result.first_seq, event.first_offsets.get(assigned.hosted.codec.events))
-        assigned.in_flight = None
-        assigned.aborts = 0
         self.counts.add(result.counts)
         self.commits += 1
         self._check_failure(assigned)
 
     # --- the way up -------------------------------------------------------------------------------------------
 
-    def _claim(self, assigned: AssignedShard) -> None:
-        assigned.drop(ShardPhase.CLAIMING)
-        assigned.claimed_s = assigned.told_s = self._clock.monotonic_s()
+    def _claim(self, assigned: AssignedShard, incarnation: int | None = None) -> None:
+        assigned.claim(self._clock.monotonic_s(), incarnation)
         kill_points.reached("claiming")
         self._claimed_since.add(assigned.place)
         self._log.claim(assigned.place, assigned.hosted.codec.restored_topics)
 
-    def _claimed(self, assigned: AssignedShard, event: Claimed) -> None:
-        kill_points.reached("claimed")
-        assigned.restore(event)
-        self._replay_next(assigned, event)
-
     def _replayed(self, assigned: AssignedShard, event: Replayed) -> None:
         kill_points.reached("restoring")
-        assert assigned.recovery is not None
-        assigned.recovery.feed(event)
-        if (now_s := self._clock.monotonic_s()) >= assigned.told_s + RESTORE_REPORT_S:
-            assigned.told_s = now_s
-            self._worker_log.restoring(assigned.name, event.topic, assigned.recovery.records)
-        if event.complete:
-            self._replay_next(assigned, event)
-
-    def _replay_next(self, assigned: AssignedShard, event: Claimed | Replayed) -> None:
-        """Ask for the next stretch, or begin where the shard record says."""
         recovery = assigned.recovery
-        assert recovery is not None
+        recovery.feed(event)
+        if assigned.is_report_due(self._clock.monotonic_s(), RECOVERY_REPORT_S):
+            self._worker_log.restoring(assigned.name, event.topic, recovery.records)
+        if event.complete:
+            self._replay_next(assigned, recovery)
+
+    def _replay_next(self, assigned: AssignedShard, recovery: Recovery) -> None:
+        """Ask for the next stretch, or begin where the shard record says."""
         if (wanted := recovery.wanted) is not None:
-            self._log.replay(event.shard, wanted.topic, wanted.from_offset, wanted.to_offset)
+            self._log.replay(assigned.place, wanted.topic, wanted.from_offset, wanted.to_offset)
             return
-        assigned.shard = recovery.shard()
+        recovered = recovery.recovered()
+        shard, record = Shard(assigned.config, recovered), recovered.record
         kill_points.reached("restored")
-        assigned.phase = ShardPhase.RUNNING
-        assigned.recovery = None
-        assigned.doubts = 0
+        assigned.start(shard)
         self._worker_log.restored(assigned.name, recovery.records, self._clock.monotonic_s() - assigned.claimed_s)
-        if (record := assigned.shard.record).closed:
-            self._worker_log.handed_over(assigned.name, record.owner, self._clock.epoch_ms() - recovery.recorded_ms)
-        self._log.begin(assigned.place, assigned.shard.record.next)
-        if result := assigned.shard.takeover_result(
-            self._deaths(assigned.config.number), has_group_offset=recovery.has_group_offset
-        ):
+        if record.closed:
+            self._worker_log.handed_over(assigned.name, record.owner, self._clock.epoch_ms() - recovered.recorded_ms)
+        self._log.begin(assigned.place, record.next)
+        if result := shard.takeover_result(self._deaths(assigned.config.number)):
             self._commit(assigned, result)
         self.region.supervise(Started(assigned.name, assigned.incarnation), self._clock.monotonic_s())
 
@@ -246,24 +226,25 @@ class ShardLoop:
 
     def _aborted(self, assigned: AssignedShard, reason: str, *, routine: bool) -> None:
         """Drop everything and claim again, later each time; nobody is to blame."""
-        assigned.aborts += 1
-        delay_s = 0.0 if routine and assigned.aborts == 1 else RECLAIM_BACKOFF.delay_s(assigned.aborts, 0.0)
+        delay_s = assigned.abort(self._clock.monotonic_s(), routine=routine)
         self._worker_log.aborted(assigned.name, reason, delay_s, routine=routine)
-        assigned.drop(ShardPhase.DOWN)
-        assigned.reclaim_s = self._clock.monotonic_s() + delay_s
 
     def _check_failure(self, assigned: AssignedShard) -> None:
-        """Tell the supervisor of a handler's failure that escalated, once the good prefix is committed."""
-        if assigned.shard is not None and assigned.shard.failure is not None and assigned.in_flight is None:
-            self._fail(assigned, assigned.shard.failure)
+        """Tell the supervisor of a handler's failure that escalated, once what was handled before is committed."""
+        shard = assigned.shard
+        if shard is not None and shard.failure is not None and assigned.phase is ShardPhase.RUNNING:
+            self._fail(assigned, shard.failure)
 
     def _fail(self, assigned: AssignedShard, failure: Failure) -> None:
-        assigned.drop(ShardPhase.DOWN)
-        self._log.pause(assigned.place)
+        self._stop(assigned)
         now_s = self._clock.monotonic_s()
         failure = self.region.tree.policy.of_one_gone(failure)
         self.region.supervise(Failed(assigned.name, assigned.incarnation, failure), now_s)
         self._worker_log.failed(assigned.name, failure, self.region.describe_decision(assigned.name, now_s))
+
+    def _stop(self, assigned: AssignedShard) -> None:
+        assigned.stop()
+        self._log.pause(assigned.place)
 
     def _wake(self) -> None:
         """Do what has become due: restarts after a backoff, claims after an abort."""
@@ -277,15 +258,14 @@ class ShardLoop:
     def _carry_out(self) -> None:
         """Do what the supervision tree wants, in order."""
         while (command := self.region.next_command()) is not None:
+            assigned = self.region.named(command.child)
             match command:
-                case Start(child, incarnation):
-                    if assigned := self.region.named(child):
-                        assigned.incarnation = incarnation
-                        self._claim(assigned)
+                case Start(_, incarnation):
+                    if assigned is not None:
+                        self._claim(assigned, incarnation)
                 case Stop(child, incarnation):
-                    if assigned := self.region.named(child):
-                        assigned.drop(ShardPhase.DOWN)
-                        self._log.pause(assigned.place)
+                    if assigned is not None:
+                        self._stop(assigned)
                     self.region.supervise(Exited(child, incarnation), self._clock.monotonic_s())
                 case _:
                     assert_never(command)
@@ -293,7 +273,7 @@ class ShardLoop:
     # --- the way down -----------------------------------------------------------------------------------------
 
     def drain(self, deadline_s: float) -> bool:
-        """Wait for the commits in flight, then say of each shard that nothing is under way; False if time ran out."""
+        """Wait for the commits in flight, then hand each shard over; False if time ran out."""
         if not self._answered(deadline_s):
             return False
         for assigned in self.region:
@@ -303,7 +283,7 @@ class ShardLoop:
 
     def _answered(self, deadline_s: float) -> bool:
         """Take nothing new until every commit is answered; False if time ran out."""
-        while any(assigned.in_flight is not None for assigned in self.region):
+        while any(assigned.phase is ShardPhase.COMMITTING for assigned in self.region):
             left_s = deadline_s - self._clock.monotonic_s()
             if left_s <= 0:
                 return False

@@ -1,23 +1,15 @@
-"""``ShardRegion``: the shards of one worker and where each of them stands. No message passes through here."""
+"""``ShardRegion``: the shards of one worker, under one supervision tree. No message passes through here."""
 
 from __future__ import annotations
 
-import enum
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, MutableSequence
+from collections.abc import Callable, Iterator, MutableSequence
 
-import msgspec
-
-from repertory.actors.context import Directory
-from repertory.actors.entity import Behaviour
-from repertory.actors.shard.config import Limits, ShardConfig
-from repertory.actors.shard.shard import COMMAND, SHARD, Shard
-from repertory.actors.shard.turn_result import ShardId, TurnResult
+from repertory.actors.shard.crash_guard import COMMAND, SHARD
 from repertory.bridge import kill_points
-from repertory.bridge.codec import Codec
-from repertory.bridge.log.port import Claimed
+from repertory.bridge.assigned_shard import AssignedShard, ShardPhase
+from repertory.bridge.hosted_entity import Topology
 from repertory.bridge.log.record import TopicPartition
-from repertory.bridge.recovery import Recovery
 from repertory.supervision import (
     Add,
     Due,
@@ -33,87 +25,10 @@ from repertory.supervision import (
     WakeAfter,
     step,
 )
-from repertory.supervision.policy import Policy
 
 
-class HostedEntity(msgspec.Struct, frozen=True):
-    """One hosted entity as its shards play it."""
-
-    behaviour: Behaviour
-    codec: Codec
-    policy: Policy
-    partitions: int
-    #: The number of its first shard within the system.
-    first_number: int
-
-    def config(
-        self,
-        partition: int,
-        directory: Directory,
-        limits: Limits,
-        in_flight: MutableSequence[int] | None = None,
-        owner: str = "",
-    ) -> ShardConfig:
-        """Return what the shard of one partition is given to play."""
-        return ShardConfig(
-            ShardId(self.behaviour.name, partition), self.codec.commands, self.partitions, self.behaviour, self.policy,
-            directory, limits, self.first_number + partition, [0, 0, 0] if in_flight is None else in_flight, owner,
-        )  # fmt: skip
-
-
-class ShardPhase(enum.Enum):
-    """Where an assigned shard is."""
-
-    DOWN = "down"
-    """Not started, waiting for its supervisor, or stopped by it."""
-    CLAIMING = "claiming"
-    RESTORING = "restoring"
-    RUNNING = "running"
-
-
-class AssignedShard:
-    """One assigned shard. Mutable; owned by the region.
-
-    ``in_flight`` are the Effects whose commit has not been answered: while they are there, the shard decides nothing.
-    """
-
-    def __init__(self, place: TopicPartition, config: ShardConfig, hosted: HostedEntity) -> None:
-        self.place = place
-        self.config = config
-        self.hosted = hosted
-        self.phase = ShardPhase.DOWN
-        self.incarnation = 0
-        self.recovery: Recovery | None = None
-        self.shard: Shard | None = None
-        self.in_flight: TurnResult | None = None
-        self.paused = False
-        self.claimed_s = self.told_s = 0.0
-        #: Consecutive aborts that were nobody's fault, and when the next claim is due because of them.
-        self.aborts = 0
-        self.reclaim_s: float | None = None
-        #: Consecutive restores that met a contradiction.
-        self.doubts = 0
-
-    @property
-    def name(self) -> str:
-        """The shard's name in its supervision tree and in log lines."""
-        return str(self.config.id)
-
-    def drop(self, phase: ShardPhase) -> None:
-        """Forget all that is in memory; the log has the truth."""
-        self.phase = phase
-        self.recovery = self.shard = self.in_flight = self.reclaim_s = None
-        self.paused = False
-
-    def restore(self, claimed: Claimed) -> Recovery:
-        """Begin to restore."""
-        self.phase = ShardPhase.RESTORING
-        self.recovery = Recovery(self.config, self.hosted.codec, claimed)
-        return self.recovery
-
-
-class Escalated(Exception):
-    """The shards of this worker failed too often, or said that they cannot go on: the worker's supervisor decides."""
+class RegionEscalated(Exception):
+    """The shards of this worker failed too often, or cannot go on: the worker's supervisor decides."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"{failure.where}: {failure.error_type}: {failure.message}")
@@ -121,21 +36,14 @@ class Escalated(Exception):
 
 
 class ShardRegion:
-    """The seats of one worker, in start order, under one supervision tree. Owned by the loop."""
+    """The assigned shards of one worker, in start order. Owned by the loop."""
 
     def __init__(
-        self,
-        hosted_entities: Mapping[str, HostedEntity],
-        tree: Tree,
-        directory: Directory,
-        limits: Limits,
-        in_flight: MutableSequence[int] | None = None,
-        owner: str = "",
+        self, topology: Topology, tree: Tree, in_flight: MutableSequence[int] | None = None, owner: str = ""
     ) -> None:
-        self._hosted_entities = dict(hosted_entities)
-        self._order = {topic: index for index, topic in enumerate(self._hosted_entities)}
-        self._directory = directory
-        self._limits = limits
+        """``in_flight`` and ``owner``: see `Topology.shard_config`."""
+        self._topology = topology
+        self._order = {topic: index for index, topic in enumerate(topology.entities)}
         self._in_flight, self._owner = in_flight, owner
         self._tree = tree
         self._assigned: dict[TopicPartition, AssignedShard] = {}
@@ -153,15 +61,15 @@ class ShardRegion:
 
     @property
     def tree(self) -> Tree:
-        """The supervision tree as it stands."""
+        """The supervision tree as it is now."""
         return self._tree
 
     def assigned(self, place: TopicPartition) -> AssignedShard | None:
-        """Return an assigned shard's seat."""
+        """Return the assigned shard of a partition."""
         return self._assigned.get(place)
 
     def named(self, name: str) -> AssignedShard | None:
-        """Return the seat of a child of the tree."""
+        """Return the assigned shard that is a child of the tree."""
         return self._names.get(name)
 
     def under_way(self) -> str:
@@ -170,24 +78,21 @@ class ShardRegion:
             return ""
         for assigned in tuple(self._assigned.values()):
             shard = assigned.shard
-            if (
-                shard is not None
-                and shard.config.number == self._in_flight[SHARD]
-                and (command := shard.handling) is not None
-            ):
+            if shard is None or assigned.config.number != self._in_flight[SHARD]:
+                continue
+            if (command := shard.handling) is not None:
                 return f"{assigned.name}@{command.offset} key {command.key!r:.100}"
         return ""
 
     def add(self, place: TopicPartition, now_s: float) -> None:
-        """Take in a shard; siblings stand in the order of ``host()``, then by partition."""
+        """Take in a shard; siblings are in the order of ``host()``, then by partition."""
         self.forget(place, now_s)
-        hosted = self._hosted_entities[place.topic]
-        assigned = AssignedShard(
-            place, hosted.config(place.partition, self._directory, self._limits, self._in_flight, self._owner), hosted
-        )
+        config = self._topology.shard_config(*place, self._in_flight, self._owner)
+        assigned = AssignedShard(place, config, self._topology.entities[place.topic])
         later = min((p for p in self._assigned if self._rank(p) > self._rank(place)), key=self._rank, default=None)
+        before = None if later is None else self._assigned[later].name
         self._assigned[place] = self._names[assigned.name] = assigned
-        self.supervise(Add(assigned.name, None if later is None else self._assigned[later].name), now_s)
+        self.supervise(Add(assigned.name, before), now_s)
 
     def forget(self, place: TopicPartition, now_s: float) -> None:
         """Drop a shard that is no longer ours, with all that it held."""
@@ -212,10 +117,10 @@ class ShardRegion:
         return commands
 
     def next_command(self) -> Start | Stop | None:
-        """Take the next command to carry out, None if there is none; Escalated when the tree has given up."""
+        """Take the next command to carry out, None if there is none; RegionEscalated when the tree has given up."""
         command = self._commands.popleft() if self._commands else None
         if isinstance(command, Escalate):
-            raise Escalated(command.failure)
+            raise RegionEscalated(command.failure)
         return command
 
     def due(self, now_s: float) -> None:
@@ -238,8 +143,7 @@ class ShardRegion:
         for assigned in self._assigned.values():
             if assigned.reclaim_s is not None:
                 instants.append(assigned.reclaim_s - now_s)
-            shard = assigned.shard
-            if shard is None or assigned.in_flight is not None or assigned.phase is not ShardPhase.RUNNING:
+            if assigned.phase is not ShardPhase.RUNNING or (shard := assigned.shard) is None:
                 continue
             if len(shard.mailbox) and shard.stalled is None:
                 return 0.0

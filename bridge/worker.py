@@ -27,8 +27,8 @@ from repertory.bridge.log.port import InvalidSetting, Member, SlotTaken, TopicMi
 from repertory.bridge.loop import ShardLoop
 from repertory.bridge.node import in_flight
 from repertory.bridge.reports import WorkerDrained
-from repertory.bridge.system.system import IN_A_NODE
-from repertory.bridge.system.target import TargetError, load_system
+from repertory.bridge.system.system import IN_A_NODE, load_system
+from repertory.bridge.system.target import TargetError
 from repertory.supervision import Directive, Policy
 from repertory.supervision.process import lineage
 from repertory.supervision.process.node import run_node
@@ -54,11 +54,10 @@ class ShardHost:
         backend = connect(self._url, system.settings, self._kafka_config)
         log = backend.log(self._member, system.commands_topics())
         region = system.region(
-            log.partition_count,
+            system.topology(log.partition_count, hook=kill_points.within_handler()),
             seed=self._member.slot,
             in_flight=in_flight.of_this_node().enter(self._member.slot),
             owner=in_flight.of_this_node().owner,
-            hook=kill_points.within_handler(),
         )
         loop = ShardLoop(
             log,

@@ -8,7 +8,7 @@ import msgspec
 
 from repertory.actors.context import Directory
 from repertory.actors.entity import Behaviour
-from repertory.actors.shard.turn_result import ShardId
+from repertory.actors.shard.changelog import ShardId
 from repertory.supervision.policy import Policy
 
 EXACTLY_ONCE, AT_LEAST_ONCE = "exactly-once", "at-least-once"

@@ -14,8 +14,8 @@ Delivery = Envelope | Undecodable
 class Mailbox:
     """A first-in first-out window on one partition. Owned by its shard.
 
-    It never drops: at so many letters or bytes its owner pauses the partition (what was already fetched still comes
-    in), and resumes it at half of them. Offsets strictly increase; one that does not is our bug.
+    It never drops: at its bound of records or bytes the owner pauses the partition (what was already fetched still
+    comes in), and resumes it at half of that. Offsets strictly increase; one that does not is our bug.
     """
 
     __slots__ = ("_bytes_max", "_next_offset", "_records_max", "bytes", "deliveries")
@@ -23,7 +23,7 @@ class Mailbox:
     def __init__(self, limits: Limits, next_offset: int) -> None:
         #: In offset order. The shard takes from its left end directly: a method call for each command costs 0.2 µs.
         self.deliveries: deque[Delivery] = deque()
-        #: Of the letters' values. Whoever takes a letter counts it off.
+        #: Of the deliveries' values. Whoever takes a delivery subtracts it.
         self.bytes = 0
         self._next_offset = next_offset
         self._records_max, self._bytes_max = limits.mailbox_records_max, limits.mailbox_bytes_max
@@ -45,7 +45,7 @@ class Mailbox:
         return len(self.deliveries) <= self._records_max // 2 and self.bytes <= self._bytes_max // 2
 
     def offer(self, deliveries: Iterable[Delivery]) -> None:
-        """Take in letters behind those that are there."""
+        """Append deliveries."""
         for delivery in deliveries:
             assert delivery.offset >= self._next_offset, (delivery.offset, self._next_offset)
             self._next_offset = delivery.offset + 1

@@ -16,8 +16,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from repertory.actors.message import Headers
-from repertory.actors.shard.turn_result import SeenRecord, SeenWritten
+from repertory.actors.headers import Headers
+from repertory.actors.shard.changelog import SeenRecord, SeenWritten
 
 #: A message that an operator sends again on purpose is no repetition.
 RETRY_OF = "retry-of"

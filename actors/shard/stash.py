@@ -9,7 +9,8 @@ from heapq import heappop, heappush
 import msgspec
 
 from repertory.actors.message import Envelope
-from repertory.actors.shard.turn_result import StashedRecord
+from repertory.actors.shard.changelog import StashedRecord
+from repertory.actors.shard.config import Limits
 
 
 class Stashed(msgspec.Struct, frozen=True, gc=False):
@@ -39,6 +40,14 @@ class Stash:
     def queue(self, key: str) -> deque[Stashed]:
         """Return the queue of a key, empty if nothing waits. Not to be changed by the caller."""
         return self._queues.get(key, deque())
+
+    def no_room(self, key: str | None, limits: Limits) -> str | None:
+        """Say why no other command of a key can be stashed; None if one can. None for a key: of no entity."""
+        if self.size >= limits.stash_per_shard_max:
+            return f"{self.size} commands wait (stash_per_shard_max)"
+        if key is not None and len(self.queue(key)) >= limits.stash_per_key_max:
+            return f"{limits.stash_per_key_max} commands wait for key {key!r} (stash_per_key_max)"
+        return None
 
     def holds(self, offset: int) -> bool:
         """Tell whether the command with this offset waits."""

@@ -1,29 +1,20 @@
-"""``Turn``: what one call of ``Shard.decide`` has gathered: outputs, books, and what became of commands that wait."""
+"""``Turn``: what one call of ``Shard.decide`` gathers: outputs, changelog entries, the fate of stashed commands."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from repertory.actors.context import Publish, Reply, Tell
-from repertory.actors.control import DropParked, RetryParked
+from repertory.actors.control import DropParked, RetryParked, is_control
 from repertory.actors.entity import resolved
 from repertory.actors.message import Done, Envelope, Undelivered
+from repertory.actors.shard.changelog import ChangelogEntry, StashedRecord, StashedWritten
 from repertory.actors.shard.decision import Decision
+from repertory.actors.shard.failure import Fate
 from repertory.actors.shard.mailbox import Delivery
 from repertory.actors.shard.restart_budget import RestartBudget
 from repertory.actors.shard.stash import Stash, Stashed
-from repertory.actors.shard.turn_result import (
-    ChangelogEntry,
-    Counts,
-    DeadLettered,
-    Incident,
-    Published,
-    Replied,
-    StashedRecord,
-    StashedWritten,
-    Told,
-    TurnOutput,
-)
+from repertory.actors.shard.turn_result import Counts, DeadLettered, Incident, Published, Replied, Told, TurnOutput
 from repertory.actors.wire import encode
 
 #: Of what is said about a dead letter: it stands in a header, and whoever asked gets it too.
@@ -33,7 +24,7 @@ _DONE = encode(Done())
 
 
 class Turn:
-    """Mutable, and gone with the call. Whatever it does to the waiting room it writes down among the books."""
+    """Mutable; it lives as long as the call. Whatever it does to the stash it adds to the changelog."""
 
     __slots__ = (
         "_budget",
@@ -57,10 +48,10 @@ class Turn:
         self.counts = Counts()
         self.incidents: list[Incident] = []
         self.handled = 0
-        #: About what it makes a transaction write: events, messages, dead letters, what waits, and states. A snapshot
-        #: is written now and then; each command counts the state that it leaves instead.
+        #: An estimate of what its transaction writes: events, messages, dead letters, stashed commands and states. A
+        #: snapshot is written now and then; each command counts the state that it leaves instead.
         self.bytes = 0
-        #: Commands that came when those of their key waited, and had no room.
+        #: Commands whose key has stashed commands, and for which the stash had no room.
         self.overflowed = 0
         self.anchor = -1
         #: Keys whose state record is due: stateful ones that changed, and those whose queue changed.
@@ -80,32 +71,32 @@ class Turn:
             self.outputs.append(Replied(delivery.sender, answer, delivery.offset, 1))
         self.counts.dead_lettered += 1
 
-    def quarantine(self, envelope: Envelope, where: str, deaths: int, *, waits: bool) -> None:
+    def quarantine(self, envelope: Envelope, where: str, deaths: int, *, is_stashed: bool) -> None:
         """Give up a command that kills whatever process handles it."""
         reason = f"{deaths} processes in a row died while they handled it"
         self.dead_letter(envelope, "Quarantined", reason, deaths)
-        if waits:
+        if is_stashed:
             self.leave(envelope)
         self.incidents.append(Incident(where, "Quarantined", reason, "the command is a dead letter", "quarantined"))
 
-    def keep(self, stash: Stashed, *, known: bool) -> None:
-        """Keep a command as the first of its key, until its restart or parked; ``known`` if it is that already."""
-        key = stash.envelope.key
+    def keep(self, stashed: Stashed, *, known: bool) -> None:
+        """Stash a command as the first of its key, until its restart or parked; ``known`` if it is that already."""
+        key = stashed.envelope.key
         if known:
-            self._stash.replace_first(stash)
+            self._stash.replace_first(stashed)
         else:
-            self._stash.join(stash)
-        self._wrote(stash.envelope, stash.record)
-        if not stash.record.parked:
+            self._stash.join(stashed)
+        self._wrote(stashed.envelope, stashed.record)
+        if not stashed.record.parked:
             self.counts.restarted += 1
             return
         self.counts.parked += 1
         for asked in self._stash.remove_asked(key):
             self._wrote(asked.envelope, None)
-            self.dead_letter(asked.envelope, "Parked", _parked(stash), asked.record.attempt)
+            self.dead_letter(asked.envelope, "Parked", _parked(stashed), asked.record.attempt)
 
     def join(self, envelope: Envelope) -> None:
-        """Put a command behind those of its key that wait; behind a parked one nobody can wait for an answer."""
+        """Stash a command behind those of its key; behind a parked one nobody can wait for an answer."""
         first = self._stash.queue(envelope.key)[0]
         if first.record.parked and envelope.sender is not None:
             self.dead_letter(envelope, "Parked", _parked(first))
@@ -117,14 +108,14 @@ class Turn:
         self._wrote(envelope, record)
 
     def leave(self, envelope: Envelope) -> None:
-        """Let the first of a key go; it is applied, rejected or dead-lettered in this turn."""
+        """Take the first command of a key out of the stash: this turn applies, rejects or dead-letters it."""
         self._stash.leave(envelope.key)
         self._wrote(envelope, None)
 
     def operate(self, delivery: Envelope) -> None:
-        """Do what an operator tells about a parked command; nothing if that is not parked (any more).
+        """Do what an operator asks about a parked command; nothing if that is not parked (any more).
 
-        Its key begins with a fresh budget of restarts: whoever looked at it is taken to have mended something.
+        Its key begins with a fresh restart budget: whoever looked at it is taken to have mended something.
         """
         message = delivery.message
         first = next(iter(self._stash.queue(delivery.key)), None)
@@ -146,8 +137,29 @@ class Turn:
                 self.leave(first.envelope)
                 self.dead_letter(first.envelope, "Dropped", f"{reason} ({_parked(first)})", first.record.attempt)
 
+    def obey(self, deliveries: Iterable[Delivery], obeyed: set[int], anchor: int) -> None:
+        """Do at once what operators ask behind commands that have no room: it may be what makes room.
+
+        The order stays: such a delivery is taken, and answered, when its turn comes. ``obeyed`` has the offsets of
+        those that were obeyed: a command that fails again would else be retried for ever.
+        """
+        for delivery in deliveries:
+            if isinstance(delivery, Envelope) and is_control(delivery) and delivery.offset not in obeyed:
+                obeyed.add(delivery.offset)
+                written = len(self.changelog)
+                self.operate(delivery)
+                if len(self.changelog) > written:
+                    self.anchor = max(self.anchor, anchor)
+                    self.handled += 1
+
+    def report_overflow(self, shard: str) -> None:
+        """Report the commands that had no room, as one incident: there may be a batch of them in every turn."""
+        if self.overflowed:
+            reason = f"{self.overflowed} commands found no room in the stash"
+            self.incidents.append(Incident(shard, "NoRoom", reason, "they are dead letters", Fate.NO_ROOM.value))
+
     def answer(self, delivery: Envelope) -> None:
-        """Tell the operator that what was told is so."""
+        """Answer an operator that it is done."""
         if delivery.sender is not None:
             self.outputs.append(Replied(delivery.sender, _DONE, delivery.offset, 0))
 
@@ -157,8 +169,8 @@ class Turn:
         self.bytes += len(envelope.value)
 
 
-def _parked(stash: Stashed) -> str:
-    return f"key {stash.envelope.key!r} is parked since {stash.envelope.offset}: {stash.record.reason}"
+def _parked(stashed: Stashed) -> str:
+    return f"key {stashed.envelope.key!r} is parked since {stashed.envelope.offset}: {stashed.record.reason}"
 
 
 def outputs_of(envelope: Envelope, decision: Decision) -> Iterator[TurnOutput]:

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import msgspec
 
-#: Names and values, in order; names are UTF-8 without NUL (librdkafka takes them as C strings), and may repeat.
-Headers = tuple[tuple[str, bytes], ...]
+from repertory.actors.headers import Headers, value
+from repertory.actors.wire import DecodeError
 
 
 class TopicPartition(NamedTuple):
@@ -38,11 +38,15 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
     def header(self, name: str) -> bytes | None:
         """Return the value of the last header of that name (Kafka's rule for repeated names), else None."""
-        found = None
-        for header, value in self.headers:
-            if header == name:
-                found = value
-        return found
+        return value(self.headers, name)
+
+    def number(self, name: str) -> int:
+        """Return the number in a header; DecodeError if the header is missing or holds no number."""
+        found = value(self.headers, name)
+        try:
+            return int(found or b"")
+        except ValueError:
+            raise DecodeError(f"its header {name!r} is {found!r:.100}") from None
 
 
 class Output(msgspec.Struct, frozen=True, gc=False):
@@ -58,4 +62,4 @@ class Output(msgspec.Struct, frozen=True, gc=False):
     def size_bytes(self) -> int:
         """Key, value and headers, as a broker counts them against its limit (its own few bytes apart)."""
         size = len(self.key or b"") + len(self.value or b"")
-        return size + sum(len(name) + len(value) + 2 for name, value in self.headers)
+        return size + sum(len(name) + len(data) + 2 for name, data in self.headers)

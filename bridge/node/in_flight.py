@@ -11,7 +11,7 @@ import mmap
 import os
 from collections.abc import MutableSequence
 
-from repertory.actors.shard.shard import COMMAND, SHARD
+from repertory.actors.shard.crash_guard import COMMAND, SHARD
 from repertory.supervision.process.proc import pid_start
 
 #: A row holds the worker's pid and the two fields that a shard writes: ``SHARD`` and ``COMMAND``.

@@ -14,7 +14,7 @@ from repertory.actors.wire import encode
 from repertory.bridge import topics
 from repertory.bridge.log.port import Backend, OutcomeUnknown
 from repertory.bridge.log.record import Output
-from repertory.bridge.system.system import ActorSystem
+from repertory.bridge.system.definition import SystemDefinition
 
 C = TypeVar("C", bound=Command)
 
@@ -22,7 +22,7 @@ C = TypeVar("C", bound=Command)
 class Client:
     """One thread uses it. Close it, or use it as a context manager."""
 
-    def __init__(self, system: ActorSystem, backend: Backend) -> None:
+    def __init__(self, system: SystemDefinition, backend: Backend) -> None:
         self._system = system
         self._appender = backend.appender()
 

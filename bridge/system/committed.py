@@ -7,16 +7,17 @@ from collections.abc import Iterable
 import msgspec
 
 from repertory.actors.entity import Behaviour, Entity
+from repertory.actors.headers import SEQ, VERSION
 from repertory.actors.message import Stopped
 from repertory.actors.placement import checked_key, partition_of
-from repertory.actors.shard.turn_result import ShardRecord, StashedRecord, StateRecord
+from repertory.actors.shard.changelog import ShardRecord, StashedRecord, StateRecord
 from repertory.actors.wire import DecodeError
 from repertory.bridge import codec as wire
 from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record
 from repertory.bridge.nontransactional import CountingJournal
-from repertory.bridge.system.system import ActorSystem, Hosted
+from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
 
 _NO_RECORD = ShardRecord(next=0, seq=0, tail_start=0, tail_offset=0, changelog=0)
 
@@ -32,7 +33,7 @@ class EntityState(msgspec.Struct, frozen=True):
     parked: str
 
 
-def entity_state(reader: Reader, system: ActorSystem, hosted: Hosted, key: str) -> EntityState:
+def entity_state(reader: Reader, system: SystemDefinition, hosted: EntityDefinition, key: str) -> EntityState:
     """Read one entity's snapshot and the tail of the journal; see ``bridge.recovery`` for the whole shard.
 
     Raises ValueError for a key that is none, DecodeError for records that this code cannot read.
@@ -50,12 +51,12 @@ def entity_state(reader: Reader, system: ActorSystem, hosted: Hosted, key: str) 
     seq, version = -1, 0
     entity = behaviour.initial()
     if state is not None and state.value is not None:
-        seq, version = wire.number(state, "seq"), wire.number(state, "version")
+        seq, version = state.number(SEQ), state.number(VERSION)
         if told.snapshot is not None:
             entity = _snapshot(behaviour, state, told.snapshot)
     if behaviour.journaled:
         for event in journal(reader, system, behaviour, partition, record)[0]:
-            if event.key == raw_key and wire.number(event, "seq") > seq:
+            if event.key == raw_key and event.number(SEQ) > seq:
                 entity, version = _evolved(behaviour, entity, event)
     first = next((w for _, w in stashed_commands(reader, system, behaviour, partition) if w.key == key), None)
     parked = f"{first.error}: {first.reason}" if first is not None and first.parked else ""
@@ -75,7 +76,7 @@ def _snapshot(behaviour: Behaviour, record: Record, data: bytes) -> Entity:
     return entity
 
 
-def shard_record(reader: Reader, system: ActorSystem, behaviour: Behaviour, partition: int) -> ShardRecord:
+def shard_record(reader: Reader, system: SystemDefinition, behaviour: Behaviour, partition: int) -> ShardRecord:
     """Return the latest shard record, one that begins if there is none."""
     record = _NO_RECORD
     for found in reader.read(topics.state_topic(system.name, behaviour.name), partition):
@@ -85,7 +86,12 @@ def shard_record(reader: Reader, system: ActorSystem, behaviour: Behaviour, part
 
 
 def journal(
-    reader: Reader, system: ActorSystem, behaviour: Behaviour, partition: int, record: ShardRecord, from_seq: int = -1
+    reader: Reader,
+    system: SystemDefinition,
+    behaviour: Behaviour,
+    partition: int,
+    record: ShardRecord,
+    from_seq: int = -1,
 ) -> tuple[Iterable[Record], ShardRecord]:
     """Return the journal records that count, by default from the tail on, and where the shard stands behind them.
 
@@ -114,11 +120,11 @@ def _evolved(behaviour: Behaviour, entity: Entity, record: Record) -> tuple[Enti
             f"the journal record {record.place} cannot be applied: {type(error).__name__}: {error!s:.1000}; use the "
             "code that wrote it, and mend the @event method"
         ) from error
-    return evolved, wire.number(record, "version")
+    return evolved, record.number(VERSION)
 
 
 def stashed_commands(
-    reader: Reader, system: ActorSystem, behaviour: Behaviour, partition: int
+    reader: Reader, system: SystemDefinition, behaviour: Behaviour, partition: int
 ) -> list[tuple[int, StashedRecord]]:
     """Return what waits or is parked on one shard, by its source offset."""
     found: dict[int, StashedRecord] = {}

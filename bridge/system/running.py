@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from repertory.actors.entity import Entity
-from repertory.actors.shard.turn_result import StashedRecord
+from repertory.actors.shard.changelog import StashedRecord
 from repertory.bridge import kill_points
+from repertory.bridge.assigned_shard import ShardPhase
 from repertory.bridge.log.clock import Clock, SystemClock
 from repertory.bridge.log.port import Backend, Log, Member, Reader
 from repertory.bridge.loop import ShardLoop
@@ -20,7 +21,7 @@ from repertory.bridge.system.client import Client
 from repertory.bridge.system.committed import entity_state, stashed_commands
 
 if TYPE_CHECKING:
-    from repertory.bridge.system.system import ActorSystem
+    from repertory.bridge.system.definition import SystemDefinition
 
 E = TypeVar("E", bound=Entity)
 
@@ -40,7 +41,7 @@ class Running:
     :meth:`crash` loses everything that is not in the log, as SIGKILL does, and goes on with a new worker.
     """
 
-    def __init__(self, system: ActorSystem, backend: Backend, clock: Clock | None = None) -> None:
+    def __init__(self, system: SystemDefinition, backend: Backend, clock: Clock | None = None) -> None:
         self.system = system
         self._backend = backend
         self._clock = clock or SystemClock()
@@ -65,7 +66,7 @@ class Running:
         log = self._backend.log(member, self.system.commands_topics())
         loop = ShardLoop(
             log,
-            self.system.region(log.partition_count, owner=self.owner),
+            self.system.region(self.system.topology(log.partition_count), owner=self.owner),
             self._clock,
             poll_timeout_s=self.system.settings.poll_timeout_s,
             turns_max_s=self.system.settings.turns_max_s,
@@ -130,7 +131,7 @@ class Running:
                 if any(not command.parked and not _stands_behind(command, stashed) for _, command in stashed):
                     return f"commands that wait for a restart on {topic}/{partition}"
         for assigned in self.loop.region:
-            if assigned.in_flight is not None:
+            if assigned.phase is ShardPhase.COMMITTING:
                 return f"shard {assigned.name} has a commit under way"
         return None
 

@@ -7,28 +7,31 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
-from repertory.bridge.system.system import ActorSystem
+from repertory.bridge.system.definition import SystemDefinition
+
+T = TypeVar("T")
 
 
 class TargetError(Exception):
     """A target that names no system; the message is one sentence."""
 
 
-def load_system(target: str) -> ActorSystem:
-    """Import a target and return its system; TargetError if there is none, DefinitionError for mistakes in classes."""
+def load_object(target: str, kind: type[T]) -> T:
+    """Import a target and return what it names; TargetError unless that is a ``kind``."""
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:
         raise TargetError(f"{target!r} names no system: write module:system, as in examples.banking:system")
     module = _load_file(Path(module_name)) if module_name.endswith(".py") else _load_module(module_name)
     if not hasattr(module, attribute):
-        found = [name for name, value in vars(module).items() if isinstance(value, ActorSystem)]
-        hint = f"; it has {', '.join(found)}" if found else "; it has no ActorSystem at all"
+        found = [name for name, value in vars(module).items() if isinstance(value, kind)]
+        hint = f"; it has {', '.join(found)}" if found else f"; it has no {kind.__name__} at all"
         raise TargetError(f"the module {module_name} has no {attribute!r}{hint}")
-    system = getattr(module, attribute)
-    if not isinstance(system, ActorSystem):
-        raise TargetError(f"{target} is a {type(system).__name__}, not an ActorSystem")
-    return system
+    found_value = getattr(module, attribute)
+    if not isinstance(found_value, kind):
+        raise TargetError(f"{target} is a {type(found_value).__name__}, not an {kind.__name__}")
+    return found_value
 
 
 def _load_module(name: str) -> ModuleType:
@@ -55,7 +58,7 @@ def _load_file(path: Path) -> ModuleType:
     return module
 
 
-def target_of(system: ActorSystem) -> str:
+def target_of(system: SystemDefinition) -> str:
     """Return the target under which another process finds a system of this one; TargetError if none does."""
     # Another module than __main__ first: a script may have imported the system from where it is defined.
     for module in sorted(sys.modules.values(), key=lambda module: getattr(module, "__name__", "") == "__main__"):

@@ -14,7 +14,7 @@ import typer
 from repertory.bridge.log.record import Record
 from repertory.bridge.system.committed import entity_state
 from repertory.bridge.system.settings import Settings
-from repertory.bridge.system.target import load_system
+from repertory.bridge.system.system import load_system
 from repertory.cli.operate import dead_letters, parked
 from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console, opened, sentences
 from repertory.cli.simulate import simulate

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from repertory.bridge.log.record import Headers
-from repertory.bridge.system.target import load_system
+from repertory.actors.headers import Headers
+from repertory.bridge.system.system import load_system
 from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console, opened, sentences
 from repertory.inspect.readable import readable, readable_key
 from repertory.operate.operator import DeadLetter, Operator

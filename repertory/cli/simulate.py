@@ -16,8 +16,8 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from repertory.bridge.system.system import ActorSystem
-from repertory.bridge.system.target import TargetError, load_system
+from repertory.bridge.system.system import ActorSystem, load_system
+from repertory.bridge.system.target import TargetError
 from repertory.cli.shared import Target, TextTable, console, errors, sentences
 from repertory.simulation.api import SimulationFailed, failed, silence
 from repertory.simulation.generate import generated

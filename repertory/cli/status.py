@@ -12,8 +12,7 @@ import typer
 
 from repertory.bridge.log.port import Backend
 from repertory.bridge.node.status import NodeStatusRecord
-from repertory.bridge.system.system import ActorSystem
-from repertory.bridge.system.target import load_system
+from repertory.bridge.system.system import ActorSystem, load_system
 from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console, opened, sentences
 from repertory.inspect.nodes import node_records
 from repertory.inspect.shards import LAG_COUNTED_MAX, ShardStatus, shard_statuses

@@ -11,8 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from repertory.bridge.log.port import Backend
-from repertory.bridge.system.system import ActorSystem
-from repertory.bridge.system.target import load_system
+from repertory.bridge.system.system import ActorSystem, load_system
 from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console, errors, opened, sentences
 from repertory.verify import VerificationReport, records_total
 from repertory.verify import verify as verify_system

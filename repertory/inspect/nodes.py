@@ -5,10 +5,10 @@ from __future__ import annotations
 from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
 from repertory.bridge.node.status import NodeStatusRecord, decode_node
-from repertory.bridge.system.system import ActorSystem
+from repertory.bridge.system.definition import SystemDefinition
 
 
-def node_records(reader: Reader, system: ActorSystem) -> list[NodeStatusRecord]:
+def node_records(reader: Reader, system: SystemDefinition) -> list[NodeStatusRecord]:
     """Return the latest status of each node, by name; an empty list if the log has no topic for it."""
     topic = topics.incidents_topic(system.name)
     found: dict[bytes, NodeStatusRecord] = {}

@@ -9,7 +9,7 @@ import msgspec
 from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
 from repertory.bridge.system.committed import journal, shard_record, stashed_commands
-from repertory.bridge.system.system import ActorSystem, Hosted
+from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
 
 #: Commands above the committed offset that ``status`` counts exactly; beyond that it says "more than".
 LAG_COUNTED_MAX = 10_000
@@ -28,7 +28,7 @@ class ShardStatus(msgspec.Struct, frozen=True):
     parked: list[str]
 
 
-def shard_status(reader: Reader, system: ActorSystem, hosted: Hosted, partition: int) -> ShardStatus:
+def shard_status(reader: Reader, system: SystemDefinition, hosted: EntityDefinition, partition: int) -> ShardStatus:
     """Read where a shard stands from its committed records."""
     behaviour = hosted.behaviour
     record = shard_record(reader, system, behaviour, partition)
@@ -46,7 +46,7 @@ def shard_status(reader: Reader, system: ActorSystem, hosted: Hosted, partition:
     return ShardStatus(behaviour.name, partition, record.next, committed, lag, record.seq, len(stashed), parked)
 
 
-def shard_statuses(reader: Reader, system: ActorSystem) -> Iterator[ShardStatus]:
+def shard_statuses(reader: Reader, system: SystemDefinition) -> Iterator[ShardStatus]:
     """Read the status of every shard of a system, in the order of ``host()``."""
     for hosted in system.hosted.values():
         for partition in range(hosted.partitions):

@@ -10,15 +10,16 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from repertory.actors.control import DropParked, RetryParked
+from repertory.actors.headers import CORRELATION_ID, RETRY_OF, Headers
 from repertory.actors.message import Done, Message, Undelivered
 from repertory.actors.placement import checked_key, partition_of
-from repertory.actors.shard.turn_result import StashedRecord
+from repertory.actors.shard.changelog import StashedRecord
 from repertory.actors.wire import MessageDecoder, encode
 from repertory.bridge import topics
 from repertory.bridge.log.port import Backend, LogUnavailable, Reader
-from repertory.bridge.log.record import Headers, Output, Record
+from repertory.bridge.log.record import Output, Record
 from repertory.bridge.system.committed import stashed_commands
-from repertory.bridge.system.system import ActorSystem, Hosted
+from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
 
 #: Headers that a dead letter has beside those of the command that it was.
 _LETTER_HEADERS = frozenset(
@@ -30,8 +31,6 @@ _OF_ITS_SENDER = frozenset({"source-cause", "source-epoch"})
 _ASKED_HEADERS = frozenset({"reply-to", "reply-key"})
 #: A number in a header: Python refuses to read one of thousands of digits.
 _NUMBER = re.compile("[0-9]{1,18}", re.ASCII)
-#: Header of a retried dead letter: ``topic/partition/offset`` of the letter.
-RETRY_OF = "retry-of"
 
 
 class Parked(msgspec.Struct, frozen=True):
@@ -66,7 +65,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
 class Operator:
     """One thread uses it. What it tells a shard is a record among the shard's commands; its owner acts on it."""
 
-    def __init__(self, system: ActorSystem, backend: Backend) -> None:
+    def __init__(self, system: SystemDefinition, backend: Backend) -> None:
         self._system = system
         self._reader: Reader = backend.reader()
         self._appender = backend.appender()
@@ -88,7 +87,7 @@ class Operator:
                 return parked
         raise LookupError(f"the key {key!r} of {hosted.behaviour.name} is not parked")
 
-    def _parked_on(self, hosted: Hosted, partition: int) -> Iterator[Parked]:
+    def _parked_on(self, hosted: EntityDefinition, partition: int) -> Iterator[Parked]:
         stashed = stashed_commands(self._reader, self._system, hosted.behaviour, partition)
         for offset, record in stashed:
             if record.parked:
@@ -128,7 +127,7 @@ class Operator:
         while (left_s := deadline_s - time.monotonic()) > 0:
             for record in self._reader.follow(topic, {partition: position}, left_s):
                 position = record.offset + 1
-                if record.header("correlation-id") == correlation_id.encode():
+                if record.header(CORRELATION_ID) == correlation_id.encode():
                     found: Message = decode(record.value or b"")
                     return found
                 if time.monotonic() > deadline_s:

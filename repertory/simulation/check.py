@@ -6,20 +6,21 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from repertory.actors.control import CONTROL
-from repertory.actors.message import Envelope, Stopped
+from repertory.actors.control import is_control
+from repertory.actors.headers import CAUSE, EPOCH, ERROR_TYPE, SEQ, VERSION
+from repertory.actors.message import Stopped
+from repertory.actors.shard.changelog import CHANGELOG_INDEX, StashedRecord
 from repertory.actors.shard.config import AT_LEAST_ONCE
 from repertory.actors.shard.seen_causes import SeenCauses
 from repertory.actors.shard.shard import Shard
-from repertory.actors.shard.turn_result import CHANGELOG_INDEX, StashedRecord
 from repertory.actors.wire import DecodeError
-from repertory.bridge.codec import decode_shard, decode_stashed, decode_state, number
+from repertory.bridge.codec import decode_shard, decode_stashed, decode_state
+from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.port import Claimed, Replayed
 from repertory.bridge.log.record import Record, TopicPartition
 from repertory.bridge.nontransactional import CountingJournal
 from repertory.bridge.recovery import Recovery
-from repertory.bridge.region import HostedEntity
 from repertory.bridge.topics import SHARD_KEY, dead_letters_topic
 from repertory.simulation.model import Model, Seen
 from repertory.simulation.virtual import Violation
@@ -53,7 +54,7 @@ class Scan:
         live = {
             assigned.place: assigned.shard for worker in self._world.node.workers.values() for assigned in worker.region
         }
-        for hosted in self._world.hosted_entities.values():
+        for hosted in self._world.topology.entities.values():
             for partition in range(hosted.partitions):
                 place = TopicPartition(hosted.codec.commands, partition)
                 self._shard(hosted, place, live.get(place))
@@ -61,7 +62,7 @@ class Scan:
     def _read(self) -> None:
         """Read every topic; no cause may stand there twice (I3), or, at least once, not as something else."""
         self._read_all()
-        for hosted in self._world.hosted_entities.values():
+        for hosted in self._world.topology.entities.values():
             for partition in range(hosted.partitions if hosted.behaviour.journaled else 0):
                 self._journals[hosted.codec.events, partition] = self._counted(hosted, partition)
         for (topic, _), records in self._topics.items() if self._repeats else ():
@@ -101,10 +102,10 @@ class Scan:
                 self._topics[topic, partition] = list(self._reader.read(topic, partition))
 
     def _note(self, record: Record) -> None:
-        cause = record.header("cause")
+        cause = record.header(CAUSE)
         if cause is None:
             return
-        is_nontransactional = self._repeats and record.header("epoch") is not None
+        is_nontransactional = self._repeats and record.header(EPOCH) is not None
         if (
             is_nontransactional
             and _command_of(record) in self._given_up
@@ -142,7 +143,7 @@ class Scan:
             frozenset(int(offset) for shard, offset in deadly if shard == str(place)),
             settings.dead_letter_overflow,
         )  # fmt: skip
-        model = Model(hosted, self._world.directory, self._world.system.name, seen)
+        model = Model(hosted, self._world.topology.directory, self._world.system.name, seen)
         model.run()
         self.commands += committed
         self.dead += model.dead
@@ -169,11 +170,7 @@ class Scan:
         But by an operator; and where the calendar jumps nobody can say which restarts were past the window.
         """
         deliveries = [hosted.codec.decode(record) for record in self._topics[place]]
-        operated = {
-            delivery.key
-            for delivery in deliveries
-            if isinstance(delivery, Envelope) and isinstance(delivery.message, CONTROL)
-        }
+        operated = {delivery.key for delivery in deliveries if is_control(delivery)}
         spent: dict[bytes, tuple[int, ...]] = defaultdict(tuple)
         for record in self._topics[hosted.codec.state, place.partition]:
             key = record.key or b""
@@ -196,7 +193,7 @@ class Scan:
         for expected, record in enumerate(self._journals[hosted.codec.events, place.partition]):
             key = (record.key or b"").decode()
             try:
-                seq, version = number(record, "seq"), number(record, "version")
+                seq, version = record.number(SEQ), record.number(VERSION)
                 stopped = isinstance(decode(record.value or b""), Stopped)
             except DecodeError as error:
                 raise Violation("a journal can be read", f"{_at(record)}: {error}") from error
@@ -206,14 +203,14 @@ class Scan:
                     f"{_at(record)} has seq {seq} for {expected}, version {version} for {versions[key] + 1}",
                 )
             versions[key] = 0 if stopped else version
-            order[key].append(int((record.header("cause") or b"").rsplit(b"/", 2)[1]))
+            order[key].append(int((record.header(CAUSE) or b"").rsplit(b"/", 2)[1]))
         for key, life in model.lives.items():
             if order[key] != life.journal:
                 raise Violation("commands of a key are handled in order", f"{place} {key!r}: {order[key]}")
 
     def _restored(self, hosted: HostedEntity, place: TopicPartition) -> Shard:
         """Restore the shard once more, from the log as it is now."""
-        config = hosted.config(place.partition, self._world.directory, self._world.system.limits())
+        config = self._world.topology.shard_config(*place)
         codec, reader = hosted.codec, self._reader
         ends = {topic: len(self._topics[topic, place.partition]) for topic in codec.restored_topics}
         low, high = reader.bounds(*place)
@@ -223,14 +220,14 @@ class Scan:
             while (wanted := recovery.wanted) is not None:
                 records = self._topics[wanted.topic, place.partition][wanted.from_offset : wanted.to_offset]
                 recovery.feed(Replayed(place, wanted.topic, records, complete=True))
-            return recovery.shard()
+            return Shard(config, recovery.recovered())
         except Inconsistent as error:
             raise Violation("what is committed can be restored", str(error)) from error
 
     def _check_state(self, hosted: HostedEntity, shard: Shard, model: Model, where: str) -> None:
         """The state of each entity is that of the model (I7), and the same commands wait in the same order (I13)."""
         initial = hosted.behaviour.initial_data
-        for key in {**shard.cells, **model.lives}:
+        for key in dict.fromkeys([*shard.cells, *model.lives]):
             cell, life = shard.cells.get(key), model.lives.get(key)
             has = initial if cell is None else cell.data
             should = initial if life is None else life.data
@@ -254,11 +251,11 @@ class Scan:
 
 
 def _command_of(record: Record) -> bytes:
-    return (record.header("cause") or b"").rpartition(b"/")[0]
+    return (record.header(CAUSE) or b"").rpartition(b"/")[0]
 
 
 def _is_given_up(delivery: Record) -> bool:
-    return delivery.header("error-type") == b"Quarantined"
+    return delivery.header(ERROR_TYPE) == b"Quarantined"
 
 
 def _at(record: Record) -> str:

@@ -8,12 +8,13 @@ from typing import Any
 
 from repertory.actors.control import DropParked, RetryParked
 from repertory.actors.handler import CommandHandler
+from repertory.actors.headers import Headers
 from repertory.actors.message import Command
 from repertory.actors.placement import checked_key, partition_of
 from repertory.actors.wire import encode
 from repertory.bridge import topics
 from repertory.bridge.log.port import Appender
-from repertory.bridge.log.record import Headers, Output, TopicPartition
+from repertory.bridge.log.record import Output, TopicPartition
 from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.choices import Choices
 

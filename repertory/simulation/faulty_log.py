@@ -30,7 +30,7 @@ from repertory.bridge.log.port import (
 )
 from repertory.bridge.log.record import Output, TopicPartition
 from repertory.simulation.commit_monitor import CommitMonitor
-from repertory.simulation.pending import Pending, overtaken, torn
+from repertory.simulation.pending import Pending, cut, overtaken, torn
 from repertory.simulation.virtual import VirtualClock
 
 
@@ -264,19 +264,6 @@ class FaultyLog:
             return
         self._queue.append(event)
 
-    def _cut(self, event: LogEvent) -> tuple[LogEvent, LogEvent | None]:
-        """Cut a piece off an event that is longer; return it and what is left."""
-        size = self._piece
-        if not size or not isinstance(event, Fetched | Replayed) or len(event.records) <= size:
-            return event, None
-        first, rest = event.records[:size], event.records[size:]
-        if isinstance(event, Fetched):
-            return Fetched(event.shard, first), Fetched(event.shard, rest)
-        return (
-            Replayed(event.shard, event.topic, first, complete=False),
-            Replayed(event.shard, event.topic, rest, event.complete),
-        )
-
     def _deliver(self) -> Iterator[LogEvent]:
         """Hand over what is there: some of it, later, and no more commands of a paused shard than must be."""
         now_s = self._clock.monotonic_s()
@@ -296,7 +283,7 @@ class FaultyLog:
                         break
                     if self._piece:
                         full.add(event.shard)  # One piece, so that a full mailbox can pause the next.
-                piece, event = self._cut(event)
+                piece, event = cut(event, self._piece)
                 left -= 1
                 yield piece
             if event is not None:

@@ -13,15 +13,16 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from repertory.actors.context import Directory, Publish, Reply, Tell
-from repertory.actors.control import CONTROL
+from repertory.actors.control import is_control
 from repertory.actors.entity import resolved
+from repertory.actors.headers import ERROR_TYPE
 from repertory.actors.message import Envelope, Sender, Undecodable
 from repertory.actors.placement import partition_of
+from repertory.actors.shard.changelog import StashedRecord
 from repertory.actors.shard.decision import Decision, decide
-from repertory.actors.shard.turn_result import StashedRecord
 from repertory.bridge import topics
+from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Record
-from repertory.bridge.region import HostedEntity
 from repertory.simulation.swarm import INJECTED
 from repertory.simulation.virtual import Violation
 from repertory.supervision.directive import qualified_name
@@ -32,7 +33,7 @@ _INJECTED = frozenset(qualified_name(error) for error in INJECTED)
 _NO_RECORDS: Mapping[int, Record] = {}
 
 
-class Output(msgspec.Struct, frozen=True):
+class ExpectedOutput(msgspec.Struct, frozen=True):
     """A record that a command must have made. None stands for what the model does not say."""
 
     topic: str
@@ -56,7 +57,7 @@ class Seen(msgspec.Struct, frozen=True):
     overflows: bool
 
 
-class Life:
+class ModelEntity:
     """One entity in the model. ``troubled``: a command failed; ``queue``: offsets that wait at the end."""
 
     __slots__ = ("data", "journal", "queue", "state", "troubled")
@@ -75,7 +76,7 @@ class Model:
         self._hosted, self._directory, self._system, self._seen = hosted, directory, system, seen
         self._prefix = f"{hosted.codec.commands}/{seen.partition}/"
         self._dead_letters = topics.dead_letters_topic(system)
-        self.lives: dict[str, Life] = {}
+        self.lives: dict[str, ModelEntity] = {}
         self.dead = 0
 
     def run(self) -> None:
@@ -94,7 +95,7 @@ class Model:
         if isinstance(delivery, Undecodable):
             self._check_dead(delivery, delivery.value, delivery.key, got, None)
             return
-        if isinstance(delivery.message, CONTROL):
+        if is_control(delivery):
             if len(got) > (delivery.sender is not None):
                 raise self._wrong("a control record makes nothing", record.offset, f"made {len(got)} records")
             return
@@ -104,10 +105,10 @@ class Model:
             return
         life = self.lives.get(delivery.key)
         if life is None:
-            life = self.lives[delivery.key] = Life(self._hosted)
+            life = self.lives[delivery.key] = ModelEntity(self._hosted)
         self._live(life, delivery, raw_key, got)
 
-    def _live(self, life: Life, delivery: Envelope, raw_key: bytes, got: Mapping[int, Record]) -> None:
+    def _live(self, life: ModelEntity, delivery: Envelope, raw_key: bytes, got: Mapping[int, Record]) -> None:
         """Handle one command of an entity; hold what the log says of it against what it may say."""
         waits = delivery.offset in self._seen.stash
         if waits and not got and (life.queue or life.troubled or self._fails(life, delivery)):
@@ -115,7 +116,7 @@ class Model:
             life.queue.append(delivery.offset)
             return
         is_dead = 0 in got and got[0].topic == self._dead_letters
-        error = (got[0].header("error-type") or b"").decode() if is_dead else ""
+        error = (got[0].header(ERROR_TYPE) or b"").decode() if is_dead else ""
         if life.queue and not (is_dead and (delivery.sender is not None or error == "NoRoom")):
             raise self._wrong(
                 "later commands wait behind a failed one", delivery.offset, f"{life.queue[0]} still waits"
@@ -140,7 +141,7 @@ class Model:
         life.state, life.data = decision.state, decision.data
         life.journal += [delivery.offset] * len(decision.events)
 
-    def _applied(self, life: Life, delivery: Envelope, got: Mapping[int, Record]) -> Decision:
+    def _applied(self, life: ModelEntity, delivery: Envelope, got: Mapping[int, Record]) -> Decision:
         """Return the decision that the log shows, at whatever attempt it was made."""
         expected: Decision | Exception | None = None
         attempts = 1
@@ -160,7 +161,7 @@ class Model:
             wanted = expected
         raise self._wrong("every command has its effects, once", delivery.offset, f"made {shown}, expected {wanted}")
 
-    def _decide(self, life: Life, delivery: Envelope, attempt: int) -> Decision | Exception:
+    def _decide(self, life: ModelEntity, delivery: Envelope, attempt: int) -> Decision | Exception:
         try:
             return decide(
                 self._hosted.behaviour, life.state, life.data, delivery, self._directory,
@@ -170,10 +171,10 @@ class Model:
             life.state = self._hosted.behaviour.state_decode(life.data)  # It may have been changed in place.
             return error
 
-    def _fails(self, life: Life, delivery: Envelope) -> bool:
+    def _fails(self, life: ModelEntity, delivery: Envelope) -> bool:
         return delivery.offset in self._seen.raised or isinstance(self._decide(life, delivery, 1), Exception)
 
-    def _errors(self, life: Life, delivery: Envelope) -> set[str]:
+    def _errors(self, life: ModelEntity, delivery: Envelope) -> set[str]:
         """Return the error types that this command's dead letter may name."""
         found = set(_INJECTED) if delivery.offset in self._seen.raised else set[str]()
         for attempt in range(1, _ATTEMPTS_MAX):
@@ -183,17 +184,17 @@ class Model:
             found.add(qualified_name(type(outcome)))
         return found
 
-    def _outputs(self, delivery: Envelope, decision: Decision) -> Iterator[Output]:
+    def _outputs(self, delivery: Envelope, decision: Decision) -> Iterator[ExpectedOutput]:
         codec = self._hosted.codec
         for data in decision.events:
-            yield Output(codec.events, delivery.key.encode(), data)
+            yield ExpectedOutput(codec.events, delivery.key.encode(), data)
         for output, data in zip(decision.outputs, decision.sent, strict=True):
             match output:
                 case Tell(handler, key):
                     name = resolved(handler.owner).name
-                    yield Output(topics.commands_topic(self._system, name), key.encode(), data)
+                    yield ExpectedOutput(topics.commands_topic(self._system, name), key.encode(), data)
                 case Publish(topic, _, key):
-                    yield Output(topic, None if key is None else key.encode(), data)
+                    yield ExpectedOutput(topic, None if key is None else key.encode(), data)
                 case Reply(to, _):
                     yield _reply(to, data)
         if decision.reply is not None and delivery.sender is not None:
@@ -208,13 +209,13 @@ class Model:
         allowed: frozenset[str] | None,
     ) -> None:
         """Hold a dead letter against its command: the bytes, the error if it is known, and whoever asked is told."""
-        expected = [Output(self._dead_letters, key, value)]
+        expected = [ExpectedOutput(self._dead_letters, key, value)]
         if delivery.sender is not None:
             expected.append(_reply(delivery.sender, None))
         if not _matches(expected, got):
             shown = {index: (record.topic, record.key, record.value) for index, record in got.items()}
             raise self._wrong("a dead letter is complete", delivery.offset, f"made {shown}, expected {expected}")
-        error = (got[0].header("error-type") or b"").decode()
+        error = (got[0].header(ERROR_TYPE) or b"").decode()
         if allowed is not None and error not in allowed:
             raise self._wrong("nothing is given up without a reason", delivery.offset, f"is a dead letter for {error}")
         self.dead += 1
@@ -223,11 +224,11 @@ class Model:
         return Violation(rule, f"{self._prefix}{offset} {detail}")
 
 
-def _reply(to: Sender, data: bytes | None) -> Output:
-    return Output(to.topic, to.correlation_id.encode() if to.key is None else to.key.encode(), data)
+def _reply(to: Sender, data: bytes | None) -> ExpectedOutput:
+    return ExpectedOutput(to.topic, to.correlation_id.encode() if to.key is None else to.key.encode(), data)
 
 
-def _matches(expected: list[Output], got: Mapping[int, Record]) -> bool:
+def _matches(expected: list[ExpectedOutput], got: Mapping[int, Record]) -> bool:
     if len(expected) != len(got):
         return False
     for index, output in enumerate(expected):

@@ -7,10 +7,10 @@ import traceback
 from collections import deque
 from typing import assert_never
 
-from repertory.actors.shard.shard import COMMAND
+from repertory.actors.shard.crash_guard import COMMAND
 from repertory.bridge import kill_points
 from repertory.bridge.log.port import LogUnavailable, SlotTaken
-from repertory.bridge.region import Escalated
+from repertory.bridge.region import RegionEscalated
 from repertory.bridge.worker import worker_policy
 from repertory.simulation.pending import Pending
 from repertory.simulation.virtual import Violation
@@ -112,7 +112,7 @@ class SimulatedNode:
                 del self.workers[worker.name]
                 worker.log.close()
                 return
-        except (Killed, Escalated, LogUnavailable, SlotTaken):
+        except (Killed, RegionEscalated, LogUnavailable, SlotTaken):
             pass
         finally:
             self.turning = before
@@ -198,7 +198,7 @@ class SimulatedNode:
             return worker.loop.tick(0.0)
         except Killed as point:
             failure = Failure("Killed", f"killed at {point}", where)
-        except Escalated as error:
+        except RegionEscalated as error:
             failure = Failure.of(error, where)
             self._kit.probes["worker escalated"] += 1
         except (LogUnavailable, SlotTaken, MemoryError) as error:

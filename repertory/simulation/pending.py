@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from repertory.bridge.log.port import Append, Transaction
+from repertory.bridge.log.port import Append, Fetched, LogEvent, Replayed, Transaction
 from repertory.bridge.log.record import Output, TopicPartition
 
 
@@ -39,3 +39,16 @@ def torn(sent: Transaction | Append, fate: str = "") -> list[Output]:
         case "unknown-lost":
             return whole[: outputs + len(sent.journal) // 2]
     return whole
+
+
+def cut(event: LogEvent, records_max: int) -> tuple[LogEvent, LogEvent | None]:
+    """Cut an event after ``records_max`` records (0: nowhere); return the piece and what is left."""
+    if not records_max or not isinstance(event, Fetched | Replayed) or len(event.records) <= records_max:
+        return event, None
+    first, rest = event.records[:records_max], event.records[records_max:]
+    if isinstance(event, Fetched):
+        return Fetched(event.shard, first), Fetched(event.shard, rest)
+    return (
+        Replayed(event.shard, event.topic, first, complete=False),
+        Replayed(event.shard, event.topic, rest, event.complete),
+    )

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import msgspec
 
-from repertory.actors.context import Directory
-from repertory.actors.shard.shard import COMMAND, SHARD
+from repertory.actors.shard.crash_guard import COMMAND, SHARD
+from repertory.bridge.hosted_entity import Topology
 from repertory.bridge.log.port import Member
 from repertory.bridge.loop import ShardLoop
 from repertory.bridge.node.in_flight import PID
-from repertory.bridge.region import HostedEntity, ShardRegion
+from repertory.bridge.region import ShardRegion
 from repertory.bridge.reports import ReportSink
 from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.commit_monitor import CommitMonitor
@@ -36,8 +36,7 @@ class Kit(msgspec.Struct, frozen=True):
     backend: KillableBackend
     clock: VirtualClock
     monitor: CommitMonitor
-    hosted_entities: dict[str, HostedEntity]
-    directory: Directory
+    topology: Topology
     report: ReportSink
     probes: Counter[str]
     #: What dead workers were handling; see ``bridge.node.in_flight``. Gone with their node.
@@ -60,7 +59,7 @@ class WatchedRegion(ShardRegion):
     """A region whose supervision is checked at every step."""
 
     def __init__(self, kit: Kit, tree: Tree, in_flight: list[int]) -> None:
-        super().__init__(kit.hosted_entities, tree, kit.directory, kit.system.limits(), in_flight, kit.owner())
+        super().__init__(kit.topology, tree, in_flight, kit.owner())
         self._monitor = SupervisionMonitor("shards", kit.probes)
 
     def supervise(self, event: TreeEvent, now_s: float) -> tuple[TreeCommand, ...]:

@@ -13,15 +13,13 @@ from contextlib import ExitStack
 
 import msgspec
 
-from repertory.actors.context import Directory
 from repertory.actors.shard.config import AT_LEAST_ONCE
 from repertory.bridge import kill_points, topics
-from repertory.bridge.hooked import hooked
+from repertory.bridge.assigned_shard import DOWN, ShardPhase
 from repertory.bridge.log.record import Record
 from repertory.bridge.loop import DOUBT
-from repertory.bridge.region import ShardPhase
 from repertory.bridge.reports import IncidentReport, ShardAborted, ShardFailed, ShardReport
-from repertory.bridge.system.system import ActorSystem, PartitionCounts
+from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.choices import Choices, Source
 from repertory.simulation.clients import ClientCommand, Clients
 from repertory.simulation.commit_monitor import CommitMonitor
@@ -62,19 +60,16 @@ class World:
         self.schedule: list[str] = []
         self.step_number = 0
         self.handler_faults = HandlerFaults(steady=self.swarm.settings.delivery == AT_LEAST_ONCE)
-        counts = PartitionCounts(self.reader.partition_count, self.system.topic_specs())
-        directory = Directory(hosted=self.system.hosted.__contains__, partition_count=counts)
-        #: As the model uses them, and as the workers do: wrapped, so that handlers can be made to fail.
-        self.hosted_entities = self.system.hosted_entities(counts)
-        self.directory = directory
-        states = {topic: hosted.codec.state for topic, hosted in self.hosted_entities.items()}
+        #: As the model uses it; that of the workers is wrapped, so that handlers can be made to fail.
+        self.topology = self.system.topology(self.reader.partition_count)
+        states = {topic: hosted.codec.state for topic, hosted in self.topology.entities.items()}
         self.monitor = CommitMonitor(self.reader, states)
         self.monitor.probes = self.probes
         self.clients = Clients(self.system, self.backend.appender(), commands)
         kit = Kit(
             self.system, self.swarm, self.backend, self.clock, self.monitor,
-            {topic: hooked(hosted, self._before_handler) for topic, hosted in self.hosted_entities.items()},
-            directory, self._reported, self.probes, [], lambda: self.node.owner,
+            self.system.topology(self.reader.partition_count, hook=self._before_handler),
+            self._reported, self.probes, [], lambda: self.node.owner,
         )  # fmt: skip
         self.node = SimulatedNode(kit)
         self._kit = kit
@@ -216,11 +211,7 @@ class World:
     def _check_turn(self, worker: SimulatedWorker) -> None:
         """A shard that its supervisor lets wait, or has stopped, is down (I12)."""
         for child in worker.region.tree.children:
-            if (
-                child.phase in _DOWN
-                and (assigned := worker.region.named(child.name))
-                and assigned.phase is not ShardPhase.DOWN
-            ):
+            if child.phase in _DOWN and (assigned := worker.region.named(child.name)) and assigned.phase not in DOWN:
                 raise Violation(
                     "who is stopped stays down",
                     f"{worker.name}: {assigned.name} is {assigned.phase.value}, {child.phase.value}",
@@ -245,8 +236,6 @@ class World:
                 owners[assigned.name] += 1
                 if assigned.phase is not ShardPhase.RUNNING or assigned.shard is None:
                     return f"shard {assigned.name} of {worker.name} is {assigned.phase.value}"
-                if assigned.in_flight is not None:
-                    return f"shard {assigned.name} of {worker.name} has a commit under way"
                 if assigned.shard.stash.next_due_ms() is not None:
                     return f"shard {assigned.name} of {worker.name} has commands that wait for a restart"
                 if assigned.shard.stalled is not None:

@@ -7,11 +7,12 @@ from typing import NamedTuple
 from repertory.actors.context import Directory
 from repertory.actors.entity import Entity
 from repertory.actors.message import Envelope
+from repertory.actors.shard.changelog import ShardId, ShardRecord
 from repertory.actors.shard.decision import Decision, decide
 from repertory.actors.shard.turn import outputs_of
-from repertory.actors.shard.turn_result import Counts, Journaled, ShardId, ShardRecord, TurnOutput, TurnResult
+from repertory.actors.shard.turn_result import Counts, Journaled, TurnOutput, TurnResult
+from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Output, Record, TopicPartition
-from repertory.bridge.region import HostedEntity
 from repertory.verify.changelog import Changelog
 from repertory.verify.compare import equal
 from repertory.verify.findings import Findings

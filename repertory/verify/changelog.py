@@ -6,12 +6,13 @@ from array import array
 from itertools import pairwise
 from typing import NamedTuple
 
+from repertory.actors.headers import CAUSE, SEQ, VERSION
 from repertory.actors.placement import partition_of
-from repertory.actors.shard.turn_result import CHANGELOG_INDEX, ShardRecord, StashedRecord, StateRecord
+from repertory.actors.shard.changelog import CHANGELOG_INDEX, ShardRecord, StashedRecord, StateRecord
 from repertory.actors.wire import DecodeError
-from repertory.bridge.codec import decode_shard, decode_stashed, decode_state, number
+from repertory.bridge.codec import decode_shard, decode_stashed, decode_state
+from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Record, TopicPartition
-from repertory.bridge.region import HostedEntity
 from repertory.bridge.topics import SHARD_KEY
 from repertory.verify.findings import Findings, Place, text
 from repertory.verify.gather import Records
@@ -80,7 +81,7 @@ class Changelog:
         self._findings.duplicates.looked_at += 1
         cause = cause_of(record)
         if cause is None or cause.source != self._source or cause.nth < CHANGELOG_INDEX:
-            finding.wrong(record, f"names the cause {record.header('cause')!r:.300}, which is no book of this shard")
+            finding.wrong(record, f"names the cause {record.header(CAUSE)!r:.300}, which is no book of this shard")
             return last
         if cause.nth <= last:
             finding.wrong(record, f"is book {cause.nth} behind book {last}")
@@ -107,8 +108,8 @@ class Changelog:
         before, after = self.shard, decode_shard(record.value or b"")
         self.shard = after
         wrong = self._findings.shards.wrong
-        if number(record, "seq") != after.seq:
-            wrong(record, f"has seq {after.seq}, its header says {number(record, 'seq')}")
+        if record.number(SEQ) != after.seq:
+            wrong(record, f"has seq {after.seq}, its header says {record.number(SEQ)}")
         if index != CHANGELOG_INDEX + after.changelog - 1:
             wrong(record, f"counts {after.changelog} books and is book {index - CHANGELOG_INDEX + 1}")
         if after.tail_start > after.seq:
@@ -122,7 +123,7 @@ class Changelog:
         state = None if record.value is None else decode_state(record.value)
         key = text(record.key) or ""
         place = Place(record.topic, record.partition, record.offset, key)
-        entry = StateEntry(place, state, number(record, "seq"), number(record, "version"))
+        entry = StateEntry(place, state, record.number(SEQ), record.number(VERSION))
         if partition_of(record.key or b"", self._hosted.partitions) != self._source.partition:
             self._findings.writer.wrong(record, "is on a partition that its key does not belong to")
         before = self.latest.get(key)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from repertory.actors.control import CONTROL
+from repertory.actors.control import is_control
 from repertory.actors.message import Done, Envelope, Undecodable, Undelivered
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.decision import Decision
@@ -182,7 +182,7 @@ class Decisions:
             if self._decides:
                 self._must_be_dead(record, made, f"cannot be decoded ({delivery.reason:.300})")
             return
-        if isinstance(delivery.message, CONTROL):
+        if is_control(delivery):
             self.fates["of an operator"] += 1
             answers = [] if delivery.sender is None else [Replied(delivery.sender, _DONE, record.offset, 0)]
             outputs = self._decider.encoded([*answers], record.offset)

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import NamedTuple
 
+from repertory.actors.headers import CAUSE, CORRELATION_ID, EPOCH
+from repertory.actors.shard.changelog import CHANGELOG_INDEX
 from repertory.actors.shard.seen_causes import SeenCauses
-from repertory.actors.shard.turn_result import CHANGELOG_INDEX
 from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record, TopicPartition
-from repertory.bridge.system.system import ActorSystem
+from repertory.bridge.system.definition import SystemDefinition
 from repertory.verify.findings import Finding, Findings, Place
 from repertory.verify.produced import Cause, Produced, Targets, cause_of, digest, without_failure
 
@@ -61,7 +62,7 @@ class Gathered:
     """All that is not in a shard's own topics, by the shard whose command made it."""
 
     def __init__(
-        self, records: Records, system: ActorSystem, sources: list[TopicPartition], findings: Findings
+        self, records: Records, system: SystemDefinition, sources: list[TopicPartition], findings: Findings
     ) -> None:
         self._records, self._findings = records, findings
         self._causes_max = system.settings.seen_causes_max
@@ -131,12 +132,12 @@ class Gathered:
     def _reply(self, record: Record) -> None:
         if self._note(record, cause_of(record), self._findings.replies):
             to = f"{record.topic}/{record.partition}".encode()
-            self._answer(record, hash((to, b"", record.header("correlation-id") or b"")))
+            self._answer(record, hash((to, b"", record.header(CORRELATION_ID) or b"")))
 
     def _answer(self, record: Record, key: int) -> None:
         """Note an answer; at least once, what a command answers to the same question is no second one."""
-        if record.header("epoch") is not None:
-            answer = ((record.header("cause") or b"").rpartition(b"/")[0], key)
+        if record.header(EPOCH) is not None:
+            answer = ((record.header(CAUSE) or b"").rpartition(b"/")[0], key)
             if answer in self._answered:
                 return
             self._answered.add(answer)
@@ -163,7 +164,7 @@ class Gathered:
         if cause is None:
             finding.wrong(record, "says no cause")
         elif cause.source not in self.produced or cause.nth >= CHANGELOG_INDEX:
-            finding.wrong(record, f"names the cause {record.header('cause')!r:.300}, which is none of this system")
+            finding.wrong(record, f"names the cause {record.header(CAUSE)!r:.300}, which is none of this system")
         else:
             target = self.targets.number(TopicPartition(record.topic, record.partition))
             self.produced[cause.source].add(cause, target, digest(record), record.offset)

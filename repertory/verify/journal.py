@@ -8,15 +8,15 @@ from typing import NamedTuple
 import msgspec
 
 from repertory.actors.entity import Behaviour, Entity
+from repertory.actors.headers import CAUSE, SEQ, VERSION
 from repertory.actors.message import Message, Stopped
 from repertory.actors.placement import partition_of
+from repertory.actors.shard.changelog import CHANGELOG_INDEX
 from repertory.actors.shard.decision import evolve
-from repertory.actors.shard.turn_result import CHANGELOG_INDEX
 from repertory.actors.wire import DecodeError
-from repertory.bridge.codec import number
+from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Record, TopicPartition
 from repertory.bridge.nontransactional import CountingJournal
-from repertory.bridge.region import HostedEntity
 from repertory.verify.changelog import Changelog, StateEntry
 from repertory.verify.findings import Findings, Place, text
 from repertory.verify.gather import Records
@@ -91,7 +91,7 @@ class Journal:
             cause = cause_of(record)
             if cause is None or cause.source != self._source or cause.nth >= CHANGELOG_INDEX:
                 self._findings.writer.wrong(
-                    record, f"names the cause {record.header('cause')!r:.300}, which is none of this shard"
+                    record, f"names the cause {record.header(CAUSE)!r:.300}, which is none of this shard"
                 )
             else:
                 produced.add(cause, self.target, event_digest(record.key, record.value), record.offset)
@@ -123,7 +123,7 @@ class Journal:
 
     def _event(self, record: Record, cause: Cause | None, on_step: Callable[[Step], None] | None) -> None:
         behaviour, writer = self._hosted.behaviour, self._findings.writer
-        seq, version = number(record, "seq"), number(record, "version")
+        seq, version = record.number(SEQ), record.number(VERSION)
         key = text(record.key) or ""
         life = self.lives.get(key)
         if life is None:

@@ -7,7 +7,8 @@ from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from repertory.bridge.log.record import Headers, Output, Record, TopicPartition
+from repertory.actors.headers import CAUSE, Headers
+from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.verify.findings import Place
 
 _CAUSE = re.compile(rb"([A-Za-z0-9._-]+)/([0-9]{1,9})/([0-9]{1,18})/([0-9]{1,18})")
@@ -32,7 +33,7 @@ class Made(NamedTuple):
 
 def cause_of(record: Record) -> Cause | None:
     """Return what a record says of its cause, None for one without or with what is none."""
-    value = record.header("cause")
+    value = record.header(CAUSE)
     if value is None:
         return None
     found = _CAUSE.fullmatch(value)

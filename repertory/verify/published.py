@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from repertory.actors.headers import EPOCH
 from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.verify.findings import Findings, Place, text
 from repertory.verify.gather import Records
@@ -56,7 +57,7 @@ class PublishedOutputs:
         self._findings.duplicates.looked_at += 1
         name = f"{cause.source}/{cause.offset}/{cause.nth}"
         is_due = name in expected and expected[name][:2] == (digest(record), record.partition)
-        if name in seen and is_due and record.header("epoch") is not None:
+        if name in seen and is_due and record.header(EPOCH) is not None:
             return  # Sent again by a shard that works at least once.
         if name in seen:
             self._findings.duplicates.wrong(record, f"has the cause {name}, as another record of the topic has")

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from repertory.actors.shard.config import ShardConfig
-from repertory.actors.shard.shard import Shard
+from repertory.actors.shard.recovered import RecoveredShard
+from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.port import Claimed, Reader, Replayed
 from repertory.bridge.log.record import TopicPartition
 from repertory.bridge.recovery import Recovery
-from repertory.bridge.region import HostedEntity
 
 _BATCH_RECORDS = 1_000
 
 
 def restored(
     reader: Reader, source: TopicPartition, hosted: HostedEntity, config: ShardConfig, committed: int | None
-) -> Shard:
-    """Restore a shard from its committed records, without taking it. Inconsistent if they contradict themselves."""
+) -> RecoveredShard:
+    """Read a shard from its committed records, without taking it. Inconsistent if they contradict themselves."""
     start_offset, end_offset = reader.bounds(*source)
     ends = {topic: reader.bounds(topic, source.partition)[1] for topic in hosted.codec.restored_topics}
     recovery = Recovery(config, hosted.codec, Claimed(source, committed, start_offset, end_offset, ends))
@@ -29,4 +29,4 @@ def restored(
                 recovery.feed(Replayed(source, wanted.topic, batch, complete=False))
                 batch = []
         recovery.feed(Replayed(source, wanted.topic, batch, complete=True))
-    return recovery.shard()
+    return recovery.recovered()

@@ -13,12 +13,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from repertory.actors.context import Directory
+from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record, TopicPartition
-from repertory.bridge.region import HostedEntity
-from repertory.bridge.system.system import ActorSystem, PartitionCounts
+from repertory.bridge.system.definition import SystemDefinition
 from repertory.verify.again import Moment, Subject
 from repertory.verify.changelog import Changelog
 from repertory.verify.decisions import Decisions
@@ -47,7 +46,7 @@ class VerificationReport(msgspec.Struct, frozen=True):
 
 def verify(
     reader: Reader,
-    system: ActorSystem,
+    system: SystemDefinition,
     *,
     decides: bool = True,
     seen: Callable[[int], None] = lambda _: None,
@@ -63,7 +62,7 @@ def verify(
     return Verification(reader, system, decides=decides, seen=seen).run(on_command, on_step)
 
 
-def records_total(reader: Reader, system: ActorSystem) -> int:
+def records_total(reader: Reader, system: SystemDefinition) -> int:
     """Return about how many records a verification reads (transaction markers and compacted ones count as well)."""
     total = 0
     commands = set(system.commands_topics())
@@ -77,26 +76,25 @@ def records_total(reader: Reader, system: ActorSystem) -> int:
 class Verification:
     """One verification. Used once."""
 
-    def __init__(self, reader: Reader, system: ActorSystem, *, decides: bool, seen: Callable[[int], None]) -> None:
+    def __init__(self, reader: Reader, system: SystemDefinition, *, decides: bool, seen: Callable[[int], None]) -> None:
         self._reader, self._system, self._decides = reader, system, decides
         self._findings = Findings()
         self._fates: Counter[str] = Counter()
         self._records = Records(reader, seen)
-        counts = PartitionCounts(reader.partition_count, system.topic_specs())
-        self._directory = Directory(hosted=system.hosted.__contains__, partition_count=counts)
-        self._hosted_entities = {
+        self._topology = system.topology(reader.partition_count)
+        self._hosted = {
             TopicPartition(topic, partition): hosted
-            for topic, hosted in system.hosted_entities(counts).items()
+            for topic, hosted in self._topology.entities.items()
             for partition in range(hosted.partitions)
         }
-        self._published = PublishedOutputs(system.name, self._hosted_entities.keys(), self._findings)
-        self._gathered = Gathered(self._records, system, list(self._hosted_entities), self._findings)
+        self._published = PublishedOutputs(system.name, self._hosted.keys(), self._findings)
+        self._gathered = Gathered(self._records, system, list(self._hosted), self._findings)
 
     def run(self, on_command: Callable[[Record], None], on_step: Callable[[Step], None] | None) -> VerificationReport:
         """Read everything and return what was found."""
         started_s, ends = time.monotonic(), self._ends()
         self._gathered.read(on_command)
-        for source, hosted in self._hosted_entities.items():
+        for source, hosted in self._hosted.items():
             self._shard(source, hosted, on_step)
         self._gathered.finish()
         self._published.check(self._records)
@@ -132,7 +130,7 @@ class Verification:
         has_made = len(made) > 0
         limits = self._system.limits()
         subject = Subject(
-            source, hosted, changelog, self._gathered, self._published, self._findings, self._directory,
+            source, hosted, changelog, self._gathered, self._published, self._findings, self._topology.directory,
             limits.output_bytes_max, low,
         )  # fmt: skip
         decisions = Decisions(subject, moments, sequence, decides=self._decides)
@@ -213,7 +211,7 @@ class Verification:
     ) -> None:
         """Restore the shard as its next owner does, and hold its entities against those that the log tells of."""
         finding = self._findings.restore
-        config = hosted.config(source.partition, self._directory, self._system.limits())
+        config = self._topology.shard_config(*source)
         where = Place(hosted.codec.state, source.partition)
         try:
             cells = restored(self._reader, source, hosted, config, committed).cells

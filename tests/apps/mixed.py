@@ -20,11 +20,12 @@ from repertory import (
     restart,
 )
 from repertory.actors.control import DropParked, RetryParked
+from repertory.actors.headers import Headers
 from repertory.actors.message import Message
 from repertory.actors.placement import partition_of
 from repertory.actors.wire import encode
 from repertory.bridge.log.port import Appender, TopicSpec
-from repertory.bridge.log.record import Headers, Output
+from repertory.bridge.log.record import Output
 from repertory.bridge.system.settings import Settings
 from tests.actors.domain import (
     Account,

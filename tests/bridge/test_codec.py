@@ -15,28 +15,23 @@ from hypothesis import strategies as st
 from repertory import Command, Entity, Event, Message, Sender, command
 from repertory.actors.control import CONTROL
 from repertory.actors.entity import resolved
+from repertory.actors.headers import Headers
 from repertory.actors.message import Envelope, Undecodable, wire_name
 from repertory.actors.placement import checked_key, murmur2, partition_of
-from repertory.actors.shard.turn_result import (
+from repertory.actors.shard.changelog import (
     CHANGELOG_INDEX,
-    Counts,
-    DeadLettered,
-    Journaled,
-    Published,
-    Replied,
     ShardId,
     ShardRecord,
     StashedRecord,
     StashedWritten,
     StateRecord,
     StateWritten,
-    Told,
-    TurnResult,
 )
+from repertory.actors.shard.turn_result import Counts, DeadLettered, Journaled, Published, Replied, Told, TurnResult
 from repertory.actors.wire import DecodeError, MessageDecoder, check_depth, encode
 from repertory.bridge.codec import Codec, decode_shard, decode_stashed, decode_state, encode_changelog_record
 from repertory.bridge.log.port import Transaction
-from repertory.bridge.log.record import Headers, Record, TopicPartition
+from repertory.bridge.log.record import Record, TopicPartition
 from tests.actors.domain import Account, Deposit, Deposited, Put, Split, Teller, Trip, Withdraw
 
 COUNTS = {"bank.account.commands": 4, "bank.teller.commands": 2, "bank.replies": 8, "outside": 3}

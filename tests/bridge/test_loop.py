@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from repertory import Backoff, Directive, Entity, Message, Policy, Strategy, restart
 from repertory.actors.entity import resolved
 from repertory.actors.placement import partition_of
+from repertory.actors.shard.changelog import ShardRecord
 from repertory.actors.wire import encode
 from repertory.bridge.codec import decode_state
 from repertory.bridge.log.embedded.backend import EmbeddedBackend
 from repertory.bridge.log.record import Output, Record
 from repertory.bridge.loop import DOUBTS_MAX
 from repertory.bridge.recovery import Recovery
-from repertory.bridge.region import Escalated
+from repertory.bridge.region import RegionEscalated
 from repertory.bridge.system.running import Running
 from repertory.bridge.system.settings import Settings
 from repertory.bridge.system.system import ActorSystem
@@ -388,11 +389,11 @@ def test_a_full_mailbox_pauses_its_partition_and_loses_nothing() -> None:
 
 
 def test_a_shard_that_fails_for_good_takes_its_worker_down() -> None:
-    """A failure that escalates restarts the shard, and beyond the shards' budget it leaves the loop as Escalated."""
+    """A failure that escalates restarts the shard; beyond the shards' budget it leaves the loop as RegionEscalated."""
     shards = restart(max_restarts=3, within_s=3_600, backoff=Backoff(first_s=0.01, max_s=0.01, jitter=0))
     world = LoopHarness([Account], limits=CALM, shards=shards)
     world.send([(Account, "a", Deposit(amount=1), False), (Account, "a", Trip(error="escalate"), False)])
-    with pytest.raises(Escalated, match="Escalating"):
+    with pytest.raises(RegionEscalated, match="Escalating"):
         world.running.settle(timeout_s=3_600)
     assert len(list(world.records("bank.account.events"))) == 1
     world.close()
@@ -406,7 +407,7 @@ def test_siblings_are_restarted_while_their_commits_are_under_way(strategy: Stra
     world.settle()
     # Shards take their turns in the order of their names: the account's commit is sent, then the teller fails.
     world.send([(Account, "a", Deposit(amount=1), False), (Teller, "t", Trip(error="escalate"), False)])
-    with pytest.raises(Escalated, match="Escalating"):
+    with pytest.raises(RegionEscalated, match="Escalating"):
         world.running.settle(timeout_s=3_600)
     world.close()
 
@@ -452,16 +453,16 @@ def test_a_contradiction_is_read_again_before_it_is_believed(
     world.settle()
     world.running.crash()
     looks = 0
-    check = Recovery._check_position
+    check = Recovery._checked_record
 
-    def look(recovery: Recovery) -> None:
+    def look(recovery: Recovery) -> ShardRecord:
         nonlocal looks
         looks += 1
         if looks <= blind:
             recovery._record = None
-        check(recovery)
+        return check(recovery)
 
-    monkeypatch.setattr(Recovery, "_check_position", look)
+    monkeypatch.setattr(Recovery, "_checked_record", look)
     for _ in range(5_000):  # the clock moves on at each look
         world.running.tick()
     (assigned,) = world.running.loop.region

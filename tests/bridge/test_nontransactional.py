@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repertory.actors.shard.turn_result import SeenRecord, ShardRecord
+from repertory.actors.shard.changelog import SeenRecord, ShardRecord
 from repertory.actors.wire import DecodeError, encode
 from repertory.bridge.codec import encode_changelog_record
 from repertory.bridge.log.record import Record
@@ -304,7 +304,7 @@ def test_exactly_once_pays_nothing() -> None:
             assert not {"epoch", "turn", "next"} & {name for name, _ in record.headers}
             assert not (record.key or b"").startswith(SEEN_KEY)
     assert all(
-        assigned.shard is not None and assigned.shard.redelivery is None for assigned in world.running.loop.region
+        assigned.shard is not None and assigned.shard._redelivery is None for assigned in world.running.loop.region
     )
 
 

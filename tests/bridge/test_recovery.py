@@ -59,7 +59,7 @@ def test_an_older_snapshot_is_no_change_in_place() -> None:
     bench.crash()
     bench.tell(Put(item="b"))
     bench.run()
-    assert bench.shard.cells["k"].state == Bag(items=["a", "b"])
+    assert bench.shard.cells.get("k").state == Bag(items=["a", "b"])
 
 
 # --- what contradicts itself ----------------------------------------------------------------------------------
@@ -222,32 +222,32 @@ def shard_record_garbled(bench: Bench) -> None:
     amend(bench, state_of(bench, SHARD_KEY), value=b"")
 
 
-def waiting_gone(bench: Bench) -> None:
+def stashed_gone(bench: Bench) -> None:
     drop(bench, bench.codec.stash, lambda _: False)
 
 
-def waiting_one_gone(bench: Bench) -> None:
+def stashed_one_gone(bench: Bench) -> None:
     gone = bench.topics[bench.codec.stash][-1].offset
     drop(bench, bench.codec.stash, lambda record: record.offset != gone)
 
 
-def waiting_beyond(bench: Bench) -> None:
+def stashed_beyond(bench: Bench) -> None:
     record = bench.topics[bench.codec.stash][-1]
     amend(bench, record, key=b"%d" % bench.record.next)
 
 
-def waiting_garbled(bench: Bench) -> None:
+def stashed_garbled(bench: Bench) -> None:
     amend(bench, bench.topics[bench.codec.stash][-1], value=b"\xc0")
 
 
-def waiting_with_a_bad_key(bench: Bench) -> None:
+def stashed_with_a_bad_key(bench: Bench) -> None:
     amend(bench, bench.topics[bench.codec.stash][-1], key=b"first")
 
 
-def waiting_unknown(bench: Bench) -> None:
+def stashed_unknown(bench: Bench) -> None:
     record = bench.topics[bench.codec.stash][-1]
-    waiting = msgspec.structs.replace(bench.shard.stash.queue("w")[-1].record, value=b"\x81\xa4type\xa1?")
-    amend(bench, record, value=encode_changelog_record(waiting))
+    stashed = msgspec.structs.replace(bench.shard.stash.queue("w")[-1].record, value=b"\x81\xa4type\xa1?")
+    amend(bench, record, value=encode_changelog_record(stashed))
 
 
 def shard_record_with_numbers_of_no_shard(bench: Bench) -> None:
@@ -262,10 +262,10 @@ def state_with_a_count_below_none(bench: Bench) -> None:
     )
 
 
-def waiting_before_its_first_attempt(bench: Bench) -> None:
+def stashed_before_its_first_attempt(bench: Bench) -> None:
     record = bench.topics["t.account.stash"][0]
-    waiting = msgspec.structs.replace(bench.shard.stash.queue("w")[0].record, attempt=0)
-    amend(bench, record, value=encode_changelog_record(waiting))
+    stashed = msgspec.structs.replace(bench.shard.stash.queue("w")[0].record, attempt=0)
+    amend(bench, record, value=encode_changelog_record(stashed))
 
 
 def state_with_a_name_without_end(bench: Bench) -> None:
@@ -293,8 +293,8 @@ CONTRADICTIONS: list[tuple[Callable[[Bench], None], str]] = [
     (event_without_value, "the journal record t.account.events/0@12 cannot be applied: DecodeError"),
     (event_without_seq, "t.account.events/0@14 cannot be understood: its header 'seq' is None"),
     (event_with_a_bad_version, "t.account.events/0@14 cannot be understood: its header 'version' is b'one'"),
-    (event_with_a_bad_key, "t.account.events/0@14 cannot be understood: its key is none of an entity"),
-    (event_without_key, "t.account.events/0@14 cannot be understood: its key is none of an entity"),
+    (event_with_a_bad_key, "t.account.events/0@14 cannot be understood: its key is not that of an entity"),
+    (event_without_key, "t.account.events/0@14 cannot be understood: its key is not that of an entity"),
     (state_of_another_class, "the snapshot of key 'a' does not fit Account"),
     (
         state_with_an_unknown_field,
@@ -302,18 +302,18 @@ CONTRADICTIONS: list[tuple[Callable[[Bench], None], str]] = [
     ),
     (state_garbled, "cannot be understood"),
     (state_without_seq, "cannot be understood: its header 'version' is None"),
-    (state_with_a_bad_key, "cannot be understood: its key is none of an entity"),
+    (state_with_a_bad_key, "cannot be understood: its key is not that of an entity"),
     (shard_record_garbled, "cannot be understood"),
-    (waiting_gone, "key 'w' has 0 waiting commands from -1, its state record says 2 from 8"),
-    (waiting_one_gone, "key 'w' has 1 waiting commands from 8, its state record says 2 from 8"),
-    (waiting_beyond, "holds command 10, the shard record says 10 is next"),
-    (waiting_garbled, "cannot be understood"),
-    (waiting_with_a_bad_key, "cannot be understood: its key b'first' is no offset"),
+    (stashed_gone, "key 'w' has 0 stashed commands from -1, its state record says 2 from 8"),
+    (stashed_one_gone, "key 'w' has 1 stashed commands from 8, its state record says 2 from 8"),
+    (stashed_beyond, "holds command 10, the shard record says 10 is next"),
+    (stashed_garbled, "cannot be understood"),
+    (stashed_with_a_bad_key, "cannot be understood: its key b'first' is no offset"),
     (shard_record_with_numbers_of_no_shard, "cannot be understood: Expected `int` <="),
     (state_with_a_count_below_none, "cannot be understood: Expected `int` >="),
-    (waiting_before_its_first_attempt, "cannot be understood: Expected `int` >="),
+    (stashed_before_its_first_attempt, "cannot be understood: Expected `int` >="),
     (state_with_a_name_without_end, "cannot be understood: Object contains unknown field"),
-    (waiting_unknown, "the waiting command 9 cannot be decoded by this code: unknown type '?'"),
+    (stashed_unknown, "the stashed command 9 cannot be decoded by this code: unknown type '?'"),
 ]
 
 
@@ -383,7 +383,7 @@ def test_an_absent_offset_beside_a_shard_record_is_written_again() -> None:
     bench.tell(Deposit(amount=5), "a")
     bench.settle()
     assert bench.committed == bench.record.next > 10
-    assert bench.shard.cells["a"].state == Account(balance=9)
+    assert bench.shard.cells.get("a").state == Account(balance=9)
 
 
 def test_a_shard_without_any_history_begins_at_the_earliest_command() -> None:
@@ -470,7 +470,7 @@ def shard_record(reader: Any) -> Any:
 
 
 def test_a_restore_asks_for_what_it_needs_and_no_more() -> None:
-    """The state and waiting topics from their beginning, the journal from the shard record's tail offset."""
+    """The state and stash topics from their beginning, the journal from the shard record's tail offset."""
     bench = history()
     codec: Codec = bench.codec
     ends = {topic: bench.ends[topic] for topic in codec.restored_topics}

@@ -10,7 +10,7 @@ import pytest
 
 from repertory import ActorSystem, Backoff, Command, Directive, Entity, Event, Strategy, command, event, restart
 from repertory.actors.placement import partition_of
-from repertory.bridge.region import Escalated
+from repertory.bridge.region import RegionEscalated
 from repertory.bridge.reports import ShardReport, ShardRestored
 from repertory.bridge.system.running import Running
 
@@ -136,7 +136,7 @@ def test_a_shard_that_is_to_resume_spends_its_budget_too() -> None:
     """Else one that fails at once, each time, would do so for ever."""
     with running(Strategy.ONE_FOR_ONE, failures=100, max_restarts=3, default=Directive.RESUME) as (run, restored):
         run.client.tell(First.tick, "k", Tick(fails=True))
-        with pytest.raises(Escalated, match="the shard cannot go on"):
+        with pytest.raises(RegionEscalated, match="the shard cannot go on"):
             run.settle(timeout_s=20)
         assert len(restored) == 3
 
@@ -145,7 +145,7 @@ def test_a_budget_that_is_spent_escalates_with_the_failure_that_spent_it() -> No
     """Beyond max_restarts within within_s the worker is told to go down, and says why."""
     with running(Strategy.ONE_FOR_ONE, failures=100, max_restarts=3) as (run, restored):
         run.client.tell(First.tick, "k", Tick(fails=True))
-        with pytest.raises(Escalated, match="the shard cannot go on"):
+        with pytest.raises(RegionEscalated, match="the shard cannot go on"):
             run.settle()
         assert len(restored) == 3
         assert LEFT["failures"] == 96

@@ -11,7 +11,7 @@ from random import Random
 
 import msgpack
 
-from repertory.bridge.log.record import Headers
+from repertory.actors.headers import Headers
 
 
 class Map(list[tuple[object, object]]):

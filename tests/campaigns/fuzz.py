@@ -29,13 +29,13 @@ from rich.table import Table
 
 from repertory import Backoff, Command, Context, Directive, Entity, Message, command, restart
 from repertory.actors.control import DropParked, RetryParked
+from repertory.actors.headers import Headers
 from repertory.actors.message import Envelope, Undecodable
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.config import Limits
 from repertory.actors.wire import DecodeError, encode
-from repertory.bridge import codec as wire
 from repertory.bridge.journal import Inconsistent
-from repertory.bridge.log.record import Headers, Record
+from repertory.bridge.log.record import Record
 from repertory.bridge.node.report_stream import LINE_BYTES_MAX, ReportLines
 from repertory.bridge.node.status import NodeStatus, decode_node
 from repertory.bridge.reports import IncidentReport, NodeReport, ShardAborted
@@ -291,7 +291,7 @@ def judge(session: Session, bench: Bench, canary: int) -> None:
     """Hold each command against what became of it."""
     dead: dict[int, Record] = {}
     for letter in bench.dead_letters:
-        offset = wire.number(letter, "source-offset")
+        offset = letter.number("source-offset")
         if offset in dead:
             raise Wrong(f"the command {offset} has two dead letters")
         dead[offset] = letter
@@ -332,7 +332,7 @@ def headers(session: Session) -> Iterator[None]:
             raise Wrong(f"a dead letter says that it was command {operators.source_offset}")
         for name in ("seq", "version"):
             try:
-                wire.number(record, name)
+                record.number(name)
             except DecodeError as error:
                 sentence(error)
                 session.outcomes["no number"] += 1

@@ -17,7 +17,7 @@ from unittest.mock import patch
 import msgspec
 
 from repertory import Strategy
-from repertory.actors.shard import shard
+from repertory.actors.shard import failure
 from repertory.actors.shard.mailbox import Delivery, Mailbox
 from repertory.actors.shard.redelivery import Redelivery
 from repertory.actors.shard.shard import Shard
@@ -25,7 +25,8 @@ from repertory.actors.shard.snapshot_window import SnapshotWindow
 from repertory.actors.shard.stash import Stash
 from repertory.actors.shard.turn import Turn
 from repertory.actors.shard.turn_result import Counts, TurnResult
-from repertory.bridge import recovery as restore
+from repertory.bridge import nontransactional
+from repertory.bridge.assigned_shard import AssignedShard
 from repertory.bridge.codec import Codec
 from repertory.bridge.log.embedded import schema
 from repertory.bridge.log.embedded.backend import EmbeddedAppender
@@ -33,9 +34,9 @@ from repertory.bridge.log.embedded.log import EmbeddedLog
 from repertory.bridge.log.embedded.store import grouped
 from repertory.bridge.log.port import Append, Claimed, Committed, Lost, Transaction
 from repertory.bridge.loop import ShardLoop
-from repertory.bridge.nontransactional import CountingJournal, Placed
+from repertory.bridge.nontransactional import CountingJournal, NontransactionalRecovery, Placed
 from repertory.bridge.recovery import Recovery
-from repertory.bridge.region import AssignedShard, ShardPhase, ShardRegion
+from repertory.bridge.region import ShardRegion
 from repertory.bridge.system.system import ActorSystem
 from repertory.simulation import FAULTS, Scenario
 from repertory.simulation.api import silence
@@ -177,7 +178,7 @@ def _keep(stack: ExitStack, use: Callable[[AssignedShard, Shard], None]) -> None
     def replay_next(original: Any) -> Any:
         def mutated(loop: ShardLoop, assigned: AssignedShard, event: Any) -> None:
             original(loop, assigned, event)
-            if assigned.phase is ShardPhase.RUNNING and (old := kept.pop(id(assigned), None)) is not None:
+            if assigned.shard is not None and (old := kept.pop(id(assigned), None)) is not None:
                 use(assigned, old)
 
         return mutated
@@ -192,7 +193,7 @@ def dirty_state(stack: ExitStack) -> None:
 
     def use(assigned: AssignedShard, old: Shard) -> None:
         assert assigned.shard is not None
-        assigned.shard.cells = old.cells
+        assigned.shard._entities.cells = old.cells
 
     _keep(stack, use)
 
@@ -203,7 +204,7 @@ def unknown_is_committed(stack: ExitStack) -> None:
 
     def use(assigned: AssignedShard, old: Shard) -> None:
         old.mailbox = assigned.shard.mailbox if assigned.shard is not None else old.mailbox
-        assigned.shard = old
+        assigned._shard = old
 
     _keep(stack, use)
 
@@ -231,11 +232,7 @@ def no_rewind(stack: ExitStack) -> None:
     def replay_next(original: Any) -> Any:
         def mutated(loop: ShardLoop, assigned: AssignedShard, event: Any) -> None:
             original(loop, assigned, event)
-            if (
-                assigned.phase is ShardPhase.RUNNING
-                and assigned.shard is not None
-                and getattr(assigned, "skips", False)
-            ):
+            if assigned.shard is not None and getattr(assigned, "skips", False):
                 loop._log.begin(assigned.place, max(assigned.shard.record.next, seen[id(loop), assigned.place]))
 
         return mutated
@@ -249,14 +246,14 @@ def no_rewind(stack: ExitStack) -> None:
 def lost_is_kept(stack: ExitStack) -> None:
     """A shard that was lost is not dropped."""
 
-    def on_seat(original: Any) -> Any:
+    def on_shard(original: Any) -> Any:
         def mutated(loop: ShardLoop, assigned: AssignedShard, event: Any, now_s: float) -> None:
             if not isinstance(event, Lost):
                 original(loop, assigned, event, now_s)
 
         return mutated
 
-    swap(stack, ShardLoop, "_on_seat", on_seat)
+    swap(stack, ShardLoop, "_on_shard", on_shard)
 
 
 @mutant("bridge/region.py")
@@ -466,10 +463,10 @@ def never_spent(stack: ExitStack) -> None:
 
         return mutated
 
-    swap(stack, shard, "judge", judge)
+    swap(stack, failure, "judge", judge)
 
 
-@mutant("actors/shard/shard.py")
+@mutant("actors/shard/crash_guard.py")
 def innocent(stack: ExitStack) -> None:
     """A command is quarantined one death too early."""
 
@@ -490,8 +487,8 @@ def suspect_among_others(stack: ExitStack) -> None:
     def alone(original: Any) -> Any:
         def mutated(self: Shard, due: str | None) -> int:
             offset = int(original(self, due))
-            guard = self._crash_guard
-            return offset if guard is not None and guard.concerns(offset) else -1
+            guard = self._guard
+            return offset if guard.is_careful and guard._concerns(offset) else -1
 
         return mutated
 
@@ -539,10 +536,10 @@ def repeats_are_taken(stack: ExitStack) -> None:
     swap(stack, Redelivery, "repeats", lambda original: lambda self, headers: original(self, headers) and False)
 
 
-@mutant("bridge/recovery.py", scenario=AT_LEAST_ONCE_SCENARIO)
+@mutant("bridge/nontransactional.py", scenario=AT_LEAST_ONCE_SCENARIO)
 def the_seen_is_forgotten(stack: ExitStack) -> None:
     """What others have sent since it was written down is not read again."""
-    swap(stack, Recovery, "_see", lambda _: lambda _self, _record: None)
+    swap(stack, NontransactionalRecovery, "see", lambda _: lambda _self, _record: None)
 
 
 @mutant("bridge/nontransactional.py", seeds=200, scenario=AT_LEAST_ONCE_SCENARIO)
@@ -556,7 +553,7 @@ def torn_turns_count(stack: ExitStack) -> None:
                 return None if placed is None else msgspec.structs.replace(placed, count=1)
             return msgspec.structs.replace(placed, count=1, next_offset=self._record.next)
 
-    swap(stack, restore, "Counted", lambda _: Torn)
+    swap(stack, nontransactional, "CountingJournal", lambda _: Torn)
 
 
 @mutant("bridge/codec.py", scenario=AT_LEAST_ONCE_SCENARIO)
@@ -570,25 +567,25 @@ def journal_first(stack: ExitStack) -> None:
 
         return mutated
 
-    swap(stack, Codec, "encode_plain", make)
+    swap(stack, Codec, "encode_nontransactional", make)
 
 
 @mutant("actors/shard/redelivery.py", scenario=AT_LEAST_ONCE_SCENARIO)
-def failures_are_plain(stack: ExitStack) -> None:
+def failures_need_no_transaction(stack: ExitStack) -> None:
     """A turn in which something failed is appended without a transaction."""
 
-    def make(nontransactional: Any) -> Any:
+    def make(end: Any) -> Any:
         def mutated(self: Redelivery, turn: Turn, *more: Any) -> Any:
             turn.incidents, kept = [], turn.incidents
             counts, turn.counts = turn.counts, Counts()
             try:
-                return nontransactional(self, turn, *more)
+                return end(self, turn, *more)
             finally:
                 turn.incidents, turn.counts = kept, counts
 
         return mutated
 
-    swap(stack, Redelivery, "nontransactional", make)
+    swap(stack, Redelivery, "end_without_transaction", make)
 
 
 # --- the table ------------------------------------------------------------------------------------------------

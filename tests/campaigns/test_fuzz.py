@@ -20,7 +20,7 @@ REACHED = {
     "headers": {"asked", "not asked", "has a cause", "has no cause", "no number"},
     "changelog": {"restored", "Inconsistent"},
     "readers": {"answered", "DecodeError", "verify: found", "verify: as promised"},
-    "reports": {"report", "garbage", "lines lost", "no record of a node"},
+    "reports": {"report", "lost line", "no record of a node"},
     "frames": {"received", "incomplete", "FrameError"},
 }
 

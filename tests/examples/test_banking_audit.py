@@ -23,10 +23,10 @@ from examples.banking.transfers import (
     TransferRefused,
 )
 from repertory import ActorSystem, Event, Message
-from repertory.actors.shard.turn_result import ShardRecord, StashedRecord, StateRecord
+from repertory.actors.shard.changelog import ShardRecord, StashedRecord, StateRecord
 from repertory.actors.wire import encode
 from repertory.bridge import topics
-from repertory.bridge.codec import decode_shard, decode_state, encode_changelog_record, number
+from repertory.bridge.codec import decode_shard, decode_state, encode_changelog_record
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.record import Output, Record
 from repertory.bridge.system.settings import Settings
@@ -219,7 +219,7 @@ def test_a_transfer_that_ended_twice(planted: Planted) -> None:
     """Though journal and shard record agree with each other."""
     record = planted.in_tail("bank.transfer.events", TransferCompleted)[-1]
     _, shard = planted.shard("transfer", record.partition)
-    headers = (CAUSE, ("seq", b"%d" % shard.seq), ("version", b"%d" % (number(record, "version") + 1)))
+    headers = (CAUSE, ("seq", b"%d" % shard.seq), ("version", b"%d" % (record.number("version") + 1)))
     planted.append(record.topic, record.partition, record.key or b"", encode(TransferRefunded()), headers)
     planted.write_shard("transfer", record.partition, seq=shard.seq + 1)
     assert planted.failing() == {ENDED}

@@ -18,10 +18,11 @@ from urllib.parse import quote
 
 import msgspec
 
+from repertory.actors.headers import Headers
 from repertory.bridge.log.clock import Clock
 from repertory.bridge.log.embedded import schema
 from repertory.bridge.log.port import LogError, LogUnavailable, OutcomeUnknown, TopicMismatch
-from repertory.bridge.log.record import Headers, Output, Record, TopicPartition
+from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.bridge.system.settings import Settings
 from repertory.supervision.process.proc import writer_pid
 

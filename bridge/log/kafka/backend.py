@@ -1,4 +1,4 @@
-"""The door to Kafka: a URL's brokers, and the ports behind them."""
+"""The entry point to Kafka: the brokers of a URL, and the ports that they implement."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _DEFAULTS = Settings()
 
 
 class KafkaBackend:
-    """Implements ``Backend``. ``kafka_config`` goes to librdkafka unchanged, or is refused.
+    """Implements ``Backend``. ``kafka_config`` is passed to librdkafka unchanged, or refused.
 
-    Nothing is asked of the brokers here; the first use tells whether they answer.
+    No request is made to the brokers here; the first use shows whether they answer.
 
     Raises:
         InvalidSetting: a Kafka setting is unknown, has an impossible value, or would break a promise.
@@ -27,7 +27,7 @@ class KafkaBackend:
 
     def __init__(self, url: str, settings: Settings = _DEFAULTS, kafka_config: Mapping[str, str] | None = None) -> None:
         if not url.startswith(_SCHEME) or not url.removeprefix(_SCHEME):
-            raise InvalidSetting(f"{url!r} is no Kafka URL: write kafka://host:port[,host:port...]")
+            raise InvalidSetting(f"{url!r} is not a Kafka URL: write kafka://host:port[,host:port...]")
         self.url = url
         self._config = KafkaConfig(url.removeprefix(_SCHEME), settings, kafka_config or {})
         self._admin = Admin(self._config)
@@ -41,7 +41,7 @@ class KafkaBackend:
         return self._admin.ensure(specs)
 
     def log(self, member: Member, subscriptions: Sequence[str]) -> KafkaLog:
-        """See ``Backend.log``. The group is joined by the first poll."""
+        """See ``Backend.log``. The first poll joins the group."""
         return KafkaLog(self._config, self._admin, member, subscriptions)
 
     def reader(self) -> KafkaReader:
@@ -53,5 +53,5 @@ class KafkaBackend:
         return KafkaAppender(self._config, self._admin)
 
     def close(self) -> None:
-        """See ``Backend.close``. Logs, readers and appenders are closed by their owners, before."""
+        """See ``Backend.close``. The owners of logs, readers and appenders close those before."""
         self._admin.close()

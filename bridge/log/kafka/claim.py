@@ -1,9 +1,9 @@
 """One shard's ownership: a thread with a transactional producer, from ``claim`` to its first failure.
 
-Nothing outlives a failure: whatever is not a plain ``Committed`` ends the claim, its producer is thrown away on its
-own thread, and the next claim's ``init_transactions`` decides what the broker had not decided yet. That is dear
-(55 to 105 ms) and rare, and it is the only answer to librdkafka's silent repetition of EndTxn (confluentinc/librdkafka
-#5423, KAFKA-17754): a copy that arrives late would commit half of the *next* transaction of the same producer.
+Every outcome of a commit but ``Committed`` ends the claim: its thread discards the producer, and the next claim's
+``init_transactions`` decides what the broker had not decided yet. That takes 55 to 105 ms and is rare. It is the only
+remedy for librdkafka's silent repetition of EndTxn (confluentinc/librdkafka #5423, KAFKA-17754): a copy that arrives
+late would commit half of the *next* transaction of the same producer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,16 @@ from repertory.bridge.log.kafka.admin import Admin
 from repertory.bridge.log.kafka.appender import KafkaAppender
 from repertory.bridge.log.kafka.config import KafkaConfig
 from repertory.bridge.log.kafka.lease import Lease
-from repertory.bridge.log.kafka.messages import FENCED, NO_MEMBER, PASSING, STATE, TIMED_OUT, describe, error_of, made
+from repertory.bridge.log.kafka.messages import (
+    FENCED,
+    NOT_A_MEMBER,
+    STATE,
+    TIMED_OUT,
+    TRANSIENT,
+    create_client,
+    describe,
+    error_of,
+)
 from repertory.bridge.log.kafka.ranges import RangeReader
 from repertory.bridge.log.port import (
     Aborted,
@@ -44,36 +53,36 @@ from repertory.bridge.log.record import Output, TopicPartition
 
 T = TypeVar("T")
 
-#: librdkafka is asked in slices of this length, so that a claim that is no longer wanted ends.
+#: Each call into librdkafka waits this long at most and is then repeated, so that a cancelled claim ends.
 SLICE_S = 2.0
-#: A call that has not returned so long after its slice never will: `send_offsets_to_transaction` knows no time-out
-#: (librdkafka 2.16.1, #5456). Its thread and its producer are left behind, and the next claim fences them.
-STUCK_S = 3.0
-#: Between two attempts that a moving cluster refused.
+#: A call that has not returned this long after the end of its slice never will: `send_offsets_to_transaction` can
+#: ignore its timeout (librdkafka 2.16.1, #5456). Its thread and producer are abandoned; the next claim fences them.
+STUCK_AFTER_S = 3.0
+#: Pause before a request is repeated while the cluster moves leaders or coordinators.
 RETRY_WAIT_S = 0.02
-#: Replayed batches that wait for the poll; more are not read ahead.
+#: Replayed batches that may wait for the owner's poll; no more are read ahead.
 REPLAY_BATCHES_MAX = 8
-#: A worker that is to die after it asked for a commit lives so much longer: the request is out, the answer is not in.
+#: A kill point after the commit request waits this long: the request was sent, the answer has not arrived.
 ANSWER_LOST_S = 0.001
-#: An idle producer's log lines are served this often.
+#: How often an idle producer is polled, which delivers its log lines.
 IDLE_POLL_S = 1.0
 
-#: Where a claim's outcomes go; what is no event is a bug of ours, for the poll to raise.
+#: Where a claim's thread puts its outcomes. An exception is a bug of ours, which the poll raises.
 Inbox = deque[tuple["Claim", LogEvent | BaseException]]
 
 
-class _VoidedError(Exception):
-    """The claim is no longer wanted."""
+class _CancelledError(Exception):
+    """The claim was cancelled."""
 
 
 class Claim:
-    """The owner's methods return at once; ``inbox`` gets the outcomes. One job at a time."""
+    """The owner's methods return at once; the outcomes are appended to ``inbox``. One job at a time."""
 
     def __init__(
         self, config: KafkaConfig, admin: Admin, group: str, shard: TopicPartition, inbox: Inbox, lease: Lease
     ) -> None:
         self.shard = shard
-        #: Set while no commit is under way: a revoke waits for it, within bounds.
+        #: Set while no commit is under way. A revoke waits for it, for a bounded time.
         self.settled = threading.Event()
         self.settled.set()
         self._config = config
@@ -84,58 +93,58 @@ class Claim:
         self._lines = config.lines()
         self._producer: Producer | None = None
         self._appender: KafkaAppender | None = None
-        self._id = ""
+        self._transactional_id = ""
         self._reader: RangeReader | None = None
         self._jobs: SimpleQueue[Callable[[], bool] | None] = SimpleQueue()
-        self._room = threading.Semaphore(REPLAY_BATCHES_MAX)
-        self._void = threading.Event()
-        #: A commit's calls get slices of this length. One that needs a second slice is not trusted; on brokers that
-        #: are slow, but within the transaction's timeout, that must stay the exception.
+        self._batch_room = threading.Semaphore(REPLAY_BATCHES_MAX)
+        self._cancelled = threading.Event()
+        #: The slice of a commit's calls. A commit that needs a second slice has an unknown outcome, so the slice is
+        #: long enough for brokers that are slow but answer within the transaction's timeout.
         self._commit_slice_s = max(SLICE_S, config.settings.transaction_timeout_s / 2)
         self._returns_by_s = math.inf
-        # A daemon: a broker that never answers must not keep a worker from exiting.
+        # A daemon thread: a broker that never answers must not keep the worker from exiting.
         self._thread = threading.Thread(target=self._run, name=f"claim {shard}", daemon=True)
         self._thread.start()
 
     # --- called by the log's thread ---------------------------------------------------------------------------
 
     def start(self, topics: Sequence[str]) -> None:
-        """Shut out earlier owners and survey the shard: ``Claimed``."""
+        """Fence earlier owners and read the shard's offsets; reports ``Claimed``."""
         self._jobs.put(partial(self._claim, topics))
 
     def replay(self, topic: str, start: int, end: int) -> None:
-        """Read a range: ``Replayed`` until complete. Each batch must be acknowledged by :meth:`took`."""
+        """Read a range; reports ``Replayed`` until complete. Acknowledge each batch with :meth:`ack_batch`."""
         self._jobs.put(partial(self._replay, TopicPartition(topic, self.shard.partition), start, end))
 
     def ack_batch(self) -> None:
-        """One replayed batch has reached the owner: there is room for another."""
-        self._room.release()
+        """One replayed batch has reached the owner; another may be read."""
+        self._batch_room.release()
 
     def end_replays(self) -> None:
-        """Release what only replays need."""
+        """Close the consumer that only replays need."""
         self._jobs.put(self._close_reader)
 
     def commit(self, transaction: Transaction, membership: object) -> None:
-        """Do the transaction as ``membership`` (the consumer's group metadata, read just now)."""
+        """Commit the transaction. ``membership`` is the consumer's group metadata, read for this commit."""
         self.settled.clear()
         self._jobs.put(partial(self._commit, transaction, membership))
 
     def append(self, append: Append) -> None:
-        """Do without a transaction: outputs first, acknowledged, then the journal."""
+        """Append without a transaction: first the outputs, then, once those are acknowledged, the journal."""
         self.settled.clear()
         self._jobs.put(partial(self._append, append))
 
     def cancel(self) -> None:
-        """Give up: what is under way ends at its next slice, nothing is reported any more."""
-        self._void.set()
+        """End the claim: the current job stops at its next slice, and the log ignores its outcome."""
+        self._cancelled.set()
         self._jobs.put(None)
 
-    def stuck(self, now_s: float) -> bool:
-        """Tell whether a call that librdkafka was to return from long ago is still under way."""
+    def is_stuck(self, now_s: float) -> bool:
+        """Return whether a call into librdkafka is still under way long after its timeout."""
         return now_s > self._returns_by_s
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the thread's end; tells whether it ended."""
+        """Wait for the thread to end; return whether it has ended."""
         self._thread.join(max(0.0, timeout_s))
         return not self._thread.is_alive()
 
@@ -145,7 +154,7 @@ class Claim:
         try:
             while (job := self._next_job()) is not None and job():
                 pass
-        except _VoidedError:
+        except _CancelledError:
             pass
         except Exception as bug:  # noqa: BLE001 - a thread's bug must reach the worker
             self._inbox.append((self, bug))
@@ -172,34 +181,38 @@ class Claim:
         name = self.shard.topic.removesuffix(".commands")
         if not name.startswith(f"{self._group}."):
             name = f"{self._group}.{name}"
-        self._id = f"{name}.{self.shard.partition}"
-        config = self._config.shard(self._lines, self._id)
-        producer = self._producer = made(Producer, config)
+        self._transactional_id = f"{name}.{self.shard.partition}"
+        config = self._config.shard(self._lines, self._transactional_id)
+        producer = self._producer = create_client(Producer, config)
         try:
-            # librdkafka looks for the coordinator at once; while its first connection changes from the bootstrap
-            # address to the broker's own it finds none, and looks again only after half a second. Two questions
-            # later there is one: 0.06 to 0.14 s instead of 0.5 for a third of all claims (measured).
+            # librdkafka looks for the coordinator immediately. While its first connection changes from the bootstrap
+            # address to the broker's own it finds none, and looks again only after half a second. After two metadata
+            # requests the connection is there: 0.06 to 0.14 s instead of 0.5 for a third of all claims (measured).
             for _ in range(2):
                 self._retry(lambda: producer.list_topics(self.shard.topic, SLICE_S), deadline_s)
-            # Completes or aborts what a predecessor left open, and bumps the epoch: from here on it is fenced.
+            # Completes or aborts a predecessor's open transaction and bumps the epoch, which fences the predecessor.
             self._retry(lambda: self._fence(producer), deadline_s)
             claimed = self._retry(lambda: self._survey(topics), deadline_s)
         except KafkaException as failure:
-            return self._failed(error_of(failure), "claiming the shard")
+            return self._fail(error_of(failure), "claiming the shard")
         self._emit(claimed)
         return True
 
     def _fence(self, producer: Producer) -> None:
-        """Initialise the transactional id. No member of the group is checked there: one that slept must not."""
-        if self._lease.over():
-            self._emit(Aborted(self.shard, f"{self.shard}: no sign of membership while it was claimed", routine=True))
-            raise _VoidedError
+        """Initialise the transactional id. Kafka checks no membership here, so a worker that slept must not do it."""
+        if self._lease.is_expired():
+            self._emit(
+                Aborted(
+                    self.shard, f"{self.shard}: the group did not confirm the membership during the claim", routine=True
+                )
+            )
+            raise _CancelledError
         producer.init_transactions(SLICE_S)
 
     def _survey(self, topics: Sequence[str]) -> Claimed:
-        """Ask for the group's offset and the ends. While a transaction holds the offset pending it is not given.
+        """Ask for the group's offset and the ends. Waits while an open transaction holds the offset pending.
 
-        The ends count uncommitted records: the markers of a committed transaction land a little after its
+        The ends count uncommitted records: the markers of a committed transaction are written a little after its
         acknowledgement, and a replay that ended at the last stable offset would miss it (KAFKA-10167).
         """
         committed = self._committed(topics)
@@ -210,34 +223,34 @@ class Claim:
         return Claimed(self.shard, committed, start_offset, ends[self.shard], by_topic)
 
     def _committed(self, topics: Sequence[str]) -> int | None:
-        """Ask for the group's offset. Still pending after the id was initialised, it would be so for ever: end that."""
+        """Ask for the group's offset. One that is still pending after the id was initialised hangs: end that first."""
         try:
             return self._admin.committed(self._group, self.shard)
         except KafkaException as failure:
             if error_of(failure).code() != TIMED_OUT or not self._admin.is_pending(self._group, self.shard):
                 raise
         assert self._producer is not None
-        held = hanging.Hanging(self._group, self.shard, self._id, topics)
+        found = hanging.Hanging(self._group, self.shard, self._transactional_id, topics)
         try:
-            hanging.mend(held, self._producer, self._admin, self._config)
+            hanging.mend(found, self._producer, self._admin, self._config)
         except (hanging.NotMendedError, KafkaException) as why:
-            said = describe(error_of(why)) if isinstance(why, KafkaException) else str(why)
+            reason = describe(error_of(why)) if isinstance(why, KafkaException) else str(why)
             raise KafkaException(
-                KafkaError(STATE, f"a transaction of {self._id} hangs and could not be ended: {said}")
+                KafkaError(STATE, f"a transaction of {self._transactional_id} hangs and could not be ended: {reason}")
             ) from None
         return self._admin.committed(self._group, self.shard)
 
     def _retry(self, ask: Callable[[], T], deadline_s: float) -> T:
-        """Repeat a question that a moving cluster does not answer yet."""
+        """Repeat a request while it fails with a transient error, until the deadline."""
         while True:
-            if self._void.is_set():
-                raise _VoidedError
+            if self._cancelled.is_set():
+                raise _CancelledError
             try:
                 return ask()
             except KafkaException as failure:
                 error = error_of(failure)
-                passing = error.retriable() or (error.code() in PASSING and not error.fatal())
-                if not passing or time.monotonic() > deadline_s:
+                is_transient = error.retriable() or (error.code() in TRANSIENT and not error.fatal())
+                if not is_transient or time.monotonic() > deadline_s:
                     raise
                 assert self._producer is not None
                 self._producer.poll(RETRY_WAIT_S)
@@ -253,18 +266,18 @@ class Claim:
                 if records:
                     self._wait_for_room()
                     self._emit(Replayed(self.shard, where.topic, records, complete=False))
-                elif self._void.is_set():
-                    raise _VoidedError
-            self._reader.rest()
+                elif self._cancelled.is_set():
+                    raise _CancelledError
+            self._reader.stop()
         except KafkaException as failure:
-            return self._failed(error_of(failure), f"replaying {where} from {start} to {end}")
+            return self._fail(error_of(failure), f"replaying {where} from {start} to {end}")
         self._emit(Replayed(self.shard, where.topic, (), complete=True))
         return True
 
     def _wait_for_room(self) -> None:
-        while not self._room.acquire(timeout=0.1):
-            if self._void.is_set():
-                raise _VoidedError
+        while not self._batch_room.acquire(timeout=0.1):
+            if self._cancelled.is_set():
+                raise _CancelledError
 
     def _close_reader(self) -> bool:
         reader, self._reader = self._reader, None
@@ -278,7 +291,7 @@ class Claim:
         producer = self._producer
         assert producer is not None, "commit before Claimed"
         producer.poll(0)
-        self._lines.coordinator_lost = False  # what broke before this transaction carried nothing of it
+        self._lines.coordinator_lost = False  # a connection that broke before this transaction carried none of it
         started_s = time.monotonic()
         deadline_s = started_s + self._config.settings.transaction_timeout_s
         shard = transaction.shard
@@ -294,25 +307,25 @@ class Claim:
             kill_points.reached("commit-asked", ANSWER_LOST_S)
             self._sliced(lambda: producer.commit_transaction(slice_s), deadline_s)
         except KafkaException as failure:
-            return self._failed(error_of(failure), f"committing up to offset {transaction.next_offset}")
+            return self._fail(error_of(failure), f"committing up to offset {transaction.next_offset}")
         kill_points.reached("committed")
-        producer.poll(0)  # log lines of a broken connection are in this queue before the commit returns
+        producer.poll(0)  # the log line of a broken connection is in this queue before the commit returns
         took_s = time.monotonic() - started_s
         if took_s >= slice_s:
-            return self._unknown(f"the commit took {took_s:.1f} s")
+            return self._outcome_unknown(f"the commit took {took_s:.1f} s")
         if self._lines.coordinator_lost:
-            return self._unknown(self._lines.last)
+            return self._outcome_unknown(self._lines.last)
         if len(firsts) < len({output.topic for output in transaction.records}):
-            # The first answer got lost; asked again, the broker only knew that it has the records.
-            return self._unknown("the broker did not tell where the records stand")
-        self._answer(Committed(shard, firsts))
+            # The first acknowledgement was lost; the broker answers the retry without an offset.
+            return self._outcome_unknown("the broker did not report the offsets of the records")
+        self._report(Committed(shard, firsts))
         return True
 
     def _produce(self, producer: Producer, outputs: Sequence[Output], deadline_s: float) -> dict[str, int]:
-        """Queue all outputs; the result fills with each topic's first offset once they are delivered.
+        """Queue all outputs. The returned dictionary gets each topic's first offset when that record is delivered.
 
-        Only those have a delivery callback (1 µs each): a failed delivery of any other makes the transaction
-        abortable in librdkafka, so the commit tells.
+        Only the first record of each topic has a delivery callback (1 µs each). A failed delivery of any other makes
+        the transaction abortable in librdkafka, so the commit fails.
         """
         firsts: dict[str, int] = {}
 
@@ -334,7 +347,7 @@ class Claim:
                 counts[topic] = self._admin.partition_count(topic) or 0
                 callback = note
             if not 0 <= output.partition < counts[topic]:
-                # librdkafka would wait for a topic for half a minute, and choose a partition where it is told -1.
+                # librdkafka would wait half a minute for a missing topic, and choose a partition itself for -1.
                 raise KafkaException(_no_partition(topic, output.partition))
             while True:
                 try:
@@ -351,7 +364,7 @@ class Claim:
                     break
                 except BufferError:
                     producer.poll(0.01)  # wait for room
-                    if time.monotonic() > deadline_s or self._void.is_set():
+                    if time.monotonic() > deadline_s or self._cancelled.is_set():
                         raise KafkaException(
                             KafkaError(TIMED_OUT, "the queue to the brokers stays full", txn_requires_abort=True)
                         ) from None
@@ -360,17 +373,17 @@ class Claim:
     # --- without a transaction --------------------------------------------------------------------------------
 
     def _append(self, append: Append) -> bool:
-        """Append outputs, then the journal; whatever is in doubt, the journal tells the next claim."""
+        """Append outputs, then the journal. After an unknown outcome the next claim reads the journal to decide it."""
         appender = self._appender = self._appender or KafkaAppender(self._config, self._admin, gapless=True)
         firsts: dict[str, int] = {}
         try:
             for point, outputs in (("appending", append.outputs), ("appending-journal", append.journal)):
                 kill_points.reached(point)
-                if self._void.is_set():
-                    raise _VoidedError
-                if self._lease.over():  # Nothing else keeps a sleeper from writing on.
-                    text = f"{self.shard}: no sign of membership for a session; nothing more is appended"
-                    self._answer(Aborted(self.shard, text, routine=True))
+                if self._cancelled.is_set():
+                    raise _CancelledError
+                if self._lease.is_expired():  # Nothing else stops a worker that slept from writing.
+                    text = f"{self.shard}: the group has not confirmed the membership for a session; the append stops"
+                    self._report(Aborted(self.shard, text, routine=True))
                     return False
                 if outputs is append.journal:
                     kill_points.reached("journal-sent", ANSWER_LOST_S)
@@ -378,54 +391,54 @@ class Claim:
                 for output, offset in zip(outputs, offsets, strict=True):
                     firsts.setdefault(output.topic, offset)
         except LogError as failure:
-            return self._unknown(f"{failure}")
+            return self._outcome_unknown(f"{failure}")
         if -1 in firsts.values():
-            return self._unknown("the broker did not tell where the records stand")
+            return self._outcome_unknown("the broker did not report the offsets of the records")
         kill_points.reached("appended")
-        self._answer(Committed(self.shard, firsts))
+        self._report(Committed(self.shard, firsts))
         return True
 
     def _sliced(self, call: Callable[[], None], deadline_s: float) -> None:
-        """Call until it is done, refused or too late. Again with the same arguments is what librdkafka asks for."""
+        """Repeat a call until it succeeds, fails or is too late. librdkafka requires the same arguments each time."""
         while True:
-            self._returns_by_s = time.monotonic() + self._commit_slice_s + STUCK_S
+            self._returns_by_s = time.monotonic() + self._commit_slice_s + STUCK_AFTER_S
             try:
                 call()
             except KafkaException as failure:
-                if not error_of(failure).retriable() or time.monotonic() > deadline_s or self._void.is_set():
+                if not error_of(failure).retriable() or time.monotonic() > deadline_s or self._cancelled.is_set():
                     raise
             else:
                 return
             finally:
                 self._returns_by_s = math.inf
 
-    def _failed(self, error: KafkaError, doing: str) -> bool:
-        """End the claim: say what the owner must do. Table: ``research/reliability.md`` 1b, error → action."""
+    def _fail(self, error: KafkaError, doing: str) -> bool:
+        """End the claim and report what the owner must do. ``research/reliability.md`` 1b: error → action."""
         code, text = error.code(), f"{self.shard}: {doing} failed: {describe(error)}"
         if code in FENCED:
-            self._answer(Fenced(self.shard, text))
+            self._report(Fenced(self.shard, text))
         elif error.txn_requires_abort():
             self._abort()
-            self._answer(Aborted(self.shard, text, routine=code in NO_MEMBER))
+            self._report(Aborted(self.shard, text, routine=code in NOT_A_MEMBER))
         elif error.retriable():
-            self._unknown(text)
+            self._outcome_unknown(text)
         else:
-            self._answer(Aborted(self.shard, text, routine=False))
+            self._report(Aborted(self.shard, text, routine=False))
         return False
 
     def _abort(self) -> None:
-        """Let go of what the transaction hides, if that can be had quickly; else the next claim does it."""
+        """Abort the transaction, which unblocks readers, if that is quick; otherwise the next claim aborts it."""
         assert self._producer is not None
         with suppress(KafkaException):
             self._producer.abort_transaction(SLICE_S)
 
-    def _unknown(self, why: str) -> bool:
+    def _outcome_unknown(self, why: str) -> bool:
         text = f"{self.shard}: unknown outcome of a commit, the next claim decides it: {why}"
-        self._answer(Aborted(self.shard, text, routine=False))
+        self._report(Aborted(self.shard, text, routine=False))
         return False
 
-    def _answer(self, event: LogEvent) -> None:
-        """Say the outcome, then let a waiting revoke go on."""
+    def _report(self, event: LogEvent) -> None:
+        """Report the outcome, then let a waiting revoke continue."""
         self._emit(event)
         self.settled.set()
 

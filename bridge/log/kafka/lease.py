@@ -1,7 +1,7 @@
-"""How long ago the group is known to have taken this worker for a member.
+"""How long a worker may believe that it is a member of the group.
 
-What a worker without that knowledge decides is refused at the commit; until then it only uses up time, and its claims
-would shut out the rightful owner. Time passes here while the machine sleeps too.
+The group refuses the commits of a worker that is no longer a member, so its decisions only waste time; but its claims
+would fence the rightful owner. The lease keeps running while the machine sleeps.
 """
 
 from __future__ import annotations
@@ -11,35 +11,38 @@ from collections.abc import Callable
 
 
 def boottime_s() -> float:
-    """Return seconds on a clock that goes on through a suspend, which ``time.monotonic()`` does not on Linux."""
+    """Return seconds of a clock that keeps running while the machine sleeps; ``time.monotonic()`` stops on Linux."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Lease:
-    """Lasts a session from the last evidence on: a commit, a proof, an assignment. Read by the claims' threads too."""
+    """Lasts for a session after the last evidence of membership: a commit, a proof, an assignment.
+
+    Renewed by the log's thread; the claims' threads read it.
+    """
 
     def __init__(self, session_s: float, clock: Callable[[], float] = boottime_s) -> None:
         self._session_s = session_s
         self._clock = clock
-        self._shown_s = clock()
+        self._renewed_s = clock()
 
     @property
     def fresh_s(self) -> float:
-        """How old evidence may be that comes in: what is older waited in a queue while the process slept."""
+        """The maximum age of evidence when it is received: older evidence waited in a queue while the process slept."""
         return self._session_s / 3
 
     def now_s(self) -> float:
-        """Return the time that evidence is given in."""
+        """Return the time on the clock that evidence is dated by."""
         return self._clock()
 
-    def show(self, at_s: float) -> None:
-        """The group took us for a member at some time after ``at_s``."""
-        self._shown_s = max(self._shown_s, at_s)
+    def renew(self, at_s: float) -> None:
+        """The group confirmed our membership at some time after ``at_s``."""
+        self._renewed_s = max(self._renewed_s, at_s)
 
-    def due(self) -> bool:
-        """Tell whether it is time for new evidence."""
-        return self._clock() - self._shown_s > self.fresh_s
+    def is_due(self) -> bool:
+        """Return whether it is time to get new evidence."""
+        return self._clock() - self._renewed_s > self.fresh_s
 
-    def over(self) -> bool:
-        """Tell whether the group may have given our shards to others by now."""
-        return self._clock() - self._shown_s > self._session_s
+    def is_expired(self) -> bool:
+        """Return whether the group may have assigned our shards to others by now."""
+        return self._clock() - self._renewed_s > self._session_s

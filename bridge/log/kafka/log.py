@@ -1,9 +1,9 @@
-"""A worker's shards: what its membership, its claims and its fetches come to, as events of one ``poll``.
+"""A worker's shards: turns what happens to its membership, its claims and its fetches into the events of ``poll``.
 
-What callbacks and threads change is in ``KafkaShard`` values (their phases are a table, in ``shard``), in the inbox of
-the claims, and in the list of events that the same ``poll`` returns; nothing is kept between a rebalance's callbacks
-(one, the other or both may come, also with empty lists). Every revoke is treated as a loss: librdkafka can drop the
-mark that tells them apart (its PR #5604).
+Callbacks and threads change only the ``KafkaShard`` values (whose phases are a table, in ``shard``), the inbox of the
+claims, and the list of events that the current ``poll`` returns. Nothing is kept between the callbacks of a rebalance,
+which may come alone, together, or with empty lists. A revoke is treated as a loss: librdkafka can drop the mark that
+distinguishes them (its PR #5604).
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ from repertory.bridge.log.port import (
 )
 from repertory.bridge.log.record import Record, TopicPartition
 
-#: While a claim, a replay, a commit or a proof is under way its outcome is looked for this often.
+#: While a claim, a replay, a commit or a proof is under way, the poll checks for its outcome this often.
 BUSY_WAIT_S = 0.001
-#: Otherwise the poll looks up at least this often, for what is due by time.
+#: Otherwise the poll wakes up at least this often, for what is due by time.
 IDLE_WAIT_S = 0.25
-#: A revoke waits this long for the commits of its shards, then leaves them to the next owner's claim.
+#: A revoke waits this long for the commits of its shards. The next owner's claim decides those that are not done.
 REVOKE_WAIT_S = 1.0
-#: So long a worker whose lease is over waits for a proof before it gives its shards up.
-CONFIRM_S = 1.0
-#: Without transactions the group's offsets follow this often; a commit of them costs as much as a turn.
+#: A worker whose lease has expired waits this long for a proof before it ends its claims.
+CONFIRM_WAIT_S = 1.0
+#: How often the group's offsets of shards without transactions are committed. A commit costs as much as a turn.
 GROUP_OFFSETS_S = 0.1
-#: After the commits: for the claims' threads to destroy their clients.
+#: How long ``close`` waits, after the commits, for the claims' threads to destroy their clients.
 WIND_DOWN_S = 2.0
 
 
 class KafkaLog:
-    """Implements ``Log``; its docstrings say what each method promises. One thread."""
+    """Implements ``Log``, whose docstrings say what each method guarantees. One thread."""
 
     def __init__(self, config: KafkaConfig, admin: Admin, member: Member, subscriptions: Sequence[str]) -> None:
         self._config = config
@@ -83,7 +83,7 @@ class KafkaLog:
             self._drain()
             shards = self._shards.values()
             is_awaiting_proof = any(shard.is_awaiting_proof for shard in shards)
-            if is_awaiting_proof or (shards and self._lease.due()):
+            if is_awaiting_proof or (shards and self._lease.is_due()):
                 group.prove()
             self._commit_group_offsets(group, now_s)
             is_busy = is_awaiting_proof or any(shard.is_busy for shard in shards)
@@ -95,15 +95,15 @@ class KafkaLog:
             if messages:
                 self._take(messages)
             self._drain()
-            self._leave_stuck()
-            self._mind_the_lease(group)
+            self._abort_stuck_claims()
+            self._check_lease(group)
             now_s = time.monotonic()
             if self._events or now_s >= deadline_s:
                 events, self._events = self._events, []
                 return events
 
     def _take(self, messages: list[Message]) -> None:
-        """Sort fetched messages by shard; those of shards that have not begun are dropped."""
+        """Group fetched messages by shard; discard those of shards that do not flow."""
         fetched: dict[TopicPartition, list[Record]] = {}
         for where, run in runs(messages):
             records = records_of(run, where)
@@ -128,16 +128,16 @@ class KafkaLog:
             if error is None:
                 continue
             if error.code() not in OUT_OF_RANGE:
-                self._group.failed(error)
+                self._group.handle_error(error)
                 continue
             shard = self._shards.get(where)
             if shard is not None and shard.is_flowing:
-                reason = f"{where}: offset {shard.next_offset}, the next to be read, is not held: {describe(error)}"
+                reason = f"{where}: offset {shard.next_offset}, the next to fetch, is out of range: {describe(error)}"
                 self._wind_down(shard, shard.abort())
                 self._events.append(Aborted(where, reason, routine=False))
 
     def _drain(self) -> None:
-        """Take the outcomes of claims; those of claims that have ended are dropped."""
+        """Take the outcomes of claims; ignore those of claims that have ended."""
         while self._inbox:
             claim, event = self._inbox.popleft()
             if isinstance(event, BaseException):
@@ -159,31 +159,31 @@ class KafkaLog:
                     claim.ack_batch()
             case Committed():
                 if (sent_s := shard.committed()) is not None:
-                    self._lease.show(sent_s)
+                    self._lease.renew(sent_s)
             case Fenced():
                 self._wind_down(shard, shard.fence(self._lease.now_s()))
             case Aborted(routine=routine):
                 self._wind_down(shard, shard.abort())
-                if routine:  # the membership is in doubt
+                if routine:  # the shard may have been assigned to another worker
                     shard.forget_proof()
             case _:
                 raise AssertionError(f"{claim.shard}: a claim does not report {event}")
 
-    def _claims(self) -> bool:
+    def _has_claims(self) -> bool:
         return any(shard.claim is not None for shard in self._shards.values())
 
-    def _mind_the_lease(self, group: GroupMember) -> None:
-        """Without a sign of membership for a session, do nothing before there is one; without an answer give all up.
+    def _check_lease(self, group: GroupMember) -> None:
+        """After a session without evidence of membership, wait for a proof; without one, end every claim.
 
-        A batch that took long is confirmed within milliseconds. A process that was stopped, or a machine that slept,
-        is told here that the group has gone on without it.
+        After a batch that took long the group confirms the membership within milliseconds. After the process was
+        stopped, or the machine slept, the group may have assigned the shards to others.
         """
-        deadline_s = time.monotonic() + CONFIRM_S
-        while (over := self._lease.over() and self._claims()) and time.monotonic() < deadline_s:
+        deadline_s = time.monotonic() + CONFIRM_WAIT_S
+        while (is_expired := self._lease.is_expired() and self._has_claims()) and time.monotonic() < deadline_s:
             group.prove()
             if messages := group.poll(BUSY_WAIT_S, self._config.settings.batch_records_max):
                 self._take(messages)
-        if not over:
+        if not is_expired:
             return
         for where, shard in self._shards.items():
             shard.forget_proof()
@@ -191,17 +191,18 @@ class KafkaLog:
                 self._wind_down(shard, shard.abort())
                 self._void_events(where)
                 reason = (
-                    f"{where}: no sign of membership for longer than a session; it goes on once the group gives one"
+                    f"{where}: the group has not confirmed the membership for longer than a session; the shard is "
+                    "claimed again once it does"
                 )
                 self._events.append(Aborted(where, reason, routine=True))
 
-    # --- what the owner asks ----------------------------------------------------------------------------------
+    # --- called by the owner ----------------------------------------------------------------------------------
 
     def claim(self, shard: TopicPartition, topics: Sequence[str]) -> None:
-        """See ``Log.claim``. The membership is proved first unless it is known to be good."""
+        """See ``Log.claim``. The membership is proved first, unless a recent proof is at hand."""
         mine = self._shards.get(shard)
         if mine is None:
-            return  # Lost, as the next poll says
+            return  # The next poll reports Lost.
         self._wind_down(mine, mine.drop())
         self._void_events(shard)
         mine.topics = topics
@@ -211,11 +212,11 @@ class KafkaLog:
         else:
             mine.await_proof(now_s)
 
-    def _leave_stuck(self) -> None:
-        """End claims whose call into librdkafka never returns: the next claim decides what they had under way."""
+    def _abort_stuck_claims(self) -> None:
+        """Abort claims whose call into librdkafka does not return; the next claim decides what was under way."""
         now_s = time.monotonic()
         for where, shard in self._shards.items():
-            if shard.claim is not None and shard.claim.stuck(now_s):
+            if shard.claim is not None and shard.claim.is_stuck(now_s):
                 self._wind_down(shard, shard.abort())
                 reason = f"{where}: unknown outcome of a commit, the next claim decides it: librdkafka does not return"
                 self._events.append(Aborted(where, reason, routine=False))
@@ -242,7 +243,7 @@ class KafkaLog:
         self._start_fetching(mine)
 
     def pause(self, shard: TopicPartition) -> None:
-        """See ``Log.pause``. Records that still come in are kept, up to a bound."""
+        """See ``Log.pause``. Records that still arrive are kept; beyond a bound librdkafka is paused too."""
         mine = self._shards.get(shard)
         if mine is not None:
             mine.pause()
@@ -259,8 +260,8 @@ class KafkaLog:
     def commit(self, transaction: Transaction) -> None:
         """See ``Log.commit``.
 
-        The group metadata is read here, for this transaction alone: with a kept one 41 of 1,751 commits were
-        refused during a rebalance, with fresh ones none (measured).
+        The group metadata is read for each transaction: with cached metadata 41 of 1,751 commits were refused during
+        a rebalance, with fresh metadata 0 (measured).
         """
         mine = self._shards.get(transaction.shard)
         if mine is None or mine.claim is None or self._group is None:
@@ -277,10 +278,10 @@ class KafkaLog:
         mine.claim.append(append)
 
     def _commit_group_offsets(self, group: GroupMember, now_s: float) -> None:
-        """Let the group's offsets follow what was committed without a transaction, for all who look from outside.
+        """Commit the group's offsets of what was written without a transaction, for observers of the group.
 
-        Also behind a transaction that follows: an earlier one of these may arrive after it. What is under way is not
-        waited for: under load there always is something.
+        Also after a later transaction of the shard: an earlier commit of this kind may arrive after it. Commits under
+        way are not waited for: under load there is always one.
         """
         if now_s < self._group_offsets_due_s:
             return
@@ -321,20 +322,20 @@ class KafkaLog:
         if self._group is not None:
             self._group.abandon()
 
-    # --- what the group tells ---------------------------------------------------------------------------------
+    # --- called by the group ----------------------------------------------------------------------------------
 
     def assigned(self, shards: Sequence[TopicPartition]) -> None:
-        """See ``Listener``. One that waited while the process slept proves nothing."""
+        """See ``Listener``. An assignment that waited while the process slept is no proof of membership."""
         now_s = self._lease.now_s()
         fresh = now_s - self._polled_s < self._lease.fresh_s
         if fresh:
-            self._lease.show(now_s)
+            self._lease.renew(now_s)
         for where in shards:
             self._shards[where] = KafkaShard(where, now_s if fresh else -math.inf)
             self._events.append(Assigned(where))
 
     def revoked(self, shards: Sequence[TopicPartition], reason: str, *, lost: bool) -> None:
-        """See ``Listener``. A commit under way may finish first, within bounds."""
+        """See ``Listener``. Commits under way get ``REVOKE_WAIT_S`` to finish, unless the shards are lost."""
         leaving = {where: self._shards[where] for where in shards if where in self._shards}
         if leaving:
             kill_points.reached("revoking")
@@ -349,10 +350,10 @@ class KafkaLog:
             kill_points.reached("revoked")
 
     def proved(self, asked_s: float) -> None:
-        """See ``Listener``. A proof that waited while the process slept is none."""
+        """See ``Listener``. A proof that waited while the process slept is stale and ignored."""
         if self._lease.now_s() - asked_s > self._lease.fresh_s:
             return
-        self._lease.show(asked_s)
+        self._lease.renew(asked_s)
         for where, shard in self._shards.items():
             if not shard.prove(asked_s):
                 continue
@@ -377,7 +378,7 @@ class KafkaLog:
                 shard.claim.settled.wait(max(0.0, deadline_s - time.monotonic()))
 
     def _wind_down(self, shard: KafkaShard[Claim], claim: Claim | None) -> None:
-        """Cancel a claim that has ended, if there was one: no event of it comes any more, its thread ends by itself."""
+        """Cancel a claim that has ended, if there was one; its events are ignored, and its thread ends by itself."""
         if claim is not None:
             claim.cancel()
             self._ended = [ended for ended in self._ended if not ended.join(0.0)]
@@ -385,15 +386,15 @@ class KafkaLog:
         self._stop_fetching(shard)
 
     def _void_events(self, where: TopicPartition) -> None:
-        """Discard what was not delivered yet of a claim that has ended."""
+        """Discard events of a claim that has ended and were not delivered yet."""
         self._events = [event for event in self._events if event.shard != where or isinstance(event, Lost)]
 
     def _stop_fetching(self, shard: KafkaShard[Claim]) -> None:
         if shard.is_fetching and self._group is not None:
-            self._group.stop(shard.where)
+            self._group.stop_fetching(shard.where)
         shard.is_fetching = False
 
     def _start_fetching(self, shard: KafkaShard[Claim]) -> None:
         if shard.is_flowing and not shard.is_fetching and self._group is not None:
-            self._group.flow(shard.where, shard.next_offset)
+            self._group.fetch_from(shard.where, shard.next_offset)
             shard.is_fetching = True

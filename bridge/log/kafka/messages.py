@@ -1,4 +1,4 @@
-"""From librdkafka's messages to records, and from its errors to reactions."""
+"""librdkafka's messages as records, and its errors by the reaction that they need."""
 # ruff: noqa: SLF001 - librdkafka's own error codes begin with an underscore; here they get public names.
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from typing import TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
+from repertory.actors.headers import Headers
 from repertory.bridge.log.kafka.config import logger
 from repertory.bridge.log.port import InvalidSetting
-from repertory.bridge.log.record import Headers, Record, TopicPartition
+from repertory.bridge.log.record import Record, TopicPartition
 
 CLOSE_TIMEOUT_S = 3.0
 
@@ -20,10 +21,10 @@ STATE = KafkaError._STATE
 PARTITION_EOF = KafkaError._PARTITION_EOF
 ALL_BROKERS_DOWN = KafkaError._ALL_BROKERS_DOWN
 FATAL = KafkaError._FATAL
-#: Answers of a cluster that is moving things about: ask again.
-PASSING = frozenset(
+#: Errors of a cluster that moves leaders or coordinators: repeat the request.
+TRANSIENT = frozenset(
     {
-        KafkaError._NOENT,  # "no leaders found", while the connection that would tell them is made
+        KafkaError._NOENT,  # "no leaders found", while librdkafka connects
         KafkaError._TIMED_OUT,
         KafkaError._TIMED_OUT_QUEUE,
         KafkaError._TRANSPORT,
@@ -33,7 +34,7 @@ PASSING = frozenset(
         KafkaError.CONCURRENT_TRANSACTIONS,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.FENCED_LEADER_EPOCH,  # the broker was restarted since librdkafka looked
+        KafkaError.FENCED_LEADER_EPOCH,  # the broker restarted after librdkafka read its metadata
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NETWORK_EXCEPTION,
         KafkaError.NOT_COORDINATOR,
@@ -44,16 +45,16 @@ PASSING = frozenset(
         KafkaError.UNSTABLE_OFFSET_COMMIT,
     }
 )
-#: The leader that librdkafka knows is another by now, or another life of the same; a time-out may hide that.
-STALE = frozenset({KafkaError._TIMED_OUT, KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH})
-#: A later owner initialised the transactional id, or the coordinator's timeout did (librdkafka merges the two).
+#: The leader that librdkafka knows was replaced or restarted; a timeout may be a symptom of that.
+STALE_METADATA = frozenset({KafkaError._TIMED_OUT, KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH})
+#: A later owner initialised the transactional id, or the coordinator timed out (librdkafka reports both the same).
 FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
-#: The member's generation is not the group's: a rebalance is under way, or the membership is gone.
-NO_MEMBER = frozenset({KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.FENCED_INSTANCE_ID})
-#: A partition's offset is not held by the broker, seen with ``auto.offset.reset=error``.
+#: The member's generation is not the group's: a rebalance is under way, or the worker is no longer a member.
+NOT_A_MEMBER = frozenset({KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.FENCED_INSTANCE_ID})
+#: The partition has no such offset; reported because of ``auto.offset.reset=error``.
 OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
-#: Nothing that waiting mends: somebody must grant a right.
-FORBIDDEN = frozenset(
+#: Waiting does not help: an operator must grant the access.
+UNAUTHORIZED = frozenset(
     {
         KafkaError._AUTHENTICATION,
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
@@ -66,7 +67,7 @@ FORBIDDEN = frozenset(
 
 
 def error_of(exception: KafkaException) -> KafkaError:
-    """Return what a ``KafkaException`` carries."""
+    """Return the error in a ``KafkaException``."""
     error = exception.args[0]
     assert isinstance(error, KafkaError), exception
     return error
@@ -75,33 +76,33 @@ def error_of(exception: KafkaException) -> KafkaError:
 C = TypeVar("C")
 
 
-def made(client: Callable[..., C], config: dict[str, object]) -> C:
-    """Make a client; what librdkafka says of a setting that it does not know or like becomes ``InvalidSetting``."""
+def create_client(client: Callable[..., C], config: dict[str, object]) -> C:
+    """Create a client; raise InvalidSetting with librdkafka's message if it refuses a setting."""
     try:
         return client(config)
     except KafkaException as refusal:
         raise InvalidSetting(f"librdkafka refuses the Kafka settings: {error_of(refusal).str()}") from None
 
 
-def bounded(close: Callable[[], None], what: str) -> None:
-    """Close on a thread of its own: librdkafka may wait for a broker that never answers."""
+def close_bounded(close: Callable[[], None], what: str) -> None:
+    """Close on a thread of its own, in bounded time: librdkafka may wait for a broker that never answers."""
     thread = threading.Thread(target=close, name=f"close {what}", daemon=True)
     thread.start()
     thread.join(CLOSE_TIMEOUT_S)
     if thread.is_alive():
-        logger.warning("the %s did not close within %g s; leaving it", what, CLOSE_TIMEOUT_S)
+        logger.warning("the %s did not close within %g s and is abandoned", what, CLOSE_TIMEOUT_S)
 
 
 def describe(error: KafkaError) -> str:
-    """Return an error as a person reads it: its text and its name."""
+    """Return an error's text and name, for a message."""
     return f"{error.str()} ({error.name()})"
 
 
 def _headers(message: Message) -> Headers:
-    """Return a message's headers; a null value becomes empty. Names that are no UTF-8 make all unreadable."""
+    """Return a message's headers, a null value as empty. With a name that is not UTF-8 none can be read: ()."""
     try:
         headers = message.headers()
-    except (SystemError, UnicodeDecodeError):  # 2.16.1 raises the first; the record goes on without its headers
+    except (SystemError, UnicodeDecodeError):  # 2.16.1 raises the first; the record has no headers then
         return ()
     if not headers:
         return ()
@@ -110,9 +111,9 @@ def _headers(message: Message) -> Headers:
 
 
 def records_of(messages: Sequence[Message], where: TopicPartition) -> list[Record]:
-    """Turn messages of one partition into records, leaving out errors.
+    """Return the messages of one partition as records, without errors.
 
-    Topic and partition are taken from ``where``: the binding makes a new string for each message.
+    Topic and partition are those of ``where``: the binding would create a new string for each message.
     """
     topic, partition = where
     return [
@@ -131,7 +132,7 @@ def records_of(messages: Sequence[Message], where: TopicPartition) -> list[Recor
 
 
 def runs(messages: Sequence[Message]) -> Iterator[tuple[TopicPartition, Sequence[Message]]]:
-    """Split a fetched batch into runs of one partition: librdkafka hands over a partition's records together."""
+    """Split a fetched batch into runs of one partition: librdkafka returns a partition's records together."""
     start = 0
     topic, partition = messages[0].topic(), messages[0].partition()
     for index, message in enumerate(messages):
@@ -142,5 +143,5 @@ def runs(messages: Sequence[Message]) -> Iterator[tuple[TopicPartition, Sequence
 
 
 def _place(topic: str | None, partition: int | None) -> TopicPartition:
-    """Name a message's partition; an error of the whole client has none."""
+    """Return a message's partition; an error of the whole client has none (-1)."""
     return TopicPartition(topic or "", -1 if partition is None else partition)

@@ -11,44 +11,44 @@ from confluent_kafka import Consumer, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from repertory.bridge.log.kafka.config import KafkaConfig, logger
-from repertory.bridge.log.kafka.messages import OUT_OF_RANGE, PARTITION_EOF, PASSING, made, records_of, runs
+from repertory.bridge.log.kafka.messages import OUT_OF_RANGE, PARTITION_EOF, TRANSIENT, create_client, records_of, runs
 from repertory.bridge.log.record import Record, TopicPartition
 
-#: Records handed over at once.
+#: The largest batch.
 BATCH_RECORDS = 1_000
-#: How long one wait for records lasts: after it the caller may look whether it is still wanted.
+#: How long one fetch waits for records; the caller can check for its cancellation after it.
 WAIT_S = 0.1
-#: A question that is asked for the sake of asking; its answer does not matter.
+#: Timeout of a request that only wakes a broker's thread; its answer does not matter.
 WAKE_WAIT_S = 0.01
-#: An open transaction of a dead owner is gone after a second; this long it is nothing to tell.
+#: A dead owner's open transaction ends within about a second; one that stays open longer is reported.
 HIDDEN_REPORT_S = 3.0
 
 
 class RangeReader:
-    """One consumer without a group's life, used for one range after another. One thread."""
+    """One consumer that joins no group, used for one range after another. One thread."""
 
     def __init__(self, config: KafkaConfig, low: Callable[[TopicPartition], int]) -> None:
-        self._consumer = made(Consumer, config.reader(config.lines()))
+        self._consumer = create_client(Consumer, config.reader(config.lines()))
         self._low = low
 
     def close(self) -> None:
-        """Release the consumer; may take some milliseconds."""
+        """Release the consumer. May block for some milliseconds."""
         self._consumer.close()
 
     def read(
         self, where: TopicPartition, start: int, end: int, quiet_max_s: float = math.inf
     ) -> Iterator[list[Record]]:
-        """Yield the committed records in ``[start, end)`` in batches; an empty one when nothing came for a while.
+        """Yield the committed records in ``[start, end)`` in batches; an empty one if nothing arrived in ``WAIT_S``.
 
-        A partition-EOF at or above ``end`` ends it, or a record there: aborted records and transaction markers
-        take offsets but are never delivered, and ``position()`` does not tell. An EOF below ``end`` is a foreign
-        open transaction: it is waited for and reported, after ``quiet_max_s`` without a record it is left alone. A
-        start that is no longer held becomes the first that is.
+        A partition-EOF at or above ``end``, or a record there, ends the read: aborted records and transaction markers
+        take offsets but are never delivered, and ``position()`` does not count them. An EOF below ``end`` means an
+        open transaction of another producer: the read reports it and waits for its end, or stops after ``quiet_max_s``
+        without a record. If ``start`` was deleted, the read starts at the first offset that is left.
         """
         if start >= end:
             return
         self._assign({where: start})
-        hidden = _Hidden(where, end)
+        hidden = _HiddenRange(where, end)
         done = False
         while not done:
             messages = self._fetch(WAIT_S)
@@ -60,17 +60,17 @@ class RangeReader:
             for message in messages:
                 eof = self._check(message, where)
                 if eof is not None:
-                    hidden.seen(eof)
+                    hidden.saw_eof(eof)
                     done = done or eof >= end
             if records or done:
-                hidden.moved()
+                hidden.progressed()
             else:
                 hidden.report()
-                done = hidden.seconds() > quiet_max_s
+                done = hidden.quiet_s() > quiet_max_s
             yield records
 
     def follow(self, topic: str, positions: dict[int, int], timeout_s: float) -> Iterator[Record]:
-        """Yield the records of several partitions as they come; stop after ``timeout_s`` without one."""
+        """Yield the records of several partitions as they arrive; stop after ``timeout_s`` without one."""
         next_offsets = {TopicPartition(topic, partition): offset for partition, offset in positions.items()}
         self._assign(next_offsets)
         quiet_at_s = time.monotonic() + timeout_s
@@ -87,15 +87,14 @@ class RangeReader:
             if time.monotonic() >= quiet_at_s:
                 return
 
-    def rest(self) -> None:
-        """Stop fetching, keep the connection."""
+    def stop(self) -> None:
+        """Stop fetching; keep the connection."""
         self._consumer.unassign()
 
     def _assign(self, starts: dict[TopicPartition, int]) -> None:
-        """Begin to fetch, and wake the broker's thread: idle since the last range, it would sleep on for a second.
+        """Begin to fetch, and wake the broker's thread, which may sleep for up to a second after the last range.
 
-        A question to the broker does that (see ``GroupMember.flow``): a restore of three ranges took 1.05 s before,
-        and takes 0.1 s now.
+        A request wakes it (see ``GroupMember.fetch_from``): a restore of three ranges takes 0.1 s instead of 1.05 s.
         """
         targets = [KafkaPartition(where.topic, where.partition, start) for where, start in starts.items()]
         self._consumer.assign(targets)
@@ -103,14 +102,14 @@ class RangeReader:
             self._consumer.get_watermark_offsets(targets[0], timeout=WAKE_WAIT_S)
 
     def _fetch(self, wait_s: float) -> list[Message]:
-        """Wait for one message, then take what else is there: `consume(n, t)` would wait ``t`` for all ``n``."""
+        """Wait for one message, then take those that are ready: `consume(n, t)` would wait ``t`` for all ``n``."""
         message = self._consumer.poll(wait_s)
         if message is None:
             return []
         return [message, *self._consumer.consume(BATCH_RECORDS - 1, 0.0)]
 
     def _check(self, message: Message, where: TopicPartition) -> int | None:
-        """Return the offset of a partition-EOF, move a start that is gone, raise what waiting does not mend."""
+        """Return the offset of a partition-EOF. Move a start that was deleted; raise an error that is not transient."""
         error = message.error()
         if error is None or message.topic() != where.topic:
             return None
@@ -121,13 +120,13 @@ class RangeReader:
             logger.warning("%s begins at offset %d now; reading from there", where, low)
             self._consumer.assign([KafkaPartition(where.topic, where.partition, low)])
             return None
-        if error.code() in PASSING or error.retriable():
+        if error.code() in TRANSIENT or error.retriable():
             return None
         raise KafkaException(error)
 
 
-class _Hidden:
-    """Watches for an open transaction that hides the rest of a range, and says so now and then."""
+class _HiddenRange:
+    """Watches for an open transaction that hides the rest of a range, and reports it repeatedly."""
 
     def __init__(self, where: TopicPartition, end: int) -> None:
         self._where, self._end = where, end
@@ -135,14 +134,14 @@ class _Hidden:
         self._since_s = time.monotonic()
         self._report_due_s = self._since_s + HIDDEN_REPORT_S
 
-    def seen(self, eof: int) -> None:
+    def saw_eof(self, eof: int) -> None:
         self._eof = eof
 
-    def moved(self) -> None:
+    def progressed(self) -> None:
         self._since_s = time.monotonic()
 
-    def seconds(self) -> float:
-        """How long nothing has come though an end was seen below the target."""
+    def quiet_s(self) -> float:
+        """Return how long no record has arrived, 0 if no EOF was seen below the target."""
         return 0.0 if self._eof is None else time.monotonic() - self._since_s
 
     def report(self) -> None:

@@ -1,4 +1,4 @@
-"""Committed records for anyone: no group, no ownership."""
+"""Committed records for any reader: no group, no ownership."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from repertory.bridge.log.kafka.ranges import RangeReader
 from repertory.bridge.log.port import LogUnavailable
 from repertory.bridge.log.record import Record, TopicPartition
 
-#: Markers land within milliseconds; a transaction that is open for longer is none that was committed.
+#: A committed transaction's markers are written within milliseconds; one that is open for longer was not committed.
 MARKERS_WAIT_S = 1.0
 
 
 class KafkaReader:
-    """Implements ``Reader``. A consumer is made for the first read and used again. One thread."""
+    """Implements ``Reader``. The first read creates a consumer, which later reads use again. One thread."""
 
     def __init__(self, config: KafkaConfig, admin: Admin) -> None:
         self._config = config
@@ -39,10 +39,10 @@ class KafkaReader:
             raise _unavailable(failure, f"asking for the bounds of {where}") from None
 
     def read(self, topic: str, partition: int, from_offset: int = 0) -> Iterator[Record]:
-        """See ``Reader.read``. Aborted records and markers at the end do not hold it up.
+        """See ``Reader.read``. Aborted records and markers at the end do not delay it.
 
-        What was committed before the call is read: its markers may land a little after ``Committed``, so
-        transactions that look open are waited for, ``MARKERS_WAIT_S`` at most.
+        Everything committed before the call is read. Its markers may be written a little after ``Committed``, so the
+        read waits for transactions that look open, ``MARKERS_WAIT_S`` at most.
         """
         where = TopicPartition(topic, partition)
         self._admin.require(where, "reading it")
@@ -55,14 +55,14 @@ class KafkaReader:
     def _read(self, where: TopicPartition, start: int, end: int) -> Iterator[Record]:
         if start >= end:
             return
-        reader = self._take()
+        reader = self._acquire()
         try:
             for records in reader.read(where, start, end, MARKERS_WAIT_S):
                 yield from records
         except KafkaException as failure:
             raise _unavailable(failure, f"reading {where}") from None
         finally:
-            self._give_back(reader)
+            self._release(reader)
 
     def follow(self, topic: str, positions: Mapping[int, int], timeout_s: float) -> Iterator[Record]:
         """See ``Reader.follow``."""
@@ -71,17 +71,17 @@ class KafkaReader:
         return self._follow(topic, dict(positions), timeout_s) if positions else iter(())
 
     def _follow(self, topic: str, positions: dict[int, int], timeout_s: float) -> Iterator[Record]:
-        reader = self._take()
+        reader = self._acquire()
         try:
             yield from reader.follow(topic, positions, timeout_s)
         except KafkaException as failure:
             raise _unavailable(failure, f"following {topic}") from None
         finally:
-            self._give_back(reader)
+            self._release(reader)
 
     def committed(self, group: str, topic: str, partition: int) -> int | None:
         """See ``Reader.committed``."""
-        if partition < 0:  # confluent-kafka raises ValueError; of another partition that is not there it says None
+        if partition < 0:  # confluent-kafka would raise ValueError; for another missing partition it returns None
             return None
         try:
             return self._admin.committed(group, TopicPartition(topic, partition))
@@ -93,11 +93,11 @@ class KafkaReader:
         while self._idle:
             self._idle.pop().close()
 
-    def _take(self) -> RangeReader:
+    def _acquire(self) -> RangeReader:
         return self._idle.pop() if self._idle else RangeReader(self._config, self._admin.low)
 
-    def _give_back(self, reader: RangeReader) -> None:
-        reader.rest()
+    def _release(self, reader: RangeReader) -> None:
+        reader.stop()
         self._idle.append(reader)
 
 

@@ -13,10 +13,10 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from repertory.bridge.log.record import Record, TopicPartition
 
-#: A membership proved (or an assignment received) longer ago is proved again before a claim.
+#: If the last proof of membership (or the assignment) is older, the membership is proved again before a claim.
 PROOF_TTL_S = 1.0
-#: Records of a paused shard that are kept here. Pausing in librdkafka throws away what it fetched ahead, so that is
-#: done only beyond this: a shard whose mailbox is full now and then would fetch each record several times.
+#: How many records of a paused shard are kept here before librdkafka is paused. A pause makes librdkafka discard what
+#: it fetched ahead, so a shard whose mailbox is full now and then would fetch each record several times.
 FETCHED_AHEAD_RECORDS_MAX = 8_000
 
 
@@ -28,7 +28,7 @@ class KafkaPhase(enum.Enum):
     PROVING = "proving"
     """A claim was asked for. It starts once the group has confirmed the membership."""
     CLAIMING = "claiming"
-    """The claim shuts out earlier owners."""
+    """The claim fences earlier owners."""
     CLAIMED = "claimed"
     """The claim holds; ``begin`` was not called yet."""
     REPLAYING = "replaying"
@@ -43,7 +43,7 @@ class KafkaPhase(enum.Enum):
     """The claim was fenced. The shard is assigned again once the group has confirmed the membership."""
 
 
-class Change(enum.Enum):
+class KafkaChange(enum.Enum):
     """What can happen to an assigned shard: the columns of `PHASE_TABLE`."""
 
     AWAIT_PROOF = "claim asked for, proof is stale"
@@ -61,29 +61,29 @@ class Change(enum.Enum):
 
 
 _P = KafkaPhase
-AWAITING_PROOF: Final = frozenset({_P.PROVING, _P.FENCED})
+AWAITING_PROOF: Final = (_P.PROVING, _P.FENCED)
 """The group has to confirm the membership before anything happens."""
-FLOWING: Final = frozenset({_P.FLOWING, _P.COMMITTING})
+FLOWING: Final = (_P.FLOWING, _P.COMMITTING)
 """Fetched records go to the owner."""
-BUSY: Final = frozenset({_P.CLAIMING, _P.REPLAYING, _P.COMMITTING_EARLY, _P.COMMITTING})
+BUSY: Final = (_P.CLAIMING, _P.REPLAYING, _P.COMMITTING_EARLY, _P.COMMITTING)
 """The claim works, and will report an outcome."""
-WITH_CLAIM: Final = BUSY | {_P.CLAIMED, _P.FLOWING}
+WITH_CLAIM: Final = (*BUSY, _P.CLAIMED, _P.FLOWING)
 """There is a claim."""
 
-PHASE_TABLE: Final[Mapping[Change, Mapping[KafkaPhase, KafkaPhase]]] = {
-    Change.AWAIT_PROOF: {_P.ASSIGNED: _P.PROVING},
-    Change.START: dict.fromkeys((_P.ASSIGNED, _P.PROVING), _P.CLAIMING),
-    Change.CLAIMED: {_P.CLAIMING: _P.CLAIMED},
-    Change.REPLAY: {_P.CLAIMED: _P.REPLAYING},
-    Change.REPLAYED: {_P.REPLAYING: _P.CLAIMED},
-    Change.BEGIN: {_P.CLAIMED: _P.FLOWING, _P.COMMITTING_EARLY: _P.COMMITTING},
-    Change.COMMIT: {_P.CLAIMED: _P.COMMITTING_EARLY, _P.FLOWING: _P.COMMITTING},
-    Change.COMMITTED: {_P.COMMITTING_EARLY: _P.CLAIMED, _P.COMMITTING: _P.FLOWING},
-    Change.FENCE: dict.fromkeys(BUSY, _P.FENCED),
-    Change.REASSIGN: {_P.FENCED: _P.ASSIGNED},
+PHASE_TABLE: Final[Mapping[KafkaChange, Mapping[KafkaPhase, KafkaPhase]]] = {
+    KafkaChange.AWAIT_PROOF: {_P.ASSIGNED: _P.PROVING},
+    KafkaChange.START: dict.fromkeys((_P.ASSIGNED, _P.PROVING), _P.CLAIMING),
+    KafkaChange.CLAIMED: {_P.CLAIMING: _P.CLAIMED},
+    KafkaChange.REPLAY: {_P.CLAIMED: _P.REPLAYING},
+    KafkaChange.REPLAYED: {_P.REPLAYING: _P.CLAIMED},
+    KafkaChange.BEGIN: {_P.CLAIMED: _P.FLOWING, _P.COMMITTING_EARLY: _P.COMMITTING},
+    KafkaChange.COMMIT: {_P.CLAIMED: _P.COMMITTING_EARLY, _P.FLOWING: _P.COMMITTING},
+    KafkaChange.COMMITTED: {_P.COMMITTING_EARLY: _P.CLAIMED, _P.COMMITTING: _P.FLOWING},
+    KafkaChange.FENCE: dict.fromkeys(BUSY, _P.FENCED),
+    KafkaChange.REASSIGN: {_P.FENCED: _P.ASSIGNED},
     # Also while the claim is idle: the lease is over, or the offset to fetch from is gone.
-    Change.ABORT: dict.fromkeys(WITH_CLAIM, _P.ASSIGNED),
-    Change.DROP: dict.fromkeys(_P, _P.ASSIGNED),
+    KafkaChange.ABORT: dict.fromkeys(WITH_CLAIM, _P.ASSIGNED),
+    KafkaChange.DROP: dict.fromkeys(_P, _P.ASSIGNED),
 }
 """Every change of phase: change → phase → next phase. Where there is no entry, the change is a bug and raises."""
 
@@ -179,7 +179,7 @@ class KafkaShard(Generic[ClaimT]):
         #: None unless this claim has written without a transaction.
         self.group_offset: GroupOffset | None = None
 
-    def _change(self, change: Change) -> None:
+    def _change(self, change: KafkaChange) -> None:
         after = PHASE_TABLE[change].get(self.phase)
         if after is None:
             raise AssertionError(f"{self.where}: illegal in phase {self.phase.value!r}: {change.value}")
@@ -203,7 +203,7 @@ class KafkaShard(Generic[ClaimT]):
     # --- proof of membership ----------------------------------------------------------------------------------
 
     def is_proved(self, now_s: float) -> bool:
-        """Tell whether the membership was proved so recently that a claim may start."""
+        """Return whether the membership was proved so recently that a claim may start."""
         return now_s - self._proved_s < PROOF_TTL_S
 
     def forget_proof(self) -> None:
@@ -212,11 +212,11 @@ class KafkaShard(Generic[ClaimT]):
 
     def await_proof(self, now_s: float) -> None:
         """A claim was asked for, and starts after a proof that is asked for from now on."""
-        self._change(Change.AWAIT_PROOF)
+        self._change(KafkaChange.AWAIT_PROOF)
         self._asked_s = now_s
 
     def prove(self, asked_s: float) -> bool:
-        """Take the answer to a proof that was asked for at ``asked_s``; tell whether this shard waited for it."""
+        """Take a proof that was asked for at ``asked_s``; return whether this shard was waiting for it."""
         if not self.is_awaiting_proof or self._asked_s > asked_s:
             return False
         self._proved_s = asked_s
@@ -224,46 +224,46 @@ class KafkaShard(Generic[ClaimT]):
 
     def reassign(self) -> None:
         """The shard was fenced, and it is still ours."""
-        self._change(Change.REASSIGN)
+        self._change(KafkaChange.REASSIGN)
 
     # --- the claim --------------------------------------------------------------------------------------------
 
     def start(self, claim: ClaimT) -> None:
         """The claim's thread begins to work."""
-        self._change(Change.START)
+        self._change(KafkaChange.START)
         self.claim = claim
 
     def claimed(self) -> None:
-        """The claim has shut out earlier owners."""
-        self._change(Change.CLAIMED)
+        """The claim has fenced earlier owners."""
+        self._change(KafkaChange.CLAIMED)
 
     def replay(self) -> None:
         """The owner asks for a range."""
-        self._change(Change.REPLAY)
+        self._change(KafkaChange.REPLAY)
 
     def replayed(self) -> None:
         """The range was read to its end."""
-        self._change(Change.REPLAYED)
+        self._change(KafkaChange.REPLAYED)
 
     def begin(self, next_offset: int) -> None:
         """Records go to the owner from here on, from ``next_offset``."""
-        self._change(Change.BEGIN)
+        self._change(KafkaChange.BEGIN)
         self.next_offset = next_offset
 
     def abort(self) -> ClaimT | None:
-        """The claim failed. Return it, to be cancelled."""
-        return self._end(Change.ABORT)
+        """The claim failed. Return the claim, to be cancelled."""
+        return self._end(KafkaChange.ABORT)
 
     def fence(self, now_s: float) -> ClaimT | None:
-        """A later owner shut the claim out, or so it seems. Return it, to be cancelled."""
+        """A later owner fenced the claim, or seems to have. Return the claim, to be cancelled."""
         self._asked_s = now_s
-        return self._end(Change.FENCE)
+        return self._end(KafkaChange.FENCE)
 
     def drop(self) -> ClaimT | None:
         """End whatever there is. Return the claim, if there was one, to be cancelled. Idempotent."""
-        return self._end(Change.DROP)
+        return self._end(KafkaChange.DROP)
 
-    def _end(self, change: Change) -> ClaimT | None:
+    def _end(self, change: KafkaChange) -> ClaimT | None:
         self._change(change)
         claim, self.claim = self.claim, None
         self.is_paused = False
@@ -275,7 +275,7 @@ class KafkaShard(Generic[ClaimT]):
     # --- records ----------------------------------------------------------------------------------------------
 
     def take(self, records: list[Record]) -> list[Record]:
-        """Take fetched records; return those that the owner gets now. Some may be from before a seek."""
+        """Take fetched records; return those that the owner gets now. Ignore those from before a seek."""
         if not self.is_flowing:
             return []
         if records and records[0].offset < self.next_offset:
@@ -289,7 +289,7 @@ class KafkaShard(Generic[ClaimT]):
 
     @property
     def is_overfull(self) -> bool:
-        """Whether so much was fetched for a paused shard that librdkafka must stop too."""
+        """Whether so much was fetched for a paused shard that librdkafka must be paused too."""
         return len(self._fetched_ahead) >= FETCHED_AHEAD_RECORDS_MAX
 
     def pause(self) -> None:
@@ -306,18 +306,18 @@ class KafkaShard(Generic[ClaimT]):
 
     def commit(self, next_offset: int, sent_s: float) -> None:
         """A transaction is sent."""
-        self._change(Change.COMMIT)
+        self._change(KafkaChange.COMMIT)
         self._in_flight = _InFlight(next_offset, sent_s)
 
     def append(self, next_offset: int) -> None:
         """An append without a transaction is sent: the group's offset must follow by itself."""
-        self._change(Change.COMMIT)
+        self._change(KafkaChange.COMMIT)
         self._in_flight = _InFlight(next_offset, None)
         self.group_offset = self.group_offset or GroupOffset(self._committed_offset)
 
     def committed(self) -> float | None:
-        """What was sent happened. Return when the group took us for a member then; None: an append does not tell."""
-        self._change(Change.COMMITTED)
+        """What was sent happened. Return when it was sent if that is evidence of membership; None for an append."""
+        self._change(KafkaChange.COMMITTED)
         assert self._in_flight is not None
         (self._committed_offset, sent_s), self._in_flight = self._in_flight, None
         if self.group_offset is not None:

@@ -1,13 +1,13 @@
-"""A slot's live owner, told from a dead one: a mark that every process of this machine can see.
+"""A slot's lock, which every process of this machine can see: it distinguishes a live owner from a dead one.
 
-After SIGKILL the dead worker's static id stands in the group until its session ends, and its successor must take it
-over at once. So a newcomer is refused only where a process of this machine that is alive holds the slot's mark. The
-group does not tell: of a member that returns under a static id it goes on showing the predecessor's ``client.id``
-(seen on Kafka 4.3.1).
+After SIGKILL the group keeps the dead worker's static id until its session ends, and its successor must take it over
+at once. So a newcomer is refused only if a live process of this machine holds the slot's lock. The group cannot tell
+the two apart: for a member that returns under a static id it keeps showing the predecessor's ``client.id`` (seen on
+Kafka 4.3.1).
 
-A mark is the name of an abstract Unix socket, which nobody connects to: nothing is on disk, and the kernel removes it
-with its process. Whoever names a process there must be seen to be that process, so another user of the machine cannot
-keep a slot from starting.
+A lock is the name of an abstract Unix socket that is never connected to: nothing is on disk, and the kernel removes it
+with its process. The name contains a process id, and counts only if that process holds the socket, so another user of
+the machine cannot keep a worker from starting.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SOCKETS = Path("/proc/net/unix")
 
 
 class SlotLock:
-    """This process holds a slot of a cluster's group, from here on until :meth:`close`."""
+    """Held by this process for one slot of a cluster's group, from its creation until :meth:`close`."""
 
     def __init__(self, cluster: str, member: Member) -> None:
         digest = hashlib.blake2b(f"{cluster}\0{member.instance_id}".encode(), digest_size=16).hexdigest()
@@ -36,7 +36,7 @@ class SlotLock:
         self._socket.bind(f"\0{self._name}")
 
     def other_pid(self) -> int | None:
-        """Return a live process that holds the slot as well: another one, or this one with another log."""
+        """Return the id of a live process that holds the slot too: another one, or this one with another log."""
         for line in _SOCKETS.read_text(encoding="utf-8", errors="replace").splitlines():
             # As "ffff…: 00000002 00000000 00000000 0002 01 5427 @repertory-…": the inode, and @ for NUL.
             columns, _, name = line.partition(" @")
@@ -49,5 +49,5 @@ class SlotLock:
         return None
 
     def close(self) -> None:
-        """Give the slot up. Idempotent."""
+        """Release the slot. Idempotent."""
         self._socket.close()

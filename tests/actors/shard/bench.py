@@ -12,13 +12,15 @@ import msgspec
 from repertory import Backoff, Entity, Message, restart
 from repertory.actors.context import Directory
 from repertory.actors.entity import resolved
+from repertory.actors.headers import Headers
+from repertory.actors.shard.changelog import ShardId, ShardRecord, StateRecord
 from repertory.actors.shard.config import Limits, ShardConfig
 from repertory.actors.shard.shard import Shard
-from repertory.actors.shard.turn_result import ShardId, ShardRecord, StateRecord, TurnResult
+from repertory.actors.shard.turn_result import TurnResult
 from repertory.actors.wire import encode
 from repertory.bridge.codec import Codec, decode_shard, decode_state
 from repertory.bridge.log.port import Claimed, Replayed, Transaction
-from repertory.bridge.log.record import Headers, Output, Record, TopicPartition
+from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.bridge.recovery import Recovery
 from repertory.bridge.topics import SHARD_KEY, replies_topic
 from repertory.supervision.policy import Policy
@@ -138,7 +140,7 @@ class Bench:
             batches = [found[at : at + batch] for at in range(0, len(found), batch)] or [[]]
             for number, records in enumerate(batches, 1):
                 recovery.feed(Replayed(self.place, wanted.topic, records, complete=number == len(batches)))
-        return recovery.shard()
+        return Shard(self.config, recovery.recovered())
 
     def crash(self, *, batch: int = 1_000) -> None:
         """Lose all that is in memory, and restore."""
@@ -149,7 +151,7 @@ class Bench:
         """Let another node own the shard, which knows of ``deaths``; return the word that it begins with, committed."""
         self.config = msgspec.structs.replace(self.config, owner=owner)
         self.crash()
-        takeover_result = self.shard.takeover_result(deaths, has_group_offset=True)
+        takeover_result = self.shard.takeover_result(deaths)
         if takeover_result is not None:
             self.commit(takeover_result)
         return takeover_result

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repertory import Backoff, Command, Directive, Entity, Event, command, event, restart
+from repertory.actors.shard.changelog import ShardRecord
 from repertory.actors.shard.config import Limits
-from repertory.actors.shard.crash_guard import crash_guard_for
-from repertory.actors.shard.shard import COMMAND
-from repertory.actors.shard.turn_result import ShardRecord, TurnResult
+from repertory.actors.shard.crash_guard import COMMAND, CrashGuard
+from repertory.actors.shard.turn_result import TurnResult
 from tests.actors.domain import Account, Deposit, Trip
 from tests.actors.shard.bench import Bench
 
@@ -301,7 +301,7 @@ def test_what_waits_goes_alone_too_and_once() -> None:
     shard.now_ms += 100
     turns(shard)
     assert shard.shard.stash.size == 0
-    assert shard.shard._crash_guard is None
+    assert not shard.shard._guard.is_careful
 
 
 def test_who_keeps_no_marks_worries_nobody() -> None:
@@ -325,6 +325,6 @@ def test_what_left_no_trace_may_have_been_under_way_as_well(*, nontransactional:
     record = ShardRecord(
         next=7, seq=0, tail_start=0, tail_offset=0, changelog=1, owner="a", epoch=1, nontransactional=nontransactional
     )
-    guard = crash_guard_for(record, "b", 100, BATCH)
-    assert guard is not None
-    assert guard.below == 7 + batches * BATCH
+    config = msgspec.structs.replace(Bench(Account, limits=LIMITS).config, owner="b")
+    guard = CrashGuard(config, record, 100)
+    assert [offset for offset in range(100) if guard.goes_alone(offset)] == list(range(7 + batches * BATCH))

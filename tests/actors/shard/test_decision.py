@@ -357,7 +357,7 @@ def test_a_reply_handler_answers_nobody() -> None:
     bench.tell(Withdrawn(amount=3), headers=(("reply-to", b"t.replies/0"),))
     bench.run()
     assert bench.replies == []
-    assert bench.shard.cells["k"].state == Teller(paid=3)
+    assert bench.shard.cells.get("k").state == Teller(paid=3)
 
 
 @pytest.mark.parametrize(
@@ -520,7 +520,7 @@ def test_a_stopped_entity_begins_anew() -> None:
                 zip(bench.topics["t.free.events"], bench.journal, strict=True)]  # fmt: skip
     assert versions == [(b"1", "Grown"), (b"2", "Grown"), (b"3", "Stopped"), (b"1", "Grown")]
     assert [reply["number"] for reply in bench.replies] == [1.0]
-    assert bench.shard.cells["k"].state == Free(number=5.0, count=1)
+    assert bench.shard.cells.get("k").state == Free(number=5.0, count=1)
 
 
 class Fill(Command):
@@ -547,4 +547,4 @@ def test_each_attempt_gets_the_command_as_it_came() -> None:
     bench = Bench(Basket)
     bench.tell(Fill(items=[0]))
     bench.settle()
-    assert bench.shard.cells["k"].state == Basket(items=(0, 3))
+    assert bench.shard.cells.get("k").state == Basket(items=(0, 3))

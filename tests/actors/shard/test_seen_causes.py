@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repertory.actors.message import Headers
+from repertory.actors.headers import Headers
 from repertory.actors.shard.seen_causes import SeenCauses, Stamp
 
 SOURCE = "bank.teller.commands/1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from repertory.actors.headers import Headers
 from repertory.bridge.log.port import (
     Aborted,
     Append,
@@ -18,7 +19,7 @@ from repertory.bridge.log.port import (
     TopicSpec,
     Transaction,
 )
-from repertory.bridge.log.record import Headers, Output, Record, TopicPartition
+from repertory.bridge.log.record import Output, Record, TopicPartition
 from tests.support.logs.log_driver import Driver, LogHarness
 
 

@@ -8,7 +8,7 @@ from typing import Self
 import pytest
 
 from repertory import Command, Entity, Event, command, event
-from repertory.actors.shard.turn_result import StateRecord
+from repertory.actors.shard.changelog import StateRecord
 from repertory.actors.wire import DecodeError, encode
 from repertory.bridge.codec import encode_changelog_record
 from repertory.bridge.log.record import Output

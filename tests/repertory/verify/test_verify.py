@@ -19,14 +19,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from repertory import ActorSystem, Command, Entity, Event, command, event
+from repertory.actors.headers import Headers
 from repertory.actors.message import Done
 from repertory.actors.placement import partition_of
-from repertory.actors.shard.turn_result import StashedRecord
+from repertory.actors.shard.changelog import StashedRecord
 from repertory.actors.wire import encode
 from repertory.bridge.codec import decode_shard, decode_stashed, decode_state, encode_changelog_record
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.embedded.backend import EmbeddedBackend
-from repertory.bridge.log.record import Headers, Output, Record
+from repertory.bridge.log.record import Output, Record
 from repertory.bridge.system.running import Running
 from repertory.bridge.topics import SHARD_KEY
 from repertory.verify import Check, VerificationReport, records_total, verify

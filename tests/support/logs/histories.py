@@ -19,6 +19,7 @@ from random import Random
 from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
 
+from repertory.actors.headers import Headers
 from repertory.bridge.log.port import (
     Aborted,
     Assigned,
@@ -34,7 +35,7 @@ from repertory.bridge.log.port import (
     TopicSpec,
     Transaction,
 )
-from repertory.bridge.log.record import Headers, Output, Record, TopicPartition
+from repertory.bridge.log.record import Output, Record, TopicPartition
 from tests.support.logs.log_driver import Driver, LogHarness
 
 TOPICS = ("commands", "events", "state")

@@ -46,7 +46,7 @@ def world(kafka_url: str) -> Iterator[LogHarness]:
 
 
 def foreign(world: LogHarness) -> Producer:
-    """Return a transactional producer that is none of ours."""
+    """Return a transactional producer of another application."""
     producer = Producer(
         {"bootstrap.servers": world.backend.url.removeprefix("kafka://"), "transactional.id": f"{world.group}-x"}
     )
@@ -140,7 +140,7 @@ def test_an_offset_that_is_gone_aborts(world: LogHarness) -> None:
 
 
 def test_an_unreachable_broker_is_named() -> None:
-    """Where nobody answers, the sentence names the address and what the last attempt met."""
+    """If no broker answers, the error names the address and the last attempt's error."""
     backend = KafkaBackend("kafka://127.0.0.1:1", Settings(connect_timeout_s=0.5))
     with pytest.raises(LogUnavailable, match=r"127\.0\.0\.1:1 .*refused"):
         backend.topics()
@@ -167,7 +167,7 @@ def own_broker() -> Iterator[Broker]:
 @pytest.mark.kafka
 @pytest.mark.processes
 def test_missing_rights_and_a_broker_that_dies(own_broker: Broker) -> None:
-    """Topics that may not be made are all named with what they need; a broker that stays away ends the worker."""
+    """Topics that may not be created are all named with their settings; a broker that stays down ends the worker."""
     world = LogHarness(connect(own_broker.url, Settings(unavailable_timeout_s=2.0, stop_timeout_s=1.0)), "kafka")
     world.make()
     driver, _ = world.working()
@@ -235,7 +235,7 @@ def test_a_setting_that_breaks_a_promise_is_refused(name: str, value: str) -> No
 
 @pytest.mark.parametrize(("name", "value"), [("acks", "-1"), ("isolation.level", "read_committed"), ("linger.ms", "2")])
 def test_what_breaks_no_promise_passes(name: str, value: str) -> None:
-    """The value that holds anyway may be said, and other settings pass through."""
+    """A setting may repeat the value that it has anyway, and other settings are passed through."""
     KafkaBackend("kafka://127.0.0.1:1", kafka_config={name: value}).close()
 
 
@@ -255,7 +255,7 @@ def test_properties_files() -> None:
         "linger.ms": "5",
         "ssl.ca.location": "/a/b",
     }
-    with pytest.raises(InvalidSetting, match="no key=value line"):
+    with pytest.raises(InvalidSetting, match="not a key=value line"):
         parse_properties("what is this")
 
 

@@ -27,7 +27,7 @@ from tests.support.paths import ROOT
 pytestmark = [pytest.mark.kafka, pytest.mark.processes]
 
 DOCS = ROOT / "docs" / "reliability.rst"
-#: What a mutant makes wait for ever need not be waited for as long as what is slow.
+#: Shorter than for slow operations: a mutant may make a test wait for something that never happens.
 DEADLINE_S = 15.0
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -126,8 +126,8 @@ def world(kafka_url: str) -> Iterator[LogHarness]:
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait long for what does not come."""
+def short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait long for what never happens."""
     monkeypatch.setattr(log_driver, "DEADLINE_S", DEADLINE_S)
 
 

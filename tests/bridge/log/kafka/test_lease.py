@@ -1,4 +1,4 @@
-"""How long a membership is believed in, on a clock that is turned by hand."""
+"""How long a worker may believe that it is a member, on a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from repertory.bridge.log.kafka.lease import Lease, boottime_s
 SESSION_S = 6.0
 
 
-class Hand:
-    """A clock that is turned by hand."""
+class SetClock:
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -22,19 +22,19 @@ class Hand:
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.booleans(), st.floats(0, 3)), max_size=20))
 def test_it_lasts_a_session_from_the_latest_evidence(steps: list[tuple[float, bool, float]]) -> None:
-    """Evidence counts from when it was asked for, and older evidence that comes late takes nothing back."""
-    clock = Hand()
+    """Evidence counts from when it was asked for, and older evidence that arrives late does not shorten the lease."""
+    clock = SetClock()
     lease = Lease(SESSION_S, clock)
     latest_s = clock.now_s
-    for wait_s, shown, age_s in steps:
+    for wait_s, is_renewed, age_s in steps:
         clock.now_s += wait_s
-        if shown:
-            lease.show(clock.now_s - age_s)
+        if is_renewed:
+            lease.renew(clock.now_s - age_s)
             latest_s = max(latest_s, clock.now_s - age_s)
         age = clock.now_s - latest_s
-        assert (lease.due(), lease.over()) == (age > SESSION_S / 3, age > SESSION_S)
+        assert (lease.is_due(), lease.is_expired()) == (age > SESSION_S / 3, age > SESSION_S)
 
 
 def test_its_clock_goes_on() -> None:
-    """The real one never goes back."""
+    """The real clock never goes back."""
     assert boottime_s() <= boottime_s()

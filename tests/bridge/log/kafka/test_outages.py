@@ -22,7 +22,7 @@ from tests.support.logs.log_driver import Driver, LogHarness
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes]
 
-#: Asked while connections break.
+#: How many requests are made while connections break.
 QUESTIONS = 60
 
 
@@ -45,9 +45,9 @@ def rough() -> Iterator[tuple[Broker, RoughProxy]]:
 
 
 def commit_at_last(world: LogHarness, driver: Driver, shard: TopicPartition, next_offset: int, value: bytes) -> None:
-    """Claim and commit as a worker does, again and again, until it is done: a broker that comes back may refuse some.
+    """Claim and commit as a worker does, repeatedly until it succeeds: a broker that comes back may refuse some.
 
-    A worker that its own late request to join shuts out then ends, and is started again.
+    A worker that is shut out by its own late request to join ends, and is started again.
     """
     driver.pending.clear()
     while True:
@@ -61,8 +61,8 @@ def commit_at_last(world: LogHarness, driver: Driver, shard: TopicPartition, nex
             driver = world.join(0)
 
 
-def test_offsets_are_told_while_connections_break(rough: tuple[Broker, RoughProxy]) -> None:
-    """Each question is answered. librdkafka's admin client hung for good here, or took the process down."""
+def test_offsets_are_read_while_connections_break(rough: tuple[Broker, RoughProxy]) -> None:
+    """Each request is answered. librdkafka's admin client hung permanently here, or crashed the process."""
     _, proxy = rough
     world = LogHarness(connect(f"kafka://127.0.0.1:{proxy.port}"), "kafka")
     world.make()
@@ -78,7 +78,7 @@ def test_offsets_are_told_while_connections_break(rough: tuple[Broker, RoughProx
 
 
 def test_a_broker_that_comes_back_is_known_again(rough: tuple[Broker, RoughProxy]) -> None:
-    """Its partitions have a new leader epoch, which librdkafka's admin client never asks about by itself."""
+    """Its partitions have a new leader epoch, which librdkafka's admin client never asks for by itself."""
     broker, proxy = rough
     world = LogHarness(connect(f"kafka://127.0.0.1:{proxy.port}", Settings(unavailable_timeout_s=120.0)), "kafka")
     world.make()
@@ -94,8 +94,8 @@ def test_a_broker_that_comes_back_is_known_again(rough: tuple[Broker, RoughProxy
 
 
 def test_a_call_that_never_returns_is_left(kafka_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The claim is given up as an unknown outcome, and the next one goes on; the sleeper wakes up to nothing."""
-    monkeypatch.setattr(claims, "STUCK_S", -1.0)  # past its slice at once
+    """The claim is aborted with an unknown outcome, and the next one goes on; the call that returns late does nothing."""
+    monkeypatch.setattr(claims, "STUCK_AFTER_S", -1.0)  # past its slice at once
     asleep, wake = threading.Event(), threading.Event()
     sliced = Claim._sliced
 
@@ -124,7 +124,7 @@ def test_a_call_that_never_returns_is_left(kafka_url: str, monkeypatch: pytest.M
     world.close()
 
 
-def test_whom_nobody_answers_is_told_so(rough: tuple[Broker, RoughProxy]) -> None:
+def test_a_silent_network_ends_the_claims_after_a_session(rough: tuple[Broker, RoughProxy]) -> None:
     """A silent network ends a worker's claims after a session; when it speaks again, the worker goes on."""
     _, proxy = rough
     settings = Settings(session_timeout_s=1.0, unavailable_timeout_s=120.0)

@@ -18,7 +18,7 @@ from repertory.bridge.log.kafka.shard import (
     PHASE_TABLE,
     PROOF_TTL_S,
     WITH_CLAIM,
-    Change,
+    KafkaChange,
     KafkaPhase,
     KafkaShard,
 )
@@ -29,38 +29,38 @@ AHEAD_MAX = 5
 P = KafkaPhase
 
 #: Each change, as the method of a shard that makes it.
-MAKE: dict[Change, Callable[[KafkaShard[str]], object]] = {
-    Change.AWAIT_PROOF: lambda shard: shard.await_proof(1.0),
-    Change.START: lambda shard: shard.start("claim"),
-    Change.CLAIMED: lambda shard: shard.claimed(),
-    Change.REPLAY: lambda shard: shard.replay(),
-    Change.REPLAYED: lambda shard: shard.replayed(),
-    Change.BEGIN: lambda shard: shard.begin(7),
-    Change.COMMIT: lambda shard: shard.commit(8, 2.0),
-    Change.COMMITTED: lambda shard: shard.committed(),
-    Change.FENCE: lambda shard: shard.fence(3.0),
-    Change.REASSIGN: lambda shard: shard.reassign(),
-    Change.ABORT: lambda shard: shard.abort(),
-    Change.DROP: lambda shard: shard.drop(),
+MAKE: dict[KafkaChange, Callable[[KafkaShard[str]], object]] = {
+    KafkaChange.AWAIT_PROOF: lambda shard: shard.await_proof(1.0),
+    KafkaChange.START: lambda shard: shard.start("claim"),
+    KafkaChange.CLAIMED: lambda shard: shard.claimed(),
+    KafkaChange.REPLAY: lambda shard: shard.replay(),
+    KafkaChange.REPLAYED: lambda shard: shard.replayed(),
+    KafkaChange.BEGIN: lambda shard: shard.begin(7),
+    KafkaChange.COMMIT: lambda shard: shard.commit(8, 2.0),
+    KafkaChange.COMMITTED: lambda shard: shard.committed(),
+    KafkaChange.FENCE: lambda shard: shard.fence(3.0),
+    KafkaChange.REASSIGN: lambda shard: shard.reassign(),
+    KafkaChange.ABORT: lambda shard: shard.abort(),
+    KafkaChange.DROP: lambda shard: shard.drop(),
 }
 #: How each phase is reached from ASSIGNED.
-PATHS: dict[KafkaPhase, list[Change]] = {
+PATHS: dict[KafkaPhase, list[KafkaChange]] = {
     P.ASSIGNED: [],
-    P.PROVING: [Change.AWAIT_PROOF],
-    P.CLAIMING: [Change.AWAIT_PROOF, Change.START],
-    P.CLAIMED: [Change.START, Change.CLAIMED],
-    P.REPLAYING: [Change.START, Change.CLAIMED, Change.REPLAY],
-    P.COMMITTING_EARLY: [Change.START, Change.CLAIMED, Change.COMMIT],
-    P.FLOWING: [Change.START, Change.CLAIMED, Change.BEGIN],
-    P.COMMITTING: [Change.START, Change.CLAIMED, Change.BEGIN, Change.COMMIT],
-    P.FENCED: [Change.START, Change.FENCE],
+    P.PROVING: [KafkaChange.AWAIT_PROOF],
+    P.CLAIMING: [KafkaChange.AWAIT_PROOF, KafkaChange.START],
+    P.CLAIMED: [KafkaChange.START, KafkaChange.CLAIMED],
+    P.REPLAYING: [KafkaChange.START, KafkaChange.CLAIMED, KafkaChange.REPLAY],
+    P.COMMITTING_EARLY: [KafkaChange.START, KafkaChange.CLAIMED, KafkaChange.COMMIT],
+    P.FLOWING: [KafkaChange.START, KafkaChange.CLAIMED, KafkaChange.BEGIN],
+    P.COMMITTING: [KafkaChange.START, KafkaChange.CLAIMED, KafkaChange.BEGIN, KafkaChange.COMMIT],
+    P.FENCED: [KafkaChange.START, KafkaChange.FENCE],
 }
-LEGAL = [(phase, change) for change in Change for phase in PHASE_TABLE[change]]
-ILLEGAL = [(phase, change) for change in Change for phase in KafkaPhase if phase not in PHASE_TABLE[change]]
+LEGAL = [(phase, change) for change in KafkaChange for phase in PHASE_TABLE[change]]
+ILLEGAL = [(phase, change) for change in KafkaChange for phase in KafkaPhase if phase not in PHASE_TABLE[change]]
 
 
 def named(value: object) -> str | None:
-    return value.name if isinstance(value, KafkaPhase | Change) else None
+    return value.name if isinstance(value, KafkaPhase | KafkaChange) else None
 
 
 def in_phase(phase: KafkaPhase) -> KafkaShard[str]:
@@ -90,7 +90,7 @@ def test_every_phase_is_reached(phase: KafkaPhase) -> None:
 
 
 @pytest.mark.parametrize(("phase", "change"), LEGAL, ids=named)
-def test_a_legal_change_leads_where_the_table_says(phase: KafkaPhase, change: Change) -> None:
+def test_a_legal_change_leads_where_the_table_says(phase: KafkaPhase, change: KafkaChange) -> None:
     """Each entry of the table is made by the method of that change."""
     shard = in_phase(phase)
     MAKE[change](shard)
@@ -99,7 +99,7 @@ def test_a_legal_change_leads_where_the_table_says(phase: KafkaPhase, change: Ch
 
 
 @pytest.mark.parametrize(("phase", "change"), ILLEGAL, ids=named)
-def test_an_illegal_change_raises(phase: KafkaPhase, change: Change) -> None:
+def test_an_illegal_change_raises(phase: KafkaPhase, change: KafkaChange) -> None:
     """A change without an entry is a bug: the error names shard, phase and change, and the phase stays."""
     shard = in_phase(phase)
     with pytest.raises(AssertionError) as bug:

@@ -1,0 +1,118 @@
+"""``CommandRunner``: runs one command of a shard, and settles what becomes of it if its handler fails."""
+
+from __future__ import annotations
+
+import msgspec
+
+from repertory.actors.message import Envelope
+from repertory.actors.placement import partition_of
+from repertory.actors.shard.cells import Cell
+from repertory.actors.shard.changelog import StashedRecord
+from repertory.actors.shard.config import ShardConfig
+from repertory.actors.shard.crash_guard import CrashGuard
+from repertory.actors.shard.decision import decide
+from repertory.actors.shard.entities import Entities
+from repertory.actors.shard.failure import Fate, judged
+from repertory.actors.shard.mailbox import Delivery
+from repertory.actors.shard.stash import Stash, Stashed
+from repertory.actors.shard.turn import Turn, outputs_of
+from repertory.supervision.directive import Failure
+
+
+class CommandRunner:
+    """Mutable; owned by its shard, which shares its entities, its stash and its crash guard with it."""
+
+    __slots__ = (
+        "_cause_prefix", "_config", "_entities", "_guard", "_handlers", "_stash", "envelope", "failure", "stalled",
+    )  # fmt: skip
+
+    def __init__(self, config: ShardConfig, entities: Entities, guard: CrashGuard, stash: Stash) -> None:
+        self._config, self._entities, self._guard, self._stash = config, entities, guard, stash
+        self._handlers = config.behaviour.handlers
+        self._cause_prefix = f"{config.topic}/{config.id.partition}/"
+        #: What a handler has now, or had last.
+        self.envelope: Envelope | None = None
+        #: The failure that escalates: its command was not handled, and none is any more.
+        self.failure: Failure | None = None
+        #: Why the last command asked about had no room in the stash.
+        self.stalled: str | None = None
+
+    def run(self, envelope: Envelope, stashed: StashedRecord | None, now_ms: int, turn: Turn) -> None:
+        """Run one command; ``stashed`` is its record if it comes from the stash."""
+        config, guard = self._config, self._guard
+        behaviour, key = config.behaviour, envelope.key
+        cell = self._entities.cells.get(key)
+        if cell is None:
+            if partition_of(key.encode(), config.partitions) != config.id.partition:
+                reason = f"key {key!r} belongs on partition {partition_of(key.encode(), config.partitions)}"
+                turn.dead_letter(envelope, "WrongPartition", reason)
+                return
+            cell = Cell(behaviour.initial(), behaviour.initial_data)
+        if not guard.admits(envelope.offset):
+            turn.quarantine(envelope, self._where(envelope), guard.deaths, is_stashed=stashed is not None)
+            return
+        takes_context = self._handlers[type(envelope.message)].takes_context
+        self.envelope = envelope
+        try:
+            decision = decide(
+                behaviour, cell.state, cell.data, envelope, config.directory,
+                cause=f"{self._cause_prefix}{envelope.offset}" if takes_context else "",
+                attempt=1 if stashed is None else stashed.attempt,
+                bytes_max=config.limits.output_bytes_max,
+            )  # fmt: skip
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever user code raises is its supervisor's to judge
+            if behaviour.has_mutable_fields:
+                cell.state = behaviour.state_decode(cell.data)
+            guard.leave()
+            self._failed(envelope, stashed, error, now_ms, turn)
+            return
+        guard.leave()
+        self._entities.apply(cell, envelope, decision, turn)
+        if decision.outputs or decision.reply is not None:
+            turn.outputs.extend(outputs_of(envelope, decision))
+            turn.bytes += sum(map(len, decision.sent), len(decision.reply_data))
+        if stashed is not None:
+            turn.leave(envelope)
+
+    def has_room(self, delivery: Delivery) -> bool:
+        """Tell whether the stash has room for a command; if not, ``stalled`` says why."""
+        key = delivery.key if isinstance(delivery, Envelope) else None
+        self.stalled = self._stash.no_room(key, self._config.limits)
+        return self.stalled is None
+
+    def overflow(self, envelope: Envelope, attempt: int, turn: Turn) -> None:
+        """Dead-letter a command that the stash has no room for, as the settings say."""
+        assert self.stalled is not None
+        turn.dead_letter(envelope, "NoRoom", self.stalled, attempt)
+        self.stalled = None
+
+    def _failed(
+        self, envelope: Envelope, stashed: StashedRecord | None, error: Exception, now_ms: int, turn: Turn
+    ) -> None:
+        attempt, budget = 1 if stashed is None else stashed.attempt, self._entities.budget
+        failed = judged(self._config, budget, envelope, attempt, error, now_ms, self._where(envelope))
+        fate = failed.fate
+        if fate in (Fate.PARKED, Fate.RESTARTED) and stashed is None and not self.has_room(envelope):
+            fate = Fate.NO_ROOM
+        match fate:
+            case Fate.ESCALATED:
+                self.failure = failed.failure
+            case Fate.DEAD_LETTERED:
+                turn.dead_letter(envelope, failed.failure.error_type, failed.failure.message, attempt)
+                if stashed is not None:
+                    turn.leave(envelope)
+            case Fate.NO_ROOM:
+                self.overflow(envelope, attempt, turn)
+            case Fate.PARKED | Fate.RESTARTED:
+                if fate is Fate.RESTARTED:
+                    budget.restarted(envelope.key, failed.restarts_ms)
+                # Decoded anew: what the handler did to the command's lists must not be there at the next attempt.
+                message = self._config.behaviour.decoder.decode(envelope.value)
+                again = msgspec.structs.replace(envelope, message=message)
+                turn.keep(Stashed(again, failed.stashed(envelope, now_ms)), known=stashed is not None)
+        turn.incidents.append(failed.incident(fate))
+
+    def _where(self, envelope: Envelope) -> str:
+        return f"{self._config.id}@{envelope.offset} key {envelope.key!r}"

@@ -1,0 +1,98 @@
+"""``Entities``: what the commands of a shard do to its entities, and which state records a turn has to write for it."""
+
+from __future__ import annotations
+
+from repertory.actors.entity import Behaviour
+from repertory.actors.message import Envelope
+from repertory.actors.shard.cells import Cell, Cells
+from repertory.actors.shard.changelog import StateRecord, StateWritten
+from repertory.actors.shard.decision import Decision
+from repertory.actors.shard.restart_budget import RestartBudget
+from repertory.actors.shard.snapshot_window import SnapshotWindow
+from repertory.actors.shard.stash import Stash
+from repertory.actors.shard.turn import Turn
+from repertory.actors.shard.turn_result import Journaled
+
+
+class Entities:
+    """Owned by its shard. ``seq`` is the number of the next journal or state record."""
+
+    __slots__ = ("_behaviour", "budget", "cells", "seq", "stash", "window")
+
+    def __init__(
+        self,
+        behaviour: Behaviour,
+        cells: Cells,
+        window: SnapshotWindow,
+        stash: Stash,
+        budget: RestartBudget,
+        seq: int,
+    ) -> None:
+        self._behaviour = behaviour
+        self.cells, self.window, self.stash, self.budget, self.seq = cells, window, stash, budget, seq
+
+    def apply(self, cell: Cell, envelope: Envelope, decision: Decision, turn: Turn) -> None:
+        """Take in what a command decided: its events join the turn, its state becomes that of the entity."""
+        if decision.rejected:
+            turn.counts.rejected += 1
+            return
+        turn.counts.applied += 1
+        turn.bytes += len(decision.data)
+        key = envelope.key
+        for index, data in enumerate(decision.events):
+            cell.version += 1
+            cell.seq = self.seq
+            self.seq += 1
+            turn.outputs.append(Journaled(key, data, cell.version, cell.seq, envelope.offset, index))
+            self.window.wrote(key, cell.seq)
+            turn.bytes += len(data)
+        if decision.data is cell.data and not decision.stopped:
+            return
+        cell.state, cell.data = decision.state, decision.data
+        self.cells.put(key, cell)
+        if self._behaviour.stateful:
+            turn.changed[key] = None
+        if decision.stopped:
+            cell.version = 0
+            if not self._behaviour.journaled:
+                self.cells.remove(key)
+
+    def expire_budgets(self, now_ms: int, turn: Turn) -> None:
+        """Forget restarts past their window; a key that has nothing else is due a state record (or its tombstone)."""
+        for key in self.budget.expire(now_ms):
+            cell = self.cells.get(key)
+            if cell is None or cell.version == 0:
+                turn.touched[key] = None
+
+    def write(self, turn: Turn, ahead: int) -> int:
+        """Add the state records that are due to a turn's changelog; return the seq from which a restore has to replay.
+
+        ``ahead``: so many records of the window are snapshotted before they are due.
+        """
+        for key in {**turn.touched, **turn.changed, **dict.fromkeys(self.window.due(self.seq + ahead))}:
+            turn.changelog.append(self._state_written(key, changed=key in turn.changed))
+        tail_start = self.window.tail_start(self.seq)
+        for key in self.window.forgettable(tail_start):
+            self.window.forgotten(key)
+            if key not in self.stash and key not in self.budget:
+                turn.changelog.append(StateWritten(key, None, 0, self.cells.remove(key).seq))
+        return tail_start
+
+    def _state_written(self, key: str, *, changed: bool) -> StateWritten:
+        queue = self.stash.queue(key)
+        stashed, first = len(queue), queue[0].envelope.offset if queue else -1
+        restarts = self.budget.of(key)
+        cell = self.cells.get(key)
+        if cell is None:
+            record = StateRecord(stashed=stashed, stashed_first=first, restarts_ms=restarts)
+            return StateWritten(key, record if stashed or restarts else None, 0, -1)
+        if changed:
+            cell.version, cell.seq = cell.version + 1, self.seq
+            self.seq += 1
+        if cell.version == 0:
+            self.window.ended(key, cell.seq)
+            record = StateRecord(ended=True, stashed=stashed, stashed_first=first, restarts_ms=restarts)
+            return StateWritten(key, record, 0, cell.seq)
+        self.window.snapshotted(key)
+        record = StateRecord(snapshot=cell.data, stashed=stashed, stashed_first=first, restarts_ms=restarts)
+        return StateWritten(key, record, cell.version, cell.seq)

@@ -1,0 +1,88 @@
+"""What becomes of a command whose handler failed: pure, from the policy, the key's restarts and the attempt."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from repertory.actors.message import Envelope
+from repertory.actors.shard.changelog import StashedRecord
+from repertory.actors.shard.config import ShardConfig
+from repertory.actors.shard.restart_budget import RestartBudget
+from repertory.actors.shard.turn_result import Incident
+from repertory.supervision.directive import Directive, Failure
+from repertory.supervision.policy import Judgement, judge
+
+
+class Fate(enum.Enum):
+    """What becomes of a command that failed; the values are the outcomes that are counted."""
+
+    ESCALATED = "escalated"
+    DEAD_LETTERED = "dead-lettered"
+    NO_ROOM = "no-room"
+    PARKED = "parked"
+    RESTARTED = "restarted"
+
+
+class FailedCommand(msgspec.Struct, frozen=True):
+    """A failure and its verdict. ``restarts_ms`` (epoch) are those of the key with this one, if it is restarted."""
+
+    failure: Failure
+    fate: Fate
+    attempt: int
+    delay_s: float
+    restarts_ms: tuple[int, ...]
+
+    def stashed(self, envelope: Envelope, now_ms: int) -> StashedRecord:
+        """Return what is kept of the command until its next attempt, or until an operator acts."""
+        is_parked = self.fate is Fate.PARKED
+        return StashedRecord(
+            key=envelope.key, value=envelope.value, headers=envelope.headers, timestamp_ms=envelope.timestamp_ms,
+            attempt=self.attempt if is_parked else self.attempt + 1,
+            due_ms=0 if is_parked else now_ms + int(self.delay_s * 1000),
+            parked=is_parked, error=self.failure.error_type, reason=self.failure.message,
+        )  # fmt: skip
+
+    def incident(self, fate: Fate) -> Incident:
+        """Return what an operator should see; ``fate`` may be NO_ROOM though the verdict was another."""
+        match fate:
+            case Fate.ESCALATED:
+                then = "the shard is restarted"
+            case Fate.DEAD_LETTERED:
+                then = "the command is a dead letter"
+            case Fate.NO_ROOM:
+                then = "there is no room to wait; the command is a dead letter"
+            case Fate.PARKED:
+                then = "its key is parked"
+            case Fate.RESTARTED:
+                then = f"attempt {self.attempt + 1} follows in {self.delay_s:.2f} s"
+        failure = self.failure
+        return Incident(failure.where, failure.error_type, failure.message, then, fate.value, failure.traceback)
+
+
+def judged(
+    config: ShardConfig,
+    budget: RestartBudget,
+    envelope: Envelope,
+    attempt: int,
+    error: Exception,
+    now_ms: int,
+    where: str,
+) -> FailedCommand:
+    """Judge a failed ``attempt`` by the entity's policy. ``where`` names the place for people."""
+    restarts = budget.history_s(envelope.key, now_ms)
+    draw = ((envelope.offset * 2_654_435_761 + attempt * 40_503) & 0xFFFF) / 0x10000
+    judgement = judge(config.policy, restarts, type(error), now_ms / 1000, draw, attempt=attempt)
+    restarts_ms = tuple(round(at_s * 1000) for at_s in judgement.restarts)
+    return FailedCommand(Failure.of(error, where), _fate(judgement, envelope), attempt, judgement.delay_s, restarts_ms)
+
+
+def _fate(judgement: Judgement, envelope: Envelope) -> Fate:
+    directive = judgement.directive
+    if directive is Directive.ESCALATE:
+        return Fate.ESCALATED
+    parks = directive is Directive.STOP or (directive is Directive.RESTART and judgement.spent)
+    if directive is Directive.RESUME or (parks and envelope.sender is not None):
+        return Fate.DEAD_LETTERED
+    return Fate.PARKED if parks else Fate.RESTARTED

@@ -1,0 +1,47 @@
+"""``RecoveredShard``: what a recovery yields, and all that a shard begins with.
+
+Phase: between ``bridge.recovery``, which reads the log, and ``actors.shard.shard``, which handles commands.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from repertory.actors.shard.cells import Cells
+from repertory.actors.shard.changelog import ShardRecord
+from repertory.actors.shard.config import ShardConfig
+from repertory.actors.shard.restart_budget import RestartBudget
+from repertory.actors.shard.seen_causes import SeenCauses
+from repertory.actors.shard.snapshot_window import SnapshotWindow
+from repertory.actors.shard.stash import Stash
+
+
+class RecoveredShard(msgspec.Struct, frozen=True):
+    """The committed state of one shard. Whoever takes it owns what is in it.
+
+    ``record``: where the shard is, also behind turns that were written without a transaction. ``end_offset``: the end
+    of the commands at the takeover. ``has_group_offset``: whether the group has an offset; without one, progress cannot
+    be seen from outside. ``seen``: what other shards have sent; None where the log has only known exactly once.
+    ``recorded_ms``: when (epoch, by its writer's clock) the shard record was written; 0 if there is none.
+    """
+
+    record: ShardRecord
+    cells: Cells
+    window: SnapshotWindow
+    stash: Stash
+    budget: RestartBudget
+    end_offset: int = 0
+    has_group_offset: bool = True
+    seen: SeenCauses | None = None
+    recorded_ms: int = 0
+
+
+def new_shard(config: ShardConfig, record: ShardRecord) -> RecoveredShard:
+    """Return a shard without entities at the place that a record names."""
+    return RecoveredShard(
+        record,
+        Cells(),
+        SnapshotWindow(config.limits.snapshot_window_records, record.tail_start, record.tail_offset),
+        Stash(),
+        RestartBudget(config.policy.within_s),
+    )

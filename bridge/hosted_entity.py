@@ -1,0 +1,46 @@
+"""What a system hosts, as its shards need it: each entity with its codec, and who else can be addressed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableSequence
+
+import msgspec
+
+from repertory.actors.context import Directory
+from repertory.actors.entity import Behaviour
+from repertory.actors.shard.changelog import ShardId
+from repertory.actors.shard.config import Limits, ShardConfig
+from repertory.bridge.codec import Codec
+from repertory.supervision.policy import Policy
+
+
+class HostedEntity(msgspec.Struct, frozen=True):
+    """One hosted entity. ``first_number`` is the number of its first shard within the system."""
+
+    behaviour: Behaviour
+    codec: Codec
+    policy: Policy
+    partitions: int
+    first_number: int
+
+
+class Topology(msgspec.Struct, frozen=True):
+    """The entities of a system by their commands topic, who can be addressed, and the bounds of each shard."""
+
+    entities: Mapping[str, HostedEntity]
+    directory: Directory
+    limits: Limits
+
+    def shard_config(
+        self, topic: str, partition: int, in_flight: MutableSequence[int] | None = None, owner: str = ""
+    ) -> ShardConfig:
+        """Return the configuration of the shard of one partition.
+
+        ``in_flight``: where it writes which command it is handling; ``owner``: the run of a node whose memory that is.
+        """
+        hosted = self.entities[topic]
+        return ShardConfig(
+            ShardId(hosted.behaviour.name, partition), topic, hosted.partitions, hosted.behaviour, hosted.policy,
+            self.directory, self.limits, hosted.first_number + partition,
+            [0, 0, 0] if in_flight is None else in_flight, owner,
+        )  # fmt: skip

@@ -1,0 +1,180 @@
+"""``SystemDefinition``: what a system is, apart from how it is run: its entities, its policies, its topics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, MutableSequence, Sequence
+
+import msgspec
+
+from repertory.actors.context import Directory, OutputTooLarge
+from repertory.actors.entity import Behaviour, Entity, resolved
+from repertory.actors.shard.config import Limits
+from repertory.actors.wire import by_wire_name
+from repertory.bridge import topics
+from repertory.bridge.codec import Codec
+from repertory.bridge.hooked import Hook, hooked
+from repertory.bridge.hosted_entity import HostedEntity, Topology
+from repertory.bridge.log.port import Backend, TopicSpec
+from repertory.bridge.region import ShardRegion
+from repertory.bridge.system.settings import Settings
+from repertory.supervision import Backoff, Directive, Policy, Strategy, Tree, restart
+
+#: Kafka allows 249 characters for a topic; the longest suffix of ours takes 13, entity names need room too.
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_NAME_CHARS_MAX = 100
+
+#: Kafka's default limit on partitions of one topic that a cluster of modest size is asked for at once.
+PARTITIONS_MAX = 10_000
+
+
+DEFAULTS = Settings()
+
+
+class EntityDefinition(msgspec.Struct, frozen=True):
+    """One entity class as a system hosts it."""
+
+    behaviour: Behaviour
+    partitions: int
+    policy: Policy
+
+
+class _PartitionCounts:
+    """Partition counts by topic: asked for with every message that is sent, so kept once known."""
+
+    def __init__(self, ask: Callable[[str], int | None], specs: Sequence[TopicSpec]) -> None:
+        self._ask = ask
+        self._known = {spec.name: spec.partitions for spec in specs}
+
+    def __call__(self, topic: str) -> int | None:
+        """Return a topic's number of partitions, None if there is no such topic (yet)."""
+        count = self._known.get(topic) or self._ask(topic)
+        if count is not None:
+            self._known[topic] = count
+        return count
+
+
+class SystemDefinition:
+    """A named set of entities. Users write an ``ActorSystem``, which can be run as well.
+
+    ``shards`` and ``workers`` are the supervision of the two levels above the entities: how often a shard (a worker
+    process) may fail before its worker (the node) gives up. ``topic_config`` is configuration for commands topics.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        settings: Settings = DEFAULTS,
+        shards: Policy | None = None,
+        shard_strategy: Strategy = Strategy.ONE_FOR_ONE,
+        workers: Policy | None = None,
+        worker_strategy: Strategy = Strategy.ONE_FOR_ONE,
+        topic_config: Mapping[str, str] | None = None,
+    ) -> None:
+        if not _NAME.fullmatch(name) or len(name) > _NAME_CHARS_MAX:
+            raise ValueError(
+                f"a system's name has 1 to {_NAME_CHARS_MAX} lower-case letters, digits and dashes, not {name!r}"
+            )
+        self.name = name
+        self.settings = settings
+        self.shards = shards or restart(max_restarts=10, within_s=60, backoff=Backoff(first_s=0.05, max_s=5))
+        self.shard_strategy = shard_strategy
+        self.workers = workers or restart(max_restarts=20, within_s=60, backoff=Backoff(first_s=0.02, max_s=5))
+        self.worker_strategy = worker_strategy
+        self._topic_config = dict(topic_config or {})
+        self._hosted: dict[type[Entity], EntityDefinition] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    @property
+    def hosted(self) -> Mapping[type[Entity], EntityDefinition]:
+        """The entities by class, in the order of ``host``."""
+        return self._hosted
+
+    def host(self, entity: type[Entity], *, partitions: int = 8, supervise: Policy | None = None) -> None:
+        """Host an entity class on ``partitions`` shards, its failures judged by ``supervise`` (``restart(…)``).
+
+        The number of partitions is for good: it decides where a key lives. DefinitionError for a mistake in the class,
+        ValueError for one in the arguments.
+        """
+        behaviour = resolved(entity)
+        if any(hosted.behaviour.name == behaviour.name for hosted in self._hosted.values()):
+            raise ValueError(
+                f"{self.name} already hosts an entity called {behaviour.name!r}; name one of them otherwise"
+            )
+        if not isinstance(partitions, int) or not 1 <= partitions <= PARTITIONS_MAX:
+            raise ValueError(
+                f"{entity.__name__}: partitions is a number from 1 to {PARTITIONS_MAX}, not {partitions!r}"
+            )
+        policy = supervise or restart()
+        # What is too large once is too large again: unless the policy says otherwise it becomes a dead letter at once.
+        rules: dict[type[BaseException], Directive] = {OutputTooLarge: Directive.RESUME, **policy.on}
+        policy = msgspec.structs.replace(policy, on=rules)
+        self._check_wire_names(behaviour)
+        self._hosted[entity] = EntityDefinition(behaviour, partitions, policy)
+
+    def _check_wire_names(self, behaviour: Behaviour) -> None:
+        """Refuse two classes with one wire name: each would be read where the other was meant."""
+        known = [message for hosted in self._hosted.values() for message in hosted.behaviour.messages.values()]
+        by_wire_name([*known, *behaviour.messages.values()])
+
+    # --- what the rest of the bridge needs --------------------------------------------------------------------
+
+    def behaviour(self, entity: str) -> Behaviour:
+        """Return a hosted entity by its topics' name; LookupError with the names there are."""
+        for hosted in self._hosted.values():
+            if entity in (hosted.behaviour.name, hosted.behaviour.entity.__name__):
+                return hosted.behaviour
+        names = ", ".join(hosted.behaviour.name for hosted in self._hosted.values())
+        raise LookupError(f"{self.name} hosts no entity {entity!r}; it hosts {names or 'none'}")
+
+    def topic_specs(self) -> list[TopicSpec]:
+        """Return all topics that the system needs."""
+        hosted = [(h.behaviour.name, h.partitions, h.behaviour.journaled) for h in self._hosted.values()]
+        return topics.topic_specs(self.name, hosted, self._topic_config)
+
+    def incidents_spec(self) -> TopicSpec:
+        """Return the topic for what operators see of the nodes; the system does without if it may not be made."""
+        return topics.incidents_spec(self.name)
+
+    def commands_topics(self) -> list[str]:
+        """Return the commands topics, in the order of ``host``."""
+        return [topics.commands_topic(self.name, hosted.behaviour.name) for hosted in self._hosted.values()]
+
+    def limits(self) -> Limits:
+        """Return the bounds of each shard."""
+        names = Limits.__struct_fields__
+        return Limits(**{name: getattr(self.settings, name) for name in names})
+
+    def topology(self, partition_count: Callable[[str], int | None], *, hook: Hook | None = None) -> Topology:
+        """Return the entities as shards need them, on a log that tells the partition counts of its topics.
+
+        ``hook``: what a test has called within each handler.
+        """
+        counts = _PartitionCounts(partition_count, self.topic_specs())
+        entities, number = {}, 0
+        for hosted in self._hosted.values():
+            codec = Codec(self.name, hosted.behaviour, counts, input_bytes_max=self.settings.input_bytes_max)
+            entity = HostedEntity(hosted.behaviour, codec, hosted.policy, hosted.partitions, number)
+            entities[codec.commands] = entity if hook is None else hooked(entity, hook)
+            number += hosted.partitions
+        directory = Directory(hosted=self._hosted.__contains__, partition_count=counts)
+        return Topology(entities, directory, self.limits())
+
+    def region(
+        self, topology: Topology, *, seed: int = 0, in_flight: MutableSequence[int] | None = None, owner: str = ""
+    ) -> ShardRegion:
+        """Return an empty region for one worker of this system; see ``Topology.shard_config`` for the last two."""
+        return ShardRegion(topology, Tree(self.shards, self.shard_strategy, seed), in_flight, owner)
+
+    def check(self) -> None:
+        """Raise ValueError if there is nothing to run."""
+        if not self._hosted:
+            raise ValueError(f"the system {self.name} hosts nothing; call system.host(…) first")
+
+    def prepare(self, backend: Backend) -> Sequence[str]:
+        """Make missing topics and check the others; return what was made. See ``Backend.ensure`` for the errors."""
+        self.check()
+        return backend.ensure(self.topic_specs())
