@@ -1,15 +1,13 @@
 """Akka-style actors on Kafka: ordered per key, supervised, exactly once. This module is the public API.
 
-Beside it there are two public modules: `repertory.simulation` (a system under seeded faults) and `repertory.verify` (a
-log checked against the promises). Everything else may change from one version to the next.
+Two more modules are public: `repertory.simulation` (run a system under seeded faults) and `repertory.verify` (check a
+log against the guarantees). Everything else may change in any version.
 
-What describes an application is imported at once. What runs it is imported when it is first asked for: a module that
-only defines entities should not wait for a log's client library.
+The names that define an application are imported with this module. The names that run it are imported on first use, so
+that a module that only defines entities loads neither a log nor the supervision of processes.
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING
 
 from repertory.actors.context import Context, ContractViolation, OutputTooLarge
@@ -44,11 +42,16 @@ if TYPE_CHECKING:
         TopicMismatch,
     )
     from repertory.bridge.node.handle import NodeHandle
+    from repertory.bridge.reports import NodeReport, ShardLost, ShardRestored
     from repertory.bridge.system.client import Client
     from repertory.bridge.system.running import NotSettled, Running
     from repertory.bridge.system.settings import Settings
     from repertory.bridge.system.system import ActorSystem
     from repertory.bridge.system.target import TargetError
+    from repertory.bridge.topics import commands_topic, events_topic
+    from repertory.supervision.process.reports import WorkerStarted
+
+    __version__: str
 
 _LAZY = {
     "ActorSystem": "bridge.system.system",
@@ -57,15 +60,21 @@ _LAZY = {
     "LogError": "bridge.log.port",
     "LogUnavailable": "bridge.log.port",
     "NodeHandle": "bridge.node.handle",
+    "NodeReport": "bridge.reports",
     "NotSettled": "bridge.system.running",
     "OutcomeUnknown": "bridge.log.port",
     "Running": "bridge.system.running",
     "Settings": "bridge.system.settings",
+    "ShardLost": "bridge.reports",
+    "ShardRestored": "bridge.reports",
     "SlotTaken": "bridge.log.port",
     "TargetError": "bridge.system.target",
     "TestKit": "actors.testkit",
     "TopicMismatch": "bridge.log.port",
+    "WorkerStarted": "supervision.process.reports",
+    "commands_topic": "bridge.topics",
     "connect": "bridge.log.connect",
+    "events_topic": "bridge.topics",
 }
 
 __all__ = [
@@ -86,6 +95,7 @@ __all__ = [
     "LogUnavailable",
     "Message",
     "NodeHandle",
+    "NodeReport",
     "NotSettled",
     "OutcomeUnknown",
     "OutputTooLarge",
@@ -94,6 +104,8 @@ __all__ = [
     "Running",
     "Sender",
     "Settings",
+    "ShardLost",
+    "ShardRestored",
     "SlotTaken",
     "Stopped",
     "Strategy",
@@ -101,28 +113,39 @@ __all__ = [
     "TestKit",
     "TopicMismatch",
     "Undelivered",
+    "WorkerStarted",
     "command",
+    "commands_topic",
     "connect",
     "event",
+    "events_topic",
     "partition_of",
     "reply",
     "restart",
 ]
 
-try:
-    __version__ = _version("repertory")
-except PackageNotFoundError:  # a checkout on the path that was not installed
-    __version__ = "0+unknown"
-
 
 def __getattr__(name: str) -> object:
-    """Import what runs an application when it is first asked for."""
-    if name not in _LAZY:
+    """Import a name of `_LAZY`, or read the version, on first use: `importlib.metadata` takes long to load."""
+    value: object
+    if name == "__version__":
+        value = _version()
+    elif name in _LAZY:
+        value = getattr(import_module(f"repertory.{_LAZY[name]}"), name)
+    else:
         raise AttributeError(f"module 'repertory' has no attribute {name!r}")
-    value: object = getattr(import_module(f"repertory.{_LAZY[name]}"), name)
     globals()[name] = value
     return value
 
 
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  see `__getattr__`
+
+    try:
+        return version("repertory")
+    except PackageNotFoundError:  # A checkout that is on the path but not installed.
+        return "0+unknown"
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

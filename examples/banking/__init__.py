@@ -5,8 +5,7 @@
 
 from examples.banking.accounts import Account
 from examples.banking.transfers import Transfer
-from repertory import ActorSystem, Backoff, Directive, restart
-from repertory.bridge.system.settings import Settings
+from repertory import ActorSystem, Backoff, Directive, Settings, restart
 
 #: A window smaller than the default: what a kill leaves to replay is less, and snapshots are part of each audit.
 #: And a budget for workers that are killed on purpose, which the default takes for a node that is beyond help.

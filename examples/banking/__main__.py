@@ -13,14 +13,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+from rich.text import Text
 
 from examples.banking import system
 from examples.banking.audit import ENDS
 from examples.banking.simulation import Figures, Options, Show, Unfinished, simulate
 from examples.banking.stage import BankDown
-from repertory.bridge.log.port import LogError
-from repertory.bridge.system.target import TargetError
-from repertory.cli.shared import TextTable
+from repertory import LogError, TargetError
 from repertory.verify import Check
 
 #: sysexits.h: the call is to be mended.
@@ -123,24 +123,25 @@ def _sentences() -> Iterator[None]:
 
 def show_figures(figures: Figures) -> None:
     """Print what the run did."""
-    table = TextTable("", "", title="run")
-    table.show_header = False
+    table = Table(title="run", show_header=False)
     for end in ENDS.values():
-        table.row(f"transfers {end}", f"{figures.ends.get(end, 0):,}")
-    table.row("throughput", f"{figures.per_second:,.0f} transfers/s over {figures.seconds:.1f} s")
-    table.row("kills, restarts", f"{figures.kills}, {figures.restarts}")
-    table.row("records replayed", f"{figures.replayed:,}")
+        table.add_row(f"transfers {end}", f"{figures.ends.get(end, 0):,}")
+    table.add_row("throughput", f"{figures.per_second:,.0f} transfers/s over {figures.seconds:.1f} s")
+    table.add_row("kills, restarts", f"{figures.kills}, {figures.restarts}")
+    table.add_row("records replayed", f"{figures.replayed:,}")
     if figures.gap_median_s is not None:
         gap = f"median {figures.gap_median_s:.3f} s, max {max(figures.gaps_s):.3f} s ({len(figures.gaps_s)} shards)"
-        table.row("kill to next commit", gap)
+        table.add_row("kill to next commit", gap)
     console.print(table)
 
 
 def show_checks(checks: list[Check]) -> None:
     """Print what the audit found."""
-    table = TextTable("check", "", "detail", title="audit of the committed records")
+    columns = (Column(name, overflow="fold") for name in ("check", "", "detail"))
+    table = Table(*columns, title="audit of the committed records")
     for check in checks:
-        table.row(check.name, "ok" if check.ok else "FAILED", check.detail)
+        cells = (check.name, "ok" if check.ok else "FAILED", check.detail)
+        table.add_row(*map(Text, cells))  # As Text, so that brackets in a detail are not read as markup.
     console.print(table)
 
 

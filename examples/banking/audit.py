@@ -19,13 +19,8 @@ from examples.banking.transfers import (
     TransferRefused,
     TransferStarted,
 )
-from repertory import ActorSystem
-from repertory.actors.message import Message
-from repertory.actors.placement import partition_of
-from repertory.bridge import topics
-from repertory.bridge.log.port import Reader
-from repertory.bridge.log.record import Record
-from repertory.verify import Check, Finding, Place, Step, VerificationReport, verify
+from repertory import ActorSystem, Message, commands_topic, partition_of
+from repertory.verify import Check, Finding, Place, Reader, Record, Step, VerificationReport, verify
 
 #: How a transfer ends, by the event that says so.
 ENDS: dict[type[Message], str] = {
@@ -106,8 +101,8 @@ class Ledger:
     def __init__(self, system: ActorSystem) -> None:
         self._sum, self._balance, self._ended, self._moved = map(Finding, MONEY)
         accounts, transfers = system.hosted[Account], system.hosted[Transfer]
-        self._accounts_topic = topics.commands_topic(system.name, accounts.behaviour.name)
-        self._transfers_topic = topics.commands_topic(system.name, transfers.behaviour.name)
+        self._accounts_topic = commands_topic(system.name, accounts.behaviour.name)
+        self._transfers_topic = commands_topic(system.name, transfers.behaviour.name)
         self._decode_account = accounts.behaviour.decoder.decode
         self._decode_transfer = transfers.behaviour.decoder.decode
         self._transfer_partitions = transfers.partitions

@@ -8,8 +8,7 @@ from typing import Any
 
 from examples.banking.accounts import Account, Close, Open
 from examples.banking.transfers import StartTransfer, Transfer
-from repertory import Command
-from repertory.actors.handler import CommandHandler
+from repertory import Command, CommandHandler
 
 #: Whom to tell, its key, and what: as ``Client.tell_all`` takes it.
 Told = tuple[CommandHandler[Any, Any, Any], str, Command]

@@ -15,11 +15,8 @@ import msgspec
 from examples.banking.audit import audit
 from examples.banking.load import Load, Told
 from examples.banking.stage import InProcess, Stage, Workers
-from repertory import ActorSystem
-from repertory.bridge import topics
-from repertory.bridge.log.port import OutcomeUnknown, Reader
-from repertory.bridge.system.client import Client
-from repertory.verify import Check, records_total
+from repertory import ActorSystem, Client, OutcomeUnknown, commands_topic
+from repertory.verify import Check, Reader, records_total
 
 TARGET = "examples.banking:system"
 
@@ -188,7 +185,7 @@ def _send(client: Client, commands: Iterator[Told]) -> int:
 def _is_left(reader: Reader, system: ActorSystem) -> bool:
     """Tell whether there is a committed command at or above its shard's offset."""
     for hosted in system.hosted.values():
-        topic = topics.commands_topic(system.name, hosted.behaviour.name)
+        topic = commands_topic(system.name, hosted.behaviour.name)
         for partition in range(hosted.partitions):
             committed = reader.committed(system.name, topic, partition) or 0
             if next(iter(reader.read(topic, partition, committed)), None) is not None:

@@ -10,12 +10,8 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from examples.banking.watch import Watch, Watcher
-from repertory import ActorSystem
-from repertory.bridge.log.connect import connect
-from repertory.bridge.log.port import Reader
-from repertory.bridge.reports import NodeReport, ShardLost, ShardReport, ShardRestored
-from repertory.bridge.system.client import Client
-from repertory.supervision.process.reports import WorkerStarted
+from repertory import ActorSystem, Client, NodeReport, ShardLost, ShardRestored, WorkerStarted, connect
+from repertory.verify import Reader
 
 #: Passes of named points before a crash strikes at one of them: a few turns of a loop with all its shards.
 _POINTS_MAX = 60
@@ -99,7 +95,7 @@ class InProcess:
         if self._points_left <= 0:
             raise Killed
 
-    def _take(self, report: ShardReport) -> None:
+    def _take(self, report: NodeReport) -> None:
         if isinstance(report, ShardRestored) and self.restarts:
             self.replayed += report.records
 

@@ -12,11 +12,8 @@ from typing import Self
 
 from examples.banking.audit import ENDS
 from examples.banking.transfers import Transfer
-from repertory import ActorSystem
-from repertory.bridge import topics
-from repertory.bridge.log.connect import connect
-from repertory.bridge.log.port import Reader
-from repertory.bridge.log.record import Record
+from repertory import ActorSystem, connect, events_topic
+from repertory.verify import Reader, Record
 
 #: How long a look lasts when nothing comes: the latency of the end of a run.
 _QUIET_S = 0.1
@@ -30,7 +27,7 @@ class Watch:
 
     def __init__(self, system: ActorSystem, run: str, reader: Reader) -> None:
         hosted = system.hosted[Transfer]
-        self._topic = topics.events_topic(system.name, hosted.behaviour.name)
+        self._topic = events_topic(system.name, hosted.behaviour.name)
         self._decode = hosted.behaviour.journal.decode
         self._prefix = f"{run}-".encode()
         self._positions = {p: reader.bounds(self._topic, p)[1] for p in range(hosted.partitions)}
