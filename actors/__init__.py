@@ -1,8 +1,8 @@
-"""Entities, shards and what they want: pure. No clock, no I/O, no logging; time arrives as ``now_ms``.
+"""Entities, shards and the results of their turns: pure. No clock, no I/O, no logging; time is passed as ``now_ms``.
 
-An entity is an immutable value; handlers return events, the next state, or a refusal; :class:`Context` collects
-what else shall happen. Nothing is sent from here: a shard's turn is a value (``TurnResult``) that
-becomes true as one transaction, or never.
+An entity is an immutable value. Its handlers return events, the next state, or a rejection; :class:`Context` collects
+the messages that they send. This package sends nothing: the result of a shard's turn is a value (``TurnResult``) that
+is committed as one transaction, or not at all.
 """
 
 from repertory.actors.context import Context, ContractViolation, OutputTooLarge

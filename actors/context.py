@@ -1,4 +1,4 @@
-"""``Context``: what a handler may know beside its command, and where it says what else shall happen."""
+"""``Context``: the facts that a handler can read beside its command, and the messages that it sends."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ C = TypeVar("C")
 
 
 class ContractViolation(Exception):
-    """A handler did what its contract does not allow; a failure of the entity."""
+    """A handler broke its contract; this is a failure of the entity."""
 
 
-#: Longest ``about`` and correlation id in bytes of UTF-8: they travel in headers, there and back.
+#: Longest ``about`` and correlation id in bytes of UTF-8: the headers of an ask and of its reply carry them.
 TAG_BYTES_MAX = 255
 
 
 class OutputTooLarge(ContractViolation):
-    """A command would produce a record over ``output_bytes_max``. Unless told otherwise it is dead-lettered."""
+    """A command would produce a record over ``output_bytes_max``. By default the command is dead-lettered."""
 
 
 class Directory(msgspec.Struct, frozen=True):
-    """Who else can be addressed: the hosted entities by class, and topics by name."""
+    """What a handler can address: the hosted entities by class, and topics by name."""
 
     hosted: Callable[[type], bool]
     partition_count: Callable[[str], int | None]
@@ -63,7 +63,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Context:
-    """Belongs to one handler call. Collects and sends nothing; all of it leaves with the commit, or never."""
+    """Belongs to one handler call. It collects messages and sends none; all of them are committed, or none is."""
 
     __slots__ = (
         "_behaviour", "_directory", "_envelope", "_handler", "_ids", "_random", "_sender_read",
@@ -97,18 +97,18 @@ class Context:
 
     @property
     def sender(self) -> Sender | None:
-        """Who asked, None for a tell. May be kept in state or events, and answered later."""
+        """The asker, None for a tell. It can be kept in state or events, and answered later."""
         self._sender_read = True
         return self._envelope.sender
 
     @property
     def about(self) -> str:
-        """In a ``@reply`` method: what ``ask`` was given as ``about``."""
+        """In a ``@reply`` method: the ``about`` that was passed to ``ask``."""
         return self._envelope.about
 
     @property
     def timestamp(self) -> datetime:
-        """When the command was appended to the log (UTC): a fact of the record, no clock."""
+        """When the command was appended to the log (UTC). It is read from the record, not from a clock."""
         return datetime.fromtimestamp(self._envelope.timestamp_ms / 1000, UTC)
 
     @property
@@ -123,14 +123,14 @@ class Context:
         self._ids += 1
         return blake2b(f"{self.cause}#{self._ids}".encode(), digest_size=16).hexdigest()
 
-    # --- what shall happen ------------------------------------------------------------------------------------
+    # --- outputs ----------------------------------------------------------------------------------------------
 
     def tell(self, handler: CommandHandler[Any, C, Any], key: str, message: C) -> None:
         """Send ``message`` to the entity ``key`` of the class that ``handler`` belongs to."""
         self.collected.append(Tell(self._addressed(handler, message), checked_key(key), self._message(message)))
 
     def ask(self, handler: CommandHandler[Any, C, Any], key: str, message: C, *, about: str = "") -> None:
-        """Tell, and have the answer come to the ``@reply`` method of this entity that takes it.
+        """Send ``message`` as ``tell`` does; the answer goes to the ``@reply`` method of this entity that takes it.
 
         ContractViolation if this entity has no ``@reply`` method for a possible answer, ``Undelivered`` included.
         """
@@ -145,7 +145,7 @@ class Context:
         self.collected.append(Tell(handler, checked_key(key), self._message(message), asked=True, about=about))
 
     def publish(self, topic: str, value: Message | bytes, *, key: str | None = None) -> None:
-        """Append to a topic outside the system; it has to exist."""
+        """Append to a topic outside the system; the topic must exist."""
         if not isinstance(value, Message | bytes):
             raise ContractViolation(f"publish takes a message or bytes, not {type(value).__name__}")
         system, _, _ = self.cause.partition(".")
@@ -159,9 +159,9 @@ class Context:
         self.collected.append(Publish(topic, value, None if key is None else checked_key(key)))
 
     def reply(self, value: Event | Rejection, *, to: Sender | None = None) -> None:
-        """Answer whoever asked (or ``to``, kept from an earlier command) instead of with what is returned.
+        """Answer the asker (or ``to``, kept from an earlier command); the value that the handler returns is not sent.
 
-        Takes what the handler's annotation names. Without anyone who asked it does nothing.
+        The value must be of a type that the handler's annotation names. Without an asker this does nothing.
         """
         allowed = self._handler.replies
         if type(value) not in allowed:
@@ -185,12 +185,12 @@ class Context:
         self.stopped = True
 
     def keeps_sender(self, kept: object) -> bool:
-        """Whether what the handler returned holds the sender: then it answers later, and nothing is sent now."""
+        """Whether the returned value contains the sender: then the entity answers later, and nothing is sent now."""
         return self._sender_read and self._envelope.sender is not None and _holds(kept, self._envelope.sender)
 
     def _addressed(self, handler: CommandHandler[Any, C, Any], message: object) -> CommandHandler[Any, C, Any]:
         if not isinstance(handler, CommandHandler):
-            raise ContractViolation(f"{handler!r} is no @command method of an entity, as in Account.deposit")
+            raise ContractViolation(f"{handler!r} is not a @command method of an entity, such as Account.deposit")
         resolved(handler.owner)
         if not self._directory.hosted(handler.owner):
             raise ContractViolation(f"{handler.owner.__name__} is not hosted by this system; add system.host(…)")
@@ -199,14 +199,14 @@ class Context:
         return handler
 
     def _check_sender(self, to: Sender) -> None:
-        """Refuse what no ask can have brought: a record for it could not be written, now or ever."""
+        """Refuse a sender that cannot come from an ask: a reply to it could never be written."""
         count = self._directory.partition_count(to.topic)
         if to.key is not None:
             checked_key(to.key)
         elif to.partition is None or count is None or not 0 <= to.partition < count:
             count = None
         if count is None or max(len(to.correlation_id.encode()), len(to.about.encode())) > TAG_BYTES_MAX:
-            raise ContractViolation(f"{self._handler!r} replies to {to!r:.300}, whom nobody can be; keep ctx.sender")
+            raise ContractViolation(f"{self._handler!r} replies to {to!r:.300}, not a valid sender; keep ctx.sender")
 
     @staticmethod
     def _message(message: object) -> Message:

@@ -1,6 +1,7 @@
-"""What an operator tells a shard, as records among its commands: the command line writes no shard's topics itself.
+"""Control commands: an operator's requests to a shard, as records in its commands topic.
 
-Each names the waiting command that it means by its source offset, so it may come twice, or late, and does no harm.
+The command line writes to no other topic of a shard. Each request names a stashed command by its source offset, so a
+request that arrives twice or late does no harm.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from repertory.actors.message import Command, Envelope, Undecodable
 
 
 class RetryParked(Command, name="repertory.retry-parked"):
-    """Run the parked command ``offset`` of this key again, as its first attempt, and then those behind it in order."""
+    """Run the parked command ``offset`` of this key again, as attempt 1, and then the commands behind it in order."""
 
     offset: int
 
 
 class DropParked(Command, name="repertory.drop-parked"):
-    """Make the parked command ``offset`` of this key a dead letter for ``reason``; those behind it run in order."""
+    """Dead-letter the parked command ``offset`` of this key for ``reason``; the commands behind it run in order."""
 
     offset: int
     reason: str
@@ -25,5 +26,5 @@ CONTROL: tuple[type[Command], ...] = (RetryParked, DropParked)
 
 
 def is_control(delivery: Envelope | Undecodable) -> bool:
-    """Tell whether a command comes from an operator."""
+    """Return whether a delivery is an operator's request."""
     return isinstance(delivery, Envelope) and isinstance(delivery.message, CONTROL)

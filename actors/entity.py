@@ -1,12 +1,11 @@
-"""``Entity``: a keyed actor as an immutable value, and ``Behaviour``: what its class definition means."""
+"""``Entity``: a keyed actor as an immutable value, and ``Behaviour``: the meaning of its class definition."""
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any, Self, dataclass_transform
+from typing import Any, Self
 
 import msgspec
 
@@ -28,39 +27,36 @@ from repertory.actors.wire import MessageDecoder, by_wire_name, encode
 
 _RESERVED = frozenset({"replace"})
 
-#: Kafka allows 249 characters for a topic; the system's name and a suffix are in it too.
+#: Kafka allows 249 characters for a topic's name, which also contains the system's name and a suffix.
 _NAME_CHARS_MAX = 100
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class EntityMeta(MessageMeta):
-    """Checks an entity class as soon as its annotations can be read."""
+    """Checks an entity class as soon as its annotations can be read.
 
-    def __new__(
-        mcls,
-        class_name: str,
-        bases: tuple[type, ...],
-        namespace: dict[str, Any],
-        /,
-        *,
-        name: str | None = None,
-        **options: Any,
-    ) -> MessageMeta:
-        """Define one entity class; ``name`` is its wire name and, in lower case with dashes, its topics' name."""
+    ``name`` in a class statement is the wire name and, in lower case with dashes, the name in the entity's topics.
+    """
+
+    @classmethod
+    def _check_statement(
+        cls, class_name: str, bases: tuple[type, ...], namespace: dict[str, Any], options: dict[str, Any]
+    ) -> None:
         _check_names(class_name, bases, namespace)
         options.setdefault("forbid_unknown_fields", True)
-        made = super().__new__(mcls, class_name, bases, namespace, name=name, **options)
-        if bases and bases != (Message,):
-            # The frame of the class statement: classes defined within a function name each other by its locals.
-            _frames[made] = sys._getframe(1)  # noqa: SLF001
-            try:
-                behaviour(made)
-            except NameError:
-                pass  # What an annotation names may be defined later: asked again at the first host or TestKit.
-            except DefinitionError:
-                del _frames[made]
-                raise
-        return made
+
+    @classmethod
+    def _check_class(cls, made: type, statement: FrameType) -> None:
+        if made.__bases__ == (Message,):
+            return  # Entity itself.
+        # Classes that are defined in a function name each other by its local variables.
+        _frames[made] = statement
+        try:
+            behaviour(made)
+        except NameError:
+            pass  # An annotation can name a class that is defined later: it is read again at the first host or TestKit.
+        except DefinitionError:
+            del _frames[made]
+            raise
 
 
 def _check_names(class_name: str, bases: tuple[type, ...], namespace: Mapping[str, Any]) -> None:
@@ -78,8 +74,8 @@ def _check_names(class_name: str, bases: tuple[type, ...], namespace: Mapping[st
         for name, value in vars(base).items():
             if isinstance(value, Handler) and not isinstance(base, EntityMeta):
                 raise DefinitionError(
-                    f"{class_name}.{name} is a handler of {base.__name__}, which is no entity; a handler belongs to "
-                    "one entity, so share plain functions."
+                    f"{class_name}.{name} is a handler of {base.__name__}, which is not an entity; a handler belongs "
+                    "to one entity, so share plain functions."
                 )
         if isinstance(base, EntityMeta) and base.__name__ != "Entity":
             raise DefinitionError(
@@ -94,9 +90,9 @@ def _check_names(class_name: str, bases: tuple[type, ...], namespace: Mapping[st
 class Entity(Message, metaclass=EntityMeta):
     """A keyed actor whose state is an immutable value with a default for each field.
 
-    Journaled: its handlers return events, ``@event`` methods evolve the state, the journal is its history.
-    Stateful: its handlers return ``Self``, and its state topic is its history. A class is one or the other; one
-    that returns neither is a router and keeps nothing.
+    Journaled: its handlers return events, ``@event`` methods evolve the state, and the journal is its history.
+    Stateful: its handlers return ``Self``, and its state topic is its history. A class is one or the other; a class
+    whose handlers return neither is a router and keeps no state.
     """
 
     def replace(self, **changes: Any) -> Self:
@@ -105,10 +101,10 @@ class Entity(Message, metaclass=EntityMeta):
 
 
 class Behaviour:
-    """What the runtime needs to know of one entity class. Immutable after construction.
+    """What the runtime needs to know about one entity class. Immutable after construction.
 
-    ``handlers`` by message class for commands and replies; ``events`` by event class; ``evolve`` the function and
-    the decoder of each event; ``decoder`` for all that the entity takes; ``journal`` for its events.
+    ``handlers``: by message class, for commands and replies. ``events``: by event class. ``evolve``: the function and
+    the decoder of each event. ``decoder``: for all messages that the entity takes. ``journal``: for its events.
     """
 
     def __init__(self, entity: type[Entity]) -> None:
@@ -128,9 +124,10 @@ class Behaviour:
         }
         self.state_decode = msgspec.msgpack.Decoder(entity).decode
         self._first = self._defaults()
-        #: The encoding of the state in which each life begins.
+        #: The encoded state in which each life begins.
         self.initial_data = encode(self._first)
-        #: Whether a state could be changed in place. Then its bytes, which tell, are always those of its own encoding.
+        #: Whether a state can be changed in place. The encoding shows such a change, so the bytes kept beside a state
+        #: are always those of its own encoding.
         self.has_mutable_fields = is_mutable(entity)
 
     def _add(self, handler: Handler) -> None:
@@ -148,53 +145,53 @@ class Behaviour:
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name) or len(self.name) > _NAME_CHARS_MAX:
             raise DefinitionError(
                 f"{name}: its topics would be called {self.name!r}; use letters, digits and dashes, at most "
-                f"{_NAME_CHARS_MAX}."
+                f"{_NAME_CHARS_MAX} characters."
             )
         if not self.handlers:
-            raise DefinitionError(f"{name} has no @command method, so it could do nothing; write one.")
+            raise DefinitionError(f"{name} has no @command method, so it can handle nothing; write one.")
         if self.journaled and self.stateful:
             raise DefinitionError(
-                f"{name} has @event methods and a handler that returns Self; journaled or stateful, never both: "
-                "return events, or drop the @event methods."
+                f"{name} has @event methods and a handler that returns Self; an entity is journaled or stateful, never "
+                "both: return events, or drop the @event methods."
             )
         for handler in self.handlers.values():
             for result in handler.results:
                 if issubclass(result, Event) and result not in self.events:
                     raise handler.refusal(f"returns {result.__qualname__}, which no @event method of {name} takes")
-        said = [result for handler in self.handlers.values() for result in handler.results]
-        rejections = [result for result in said if issubclass(result, Rejection)]
+        results = [result for handler in self.handlers.values() for result in handler.results]
+        rejections = [result for result in results if issubclass(result, Rejection)]
         for message_type in (*self.handlers, *self.events, *rejections, self.entity):
-            if reason := flaw(message_type):  # Not yet known where an annotation named what was defined later.
+            if reason := flaw(message_type):  # Checked again: its annotations may have named classes defined later.
                 raise DefinitionError(f"{reason}.")
-        #: All that this entity takes and says, by wire name.
+        #: All messages that this entity takes or answers, and its events, by wire name.
         self.messages = by_wire_name([*self.handlers, *self.events, *rejections, Done, Undelivered, Stopped])
 
     def initial(self) -> Entity:
-        """Return the state in which each life begins; a fresh copy where it could be changed in place."""
+        """Return the state in which each life begins; a new copy if it could be changed in place."""
         return self.state_decode(self.initial_data) if self.has_mutable_fields else self._first
 
     def _defaults(self) -> Entity:
         missing = [field.name for field in msgspec.structs.fields(self.entity) if field.required]
         if missing:
             raise DefinitionError(
-                f"{self.entity.__name__}.{missing[0]} has no default; an entity's life begins from its defaults."
+                f"{self.entity.__name__}.{missing[0]} has no default; add one, an entity's life begins from defaults."
             )
         try:
-            # Decoded, so that the first state too is what a restore would see: a float field with 0 holds 0.0.
+            # Decoded, so that the first state is what a restore would return: a float field with default 0 holds 0.0.
             return self.state_decode(encode(self.entity()))
         except Exception as error:
             raise DefinitionError(
-                f"{self.entity.__name__}: its defaults do not fit its annotations: {error}."
+                f"{self.entity.__name__}: its defaults do not match its annotations: {error}."
             ) from error
 
 
-#: What is known of each class, and until then the frame whose names its annotations may use.
+#: The behaviour of each class, and until it is known the frame whose names the annotations can use.
 _behaviours: dict[type, Behaviour] = {}
 _frames: dict[type, FrameType] = {}
 
 
 def behaviour(entity: type) -> Behaviour:
-    """Return what an entity class means; DefinitionError, or NameError for an annotation not yet resolvable."""
+    """Return the behaviour of an entity class; DefinitionError, or NameError if an annotation cannot be read yet."""
     if not issubclass(entity, Entity) or entity is Entity:
         raise DefinitionError(f"{entity!r} is not an Entity class.")
     found = _behaviours.get(entity)
@@ -208,7 +205,7 @@ def behaviour(entity: type) -> Behaviour:
 
 
 def resolved(entity: type) -> Behaviour:
-    """Return what an entity class means, now that all it names must exist; DefinitionError else."""
+    """Return the behaviour of an entity class; DefinitionError also if an annotation cannot be read."""
     try:
         return behaviour(entity)
     except NameError as error:

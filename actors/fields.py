@@ -1,4 +1,4 @@
-"""What the fields of a message or a state are made of: whether they can be written, and whether they can be changed."""
+"""The field types of a message or a state: whether they can be encoded, and whether they are mutable."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _SEQUENCES = (
 
 
 def flaw(message: type[msgspec.Struct]) -> str | None:
-    """Name the first field that could never be written, with the reason and the mend; None if there is none.
+    """Name the first field that could never be written, with the reason and the remedy; None if there is none.
 
-    Raises NameError or AttributeError where an annotation names what does not exist (yet).
+    Raises NameError or AttributeError if an annotation uses a name that does not exist (yet).
     """
     for field in msgspec.structs.fields(message):
         where = f"{message.__name__}.{field.name}"
@@ -33,7 +33,7 @@ def flaw(message: type[msgspec.Struct]) -> str | None:
 
 
 def _flaw(node: inspect.Type, seen: frozenset[type]) -> str | None:
-    """Say why no value of this type can be written. What is annotated ``Any`` shows only when it is written."""
+    """Return why values of this type cannot be written. An ``Any`` field is only checked when it is written."""
     match node:
         case inspect.CustomType(cls=cls):
             return f"is of type {cls.__name__}, which cannot be written; use a frozen msgspec.Struct"
@@ -52,7 +52,7 @@ def _flaw(node: inspect.Type, seen: frozenset[type]) -> str | None:
 
 
 def _flaw_of_keys(node: inspect.Type) -> str | None:
-    """Say why a map with such keys cannot be written: equal values give equal bytes, so keys are ordered, as text."""
+    """Return why a map with such keys cannot be written. Equal values give equal bytes, so keys are sorted as text."""
     match node:
         case inspect.StrType() | inspect.AnyType():
             return None
@@ -67,12 +67,12 @@ def _flaw_of_keys(node: inspect.Type) -> str | None:
 
 
 def is_mutable(message: type[msgspec.Struct]) -> bool:
-    """Tell whether a value of this class could be changed in place."""
+    """Return whether a value of this class can be changed in place."""
     return _is_mutable(inspect.type_info(message), frozenset())
 
 
 def _is_mutable(node: inspect.Type, seen: frozenset[type]) -> bool:
-    """Whether a value of this type can be changed in place; what is not known to be immutable can."""
+    """Return whether a value of this type can be changed in place. Types not known as immutable count as mutable."""
     match node:
         case inspect.StructType(cls=cls, fields=fields):
             if cls in seen:

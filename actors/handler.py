@@ -32,13 +32,13 @@ T = TypeVar("T")
 
 
 class NextState:
-    """Stands for ``Self`` among the results of a handler."""
+    """Represents ``Self`` in the results of a handler."""
 
 
 class Handler:
-    """One decorated method: found by its annotations, addressed as ``Account.deposit``.
+    """One decorated method: chosen by its annotations, addressed as ``Account.deposit``.
 
-    ``owner`` and ``name`` are known once the class exists; :meth:`resolve` reads the annotations, which may name
+    ``owner`` and ``name`` are known when the class exists; :meth:`resolve` reads the annotations, which can name
     classes that are defined later.
     """
 
@@ -57,7 +57,7 @@ class Handler:
         self.returns_nothing = False
         self.allowed: frozenset[type] = frozenset()
         self.rejections: frozenset[type] = frozenset()
-        #: What an asker may be told by this handler, and what an ask of it can bring back.
+        #: The answers that this handler can give to an asker, and all answers that an ask of it can bring back.
         self.replies: tuple[type[Message], ...] = ()
         self.answers: tuple[type[Message], ...] = ()
 
@@ -68,20 +68,20 @@ class Handler:
         return f"<{self.kind} {self.owner.__name__}.{self.name}>"
 
     def resolve(self, names: Mapping[str, Any]) -> None:
-        """Read the annotations; NameError while one names what does not exist yet, else DefinitionError."""
+        """Read the annotations; NameError if one uses a name that does not exist yet, DefinitionError for a mistake."""
         if isinstance(self.function, Handler):
             raise self.refusal("is decorated twice; a method is one of @command, @reply and @event")
         if not inspect.isfunction(self.function):
             raise self.refusal(f"is a {type(self.function).__name__}, not a plain method; make it a plain def")
         if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function):
-            raise self.refusal("is async; a handler decides at once and sees no I/O, so make it a plain def")
+            raise self.refusal("is async; a handler decides at once and does no I/O, so make it a plain def")
         if inspect.isgeneratorfunction(self.function):
             raise self.refusal("is a generator; return a tuple of events instead of yielding them")
         parameters = list(inspect.signature(self.function).parameters.values())[1:]
         limit = 1 if self.kind == "@event" else 2
         if not 1 <= len(parameters) <= limit or any(p.kind is not p.POSITIONAL_OR_KEYWORD for p in parameters):
             wanted = "(self, evt)" if limit == 1 else "(self, cmd) or (self, cmd, ctx)"
-            raise self.refusal(f"has to take {wanted}")
+            raise self.refusal(f"must take {wanted}")
         try:
             hints = get_type_hints(self.function, localns={**names, self.owner.__name__: self.owner})
         except (AttributeError, SyntaxError, TypeError) as error:
@@ -89,7 +89,7 @@ class Handler:
         self.message_types = self._message_types(parameters[0].name, hints)
         self.takes_context = len(parameters) == limit == 2 and self._is_context(parameters[1].name, hints)
         if "return" not in hints:
-            raise self.refusal("has no annotation of what it returns; the annotation is its contract")
+            raise self.refusal("has no return annotation; add one, it is the handler's contract")
         self.results, self.returns_tuple = self._results(hints["return"])
         self.allowed = frozenset(self.owner if result is NextState else result for result in self.results)
         self.rejections = frozenset(result for result in self.results if issubclass(result, Rejection))
@@ -98,7 +98,7 @@ class Handler:
         self.answers = tuple(dict.fromkeys((*self.replies, Undelivered)))
 
     def refusal(self, sentence: str) -> DefinitionError:
-        """Return the error that says what is wrong with this handler."""
+        """Return the error for a mistake in this handler."""
         return DefinitionError(f"{self.kind} {self.owner.__name__}.{self.name} {sentence}.")
 
     def _message_types(self, parameter: str, hints: Mapping[str, Any]) -> tuple[type[Message], ...]:
@@ -120,7 +120,7 @@ class Handler:
         from repertory.actors.context import Context  # noqa: PLC0415  context names handlers in its own signatures
 
         if hints.get(parameter) is not Context:
-            raise self.refusal(f"takes {parameter!r} as its second argument, which has to be annotated Context")
+            raise self.refusal(f"takes {parameter!r} as its second argument, which must be annotated Context")
         return True
 
     def _results(self, annotation: object) -> tuple[tuple[type, ...], bool]:
@@ -148,7 +148,7 @@ class Handler:
                 return member
         if self.kind == "@event":
             raise self.refusal(f"is annotated to return {_name(member)}; an event handler returns Self")
-        where = "within a tuple, where only events can stand" if in_tuple else ""
+        where = "within a tuple, which can only contain events" if in_tuple else ""
         raise self.refusal(
             f"is annotated to return {_name(member)} {where}".rstrip()
             + "; a handler returns Event classes, a tuple of them, Rejection classes, Self or None"
@@ -166,7 +166,7 @@ def _name(annotation: object) -> str:
 
 
 class DecidingHandler(Handler, Generic[E, C, R]):
-    """A method that decides about a message; its result's annotation is its contract."""
+    """A method that decides what a message does; its return annotation is its contract."""
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
@@ -184,13 +184,13 @@ class CommandHandler(DecidingHandler[E, C, R]):
 
 
 class ReplyHandler(DecidingHandler[E, C, R]):
-    """A ``@reply`` method: takes what an ``ask`` of this entity brought back."""
+    """A ``@reply`` method: takes the answer to an ``ask`` of this entity."""
 
     kind = "@reply"
 
 
 class EventHandler(Handler, Generic[S, Ev]):
-    """An ``@event`` method: the next state. Pure and total; it is all that a replay runs."""
+    """An ``@event`` method: returns the next state. Pure and total; a replay runs only these methods."""
 
     kind = "@event"
 
@@ -208,7 +208,7 @@ def command(function: Callable[[E, C], R]) -> CommandHandler[E, C, R]: ...
 @overload
 def command(function: Callable[[E, C, Context], R]) -> CommandHandler[E, C, R]: ...
 def command(function: Callable[..., R]) -> CommandHandler[Any, Any, R]:
-    """Mark the method that decides about one Command: ``(self, cmd)`` or ``(self, cmd, ctx)``."""
+    """Decorate the method that handles one Command: ``(self, cmd)`` or ``(self, cmd, ctx)``."""
     return CommandHandler(function)
 
 
@@ -217,10 +217,10 @@ def reply(function: Callable[[E, C], R]) -> ReplyHandler[E, C, R]: ...
 @overload
 def reply(function: Callable[[E, C, Context], R]) -> ReplyHandler[E, C, R]: ...
 def reply(function: Callable[..., R]) -> ReplyHandler[Any, Any, R]:
-    """Mark the method that takes an answer (an Event or a Rejection, or a union) to an ``ask`` of this entity."""
+    """Decorate the method that takes an answer (an Event or a Rejection, or a union) to an ``ask`` of this entity."""
     return ReplyHandler(function)
 
 
 def event(function: Callable[[S, Ev], S]) -> EventHandler[S, Ev]:
-    """Mark the method that evolves the state by one Event: ``(self, evt) -> Self``."""
+    """Decorate the method that evolves the state by one Event: ``(self, evt) -> Self``."""
     return EventHandler(function)

@@ -1,12 +1,14 @@
-"""What entities say: commands, events, rejections, and the envelope that a shard hands to a handler.
+"""The messages of entities: commands, events, rejections, and the envelope that a shard passes to a handler.
 
-All are frozen, keyword-only structs. Each has a *wire name*, by default its class name, which stands in the
-``type`` field of its MessagePack map: ``class Created(Event, name="account-created")`` overrides it.
+All are frozen, keyword-only structs. Each has a *wire name*, by default its class name, in the ``type`` field of its
+MessagePack map: ``class Created(Event, name="account-created")`` overrides it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sys
+from types import FrameType
 from typing import Any, dataclass_transform
 
 import msgspec
@@ -16,22 +18,23 @@ from repertory.actors.headers import Headers
 
 TYPE_FIELD = "type"
 
-#: Wire names of the runtime's own messages; no application may use the prefix.
+#: Prefix of the wire names of the runtime's own messages; applications must not use it.
 RESERVED_PREFIX = "repertory."
 
-#: Longest wire name: it stands in every record.
+#: Longest wire name: every record contains it.
 _NAME_CHARS_MAX = 200
 
 
 class DefinitionError(TypeError):
-    """A mistake in a class definition; the message is one sentence that names class, member and mend."""
+    """A mistake in a class definition; the message is one sentence with the class, the member and the remedy."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class MessageMeta(msgspec.StructMeta):
-    """Makes every class of the family frozen, keyword-only and tagged with its wire name.
+    """Makes each class frozen, keyword-only and tagged with its wire name. It defines messages and entities alike.
 
-    msgspec inherits ``frozen`` but not ``kw_only``, and type checkers inherit neither: hence one metaclass.
+    msgspec inherits ``frozen`` but not ``kw_only``, and type checkers inherit neither, hence a metaclass. A derived one
+    adds its rules in ``_check_statement`` and ``_check_class``.
     """
 
     def __new__(
@@ -44,17 +47,18 @@ class MessageMeta(msgspec.StructMeta):
         name: str | None = None,
         **options: Any,
     ) -> MessageMeta:
-        """Define one message class; ``name`` is its wire name."""
+        """Define one class; ``name`` is its wire name."""
+        mcls._check_statement(class_name, bases, namespace, options)
         if TYPE_FIELD in namespace.get("__annotations__", {}):
             raise DefinitionError(
                 f"{class_name}.{TYPE_FIELD}: no field can be called {TYPE_FIELD!r}, the wire format uses it for "
-                "the name of the message; choose another name."
+                "the wire name of the message; choose another name."
             )
         if options.get("array_like"):
             raise DefinitionError(f"{class_name}: a message is written as a map of its fields; drop array_like.")
         if name is not None and not _is_wire_name(name):
             raise DefinitionError(
-                f"{class_name}: name={name!r:.100} is no wire name; it has 1 to {_NAME_CHARS_MAX} printable characters."
+                f"{class_name}: name={name!r:.100} is not a wire name; use 1 to {_NAME_CHARS_MAX} printable characters."
             )
         if (name or class_name).startswith(RESERVED_PREFIX) and namespace["__module__"] != "repertory.actors.control":
             raise DefinitionError(
@@ -63,34 +67,45 @@ class MessageMeta(msgspec.StructMeta):
         options |= {"frozen": True, "kw_only": True, "tag_field": TYPE_FIELD, "tag": name or class_name}
         try:
             made: MessageMeta = super().__new__(mcls, class_name, bases, namespace, **options)
-        except ValueError as error:  # How msgspec says that `rename` leads to a second `type`.
-            raise DefinitionError(f"{class_name}: {error}; rename it otherwise.") from error
-        with contextlib.suppress(NameError, AttributeError):  # Defined later: an entity that takes it looks again.
-            if reason := flaw(made):  # type: ignore[arg-type]  # a struct class, as all that this metaclass makes
+        except ValueError as error:  # The error of msgspec if `rename` produces a second `type`.
+            raise DefinitionError(f"{class_name}: {error}; rename the field differently.") from error
+        with contextlib.suppress(NameError, AttributeError):  # Defined later: an entity that takes it checks it again.
+            if reason := flaw(made):  # type: ignore[arg-type]  # This metaclass only makes struct classes.
                 raise DefinitionError(f"{reason}.")
+        mcls._check_class(made, sys._getframe(1))  # noqa: SLF001
         return made
+
+    @classmethod
+    def _check_statement(
+        cls, class_name: str, bases: tuple[type, ...], namespace: dict[str, Any], options: dict[str, Any]
+    ) -> None:
+        """Check a class statement before its class is made, and complete its ``options``."""
+
+    @classmethod
+    def _check_class(cls, made: type, statement: FrameType) -> None:
+        """Check a class as it is made; ``statement`` is the frame of its class statement."""
 
 
 def _is_wire_name(name: object) -> bool:
     return isinstance(name, str) and 1 <= len(name) <= _NAME_CHARS_MAX and name.isprintable()
 
 
-# As on the metaclass: mypy asks the nearest base that says it, and msgspec.Struct says it too, with other defaults.
+# As on the metaclass: mypy reads the nearest decorated base, and msgspec.Struct is decorated too, with other defaults.
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Message(msgspec.Struct, metaclass=MessageMeta):
-    """What can be written to a log under a wire name."""
+    """A value that can be written to a log under a wire name."""
 
 
 class Command(Message):
-    """Something that an entity is asked to do. It may refuse."""
+    """A request to an entity. The entity can reject it."""
 
 
 class Event(Message):
-    """Something that happened. It is never refused and never changed."""
+    """A fact. It is never rejected and never changed."""
 
 
 class Rejection(Message):
-    """The answer of an entity that refuses a command. Nothing happened."""
+    """The answer of an entity that rejects a command. The command has no other effect."""
 
 
 class Done(Event):
@@ -98,20 +113,20 @@ class Done(Event):
 
 
 class Undelivered(Rejection):
-    """The answer to a command that was not applied and never will be; it is a dead letter.
+    """The answer to a command that is not applied and never will be; the command is a dead letter.
 
-    ``reason`` is one sentence for people.
+    ``reason`` is one sentence for human readers.
     """
 
     reason: str
 
 
 class Stopped(Event):
-    """The journal's last word on one life of an entity; the next command begins a new one."""
+    """The last journal record of one life of an entity; the next command begins a new life."""
 
 
 class Sender(msgspec.Struct, frozen=True):
-    """Who asked: a plain value that may be kept in state and answered later with ``ctx.reply(…, to=sender)``.
+    """The asker of a command: a plain value that can be kept in state and answered later, ``ctx.reply(…, to=sender)``.
 
     A client names the ``partition`` of the replies topic that it reads; an entity names its ``key``.
     """
@@ -124,10 +139,10 @@ class Sender(msgspec.Struct, frozen=True):
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
-    """A decoded command (or reply) and where it came from.
+    """A decoded command (or reply) and its origin.
 
-    ``value`` and ``headers`` are the bytes as they stood in the record at ``offset``: what is kept when the
-    command has to wait or becomes a dead letter.
+    ``value`` and ``headers`` are those of the record at ``offset``, unchanged: they are kept if the command is stashed
+    or becomes a dead letter.
     """
 
     offset: int
@@ -141,7 +156,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
 
 class Undecodable(msgspec.Struct, frozen=True, gc=False):
-    """A record that cannot become an envelope; ``error`` and ``reason`` say why. It becomes a dead letter."""
+    """A record that cannot be decoded; ``error`` and ``reason`` say why. It becomes a dead letter."""
 
     offset: int
     key: bytes | None

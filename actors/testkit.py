@@ -1,4 +1,4 @@
-"""``TestKit``: one entity, one command, what comes of it. No log, no clock, the same kernel as in production."""
+"""``TestKit``: runs one command on one entity and returns the outcome. No log, no clock, the kernel of production."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ E = TypeVar("E", bound=Entity)
 
 
 class CommandOutcome(msgspec.Struct, Generic[E], frozen=True):
-    """What one message did: ``events`` in order, the ``reply`` if there was one, the ``state`` after it, and what
-    the context collected (``sent``: tells, asks, publishes and explicit replies)."""
+    """The outcome of one message: ``events`` in order, the ``reply`` if there was one, the ``state`` after it, and the
+    outputs that the context collected (``sent``: tells, asks, publishes and explicit replies).
+    """
 
     events: Sequence[Message]
     reply: Message | None
@@ -28,14 +29,14 @@ class CommandOutcome(msgspec.Struct, Generic[E], frozen=True):
 
 
 class TestKit(Generic[E]):
-    """Runs messages on an entity, one after the other, each on the state that the one before left.
+    """Runs messages on an entity, one after the other, each on the state after the one before.
 
-    Every command is asked, so ``reply`` is what an asker would get. All that a shard checks is checked: the
-    contract, that events and states survive their encoding, their size. What a handler raises comes out of
-    ``run``, and leaves the state as it was. Topics that ``publish`` names are taken to exist.
+    Every command is asked, so ``reply`` is the answer that an asker would get. The checks are those of a shard: the
+    contract, that events and states survive their encoding, their size. ``run`` raises the handler's exception and
+    keeps the state as it was. Every topic that ``publish`` names is assumed to exist.
     """
 
-    __test__ = False  # pytest: this is no test class
+    __test__ = False  # Not a test class for pytest.
 
     def __init__(self, entity: E, *, key: str = "key", timestamp_ms: int = 0) -> None:
         self._behaviour = resolved(type(entity))

@@ -1,6 +1,6 @@
-"""Messages to bytes and back: one MessagePack map with the wire name in ``type``.
+"""Encodes and decodes messages: one MessagePack map with the wire name in ``type``.
 
-Only registered types are ever built, and nothing but :class:`DecodeError` comes out of a decoder.
+A decoder only builds registered types, and raises only :class:`DecodeError`.
 """
 
 from __future__ import annotations
@@ -16,47 +16,47 @@ from repertory.supervision.directive import Failure
 #: ``order="deterministic"``: equal values give equal bytes, so states can be compared as bytes.
 encode: Final = msgspec.msgpack.Encoder(order="deterministic").encode
 
-#: Nesting above which bytes are refused before any object is made (settings: ``depth_max``).
+#: Bytes that nest deeper are refused before any object is built (settings: ``depth_max``).
 DEPTH_MAX: Final = 32
 
-#: All byte values but those that can begin an array or a map.
+#: All byte values except those that can begin an array or a map.
 _NOT_A_CONTAINER: Final = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
 
 
 class DecodeError(ValueError):
-    """Bytes that are no message of the types expected; the message says why."""
+    """The bytes are not a message of an expected type; the error's text says why."""
 
 
 class _Never(msgspec.Struct, tag_field=TYPE_FIELD, tag="\0never"):
-    """In each decoder's union: with two types or more, msgspec insists on the ``type`` field. None can be decoded."""
+    """A second type in each decoder's union, since msgspec then requires the ``type`` field. It is never decoded."""
 
     never: Annotated[int, msgspec.Meta(ge=1, le=0)]
 
 
 def by_wire_name(types: Iterable[type[Message]]) -> dict[str, type[Message]]:
-    """Return message types by their wire names; DefinitionError if two have one."""
+    """Return message types by their wire names; DefinitionError if two types share one."""
     found: dict[str, type[Message]] = {}
     for message_type in types:
         known = found.setdefault(wire_name(message_type), message_type)
         if known is not message_type:
             raise DefinitionError(
                 f"{known.__module__}.{known.__qualname__} and {message_type.__module__}."
-                f"{message_type.__qualname__} have one wire name, {wire_name(message_type)!r}; give one of "
+                f"{message_type.__qualname__} have the same wire name, {wire_name(message_type)!r}; give one of "
                 'them another: class …(…, name="…").'
             )
     return found
 
 
 class MessageDecoder:
-    """Decodes one of several message types, told apart by their wire names."""
+    """Decodes messages of several types, distinguished by their wire names."""
 
     def __init__(self, types: Iterable[type[Message]]) -> None:
         self.types = by_wire_name(types)
-        # Union of a runtime set of types: there is no static spelling of it.
+        # A union of types that are only known at run time: no type annotation can express it.
         self._decode = msgspec.msgpack.Decoder(Union[(_Never, *self.types.values())]).decode
 
     def decode(self, data: bytes) -> Any:
-        """Return the message; raise DecodeError for anything else, whatever the bytes are."""
+        """Return the message; raise DecodeError for any bytes that are not one."""
         if len(data) > DEPTH_MAX:
             check_depth(data)
         try:
@@ -64,12 +64,12 @@ class MessageDecoder:
         except MemoryError:
             raise
         except Exception as error:
-            # Broad on purpose: a message class may run user code in __post_init__.
+            # Broad on purpose: a message class can run user code in __post_init__.
             raise DecodeError(_explain(error, data)) from error
 
 
 def _explain(error: Exception, data: bytes) -> str:
-    """Say what is wrong in at most 1,000 characters, whatever the bytes hold and whatever a ``__post_init__`` says."""
+    """Describe the error in at most 1,000 characters, however long the bytes or the text of a ``__post_init__`` are."""
     text = Failure.of(error, "").message
     if isinstance(error, msgspec.ValidationError) and text.startswith("Invalid value '"):
         return f"unknown type {text.removeprefix('Invalid value ').removesuffix(' - at `$.type`')}"
@@ -77,10 +77,10 @@ def _explain(error: Exception, data: bytes) -> str:
 
 
 def check_depth(data: bytes, depth_max: int = DEPTH_MAX) -> None:
-    """Refuse bytes that nest deeper than ``depth_max`` before anything is built from them.
+    """Refuse bytes that nest deeper than ``depth_max`` before any object is built from them.
 
-    Bytes with no more container heads than the bound cannot nest deeper: that test takes 0.1 µs and settles
-    nearly every message; the others are walked token by token, without recursion.
+    Bytes with no more container heads than the bound cannot nest deeper. That test takes 0.1 µs and is enough for
+    nearly every message; the others are read token by token, without recursion.
     """
     if len(data) > depth_max and len(data.translate(None, _NOT_A_CONTAINER)) > depth_max:
         deepest = _depth(data, depth_max)
@@ -89,7 +89,7 @@ def check_depth(data: bytes, depth_max: int = DEPTH_MAX) -> None:
 
 
 def _depth(data: bytes, depth_max: int) -> int:
-    """Return how deep the first value nests; stops early past ``depth_max`` or at bytes that end too soon."""
+    """Return the nesting depth of the first value; stops early beyond ``depth_max`` or where bytes are truncated."""
     position, size, deepest = 0, len(data), 0
     open_items = [1]  # items still to come at each level
     while open_items and position < size:
@@ -131,7 +131,7 @@ _CONTAINERS: Final = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 
 
 def _token(data: bytes, position: int) -> tuple[int, int]:
-    """Return (items that follow inside, bytes of the head and its payload) of the token at ``position``."""
+    """Return (number of items inside, bytes of the head and its payload) of the token at ``position``."""
     head = data[position]
     if 0x80 <= head <= 0x8F:
         return 2 * (head & 0x0F), 1
@@ -150,9 +150,9 @@ def _token(data: bytes, position: int) -> tuple[int, int]:
 
 
 def refuse_unknown_fields(data: bytes, message: msgspec.Struct) -> None:
-    """Raise DecodeError if the bytes say more than this code knows: it would be lost from the state.
+    """Raise DecodeError if the bytes have fields that this code does not know: they would be lost from the state.
 
-    Bytes that the message encodes to again say no more than it does: that settles nearly all in 0.2 µs.
+    If the message encodes to the same bytes, there are none. That test takes 0.2 µs and is enough for nearly all.
     """
     if encode(message) == data:
         return
@@ -163,13 +163,13 @@ def refuse_unknown_fields(data: bytes, message: msgspec.Struct) -> None:
 def unknown_fields(data: bytes, message: msgspec.Struct) -> list[str]:
     """Name the fields in ``data`` that ``message``, or a struct within it, does not have.
 
-    Journals and states are read strictly: what an older version does not know it must not drop.
+    Journals and states are read strictly: an older version must not drop fields that it does not know.
     """
     return sorted(_unknown(msgspec.msgpack.decode(data), message, ""))
 
 
 def _unknown(raw: object, value: object, path: str) -> Iterator[str]:
-    """Compare what was read with what became of it. Structs within sets cannot be told apart and are left out."""
+    """Compare the raw data with the decoded value. Structs in sets are skipped: their raw items cannot be matched."""
     if isinstance(value, msgspec.Struct) and isinstance(raw, dict):
         fields = dict(zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True))
         for name, part in raw.items():

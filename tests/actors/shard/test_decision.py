@@ -254,7 +254,7 @@ def test_a_life_begins_with_values_that_a_restore_would_give() -> None:
             return self
 
     TestKit(Early()).run(Do())
-    with pytest.raises(DefinitionError, match="Wrong: its defaults do not fit its annotations"):
+    with pytest.raises(DefinitionError, match="Wrong: its defaults do not match its annotations"):
 
         class Wrong(Entity):
             weight: float = "x"  # type: ignore[assignment]
@@ -413,8 +413,8 @@ def test_an_ask_needs_a_method_for_each_answer() -> None:
 def test_who_is_addressed_has_to_exist() -> None:
     """A handler, a hosted entity, a message that it takes, a key that can be one, a topic outside that is there."""
     deposit = Deposit(amount=1)
-    assert "is no @command method" in refused(Free(), lambda _, ctx: ctx.tell("deposit", "k", deposit))
-    assert "is no @command method" in refused(Free(), lambda _, ctx: ctx.tell(Account.deposited, "k", deposit))
+    assert "is not a @command method" in refused(Free(), lambda _, ctx: ctx.tell("deposit", "k", deposit))
+    assert "is not a @command method" in refused(Free(), lambda _, ctx: ctx.tell(Account.deposited, "k", deposit))
     assert "does not take Withdraw" in refused(
         Free(), lambda _, ctx: ctx.tell(Account.deposit, "k", Withdraw(amount=1))
     )
