@@ -2,7 +2,10 @@
 
 import enum
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeVar
+
+PhaseT = TypeVar("PhaseT", bound=enum.Enum)
+ChangeT = TypeVar("ChangeT", bound=enum.Enum)
 
 
 class ChildPhase(enum.Enum):
@@ -68,13 +71,12 @@ PHASE_TABLE: Final[Mapping[ChildChange, Mapping[ChildPhase, ChildPhase]]] = {
 """All changes of phase: change → phase → next phase. Without an entry, the change has no effect on the child."""
 
 
-def phase_table_rst() -> str:
-    """Render `PHASE_TABLE` as an rst list-table: a row per phase, a column per change, empty without an effect."""
-    rows = [["phase", *(change.value for change in ChildChange)]]
-    for phase in ChildPhase:
-        nexts = (PHASE_TABLE[change].get(phase) for change in ChildChange)
-        rows.append([phase.value, *(after.value if after else "" for after in nexts)])
-    lines = [".. list-table::", "   :header-rows: 1", "   :stub-columns: 1", ""]
-    for first, *others in rows:
-        lines += [f"   * - {first}", *(f"     - {cell}".rstrip() for cell in others)]
+def phase_table_rst(
+    table: Mapping[ChangeT, Mapping[PhaseT, PhaseT]], changes: type[ChangeT], phases: type[PhaseT]
+) -> str:
+    """Render a phase table as an rst list-table: for each phase, the changes that it allows and where they lead."""
+    lines = [".. list-table::", "   :header-rows: 1", "", "   * - phase", "     - change → next phase"]
+    for phase in phases:
+        nexts = [f"{change.value} → {table[change][phase].value}" for change in changes if phase in table[change]]
+        lines += [f"   * - {phase.value}", f"     - {'; '.join(nexts)}".rstrip()]
     return "\n".join(lines) + "\n"

@@ -272,7 +272,7 @@ def test_a_hidden_record_is_read_when_the_transaction_that_hides_it_ends() -> No
     while world.clock.monotonic_s() < 9.0:
         world.node.turn(worker)
         world.clock.advance(0.01)
-    assert assigned.phase is ShardPhase.RESTORING
+    assert assigned.phase is ShardPhase.RECOVERING
     world.settle()
     assert assigned.phase is ShardPhase.RUNNING
     assert world.clock.monotonic_s() >= 10.0
@@ -348,7 +348,7 @@ def a_sibling_restores() -> tuple[World, SimulatedWorker, TopicPartition]:
     world.settle()
     assigned_shards = {assigned.config.behaviour.entity: assigned for assigned in worker.region}
     worker.log.abort(assigned_shards[Account].place, "reading")
-    while assigned_shards[Account].phase is not ShardPhase.RESTORING:
+    while assigned_shards[Account].phase is not ShardPhase.RECOVERING:
         world.clock.advance(0.01)
         world.node.turn(worker)
     world.handler_faults.armed.append((InjectedEscalation, 1))
