@@ -24,23 +24,23 @@ lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-format: $(READY) ## Format and mend what can be mended by a tool.
+format: $(READY) ## Format, and fix what the tools can fix.
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-chaos: $(READY) ## Break a real Kafka and real workers by a seed, MINUTES=2 long, SEED=1; kill at every point, ROUNDS=20; fuzz, INPUTS=1000000; compare logs.
-	$(PY) -m tests.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),1)
-	$(PY) -m tests.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),1) --bank
+chaos: $(READY) ## Break a real Kafka and real workers by a seed (MINUTES=2, SEED=1), kill at every point (ROUNDS=20), fuzz (INPUTS=1000000), compare the logs.
+	$(PY) -m tests.campaigns.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),1)
+	$(PY) -m tests.campaigns.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),1) --bank
 	REPERTORY_KILL_ROUNDS=$(or $(ROUNDS),20) $(PY) -m pytest tests/bridge/test_kill_matrix.py
 	KILLED_DELIVERY=at-least-once REPERTORY_KILL_ROUNDS=2 $(PY) -m pytest tests/bridge/test_kill_matrix.py
-	$(PY) -m tests.fuzz --inputs $(or $(INPUTS),1000000) --sockets 5000 --seed $(or $(SEED),1)
+	$(PY) -m tests.campaigns.fuzz --inputs $(or $(INPUTS),1000000) --sockets 5000 --seed $(or $(SEED),1)
 	REPERTORY_DIFFERENTIAL=$(or $(HISTORIES),200) $(PY) -m pytest tests/bridge/log/test_differential.py
 	REPERTORY_RECORDED_KILLS=$(or $(KILLS),40) $(PY) -m pytest tests/bridge/log/test_recorded.py
 
 bench: $(READY) ## Measure the ledger job in memory; for Kafka: python -m benchmarks.ledger --log kafka://host:port
 	$(PY) -m benchmarks.ledger
 
-clean: ## Remove what was set up.
+clean: ## Remove what make has set up.
 	rm -rf $(VENV) target build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(READY): setup.cfg pyproject.toml
