@@ -19,7 +19,7 @@ settings.load_profile("repertory")
 def kafka_url() -> Iterator[str]:
     """Give the URL of a real Kafka: ``REPERTORY_TEST_KAFKA=host:port`` if set, else one of this run.
 
-    Without Java and Maven the test is skipped on a laptop and fails where the environment says ``CI``.
+    Without Java and Maven the test is skipped, or fails if ``CI`` is set.
     """
     given = os.environ.get("REPERTORY_TEST_KAFKA")
     if given:

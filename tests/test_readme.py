@@ -63,7 +63,7 @@ def example(path: Path) -> Path:
 
 
 def settings_table() -> str:
-    """Render every setting with its default and reason, from the comments that stand above it."""
+    """Render every setting with its default and reason, from the comments above it."""
     source = (ROOT / "bridge" / "system" / "settings.py").read_text(encoding="utf-8")
     rows = re.findall(r"((?:    #: .*\n)+)    (\w+): \w+ = (.*)\n", source)
     assert [name for _, name, _ in rows] == list(Settings.__struct_fields__)
