@@ -161,7 +161,7 @@ class Admin:
             if count != spec.partitions:
                 raise TopicMismatch(
                     f"topic {spec.name} has {count} partitions, the code declares {spec.partitions}: keys would move "
-                    "to other shards. KafkaChange the code back, or migrate to a topic of another name"
+                    "to other shards. Change the code back, or migrate to a topic of another name"
                 )
         return [spec for spec in specs if spec.name not in present]
 

@@ -44,6 +44,7 @@ HANDOVER_TIMEOUT_S = 3.0
 HOLDER_SESSIONS_MAX = 2.0
 #: How often the group is asked who holds the slot.
 HOLDER_POLL_S = 0.2
+#: Timeout of the metadata request before the subscription changes.
 METADATA_WAIT_S = 1.0
 #: Timeout of a request that only wakes a broker's thread; its answer does not matter.
 WAKE_WAIT_S = 0.01
@@ -174,7 +175,7 @@ class GroupMember:
         self._consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def _resubscribe(self, topics: list[str]) -> None:
-        """KafkaChange the subscription, which makes the group rebalance.
+        """Change the subscription, which makes the group rebalance.
 
         A returning static member gets its predecessor's assignment back unchecked (KIP-345: the broker compares the
         protocol's name, not the subscription), so a worker whose predecessor left in order asks for a rebalance here.

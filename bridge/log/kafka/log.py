@@ -103,7 +103,7 @@ class KafkaLog:
                 return events
 
     def _take(self, messages: list[Message]) -> None:
-        """Group fetched messages by shard; discard those of shards that do not flow."""
+        """Group fetched messages by shard; discard those of shards that have not begun."""
         fetched: dict[TopicPartition, list[Record]] = {}
         for where, run in runs(messages):
             records = records_of(run, where)
