@@ -13,7 +13,7 @@ from repertory.bridge.log.kafka import claim as claims
 from repertory.bridge.log.kafka.admin import Admin
 from repertory.bridge.log.kafka.claim import Claim
 from repertory.bridge.log.kafka.config import KafkaConfig
-from repertory.bridge.log.port import Aborted, Committed, LogUnavailable, Lost
+from repertory.bridge.log.port import Aborted, Claimed, Committed, LogEvent, LogUnavailable, Lost
 from repertory.bridge.log.record import TopicPartition
 from repertory.bridge.system.settings import Settings
 from tests.support.kafka.broker import Broker, BrokerMissingError
@@ -44,18 +44,39 @@ def rough() -> Iterator[tuple[Broker, RoughProxy]]:
         proxy.close()
 
 
+def is_committed(world: LogHarness, driver: Driver, shard: TopicPartition, next_offset: int, value: bytes) -> bool:
+    """Claim, and commit what the claim does not find; return whether it found it.
+
+    If the group gives the shard up meanwhile, neither the claim nor the commit has another answer than that.
+    """
+
+    def answer() -> LogEvent:
+        world.until(lambda: bool(driver.said(shard)), lambda: f"an answer for {shard}")
+        return driver.said(shard)[0]
+
+    world.until(lambda: shard in driver.owned or None, lambda: f"{shard} among {driver.owned}")
+    driver.pending.clear()
+    driver.log.claim(shard, ())
+    claimed = answer()
+    if not isinstance(claimed, Claimed):
+        return False
+    if claimed.committed == next_offset:
+        return True
+    driver.pending.clear()
+    driver.log.commit(world.transaction(shard, next_offset, value))
+    answer()
+    return False
+
+
 def commit_at_last(world: LogHarness, driver: Driver, shard: TopicPartition, next_offset: int, value: bytes) -> None:
     """Claim and commit as a worker does, repeatedly until it succeeds: a broker that comes back may refuse some.
 
     A worker that is shut out by its own late request to join ends, and is started again.
     """
-    driver.pending.clear()
-    while True:
+    done = False
+    while not done:
         try:
-            if driver.claimed(shard).committed == next_offset:
-                return
-            driver.log.commit(world.transaction(shard, next_offset, value))
-            driver.outcome(shard)
+            done = is_committed(world, driver, shard, next_offset, value)
         except LogUnavailable:
             driver.close()
             driver = world.join(0)
@@ -94,7 +115,7 @@ def test_a_broker_that_comes_back_is_known_again(rough: tuple[Broker, RoughProxy
 
 
 def test_a_call_that_never_returns_is_left(kafka_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The claim is aborted with an unknown outcome, and the next one goes on; the call that returns late does nothing."""
+    """The claim is aborted with an unknown outcome, and the next one goes on; a late return does nothing."""
     monkeypatch.setattr(claims, "STUCK_AFTER_S", -1.0)  # past its slice at once
     asleep, wake = threading.Event(), threading.Event()
     sliced = Claim._sliced
