@@ -1,1 +1,1 @@
-"""What the committed records say, for people."""
+"""Committed records in human-readable form: values, keys, shards and nodes."""

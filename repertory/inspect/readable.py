@@ -1,4 +1,4 @@
-"""Keys and values of any record, as text for people."""
+"""Keys and values of any record as human-readable text."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from repertory.bridge.text import one_line
 
 
 def readable(data: bytes | None) -> str:
-    """Return a value as one line of JSON if it is MessagePack, else as Python bytes; None as ``null``."""
+    """Return a value as one line of JSON if it is MessagePack, else as a Python bytes literal; None as ``null``."""
     if data is None:
         return "null"
     try:
         check_depth(data, DEPTH_MAX)
-        # The msgpack package reads what has no type here: foreign topics, books, dead letters.
+        # The msgpack package decodes values without a known type: foreign topics, changelogs, dead letters.
         value = msgpack.unpackb(data, object_pairs_hook=_with_text_keys, strict_map_key=False)
     except (ValueError, DecodeError, RecursionError, msgpack.UnpackException):
         return repr(data)
@@ -24,12 +24,12 @@ def readable(data: bytes | None) -> str:
 
 
 def _with_text_keys(pairs: list[tuple[object, object]]) -> dict[str, object]:
-    """Return a map as JSON can have it: a foreign one has keys of any type, also such as Python cannot hash."""
+    """Return a map as a JSON object. A foreign map has keys of any type, including types that Python cannot hash."""
     return {key if isinstance(key, str) else repr(key): value for key, value in pairs}
 
 
 def readable_key(key: bytes | None) -> str:
-    """Return a key as text; what is no UTF-8 escaped, and control characters too."""
+    """Return a key as text; bytes that are not UTF-8, and control characters, are escaped."""
     if key is None:
         return "null"
     return one_line(key.decode("utf-8", "backslashreplace"))

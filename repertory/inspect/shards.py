@@ -1,4 +1,4 @@
-"""Where each shard of a system stands, from its committed records."""
+"""The status of each shard of a system, read from its committed records."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from repertory.bridge.log.port import Reader
 from repertory.bridge.system.committed import journal, shard_record, stashed_commands
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
 
-#: Commands above the committed offset that ``status`` counts exactly; beyond that it says "more than".
+#: ``status`` counts up to this many unhandled commands exactly; above it, it prints "more than".
 LAG_COUNTED_MAX = 10_000
 
 
 class ShardStatus(msgspec.Struct, frozen=True):
-    """Where one shard stands. ``lag`` counts committed commands that are not handled, up to ``LAG_COUNTED_MAX``."""
+    """The status of one shard. ``lag`` counts its unhandled committed commands, up to `LAG_COUNTED_MAX` + 1."""
 
     entity: str
     partition: int
@@ -29,7 +29,7 @@ class ShardStatus(msgspec.Struct, frozen=True):
 
 
 def shard_status(reader: Reader, system: SystemDefinition, hosted: EntityDefinition, partition: int) -> ShardStatus:
-    """Read where a shard stands from its committed records."""
+    """Return the status of a shard from its committed records."""
     behaviour = hosted.behaviour
     record = shard_record(reader, system, behaviour, partition)
     if record.nontransactional and behaviour.journaled:

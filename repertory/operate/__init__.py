@@ -1,1 +1,1 @@
-"""What an operator can do about parked keys and dead letters."""
+"""Operator actions: retry or drop parked keys, and retry dead letters."""

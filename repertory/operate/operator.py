@@ -1,4 +1,4 @@
-"""What an operator can do about parked keys and dead letters, through the log and nothing else."""
+"""Operator actions on parked keys and dead letters. They use only the log, so they work from any machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,24 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from repertory.actors.control import DropParked, RetryParked
-from repertory.actors.headers import CORRELATION_ID, RETRY_OF, Headers
+from repertory.actors.headers import (
+    ASKED,
+    ATTEMPTS,
+    CAUSE,
+    CORRELATION_ID,
+    DEAD_LETTER,
+    EPOCH,
+    ERROR_MESSAGE,
+    ERROR_TYPE,
+    KEPT_PREFIX,
+    MESSAGE_ID,
+    REPLY_TO,
+    RETRY_OF,
+    SOURCE_OFFSET,
+    SOURCE_PARTITION,
+    SOURCE_TOPIC,
+    Headers,
+)
 from repertory.actors.message import Done, Message, Undelivered
 from repertory.actors.placement import checked_key, partition_of
 from repertory.actors.shard.changelog import StashedRecord
@@ -21,20 +38,14 @@ from repertory.bridge.log.record import Output, Record
 from repertory.bridge.system.committed import stashed_commands
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
 
-#: Headers that a dead letter has beside those of the command that it was.
-_LETTER_HEADERS = frozenset(
-    {"cause", "error-type", "error-message", "attempts", "source-topic", "source-partition", "source-offset"}
-)
-#: Those of the command itself that a letter keeps under another name.
-_OF_ITS_SENDER = frozenset({"source-cause", "source-epoch"})
-#: Headers by which somebody waits for an answer.
-_ASKED_HEADERS = frozenset({"reply-to", "reply-key"})
-#: A number in a header: Python refuses to read one of thousands of digits.
+#: Headers that the command's sender wrote and that its dead letter keeps under another name.
+_OF_THE_SENDER = frozenset({KEPT_PREFIX + CAUSE, KEPT_PREFIX + EPOCH})
+#: A number in a header. The length is limited because Python refuses to parse thousands of digits.
 _NUMBER = re.compile("[0-9]{1,18}", re.ASCII)
 
 
 class Parked(msgspec.Struct, frozen=True):
-    """A parked key: its first command, and how many are kept behind it."""
+    """A parked key: its first stashed command, and the number of commands stashed behind that one."""
 
     entity: str
     partition: int
@@ -45,7 +56,7 @@ class Parked(msgspec.Struct, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A dead letter as its headers tell. ``headers`` are those of the command that it was."""
+    """A dead letter, read from its headers. ``headers`` are the headers of the original command."""
 
     record: Record
     error: str
@@ -61,9 +72,14 @@ class DeadLetter(msgspec.Struct, frozen=True):
         """``partition@offset`` within the dead-letters topic."""
         return f"{self.record.partition}@{self.record.offset}"
 
+    @property
+    def retry_of(self) -> bytes:
+        """The value of the ``retry-of`` header of a retry."""
+        return f"{self.record.topic}/{self.record.partition}/{self.record.offset}".encode()
+
 
 class Operator:
-    """One thread uses it. What it tells a shard is a record among the shard's commands; its owner acts on it."""
+    """For use by one thread. Appends control commands to a shard's commands topic; the shard's owner executes them."""
 
     def __init__(self, system: SystemDefinition, backend: Backend) -> None:
         self._system = system
@@ -73,13 +89,13 @@ class Operator:
     # --- parked keys ------------------------------------------------------------------------------------------
 
     def parked(self) -> Iterator[Parked]:
-        """Yield every parked key of the system."""
+        """Yield all parked keys of the system."""
         for hosted in self._system.hosted.values():
             for partition in range(hosted.partitions):
                 yield from self._parked_on(hosted, partition)
 
     def find_parked(self, entity: str, key: str) -> Parked:
-        """Return a parked key; LookupError if it is not parked, or the system hosts no such entity."""
+        """Return a parked key. Raises LookupError if the key is not parked or the system hosts no such entity."""
         hosted = self._system.hosted[self._system.behaviour(entity).entity]
         partition = partition_of(checked_key(key).encode(), hosted.partitions)
         for parked in self._parked_on(hosted, partition):
@@ -95,31 +111,31 @@ class Operator:
                 yield Parked(hosted.behaviour.name, partition, record.key, offset, record, behind)
 
     def retry(self, parked: Parked, timeout_s: float = 30.0) -> None:
-        """Run a parked key's commands again, in order; returns once its shard has taken that in.
+        """Run a parked key's commands again, in order. Returns once the shard has accepted the request.
 
-        Raises LogUnavailable if no worker answers in time; what was told stands in the log and is done later.
+        Raises LogUnavailable if no worker answers in time. The request stays in the log and is executed later.
         """
-        self._tell(parked, RetryParked(offset=parked.offset), timeout_s)
+        self._request(parked, RetryParked(offset=parked.offset), timeout_s)
 
     def drop(self, parked: Parked, reason: str, timeout_s: float = 30.0) -> None:
-        """Make a parked key's first command a dead letter, with a reason; those behind it run. Raises as ``retry``."""
+        """Dead-letter a parked key's first command, with a reason; the commands behind it run. Raises as ``retry``."""
         if not reason.strip():
-            raise ValueError("to drop a command needs a reason: it stands in the dead letter")
-        self._tell(parked, DropParked(offset=parked.offset, reason=reason), timeout_s)
+            raise ValueError("a command is dropped with a reason, which the dead letter records; give one")
+        self._request(parked, DropParked(offset=parked.offset, reason=reason), timeout_s)
 
-    def _tell(self, parked: Parked, message: RetryParked | DropParked, timeout_s: float) -> None:
+    def _request(self, parked: Parked, message: RetryParked | DropParked, timeout_s: float) -> None:
         replies, partition = topics.replies_topic(self._system.name), 0
         correlation_id = uuid.uuid4().hex
         _, position = self._reader.bounds(replies, partition)
         headers = (
-            ("message-id", correlation_id.encode()),
-            ("correlation-id", correlation_id.encode()),
-            ("reply-to", f"{replies}/{partition}".encode()),
+            (MESSAGE_ID, correlation_id.encode()),
+            (CORRELATION_ID, correlation_id.encode()),
+            (REPLY_TO, f"{replies}/{partition}".encode()),
         )
         topic = topics.commands_topic(self._system.name, parked.entity)
         self._appender.append([Output(topic, parked.partition, parked.key.encode(), encode(message), headers)])
         answer = self._answer(replies, partition, position, correlation_id, timeout_s)
-        assert isinstance(answer, Done), f"a shard answers its operator {answer}"
+        assert isinstance(answer, Done), f"a shard answered a control command with {answer}"
 
     def _answer(self, topic: str, partition: int, position: int, correlation_id: str, timeout_s: float) -> Message:
         decode = MessageDecoder([Done, Undelivered]).decode
@@ -133,57 +149,53 @@ class Operator:
                 if time.monotonic() > deadline_s:
                     break
         raise LogUnavailable(
-            f"no worker of {self._system.name} answered within {timeout_s:.0f} s; what was told stands in the log, and "
-            "is done when one runs"
+            f"no worker of {self._system.name} answered within {timeout_s:.0f} s; the request is in the log and is "
+            "executed when a worker runs"
         )
 
     # --- dead letters -----------------------------------------------------------------------------------------
 
     def dead_letters(self) -> Iterator[DeadLetter]:
-        """Yield every dead letter that is still kept, oldest first."""
+        """Yield all dead letters that the log still holds, oldest first in each partition."""
         topic = topics.dead_letters_topic(self._system.name)
         for partition in range(self._reader.partition_count(topic) or 0):
-            low, _ = self._reader.bounds(topic, partition)
-            for record in self._reader.read(topic, partition, low):
+            for record in self._reader.read(topic, partition, self._low(topic, partition)):
                 yield dead_letter(record)
 
     def find_dead_letter(self, address: str) -> DeadLetter:
-        """Return the dead letter at ``partition@offset``; LookupError if there is none."""
+        """Return the dead letter at ``partition@offset``. Raises LookupError if there is none."""
         for letter in self.dead_letters():
             if letter.address == address:
                 return letter
-        raise LookupError(f"there is no dead letter {address!r}; list shows their addresses, as in 0@17")
+        raise LookupError(f"there is no dead letter {address!r}; `dead-letters list` shows the addresses, such as 0@17")
 
     def retry_dead_letter(self, letter: DeadLetter, *, force: bool = False) -> None:
-        """Append the command again, at the end of its topic, without anybody waiting for its answer.
+        """Append the command again, at the end of its topic. Nobody receives its reply.
 
-        LookupError if that was done before, or whoever asked was told that it never would be, unless ``force``.
+        Raises LookupError, unless ``force``, if the dead letter was retried before, or if the command was an ask: its
+        sender was answered with `Undelivered`, which says that the command is never applied.
         """
         if not force:
-            if any(name in _ASKED_HEADERS for name, _ in letter.headers):
+            if any(name in ASKED for name, _ in letter.headers):
                 raise LookupError(
-                    f"{letter.address} was asked, and answered with Undelivered; --force retries it all the same"
+                    f"{letter.address} was an ask and was answered with Undelivered; --force retries it nevertheless"
                 )
             if self._was_retried(letter):
-                raise LookupError(f"{letter.address} was retried before; --force does it once more")
-        mark = f"{letter.record.topic}/{letter.record.partition}/{letter.record.offset}"
-        headers = (*(h for h in letter.headers if h[0] not in _ASKED_HEADERS), (RETRY_OF, mark.encode()))
+                raise LookupError(f"{letter.address} was retried before; --force retries it again")
+        headers = (*(header for header in letter.headers if header[0] not in ASKED), (RETRY_OF, letter.retry_of))
         key = letter.record.key
         count = self._reader.partition_count(letter.source_topic)
         if count is None:
-            raise LookupError(f"{letter.address} came from {letter.source_topic!r}, which is not there any more")
+            raise LookupError(f"{letter.address} came from the topic {letter.source_topic!r}, which no longer exists")
         partition = letter.source_partition if key is None else partition_of(key, count)
         self._appender.append([Output(letter.source_topic, partition, key, letter.record.value, headers)])
 
     def _was_retried(self, letter: DeadLetter) -> bool:
-        mark = f"{letter.record.topic}/{letter.record.partition}/{letter.record.offset}".encode()
-        count = self._reader.partition_count(letter.source_topic) or 0
+        topic, retry_of = letter.source_topic, letter.retry_of
         return any(
-            record.header(RETRY_OF) == mark
-            for partition in range(count)
-            for record in self._reader.read(
-                letter.source_topic, partition, self._reader.bounds(letter.source_topic, partition)[0]
-            )
+            record.header(RETRY_OF) == retry_of
+            for partition in range(self._reader.partition_count(topic) or 0)
+            for record in self._reader.read(topic, partition, self._low(topic, partition))
         )
 
     def _low(self, topic: str, partition: int) -> int:
@@ -196,21 +208,21 @@ class Operator:
 
 
 def dead_letter(record: Record) -> DeadLetter:
-    """Read a record of the dead-letters topic; what a foreign one does not say is empty, or -1."""
+    """Read a record of the dead-letters topic. A field is empty or -1 if a foreign record lacks its header."""
     found: Mapping[str, str] = {
-        name: value.decode("utf-8", "backslashreplace") for name, value in record.headers if name in _LETTER_HEADERS
+        name: value.decode("utf-8", "backslashreplace") for name, value in record.headers if name in DEAD_LETTER
     }
     kept = tuple(
-        (n.removeprefix("source-") if n in _OF_ITS_SENDER else n, v) for n, v in record.headers if n not in found
+        (n.removeprefix(KEPT_PREFIX) if n in _OF_THE_SENDER else n, v) for n, v in record.headers if n not in found
     )
     return DeadLetter(
         record,
-        found.get("error-type", ""),
-        found.get("error-message", ""),
-        _number(found.get("attempts")),
-        found.get("source-topic", ""),
-        _number(found.get("source-partition")),
-        _number(found.get("source-offset")),
+        found.get(ERROR_TYPE, ""),
+        found.get(ERROR_MESSAGE, ""),
+        _number(found.get(ATTEMPTS)),
+        found.get(SOURCE_TOPIC, ""),
+        _number(found.get(SOURCE_PARTITION)),
+        _number(found.get(SOURCE_OFFSET)),
         kept,
     )
 

@@ -1,4 +1,4 @@
-"""What a command left in the log beside what it must have left: equal, or each difference named."""
+"""Compare the records that a command produced with those it must have produced, and describe each difference."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from repertory.verify.produced import Made, Targets
 
 
 def equal(made: list[Made], expected: list[Made]) -> bool:
-    """Whether the same outputs stand in the same partitions."""
+    """Whether the same outputs are in the same partitions."""
     return len(made) == len(expected) and all(a[:3] == b[:3] for a, b in zip(made, expected, strict=True))
 
 
 def events_of(targets: Targets, made: list[Made]) -> list[tuple[int, int]]:
-    """Return what tells a command's events from those of another: what stands in no topic that shards share."""
+    """Return the events of a command: its outputs outside the topics that shards share."""
     return [(each.nth, each.digest) for each in made if each.target not in targets.lows]
 
 
 def explain(targets: Targets, findings: Findings, record: Record, made: list[Made], due: list[Made], what: str) -> None:
-    """Compare output by output, and name those that differ."""
+    """Compare output by output, and record those that differ."""
     found, expected = ({each.nth: each for each in side} for side in (made, due))
     for index in sorted(found.keys() | expected.keys()):
         if index not in found:
@@ -27,24 +27,26 @@ def explain(targets: Targets, findings: Findings, record: Record, made: list[Mad
             if targets.is_cut(target):
                 findings.atomicity.unverifiable += 1
             else:
-                findings.atomicity.wrong(record, f"lacks its output {index}, to {targets.name(target)}, of {what}")
+                findings.atomicity.wrong(record, f"lacks output {index} of {what}, to {targets.name(target)}")
         elif index not in expected:
             findings.decisions.wrong(
-                targets.place(found[index]), f"is output {index} of command {record.offset}, which {what} has not"
+                targets.place(found[index]),
+                f"is output {index} of command {record.offset}, which {what} does not produce",
             )
         elif found[index][1:3] != expected[index][1:3]:
             findings.decisions.wrong(
-                targets.place(found[index]), f"is not output {index} of command {record.offset} as {what} has it"
+                targets.place(found[index]),
+                f"differs from output {index} of command {record.offset} as {what} produces it",
             )
 
 
 def is_given_up(dead: list[DeadLetterEntry]) -> bool:
-    """Whether a command is dead because processes died of it: its fate was another when it was decided before."""
+    """Whether a command was dead-lettered because it crashed processes: an earlier attempt may have sent outputs."""
     return any(letter.error == "Quarantined" for letter in dead)
 
 
 def without_doubles(targets: Targets, findings: Findings, made: list[Made], *, again: bool) -> list[Made]:
-    """Return what a command made, each index once; the others are named. ``again``: the same may stand there again."""
+    """Return each output of a command once, and record duplicates. ``again``: equal duplicates are allowed."""
     kept: list[Made] = []
     for each in made:
         if again and kept and kept[-1][:3] == each[:3]:

@@ -1,7 +1,7 @@
-"""Each command of one shard, decided again on the state of its moment, and held against what it left in the log.
+"""Decide each command of one shard again, on the state before it, and compare the result with its records in the log.
 
-The state of that moment is what the commands before it made: those of one key are applied in log order, also when
-they waited. What a command made is known by its `cause`, wherever it stands.
+The state before a command follows from the earlier commands of its key: commands of one key are applied in log order,
+even if they were stashed. The records of a command are recognised by their `cause`, in any topic.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DONE = encode(Done())
 
 
 class Decisions:
-    """Walks the commands of one shard, once. ``fates`` counts how they ended."""
+    """Checks the commands of one shard. Used once. ``fates`` counts their outcomes."""
 
     def __init__(
         self, subject: Subject, moments: dict[str, Moment], sequence: Sequence | None, *, decides: bool
@@ -36,28 +36,28 @@ class Decisions:
         self._source, self._changelog, self._findings = subject.source, subject.changelog, subject.findings
         self._targets, self._codec = subject.gathered.targets, subject.hosted.codec
         self._decider = Decider(subject, moments)
-        #: Entities as they are now; one that is not there is at its beginning, ``unknown`` ones cannot be judged.
+        #: The current state of each entity; a missing one is in its initial state. ``unknown`` ones are not verifiable.
         self.moments = moments
         self.unknown: set[str] = set()
         self._decides = decides
-        #: Whether commands are decided again at all. The state of a stateful entity is known from its first command
-        #: on or not at all, and only while the dead letters say which of them were not applied.
+        #: Whether commands are decided again at all. The state of a stateful entity is known only if its first command
+        #: is still in the log and no dead letters were deleted, as they show which commands were not applied.
         is_cut = subject.low > 0 or subject.gathered.has_cut_dead_letters
         shard = self._changelog.shard
-        #: Whether this shard has worked at least once: then the same may stand there again, or already; which messages
-        #: came again is only known from the first on.
+        #: Whether this shard has worked at least once. If so, outputs may be repeated, or be written before their
+        #: command is handled. Repeated commands are known only if the first command is still in the log.
         self._again = shard is not None and shard.epoch > 0
         self.judges = decides and not (is_cut and (subject.hosted.behaviour.stateful or self._again))
         self._next = 0 if shard is None else shard.next
-        #: Key -> its first command that waits.
+        #: Key -> its first stashed command.
         self._blocked: dict[str, int] = {}
         self._unmatched_stashed = set(self._changelog.stashed)
-        #: Where the last output of a key to a partition stands.
+        #: (key, partition) -> the offset of the last output of that key to that partition.
         self._sent: dict[tuple[str, int], int] = {}
         self.fates: Counter[str] = Counter()
 
     def walk(self, commands: Iterator[Record]) -> None:
-        """Hold each command against what it made, and what was made against the commands."""
+        """Compare each command with its records, and check that each record has a command."""
         dead = self._subject.gathered.dead[self._source]
         produced = self._subject.gathered.produced.pop(self._source).by_command()
         offset, made = next(produced, (None, []))
@@ -78,20 +78,22 @@ class Decisions:
             offset, made = next(produced, (None, []))
         for stashed in sorted(self._unmatched_stashed):
             if stashed >= self._subject.low:
-                self._findings.stashed.wrong(self._changelog.place_of(stashed), "is of a command that is not there")
+                self._findings.stashed.wrong(
+                    self._changelog.place_of(stashed), "is of a command that is not in the log"
+                )
 
     def _stray(self, offset: int, made: list[Made]) -> None:
-        """Judge records whose command is not in the log."""
+        """Check records whose command is not in the log."""
         if offset < self._subject.low:
             self.fates["deleted"] += 1
             self._findings.completeness.unverifiable += 1
             return
         for each in made:
-            said = f"is of the command {self._name(offset)}, not in the log"
-            self._finding_of(each).wrong(self._targets.place(each), said)
+            sentence = f"belongs to the command {self._name(offset)}, which is not in the log"
+            self._finding_of(each).wrong(self._targets.place(each), sentence)
 
     def _finding_of(self, made: Made) -> Finding:
-        """Return the check that a record's topic belongs to."""
+        """Return the check for a record's topic."""
         match self._targets.name(made.target).topic.rsplit(".", 1)[-1]:
             case "commands":
                 return self._findings.tells
@@ -107,76 +109,76 @@ class Decisions:
     # --- one command ------------------------------------------------------------------------------------------
 
     def _command(self, record: Record, made: list[Made], dead: list[DeadLetterEntry]) -> None:
-        """Tell what became of a command, from the records that say so, and judge it by that."""
+        """Derive the outcome of a command from its records, and check the records that this outcome requires."""
         self._findings.completeness.looked_at += 1
-        waits = record.offset in self._unmatched_stashed
+        stashed = record.offset in self._unmatched_stashed
         self._unmatched_stashed.discard(record.offset)
         if record.offset >= self._next:
-            self._not_handled(record, made, waits=waits)
+            self._not_handled(record, made, stashed=stashed)
         elif dead:
-            if waits:
-                self._findings.completeness.wrong(record, "is a dead letter, and it waits as well")
+            if stashed:
+                self._findings.completeness.wrong(record, "is both dead-lettered and stashed")
             self._dead_letter(record, made, dead)
-        elif waits:
+        elif stashed:
             self._stashed(record, made)
         else:
             self._handled(record, made)
 
-    def _not_handled(self, record: Record, made: list[Made], *, waits: bool) -> None:
+    def _not_handled(self, record: Record, made: list[Made], *, stashed: bool) -> None:
         self.fates["not handled yet"] += 1
         if self._again:
             self._subject.published.excuse(self._source, record.offset)
         for each in [] if self._again else made:
-            said = f"is of command {record.offset}, and the shard record says {self._next} is next"
-            self._findings.atomicity.wrong(self._targets.place(each), said)
-        if waits:
-            self._findings.stashed.wrong(record, f"waits, and the shard record says {self._next} is next")
+            sentence = f"belongs to command {record.offset}, but the shard record's next command is {self._next}"
+            self._findings.atomicity.wrong(self._targets.place(each), sentence)
+        if stashed:
+            self._findings.stashed.wrong(record, f"is stashed, but the shard record's next command is {self._next}")
 
     def _dead_letter(self, record: Record, made: list[Made], dead: list[DeadLetterEntry]) -> None:
-        """A dead letter holds the command as it came; whoever asked was told."""
+        """Check that the dead letter holds the unchanged command, and that an ask was answered."""
         self.fates["dead-lettered"] += 1
         wrong, delivery = self._findings.dead.wrong, self._codec.decode(record)
-        told, *others = dead
+        first, *others = dead
         for other in others:
-            if other.nth != told.nth:
+            if other.nth != first.nth:
                 wrong(other.place, f"is a second dead letter of command {record.offset}")
         key = delivery.key.encode() if isinstance(delivery, Envelope) else delivery.key
         outputs = [DeadLettered(key, delivery.value, delivery.headers, "", "", 0, record.offset, 0)]
         answers = []
         if delivery.sender is not None:
-            data = encode(Undelivered(reason=f"{told.error}: {told.reason}"))
+            data = encode(Undelivered(reason=f"{first.error}: {first.reason}"))
             answers = [Replied(delivery.sender, data, record.offset, 1)]
         expected = self._decider.encoded([*outputs, *answers], record.offset)
-        if hash((expected[0].key, expected[0].value, without_failure(expected[0].headers))) != told.digest:
-            wrong(told.place, f"is not the command {self._name(record.offset)} as it came")
-        if told.nth != 0 or not told.error or not told.attempts.isdigit() or told.attempts == "0":
-            said = f"error {told.error!r:.100}, {told.attempts!r:.100} attempts, output {told.nth}"
-            wrong(told.place, f"is none as a shard writes it: {said}")
-        if self._decides and isinstance(delivery, Undecodable) and delivery.error != told.error:
-            wrong(told.place, f"says {told.error}, but its command cannot be decoded: {delivery.error}")
-        rest = [each for each in made if each.nth != told.nth]
+        if hash((expected[0].key, expected[0].value, without_failure(expected[0].headers))) != first.digest:
+            wrong(first.place, f"differs from the command {self._name(record.offset)}")
+        if first.nth != 0 or not first.error or not first.attempts.isdigit() or first.attempts == "0":
+            found = f"error {first.error!r:.100}, {first.attempts!r:.100} attempts, output {first.nth}"
+            wrong(first.place, f"has headers that no shard writes: {found}")
+        if self._decides and isinstance(delivery, Undecodable) and delivery.error != first.error:
+            wrong(first.place, f"has the error {first.error}, but its command cannot be decoded: {delivery.error}")
+        rest = [each for each in made if each.nth != first.nth]
         due = [self._decider.made(output, index) for index, output in enumerate(expected[1:], 1)]
-        if self._again and is_given_up(dead):  # What it sent before may have left.
+        if self._again and is_given_up(dead):  # An earlier attempt may have sent outputs.
             self._subject.published.excuse(self._source, record.offset)
             rest = [each for each in rest if any(each[:3] == other[:3] for other in due)]
         if not equal(rest, due):
             explain(self._targets, self._findings, record, rest, due, "a dead letter")
 
     def _stashed(self, record: Record, made: list[Made]) -> None:
-        """What waits is the command as it came, and has made nothing."""
+        """Check that the stash holds the unchanged command, and that the command has produced nothing."""
         kept = self._changelog.stashed[record.offset]
         key = (record.key or b"").decode(errors="backslashreplace")
         first = self._blocked.setdefault(key, record.offset)
         self.fates["parked" if self._changelog.stashed[first].parked else "stashed"] += 1
-        as_it_came = (key, record.value, record.headers, record.timestamp_ms)
-        if (kept.key, kept.value, kept.headers, kept.timestamp_ms) != as_it_came:
+        original = (key, record.value, record.headers, record.timestamp_ms)
+        if (kept.key, kept.value, kept.headers, kept.timestamp_ms) != original:
             place = self._changelog.place_of(record.offset)
-            self._findings.stashed.wrong(place, f"is not the command {self._name(record.offset)} as it came")
+            self._findings.stashed.wrong(place, f"differs from the command {self._name(record.offset)}")
         for each in made:
-            self._findings.completeness.wrong(self._targets.place(each), f"is of command {record.offset}, which waits")
+            self._findings.completeness.wrong(self._targets.place(each), f"is of the stashed command {record.offset}")
 
     def _handled(self, record: Record, made: list[Made]) -> None:
-        """Neither dead nor waiting: it was applied or rejected, or an operator said it."""
+        """Check a command that is neither dead-lettered nor stashed: it was applied, rejected, or a control command."""
         delivery = self._codec.decode(record)
         if isinstance(delivery, Undecodable):
             if self._decides:
@@ -187,7 +189,7 @@ class Decisions:
             answers = [] if delivery.sender is None else [Replied(delivery.sender, _DONE, record.offset, 0)]
             outputs = self._decider.encoded([*answers], record.offset)
             due = [self._decider.made(output, 0) for output in outputs]
-            explain(self._targets, self._findings, record, made, due, "what an operator says")
+            explain(self._targets, self._findings, record, made, due, "a control command")
             return
         here = partition_of(delivery.key.encode(), self._subject.hosted.partitions)
         if here != self._source.partition:
@@ -197,9 +199,9 @@ class Decisions:
                 return
             self.unknown.add(delivery.key)
             if made:
-                self._findings.order.wrong(record, f"was applied, while command {first} of its key waits")
+                self._findings.order.wrong(record, f"was applied while command {first} of its key is stashed")
             else:
-                self._findings.completeness.wrong(record, f"left nothing, while command {first} of its key waits")
+                self._findings.completeness.wrong(record, f"is not stashed, but command {first} of its key is")
         else:
             self._order_of_outputs(delivery.key, made)
             self._decided(record, delivery, made)
@@ -208,32 +210,30 @@ class Decisions:
         if self._may_be_dead(made):
             return
         if made:
-            self._findings.decisions.wrong(record, f"{why}, and was applied")
+            self._findings.decisions.wrong(record, f"{why}, but was applied")
         else:
-            self._findings.completeness.wrong(record, f"{why}, and is no dead letter")
+            self._findings.completeness.wrong(record, f"{why}, but was not dead-lettered")
 
     def _may_be_dead(self, made: list[Made]) -> bool:
-        """Whether dead letters were deleted and this may have been one: there is no more than the answer to it."""
+        """Whether this may be one of the deleted dead letters: at most the reply to an ask is left of it."""
         may_be = self._subject.gathered.has_cut_dead_letters and [each.nth for each in made] in ([], [1])
         self._findings.completeness.unverifiable += may_be
         return may_be
 
     def _order_of_outputs(self, key: str, made: list[Made]) -> None:
-        """What one entity says to another partition stands there in the order of its commands."""
+        """Check that the outputs of one entity to a partition are in the order of its commands."""
         for each in made:
             if each.target in self._targets.lows:
                 self._findings.order.looked_at += 1
                 before = self._sent.get((key, each.target), -1)
                 if each.place < before:
-                    self._findings.order.wrong(
-                        self._targets.place(each), f"stands before what key {key!r} said earlier"
-                    )
+                    self._findings.order.wrong(self._targets.place(each), f"is before an earlier output of key {key!r}")
                 self._sent[key, each.target] = max(each.place, before)
 
     # --- again ------------------------------------------------------------------------------------------------
 
     def _decided(self, record: Record, delivery: Envelope, made: list[Made]) -> None:
-        """Decide a command again, compare, and go on with the state that follows."""
+        """Decide a command again, compare its outputs, and continue with the new state."""
         key = delivery.key
         if not self.judges or key in self.unknown:
             self._findings.decisions.unverifiable += 1
@@ -266,19 +266,19 @@ class Decisions:
             self.moments[key] = Moment(decision.state, decision.data)
 
     def _differs(self, record: Record, key: str, made: list[Made], again: Again) -> None:
-        """Name what is not as it should be. Where events differ, what comes after on that key cannot be judged."""
+        """Record the differences. If events differ, later commands of the key cannot be verified."""
         if again.decision is None or events_of(self._targets, made) != events_of(self._targets, again.made):
             self.unknown.add(key)
         if again.decision is None and made:
             self._findings.decisions.wrong(record, f"was applied, but deciding it again fails: {again.error}")
         elif again.decision is None:
-            sentence = f"left nothing, is not dead and does not wait, but deciding it again fails: {again.error}"
+            sentence = f"has no records and no outcome, and deciding it again fails: {again.error}"
             self._findings.completeness.wrong(record, sentence)
         elif not made and not all(self._targets.is_cut(each.target) for each in again.made):
-            said = ", ".join(output.topic for output in again.outputs)
-            self._findings.completeness.wrong(record, f"left nothing, but deciding it again writes to {said:.300}")
+            written = ", ".join(output.topic for output in again.outputs)
+            self._findings.completeness.wrong(record, f"has no records, but deciding it again writes to {written:.300}")
         elif made and not again.made:
-            does = "rejects it" if again.decision.rejected else "does nothing"
-            self._findings.decisions.wrong(record, f"left {len(made)} records, but deciding it again {does}")
+            does = "rejects it" if again.decision.rejected else "produces nothing"
+            self._findings.decisions.wrong(record, f"has {len(made)} records, but deciding it again {does}")
         else:
             explain(self._targets, self._findings, record, made, again.made, "deciding it again")

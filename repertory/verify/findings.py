@@ -1,4 +1,4 @@
-"""What a verification says: checks, how much each looked at, and the first offenders that it names."""
+"""The results of a verification: checks, how many records each examined, and the first offenders of each."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import msgspec
 
 from repertory.bridge.log.record import Record
 
-#: Offenders that a failed check names; the others are counted.
+#: Offenders that a failed check lists; further ones are only counted.
 NAMED_MAX = 5
 
 
 class Place(NamedTuple):
-    """Where something stands, or should stand. ``offset`` -1: nowhere in particular."""
+    """The place of a record, or of one that is missing. ``offset`` is -1 if no single record is meant."""
 
     topic: str
     partition: int
@@ -22,7 +22,7 @@ class Place(NamedTuple):
 
 
 class Offender(msgspec.Struct, frozen=True):
-    """One thing that is wrong, and where. ``offset`` -1: it has no record."""
+    """One violation and its place. ``offset`` is -1 if no single record is meant."""
 
     topic: str
     partition: int
@@ -37,7 +37,7 @@ class Offender(msgspec.Struct, frozen=True):
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One promise: whether it holds, the records looked at, those that cannot be judged, and those that break it."""
+    """One promise: whether it holds, and the numbers of records examined, not verifiable, and wrong."""
 
     name: str
     promise: str
@@ -49,8 +49,8 @@ class Check(msgspec.Struct, frozen=True):
 
     @property
     def detail(self) -> str:
-        """What was promised, or what is wrong: each offender that is named on a line of its own."""
-        unverifiable = f" ({self.unverifiable:,} could not be judged)" if self.unverifiable else ""
+        """The promise if it holds, else the listed offenders, one per line."""
+        unverifiable = f" ({self.unverifiable:,} could not be verified)" if self.unverifiable else ""
         if self.ok:
             return self.promise + unverifiable
         more = self.wrong - len(self.offenders)
@@ -58,7 +58,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Finding:
-    """One check while it is made. Mutable; owned by the verification."""
+    """One check in progress. Mutable; owned by the verification."""
 
     def __init__(self, name: str, promise: str = "") -> None:
         self.name, self.promise = name, promise
@@ -68,16 +68,18 @@ class Finding:
         self._offenders: list[Offender] = []
 
     def wrong(self, where: Record | Place, sentence: str) -> None:
-        """Note an offender and what is wrong with it."""
+        """Record an offender; the sentence completes "this record …"."""
         self.wrongs += 1
         if len(self._offenders) < NAMED_MAX:
             key = text(where.key) if isinstance(where, Record) else where.key
             self._offenders.append(Offender(where.topic, where.partition, where.offset, key, sentence))
 
     def check(self, promise: str = "") -> Check:
-        """Return the outcome; ``promise`` may say at the end what was looked at, in figures."""
-        said, ok = promise or self.promise, self.wrongs == 0
-        return Check(self.name, said, ok, self.looked_at, self.unverifiable, self.wrongs, self._offenders)
+        """Return the result. ``promise``, if given, replaces the text of the promise, for example by figures."""
+        ok = self.wrongs == 0
+        return Check(
+            self.name, promise or self.promise, ok, self.looked_at, self.unverifiable, self.wrongs, self._offenders
+        )
 
 
 class Findings:
@@ -85,24 +87,24 @@ class Findings:
 
     def __init__(self) -> None:
         self.order = Finding("order", "a key's commands are applied in log order")
-        self.duplicates = Finding("duplicates", "no cause stands twice")
-        self.completeness = Finding("completeness", "each handled command has one fate")
-        self.atomicity = Finding("atomicity", "all outputs of a command are there, or none")
-        self.decisions = Finding("decisions", "decided again, each command makes the same")
-        self.writer = Finding("single writer", "seq, version and books go on without a gap")
+        self.duplicates = Finding("duplicates", "no two records have the same cause")
+        self.completeness = Finding("completeness", "each handled command has exactly one outcome")
+        self.atomicity = Finding("atomicity", "all outputs of a command are in the log, or none")
+        self.decisions = Finding("decisions", "each command, decided again, produces the same records")
+        self.writer = Finding("single writer", "seq, version and changelog numbers have no gap")
         self.states = Finding("states", "each state is the fold of its journal")
-        self.shards = Finding("shard records", "they agree with group, journal and commands")
-        self.stashed = Finding("stash", "what waits is as it came, and is counted")
-        self.dead = Finding("dead letters", "one per command, its bytes as they were")
-        self.replies = Finding("replies", "one at most for whoever asked")
+        self.shards = Finding("shard records", "they agree with the group, the journal and the commands")
+        self.stashed = Finding("stash", "stashed commands are unchanged, and are counted")
+        self.dead = Finding("dead letters", "at most one per command, with its original bytes")
+        self.replies = Finding("replies", "at most one for each ask")
         self.tells = Finding("tells", "each is an output of a committed command")
-        self.restore = Finding("restore", "the next owner of each shard gets these states")
+        self.restore = Finding("restore", "the next owner of each shard restores these states")
 
     def checks(self) -> list[Check]:
-        """Return what all of them say."""
+        """Return the results of all checks."""
         return [finding.check() for finding in vars(self).values()]
 
 
 def text(key: bytes | None) -> str | None:
-    """Return a key for people."""
+    """Return a key as text."""
     return None if key is None else key.decode(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""What the shards of a system left outside their own topics (tells, replies, dead letters), and who asked for it."""
+"""The outputs of a system's shards outside their own topics (tells, replies, dead letters), and the asks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import NamedTuple
 
-from repertory.actors.headers import CAUSE, CORRELATION_ID, EPOCH
+from repertory.actors.headers import (
+    ATTEMPTS,
+    CAUSE,
+    CORRELATION_ID,
+    EPOCH,
+    ERROR_MESSAGE,
+    ERROR_TYPE,
+    REPLY_KEY,
+    REPLY_TO,
+)
 from repertory.actors.shard.changelog import CHANGELOG_INDEX
 from repertory.actors.shard.seen_causes import SeenCauses
 from repertory.bridge import topics
@@ -19,12 +28,12 @@ from repertory.verify.findings import Finding, Findings, Place
 from repertory.verify.produced import Cause, Produced, Targets, cause_of, digest, without_failure
 
 _SEEN_RECORDS = 500
-#: As in the codec: what is longer is no partition, and nobody was asked.
+#: As in the codec: a longer number is not a partition, and the command is not an ask.
 _PARTITION_DIGITS_MAX = 9
 
 
 class Records:
-    """Reads topics and says how far it has come. ``count`` is what was read so far."""
+    """Reads topics and reports its progress. ``count`` is the number of records read so far."""
 
     def __init__(self, reader: Reader, seen: Callable[[int], None]) -> None:
         self.reader = reader
@@ -48,7 +57,7 @@ class Records:
 
 
 class DeadLetterEntry(NamedTuple):
-    """A dead letter: what only its failure knows, a hash of all else, and where it stands."""
+    """A dead letter: its failure, a hash of everything else, and its place."""
 
     nth: int
     error: str
@@ -59,15 +68,15 @@ class DeadLetterEntry(NamedTuple):
 
 
 class Gathered:
-    """All that is not in a shard's own topics, by the shard whose command made it."""
+    """The records outside the shards' own topics, by the shard whose command produced them."""
 
     def __init__(
         self, records: Records, system: SystemDefinition, sources: list[TopicPartition], findings: Findings
     ) -> None:
         self._records, self._findings = records, findings
         self._causes_max = system.settings.seen_causes_max
-        #: Offsets of the commands that were dropped, because they had come before. Only where a sender works at least
-        #: once, and known only if the first command is still there.
+        #: Offsets of commands that were dropped as repetitions. There are some only if a sender works at least once,
+        #: and they are known only if the first command is still in the log.
         self.repeated: dict[TopicPartition, set[int]] = {source: set() for source in sources}
         self._answered: set[tuple[bytes, int]] = set()
         self.targets = Targets()
@@ -76,7 +85,7 @@ class Gathered:
         self._prefix = f"{system.name}."
         self._replies_topic = topics.replies_topic(system.name)
         self._dead_topic = topics.dead_letters_topic(system.name)
-        #: Hashes of who asked and for what, and of whom each reply is for, with where it stands.
+        #: Hashes of the address and correlation id of each ask and of each reply, and the place of each reply.
         self._asks = array("q")
         self._answers, self._answer_targets, self._answer_places = array("q"), array("I"), array("q")
         self._has_all_commands = True
@@ -106,7 +115,7 @@ class Gathered:
                 self._dead_letter(record)
 
     def _seen(self) -> SeenCauses:
-        """Return what a shard that is at its first command has seen of others."""
+        """Return the seen causes of a shard that has handled no command yet."""
         count = self._records.reader.partition_count
         return SeenCauses(self._causes_max, lambda topic, partition: partition < (count(topic) or 0))
 
@@ -116,17 +125,17 @@ class Gathered:
         return low
 
     def _command(self, record: Record) -> None:
-        """Note a tell, or a reply to an entity; whoever is no shard of this system says what it likes."""
+        """Record an ask, and a tell or a reply to an entity. Commands from outside the system may have any headers."""
         headers = dict(record.headers)
-        if "reply-to" in headers and (asked := _asked(headers)) is not None:
+        if REPLY_TO in headers and (asked := _asked(headers)) is not None:
             self._asks.append(asked)
         cause = cause_of(record)
         if cause is None or not cause.source.topic.startswith(self._prefix):
             return
-        is_reply = "correlation-id" in headers and "reply-to" not in headers
+        is_reply = CORRELATION_ID in headers and REPLY_TO not in headers
         self._note(record, cause, self._findings.replies if is_reply else self._findings.tells)
         if is_reply:
-            key = hash((record.topic.encode(), record.key, headers["correlation-id"]))
+            key = hash((record.topic.encode(), record.key, headers[CORRELATION_ID]))
             self._answer(record, key)
 
     def _reply(self, record: Record) -> None:
@@ -135,7 +144,7 @@ class Gathered:
             self._answer(record, hash((to, b"", record.header(CORRELATION_ID) or b"")))
 
     def _answer(self, record: Record, key: int) -> None:
-        """Note an answer; at least once, what a command answers to the same question is no second one."""
+        """Record a reply. At least once, a repeated reply of a command to the same ask is not a second reply."""
         if record.header(EPOCH) is not None:
             answer = ((record.header(CAUSE) or b"").rpartition(b"/")[0], key)
             if answer in self._answered:
@@ -151,20 +160,20 @@ class Gathered:
             return
         error, reason, attempts = (
             (record.header(name) or b"").decode(errors="backslashreplace")
-            for name in ("error-type", "error-message", "attempts")
+            for name in (ERROR_TYPE, ERROR_MESSAGE, ATTEMPTS)
         )
         place = Place(record.topic, record.partition, record.offset)
         rest = hash((record.key, record.value, without_failure(record.headers)))
-        letters = self.dead[cause.source].setdefault(cause.offset, [])
-        letters.append(DeadLetterEntry(cause.nth, error, reason, attempts, rest, place))
+        entries = self.dead[cause.source].setdefault(cause.offset, [])
+        entries.append(DeadLetterEntry(cause.nth, error, reason, attempts, rest, place))
 
     def _note(self, record: Record, cause: Cause | None, finding: Finding) -> bool:
-        """Note one output for its source; return whether it has one."""
+        """Record one output for its source shard; return whether it has one."""
         finding.looked_at += 1
         if cause is None:
-            finding.wrong(record, "says no cause")
+            finding.wrong(record, "has no cause")
         elif cause.source not in self.produced or cause.nth >= CHANGELOG_INDEX:
-            finding.wrong(record, f"names the cause {record.header(CAUSE)!r:.300}, which is none of this system")
+            finding.wrong(record, f"names the cause {record.header(CAUSE)!r:.300}, which is not of this system")
         else:
             target = self.targets.number(TopicPartition(record.topic, record.partition))
             self.produced[cause.source].add(cause, target, digest(record), record.offset)
@@ -174,7 +183,7 @@ class Gathered:
     # --- the end ----------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Hold the replies against those who asked."""
+        """Check that each reply has an ask, and each ask at most one reply."""
         asks = sorted(self._asks)
         answers = sorted(range(len(self._answers)), key=lambda at: (self._answers[at], self._answer_places[at]))
         for key, group in groupby(answers, self._answers.__getitem__):
@@ -184,16 +193,16 @@ class Gathered:
                     self._findings.replies.unverifiable += 1
                     continue
                 place = Place(*self.targets.name(self._answer_targets[at]), self._answer_places[at])
-                said = "nobody asked for it" if not asked else "whoever asked for it has an answer already"
-                self._findings.replies.wrong(place, said)
+                sentence = "is a second reply to its ask" if asked else "is a reply without an ask"
+                self._findings.replies.wrong(place, sentence)
 
 
 def _asked(headers: dict[str, bytes]) -> int | None:
-    """Return a hash of whom an answer has to reach, as its record will say it; None for what is no address."""
-    topic, slash, partition = headers["reply-to"].partition(b"/")
-    correlation_id = headers.get("correlation-id", b"")
+    """Return a hash of the address of an ask, as its reply has it; None if the header is not a valid address."""
+    topic, slash, partition = headers[REPLY_TO].partition(b"/")
+    correlation_id = headers.get(CORRELATION_ID, b"")
     if not slash:
-        return hash((topic, headers.get("reply-key", b""), correlation_id))
+        return hash((topic, headers.get(REPLY_KEY, b""), correlation_id))
     if not partition.isdigit() or len(partition) > _PARTITION_DIGITS_MAX:
         return None
     return hash((topic + b"/%d" % int(partition), b"", correlation_id))

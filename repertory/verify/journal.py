@@ -1,4 +1,4 @@
-"""One shard's journal, folded from its first record: each state record is held against the fold at its seq."""
+"""Fold one shard's journal from its first record, and compare each state record with the fold at its seq."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NO_LIMIT_BYTES = 1 << 62
 
 
 class Step(NamedTuple):
-    """One event of one entity, and the entity before and after it."""
+    """One event of one entity, and the entity's state before and after it."""
 
     record: Record
     key: str
@@ -36,10 +36,10 @@ class Step(NamedTuple):
 
 
 class Life:
-    """One entity as its journal tells it. ``covered`` is the last seq of this life below ``tail_start``.
+    """One entity, folded from its journal. ``covered`` is the last seq of this life below ``tail_start``.
 
-    ``base`` is the entity before the first event whose command is still in the log, as long as there is one; its
-    ``data`` None says that an event of it could not be applied, and that nothing more is known.
+    ``base`` is the entity before the first event whose command is still in the log, None if there is no such event.
+    ``data`` is None after an event that could not be applied: from there on, the state is not known.
     """
 
     __slots__ = ("base", "cause", "covered", "data", "seq", "state", "version")
@@ -52,7 +52,7 @@ class Life:
 
 
 class Journal:
-    """Folds one journal. ``lives`` is what its entities are at the end."""
+    """Folds one journal. ``lives`` holds its entities as they are at the end."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Journal:
                     self._unconfirmed.setdefault((key, entry.seq), []).append(entry)
 
     def read(self, records: Records, produced: Produced, on_step: Callable[[Step], None] | None) -> None:
-        """Fold all of it that counts; note each event for its command."""
+        """Fold all events that count, and record each event for its command."""
         place = TopicPartition(self._hosted.codec.events, self._source.partition)
         counted = self._counted(records, place)
         for record in records.read(*place):
@@ -91,7 +91,7 @@ class Journal:
             cause = cause_of(record)
             if cause is None or cause.source != self._source or cause.nth >= CHANGELOG_INDEX:
                 self._findings.writer.wrong(
-                    record, f"names the cause {record.header(CAUSE)!r:.300}, which is none of this shard"
+                    record, f"names the cause {record.header(CAUSE)!r:.300}, which is not of this shard"
                 )
             else:
                 produced.add(cause, self.target, event_digest(record.key, record.value), record.offset)
@@ -101,13 +101,13 @@ class Journal:
                 self._findings.states.wrong(record, f"cannot be decoded: {error}")
         for entries in self._unconfirmed.values():
             for entry in entries:
-                self._findings.states.wrong(entry.place, f"has seq {entry.seq}, which is no event of that key")
+                self._findings.states.wrong(entry.place, f"has seq {entry.seq}, but no event of that key has it")
         self._check_latest()
 
     def _counted(self, records: Records, place: TopicPartition) -> Collection[int] | None:
-        """Return the offsets that count, None for all; where the shard stands behind them is known to the books then.
+        """Return the offsets of the events that count in a journal that was written at least once; else None, for all.
 
-        Of a journal that was written at least once. Memory meanwhile: its headers.
+        Replaces the changelog's shard record by the one that follows from the journal. Holds all headers in memory.
         """
         shard = self._changelog.shard
         if shard is None or not shard.epoch:
@@ -117,7 +117,7 @@ class Journal:
             try:
                 counted.add(msgspec.structs.replace(record, key=None, value=None))
             except DecodeError as error:
-                self._findings.writer.wrong(record, f"cannot be told to count: {error}")
+                self._findings.writer.wrong(record, f"has headers that do not show whether it counts: {error}")
         found, self._changelog.shard = counted.settle()
         return {record.offset for record in found}
 
@@ -145,12 +145,14 @@ class Journal:
             self._check_state(behaviour, entry, life)
 
     def _order(self, record: Record, life: Life, cause: Cause) -> None:
-        """Causes of one key strictly increase: a command that waits lets none of its key pass it."""
+        """Check that the causes of one key strictly increase: no command overtakes a stashed one of its key."""
         self._findings.order.looked_at += 1
         place = (cause.offset, cause.nth)
         if place <= life.cause:
             before = f"{life.cause[0]}/{life.cause[1]}"
-            self._findings.order.wrong(record, f"is of command {cause.offset}/{cause.nth}, behind one of {before}")
+            self._findings.order.wrong(
+                record, f"belongs to command {cause.offset}/{cause.nth}, but follows an event of {before}"
+            )
         life.cause = max(place, life.cause)
         if life.base is None and cause.offset >= self._low:
             life.base = life.state, life.data
@@ -180,7 +182,7 @@ class Journal:
             on_step(Step(record, key, event, before, life.state))
 
     def bases(self) -> dict[str, tuple[Entity, bytes | None]]:
-        """Return the entities as they were before the first command that is still in the log."""
+        """Return the entities before the first command that is still in the log."""
         if self._low == 0:
             return {}
         return {key: life.base or (life.state, life.data) for key, life in self.lives.items()}
@@ -188,27 +190,29 @@ class Journal:
     # --- states -----------------------------------------------------------------------------------------------
 
     def _check_state(self, behaviour: Behaviour, entry: StateEntry, life: Life) -> None:
-        """Hold a state record against the entity as it was at the record's seq."""
+        """Compare a state record with the entity at the record's seq."""
         wrong = self._findings.states.wrong
         if entry.version != life.version:
-            wrong(entry.place, f"says version {entry.version}, the journal {life.version}")
+            wrong(entry.place, f"has version {entry.version}, but the journal has {life.version}")
         elif not entry.lives:
             if life.version:
-                wrong(entry.place, f"says that no entity is there, the journal has {life.version} events before it")
+                wrong(entry.place, f"holds no entity, but the journal has {life.version} events before it")
         elif life.version == 0:
-            wrong(entry.place, "holds an entity, the journal says that it ended")
+            wrong(entry.place, "holds an entity, but the journal ends it")
         elif life.data is not None and not same(behaviour, snapshot_of(entry), life.state, life.data):
-            wrong(entry.place, f"says {shown(behaviour, snapshot_of(entry))}, the journal {life.state!r:.300}")
+            wrong(
+                entry.place, f"holds {shown(behaviour, snapshot_of(entry))}, but the journal gives {life.state!r:.300}"
+            )
 
     def _check_latest(self) -> None:
-        """Events below the tail are in a snapshot: a restore does not read them. An ended entity may be forgotten."""
+        """Check that a snapshot covers the events below the tail: a restore does not read those events."""
         for key, life in self.lives.items():
             entry = self._changelog.latest.get(key)
             latest = -1 if entry is None else entry.seq
             if life.version and latest < life.covered:
                 place = Place(self._hosted.codec.state, self._source.partition, -1, key)
                 self._findings.states.wrong(
-                    place, f"holds seq {latest}, but a restore begins behind the key's seq {life.covered}"
+                    place, f"covers seq {latest}, but a restore begins behind the key's seq {life.covered}"
                 )
 
 
@@ -219,18 +223,18 @@ def snapshot_of(entry: StateEntry) -> bytes:
 
 
 def same(behaviour: Behaviour, snapshot: bytes, state: Entity, data: bytes) -> bool:
-    """Whether a snapshot is that entity; an older one, that lacks a field with a default, is."""
+    """Whether a snapshot is equal to an entity. It may lack a field with a default, as older snapshots do."""
     if snapshot == data:
         return True
     try:
         return bool(behaviour.state_decode(snapshot) == state)
-    except Exception:  # noqa: BLE001  msgspec's own errors, and those of a __post_init__
+    except Exception:  # noqa: BLE001  msgspec's errors, and those of a __post_init__
         return False
 
 
 def shown(behaviour: Behaviour, snapshot: bytes) -> str:
-    """Return a snapshot for people."""
+    """Return a snapshot as text."""
     try:
         return f"{behaviour.state_decode(snapshot)!r:.300}"
     except Exception as error:  # noqa: BLE001  as in `same`
-        return f"what cannot be decoded ({error!r:.200})"
+        return f"a snapshot that cannot be decoded ({error!r:.200})"

@@ -1,4 +1,4 @@
-"""What the commands of one shard made, gathered from all topics: 32 bytes for each record, sorted by command."""
+"""The records that the commands of one shard produced, in all topics, sorted by command: 32 bytes per record."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from repertory.actors.headers import CAUSE, Headers
+from repertory.actors.headers import ATTEMPTS, CAUSE, EPOCH, ERROR_MESSAGE, ERROR_TYPE, Headers
 from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.verify.findings import Place
 
@@ -15,7 +15,7 @@ _CAUSE = re.compile(rb"([A-Za-z0-9._-]+)/([0-9]{1,9})/([0-9]{1,18})/([0-9]{1,18}
 
 
 class Cause(NamedTuple):
-    """The `cause` of a record: which command made it, and the ``nth`` of its outputs (the index of the wire format)."""
+    """The `cause` of a record: the command that produced it, and ``nth``, its index among that command's outputs."""
 
     source: TopicPartition
     offset: int
@@ -23,7 +23,7 @@ class Cause(NamedTuple):
 
 
 class Made(NamedTuple):
-    """One record that a command made: where it stands, and a hash of its bytes."""
+    """One record that a command produced: its index, its partition (``target``) and offset, and a hash of its bytes."""
 
     nth: int
     target: int
@@ -32,7 +32,7 @@ class Made(NamedTuple):
 
 
 def cause_of(record: Record) -> Cause | None:
-    """Return what a record says of its cause, None for one without or with what is none."""
+    """Return the cause of a record, None if it has none or an invalid one."""
     value = record.header(CAUSE)
     if value is None:
         return None
@@ -44,20 +44,20 @@ def cause_of(record: Record) -> Cause | None:
 
 
 def digest(record: Record | Output) -> int:
-    """Return a hash of a record's bytes, where it stands and which owner wrote it left out. Keyed by this process."""
+    """Return a hash of a record's bytes without its offset and its owner's epoch. It differs between processes."""
     headers = record.headers
-    if headers and headers[-1][0] == "epoch":  # A successor sends the same again.
+    if headers and headers[-1][0] == EPOCH:  # The next owner may send the same output again.
         headers = headers[:-1]
     return hash((record.key, record.value, headers))
 
 
 def event_digest(key: bytes | None, value: bytes | None) -> int:
-    """Return a hash of an event; its seq and version are the journal's own to check."""
+    """Return a hash of an event without its seq and version, which `Journal` checks."""
     return hash((key, value))
 
 
 class Targets:
-    """Numbers for the partitions that records stand in, and the first offset that each still holds."""
+    """Numbers for the partitions that hold outputs, and the first offset that each still holds."""
 
     def __init__(self) -> None:
         self._numbers: dict[TopicPartition, int] = {}
@@ -73,15 +73,15 @@ class Targets:
         return number
 
     def name(self, number: int) -> TopicPartition:
-        """Return the partition with that number."""
+        """Return the partition that has a number."""
         return self._names[number]
 
     def place(self, made: Made) -> Place:
-        """Return where a record stands."""
+        """Return the place of a record."""
         return Place(*self._names[made.target], made.place)
 
     def is_cut(self, number: int) -> bool:
-        """Tell whether older records of a partition are gone: what is not there may have been deleted."""
+        """Whether older records of a partition were deleted, so that a missing record may be one of them."""
         return self.lows.get(number, 0) > 0
 
 
@@ -96,7 +96,7 @@ class Produced:
         return len(self._offsets)
 
     def add(self, cause: Cause, target: int, digest_: int, place: int) -> None:
-        """Note one record. ``place`` is its own offset."""
+        """Add one record. ``place`` is the record's offset."""
         self._offsets.append(cause.offset)
         self._indexes.append(cause.nth)
         self._digests.append(digest_)
@@ -104,7 +104,7 @@ class Produced:
         self._places.append(place)
 
     def by_command(self) -> Iterator[tuple[int, list[Made]]]:
-        """Yield the offset of each command with what it made, ascending, and by index within."""
+        """Yield the offset of each command with its records, by ascending offset, and by index within a command."""
         offsets, indexes = self._offsets, self._indexes
         order = sorted(range(len(offsets)), key=lambda at: (offsets[at], indexes[at], self._places[at]))
         current, made = -1, list[Made]()
@@ -118,10 +118,10 @@ class Produced:
             yield current, made
 
 
-#: Headers of a dead letter that only its failure knows; the others follow from the command.
-_OF_THE_FAILURE = frozenset({"error-type", "error-message", "attempts"})
+#: The headers of a dead letter that describe its failure; the others follow from the command.
+_OF_THE_FAILURE = frozenset({ERROR_TYPE, ERROR_MESSAGE, ATTEMPTS})
 
 
 def without_failure(headers: Headers) -> Headers:
-    """Return a dead letter's headers with what only its failure knows left blank."""
+    """Return a dead letter's headers with empty values for those that describe its failure."""
     return tuple((name, b"" if name in _OF_THE_FAILURE else value) for name, value in headers)

@@ -1,4 +1,4 @@
-"""What was published outside the system: known from deciding the commands again, looked for in the topics named."""
+"""Check the records published to topics outside the system against those that deciding the commands again gives."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from repertory.verify.produced import cause_of, digest
 
 
 class PublishedOutputs:
-    """Expects what was decided again. Memory: some 250 bytes for each published record."""
+    """The published records that are expected. Memory: about 250 bytes per record."""
 
     def __init__(self, system: str, sources: Collection[TopicPartition], findings: Findings) -> None:
         self._prefix = f"{system}."
         self._sources, self._findings = sources, findings
         #: Topic -> cause -> (hash, partition, the command that published it).
         self._expected: dict[str, dict[str, tuple[int, int, Place]]] = {}
-        #: Whether some commands could not be decided again: what nobody expects may be theirs.
+        #: Whether some commands could not be decided again: an unexpected record may be theirs.
         self.is_partial = False
         self._excused: set[tuple[TopicPartition, int]] = set()
 
     def is_foreign(self, topic: str) -> bool:
-        """Whether a topic is none of the system's own."""
+        """Whether a topic is outside the system."""
         return not topic.startswith(self._prefix)
 
     def expect(self, cause: str, output: Output, command: Record) -> None:
-        """Note that a command publishes this."""
+        """Expect a record that a command publishes."""
         place = Place(command.topic, command.partition, command.offset, text(command.key))
         self._expected.setdefault(output.topic, {})[cause] = (digest(output), output.partition, place)
 
     def excuse(self, source: TopicPartition, offset: int) -> None:
-        """Note a command that was not applied, but whose outputs may have left: its shard works at least once."""
+        """Allow the outputs of a command that was not applied: its shard works at least once and may have sent them."""
         self._excused.add((source, offset))
 
     def check(self, records: Records) -> None:
-        """Read the topics and hold them against what is expected."""
+        """Read the topics and compare them with the expected records."""
         for topic, expected in self._expected.items():
             seen, is_cut = set[str](), False
             for place in records.partitions(topic):
@@ -58,14 +58,18 @@ class PublishedOutputs:
         name = f"{cause.source}/{cause.offset}/{cause.nth}"
         is_due = name in expected and expected[name][:2] == (digest(record), record.partition)
         if name in seen and is_due and record.header(EPOCH) is not None:
-            return  # Sent again by a shard that works at least once.
+            return  # A shard that works at least once has sent it again.
         if name in seen:
-            self._findings.duplicates.wrong(record, f"has the cause {name}, as another record of the topic has")
+            self._findings.duplicates.wrong(record, f"has the cause {name} of another record of the topic")
         seen.add(name)
         if name in expected:
             if not is_due:
-                self._findings.decisions.wrong(record, f"is not output {name} as deciding its command again gives it")
+                self._findings.decisions.wrong(
+                    record, f"differs from output {name}, as deciding its command again gives it"
+                )
         elif self.is_partial or cause[:2] in self._excused:
             self._findings.decisions.unverifiable += 1
         else:
-            self._findings.decisions.wrong(record, f"has the cause {name}, and deciding that command does not give it")
+            self._findings.decisions.wrong(
+                record, f"has the cause {name}, but deciding that command again does not give it"
+            )

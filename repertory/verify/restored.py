@@ -1,4 +1,4 @@
-"""What the next owner of a shard would get: the product's own restore, held against what the log says."""
+"""Restore a shard from the log as its next owner does, with the code of the runtime."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BATCH_RECORDS = 1_000
 def restored(
     reader: Reader, source: TopicPartition, hosted: HostedEntity, config: ShardConfig, committed: int | None
 ) -> RecoveredShard:
-    """Read a shard from its committed records, without taking it. Inconsistent if they contradict themselves."""
+    """Restore a shard from its committed records, without owning it. Raises Inconsistent if they are contradictory."""
     start_offset, end_offset = reader.bounds(*source)
     ends = {topic: reader.bounds(topic, source.partition)[1] for topic in hosted.codec.restored_topics}
     recovery = Recovery(config, hosted.codec, Claimed(source, committed, start_offset, end_offset, ends))

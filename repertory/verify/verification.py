@@ -1,8 +1,7 @@
-"""``verify``: all that a system left in a log, held against what is promised of it. It reads, and changes nothing.
+"""``verify``: check all records that a system has written to a log against its promises. It only reads.
 
-Shard by shard. In memory at a time: one state per entity of one shard, the state records of one shard, 32 bytes for
-each tell, reply and dead letter of all shards and for each event of one, 8 bytes for each ask, and the dead letters'
-reasons.
+It works shard by shard. Its memory holds the states and the state records of one shard, 32 bytes for each tell, reply
+and dead letter of all shards and for each event of one shard, 8 bytes for each ask, and the dead letters' reasons.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from repertory.verify.sequence import Sequence
 
 
 class VerificationReport(msgspec.Struct, frozen=True):
-    """What a verification found. ``fates`` counts commands by how they ended.
+    """The result of a verification. ``fates`` counts commands by their outcome.
 
-    ``grew``: records were added meanwhile, so that what seems wrong may only be new.
+    ``grew``: records were added during the verification, so that a violation may only be a command in progress.
     """
 
     system: str
@@ -53,17 +52,17 @@ def verify(
     on_command: Callable[[Record], None] = lambda _: None,
     on_step: Callable[[Step], None] | None = None,
 ) -> VerificationReport:
-    """Verify all that is committed; nothing should be running on it.
+    """Verify all committed records of a system. No node of the system should be running.
 
-    ``decides``: decide each command again, for which the code has to be that which wrote the log. ``seen`` is called
-    with the number of records read since its last call. ``on_command`` is told of each command and ``on_step`` of each
-    event, in the order of their partition: for what an application promises by itself.
+    ``decides``: decide each command again, which needs the code that wrote the log. ``seen`` is called with the number
+    of records read since its last call. For invariants of the application, ``on_command`` is called with each command
+    and ``on_step`` with each event, in the order of their partition.
     """
     return Verification(reader, system, decides=decides, seen=seen).run(on_command, on_step)
 
 
 def records_total(reader: Reader, system: SystemDefinition) -> int:
-    """Return about how many records a verification reads (transaction markers and compacted ones count as well)."""
+    """Return an upper bound of the records that a verification reads: transaction markers and deleted records count."""
     total = 0
     commands = set(system.commands_topics())
     for spec in system.topic_specs():
@@ -91,7 +90,7 @@ class Verification:
         self._gathered = Gathered(self._records, system, list(self._hosted), self._findings)
 
     def run(self, on_command: Callable[[Record], None], on_step: Callable[[Step], None] | None) -> VerificationReport:
-        """Read everything and return what was found."""
+        """Read everything and return the report."""
         started_s, ends = time.monotonic(), self._ends()
         self._gathered.read(on_command)
         for source, hosted in self._hosted.items():
@@ -154,7 +153,7 @@ class Verification:
         sequence: Sequence | None,
         done: Decisions,
     ) -> None:
-        """Hold the entities at the end of the commands against those at the end of their history."""
+        """Compare the entities after all commands with those after all state records or events."""
         where = Place(hosted.codec.state, source.partition)
         if not done.judges:
             self._findings.states.unverifiable += sequence is not None
@@ -166,7 +165,7 @@ class Verification:
                 data = hosted.behaviour.initial_data if moment is None else moment.data
                 if key not in done.unknown and life.data not in (None, data):
                     self._findings.states.wrong(
-                        where._replace(key=key), "is folded to two different states from the same events"
+                        where._replace(key=key), "folds to two different states from the same events"
                     )
 
     def _check_shard(
@@ -179,27 +178,29 @@ class Verification:
         *,
         has_made: bool,
     ) -> None:
-        """Hold the last shard record against the group's offset, the commands and the journal's end."""
+        """Compare the last shard record with the group's offset, the commands, and the end of the journal."""
         committed, low, high = group
         where = Place(hosted.codec.state, source.partition, -1, "\0shard")
         wrong, shard = self._findings.shards.wrong, changelog.shard
         last = changelog.seq_last if journal is None else journal.next_seq - 1
         if shard is None:
             if committed is not None or has_made or changelog.latest or changelog.stashed:
-                wrong(where, f"is missing; the group's offset is {committed}, and the shard has written")
+                wrong(where, f"is missing, but the shard has written; the group's offset is {committed}")
             return
         if not shard.nontransactional and committed not in (
             None,
             shard.next,
-        ):  # An offset that expired is written again.
-            wrong(where, f"says that {shard.next} is next, the group {committed}")
+        ):  # None: the group's offset expired, and is committed again.
+            wrong(where, f"has {shard.next} as the next command, but the group has {committed}")
         if shard.next > high:
-            wrong(where, f"says that {shard.next} is next, and the commands end at {high}")
+            wrong(where, f"has {shard.next} as the next command, but the commands end at {high}")
         if shard.next < low:
-            wrong(where, f"says that {shard.next} is next, and the commands begin at {low}: some were never handled")
+            wrong(
+                where, f"has {shard.next} as the next command, but the commands begin at {low}: some were never handled"
+            )
         is_exact = journal is not None or changelog.is_complete
         if shard.seq < last + 1 or (is_exact and shard.seq != last + 1):
-            wrong(where, f"says that seq {shard.seq} is next, and what was written ends with {last}")
+            wrong(where, f"has {shard.seq} as the next seq, but the last seq written is {last}")
 
     def _check_restore(
         self,
@@ -209,7 +210,7 @@ class Verification:
         done: Decisions,
         committed: int | None,
     ) -> None:
-        """Restore the shard as its next owner does, and hold its entities against those that the log tells of."""
+        """Restore the shard as its next owner does, and compare its entities with those that follow from the log."""
         finding = self._findings.restore
         config = self._topology.shard_config(*source)
         where = Place(hosted.codec.state, source.partition)
@@ -235,4 +236,4 @@ class Verification:
                 or due is None
                 or not same(hosted.behaviour, lives, hosted.behaviour.state_decode(due), due)
             ):
-                finding.wrong(where._replace(key=key), "would be restored as something else")
+                finding.wrong(where._replace(key=key), "would be restored to a different state")

@@ -71,7 +71,7 @@ NUMBERED = (("seq", b"0"), ("version", b"1"))
             Output("bank.account.events", 0, b"a", b"\x82\xa4type\xa9Deposited\xa6amount\xa1x", (("seq", b"9"),)),
             r"Expected `int`, got `str`",
         ),
-        (Output("bank.account.stash", 0, b"first", b"", ()), "its key b'first' is no offset"),
+        (Output("bank.account.stash", 0, b"first", b"", ()), "its key b'first' is not an offset"),
     ],
 )
 def test_a_record_that_cannot_be_read_is_a_sentence(running: Running, record: Output, said: str) -> None:
@@ -117,12 +117,12 @@ def test_an_event_that_cannot_be_applied_is_a_sentence() -> None:
     with system.start() as running:
         output = Output("bar.cup.events", 0, b"c", encode(Poured(much=11)), (("seq", b"0"), ("version", b"1")))
         running._backend.appender().append([output])
-        with pytest.raises(DecodeError, match=r"bar\.cup\.events/0@0 cannot be applied: OverflowError: too much; use"):
+        with pytest.raises(DecodeError, match=r"bar\.cup\.events/0@0 cannot be applied: OverflowError: too much; "):
             running.state(Cup, "c")
 
 
 def test_status_says_what_it_cannot_read(running: Running) -> None:
     """A waiting record without an offset is no reason for a traceback."""
     running._backend.appender().append([Output("bank.account.stash", 0, b"-1", b"", ())])
-    with pytest.raises(DecodeError, match="is no offset"):
+    with pytest.raises(DecodeError, match="is not an offset"):
         shard_status(running.reader, running.system, running.system.hosted[Account], 0)
