@@ -1,4 +1,4 @@
-"""``AssignedShard``: one partition that the group gave to this worker, and the phase that it is in.
+"""``AssignedShard``: one partition that the group assigned to this worker, and its phase.
 
 ::
 
@@ -12,8 +12,10 @@
     │ STOPPED ├─────────────────────┘          stop: from every phase back to STOPPED
     └─────────┘
 
-A shard that is ABORTED claims again by itself, after a backoff: nobody is to blame. One that is STOPPED waits for its
-supervisor. In both all that was in memory is dropped: the log has the truth.
+Before all phases the group assigns the shard; after all of them the group revokes it or another owner fences it, and
+the region forgets it. A shard that is ABORTED claims again by itself after a backoff; an abort is not a failure. A
+shard that is STOPPED stays so until its supervisor starts it. Both phases drop all state in memory, and recovery reads
+it from the log.
 """
 
 from __future__ import annotations
@@ -31,26 +33,26 @@ from repertory.bridge.log.record import TopicPartition
 from repertory.bridge.recovery import Recovery
 from repertory.supervision import Backoff
 
-#: How soon a shard is claimed again after an abort. Never counted as a restart: a log that is out of reach for too
-#: long says so itself (LogUnavailable).
+#: The delay before a shard is claimed again after an abort. An abort never counts as a restart: a log that is out of
+#: reach for too long raises LogUnavailable.
 RECLAIM_BACKOFF = Backoff(first_s=0.02, factor=2.0, max_s=2.0)
 
 
 class ShardPhase(enum.Enum):
-    """Where an assigned shard is."""
+    """The phases of an assigned shard."""
 
     STOPPED = "stopped"
     """Not started yet, or stopped by its supervisor."""
     ABORTED = "aborted"
-    """Waits until it is claimed again."""
+    """Is claimed again after a backoff."""
     CLAIMING = "claiming"
-    """Earlier owners are being shut out."""
+    """Earlier owners are being fenced."""
     RECOVERING = "recovering"
     """Its committed state is being read."""
     RUNNING = "running"
-    """Decides the next turn."""
+    """Ready to decide its next turn."""
     COMMITTING = "committing"
-    """Decides nothing until its last turn is committed."""
+    """Decides nothing until its latest turn is committed."""
 
 
 class ShardChange(enum.Enum):
@@ -75,26 +77,23 @@ SHARD_PHASE_TABLE: Final[Mapping[ShardChange, Mapping[ShardPhase, ShardPhase]]] 
     ShardChange.ABORT: dict.fromkeys((_P.CLAIMING, _P.RECOVERING, _P.RUNNING, _P.COMMITTING), _P.ABORTED),
     ShardChange.STOP: dict.fromkeys(_P, _P.STOPPED),
 }
-"""Every change of phase: change → phase → next phase. What is not in it is a bug, and raises."""
+"""Every change of phase: change → phase → next phase. A change that is not in the table is a bug and raises."""
 
-#: In these phases there is nothing in memory, and nothing that was asked of the log is still wanted.
+#: In these phases nothing is in memory, and answers to earlier requests are ignored.
 DOWN: Final = (_P.STOPPED, _P.ABORTED)
 
 
 class AssignedShard:
-    """One assigned shard. Mutable; owned by the region, on the thread of the loop.
-
-    It changes by its methods alone.
-    """
+    """One assigned shard. Mutable; owned by the region, used on the loop's thread, changed only by its methods."""
 
     def __init__(self, place: TopicPartition, config: ShardConfig, hosted: HostedEntity) -> None:
         self.place = place
         self.config = config
         self.hosted = hosted
-        #: The shard's name in its supervision tree and in log lines.
+        #: The shard's name in the supervision tree and in log lines.
         self.name = str(config.id)
         self.incarnation = 0
-        #: Consecutive aborts, which are nobody's fault; and when it is claimed again after the last of them.
+        #: Consecutive aborts, and when the shard is claimed again after the latest of them.
         self._aborts = 0
         self.reclaim_s: float | None = None
         self.claimed_s = 0.0
@@ -108,49 +107,49 @@ class AssignedShard:
 
     @property
     def phase(self) -> ShardPhase:
-        """Where it is."""
+        """The current phase."""
         return self._phase
 
     @property
     def shard(self) -> Shard | None:
-        """The shard that handles commands, while it is RUNNING or COMMITTING."""
+        """The shard that handles commands, while the phase is RUNNING or COMMITTING."""
         return self._shard
 
     @property
     def recovery(self) -> Recovery:
-        """What reads the committed state, while it is RECOVERING."""
+        """The recovery that reads the committed state, while the shard is RECOVERING."""
         assert self._recovery is not None, f"{self.name} is {self._phase.value}"
         return self._recovery
 
-    # --- the way up -------------------------------------------------------------------------------------------
+    # --- claim and recovery -----------------------------------------------------------------------------------
 
     def claim(self, now_s: float, incarnation: int | None = None) -> None:
-        """Begin to shut out earlier owners; ``incarnation`` is that of a new start."""
+        """Begin to fence earlier owners; ``incarnation`` is that of a new start by the supervisor."""
         self._change(ShardChange.CLAIM)
         self.incarnation = self.incarnation if incarnation is None else incarnation
         self.reclaim_s = None
         self.claimed_s = self._reported_s = now_s
 
     def begin_recovery(self, claimed: Claimed) -> Recovery:
-        """Earlier owners are shut out: begin to read."""
+        """Begin to read the committed state, once earlier owners are fenced."""
         self._change(ShardChange.CLAIMED)
         self._recovery = Recovery(self.config, self.hosted.codec, claimed)
         return self._recovery
 
     def is_report_due(self, now_s: float, interval_s: float) -> bool:
-        """Tell whether so much time is over since the progress of the recovery was reported; begin anew if it is."""
+        """Return whether the recovery's progress was last reported that long ago; if so, the interval starts again."""
         if now_s < self._reported_s + interval_s:
             return False
         self._reported_s = now_s
         return True
 
     def doubt(self) -> int:
-        """Count one more recovery in a row that met a contradiction, and return how many there were."""
+        """Count one more consecutive recovery that found a contradiction, and return the count."""
         self._doubts += 1
         return self._doubts
 
     def start(self, shard: Shard) -> None:
-        """The committed state is read: begin to handle commands."""
+        """Begin to handle commands, once the committed state is read."""
         self._change(ShardChange.RECOVERED)
         self._recovery, self._shard = None, shard
         self._doubts = 0
@@ -158,36 +157,36 @@ class AssignedShard:
     # --- turns ------------------------------------------------------------------------------------------------
 
     def must_pause(self) -> bool:
-        """Tell whether the partition has to be paused now, because the mailbox is full."""
+        """Return whether the partition has to be paused now, because the mailbox is full."""
         if self._is_paused or self._shard is None or not self._shard.mailbox.full:
             return False
         self._is_paused = True
         return True
 
     def must_resume(self) -> bool:
-        """Tell whether a paused partition has to be resumed now, because there is room again."""
+        """Return whether a paused partition has to be resumed now, because the mailbox has room again."""
         if not self._is_paused or self._shard is None or not self._shard.mailbox.drained:
             return False
         self._is_paused = False
         return True
 
     def send(self, result: TurnResult) -> None:
-        """A turn is on its way to the log."""
+        """Record the turn whose commit is in flight."""
         self._change(ShardChange.SEND)
         self._result = result
 
     def committed(self) -> TurnResult:
-        """The turn on its way is committed: return it."""
+        """Return the turn whose commit was in flight, now committed."""
         self._change(ShardChange.COMMITTED)
         result, self._result = self._result, None
         assert result is not None, self.name
         self._aborts = 0
         return result
 
-    # --- the way down -----------------------------------------------------------------------------------------
+    # --- abort and stop ---------------------------------------------------------------------------------------
 
     def abort(self, now_s: float, *, routine: bool) -> float:
-        """Drop everything, and claim again later; return in how many seconds, 0 after a first abort that is routine."""
+        """Drop all state and schedule the next claim; return its delay in seconds, 0 after a first routine abort."""
         self._change(ShardChange.ABORT)
         self._drop()
         self._aborts += 1
@@ -196,7 +195,7 @@ class AssignedShard:
         return delay_s
 
     def stop(self) -> None:
-        """Drop everything, and wait for the supervisor."""
+        """Drop all state; the supervisor decides about the next start."""
         self._change(ShardChange.STOP)
         self._drop()
 

@@ -1,4 +1,4 @@
-"""Handlers with something before them: how the simulator makes them fail, and a test has a process die in one."""
+"""Handlers with a hook that runs before them: the simulator makes handlers fail, a test kills a process within one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from repertory.actors.entity import Behaviour
 from repertory.actors.handler import Handler
 from repertory.bridge.hosted_entity import HostedEntity
 
-#: Is called with the cause and the attempt of each command before its handler; raises what the handler is to raise.
+#: Is called with the cause and the attempt of each command before its handler; what it raises, the handler raises.
 Hook = Callable[[str, int], None]
 
 
 def hooked(hosted: HostedEntity, hook: Hook) -> HostedEntity:
-    """Return a role whose handlers call a hook first. What they do else is not changed by it."""
+    """Return a hosted entity whose handlers call a hook first and are otherwise unchanged."""
     behaviour: Behaviour = copy.copy(hosted.behaviour)
     behaviour.handlers = {message: _hooked(handler, hook) for message, handler in hosted.behaviour.handlers.items()}
     return msgspec.structs.replace(hosted, behaviour=behaviour)

@@ -1,4 +1,4 @@
-"""What a system hosts, as its shards need it: each entity with its codec, and who else can be addressed."""
+"""What a system hosts, as its shards need it: each entity with its codec, and the entities that can be addressed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class HostedEntity(msgspec.Struct, frozen=True):
 
 
 class Topology(msgspec.Struct, frozen=True):
-    """The entities of a system by their commands topic, who can be addressed, and the bounds of each shard."""
+    """The entities of a system by their commands topic, the entities that can be addressed, and each shard's limits."""
 
     entities: Mapping[str, HostedEntity]
     directory: Directory
@@ -36,7 +36,8 @@ class Topology(msgspec.Struct, frozen=True):
     ) -> ShardConfig:
         """Return the configuration of the shard of one partition.
 
-        ``in_flight``: where it writes which command it is handling; ``owner``: the run of a node whose memory that is.
+        ``in_flight``: memory in which the shard records the command that it is handling; ``owner``: the run of a node
+        to which that memory belongs.
         """
         hosted = self.entities[topic]
         return ShardConfig(

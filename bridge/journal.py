@@ -1,7 +1,7 @@
 """The tail of a shard's journal, folded onto its snapshots; each record is checked against those before it.
 
-Phase: recovering, third step (``bridge.recovery``). Before it snapshots and stash are in place, after it the shard can
-start.
+Phase: RECOVERING, third step (see ``bridge.recovery``). Before it, snapshots and stashed commands have been restored.
+After it, at least once, recovery reads the commands topic (fourth step); otherwise the shard is RUNNING.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from repertory.actors.shard.recovered import RecoveredShard
 from repertory.actors.wire import DecodeError, refuse_unknown_fields
 from repertory.bridge.log.record import Record
 
-#: What helps when a part of a shard's history is missing or contradicts the rest.
+#: The remedy when a part of a shard's history is missing or contradicts the rest.
 REMEDY = "restore all topics of this entity from one backup"
 
 
 class Inconsistent(Exception):
-    """The log contradicts itself; the sentence names what, where and the remedy. The shard stays stopped."""
+    """The log contradicts itself; the sentence says what, where, and the remedy. The shard stays stopped."""
 
     @classmethod
     def of(cls, shard: object, what: str) -> Inconsistent:
-        """Return the complaint about a shard."""
+        """Return the error for a shard."""
         return cls(f"shard {shard} is stopped: {what}.")
 
 
 class JournalTail:
-    """Takes the journal records that count, in seq order. ``next_seq`` is -1 before the first."""
+    """Applies the journal records that count, in seq order. ``next_seq`` is -1 before the first."""
 
     def __init__(self, config: ShardConfig, found: RecoveredShard) -> None:
         self._config = config
@@ -38,7 +38,7 @@ class JournalTail:
         self.next_seq = -1
 
     def fold(self, record: Record) -> None:
-        """Apply one record; Inconsistent if it does not follow."""
+        """Apply one record; Inconsistent if it does not continue the records before it."""
         shard, behaviour = self._record, self._config.behaviour
         seq, version = record.number(SEQ), record.number(VERSION)
         where = record.place
@@ -48,7 +48,7 @@ class JournalTail:
             )
         if self.next_seq not in (-1, seq):
             raise self._wrong(
-                f"{where} has seq {seq} where {self.next_seq} follows: journal records are lost; {REMEDY}"
+                f"{where} has seq {seq} where {self.next_seq} is next: journal records are lost; {REMEDY}"
             )
         if self.next_seq == -1 and seq > shard.tail_start:
             raise self._wrong(
@@ -68,7 +68,7 @@ class JournalTail:
             return
         if version != cell.version + 1:
             raise self._wrong(
-                f"{where} is version {version} of key {key!r} where {cell.version + 1} follows: a snapshot or journal "
+                f"{where} is version {version} of key {key!r} where {cell.version + 1} is next: a snapshot or journal "
                 f"records are lost; {REMEDY}"
             )
         self._evolve(cell, record, where)
@@ -98,8 +98,8 @@ class JournalTail:
 
 
 def entity_key(record: Record) -> str:
-    """Return the key of an entity's record; DecodeError if it is not a valid one."""
+    """Return the key of an entity's record; DecodeError if it is invalid."""
     try:
         return checked_key((record.key or b"").decode())
     except ValueError as error:
-        raise DecodeError(f"its key is not that of an entity: {error}") from error
+        raise DecodeError(f"its key is not a valid entity key: {error}") from error

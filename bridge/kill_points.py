@@ -1,10 +1,10 @@
-"""Named points that a worker reaches, at each of which a test can have it killed: ``REPERTORY_KILL_AT=decided``.
+"""Named points in a worker's code, at each of which a test can kill it: ``REPERTORY_KILL_AT=decided``.
 
-There is one way to reach a point, :func:`reached`, and one listener at a time: the simulator and tests in one process
-use :func:`observed_by`; in a node the environment arms traps. ``decided:3`` kills at the third time,
-``decided:3,polled`` at one point after the other: each trap is armed once the one before it has killed, and counts from
-then on. One process of the node dies at each, once: its successors pass unharmed. Only the environment of the node
-process arms a trap; no record, setting or network input can.
+The code calls :func:`reached` at each point, and there is one listener at a time: the simulator and tests in one
+process use :func:`observed_by`; in a node the environment variable arms traps. ``decided:3`` kills the third time that
+the point is reached. ``decided:3,polled`` kills at one point after the other: each trap is armed once the one before it
+has killed, and counts from then on. Each trap kills one process of the node, once; the processes that replace it pass
+the point. Only the environment of the node process arms a trap; no record, setting or network input can.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 VARIABLE = "REPERTORY_KILL_AT"
 
-#: Is called with the name of each point that is reached, and how long to wait before the process dies there.
+#: Is called with the name of each point that is reached, and with the delay after which the process is killed there.
 Listener = Callable[[str, float], None]
 
 
@@ -34,65 +34,69 @@ class KillPoint(NamedTuple):
     what: str
 
 
-#: In the order in which a turn, a takeover and a stop reach them. The K-numbers are named here and nowhere else.
+#: In the order in which a turn, a takeover and a stop reach them. Only this table has the K-numbers.
 POINTS: Mapping[str, KillPoint] = MappingProxyType(
     {
         "polled": KillPoint("K1", "records were polled"),
-        "queued": KillPoint("K2", "they are in the mailbox"),
+        "queued": KillPoint("K2", "the records are in the mailbox"),
         "handling": KillPoint("K3", "within a handler"),
         "decided": KillPoint("K4", "a batch is decided, its transaction not begun"),
         "begun": KillPoint("K5", "the transaction is begun, nothing is produced"),
-        "producing": KillPoint("K6", "between its records: those of one topic are produced, those of the next are not"),
-        "produced": KillPoint("K7", "all is produced, the offset is not sent"),
-        "offset-sent": KillPoint("K8", "the offset is sent, the commit is not asked for"),
-        "handed-over": KillPoint("K9", "the commit is handed to its thread, the loop goes on"),
-        "commit-asked": KillPoint("K9", "the commit was asked for, its answer is not there"),
-        "commit-heard": KillPoint("K10", "the loop hears of the commit, and has told no shard"),
-        "committed": KillPoint("K11", "the broker has acknowledged the commit, the loop does not know"),
-        "revoking": KillPoint("K12", "shards are revoked, their commits are under way"),
-        "revoked": KillPoint("K13", "the commits of revoked shards are decided, the shards not given back"),
+        "producing": KillPoint("K6", "the records of one topic are produced, those of the next topic are not"),
+        "produced": KillPoint("K7", "all records are produced, the offset is not sent"),
+        "offset-sent": KillPoint("K8", "the offset is sent, the commit is not requested"),
+        "handed-over": KillPoint("K9", "the commit is handed to its thread, the loop continues"),
+        "commit-asked": KillPoint("K9", "the commit was requested, the broker has not answered"),
+        "commit-heard": KillPoint("K10", "the loop has received the commit event, the shard has not"),
+        "committed": KillPoint("K11", "the broker has acknowledged the commit, the loop has not received it"),
+        "revoking": KillPoint("K12", "shards are revoked, their commits are in flight"),
+        "revoked": KillPoint("K13", "the commits of revoked shards are decided, the shards are not yet given back"),
         "claiming": KillPoint("K14", "a shard is assigned, not claimed"),
-        "claimed": KillPoint("K15", "it is claimed, nothing is restored"),
-        "restoring": KillPoint("K16", "within its restore"),
-        "restored": KillPoint("K17", "it is restored, and has begun nothing"),
+        "claimed": KillPoint("K15", "the shard is claimed, nothing is restored"),
+        "restoring": KillPoint("K16", "within the shard's recovery"),
+        "restored": KillPoint("K17", "the shard is restored, it has not begun to fetch"),
         "producing-state": KillPoint("K18", "the state topic's records are about to be produced"),
         "producing-dead-letter": KillPoint("K19", "a dead letter is about to be produced"),
-        "waiting-for-restart": KillPoint("K20", "a shard is stopped and waits for its restart"),
-        "stopping": KillPoint("K21", "the worker is told to stop, and has drained nothing"),
-        "discarding-producer": KillPoint("K22", "a producer is about to be thrown away"),
+        "waiting-for-restart": KillPoint("K20", "a shard is stopped, its restart is scheduled"),
+        "stopping": KillPoint("K21", "the worker has been asked to stop, nothing is drained"),
+        "discarding-producer": KillPoint("K22", "a producer is about to be discarded"),
     }
 )
 
-#: Those of a turn without a transaction (``bridge.nontransactional``), on Kafka.
+#: The points of a nontransactional turn (``bridge.nontransactional``) on Kafka.
 NONTRANSACTIONAL_POINTS: Mapping[str, KillPoint] = MappingProxyType(
     {
-        "appending": KillPoint("P1", "nothing of it is appended"),
-        "appending-journal": KillPoint("P2", "its outputs are acknowledged, nothing of its journal is appended"),
-        "journal-sent": KillPoint("P2", "its journal is on its way"),
-        "appended": KillPoint("P3", "all is acknowledged, the loop does not know"),
+        "appending": KillPoint("P1", "nothing of the turn is appended"),
+        "appending-journal": KillPoint("P2", "its outputs are acknowledged, no journal record is appended"),
+        "journal-sent": KillPoint("P2", "its journal records are sent, not yet acknowledged"),
+        "appended": KillPoint("P3", "all records are acknowledged, the loop has not received it"),
     }
 )
 
-#: What is about to be produced with the first record of a topic, by the end of its name.
+#: The points that are reached before the first record of a topic is produced, by the last part of the topic's name.
 PRODUCING: Mapping[str, str] = MappingProxyType({"state": "producing-state", "dead-letters": "producing-dead-letter"})
 
 
 class _State:
-    """Who listens in this process."""
+    """The listener of this process."""
 
     listener: Listener | None = None
 
 
 def reached(point: str, later_s: float = 0.0) -> None:
-    """Reach a point; nothing happens unless somebody listens. ``later_s``: how long what is called next may begin."""
+    """Report that a point is reached; nothing happens without a listener. ``later_s``: delay before the kill.
+
+    With a delay the process runs on, so that the call that follows has begun when the process is killed.
+    """
     if _State.listener is not None:
         _State.listener(point, later_s)
 
 
 @contextlib.contextmanager
 def observed_by(listener: Listener) -> Iterator[None]:
-    """Tell ``listener`` of each point that is reached within the context; it may raise. Whoever listened before is back
-    then.
+    """Call ``listener`` for each point that is reached within the context; it may raise.
+
+    The previous listener is restored at the end.
     """
     before, _State.listener = _State.listener, listener
     try:
@@ -102,23 +106,23 @@ def observed_by(listener: Listener) -> Iterator[None]:
 
 
 def within_handler() -> Callable[[str, int], None] | None:
-    """Return what has to be called within each handler (`bridge.hooked`); None in production, where it would cost."""
+    """Return the hook (`bridge.hooked`) that reaches "handling" in each handler; None without a listener: it costs."""
     return (lambda _cause, _attempt: reached("handling")) if _State.listener is not None else None
 
 
 class _Trap:
-    """Kills the process at one passing of one point, if no other process of the node was quicker.
+    """Kills the process at the n-th passing of one point, unless the trap has already killed another process.
 
-    ``token`` reads from a pipe that all processes of the node inherit, with one byte in it: who gets it dies.
-    ``before`` is the token of the trap that has to have killed first.
+    ``token`` is the read end of a pipe that all processes of the node inherit and that holds one byte: the process that
+    reads the byte is killed. ``before`` is the token of the trap that must have killed first.
     """
 
     def __init__(self, name: str, passing: int, token: int, before: int | None) -> None:
         self._name, self._passing, self._token, self._before = name, passing, token, before
-        self._passings = itertools.count(1)  # claims pass on threads of their own
+        self._passings = itertools.count(1)  # Atomic: claims reach points on threads of their own.
 
     def kills(self, name: str) -> bool:
-        """Tell whether this process dies here, and nobody else of the node."""
+        """Return whether this process is the one to be killed here; takes the token if so."""
         return name == self._name and self._has_turn() and next(self._passings) == self._passing and self._is_ours()
 
     def kill(self, later_s: float) -> None:
@@ -142,7 +146,7 @@ class _Trap:
 
 
 class _Traps:
-    """The traps of a node. A process that has taken a token dies of no other."""
+    """The traps of a node. A process takes one token at most: a kill that is delayed is not followed by another."""
 
     def __init__(self, traps: tuple[_Trap, ...]) -> None:
         self._traps = traps
@@ -160,10 +164,10 @@ class _Traps:
 
 
 def arm() -> None:
-    """Look into the environment; call it before any worker is forked.
+    """Arm the traps that the environment variable names; to be called before any worker is forked.
 
     Raises:
-        ValueError: the variable names no point or passing.
+        ValueError: the variable contains an unknown point or an invalid passing.
     """
     wanted = os.environ.get(VARIABLE)
     if not wanted:
@@ -174,7 +178,8 @@ def arm() -> None:
         name, _, passing = each.partition(":")
         if name not in known or not (passing or "1").isdecimal() or passing == "0":
             raise ValueError(
-                f"{VARIABLE}={wanted}: write one of {', '.join(known)}, :3 for its third passing, commas between"
+                f"{VARIABLE}={wanted} is invalid: write one of {', '.join(known)}, with :3 for its third passing, and "
+                "commas between several"
             )
         token, giver = os.pipe()
         os.set_blocking(token, False)

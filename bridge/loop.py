@@ -1,8 +1,8 @@
-"""The message path: from a record that was read to a transaction that is committed, top to bottom.
+"""The message path, top to bottom: from a record that was read to a transaction that is committed.
 
-``tick`` moves one bounded batch of each ready shard. A shard is either deciding or committing: while the commit of one
-is in flight, the loop decides the next. What a shard decided leaves with its commit or not at all; when a commit
-fails in whatever way, the shard is dropped, claimed again and restored from the log.
+Phases: RUNNING and COMMITTING. Before them a shard is CLAIMING (``bridge.log``) and RECOVERING (``bridge.recovery``);
+after them it is ABORTED or STOPPED, until it is claimed again. While one shard commits, the loop decides the next. A
+turn result becomes visible with its commit or not at all: when a commit fails, the shard is dropped and claimed again.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from repertory.bridge.reports import ReportSink
 from repertory.bridge.worker_log import WorkerLog
 from repertory.supervision import Directive, Exited, Failed, Failure, Start, Started, Stop
 
-#: A contradiction in the log is believed once it was read so many times more: a broker that has just come back may
-#: not show everything yet.
+#: A contradiction in the log is read again so many times before it stops the shard: a broker that has just restarted
+#: may not show all records yet.
 DOUBTS_MAX = 2
-DOUBT = "It is read again before that is believed."
+DOUBT = "The log is read again before the shard is stopped for good."
 
 #: How often the progress of a recovery is reported.
 RECOVERY_REPORT_S = 1.0
 
 
 class ShardLoop:
-    """One worker's loop. Its methods are called by one thread; nothing here blocks but the log's ``poll``."""
+    """One worker's loop. One thread calls its methods; nothing blocks except the log's ``poll``."""
 
     def __init__(
         self,
@@ -65,21 +65,21 @@ class ShardLoop:
     ) -> None:
         #: ``region``: the shards of this worker.
         self._log, self.region, self._clock, self._worker_log = log, region, clock, WorkerLog(report)
-        #: How long all shards together may decide until the log is polled again: each has an equal share.
+        #: How long all shards together may decide before the log is polled again; each shard has an equal share.
         self._poll_timeout_s, self._turns_max_s = poll_timeout_s, turns_max_s
         self._progress, self._deaths = progress, deaths
-        #: The shards that were claimed since the last poll: what it brought for them belongs to the time before.
+        #: The shards claimed since the last poll: events of that poll for them precede the claim, and are ignored.
         self._claimed_since: set[TopicPartition] = set()
         self.counts = Counts()
         self.commits = 0
 
     def tick(self, timeout_s: float | None = None) -> bool:
-        """Move one bounded batch of each ready shard from input to output; return whether anything happened.
+        """Handle one bounded batch of each ready shard; return whether anything happened.
 
         Waits at most ``timeout_s`` (default: the configured poll timeout) when there is nothing to do.
 
         Raises:
-            RegionEscalated: the worker has to go down and be restarted as its supervisor says.
+            RegionEscalated: the worker has to stop, and its supervisor decides about its restart.
             LogUnavailable, SlotTaken: see ``Log.poll``.
         """
         next_due_in_s = self.region.next_due_in_s(self._clock.monotonic_s(), self._clock.epoch_ms)
@@ -96,7 +96,7 @@ class ShardLoop:
         self._carry_out()
         return bool(events) or any(turns)
 
-    # --- the journey ------------------------------------------------------------------------------------------
+    # --- events and turns -------------------------------------------------------------------------------------
 
     def _on(self, event: LogEvent) -> None:
         now_s = self._clock.monotonic_s()
@@ -118,7 +118,7 @@ class ShardLoop:
 
     def _on_shard(self, assigned: AssignedShard, event: ShardEvent, now_s: float) -> None:
         if assigned.phase in DOWN and isinstance(event, Claimed | Replayed | Aborted):
-            return  # Asked for before it was stopped; it is claimed anew when it may start.
+            return  # Answers a request from before the stop or abort; the shard is claimed again when it starts.
         match event:
             case Fetched(_, records):
                 self._fetched(assigned, [assigned.hosted.codec.decode(record) for record in records])
@@ -138,7 +138,7 @@ class ShardLoop:
                 assert_never(event)
 
     def _fetched(self, assigned: AssignedShard, deliveries: list[Delivery]) -> None:
-        """Put decoded records into the mailbox; a full one pauses its partition."""
+        """Put decoded records into the mailbox; a full mailbox pauses its partition."""
         if assigned.shard is None:
             return
         assigned.shard.offer(deliveries)
@@ -147,7 +147,7 @@ class ShardLoop:
             self._log.pause(assigned.place)
 
     def _turn(self, assigned: AssignedShard) -> bool:
-        """Decide a batch of one shard and send it off; user code runs here, and only here."""
+        """Decide one batch of one shard and send its commit; user code runs here and nowhere else."""
         shard = assigned.shard
         if shard is None or assigned.phase is not ShardPhase.RUNNING:
             return False
@@ -177,18 +177,18 @@ class ShardLoop:
         kill_points.reached("handed-over")
 
     def _committed(self, assigned: AssignedShard, event: Committed) -> None:
-        """What was decided is true now, and has left."""
+        """Tell the shard that its turn is committed."""
         kill_points.reached("commit-heard")
         shard = assigned.shard
         if shard is None or assigned.phase is not ShardPhase.COMMITTING:
-            return  # Stopped by its supervisor meanwhile: what is true is in the log.
+            return  # Stopped by its supervisor in the meantime; its next recovery reads what was committed.
         result = assigned.committed()
         shard.committed(result.first_seq, event.first_offsets.get(assigned.hosted.codec.events))
         self.counts.add(result.counts)
         self.commits += 1
         self._check_failure(assigned)
 
-    # --- the way up -------------------------------------------------------------------------------------------
+    # --- claim and recovery -----------------------------------------------------------------------------------
 
     def _claim(self, assigned: AssignedShard, incarnation: int | None = None) -> None:
         assigned.claim(self._clock.monotonic_s(), incarnation)
@@ -206,7 +206,7 @@ class ShardLoop:
             self._replay_next(assigned, recovery)
 
     def _replay_next(self, assigned: AssignedShard, recovery: Recovery) -> None:
-        """Ask for the next stretch, or begin where the shard record says."""
+        """Request the next range of the recovery; if there is none, start the shard where its shard record says."""
         if (wanted := recovery.wanted) is not None:
             self._log.replay(assigned.place, wanted.topic, wanted.from_offset, wanted.to_offset)
             return
@@ -225,12 +225,12 @@ class ShardLoop:
     # --- failure ----------------------------------------------------------------------------------------------
 
     def _aborted(self, assigned: AssignedShard, reason: str, *, routine: bool) -> None:
-        """Drop everything and claim again, later each time; nobody is to blame."""
+        """Drop the shard's state and claim again with increasing delay; this does not count as a failure."""
         delay_s = assigned.abort(self._clock.monotonic_s(), routine=routine)
         self._worker_log.aborted(assigned.name, reason, delay_s, routine=routine)
 
     def _check_failure(self, assigned: AssignedShard) -> None:
-        """Tell the supervisor of a handler's failure that escalated, once what was handled before is committed."""
+        """Report an escalated failure of a handler to the supervisor, once the commands before it are committed."""
         shard = assigned.shard
         if shard is not None and shard.failure is not None and assigned.phase is ShardPhase.RUNNING:
             self._fail(assigned, shard.failure)
@@ -247,7 +247,7 @@ class ShardLoop:
         self._log.pause(assigned.place)
 
     def _wake(self) -> None:
-        """Do what has become due: restarts after a backoff, claims after an abort."""
+        """Run what is due: restarts after a backoff, claims after an abort."""
         now_s = self._clock.monotonic_s()
         self.region.due(now_s)
         self._carry_out()
@@ -256,7 +256,7 @@ class ShardLoop:
                 self._claim(assigned)
 
     def _carry_out(self) -> None:
-        """Do what the supervision tree wants, in order."""
+        """Carry out the commands of the supervision tree, in order."""
         while (command := self.region.next_command()) is not None:
             assigned = self.region.named(command.child)
             match command:
@@ -270,10 +270,10 @@ class ShardLoop:
                 case _:
                     assert_never(command)
 
-    # --- the way down -----------------------------------------------------------------------------------------
+    # --- drain ------------------------------------------------------------------------------------------------
 
     def drain(self, deadline_s: float) -> bool:
-        """Wait for the commits in flight, then hand each shard over; False if time ran out."""
+        """Wait for the commits in flight, then hand each shard over; False if the deadline passed first."""
         if not self._answered(deadline_s):
             return False
         for assigned in self.region:
@@ -282,7 +282,7 @@ class ShardLoop:
         return self._answered(deadline_s)
 
     def _answered(self, deadline_s: float) -> bool:
-        """Take nothing new until every commit is answered; False if time ran out."""
+        """Accept nothing new until every commit is answered; False if the deadline passed first."""
         while any(assigned.phase is ShardPhase.COMMITTING for assigned in self.region):
             left_s = deadline_s - self._clock.monotonic_s()
             if left_s <= 0:

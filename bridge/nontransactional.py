@@ -1,34 +1,35 @@
-"""Turns without a transaction: what a shard that works at least once writes, and which records of its journal count.
+"""Nontransactional turns: what a shard writes at least once, and which records of its journal count.
 
-This is the bridge's whole share of that mode: what stands beside the codec (:func:`with_epoch`, :func:`append_of`) and
-beside the recovery (:class:`NontransactionalRecovery`). A log that has only known exactly once uses none of it.
+This module is the bridge's whole implementation of that mode: functions for the codec (:func:`with_epoch`,
+:func:`append_of`) and a class for the recovery (:class:`NontransactionalRecovery`). A log that has only been used
+exactly once needs none of it.
 
-**The way of the data.** A turn's outputs are appended first; when all are acknowledged, its journal records; when those
-are acknowledged, it is committed. Each journal record carries the ``epoch`` of its owner and ``turn``, its index among
-the turn's records and their count; the last one names the next command in ``next``. There is no shard record:
-the last one that a transaction wrote, and the turns behind it in the journal, say where the shard is. The group's
-offset follows later, only for those who look from outside.
+**Order of writes.** A turn's outputs are appended first. Once they are all acknowledged, its journal records are
+appended; once those are acknowledged, the turn is committed. Each journal record carries the ``epoch`` of its owner and
+``turn``, its index among the turn's records and their count; the last one names the next command in ``next``. There is
+no shard record: the shard's position follows from the last shard record that a transaction wrote and the turns after it
+in the journal. The group's offset is committed later, only for observers from outside.
 
-**When a step fails.** Outputs lost or in doubt: the journal has nothing of the turn, so it did not happen; the next
-owner decides its commands again, on the same state, hence with the same outputs under the same causes, and their
-receivers drop what they had (``actors.shard.seen_causes``). Journal records lost or in doubt: likewise, unless the
-whole turn is there; then it happened, with all its outputs. So a turn is an atom for the shard that made it, as a
-transaction is, and only what leaves the shard can come twice.
+**When a step fails.** If outputs are lost or in doubt, the journal has no record of the turn, so the turn did not
+happen. The next owner decides its commands again on the same state, hence with the same outputs and the same causes,
+and receivers drop the outputs that they already have (``actors.shard.seen_causes``). The same holds if journal records
+are lost or in doubt, unless the whole turn is in the journal: then it happened, with all its outputs. So a turn is
+atomic for its own shard, as a transaction is, and only what leaves the shard can arrive twice.
 
-**A worker that was replaced** may still append, whenever it likes. An owner's first act is a transaction with a shard
-record of the next ``epoch``, which shuts out the epochs before. Of two journal records with one ``seq`` below that of
-the shard record, the higher epoch counts: an owner begins behind all that counts of its predecessors. Behind the shard
-record only its own epoch counts, and only whole turns without a gap.
+**A worker that was replaced** can still append at any time. An owner first commits a transaction with a shard record of
+the next ``epoch``, which excludes all earlier epochs. Of two journal records with the same ``seq`` below that of the
+shard record, the one with the higher epoch counts: an owner begins after all records of its predecessors that count.
+After the shard record only records of its own epoch count, and only whole turns without a gap.
 
-**What remains a transaction.** Turns in which something failed: decided again it may not fail. Turns with changelog
-entries: snapshots (an eighth of the window at once, so there are few), commands that enter or leave the stash, states
-of stateful entities. Those topics are compacted, and there a late record of a former owner would replace a newer one
-permanently; no rule for readers can correct that. Turns that journal nothing leave no trace: after
-``batch_records_max`` commands of them there is a transaction too, so that little is repeated.
+**What remains a transaction.** Turns in which a command failed: decided again, the command may succeed. Turns with
+changelog entries: snapshots (an eighth of the window at once, so there are few), commands that enter or leave the
+stash, states of stateful entities. Those topics are compacted, and a late record of a former owner would replace a
+newer one permanently; no rule for readers can correct that. Turns that journal nothing leave no record of themselves:
+after ``batch_records_max`` commands of such turns there is a transaction too, so that few commands are repeated.
 
-**Who owns what.** The shard: its epoch, its seq, the causes that it has seen. The journal: which turns happened. The
-state topic: the shard record of the last transaction, and the seen records, from which a restore goes on along the
-commands topic.
+**Who owns what.** The shard: its epoch, its seq, and the causes that it has seen. The journal: which turns happened.
+The state topic: the shard record of the last transaction, and the seen records, which a recovery brings up to date from
+the commands topic.
 """
 
 from __future__ import annotations
@@ -49,11 +50,11 @@ from repertory.bridge.log.record import Output, Record, TopicPartition
 _TURN = re.compile(rb"([0-9]{1,9})/([0-9]{1,9})")
 
 
-# --- beside the codec ---------------------------------------------------------------------------------------------
+# --- encoding -----------------------------------------------------------------------------------------------------
 
 
 def with_epoch(outputs: Iterable[Output], dead_letters: str, epoch: int) -> list[Output]:
-    """Return outputs with the epoch of the owner that made them; a dead letter keeps the headers of its command."""
+    """Return the outputs with the epoch of their owner as a header; a dead letter keeps the headers of its command."""
     header = (EPOCH, b"%d" % epoch)
     return [
         output if output.topic == dead_letters
@@ -63,7 +64,7 @@ def with_epoch(outputs: Iterable[Output], dead_letters: str, epoch: int) -> list
 
 
 def append_of(shard: TopicPartition, outputs: Iterable[Output], events: str, next_offset: int) -> Append:
-    """Return a turn without a transaction as bytes: its journal says all that a shard record would."""
+    """Return the append of a nontransactional turn; its journal records contain all that a shard record would."""
     journal: list[Output] = []
     others: list[Output] = []
     for output in outputs:
@@ -72,7 +73,7 @@ def append_of(shard: TopicPartition, outputs: Iterable[Output], events: str, nex
 
 
 def _with_turn_headers(journal: list[Output], next_offset: int) -> list[Output]:
-    """Return a turn's journal records with their places in it; the last one names the next command."""
+    """Return a turn's journal records with their index and count; the last one names the next command."""
     count = len(journal)
     turn = [
         Output(each.topic, each.partition, each.key, each.value, (*each.headers, (TURN, b"%d/%d" % (index, count))))
@@ -84,11 +85,11 @@ def _with_turn_headers(journal: list[Output], next_offset: int) -> list[Output]:
     return turn
 
 
-# --- beside the recovery ------------------------------------------------------------------------------------------
+# --- recovery -----------------------------------------------------------------------------------------------------
 
 
 class Placed(msgspec.Struct, frozen=True, gc=False):
-    """A journal record, and behind the shard record its place in its turn."""
+    """A journal record and its epoch; after the shard record also its index and count within its turn."""
 
     record: Record
     epoch: int
@@ -98,9 +99,10 @@ class Placed(msgspec.Struct, frozen=True, gc=False):
 
 
 class CountingJournal:
-    """Finds out which records of a shard's journal count. Used once, by whoever reads the journal from ``from_seq`` on.
+    """Determines which records of a shard's journal count, from ``from_seq`` on. Used once.
 
-    Takes them in offset order; :meth:`settle` says at the end which count. Memory: all that is between.
+    The caller adds the records in offset order; :meth:`settle` then returns those that count. All records that are
+    added stay in memory until then.
     """
 
     def __init__(self, record: ShardRecord, from_seq: int) -> None:
@@ -108,11 +110,11 @@ class CountingJournal:
         self._found: dict[int, Placed] = {}
 
     def add(self, record: Record) -> None:
-        """Take in one record; DecodeError for one that no shard wrote."""
+        """Add one record; DecodeError for a record that no shard can have written."""
         shard = self._record
         seq, epoch = record.number(SEQ), epoch_of(record)
         if seq < self._from_seq:
-            return  # What counts of these may stand before all that is read.
+            return  # The records that count at these seqs may precede the range that is read.
         other = self._found.get(seq)
         if seq < shard.seq:
             if other is None or epoch > other.epoch:
@@ -123,7 +125,7 @@ class CountingJournal:
             self._found[seq] = Placed(record, epoch, index, count, next_offset)
 
     def settle(self) -> tuple[list[Record], ShardRecord]:
-        """Return the records that count, in seq order, and the shard record as it would be behind them."""
+        """Return the records that count, in seq order, and the shard record brought up to date with them."""
         next_offset, seq = self._record.next, self._record.seq
         while (last := self._turn_from(seq)) is not None:
             next_offset, seq = last.next_offset, seq + last.count
@@ -131,7 +133,7 @@ class CountingJournal:
         return counted, msgspec.structs.replace(self._record, next=next_offset, seq=seq)
 
     def _turn_from(self, first_seq: int) -> Placed | None:
-        """Return the last record of the turn that begins at a seq; None if the turn is not whole."""
+        """Return the last record of the turn that begins at a seq; None if the turn is incomplete."""
         placed = self._found.get(first_seq)
         count = 0 if placed is None else placed.count
         for index in range(count):
@@ -142,27 +144,27 @@ class CountingJournal:
 
 
 class NontransactionalRecovery:
-    """What a recovery needs of a log that was written at least once: which journal records count, and what was seen."""
+    """What a recovery needs for a log written at least once: the journal records that count, and the causes seen."""
 
     def __init__(self, config: ShardConfig, record: ShardRecord, seen: Mapping[str, SeenRecord]) -> None:
         """``seen``: the seen records of the state topic, by source."""
         journal = CountingJournal(record, record.tail_start)
-        #: Take in one journal record; DecodeError for one that no shard wrote.
+        #: Add one journal record; DecodeError for a record that no shard can have written.
         self.add = journal.add
-        #: Return the records that count, and the shard record as it would be behind them.
+        #: Return the records that count, and the shard record brought up to date with them.
         self.settle = journal.settle
         self.seen = seen_causes(config)
         for source, causes in seen.items():
             self.seen.load(source, causes)
 
     def see(self, record: Record) -> None:
-        """Remember a command that another shard sent."""
+        """Note the cause of a command that another shard sent."""
         if (stamp := self.seen.stamp(record.headers)) is not None:
             self.seen.note(stamp)
 
 
 def epoch_of(record: Record) -> int:
-    """Return the epoch of the owner that wrote a record; 0 for one that worked exactly once from the beginning."""
+    """Return the epoch of the owner that wrote a record; 0 for a shard that has always been exactly once."""
     value = record.header(EPOCH)
     return 0 if value is None else record.number(EPOCH)
 

@@ -1,13 +1,13 @@
 """From the log to a shard: snapshots, stashed commands and the tail of the journal, each checked.
 
-Phase: recovering. Before it the shard is claimed (``bridge.log``), after it `Shard` handles commands. It reads one
-topic after the other::
+Phase: RECOVERING. Before it, the shard is claimed (CLAIMING, ``bridge.log``); after it, `Shard` handles commands
+(RUNNING, ``bridge.loop``). Recovery reads one topic after the other::
 
     ReplayingState → ReplayingStash → ReplayingJournal (journaled entities) → ReplayingCommands (at least once) →
     RecoveredShard
 
-A recovery is a definition: the state of an entity is its latest snapshot and the fold of the journal records after
-it. Whatever contradicts that (a gap, a record beyond the shard record, bytes that no longer decode) is
+Recovery defines the state of an entity: its latest snapshot, and the journal records after it, folded onto that.
+Anything that contradicts this (a gap, a record beyond the shard record, bytes that no longer decode) raises
 :class:`Inconsistent`: the shard stops and reports it, and nothing is guessed.
 """
 
@@ -21,7 +21,7 @@ import msgspec
 from repertory.actors.headers import SEQ, VERSION
 from repertory.actors.message import Undecodable
 from repertory.actors.shard.cells import Cell
-from repertory.actors.shard.changelog import SeenRecord, ShardRecord, StashedRecord, StateRecord
+from repertory.actors.shard.changelog import SeenRecord, ShardRecord, StashedRecord, StateRecord, first_shard_record
 from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.recovered import RecoveredShard, new_shard
 from repertory.actors.shard.stash import Stashed
@@ -36,7 +36,7 @@ from repertory.bridge.topics import SEEN_KEY, SHARD_KEY
 
 
 class Replay(msgspec.Struct, frozen=True):
-    """A stretch of one topic that a recovery has to read."""
+    """A range of one topic that a recovery has to read."""
 
     topic: str
     from_offset: int
@@ -46,8 +46,8 @@ class Replay(msgspec.Struct, frozen=True):
 class Recovery:
     """Reads the topics of a claimed shard. Owned by the loop, used once.
 
-    Ask :attr:`wanted` for the stretch to replay, :meth:`feed` what comes, and when nothing is wanted any more take
-    what was :meth:`recovered`. Both methods raise Inconsistent.
+    Replay the range in :attr:`wanted`, :meth:`feed` its records, and repeat; once :attr:`wanted` is None, take the
+    shard that was :meth:`recovered`. Both methods raise Inconsistent.
     """
 
     def __init__(self, config: ShardConfig, codec: Codec, claimed: Claimed) -> None:
@@ -59,14 +59,14 @@ class Recovery:
         self._recorded_ms = 0
         self._found: RecoveredShard | None = None
         self._tail: JournalTail | None = None
-        #: At least once; None where every journal record was written by a transaction.
+        #: At least once; None if every journal record was written by a transaction.
         self._nontransactional: NontransactionalRecovery | None = None
         #: Records read so far.
         self.records = 0
         self.wanted: Replay | None = Replay(codec.state, 0, claimed.ends[codec.state])
 
     def feed(self, replayed: Replayed) -> None:
-        """Take in records of the wanted stretch."""
+        """Process records of the wanted range."""
         assert self.wanted is not None and replayed.topic == self.wanted.topic, replayed.topic
         self.records += len(replayed.records)
         codec, is_complete = self._codec, replayed.complete
@@ -100,13 +100,13 @@ class Recovery:
         return found
 
     def _each(self, records: Iterable[Record], take: Callable[[Record], None]) -> None:
-        """Take records in; bytes that cannot be decoded are a contradiction like any other."""
+        """Process records one by one; bytes that cannot be decoded are a contradiction like any other."""
         for record in records:
             try:
                 take(record)
             except DecodeError as error:
                 raise self._wrong(
-                    f"{record.place} cannot be understood: {error}; run the code that wrote it, or {REMEDY}"
+                    f"{record.place} cannot be decoded: {error}; run the code that wrote it, or {REMEDY}"
                 ) from error
 
     def _wrong(self, what: str) -> Inconsistent:
@@ -132,16 +132,16 @@ class Recovery:
     def _checked_record(self) -> ShardRecord:
         """Return the shard record, checked against the group's offset and the commands topic (design, section 6).
 
-        The group's offset follows turns without a transaction when it can, and the journal tells the rest.
+        After nontransactional turns the group's offset may lag behind; the journal has the rest.
         """
         claimed, record, codec = self._claimed, self._record, self._codec
-        if record is None:  # It never committed: nothing is stashed or journaled either, or the next steps say so.
+        if record is None:  # It never committed. The next steps check that nothing is stashed or journaled either.
             if claimed.committed is not None or self._states:
                 raise self._wrong(
                     f"{codec.state} has no shard record, but the group has an offset ({claimed.committed}) or states; "
-                    "restore that topic from a backup, or delete the system's topics and its group to begin anew"
+                    "restore that topic from a backup, or delete the system's topics and its group to start over"
                 )
-            return ShardRecord(next=claimed.start_offset, seq=0, tail_start=0, tail_offset=0, changelog=0)
+            return first_shard_record(claimed.start_offset)
         if record.nontransactional:
             return record
         if claimed.committed not in (None, record.next):
@@ -153,17 +153,17 @@ class Recovery:
         return record
 
     def _check_commands(self, next_offset: int) -> None:
-        """Check that the next command and those after it are there."""
+        """Check that the commands topic still has the next command and those after it."""
         claimed, codec = self._claimed, self._codec
         if claimed.start_offset > next_offset:
             raise self._wrong(
-                f"commands {next_offset} to {claimed.start_offset - 1} are gone from {codec.commands} and were never "
-                "handled; bring them back from a backup, and keep commands longer (retention.ms=-1)"
+                f"commands {next_offset} to {claimed.start_offset - 1} are missing from {codec.commands} and were "
+                "never handled; restore them from a backup, and keep commands longer (retention.ms=-1)"
             )
         if claimed.end_offset < next_offset:
             raise self._wrong(
                 f"{codec.commands} ends at {claimed.end_offset} where {next_offset} is next: its tail is lost; "
-                "bring it back"
+                "restore it from a backup"
             )
 
     # --- stash ------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ class Recovery:
             self._stashed[offset] = wire.decode_stashed(record.value)
 
     def _begin_journal(self) -> None:
-        """Put snapshots and stashed commands into place; then only the journal's tail is missing."""
+        """Restore snapshots and stashed commands, and request the journal's tail."""
         record = self._record
         assert record is not None
         self._found = found = msgspec.structs.replace(
@@ -185,8 +185,8 @@ class Recovery:
             has_group_offset=self._claimed.committed is not None,
             recorded_ms=self._recorded_ms,
         )
-        self._place_states(found)
-        self._place_stashed(found)
+        self._restore_states(found)
+        self._restore_stashed(found)
         self._check_stash(found)
         if record.epoch:
             self._nontransactional = NontransactionalRecovery(self._config, record, self._seen)
@@ -199,7 +199,7 @@ class Recovery:
         else:
             self._begin_commands()
 
-    def _place_states(self, found: RecoveredShard) -> None:
+    def _restore_states(self, found: RecoveredShard) -> None:
         behaviour, record = self._config.behaviour, found.record
         for key, (state, version, seq) in self._states.items():
             if seq >= record.seq:
@@ -229,7 +229,7 @@ class Recovery:
             ) from error
         return entity
 
-    def _place_stashed(self, found: RecoveredShard) -> None:
+    def _restore_stashed(self, found: RecoveredShard) -> None:
         for offset in sorted(self._stashed):
             if offset >= found.record.next:
                 raise self._wrong(
@@ -245,10 +245,10 @@ class Recovery:
             found.stash.join(Stashed(delivery, self._stashed[offset]))
 
     def _check_stash(self, found: RecoveredShard) -> None:
-        told = {key: state for key, (state, _, _) in self._states.items() if state.stashed}
-        for key in {*told, *found.stash}:
+        recorded = {key: state for key, (state, _, _) in self._states.items() if state.stashed}
+        for key in {*recorded, *found.stash}:
             queue = found.stash.queue(key)
-            state = told.get(key, StateRecord())
+            state = recorded.get(key, StateRecord())
             first = queue[0].envelope.offset if queue else -1
             if (len(queue), first) != (state.stashed, state.stashed_first):
                 raise self._wrong(
@@ -276,7 +276,7 @@ class Recovery:
         self._begin_commands()
 
     def _begin_commands(self) -> None:
-        """At least once, read again what other shards have sent since that was written down: they may send it again."""
+        """At least once, request the commands since the seen records were written: other shards may send them again."""
         found, nontransactional, self.wanted = self._found, self._nontransactional, None
         assert found is not None
         record = found.record

@@ -1,4 +1,4 @@
-"""``ShardRegion``: the shards of one worker, under one supervision tree. No message passes through here."""
+"""``ShardRegion``: the shards of one worker, under one supervision tree. Messages do not pass through it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from repertory.supervision import (
 
 
 class RegionEscalated(Exception):
-    """The shards of this worker failed too often, or cannot go on: the worker's supervisor decides."""
+    """The shards of this worker failed too often, or cannot continue: the worker's supervisor decides."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"{failure.where}: {failure.error_type}: {failure.message}")
@@ -48,9 +48,9 @@ class ShardRegion:
         self._tree = tree
         self._assigned: dict[TopicPartition, AssignedShard] = {}
         self._names: dict[str, AssignedShard] = {}
-        #: (due_s, child, incarnation) of restarts to come; few, so a list is enough.
+        #: (due_s, child, incarnation) of scheduled restarts; there are few, so a list is enough.
         self._timers: list[tuple[float, str, int]] = []
-        #: What the tree wants done. An event can bring commands for others than the shard that it is about.
+        #: Commands of the tree that are not carried out yet. An event of one shard can cause commands for its siblings.
         self._commands: deque[Start | Stop | Escalate] = deque()
 
     def __iter__(self) -> Iterator[AssignedShard]:
@@ -61,7 +61,7 @@ class ShardRegion:
 
     @property
     def tree(self) -> Tree:
-        """The supervision tree as it is now."""
+        """The current supervision tree."""
         return self._tree
 
     def assigned(self, place: TopicPartition) -> AssignedShard | None:
@@ -73,7 +73,7 @@ class ShardRegion:
         return self._names.get(name)
 
     def under_way(self) -> str:
-        """Return which command a handler has now, as ``account/3@17 key 'a-1'``; "" if none. Any thread may ask."""
+        """Return the command in a handler now, as ``account/3@17 key 'a-1'``, or ""; may be called on any thread."""
         if self._in_flight is None or not self._in_flight[COMMAND]:
             return ""
         for assigned in tuple(self._assigned.values()):
@@ -85,7 +85,7 @@ class ShardRegion:
         return ""
 
     def add(self, place: TopicPartition, now_s: float) -> None:
-        """Take in a shard; siblings are in the order of ``host()``, then by partition."""
+        """Add a shard; siblings are in the order of ``host()``, then of partition."""
         self.forget(place, now_s)
         config = self._topology.shard_config(*place, self._in_flight, self._owner)
         assigned = AssignedShard(place, config, self._topology.entities[place.topic])
@@ -95,16 +95,16 @@ class ShardRegion:
         self.supervise(Add(assigned.name, before), now_s)
 
     def forget(self, place: TopicPartition, now_s: float) -> None:
-        """Drop a shard that is no longer ours, with all that it held."""
+        """Remove a shard that is no longer assigned to this worker, with all its state."""
         assigned = self._assigned.pop(place, None)
         if assigned is not None:
             del self._names[assigned.name]
             self.supervise(Remove(assigned.name, gone=True), now_s)
 
     def supervise(self, event: TreeEvent, now_s: float) -> tuple[TreeCommand, ...]:
-        """Feed the tree one event; timers are kept here, all other commands are the loop's to carry out in order.
+        """Feed the tree one event; the region keeps the timers, the loop carries out all other commands in order.
 
-        Returns what the tree wants done, for whoever watches.
+        Returns all commands of the tree, for observers.
         """
         self._tree, commands = step(self._tree, event, now_s)
         for command in commands:
@@ -117,27 +117,27 @@ class ShardRegion:
         return commands
 
     def next_command(self) -> Start | Stop | None:
-        """Take the next command to carry out, None if there is none; RegionEscalated when the tree has given up."""
+        """Take the next command to carry out, or None; RegionEscalated if the tree escalates."""
         command = self._commands.popleft() if self._commands else None
         if isinstance(command, Escalate):
             raise RegionEscalated(command.failure)
         return command
 
     def due(self, now_s: float) -> None:
-        """Fire the timers whose time has come."""
+        """Fire the timers that are due."""
         for timer in [timer for timer in self._timers if timer[0] <= now_s]:
             self._timers.remove(timer)
             self.supervise(Due(timer[1], timer[2]), now_s)
 
     def describe_decision(self, name: str, now_s: float) -> str:
-        """Say what the tree has decided about a shard that failed."""
+        """Describe the tree's decision about a shard that failed."""
         if self._tree.phase is not TreePhase.RUNNING:
-            return "its worker goes down, and the node decides"
+            return "its worker stops, and the node decides about the worker"
         due_s = [due_s for due_s, child, _ in self._timers if child == name]
-        return f"it is restored in {max(due_s) - now_s:.2f} s" if due_s else "it stays stopped, its siblings go on"
+        return f"it restarts in {max(due_s) - now_s:.2f} s" if due_s else "it stays stopped, its siblings continue"
 
     def next_due_in_s(self, now_s: float, epoch_ms: Callable[[], int]) -> float | None:
-        """Return how long nothing will happen by itself (0: something is to be done now); None for never."""
+        """Return in how many seconds the next timer is due (0: there is work now); None if there is none."""
         instants = [due_s - now_s for due_s, _, _ in self._timers]
         now_ms = None
         for assigned in self._assigned.values():

@@ -1,6 +1,6 @@
-"""What a worker reports of its shards, and the union of all reports of a node.
+"""The reports of a worker about its shards, and the union of all reports of a node.
 
-`bridge.worker_log` makes them; log lines, counters and ``repertory status`` are made from them.
+`bridge.worker_log` writes them; counters and ``repertory status`` are computed from them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class ShardAssigned(WorkerReport, frozen=True, kw_only=True, tag="shard-assigned
 
 
 class ShardRestoring(WorkerReport, frozen=True, kw_only=True, tag="shard-restoring"):
-    """A recovery is under way: ``records`` were read so far, now from ``topic``."""
+    """A recovery is in progress: ``records`` were read so far, now from ``topic``."""
 
     shard: str
     topic: str
@@ -33,7 +33,7 @@ class ShardRestored(WorkerReport, frozen=True, kw_only=True, tag="shard-restored
 
 
 class ShardHandedOver(WorkerReport, frozen=True, kw_only=True, tag="shard-handed-over"):
-    """A shard is served again after its last owner had drained it; it was not served for ``gap_s``."""
+    """A shard is served again, after its previous owner drained it; it was not served for ``gap_s``."""
 
     shard: str
     owner: str
@@ -65,7 +65,7 @@ class ShardAborted(WorkerReport, frozen=True, kw_only=True, tag="shard-aborted")
 
 
 class ShardFailed(WorkerReport, frozen=True, kw_only=True, tag="shard-failed"):
-    """A shard failed, and its supervisor has decided what follows."""
+    """A shard failed, and its supervisor has decided what happens next."""
 
     shard: str
     error: str
@@ -92,13 +92,13 @@ class IncidentReport(WorkerReport, frozen=True, kw_only=True, tag="incident"):
 
 
 class WorkerDrained(WorkerReport, frozen=True, kw_only=True, tag="worker-drained"):
-    """A worker has drained its shards before it stops. ``complete``: all of them, in time."""
+    """A worker has drained its shards before it stops. ``complete``: all of them, before the deadline."""
 
     complete: bool
     commits: Count
 
 
-#: What a worker's loop reports of its shards and their commands.
+#: The reports of a worker's loop about its shards and their commands.
 ShardReport = (
     ShardAssigned
     | ShardRestoring
@@ -111,8 +111,8 @@ ShardReport = (
     | ShardStalled
     | IncidentReport
 )
-#: Everything that the processes of a node report.
+#: All reports of the processes of a node.
 NodeReport = SupervisionReport | ShardReport | WorkerDrained
 
-#: What takes a loop's reports. It must not block and must not raise.
+#: Receives a loop's reports. It must not block and must not raise.
 ReportSink = Callable[[ShardReport], None]

@@ -1,4 +1,4 @@
-"""The topics of a system: their names, how they are kept, and what stands in them."""
+"""The topics of a system: their names, their retention, and their content."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from repertory.bridge.log.port import TopicSpec
 #: Key of the shard record in each partition of a state topic. No entity key contains NUL.
 SHARD_KEY = b"\0shard"
 
-#: Keys of the seen records beside it begin so, and go on with ``topic/partition`` of the source.
+#: Key prefix of the seen records in the same partition; ``topic/partition`` of the source follows.
 SEEN_KEY = b"\0seen/"
 
 #: Partitions of the replies topic; a client reads one of them.
 REPLIES_PARTITIONS = 8
 
-#: A waiting record or a dead letter holds a whole command and what is known of its failure.
+#: A stashed record or a dead letter holds a whole command and the details of its failure.
 _ROOMY = {"max.message.bytes": str(4 * 1024 * 1024)}
 _KEPT = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 _COMPACTED = {"cleanup.policy": "compact"}
@@ -37,34 +37,34 @@ def state_topic(system: str, entity: str) -> str:
 
 
 def stash_topic(system: str, entity: str) -> str:
-    """Commands that wait for a restart or are parked, by their source offset."""
+    """Commands that are stashed until a restart, or parked, by their source offset."""
     return f"{system}.{entity}.stash"
 
 
 def control_topic(system: str) -> str:
-    """One partition that stays empty: scratch commits that prove membership, planned handover."""
+    """One partition that stays empty, for scratch commits that prove membership and for planned handovers."""
     return f"{system}.control"
 
 
 def dead_letters_topic(system: str) -> str:
-    """What was not applied and, unless an operator retries it, never will be."""
+    """Commands that were not applied and, unless an operator retries them, never will be."""
     return f"{system}.dead-letters"
 
 
 def incidents_topic(system: str) -> str:
-    """The latest word of each node, by its name."""
+    """The latest status of each node, by the node's name."""
     return f"{system}.incidents"
 
 
 def replies_topic(system: str) -> str:
-    """Answers to clients."""
+    """Replies to clients."""
     return f"{system}.replies"
 
 
 def incidents_spec(system: str) -> TopicSpec:
-    """Return the topic for what operators see of nodes. A system runs without it too, and then they see less.
+    """Return the topic for the status of nodes. A system also runs without it, but operators then see less.
 
-    A node that has said nothing for a week is forgotten.
+    The record of a node that has published nothing for a week expires.
     """
     return TopicSpec(
         incidents_topic(system), 1, {"cleanup.policy": "compact,delete", "retention.ms": str(7 * 86_400_000)}
@@ -72,9 +72,9 @@ def incidents_spec(system: str) -> TopicSpec:
 
 
 def topic_specs(system: str, hosted: Iterable[tuple[str, int, bool]], extra: Mapping[str, str]) -> list[TopicSpec]:
-    """Return all topics of a system. ``hosted``: per entity its name, partitions, and whether it is journaled.
+    """Return all topics of a system. ``hosted``: per entity its name, partition count, and whether it is journaled.
 
-    ``extra`` is configuration for the commands topics, where a user may prefer a retention.
+    ``extra`` is configuration for the commands topics, for users who want to limit their retention.
     """
     specs = [
         TopicSpec(control_topic(system), 1, {"cleanup.policy": "delete"}),

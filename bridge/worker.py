@@ -1,8 +1,8 @@
-"""The processes of a node: ``python -m repertory.bridge.worker`` forks the tree, a shard host runs one worker's loop.
+"""The processes of a node: ``python -m repertory.bridge.worker`` forks the workers, a shard host runs a worker's loop.
 
-The node process is a fresh one: it imports the application and forks its tree before any Kafka client exists,
-because a client that is carried across a fork hangs without a word. Applications start it through
-``ActorSystem.run``, ``ActorSystem.spawn`` or ``repertory run``.
+The node process is a new process: it imports the application and forks its workers before any Kafka client exists,
+because a client that is inherited across a fork hangs silently. Applications start it through ``ActorSystem.run``,
+``ActorSystem.spawn`` or ``repertory run``.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from repertory.supervision.process.work import Control, WorkSpec
 
 
 class ShardHost:
-    """One worker: joins the group, runs the loop until it is told to stop, drains and leaves.
+    """One worker: joins the group, runs the loop until it is asked to stop, drains its shards and leaves the group.
 
-    Made and run on the data thread of a worker process.
+    Created and run on the data thread of a worker process.
     """
 
     def __init__(self, target: str, log: str, node: str, slot: int, kafka_config: str | None) -> None:
@@ -83,14 +83,14 @@ class ShardHost:
 
 
 def shard_host(target: str, log: str, node: str, slot: int, kafka_config: str | None) -> ShardHost:
-    """Make a shard host: the target of a worker's ``WorkSpec``."""
+    """Create a shard host: the target of a worker's ``WorkSpec``."""
     _log_to_stderr(f"worker-{slot}")
     calm_the_collector()
     return ShardHost(target, log, node, slot, kafka_config)
 
 
 def calm_the_collector() -> None:
-    """Let the garbage collector look less often: a batch holds thousands of young values, none of them in a cycle.
+    """Run the garbage collector less often: a batch holds thousands of young objects, none of them in a cycle.
 
     At Python's default of 700 it takes an eighth of a small command's time (measured on the ledger job).
     """
@@ -98,9 +98,9 @@ def calm_the_collector() -> None:
 
 
 def worker_policy(policy: Policy) -> Policy:
-    """Return a node's policy for its workers: what no restart can mend ends the node, whatever else the policy says.
+    """Return a node's policy for its workers: errors that no restart can fix end the node, whatever the policy says.
 
-    A worker whose slot is taken must not come back: it would fight the other one for ever.
+    A worker whose slot is taken must not restart: it would compete with the other worker forever.
     """
     final = dict.fromkeys((SlotTaken, TopicMismatch, InvalidSetting), Directive.ESCALATE)
     return msgspec.structs.replace(policy, on={**policy.on, **final})
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--kafka-config")
     options = parser.parse_args(arguments)
-    lineage.end_with(options.parent, signal.SIGTERM)  # Stop gracefully, however the one who started us went.
+    lineage.end_with(options.parent, signal.SIGTERM)  # Stop gracefully, however the parent ended.
     _log_to_stderr("node")
     os.environ[IN_A_NODE] = "1"
     try:
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _log_to_stderr(name: str) -> None:
-    """Write one line for each thing that an operator should see, with the worker's name and Unix time in UTC."""
+    """Write log lines to stderr, with the worker's name and the time in UTC."""
     handler = logging.StreamHandler()
     formatter = logging.Formatter(
         f"%(asctime)s.%(msecs)03dZ {name} %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"

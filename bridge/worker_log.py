@@ -1,6 +1,6 @@
-"""``WorkerLog``: a worker's log lines for an operator, and its reports.
+"""``WorkerLog``: a worker's log lines for operators, and its reports.
 
-A line says what happened, where, and what happens next.
+Each line says what happened, where, and what happens next.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger("repertory")
 
 
 class WorkerLog:
-    """Writes the log lines and the reports of one loop, which owns it. Never blocks and never raises."""
+    """Writes the log lines and reports of one loop, which owns it. Never blocks and never raises."""
 
     def __init__(self, report: ReportSink) -> None:
         self._report = report
@@ -39,7 +39,7 @@ class WorkerLog:
         self._report(ShardAssigned(shard=shard))
 
     def restoring(self, shard: str, topic: str, records: int) -> None:
-        """A shard's recovery is under way; ``records`` were read so far, now from ``topic``."""
+        """A shard's recovery is in progress; ``records`` were read so far, now from ``topic``."""
         self._report(ShardRestoring(shard=shard, topic=topic, records=records))
 
     def restored(self, shard: str, records: int, seconds: float) -> None:
@@ -47,7 +47,7 @@ class WorkerLog:
         self._report(ShardRestored(shard=shard, records=records, seconds=round(seconds, 4)))
 
     def handed_over(self, shard: str, owner: str, gap_ms: int) -> None:
-        """A shard is served again after its last owner had drained it and left.
+        """A shard is served again, after its previous owner drained it and left.
 
         ``gap_ms`` is the time from that owner's last commit until now, by the clocks of two machines. It is negative if
         the clocks differ by more than the gap.
@@ -59,7 +59,7 @@ class WorkerLog:
     def lost(self, shard: str, reason: str, *, fenced: bool) -> None:
         """A shard is no longer this worker's."""
         if fenced:
-            then = "it waits until it is assigned again"
+            then = "it is dropped here until it is assigned again"
             _write_line(logging.WARNING, "shard %s was fenced (%s); %s", shard, reason, then)
             self._report(ShardFenced(shard=shard, reason=reason, next=then))
         else:
@@ -73,7 +73,7 @@ class WorkerLog:
         self._report(ShardAborted(shard=shard, reason=reason, routine=routine, next=then))
 
     def failed(self, shard: str, failure: Failure, then: str) -> None:
-        """A shard failed. ``then`` is its supervisor's decision."""
+        """A shard failed. ``then`` describes its supervisor's decision."""
         _write_line(logging.ERROR, "shard %s failed: %s: %s; %s", shard, failure.error_type, failure.message, then)
         self._report(ShardFailed(shard=shard, error=failure.error_type, reason=failure.message, next=then))
 
@@ -84,7 +84,7 @@ class WorkerLog:
         self._report(ShardStalled(shard=shard, reason=reason, next=then))
 
     def incidents(self, found: Sequence[Incident]) -> None:
-        """Commands failed. The decisions about them are being committed."""
+        """Commands failed; the decisions about them are committed next."""
         for incident in found:
             _write_line(
                 logging.WARNING, "%s: %s: %s; %s", incident.where, incident.error, incident.reason, incident.next

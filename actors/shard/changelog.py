@@ -68,6 +68,11 @@ class ShardRecord(
     seen: Count = 0
 
 
+def first_shard_record(next_offset: int = 0) -> ShardRecord:
+    """Return the record of a shard that has committed nothing; ``next_offset``: its first command."""
+    return ShardRecord(next=next_offset, seq=0, tail_start=0, tail_offset=0, changelog=0)
+
+
 class StateRecord(msgspec.Struct, frozen=True, tag_field="type", tag="State", forbid_unknown_fields=True):
     """The latest word on one entity: a snapshot, the end of its life, or neither; and what waits behind it.
 

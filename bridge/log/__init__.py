@@ -1,4 +1,4 @@
 """The port to a log (``port``, ``record``, ``clock``) and its implementations: ``embedded`` and ``kafka``.
 
-``connect`` opens the log that a URL names. Everything above talks to the port and knows neither of the two.
+``connect`` opens the log that a URL names. All other code uses the port and imports neither implementation.
 """

@@ -1,4 +1,4 @@
-"""Time as the runtime sees it; the simulator brings its own."""
+"""The clock of the runtime; the simulator has its own."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Two clocks: one that never goes back, and the calendar's."""
+    """A monotonic clock and a wall clock."""
 
     def monotonic_s(self) -> float:
-        """Seconds since some moment; for timeouts and restarts."""
+        """Seconds since an arbitrary moment, never going back; for timeouts and restarts."""
 
     def epoch_ms(self) -> int:
         """Milliseconds since 1970 (UTC); for due times that outlive the process."""
 
 
 class SystemClock:
-    """The machine's."""
+    """The clock of the machine."""
 
-    #: Asked behind each command: without a function of ours around it, that is half as dear.
+    #: Read after each command: without a Python function around it, that takes half the time.
     monotonic_s = staticmethod(time.monotonic)
 
     def epoch_ms(self) -> int:
@@ -29,7 +29,7 @@ class SystemClock:
 
 
 def elapsed(clock: Clock, seconds: float) -> Callable[[], bool]:
-    """Return a function that tells whether so much time has gone by since now (0.1 µs)."""
+    """Return a function that returns whether that many seconds have passed since now; a call takes 0.1 µs."""
     monotonic_s = clock.monotonic_s
     until_s = monotonic_s() + seconds
     return lambda: monotonic_s() >= until_s

@@ -1,4 +1,4 @@
-"""From a log's URL to its backend."""
+"""Opens the backend of a log by its URL."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _BROKER = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 
 
 def connect(url: str, settings: Settings = _DEFAULTS, kafka_config: Mapping[str, str] = {}) -> Backend:
-    """Return the log that a URL names. Nothing is opened yet: the first use of the backend says whether it is there.
+    """Return the log that a URL names. Nothing is opened yet: the first use of the backend fails if it is unreachable.
 
-    ``memory:`` keeps everything in this process and thread, shared by all that the returned backend opens;
+    ``memory:`` keeps all records in this process and thread, shared by all ports that the returned backend opens;
     ``sqlite:PATH`` is a file for the processes of one machine; ``kafka://host:port[,host:port…]`` is a cluster.
-    ``kafka_config`` holds librdkafka settings; the other logs have no use for it.
+    ``kafka_config`` contains librdkafka settings; the other logs ignore it.
 
     Raises:
         InvalidSetting: the URL has none of the three forms, or a Kafka setting is refused.
@@ -31,7 +31,7 @@ def connect(url: str, settings: Settings = _DEFAULTS, kafka_config: Mapping[str,
         case "sqlite" if rest and not rest.startswith("//") and "\0" not in rest:
             return EmbeddedBackend(url, settings, path=rest)
         case "kafka" if rest.startswith("//") and all(map(_is_broker, rest[2:].split(","))):
-            # Imported here: librdkafka takes 30 ms to load, and the other logs do without it.
+            # Imported here: librdkafka takes 30 ms to load, and the other logs do not need it.
             from repertory.bridge.log.kafka.backend import KafkaBackend  # noqa: PLC0415
 
             return KafkaBackend(url, settings, kafka_config)
@@ -42,10 +42,10 @@ def connect(url: str, settings: Settings = _DEFAULTS, kafka_config: Mapping[str,
 
 
 def read_kafka_config(path: str | None) -> Mapping[str, str]:
-    """Return the librdkafka settings of a properties file (``key=value`` lines, ``#`` comments); none without a path.
+    """Return the librdkafka settings of a properties file (``key=value`` lines, ``#`` comments); {} without a path.
 
     Raises:
-        InvalidSetting: the file cannot be read, or a line is none.
+        InvalidSetting: the file cannot be read, or a line is invalid.
     """
     if path is None:
         return {}
@@ -59,6 +59,6 @@ def read_kafka_config(path: str | None) -> Mapping[str, str]:
 
 
 def _is_broker(text: str) -> bool:
-    """Tell whether a text is ``host:port`` with a port that exists."""
+    """Return whether a text is ``host:port`` with a valid port number."""
     match = _BROKER.fullmatch(text)
     return match is not None and 0 < int(match[2]) < 65_536

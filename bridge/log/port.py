@@ -1,17 +1,17 @@
-"""The port: what the runtime asks of a log. Implemented by ``embedded.py`` (SQLite) and ``kafka/``.
+"""The port: the interface of a log. Implemented by ``embedded/`` (SQLite) and ``kafka/``.
 
-A :class:`Log` is one worker's view of the shards that it owns. Everything that takes time is asked for by a
-method that returns at once and answered by a :data:`LogEvent` from :meth:`Log.poll`, so the loop that calls it
-never waits for one shard while another has work. One thread calls a ``Log``; it may use threads of its own.
+A :class:`Log` is one worker's view of the shards that it owns. A method that requests something slow returns at once,
+and a :data:`LogEvent` from :meth:`Log.poll` answers it, so the loop never waits for one shard while another has work.
+One thread calls a ``Log``; the log may use threads of its own.
 
-The life of a shard, as events (methods that the owner calls are in brackets)::
+The life of a shard as events (methods that the owner calls are in brackets)::
 
     Assigned ─(claim)─> Claimed ─(replay)*─> Replayed … Replayed(complete) ─(begin)─> Fetched …
                                                            └─(commit | append)─> Committed | Aborted | Fenced
     Aborted: drop all state, then (claim) again        Fenced: drop all state, wait for Assigned
-    Lost:    drop all state; nothing of this shard comes any more until it is Assigned again
+    Lost:    drop all state; the shard has no further events until it is Assigned again
 
-After ``claim``, ``Lost``, ``Aborted`` or ``Fenced`` no event that belongs to the time before it is delivered.
+After ``claim``, ``Lost``, ``Aborted`` or ``Fenced`` no event of the time before it is delivered.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from repertory.bridge.log.record import Output, Record, TopicPartition
 #   LogError
 #   ├── LogUnavailable      the log cannot be reached or used now: the worker exits, its supervisor retries
 #   ├── SlotTaken           another live worker has this node and slot: exit, never restart
-#   ├── InvalidSetting      a setting that is unknown or would break a promise: refuse to start
-#   ├── TopicMismatch       a topic or partition is missing, cannot be made, or has another count: refuse
+#   ├── InvalidSetting      a setting is unknown or would break a guarantee: refuse to start
+#   ├── TopicMismatch       a topic or partition is missing, cannot be created, or has another count: refuse
 #   └── OutcomeUnknown      an append may or may not have happened: the caller decides
 
 
 class LogError(Exception):
-    """A log's refusal or failure; the message is one sentence that names what, where and the mend."""
+    """A log's refusal or failure; the message is one sentence that says what, where, and the remedy."""
 
 
 class LogUnavailable(LogError):
@@ -46,11 +46,11 @@ class SlotTaken(LogError):
 
 
 class InvalidSetting(LogError):
-    """A setting that is unknown, or that would break a promise."""
+    """A setting is unknown, or would break a guarantee."""
 
 
 class TopicMismatch(LogError):
-    """A topic or partition is missing and cannot be made, or a topic has another number of partitions than the code."""
+    """A topic or partition is missing and cannot be created, or a topic's partition count differs from the code's."""
 
 
 class OutcomeUnknown(LogError):
@@ -65,24 +65,24 @@ class OutcomeUnknown(LogError):
 
 
 class Assigned(msgspec.Struct, frozen=True):
-    """The group gave this shard to us. Nothing of it has been read. The owner answers with ``claim``."""
+    """The group assigned this shard to the worker. Nothing of it has been read. The owner answers with ``claim``."""
 
     shard: TopicPartition
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """The shard is no longer ours (revoked, or the membership is gone). What was under way is void."""
+    """The worker no longer owns the shard (revoked, or the membership is lost). Requests in progress are void."""
 
     shard: TopicPartition
     reason: str
 
 
 class Claimed(msgspec.Struct, frozen=True):
-    """From here on no predecessor can write for this shard, and all that it committed is visible.
+    """From now on no earlier owner can write for this shard, and all that they committed is visible.
 
-    ``committed`` is the group's next offset (None: never committed); ``low`` and ``high`` are the first offset
-    still held and the end of the commands partition; ``ends`` gives for each topic named in ``claim`` the end
-    of the shard's partition, counting records that are not (yet) committed. A replay up to there is complete.
+    ``committed`` is the group's next offset (None: never committed); ``start_offset`` and ``end_offset`` are the first
+    offset that the commands partition still holds, and its end; ``ends`` gives for each topic named in ``claim`` the
+    end of the shard's partition, including records that are not (yet) committed. A replay up to there is complete.
     """
 
     shard: TopicPartition
@@ -93,7 +93,7 @@ class Claimed(msgspec.Struct, frozen=True):
 
 
 class Replayed(msgspec.Struct, frozen=True):
-    """Committed records asked for by ``replay``, in offset order; ``complete`` with the last of them."""
+    """Committed records that ``replay`` requested, in offset order; ``complete`` with the last of them."""
 
     shard: TopicPartition
     topic: str
@@ -102,24 +102,24 @@ class Replayed(msgspec.Struct, frozen=True):
 
 
 class Fetched(msgspec.Struct, frozen=True):
-    """Committed records of the commands partition, in offset order, contiguous with the ones before."""
+    """Committed records of the commands partition, in offset order, contiguous with those before."""
 
     shard: TopicPartition
     records: Sequence[Record]
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """The shard's transaction happened. ``first_offsets``: per topic, the offset of its first record."""
+    """The shard's transaction or append is committed. ``first_offsets``: per topic, the offset of its first record."""
 
     shard: TopicPartition
     first_offsets: Mapping[str, int]
 
 
 class Aborted(msgspec.Struct, frozen=True):
-    """What was under way (claim, replay, fetch or commit) failed, or its outcome is unknown.
+    """A claim, replay, fetch or commit in progress failed, or its outcome is unknown.
 
-    The owner drops all state of the shard and claims again: the claim decides an unknown outcome.
-    ``routine``: an ordinary consequence of a rebalance, not to be counted as a failure.
+    The owner drops all state of the shard and claims again: the claim decides an unknown outcome. ``routine``: a normal
+    consequence of a rebalance, not counted as a failure.
     """
 
     shard: TopicPartition
@@ -128,26 +128,26 @@ class Aborted(msgspec.Struct, frozen=True):
 
 
 class Fenced(msgspec.Struct, frozen=True):
-    """A later owner claimed the shard, or a coordinator's timeout looked like it.
+    """A later owner claimed the shard, or a coordinator's timeout had the same effect.
 
-    The owner drops all state and waits. The log proves its membership by itself, and says ``Assigned`` again
-    if the shard is still ours.
+    The owner drops all state and waits. The log proves its membership by itself, and sends ``Assigned`` again if the
+    shard still belongs to this worker.
     """
 
     shard: TopicPartition
     reason: str
 
 
-#: What concerns a shard that was assigned before.
+#: Events of a shard that was assigned before.
 ShardEvent = Lost | Claimed | Replayed | Fetched | Committed | Aborted | Fenced
 LogEvent = Assigned | ShardEvent
 
 
 class Transaction(msgspec.Struct, frozen=True):
-    """What one shard wants to be true, all or nothing: ``records`` appended and its next input offset, 0 or more.
+    """What one shard commits atomically: ``records`` to append, and its next input offset, 0 or more.
 
-    Records for a partition that does not exist abort it. How large a record may be is the log's own affair, from
-    ``Settings.output_bytes_max`` on.
+    Records for a partition that does not exist abort it. Above ``Settings.output_bytes_max`` each log has its own limit
+    for the size of a record.
     """
 
     shard: TopicPartition
@@ -156,11 +156,12 @@ class Transaction(msgspec.Struct, frozen=True):
 
 
 class Append(msgspec.Struct, frozen=True):
-    """What one shard wants to be true without a transaction: ``outputs``, and once those are acknowledged ``journal``.
+    """What one shard appends without a transaction: ``outputs``, and once those are acknowledged ``journal``.
 
-    Of outputs to one partition those behind a lost one are lost too, and so of the journal: a crash leaves a part of
-    the outputs and nothing of the journal, or all of the outputs and a part of the journal. Who reads the journal can
-    tell (``bridge.nontransactional``). The group's offset follows by itself, and nothing rests on it.
+    If an output is lost, all later outputs to the same partition are lost too; the same holds for the journal. So a
+    crash leaves a part of the outputs and nothing of the journal, or all outputs and a part of the journal. Readers of
+    the journal can tell which (``bridge.nontransactional``). The log commits the group's offset later by itself, and
+    nothing depends on it.
     """
 
     shard: TopicPartition
@@ -173,15 +174,15 @@ class Append(msgspec.Struct, frozen=True):
 
 
 class Log(Protocol):
-    """One worker's member of the group that shares the shards.
+    """One worker's membership in the group that shares the shards.
 
-    What is asked of a shard that is not ours any more is void: nothing, or ``Fenced``, may answer it.
+    A request for a shard that the worker no longer owns is void: it has no answer, or ``Fenced``.
     """
 
     def poll(self, timeout_s: float) -> Sequence[LogEvent]:
-        """Return what has happened since the last call; wait up to ``timeout_s`` if nothing has.
+        """Return the events since the last call; wait up to ``timeout_s`` if there are none.
 
-        Returns early only with an event. Never blocks for the sake of one shard.
+        Returns early only with an event. Never blocks because of a single shard.
 
         Raises:
             LogUnavailable: the log has been out of reach for longer than the configured limit.
@@ -189,88 +190,88 @@ class Log(Protocol):
         """
 
     def claim(self, shard: TopicPartition, topics: Sequence[str]) -> None:
-        """Shut out every earlier owner of an assigned shard, then say ``Claimed`` (or ``Aborted``, ``Fenced``).
+        """Fence every earlier owner of an assigned shard. Answered by ``Claimed`` (or ``Aborted``, ``Fenced``).
 
-        ``topics`` are those that the owner restores from, always at partition ``shard.partition``. One that does not
-        exist aborts the claim.
+        ``topics`` are those from which the owner restores the shard, always at partition ``shard.partition``. A topic
+        that does not exist aborts the claim.
         """
 
     def replay(self, shard: TopicPartition, topic: str, from_offset: int, to_offset: int) -> None:
         """Read committed records of ``topic`` at the shard's partition, from one offset up to another.
 
-        Answered by ``Replayed`` events. ``topic`` was named in ``claim`` and ``to_offset`` comes from
-        ``Claimed.ends``; while a foreign open transaction hides records below it the replay waits, and the log
-        reports that. One replay at a time.
+        Answered by ``Replayed`` events. ``topic`` was named in ``claim`` and ``to_offset`` comes from ``Claimed.ends``.
+        While an open transaction of another producer hides records below it, the replay waits, and the log reports
+        that. One replay at a time.
         """
 
     def begin(self, shard: TopicPartition, next_offset: int) -> None:
-        """Let commands flow from ``next_offset`` on. Called once per claim, after the replays."""
+        """Fetch commands from ``next_offset`` on. Called once per claim, after the replays."""
 
     def pause(self, shard: TopicPartition) -> None:
-        """Fetch no more for now. What was already fetched may still arrive. Idempotent."""
+        """Fetch no more commands for now. Commands already fetched may still arrive. Idempotent."""
 
     def resume(self, shard: TopicPartition) -> None:
         """Undo ``pause``. Idempotent."""
 
     def commit(self, transaction: Transaction) -> None:
-        """Do all of it or nothing, then say ``Committed``, ``Aborted`` or ``Fenced``. One at a time per shard.
+        """Commit atomically. Answered by ``Committed``, ``Aborted`` or ``Fenced``. One at a time per shard.
 
         Raises:
             LogUnavailable: the log cannot be written; nothing happened.
         """
 
     def append(self, append: Append) -> None:
-        """Do all of it in its order, then say ``Committed``, ``Aborted`` or ``Fenced``. Instead of a ``commit``.
+        """Append in order, instead of a ``commit``. Answered by ``Committed``, ``Aborted`` or ``Fenced``.
 
-        Earlier owners need not be shut out: a log may write what was asked for after a later claim.
+        Earlier owners need not be fenced: a log may still write an append after a later owner's claim.
         """
 
     def partition_count(self, topic: str) -> int | None:
-        """Return a topic's number of partitions, None if there is no such topic. Cached; may ask the log once."""
+        """Return a topic's number of partitions, None if the topic does not exist. Cached; may ask the log once."""
 
     def close(self) -> None:
-        """Finish or abort what is under way within the configured time, hand the shards back, and leave."""
+        """Finish or abort requests in progress within the configured time, give the shards back, leave the group."""
 
     def abandon(self) -> None:
-        """Stop as a killed process does, as far as a process that lives on can: nothing is finished or handed back.
+        """Stop like a killed process, as far as a running process can: nothing is finished or given back.
 
-        For tests and simulations, which start another log for the same member next.
+        For tests and simulations, which then start another log for the same member.
         """
 
 
 class Reader(Protocol):
-    """Committed records, for anyone: no group, no ownership.
+    """Reads committed records, without a group and without ownership.
 
     ``bounds``, ``read`` and ``follow`` raise TopicMismatch, at the call, for a partition that does not exist.
     """
 
     def partition_count(self, topic: str) -> int | None:
-        """Return a topic's number of partitions, None if there is no such topic."""
+        """Return a topic's number of partitions, None if the topic does not exist."""
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """Return the first offset still held and the end of what is committed (no open transaction below it).
+        """Return the first offset still held and the end of the committed records (no open transaction below it).
 
-        The end may come a little after ``Committed``; ``read`` does not, it waits for what was committed before.
+        The end may lag a little behind ``Committed``. ``read`` does not: it waits for records committed before it.
         """
 
     def read(self, topic: str, partition: int, from_offset: int = 0) -> Iterator[Record]:
-        """Yield the committed records from an offset up to the end as it is at the call, then stop."""
+        """Yield the committed records from an offset up to the end at the time of the call, then stop."""
 
     def follow(self, topic: str, positions: Mapping[int, int], timeout_s: float) -> Iterator[Record]:
-        """Yield committed records of several partitions from the given offsets on, as they come.
+        """Yield committed records of several partitions from the given offsets on, as they are committed.
 
-        Stops after ``timeout_s`` without one; offset order holds within a partition.
+        Stops after ``timeout_s`` without a record; the records of a partition are in offset order.
         """
 
     def committed(self, group: str, topic: str, partition: int) -> int | None:
         """Return the next offset that a group committed, None if it never did."""
 
     def close(self) -> None:
-        """Release what it holds."""
+        """Release all resources."""
 
 
 class Appender(Protocol):
-    """Appends from outside a shard (clients). One thread."""
+    """Appends records from outside a shard (clients). For one thread."""
 
     def append(self, outputs: Sequence[Output]) -> Sequence[int]:
         """Append durably and return the offsets, in order.
@@ -278,15 +279,15 @@ class Appender(Protocol):
         Raises:
             TopicMismatch: one of the partitions does not exist; nothing was appended.
             LogUnavailable: nothing was appended.
-            OutcomeUnknown: some or all may have been appended.
+            OutcomeUnknown: some or all records may have been appended.
         """
 
     def close(self) -> None:
-        """Release what it holds."""
+        """Release all resources."""
 
 
 class TopicSpec(msgspec.Struct, frozen=True):
-    """A topic as the system needs it. ``config`` is Kafka's (``cleanup.policy`` and so on)."""
+    """A topic that the system needs. ``config`` is Kafka's (``cleanup.policy`` and so on)."""
 
     name: str
     partitions: int
@@ -294,7 +295,7 @@ class TopicSpec(msgspec.Struct, frozen=True):
 
 
 class Member(msgspec.Struct, frozen=True):
-    """Who a worker is: ``{node}/{slot}`` is its static identity within the group."""
+    """The identity of a worker: ``{node}/{slot}`` is its static membership within the group."""
 
     group: str
     node: str
@@ -302,12 +303,12 @@ class Member(msgspec.Struct, frozen=True):
 
     @property
     def instance_id(self) -> str:
-        """The name under which the group knows this slot across restarts."""
+        """The name by which the group recognises this slot across restarts."""
         return f"{self.group}/{self.node}/{self.slot}"
 
 
 class Backend(Protocol):
-    """A log that a URL names: the door to its ports."""
+    """A log that a URL names; opens its ports."""
 
     url: str
 
@@ -315,12 +316,12 @@ class Backend(Protocol):
         """Return every topic with its number of partitions; LogUnavailable within 10 s if it cannot be reached."""
 
     def ensure(self, specs: Sequence[TopicSpec]) -> Sequence[str]:
-        """Make the missing topics, check the partition counts of the others, and return what was made.
+        """Create the missing topics, check the partition counts of the others, and return the names of those created.
 
-        The names differ, and are such as Kafka takes. If one topic is refused, nothing is made.
+        The names are distinct and valid in Kafka. If one topic is refused, none is created.
 
         Raises:
-            TopicMismatch: a count differs, or a topic is missing and may not be made. The sentence names it.
+            TopicMismatch: a count differs, or a topic is missing and cannot be created. The message names the topic.
         """
 
     def log(self, member: Member, subscriptions: Sequence[str]) -> Log:
@@ -333,4 +334,4 @@ class Backend(Protocol):
         """Open an appender."""
 
     def close(self) -> None:
-        """Release what it holds."""
+        """Release all resources."""

@@ -1,4 +1,4 @@
-"""What a log holds: records at offsets, and outputs on their way to become records. Bytes only, no meaning."""
+"""What a log holds: records at offsets, and outputs that are to be appended. Only bytes; the codec interprets them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TopicPartition(NamedTuple):
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """One committed record: where it stands and its bytes."""
+    """One committed record: its place and its bytes."""
 
     topic: str
     partition: int
@@ -33,7 +33,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def place(self) -> str:
-        """Where it stands, for people: ``topic/partition@offset``."""
+        """The record's place in messages: ``topic/partition@offset``."""
         return f"{self.topic}/{self.partition}@{self.offset}"
 
     def header(self, name: str) -> bytes | None:
@@ -41,7 +41,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         return value(self.headers, name)
 
     def number(self, name: str) -> int:
-        """Return the number in a header; DecodeError if the header is missing or holds no number."""
+        """Return the number in a header; DecodeError if the header is missing or is not a number."""
         found = value(self.headers, name)
         try:
             return int(found or b"")
@@ -60,6 +60,6 @@ class Output(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def size_bytes(self) -> int:
-        """Key, value and headers, as a broker counts them against its limit (its own few bytes apart)."""
+        """Size of key, value and headers as a broker counts it for its limit, except for a few bytes of its own."""
         size = len(self.key or b"") + len(self.value or b"")
         return size + sum(len(name) + len(data) + 2 for name, data in self.headers)

@@ -1,1 +1,1 @@
-"""Where an application begins: ``definition`` names its entities, ``system`` starts them, ``running`` runs them."""
+"""What an application uses: ``definition`` names its entities, ``system`` starts them, ``running`` runs them."""

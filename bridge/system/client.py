@@ -1,4 +1,4 @@
-"""``Client``: talks to a system from outside, through the log and nothing else."""
+"""``Client``: sends commands to a system from outside, only through the log."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from repertory.actors.handler import CommandHandler
+from repertory.actors.headers import MESSAGE_ID
 from repertory.actors.message import Command
 from repertory.actors.placement import checked_key, partition_of
 from repertory.actors.wire import encode
@@ -20,7 +21,7 @@ C = TypeVar("C", bound=Command)
 
 
 class Client:
-    """One thread uses it. Close it, or use it as a context manager."""
+    """Sends commands. For one thread. Close it, or use it as a context manager."""
 
     def __init__(self, system: SystemDefinition, backend: Backend) -> None:
         self._system = system
@@ -29,19 +30,20 @@ class Client:
     def tell(self, handler: CommandHandler[Any, C, Any], key: str, message: C) -> str:
         """Append a command durably and return its message id.
 
-        ``handler`` says whom: ``client.tell(Account.deposit, "a-1", Deposit(amount=5))``.
+        ``handler`` names the entity class: ``client.tell(Account.deposit, "a-1", Deposit(amount=5))``.
 
         Raises:
-            ValueError: the system does not host the entity, the handler does not take the message, the key is none.
-            LogUnavailable: it was not appended.
-            OutcomeUnknown: it may have been appended; ``message_id`` names it.
+            ValueError: the system does not host the entity, the handler does not take the message, or the key is
+                invalid.
+            LogUnavailable: the command was not appended.
+            OutcomeUnknown: the command may have been appended; ``message_id`` identifies it.
         """
         return self.tell_all([(handler, key, message)])[0]
 
     def tell_all(self, commands: Iterable[tuple[CommandHandler[Any, Any, Any], str, Command]]) -> list[str]:
-        """Append many commands at once, which is much faster than one by one; their order per key is kept.
+        """Append many commands at once, which is much faster than one by one and keeps their order per key.
 
-        Raises as ``tell`` does. After OutcomeUnknown any number of them may have been appended.
+        Raises what ``tell`` raises. After OutcomeUnknown any number of the commands may have been appended.
         """
         message_ids: list[str] = []
         outputs = []
@@ -63,15 +65,15 @@ class Client:
         try:
             data = encode(message)
         except (TypeError, OverflowError) as error:
-            raise ValueError(f"{type(message).__name__} cannot be written: {error}") from error
-        hosted.behaviour.decoder.decode(data)  # What a shard could not read is refused here, where it can be mended.
+            raise ValueError(f"{type(message).__name__} cannot be encoded: {error}") from error
+        hosted.behaviour.decoder.decode(data)  # A command that a shard could not decode is refused at its sender.
         raw_key = checked_key(key).encode()
         topic = topics.commands_topic(self._system.name, hosted.behaviour.name)
-        headers = (("message-id", message_id.encode()),)
+        headers = ((MESSAGE_ID, message_id.encode()),)
         return Output(topic, partition_of(raw_key, hosted.partitions), raw_key, data, headers)
 
     def close(self) -> None:
-        """Release what it holds."""
+        """Close the connection to the log."""
         self._appender.close()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What the committed records say of an entity and of a shard: its state, its position, its stashed commands."""
+"""Reads committed records for inspection: an entity's state, a shard's position, its stashed commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from repertory.actors.entity import Behaviour, Entity
 from repertory.actors.headers import SEQ, VERSION
 from repertory.actors.message import Stopped
 from repertory.actors.placement import checked_key, partition_of
-from repertory.actors.shard.changelog import ShardRecord, StashedRecord, StateRecord
+from repertory.actors.shard.changelog import ShardRecord, StashedRecord, StateRecord, first_shard_record
 from repertory.actors.wire import DecodeError
 from repertory.bridge import codec as wire
 from repertory.bridge import topics
@@ -19,11 +19,9 @@ from repertory.bridge.log.record import Record
 from repertory.bridge.nontransactional import CountingJournal
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
 
-_NO_RECORD = ShardRecord(next=0, seq=0, tail_start=0, tail_offset=0, changelog=0)
-
 
 class EntityState(msgspec.Struct, frozen=True):
-    """One entity as its committed records have it. ``state`` is None for one that does not exist, or has ended."""
+    """One entity as of its committed records. ``state`` is None if it never existed, or has stopped."""
 
     key: str
     partition: int
@@ -36,31 +34,31 @@ class EntityState(msgspec.Struct, frozen=True):
 def entity_state(reader: Reader, system: SystemDefinition, hosted: EntityDefinition, key: str) -> EntityState:
     """Read one entity's snapshot and the tail of the journal; see ``bridge.recovery`` for the whole shard.
 
-    Raises ValueError for a key that is none, DecodeError for records that this code cannot read.
+    Raises ValueError for an invalid key, DecodeError for records that this code cannot decode.
     """
     behaviour = hosted.behaviour
     raw_key = checked_key(key).encode()
     partition = partition_of(raw_key, hosted.partitions)
-    record, state = _NO_RECORD, None
+    record, state = first_shard_record(), None
     for found in reader.read(topics.state_topic(system.name, behaviour.name), partition):
         if found.key == topics.SHARD_KEY and found.value is not None:
             record = wire.decode_shard(found.value)
         elif found.key == raw_key:
             state = found
-    told = StateRecord() if state is None or state.value is None else wire.decode_state(state.value)
+    latest = StateRecord() if state is None or state.value is None else wire.decode_state(state.value)
     seq, version = -1, 0
     entity = behaviour.initial()
     if state is not None and state.value is not None:
         seq, version = state.number(SEQ), state.number(VERSION)
-        if told.snapshot is not None:
-            entity = _snapshot(behaviour, state, told.snapshot)
+        if latest.snapshot is not None:
+            entity = _snapshot(behaviour, state, latest.snapshot)
     if behaviour.journaled:
         for event in journal(reader, system, behaviour, partition, record)[0]:
             if event.key == raw_key and event.number(SEQ) > seq:
                 entity, version = _evolved(behaviour, entity, event)
     first = next((w for _, w in stashed_commands(reader, system, behaviour, partition) if w.key == key), None)
     parked = f"{first.error}: {first.reason}" if first is not None and first.parked else ""
-    return EntityState(key, partition, version, entity if version else None, told.stashed, parked)
+    return EntityState(key, partition, version, entity if version else None, latest.stashed, parked)
 
 
 def _snapshot(behaviour: Behaviour, record: Record, data: bytes) -> Entity:
@@ -70,15 +68,15 @@ def _snapshot(behaviour: Behaviour, record: Record, data: bytes) -> Entity:
         raise
     except Exception as error:  # A __post_init__ is user code.
         raise DecodeError(
-            f"the snapshot {record.place} does not fit {behaviour.entity.__name__}: {error!s:.1000}; use the code that "
+            f"the snapshot {record.place} does not fit {behaviour.entity.__name__}: {error!s:.1000}; run the code that "
             "wrote it"
         ) from error
     return entity
 
 
 def shard_record(reader: Reader, system: SystemDefinition, behaviour: Behaviour, partition: int) -> ShardRecord:
-    """Return the latest shard record, one that begins if there is none."""
-    record = _NO_RECORD
+    """Return the latest shard record, or that of a shard which has committed nothing."""
+    record = first_shard_record()
     for found in reader.read(topics.state_topic(system.name, behaviour.name), partition):
         if found.key == topics.SHARD_KEY and found.value is not None:
             record = wire.decode_shard(found.value)
@@ -93,7 +91,7 @@ def journal(
     record: ShardRecord,
     from_seq: int = -1,
 ) -> tuple[Iterable[Record], ShardRecord]:
-    """Return the journal records that count, by default from the tail on, and where the shard stands behind them.
+    """Return the journal records that count, by default from the tail on, and the shard record up to date with them.
 
     ``record`` is the latest shard record; see ``bridge.nontransactional``.
     """
@@ -117,8 +115,8 @@ def _evolved(behaviour: Behaviour, entity: Entity, record: Record) -> tuple[Enti
         raise
     except Exception as error:
         raise DecodeError(
-            f"the journal record {record.place} cannot be applied: {type(error).__name__}: {error!s:.1000}; use the "
-            "code that wrote it, and mend the @event method"
+            f"the journal record {record.place} cannot be applied: {type(error).__name__}: {error!s:.1000}; run the "
+            "code that wrote it, or correct the @event method"
         ) from error
     return evolved, record.number(VERSION)
 
@@ -126,7 +124,7 @@ def _evolved(behaviour: Behaviour, entity: Entity, record: Record) -> tuple[Enti
 def stashed_commands(
     reader: Reader, system: SystemDefinition, behaviour: Behaviour, partition: int
 ) -> list[tuple[int, StashedRecord]]:
-    """Return what waits or is parked on one shard, by its source offset."""
+    """Return a shard's stashed commands, parked ones included, by their source offset."""
     found: dict[int, StashedRecord] = {}
     for record in reader.read(topics.stash_topic(system.name, behaviour.name), partition):
         offset = wire.stashed_offset(record)

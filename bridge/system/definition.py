@@ -1,4 +1,4 @@
-"""``SystemDefinition``: what a system is, apart from how it is run: its entities, its policies, its topics."""
+"""``SystemDefinition``: a system's entities, policies and topics, apart from how it is run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from repertory.bridge.region import ShardRegion
 from repertory.bridge.system.settings import Settings
 from repertory.supervision import Backoff, Directive, Policy, Strategy, Tree, restart
 
-#: Kafka allows 249 characters for a topic; the longest suffix of ours takes 13, entity names need room too.
+#: Kafka allows 249 characters for a topic name: the longest suffix takes 13, and the entity's name needs room too.
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _NAME_CHARS_MAX = 100
 
-#: Kafka's default limit on partitions of one topic that a cluster of modest size is asked for at once.
+#: Kafka's default limit on the partitions of one topic that a cluster of modest size is asked to create at once.
 PARTITIONS_MAX = 10_000
-
 
 DEFAULTS = Settings()
 
@@ -40,14 +39,14 @@ class EntityDefinition(msgspec.Struct, frozen=True):
 
 
 class _PartitionCounts:
-    """Partition counts by topic: asked for with every message that is sent, so kept once known."""
+    """Partition counts by topic: looked up for every message that is sent, so cached once they are known."""
 
     def __init__(self, ask: Callable[[str], int | None], specs: Sequence[TopicSpec]) -> None:
         self._ask = ask
         self._known = {spec.name: spec.partitions for spec in specs}
 
     def __call__(self, topic: str) -> int | None:
-        """Return a topic's number of partitions, None if there is no such topic (yet)."""
+        """Return a topic's number of partitions, None if the topic does not exist (yet)."""
         count = self._known.get(topic) or self._ask(topic)
         if count is not None:
             self._known[topic] = count
@@ -55,10 +54,10 @@ class _PartitionCounts:
 
 
 class SystemDefinition:
-    """A named set of entities. Users write an ``ActorSystem``, which can be run as well.
+    """A named set of entities. Users create an ``ActorSystem``, which can also be run.
 
-    ``shards`` and ``workers`` are the supervision of the two levels above the entities: how often a shard (a worker
-    process) may fail before its worker (the node) gives up. ``topic_config`` is configuration for commands topics.
+    ``shards`` and ``workers`` are the policies of the two levels above the entities: how often a shard (a worker
+    process) may fail before its worker (the node) gives up. ``topic_config`` is configuration for the commands topics.
     """
 
     def __init__(
@@ -94,41 +93,39 @@ class SystemDefinition:
         return self._hosted
 
     def host(self, entity: type[Entity], *, partitions: int = 8, supervise: Policy | None = None) -> None:
-        """Host an entity class on ``partitions`` shards, its failures judged by ``supervise`` (``restart(…)``).
+        """Host an entity class on ``partitions`` shards; ``supervise`` (``restart(…)``) is the policy for its failures.
 
-        The number of partitions is for good: it decides where a key lives. DefinitionError for a mistake in the class,
-        ValueError for one in the arguments.
+        The number of partitions can never change: it determines the partition of each key. Raises DefinitionError for a
+        mistake in the class, ValueError for invalid arguments.
         """
         behaviour = resolved(entity)
         if any(hosted.behaviour.name == behaviour.name for hosted in self._hosted.values()):
-            raise ValueError(
-                f"{self.name} already hosts an entity called {behaviour.name!r}; name one of them otherwise"
-            )
+            raise ValueError(f"{self.name} already hosts an entity named {behaviour.name!r}; rename one of the two")
         if not isinstance(partitions, int) or not 1 <= partitions <= PARTITIONS_MAX:
             raise ValueError(
-                f"{entity.__name__}: partitions is a number from 1 to {PARTITIONS_MAX}, not {partitions!r}"
+                f"{entity.__name__}: partitions must be a number from 1 to {PARTITIONS_MAX}, not {partitions!r}"
             )
         policy = supervise or restart()
-        # What is too large once is too large again: unless the policy says otherwise it becomes a dead letter at once.
+        # An output that is too large is too large again on a retry: by default its command is dead-lettered at once.
         rules: dict[type[BaseException], Directive] = {OutputTooLarge: Directive.RESUME, **policy.on}
         policy = msgspec.structs.replace(policy, on=rules)
         self._check_wire_names(behaviour)
         self._hosted[entity] = EntityDefinition(behaviour, partitions, policy)
 
     def _check_wire_names(self, behaviour: Behaviour) -> None:
-        """Refuse two classes with one wire name: each would be read where the other was meant."""
+        """Refuse two classes with the same wire name: records of one would be decoded as the other."""
         known = [message for hosted in self._hosted.values() for message in hosted.behaviour.messages.values()]
         by_wire_name([*known, *behaviour.messages.values()])
 
-    # --- what the rest of the bridge needs --------------------------------------------------------------------
+    # --- for the rest of the bridge ---------------------------------------------------------------------------
 
     def behaviour(self, entity: str) -> Behaviour:
-        """Return a hosted entity by its topics' name; LookupError with the names there are."""
+        """Return a hosted entity by its name in topics or its class name; LookupError that lists the hosted names."""
         for hosted in self._hosted.values():
             if entity in (hosted.behaviour.name, hosted.behaviour.entity.__name__):
                 return hosted.behaviour
         names = ", ".join(hosted.behaviour.name for hosted in self._hosted.values())
-        raise LookupError(f"{self.name} hosts no entity {entity!r}; it hosts {names or 'none'}")
+        raise LookupError(f"{self.name} hosts no entity {entity!r}; it hosts {names or 'no entities'}")
 
     def topic_specs(self) -> list[TopicSpec]:
         """Return all topics that the system needs."""
@@ -136,7 +133,7 @@ class SystemDefinition:
         return topics.topic_specs(self.name, hosted, self._topic_config)
 
     def incidents_spec(self) -> TopicSpec:
-        """Return the topic for what operators see of the nodes; the system does without if it may not be made."""
+        """Return the topic for the status of nodes; the system runs without it if it cannot be created."""
         return topics.incidents_spec(self.name)
 
     def commands_topics(self) -> list[str]:
@@ -144,14 +141,14 @@ class SystemDefinition:
         return [topics.commands_topic(self.name, hosted.behaviour.name) for hosted in self._hosted.values()]
 
     def limits(self) -> Limits:
-        """Return the bounds of each shard."""
+        """Return the limits of each shard."""
         names = Limits.__struct_fields__
         return Limits(**{name: getattr(self.settings, name) for name in names})
 
     def topology(self, partition_count: Callable[[str], int | None], *, hook: Hook | None = None) -> Topology:
-        """Return the entities as shards need them, on a log that tells the partition counts of its topics.
+        """Return the entities as shards need them; ``partition_count`` is that of their log.
 
-        ``hook``: what a test has called within each handler.
+        ``hook``: is called before each handler, for tests.
         """
         counts = _PartitionCounts(partition_count, self.topic_specs())
         entities, number = {}, 0
@@ -166,15 +163,18 @@ class SystemDefinition:
     def region(
         self, topology: Topology, *, seed: int = 0, in_flight: MutableSequence[int] | None = None, owner: str = ""
     ) -> ShardRegion:
-        """Return an empty region for one worker of this system; see ``Topology.shard_config`` for the last two."""
+        """Return an empty region for one worker of this system.
+
+        ``in_flight`` and ``owner``: see ``Topology.shard_config``.
+        """
         return ShardRegion(topology, Tree(self.shards, self.shard_strategy, seed), in_flight, owner)
 
     def check(self) -> None:
-        """Raise ValueError if there is nothing to run."""
+        """Raise ValueError if no entity is hosted."""
         if not self._hosted:
-            raise ValueError(f"the system {self.name} hosts nothing; call system.host(…) first")
+            raise ValueError(f"the system {self.name} hosts no entity; call system.host(…) first")
 
     def prepare(self, backend: Backend) -> Sequence[str]:
-        """Make missing topics and check the others; return what was made. See ``Backend.ensure`` for the errors."""
+        """Create missing topics and check the others; return those created. See ``Backend.ensure`` for the errors."""
         self.check()
         return backend.ensure(self.topic_specs())

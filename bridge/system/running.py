@@ -1,4 +1,4 @@
-"""``Running``: a system in this process, one worker, driven by its caller. For tests, notebooks and simulations."""
+"""``Running``: a system with one worker in this process, driven by its caller: for tests, notebooks, simulations."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=Entity)
 
 
-def _stands_behind(command: StashedRecord, stashed: Sequence[tuple[int, StashedRecord]]) -> bool:
-    """Tell whether a command stands behind a parked one of its key."""
+def _is_behind_parked(command: StashedRecord, stashed: Sequence[tuple[int, StashedRecord]]) -> bool:
+    """Return whether a command's key has a parked command, behind which it stays stashed."""
     return any(other.parked and other.key == command.key for _, other in stashed)
 
 
 class NotSettled(TimeoutError):
-    """There was still something to do when the time was over; the message says what."""
+    """Commands or commits were left when the timeout passed; the message names one."""
 
 
 class Running:
-    """One worker on the caller's thread. ``client`` sends, :meth:`settle` works until nothing is left to do.
+    """One worker on the caller's thread. ``client`` sends commands, :meth:`settle` works until none is left.
 
-    :meth:`crash` loses everything that is not in the log, as SIGKILL does, and goes on with a new worker.
+    :meth:`crash` drops everything that is not in the log, as SIGKILL does, and starts a new worker.
     """
 
     def __init__(self, system: SystemDefinition, backend: Backend, clock: Clock | None = None) -> None:
@@ -47,10 +47,10 @@ class Running:
         self._clock = clock or SystemClock()
         #: Called at each kill point (``bridge.kill_points``) that this worker reaches; a test may raise there.
         self.on_kill_point: Callable[[str], None] | None = None
-        #: The run of a node that shard records name (``actors.shard.crash_guard``); empty: nobody has to be careful
-        #: after us.
+        #: The run of a node that is recorded in shard records (``actors.shard.crash_guard``). Empty: the next owner
+        #: guards no command.
         self.owner = ""
-        #: Called with each report of the loop, as ``supervision.process.work.Control.report`` is in a worker process.
+        #: Called with each report of the loop, like ``supervision.process.work.Control.report`` in a worker process.
         self.report: ReportSink = lambda _report: None
         try:
             system.prepare(backend)
@@ -82,7 +82,7 @@ class Running:
         self.report(report)
 
     def tick(self, timeout_s: float = 0.0) -> bool:
-        """Do one turn of the loop; return whether anything happened."""
+        """Run one tick of the loop; return whether anything happened."""
         if self.on_kill_point is None:
             return self.loop.tick(timeout_s)
         with kill_points.observed_by(self._reached):
@@ -103,7 +103,7 @@ class Running:
                 signal.signal(number, handler)
 
     def settle(self, timeout_s: float = 60.0) -> None:
-        """Work until no command is left: none unread, none in a mailbox, none waiting for a restart.
+        """Work until no command is left: none unread, none in a mailbox, none stashed until a restart.
 
         Parked keys stay parked. Raises NotSettled after ``timeout_s``.
         """
@@ -115,12 +115,12 @@ class Running:
                 pass
 
     def state(self, entity: type[E], key: str) -> E | None:
-        """Return an entity's committed state, None if it has none (never lived, or stopped)."""
+        """Return an entity's committed state, None if it has none: it never existed, or has stopped."""
         hosted = self.system.hosted[entity]
         return cast("E | None", entity_state(self.reader, self.system, hosted, key).state)
 
     def _left(self) -> str | None:
-        """Say one thing that is still to be done, None if there is none."""
+        """Describe one thing that is still to be done; None if there is nothing."""
         for hosted in self.system.hosted.values():
             topic = f"{self.system.name}.{hosted.behaviour.name}.commands"
             for partition in range(hosted.partitions):
@@ -128,20 +128,20 @@ class Running:
                 if any(True for _ in self.reader.read(topic, partition, committed)):
                     return f"commands of {topic}/{partition} from {committed} on"
                 stashed = stashed_commands(self.reader, self.system, hosted.behaviour, partition)
-                if any(not command.parked and not _stands_behind(command, stashed) for _, command in stashed):
-                    return f"commands that wait for a restart on {topic}/{partition}"
+                if any(not command.parked and not _is_behind_parked(command, stashed) for _, command in stashed):
+                    return f"commands that are stashed until a restart on {topic}/{partition}"
         for assigned in self.loop.region:
             if assigned.phase is ShardPhase.COMMITTING:
-                return f"shard {assigned.name} has a commit under way"
+                return f"shard {assigned.name} has a commit in flight"
         return None
 
     def crash(self) -> None:
-        """Drop all that the worker holds in memory, without a word to anybody, and start another."""
+        """Drop everything in the worker's memory without leaving the group, and start a new worker."""
         self._log.abandon()
         self._log, self.loop = self._start()
 
     def close(self) -> None:
-        """Finish what is under way and leave."""
+        """Finish the commits in flight, leave the group and close the log."""
         self.loop.drain(self._clock.monotonic_s() + self.system.settings.stop_timeout_s)
         self._log.close()
         self.client.close()

@@ -1,4 +1,4 @@
-"""``ActorSystem``: where an application begins. Names its entities, and starts them on a log."""
+"""``ActorSystem``: an application names its entities with it, and starts them on a log."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from repertory.bridge.system.target import load_object, target_of
 
 logger = logging.getLogger("repertory")
 
-#: Set in the environment of a node, where the application is imported and not run.
+#: Set in the environment of a node, which imports the application but does not run it.
 IN_A_NODE = "REPERTORY_IN_A_NODE"
 
 
 class ActorSystem(SystemDefinition):
-    """A named set of entities. Configure it at import time; ``run`` or ``start`` it once, or not at all.
+    """A named set of entities. Configure it at import time; ``run``, ``spawn`` or ``start`` it at most once.
 
-    ``shards`` and ``workers`` are the supervision of the two levels above the entities: how often a shard (a worker
-    process) may fail before its worker (the node) gives up. ``topic_config`` is configuration for commands topics.
+    ``shards`` and ``workers`` are the policies of the two levels above the entities: how often a shard (a worker
+    process) may fail before its worker (the node) gives up. ``topic_config`` is configuration for the commands topics.
     """
 
     def start(self, log: str = "memory:", *, kafka_config: Mapping[str, str] | None = None) -> Running:
-        """Run in this process, without worker processes: for tests, notebooks, simulations. A context manager.
+        """Run in this process, without worker processes: for tests, notebooks and simulations. A context manager.
 
-        Nothing happens on its own: ``running.settle()`` works until all is done.
+        Nothing happens by itself: ``running.settle()`` works until no command is left.
         """
         return Running(self, connect(log, self.settings, kafka_config or {}))
 
@@ -44,23 +44,23 @@ class ActorSystem(SystemDefinition):
     ) -> NodeHandle:
         """Start a node of supervised worker processes and return its handle; the log is checked first.
 
-        ``target`` (``module:system``) is where the workers import this system from; found out if not given.
+        ``target`` (``module:system``) is where the workers import this system from; it is searched for if not given.
         ``node`` is this machine's name within the group, ``kafka_config`` a properties file of librdkafka settings.
 
         Raises:
-            LogError: the log cannot be used; the sentence says why.
-            TargetError: ``target`` was not given, and the workers could not import the system.
+            LogError: the log cannot be used; the message says why.
+            TargetError: ``target`` was not given, and no module was found from which workers can import the system.
             ValueError: ``workers`` is below 1, or the log cannot be shared by processes.
         """
         if os.environ.get(IN_A_NODE):
             raise ValueError(
-                f"the module of the system {self.name} starts it while a worker imports it; "
+                f"the module of the system {self.name} starts it while a worker imports the module; "
                 'start it under: if __name__ == "__main__":'
             )
         if workers < 1:
-            raise ValueError(f"workers is 1 or more, not {workers}")
+            raise ValueError(f"workers must be 1 or more, not {workers}")
         if log == "memory:":
-            raise ValueError("memory: lives in one process and cannot be shared by workers; use sqlite:PATH or start()")
+            raise ValueError("memory: is for one process and cannot be shared by workers; use sqlite:PATH or start()")
         target = target or target_of(self)
         config = read_kafka_config(kafka_config)
         backend = connect(log, self.settings, config)
@@ -68,7 +68,7 @@ class ActorSystem(SystemDefinition):
             self.prepare(backend)
         finally:
             backend.close()
-        # All who read a file are on its machine, and ask the kernel whether a node lives.
+        # All readers of a SQLite file are on its machine, and ask the kernel whether a node is alive.
         heartbeat_s = 0.0 if log.startswith("sqlite:") else HEARTBEAT_S
         return NodeHandle(
             target,
@@ -96,10 +96,13 @@ class ActorSystem(SystemDefinition):
     ) -> int:
         """Run until SIGTERM or Ctrl-C, supervised, and return the exit code. See ``spawn`` for arguments and errors.
 
-        On ``memory:`` it runs in this process, with a warning: nobody else can reach it, and nothing outlives it.
+        On ``memory:`` the system runs in this process, with a warning: no other process can reach the log, and its
+        content is lost at exit.
         """
         if log == "memory:" and workers == 1:
-            logger.warning("memory: keeps everything in this process; it is gone at exit, and no other can reach it")
+            logger.warning(
+                "memory: keeps all records in this process; they are lost at exit, and no other process can reach them"
+            )
             with self.start(log) as running:
                 running.run_forever()
             return 0
@@ -110,7 +113,7 @@ def load_system(target: str) -> ActorSystem:
     """Import a target and return its system.
 
     Raises:
-        TargetError: the target names no system.
-        DefinitionError: there is a mistake in one of its classes.
+        TargetError: the target is not an ``ActorSystem``, or cannot be found.
+        DefinitionError: there is a mistake in one of its entity or message classes.
     """
     return load_object(target, ActorSystem)

@@ -1,4 +1,4 @@
-"""Finding an application's system: ``package.module:system`` or ``path/to/file.py:system``."""
+"""Finds an application's system by a target: ``package.module:system`` or ``path/to/file.py:system``."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ T = TypeVar("T")
 
 
 class TargetError(Exception):
-    """A target that names no system; the message is one sentence."""
+    """A target that is not a system, or cannot be found; the message is one sentence."""
 
 
 def load_object(target: str, kind: type[T]) -> T:
-    """Import a target and return what it names; TargetError unless that is a ``kind``."""
+    """Import a target and return the object that it names; TargetError unless that is a ``kind``."""
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:
-        raise TargetError(f"{target!r} names no system: write module:system, as in examples.banking:system")
+        raise TargetError(f"{target!r} is not a target: write module:system, as in examples.banking:system")
     module = _load_file(Path(module_name)) if module_name.endswith(".py") else _load_module(module_name)
     if not hasattr(module, attribute):
         found = [name for name, value in vars(module).items() if isinstance(value, kind)]
-        hint = f"; it has {', '.join(found)}" if found else f"; it has no {kind.__name__} at all"
+        hint = f"; it has {', '.join(found)}" if found else f"; it has no {kind.__name__}"
         raise TargetError(f"the module {module_name} has no {attribute!r}{hint}")
     found_value = getattr(module, attribute)
     if not isinstance(found_value, kind):
@@ -59,14 +59,14 @@ def _load_file(path: Path) -> ModuleType:
 
 
 def target_of(system: SystemDefinition) -> str:
-    """Return the target under which another process finds a system of this one; TargetError if none does."""
-    # Another module than __main__ first: a script may have imported the system from where it is defined.
+    """Return the target by which another process can import a system of this process; TargetError if there is none."""
+    # __main__ comes last: a script may have imported the system from the module that defines it.
     for module in sorted(sys.modules.values(), key=lambda module: getattr(module, "__name__", "") == "__main__"):
         for attribute, value in list(getattr(module, "__dict__", {}).items()):
             if value is system:
                 return f"{_address(module)}:{attribute}"
     raise TargetError(
-        f"the system {system.name} is no attribute of a module, so worker processes cannot import it; "
+        f"the system {system.name} is not an attribute of a module, so worker processes cannot import it; "
         "assign it at the top level of a module"
     )
 
@@ -79,5 +79,7 @@ def _address(module: ModuleType) -> str:
         return str(spec.name)
     file = getattr(module, "__file__", None)
     if file is None:
-        raise TargetError("a system of an interactive session cannot be run in other processes; use system.start()")
+        raise TargetError(
+            "a system defined in an interactive session cannot run in other processes; use system.start()"
+        )
     return str(Path(file).resolve())

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from repertory.actors.context import Directory
 from repertory.actors.entity import Entity
 from repertory.actors.message import Envelope
-from repertory.actors.shard.changelog import ShardId, ShardRecord
+from repertory.actors.shard.changelog import ShardId, first_shard_record
 from repertory.actors.shard.decision import Decision, decide
 from repertory.actors.shard.turn import outputs_of
 from repertory.actors.shard.turn_result import Counts, Journaled, TurnOutput, TurnResult
@@ -22,7 +22,7 @@ from repertory.verify.published import PublishedOutputs
 
 #: Restarts that are tried for a command whose attempt the log does not say any more.
 _ATTEMPTS_MAX = 20
-_NO_RECORD = ShardRecord(next=0, seq=0, tail_start=0, tail_offset=0, changelog=0)
+_FIRST_RECORD = first_shard_record()
 _NO_COUNTS = Counts()
 
 
@@ -115,7 +115,7 @@ class Decider:
 
     def encoded(self, outputs: list[TurnOutput], offset: int) -> list[Output]:
         """Return outputs as the codec writes them, without the shard record that ends each transaction."""
-        result = TurnResult(self._shard, outputs, [], _NO_RECORD, offset, 0, _NO_COUNTS, [])
+        result = TurnResult(self._shard, outputs, [], _FIRST_RECORD, offset, 0, _NO_COUNTS, [])
         return list(self._codec.encode(result).records)[:-1]
 
     def made(self, output: Output, index: int) -> Made:

@@ -67,9 +67,9 @@ PATIENT = msgspec.structs.replace(POLICY, max_restarts=1_000)
 Sent = tuple[type[Entity], str, Message | bytes, bool]
 
 
-def said(value: bytes | None) -> str:
-    """Return a message without the offset of a parked command: that depends on who else sent to the partition."""
-    return re.sub("since [0-9]+", "", str(msgspec.msgpack.decode(value or b"")))
+def without_offsets(value: bytes | None) -> str:
+    """Return a message without the offset of a parked command, which depends on other senders to the partition."""
+    return re.sub("by command [0-9]+", "", str(msgspec.msgpack.decode(value or b"")))
 
 
 class LoopHarness:
@@ -130,11 +130,13 @@ class LoopHarness:
             found[f"{name} events"] = events
             found[f"{name} states"] = self.states(name, journaled=hosted.behaviour.journaled)
         found["told"] = Counter(
-            (topic, record.key, said(record.value))
+            (topic, record.key, without_offsets(record.value))
             for topic in self.topics() if topic.endswith(".commands")
             for record in self.records(topic) if record.header("cause")
         )  # fmt: skip
-        found["replies"] = Counter((r.header("correlation-id"), said(r.value)) for r in self.records("bank.replies"))
+        found["replies"] = Counter(
+            (r.header("correlation-id"), without_offsets(r.value)) for r in self.records("bank.replies")
+        )
         found["dead letters"] = Counter(
             (r.key, r.value, r.header("error-type"), r.header("attempts")) for r in self.records("bank.dead-letters")
         )

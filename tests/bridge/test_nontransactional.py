@@ -275,7 +275,7 @@ def test_there_are_two_deliveries(delivery: Any) -> None:
 def test_what_a_shard_remembers_of_a_sender_fits_one_record() -> None:
     """More is refused: the transaction that writes it down would fail for ever."""
     assert len(encode_changelog_record(SeenRecord(1, 0, (1 << 40, 1 << 31) * 50_000))) < 1_000_000
-    with pytest.raises(ValueError, match="seen_causes_max is at most 50000, not 50001"):
+    with pytest.raises(ValueError, match="seen_causes_max must be at most 50000, not 50001"):
         Settings(seen_causes_max=50_001)
 
 
