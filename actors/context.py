@@ -185,7 +185,7 @@ class Context:
         self.stopped = True
 
     def keeps_sender(self, kept: object) -> bool:
-        """Whether the returned value contains the sender: then the entity answers later, and nothing is sent now."""
+        """Return whether the result contains the sender: then the entity answers later, and nothing is sent now."""
         return self._sender_read and self._envelope.sender is not None and _holds(kept, self._envelope.sender)
 
     def _addressed(self, handler: CommandHandler[Any, C, Any], message: object) -> CommandHandler[Any, C, Any]:

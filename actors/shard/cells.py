@@ -1,6 +1,4 @@
-"""``Cells``: the entities of a shard. All are in memory today; another store with the same four methods can take its
-place.
-"""
+"""``Cells``: the entities of a shard. All are in memory; another store with the same methods could replace it."""
 
 from __future__ import annotations
 
@@ -10,10 +8,10 @@ from repertory.actors.entity import Entity
 
 
 class Cell:
-    """One entity: its state, the same as bytes, and its place in the journal.
+    """One entity: its state, the encoded state, and its position in the journal.
 
-    ``version`` counts the records of this life, ``seq`` is the shard's number of the last one. A life that ended
-    and is not forgotten yet has version 0 and a seq; one that never wrote has version 0 and seq -1.
+    ``version`` counts the records of this life, ``seq`` is the shard's number of the last one. A life that has ended
+    and is not forgotten yet has version 0 and a seq; a life without any record has version 0 and seq -1.
     """
 
     __slots__ = ("data", "seq", "state", "version")
@@ -29,15 +27,15 @@ class Cells:
 
     def __init__(self) -> None:
         self._cells: dict[str, Cell] = {}
-        #: Return the cell of a key, None if there is none. The dict's own method: asked once a command.
+        #: Return the cell of a key, None if there is none. The dict's own method, since every command calls it.
         self.get: Callable[[str], Cell | None] = self._cells.get
 
     def put(self, key: str, cell: Cell) -> None:
-        """Keep a cell under a key, in the place of the one that was there."""
+        """Set the cell of a key, and replace the one before."""
         self._cells[key] = cell
 
     def remove(self, key: str) -> Cell:
-        """Forget the cell of a key and return it; KeyError if there is none."""
+        """Remove the cell of a key and return it; KeyError if there is none."""
         return self._cells.pop(key)
 
     def keys(self) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """The changelog of a shard: the records of its state and stash topics, beside the journal.
 
-They are written in the transaction of the turn that made them, and are what a restore begins with. Numbers are checked
-as they are read: one that no shard can have written must stop a restore, not overflow in a turn after it.
+They are written in the transaction of their turn, and a restore begins with them.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ import msgspec
 
 from repertory.actors.headers import Headers
 
-#: Index of the first record that a shard writes for its own books. Counted on for ever, it never meets the index
-#: of a command's output, also when a command is tried again in a later transaction.
+#: Index of the first changelog record of a shard. It only increases, so it never equals the index of a command's
+#: output, even if a command is retried in a later transaction.
 CHANGELOG_INDEX = 1 << 32
 
 
-#: What counts, or names a place, and what may also be -1 for none. Checked as it is read: a number that no shard can
-#: have written must stop a restore, not overflow in a turn after it.
+#: A count or an offset, where `Offset` also allows -1 for none. Numbers are checked as they are read: a number that no
+#: shard can have written must stop the restore, and not overflow in a later turn.
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 Offset = Annotated[int, msgspec.Meta(ge=-1, le=1 << 62)]
 
@@ -36,20 +35,22 @@ class ShardId(msgspec.Struct, frozen=True, order=True):
 class ShardRecord(
     msgspec.Struct, frozen=True, tag_field="type", tag="Shard", forbid_unknown_fields=True, omit_defaults=True
 ):
-    """Where a shard stands; written in each of its transactions. It is the truth, the group's offset mirrors it.
+    """The progress of a shard, written in each of its transactions. It is authoritative; the group's offset mirrors it.
 
-    ``next``: first command not consumed. ``seq``: of the next journal or state record. ``tail_start``: each
-    journal record below this seq is in a snapshot. ``tail_offset``: at or below the journal offset of the
-    record with that seq. ``books``: records written for the shard's own books so far.
+    ``next``: first command that is not consumed. ``seq``: of the next journal or state record. ``tail_start``: all
+    journal records below this seq are in snapshots. ``tail_offset``: at or below the journal offset of the record with
+    that seq. ``changelog``: number of changelog records written so far.
 
-    ``suspect``: offset of the command within which ``deaths`` processes in a row have died; -1 if there is none.
+    ``suspect``: offset of the command during which ``deaths`` processes in a row died; -1 if there is none.
 
-    ``owner``: the run of a node that wrote it, which knows what its processes were handling; ``closed``: nothing is
-    under way, it has left. ``marked``: offset of the command that is handled next, alone (-1: none); ``alone_below``:
-    so are all below this offset. See ``actors.shard.crash_guard``.
-    ``epoch`` numbers the owners from the first that worked at least once, 0 before; ``plain``: this owner's turns may
-    stand in the journal behind this record (``bridge.nontransactional``). The messages that other shards sent below the
-    command ``seen`` are in the seen records.
+    ``owner``: the run of a node that wrote the record, and that knows which commands its processes were handling;
+    ``closed``: that owner has left, and no command is under way. ``guarded``: offset of the announced command, which is
+    handled next and alone (-1: none); ``guarded_below``: all commands below this offset are handled alone. See
+    ``actors.shard.crash_guard``.
+
+    ``epoch`` numbers the owners from the first that worked at least once, 0 before; ``nontransactional``: turns of this
+    owner can follow in the journal behind this record (``bridge.nontransactional``). The messages of other shards below
+    the command ``seen`` are in the seen records.
     """
 
     next: Count
@@ -74,10 +75,10 @@ def first_shard_record(next_offset: int = 0) -> ShardRecord:
 
 
 class StateRecord(msgspec.Struct, frozen=True, tag_field="type", tag="State", forbid_unknown_fields=True):
-    """The latest word on one entity: a snapshot, the end of its life, or neither; and what waits behind it.
+    """The latest record of one entity: a snapshot, the end of its life, or neither; and its stashed commands.
 
     ``snapshot`` is the encoded state, as bytes within bytes: msgspec cannot decode an optional ``Raw``.
-    ``restarts_ms`` (epoch) is what the key has spent of its restart budget, as far as that was not past its window.
+    ``restarts_ms`` (epoch) are the restarts of the key that were still within the window of its restart budget.
     """
 
     snapshot: bytes | None = None
@@ -88,10 +89,10 @@ class StateRecord(msgspec.Struct, frozen=True, tag_field="type", tag="State", fo
 
 
 class StashedRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Stashed", forbid_unknown_fields=True):
-    """A command that is kept until it can be applied, in the order of the offsets that key these records.
+    """A command that is kept until it can be applied. The key of the record is the command's offset, which orders them.
 
-    ``attempt`` is the next one (1 + restarts so far); ``due_ms`` (epoch) is when it may run, 0 for a command
-    behind the first of its key. ``parked``: only an operator retries it.
+    ``attempt`` is the next one (1 + restarts so far); ``due_ms`` (epoch) is when it can run, 0 for a command behind the
+    first of its key. ``parked``: only an operator retries it.
     """
 
     key: str
@@ -106,10 +107,10 @@ class StashedRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Stashed"
 
 
 class SeenRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Seen", forbid_unknown_fields=True):
-    """What one source partition has sent to a shard, as far as the shard remembers; see ``actors.shard.seen_causes``.
+    """The messages of one source partition that a shard remembers; see ``actors.shard.seen_causes``.
 
-    ``epoch`` is the highest of the source's owners; ``causes`` are offset and index of each message, the oldest first,
-    offsets counted from ``base``.
+    ``epoch`` is the highest epoch of the source's owners; ``causes`` are the offset and index of each message, oldest
+    first, with offsets relative to ``base``.
     """
 
     epoch: Count
@@ -127,7 +128,7 @@ class StateWritten(msgspec.Struct, frozen=True, gc=False):
 
 
 class StashedWritten(msgspec.Struct, frozen=True, gc=False):
-    """The waiting record of the command at ``offset``; None once it is applied, rejected or dead-lettered."""
+    """The stashed record of the command at ``offset``; None once it is applied, rejected or dead-lettered."""
 
     offset: int
     record: StashedRecord | None

@@ -1,4 +1,4 @@
-"""``CommandRunner``: runs one command of a shard, and settles what becomes of it if its handler fails."""
+"""``CommandRunner``: runs one command of a shard, and handles the failure of its handler."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from repertory.supervision.directive import Failure
 
 
 class CommandRunner:
-    """Mutable; owned by its shard, which shares its entities, its stash and its crash guard with it."""
+    """Mutable; owned by its shard, with which it shares the entities, the stash and the crash guard."""
 
     __slots__ = (
         "_cause_prefix", "_config", "_entities", "_guard", "_handlers", "_stash", "envelope", "failure", "stalled",
@@ -30,11 +30,11 @@ class CommandRunner:
         self._config, self._entities, self._guard, self._stash = config, entities, guard, stash
         self._handlers = config.behaviour.handlers
         self._cause_prefix = f"{config.topic}/{config.id.partition}/"
-        #: What a handler has now, or had last.
+        #: The command that is being handled, or was handled last.
         self.envelope: Envelope | None = None
-        #: The failure that escalates: its command was not handled, and none is any more.
+        #: The failure that escalates: its command was not handled, and no further command is.
         self.failure: Failure | None = None
-        #: Why the last command asked about had no room in the stash.
+        #: Why the stash had no room for the command that was checked last; None if it had.
         self.stalled: str | None = None
 
     def run(self, envelope: Envelope, stashed: StashedRecord | None, now_ms: int, turn: Turn) -> None:
@@ -62,7 +62,7 @@ class CommandRunner:
             )  # fmt: skip
         except MemoryError:
             raise
-        except Exception as error:  # noqa: BLE001  whatever user code raises is its supervisor's to judge
+        except Exception as error:  # noqa: BLE001  the supervisor judges every exception of user code
             if behaviour.has_mutable_fields:
                 cell.state = behaviour.state_decode(cell.data)
             guard.leave()
@@ -77,13 +77,13 @@ class CommandRunner:
             turn.leave(envelope)
 
     def has_room(self, delivery: Delivery) -> bool:
-        """Tell whether the stash has room for a command; if not, ``stalled`` says why."""
+        """Return whether the stash has room for a command; if not, ``stalled`` says why."""
         key = delivery.key if isinstance(delivery, Envelope) else None
         self.stalled = self._stash.no_room(key, self._config.limits)
         return self.stalled is None
 
     def overflow(self, envelope: Envelope, attempt: int, turn: Turn) -> None:
-        """Dead-letter a command that the stash has no room for, as the settings say."""
+        """Dead-letter a command for which the stash has no room."""
         assert self.stalled is not None
         turn.dead_letter(envelope, "NoRoom", self.stalled, attempt)
         self.stalled = None
@@ -108,7 +108,7 @@ class CommandRunner:
             case Fate.PARKED | Fate.RESTARTED:
                 if fate is Fate.RESTARTED:
                     budget.restarted(envelope.key, failed.restarts_ms)
-                # Decoded anew: what the handler did to the command's lists must not be there at the next attempt.
+                # Decoded again: the next attempt must not see changes that the handler made to the command's lists.
                 message = self._config.behaviour.decoder.decode(envelope.value)
                 again = msgspec.structs.replace(envelope, message=message)
                 turn.keep(Stashed(again, failed.stashed(envelope, now_ms)), known=stashed is not None)

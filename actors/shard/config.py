@@ -1,4 +1,4 @@
-"""What a shard is given to play: its entity, policy, place and bounds, fixed from its start to its end."""
+"""The configuration of a shard: its entity, policy, partition and bounds. It never changes while the shard exists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXACTLY_ONCE, AT_LEAST_ONCE = "exactly-once", "at-least-once"
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """The bounds of one shard; see ``bridge.system.settings.Settings`` for the meaning and reason of each."""
+    """The bounds of one shard; ``bridge.system.settings.Settings`` explains the meaning and reason of each."""
 
     batch_records_max: int = 1_000
     turn_bytes_max: int = 16_000_000
@@ -32,18 +32,18 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShardConfig(msgspec.Struct, frozen=True):
-    """What a shard is given to play: fixed from its start to its end."""
+    """The configuration of one shard."""
 
     id: ShardId
-    #: The commands topic, for causes, and its partition count, to tell a key that is on the wrong partition.
+    #: The commands topic, for causes, and its partition count, to detect a key on the wrong partition.
     topic: str
     partitions: int
     behaviour: Behaviour
     policy: Policy
     directory: Directory
     limits: Limits
-    #: The shard's number within its system, and where the command under way is marked (``bridge.node.in_flight``).
+    #: The shard's number in its system, and the memory that names the command under way (``bridge.node.in_flight``).
     number: int = 0
     in_flight: MutableSequence[int] = msgspec.field(default_factory=lambda: [0, 0, 0])
-    #: The run of a node whose memory holds the mark, as shard records name it; empty where no mark outlives a process.
+    #: The run of the node that holds this memory, as shard records name it; empty if no memory outlives the process.
     owner: str = ""

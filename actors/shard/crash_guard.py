@@ -1,18 +1,19 @@
-"""``CrashGuard``: finds the command that kills whatever process handles it, and keeps it from killing for ever.
+"""``CrashGuard``: finds a command that kills every process that handles it, and quarantines it.
 
-Within a node, memory that outlives a process says which command it was handling (``bridge.node.in_flight``). Whoever
-owns the shard next commits that death before it handles anything; after ``deaths_max`` in a row the command is
-quarantined.
+Within a node, memory that outlives a process names the command that the process was handling
+(``bridge.node.in_flight``). The next owner of the shard commits that death before it handles any command. After
+``deaths_max`` deaths in a row the command is quarantined.
 
-When a whole node is gone, so is that memory, and any command of the batch that was under way may have been the one. So
-its successor does not risk a batch: it writes down which command comes next, alone, and only then handles it. Should it
-go down as well, the next one knows which it was, and counts; in the end the command is quarantined.
+If a whole node goes down, this memory is lost, and each command of the batch under way may have been the cause. So the
+next owner does not handle a batch. It commits an announcement of the next command, and then handles that command alone.
+If it goes down as well, its successor knows the command and counts the death; after ``deaths_max`` deaths the command
+is quarantined.
 
-The cost is one transaction a command, for no more commands than a batch has, since none beyond can have been under way,
-and for those that were stashed. The announcement of the next command leaves with what the one before it made; an
-announced command that is not handled after all (its shard fails, or has no room) is taken back, so that nobody is
-blamed for what comes later. A batch is counted in offsets: where markers of transactions lie between commands, its end
-may be beyond, and one death more goes unseen.
+The cost is one transaction for each command, for at most as many commands as a batch has, since no later command can
+have been under way, and for the commands that were stashed. The announcement of the next command is committed with the
+outputs of the one before it. If an announced command is not handled after all (its shard fails, or has no room), the
+announcement is cleared, so that the command is not blamed for a later death. A batch is counted in offsets: if markers
+of transactions lie between commands, the batch may have ended beyond that count, and one more death is not seen.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.stash import Stash
 from repertory.actors.shard.turn_result import Incident
 
-#: Places in the row of memory that outlives the process: the shard's number, and offset + 1 of its command (0: none).
+#: Indexes in the memory that outlives the process: the shard's number, and offset + 1 of its command (0: none).
 SHARD, COMMAND = 1, 2
 
 
 class CrashGuard:
-    """Owned by its shard. It holds what the shard record says of deaths, and signs each shard record with it.
+    """Owned by its shard. It keeps the fields of the shard record about deaths, and sets them in each new record.
 
-    After an unclean takeover commands below an offset go alone, and once each of those that were stashed.
+    After an unclean takeover, commands below an offset are handled alone, and so is each stashed command once.
     """
 
     __slots__ = (
@@ -45,14 +46,14 @@ class CrashGuard:
         """``record`` is the last shard record; ``end_offset`` is the end of the commands at the takeover."""
         self._config, self._in_flight = config, config.in_flight
         self._suspect = record.suspect
-        #: Processes in a row that died while they handled the suspect.
+        #: Number of processes in a row that died while they handled the suspect.
         self.deaths = record.deaths
         self._quarantined = record.suspect if record.deaths >= config.limits.deaths_max else -1
         self._announced = record.guarded
-        #: Whether the last owner's node did not say that it left. An owner without a name keeps no memory.
+        #: Whether the last owner was another node and did not close the shard. An owner without a name has no memory.
         self._takes_over = record.owner not in ("", config.owner) and not record.closed
-        # What journals nothing leaves no trace for up to a batch of turns without a transaction
-        # (``actors.shard.redelivery``): the command under way may have been in the batch after.
+        # Commands that journal nothing leave no trace for up to a batch, in turns without a transaction
+        # (``actors.shard.redelivery``): the command under way may have been in the batch after that.
         batch_max = config.limits.batch_records_max * (2 if record.nontransactional else 1)
         self._below = min(end_offset, record.next + batch_max) if self._takes_over else record.guarded_below
         self._is_careful = self._takes_over or self._below > record.next
@@ -65,42 +66,42 @@ class CrashGuard:
 
     @property
     def has_alone(self) -> bool:
-        """Whether some command has to go alone."""
+        """Whether some command must be handled alone."""
         return self._is_careful or self._suspect >= 0
 
     # --- one command ------------------------------------------------------------------------------------------
 
     def begin_turn(self) -> None:
-        """Say in the memory that outlives the process whose commands are handled now."""
+        """Write the shard's number to the memory that outlives the process."""
         self._in_flight[SHARD] = self._config.number
 
     def admits(self, offset: int) -> bool:
-        """Say that a command is handled from now on; False if it is quarantined and must not be."""
+        """Write the command that is handled now to that memory; False if it is quarantined and must not be handled."""
         if offset == self._quarantined:
             return False
         self._in_flight[COMMAND] = offset + 1
         return True
 
     def leave(self) -> None:
-        """Say that no command is handled any more."""
+        """Clear the command in that memory."""
         self._in_flight[COMMAND] = 0
 
-    # --- commands that go alone -------------------------------------------------------------------------------
+    # --- commands that are handled alone ----------------------------------------------------------------------
 
     def goes_alone(self, offset: int) -> bool:
-        """Tell whether a command goes alone: the one that a process died of, and after an unclean takeover many.
+        """Return whether a command is handled alone: the suspect, and after an unclean takeover many commands.
 
-        What comes before a suspect is committed first, and what came of it before anything else is handled: another
-        command that kills, behind it, would undo both again and again.
+        The commands before a suspect are committed first, and its own result before any later command is handled:
+        otherwise another command that kills the process, behind the suspect, would undo both again and again.
         """
         return offset == self._suspect or (self._is_careful and self._concerns(offset))
 
     def must_announce(self, offset: int) -> bool:
-        """Tell whether a command that goes alone has to be announced in a transaction of its own first."""
+        """Return whether a command that is handled alone must first be announced in a transaction of its own."""
         return self._is_careful and self._announced != offset and self._concerns(offset)
 
     def announce(self, offset: int) -> None:
-        """Name in the next shard record the command that is handled next, alone; -1 for none."""
+        """Announce the next command, which is handled alone, in the next shard record; -1 for none."""
         self._announced = offset
 
     def _concerns(self, offset: int) -> bool:
@@ -111,14 +112,14 @@ class CrashGuard:
     def takeover(
         self, last: ShardRecord, deaths: Iterable[tuple[int, int]], next_offset: int, stash: Stash
     ) -> list[Incident]:
-        """Count the deaths of which the last owner can no longer say anything; return what an operator should see.
+        """Count the deaths that the last owner could not commit; return incidents for the operator.
 
         ``deaths``: (offset, pid) of each process that died while it handled a command of this shard.
         """
         died = [(offset, f"process {pid}") for offset, pid in deaths]
         incidents: list[Incident] = []
         if self._takes_over:
-            # Ours is from before that node owned the shard: the one that is counted, for all that can be known.
+            # A death of the suspect in our own memory is older than that node's ownership; it is taken as counted.
             died = [death for death in died if death[0] != last.suspect]
             died.append((last.guarded, f"node {last.owner}"))
             incidents += self._unclean_takeover(last, stash)
@@ -128,23 +129,23 @@ class CrashGuard:
     def _unclean_takeover(self, last: ShardRecord, stash: Stash) -> list[Incident]:
         self._untried = set(stash.retriable())
         count = max(0, self._below - last.next) + len(self._untried)
-        reason = f"node {last.owner} did not say that it left: it went down, or the group took the shard from it"
-        then = f"{count} commands go one a transaction, marked first"
+        reason = f"node {last.owner} did not close the shard: it went down, or the group reassigned the shard"
+        then = f"{count} commands are announced first and handled one per transaction"
         return [Incident(str(self._config.id), "UncleanTakeover", reason, then, "unclean-takeover")] if count else []
 
     def _count(self, offset: int, who: str) -> Incident:
-        """Count one more process (or node) that died within a command; at ``deaths_max`` the command is quarantined."""
+        """Count the death of a process (or node) during a command; at ``deaths_max`` the command is quarantined."""
         deaths_max = self._config.limits.deaths_max
         self.deaths = self.deaths + 1 if offset == self._suspect else 1
         self._suspect = offset
         is_over = self.deaths >= deaths_max
         self._quarantined = offset if is_over else -1
-        then = "it becomes a dead letter" if is_over else "it is tried again"
+        then = "the command becomes a dead letter" if is_over else "the command is retried"
         reason = f"{who} died while it handled the command, death {self.deaths} of {deaths_max}"
         return Incident(f"{self._config.id}@{offset}", "ProcessDied", reason, then, "died")
 
     def end_turn(self, handled: int, next_offset: int, stash: Stash) -> None:
-        """Note that the command ``handled`` was handled and nobody died of it; forget what is over."""
+        """Record that the command ``handled`` was handled without a death; clear its announcement and old suspects."""
         self._announced = -1
         if self._suspect >= 0 and not _is_open(self._suspect, next_offset, stash):
             self._suspect, self.deaths = -1, 0
@@ -156,7 +157,7 @@ class CrashGuard:
             self._is_careful = bool(self._untried)
 
     def signed(self, record: ShardRecord, *, closed: bool = False) -> ShardRecord:
-        """Return a shard record with what this owner knows of deaths. ``closed``: nothing is under way, it leaves."""
+        """Return a shard record with this owner's fields about deaths. ``closed``: it leaves, and none is under way."""
         is_below = self._is_careful and self._below > record.next
         return msgspec.structs.replace(
             record,
@@ -170,5 +171,5 @@ class CrashGuard:
 
 
 def _is_open(offset: int, next_offset: int, stash: Stash) -> bool:
-    """Tell whether a command may still be handled."""
+    """Return whether a command can still be handled."""
     return offset >= next_offset or stash.holds(offset)

@@ -1,7 +1,7 @@
 """One command on one entity: run the handler, check its contract, evolve the state. Pure; nothing is sent.
 
-All that could not be committed and restored fails here: each event and each state is encoded *and decoded* before
-it counts, so the live fold and every replay see the same values (0.1-0.2 µs when small).
+Values that could not be committed and restored fail here: each event and each state is encoded *and decoded* before it
+is used, so the live fold and every replay see the same values (0.1-0.2 µs for small ones).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from repertory.actors.handler import Handler, NextState
 from repertory.actors.message import Done, Envelope, Message, Rejection, Stopped
 from repertory.actors.wire import DEPTH_MAX, DecodeError, check_depth, encode
 
-#: What a record carries beside a message: key (255), headers (under 700), the fields of a state record.
+#: Bytes of a record beside its message: key (255), headers (under 700), the fields of a state record.
 RECORD_OVERHEAD_BYTES = 1_024
 
 _NOTHING: Sequence[Any] = ()
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """What one command does. ``events`` are encoded, ``Stopped`` included; ``reply`` is None for nobody asked.
+    """The result of one command. ``events`` are encoded, ``Stopped`` included; ``reply`` is None if none is sent.
 
     ``sent`` are the encoded values of ``outputs``, and ``reply_data`` is that of ``reply``.
     """
@@ -55,8 +55,8 @@ def decide(
 ) -> Decision:
     """Run the handler for the envelope's message on a state whose encoding is ``data``.
 
-    Raises what the handler raises, and ContractViolation or OutputTooLarge for what it must not do. The caller
-    then goes on with the state decoded from ``data`` anew.
+    Raises the handler's exception, and ContractViolation or OutputTooLarge if it breaks its contract. After that the
+    caller must decode the state from ``data`` again.
     """
     handler = behaviour.handlers[type(envelope.message)]
     context: Context | None = None
@@ -111,7 +111,7 @@ _DONE_DATA = encode(_DONE)
 def evolve(
     behaviour: Behaviour, state: Entity, event_data: bytes, event_type: type[Message], bytes_max: int
 ) -> tuple[Entity, bytes]:
-    """Return the state after one encoded event, and its bytes: the step that live folds and replays share."""
+    """Return the state after one encoded event, and its bytes. Live folds and replays both use this step."""
     function, decode_event = behaviour.evolve[event_type]
     after = function(state, decode_event(event_data))
     if type(after) is not behaviour.entity:
@@ -137,9 +137,9 @@ def _survived(behaviour: Behaviour, state: Entity, bytes_max: int) -> tuple[Enti
 
 
 def _encoded(message: Message, bytes_max: int) -> bytes:
-    """Return a message as bytes that fit into a record and that a decoder would not refuse for their depth."""
+    """Return an encoded message that fits into a record and does not nest too deep for a decoder."""
     data = encode(message)
-    if len(data) > DEPTH_MAX:  # One that is shorter is neither too large nor too deep; most are.
+    if len(data) > DEPTH_MAX:  # Most messages are shorter, and so neither too large nor too deep.
         _check_encoding(message, data, bytes_max)
     return data
 
@@ -161,21 +161,21 @@ def _check_size(what: str, size_bytes: int, bytes_max: int) -> None:
 
 
 def _sent(output: Tell | Publish | Reply, bytes_max: int) -> bytes:
-    """Return what a collected output carries. Bytes that are published are nobody's to understand."""
+    """Return the encoded value of a collected output. Published bytes are only checked for their size."""
     value = output.message if isinstance(output, Tell) else output.value
     if isinstance(value, bytes):
-        _check_size("what is published", len(value), bytes_max)
+        _check_size("the published value", len(value), bytes_max)
         return value
     return _sendable(value, bytes_max)
 
 
 def _sendable(message: Message, bytes_max: int) -> bytes:
-    """Return a message as bytes that decode again: whoever asked could not read it else, and would wait for ever."""
+    """Return an encoded message that its receiver can decode: otherwise an asker would wait for ever."""
     data = _encoded(message, bytes_max)
     try:
         _decoder(type(message))(data)
     except msgspec.DecodeError as error:
-        raise ContractViolation(f"{type(message).__name__} could not be read by whom it is for: {error}") from error
+        raise ContractViolation(f"{type(message).__name__} could not be decoded by its receiver: {error}") from error
     return data
 
 
@@ -185,15 +185,15 @@ def _decoder(message_type: type[Message]) -> Callable[[bytes], Message]:
 
 
 def _answers(handler: Handler, result: object, context: Context | None) -> bool:
-    """Whether an asker is answered with what the handler returned."""
+    """Return whether the handler's result is the answer to an asker."""
     return handler.kind == "@command" and (context is None or not (context.replied or context.keeps_sender(result)))
 
 
 def _check_result(handler: Handler, result: object) -> None:
-    """Pass a tuple of allowed events; raise ContractViolation for all else."""
+    """Accept a tuple of allowed events; raise ContractViolation for any other result."""
     if type(result) is tuple and handler.returns_tuple:
         if not result and not handler.returns_nothing:
-            raise ContractViolation(f"{handler!r} returned no event; its annotation names some")
+            raise ContractViolation(f"{handler!r} returned no event; its annotation requires at least one")
         for message in result:
             if type(message) not in handler.allowed or message is None or isinstance(message, Rejection):
                 _refuse(handler, message, "within a tuple")

@@ -1,4 +1,4 @@
-"""``Entities``: what the commands of a shard do to its entities, and which state records a turn has to write for it."""
+"""``Entities``: applies the decisions of commands to a shard's entities, and adds the state records that are due."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Entities:
         self.cells, self.window, self.stash, self.budget, self.seq = cells, window, stash, budget, seq
 
     def apply(self, cell: Cell, envelope: Envelope, decision: Decision, turn: Turn) -> None:
-        """Take in what a command decided: its events join the turn, its state becomes that of the entity."""
+        """Apply the decision of a command: add its events to the turn, and set the entity's state."""
         if decision.rejected:
             turn.counts.rejected += 1
             return
@@ -58,16 +58,16 @@ class Entities:
                 self.cells.remove(key)
 
     def expire_budgets(self, now_ms: int, turn: Turn) -> None:
-        """Forget restarts past their window; a key that has nothing else is due a state record (or its tombstone)."""
+        """Forget restarts outside their window; a key without a live entity then needs a state record or tombstone."""
         for key in self.budget.expire(now_ms):
             cell = self.cells.get(key)
             if cell is None or cell.version == 0:
                 turn.touched[key] = None
 
     def write(self, turn: Turn, ahead: int) -> int:
-        """Add the state records that are due to a turn's changelog; return the seq from which a restore has to replay.
+        """Add the state records that are due to a turn's changelog; return the seq from which a restore must replay.
 
-        ``ahead``: so many records of the window are snapshotted before they are due.
+        ``ahead``: number of records of the window that are snapshotted before they are due.
         """
         for key in {**turn.touched, **turn.changed, **dict.fromkeys(self.window.due(self.seq + ahead))}:
             turn.changelog.append(self._state_written(key, changed=key in turn.changed))

@@ -1,4 +1,4 @@
-"""What becomes of a command whose handler failed: pure, from the policy, the key's restarts and the attempt."""
+"""The fate of a command whose handler failed. Pure: it depends on the policy, the key's restarts and the attempt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from repertory.supervision.policy import Judgement, judge
 
 
 class Fate(enum.Enum):
-    """What becomes of a command that failed; the values are the outcomes that are counted."""
+    """The fate of a failed command; the values are the names of the counted outcomes."""
 
     ESCALATED = "escalated"
     DEAD_LETTERED = "dead-lettered"
@@ -26,7 +26,7 @@ class Fate(enum.Enum):
 
 
 class FailedCommand(msgspec.Struct, frozen=True):
-    """A failure and its verdict. ``restarts_ms`` (epoch) are those of the key with this one, if it is restarted."""
+    """A failure and its fate. ``restarts_ms`` (epoch) are the key's restarts, with this one if it is restarted."""
 
     failure: Failure
     fate: Fate
@@ -35,7 +35,7 @@ class FailedCommand(msgspec.Struct, frozen=True):
     restarts_ms: tuple[int, ...]
 
     def stashed(self, envelope: Envelope, now_ms: int) -> StashedRecord:
-        """Return what is kept of the command until its next attempt, or until an operator acts."""
+        """Return the record that keeps the command until its next attempt, or until an operator acts."""
         is_parked = self.fate is Fate.PARKED
         return StashedRecord(
             key=envelope.key, value=envelope.value, headers=envelope.headers, timestamp_ms=envelope.timestamp_ms,
@@ -45,14 +45,14 @@ class FailedCommand(msgspec.Struct, frozen=True):
         )  # fmt: skip
 
     def incident(self, fate: Fate) -> Incident:
-        """Return what an operator should see; ``fate`` may be NO_ROOM though the verdict was another."""
+        """Return the incident for the operator; ``fate`` can be NO_ROOM in place of the judged one."""
         match fate:
             case Fate.ESCALATED:
                 then = "the shard is restarted"
             case Fate.DEAD_LETTERED:
                 then = "the command is a dead letter"
             case Fate.NO_ROOM:
-                then = "there is no room to wait; the command is a dead letter"
+                then = "the stash has no room; the command is a dead letter"
             case Fate.PARKED:
                 then = "its key is parked"
             case Fate.RESTARTED:
@@ -70,7 +70,7 @@ def judged(
     now_ms: int,
     where: str,
 ) -> FailedCommand:
-    """Judge a failed ``attempt`` by the entity's policy. ``where`` names the place for people."""
+    """Judge a failed ``attempt`` by the entity's policy. ``where`` names the command for human readers."""
     restarts = budget.history_s(envelope.key, now_ms)
     draw = ((envelope.offset * 2_654_435_761 + attempt * 40_503) & 0xFFFF) / 0x10000
     judgement = judge(config.policy, restarts, type(error), now_ms / 1000, draw, attempt=attempt)

@@ -1,4 +1,4 @@
-"""The commands of one shard between the log and their handlers: bounded, in offset order."""
+"""``Mailbox``: the fetched commands of one shard that are not handled yet; bounded, in offset order."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ Delivery = Envelope | Undecodable
 
 
 class Mailbox:
-    """A first-in first-out window on one partition. Owned by its shard.
+    """A first-in first-out queue of one partition. Owned by its shard.
 
-    It never drops: at its bound of records or bytes the owner pauses the partition (what was already fetched still
-    comes in), and resumes it at half of that. Offsets strictly increase; one that does not is our bug.
+    It never drops a delivery. At its bound of records or bytes the owner pauses the partition (deliveries that are
+    already fetched are still added), and resumes it at half of that bound. Offsets strictly increase; otherwise it is
+    our bug.
     """
 
     __slots__ = ("_bytes_max", "_next_offset", "_records_max", "bytes", "deliveries")
 
     def __init__(self, limits: Limits, next_offset: int) -> None:
-        #: In offset order. The shard takes from its left end directly: a method call for each command costs 0.2 µs.
+        #: In offset order. The shard pops from its left end directly: a method call for each command costs 0.2 µs.
         self.deliveries: deque[Delivery] = deque()
-        #: Of the deliveries' values. Whoever takes a delivery subtracts it.
+        #: Total size of the deliveries' values. The code that takes a delivery must subtract its size.
         self.bytes = 0
         self._next_offset = next_offset
         self._records_max, self._bytes_max = limits.mailbox_records_max, limits.mailbox_bytes_max
@@ -36,12 +37,12 @@ class Mailbox:
 
     @property
     def full(self) -> bool:
-        """Whether the partition has to be paused."""
+        """Whether the partition must be paused."""
         return len(self.deliveries) >= self._records_max or self.bytes >= self._bytes_max
 
     @property
     def drained(self) -> bool:
-        """Whether a paused partition can be resumed: at half of what it takes, so that it does not flutter."""
+        """Whether a paused partition can be resumed: at half of the bounds, so that pauses do not alternate quickly."""
         return len(self.deliveries) <= self._records_max // 2 and self.bytes <= self._bytes_max // 2
 
     def offer(self, deliveries: Iterable[Delivery]) -> None:

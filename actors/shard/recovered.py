@@ -1,4 +1,4 @@
-"""``RecoveredShard``: what a recovery yields, and all that a shard begins with.
+"""``RecoveredShard``: the result of a recovery, with which a shard starts.
 
 Phase: between ``bridge.recovery``, which reads the log, and ``actors.shard.shard``, which handles commands.
 """
@@ -17,12 +17,12 @@ from repertory.actors.shard.stash import Stash
 
 
 class RecoveredShard(msgspec.Struct, frozen=True):
-    """The committed state of one shard. Whoever takes it owns what is in it.
+    """The committed state of one shard. The shard that is made from it owns its parts.
 
-    ``record``: where the shard is, also behind turns that were written without a transaction. ``end_offset``: the end
-    of the commands at the takeover. ``has_group_offset``: whether the group has an offset; without one, progress cannot
-    be seen from outside. ``seen``: what other shards have sent; None where the log has only known exactly once.
-    ``recorded_ms``: when (epoch, by its writer's clock) the shard record was written; 0 if there is none.
+    ``record``: the progress of the shard, also after turns that were written without a transaction. ``end_offset``: the
+    end of the commands at the takeover. ``has_group_offset``: whether the group has an offset; without one, progress
+    cannot be seen from outside. ``seen``: the messages of other shards; None if the log was only ever written exactly
+    once. ``recorded_ms``: when (epoch, by its writer's clock) the shard record was written; 0 if there is none.
     """
 
     record: ShardRecord
@@ -37,7 +37,7 @@ class RecoveredShard(msgspec.Struct, frozen=True):
 
 
 def new_shard(config: ShardConfig, record: ShardRecord) -> RecoveredShard:
-    """Return a shard without entities at the place that a record names."""
+    """Return a shard without entities that continues from a record."""
     return RecoveredShard(
         record,
         Cells(),

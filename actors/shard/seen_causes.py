@@ -1,13 +1,13 @@
-"""``SeenCauses``: what other shards have sent to a shard, so that what they send again is dropped.
+"""``SeenCauses``: the messages that a shard has received from other shards, so that repetitions are dropped.
 
-A shard that works at least once may send a message again, under the same ``cause``: after a crash it decides commands
-again whose outputs had left. Two rules tell a repetition, for each source partition:
+A shard that works at least once may send a message again, with the same ``cause``: after a crash it decides commands
+again whose outputs were already written. Two rules detect a repetition, for each source partition:
 
-- The cause is among the last ``size`` ones. Never a high-water mark of causes: they come in the order in which the
-  source handled its commands, and one that waited comes after younger ones.
-- The source's owner (its ``epoch``) is older than one heard of already. What counts of an older owner's turns was
-  acknowledged before its successor restored, hence stands before all that the successor sends; anything later is a
-  worker that does not know yet that it was replaced, and the successor decides the same commands itself.
+- The cause is among the last ``size`` causes. A high-water mark would be wrong: causes arrive in the order in which the
+  source handled its commands, and a command that was stashed is handled after later ones.
+- The source's owner (its ``epoch``) is older than an owner that is already known. The valid turns of the older owner
+  were acknowledged before its successor restored, so they precede all messages of the successor. A later message comes
+  from a worker that does not know yet that it was replaced, and the successor decides the same commands itself.
 """
 
 from __future__ import annotations
@@ -16,20 +16,17 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from repertory.actors.headers import Headers
+from repertory.actors.headers import CAUSE, EPOCH, RETRY_OF, Headers
 from repertory.actors.shard.changelog import SeenRecord, SeenWritten
 
-#: A message that an operator sends again on purpose is no repetition.
-RETRY_OF = "retry-of"
-
 _NUMBER_DIGITS_MAX = 18
-#: An index takes the lower bits of a cause. One number needs a third of a pair's memory.
+#: A cause holds the index in its lower bits. One number needs a third of the memory of a pair.
 _INDEX_BITS = 32
 _INDEX_MASK = (1 << _INDEX_BITS) - 1
 
 
 class Stamp(NamedTuple):
-    """Who sent a message, and its cause as one number: the offset of the command, then the index of its output."""
+    """The source of a message, and its cause as one number: the offset of the command, then the index of its output."""
 
     source: str
     epoch: int
@@ -37,7 +34,7 @@ class Stamp(NamedTuple):
 
 
 class _Source:
-    """The last causes of one source partition, in the order in which they came."""
+    """The last causes of one source partition, in the order in which they arrived."""
 
     __slots__ = ("causes", "epoch", "order")
 
@@ -48,7 +45,7 @@ class _Source:
 
 
 class SeenCauses:
-    """Mutable; owned by its shard. ``exists`` tells whether a partition is one of the log: others send no messages."""
+    """Mutable; owned by its shard. ``exists`` returns whether the log has a partition; no others can be sources."""
 
     def __init__(self, size: int, exists: Callable[[str, int], bool]) -> None:
         assert size > 0, size
@@ -58,10 +55,10 @@ class SeenCauses:
         self._changed: dict[str, None] = {}
 
     def stamp(self, headers: Headers) -> Stamp | None:
-        """Return who sent a message; None for one from outside, or of a shard that works exactly once."""
+        """Return the source of a message; None if it is from outside, or from a shard that works exactly once."""
         found = dict(headers)
-        epoch, cause = found.get("epoch"), found.get("cause")
-        if epoch is None or cause is None or RETRY_OF in found:
+        epoch, cause = found.get(EPOCH), found.get(CAUSE)
+        if epoch is None or cause is None or RETRY_OF in found:  # An operator's retry is sent again on purpose.
             return None
         parts = cause.rsplit(b"/", 2)
         if len(parts) != 3 or not all(map(_is_number, (epoch, *parts[1:]))):
@@ -72,19 +69,19 @@ class SeenCauses:
         return Stamp(source, int(epoch), int(parts[1]) << _INDEX_BITS | int(parts[2]) & _INDEX_MASK)
 
     def _is_partition(self, source: str) -> bool:
-        """Look a source up once: what is kept must not grow with what a stranger writes into headers."""
+        """Return whether a new source exists: foreign headers with invented sources must not use up memory."""
         topic, _, partition = source.rpartition("/")
         return _is_number(partition.encode()) and self._exists(topic, int(partition))
 
     def repeats(self, stamp: Stamp) -> bool:
-        """Whether this message came before, or will be sent by the source's present owner itself."""
+        """Return whether this message is a repetition, or comes from a replaced owner of its source."""
         source = self._sources.get(stamp.source)
         if source is None:
             return False
         return stamp.epoch < source.epoch or stamp.cause in source.causes
 
     def note(self, stamp: Stamp) -> None:
-        """Remember a message that was taken; one that repeats another changes nothing but the owner known last."""
+        """Remember a message that was accepted; a repetition only updates the epoch of its source."""
         source = self._sources.setdefault(stamp.source, _Source())
         if stamp.epoch < source.epoch:
             return
@@ -100,7 +97,7 @@ class SeenCauses:
     # --- from and to the log ----------------------------------------------------------------------------------
 
     def written(self) -> Iterator[SeenWritten]:
-        """Yield the records of the sources that have sent something since the last call."""
+        """Yield the records of the sources with new messages since the last call."""
         for name in self._changed:
             source = self._sources[name]
             base = min(source.order, default=0) >> _INDEX_BITS
@@ -109,7 +106,7 @@ class SeenCauses:
         self._changed.clear()
 
     def load(self, name: str, record: SeenRecord) -> None:
-        """Take in what a predecessor wrote."""
+        """Load a record of a former owner."""
         source = self._sources[name] = _Source()
         source.epoch = record.epoch
         pairs = zip(record.causes[::2], record.causes[1::2], strict=True)

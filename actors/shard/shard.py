@@ -1,11 +1,11 @@
-"""``Shard``: one partition's entities, its mailbox, its stash, and the result of each of its turns.
+"""``Shard``: the entities, the mailbox and the stash of one partition; it decides the result of each turn.
 
-Phase: running. Before it ``bridge.recovery`` reads the committed state, a `RecoveredShard`; after it another owner
-does.
+Phase: running. Before it, ``bridge.recovery`` reads the committed state, a `RecoveredShard`; after it, the recovery of
+the next owner does.
 
 Pure: no clock, no I/O. The owner offers deliveries, calls :meth:`Shard.decide`, commits the `TurnResult` as one
-transaction and calls :meth:`Shard.committed`. If the commit fails in whatever way, the owner throws the whole shard
-away and recovers another from the log: what was decided but not committed has left nothing behind.
+transaction and calls :meth:`Shard.committed`. If the commit fails for any reason, the owner discards the whole shard
+and recovers another from the log, so decisions that were not committed leave no trace.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Shard:
     def __init__(self, config: ShardConfig, recovered: RecoveredShard) -> None:
         record = recovered.record
         self.config = config
-        #: The shard record as it is after the last turn.
+        #: The shard record after the last turn.
         self.record = record
         self.stash = recovered.stash
         self.mailbox = Mailbox(config.limits, record.next)
-        #: Offsets of the control records in the mailbox that were obeyed before their turn came.
+        #: Offsets of the control records in the mailbox that were carried out before they were reached.
         self._obeyed: set[int] = set()
         self._next = record.next
         self._entities = Entities(
@@ -49,7 +49,7 @@ class Shard:
         self._guard = CrashGuard(config, record, recovered.end_offset)
         self._runner = CommandRunner(config, self._entities, self._guard, self.stash)
         self._has_group_offset = recovered.has_group_offset
-        #: At least once; None as long as this log has only known exactly once.
+        #: For at least once; None while this log was only ever written exactly once.
         self._redelivery = Redelivery(config, record.next, recovered.seen) if record.epoch else None
         self._handlers = config.behaviour.handlers
 
@@ -60,44 +60,44 @@ class Shard:
 
     @property
     def failure(self) -> Failure | None:
-        """Set when a handler's failure escalates: what was handled before is committed, then the supervisor is told."""
+        """Set when a failure escalates: earlier commands are committed first, then the failure is reported."""
         return self._runner.failure
 
     @property
     def handling(self) -> Envelope | None:
-        """What a handler has now, or had last. Another thread may ask, should that handler never return."""
+        """The command that is being handled, or was last. Another thread can read it if the handler never returns."""
         return self._runner.envelope
 
     @property
     def stalled(self) -> str | None:
-        """Why no command is taken although there are some; None if nothing is in the way."""
+        """Why the shard takes no command although there are some; None if it is not stalled."""
         return self._runner.stalled
 
-    # --- the owner's side -------------------------------------------------------------------------------------
+    # --- called by the owner ----------------------------------------------------------------------------------
 
     def offer(self, deliveries: Iterable[Delivery]) -> None:
         """Put deliveries into the mailbox."""
         deliveries = tuple(deliveries)
         self.mailbox.offer(deliveries)
         if self._runner.stalled and any(map(is_control, deliveries)):
-            self._runner.stalled = None  # An operator may be about to make room.
+            self._runner.stalled = None  # An operator's request may make room.
 
     def ready(self, now_ms: int) -> bool:
-        """Whether ``decide`` has something to do."""
+        """Return whether ``decide`` has commands to handle."""
         if self.failure is not None:
             return False
         due_ms = self.stash.next_due_ms()
         return (len(self.mailbox) > 0 and self.stalled is None) or (due_ms is not None and due_ms <= now_ms)
 
     def takeover_result(self, deaths: Iterable[tuple[int, int]]) -> TurnResult | None:
-        """Return what has to be committed before a recovered shard handles anything; None if there is nothing.
+        """Return the result to commit before a recovered shard handles any command; None if none is needed.
 
-        ``deaths``: (offset, pid) of each process that died while it handled a command of this shard. A group that has
-        no offset is given one with the shard record, unless that is new too.
+        ``deaths``: (offset, pid) of each process that died while it handled a command of this shard. If the group has
+        no offset, it gets one together with the shard record, unless the shard is new too.
         """
         last = self.record
         incidents = self._guard.takeover(last, deaths, self._next, self.stash)
-        # Before anything is handled, the record must say whose memory knows what is under way.
+        # Before any command is handled, the record must name the owner whose memory knows the command under way.
         is_ours = not self.config.owner or (last.owner == self.config.owner and not last.closed)
         if (record := next_epoch(self.config, last)) is not None:
             self.record = record
@@ -107,19 +107,19 @@ class Shard:
         return self._record_only(incidents=incidents)
 
     def handover_result(self) -> TurnResult | None:
-        """Return the record that says that nothing is under way, for the next owner; None if nobody would miss it.
+        """Return the closing record, which tells the next owner that no command is under way; None if none is needed.
 
-        Called when no commit is in flight; the shard must not be asked for anything any more.
+        Called when no commit is in flight. After it, the shard must not be used any more.
         """
         if not self.config.owner or self.record.changelog == 0:
             return None
         return self._record_only(closed=True)
 
     def decide(self, now_ms: int, time_is_up: Callable[[], bool] = lambda: False) -> TurnResult | None:
-        """Handle stashed commands that are due and then commands from the mailbox, up to a batch of them.
+        """Handle stashed commands that are due and then commands from the mailbox, up to a batch.
 
-        ``now_ms`` is epoch time; ``time_is_up`` is asked behind each command, and ends the batch when it says so.
-        Returns None if nothing was handled, and no command is to be announced or its announcement taken back.
+        ``now_ms`` is epoch time; ``time_is_up`` is called after each command, and ends the batch if it returns True.
+        Returns None if no command was handled, and no announcement must be written or cleared.
         """
         turn, guard, runner = Turn(self.stash, self._entities.budget), self._guard, self._runner
         batch_max = self.config.limits.batch_records_max
@@ -142,7 +142,7 @@ class Shard:
                 break
         if turn.handled:
             return self._finish(turn, now_ms)
-        if self.record.guarded >= 0:  # The announced command was not handled either: nobody is to be blamed for it.
+        if self.record.guarded >= 0:  # The announced command was not handled either, so its announcement is cleared.
             return self._record_only()
         return None
 
@@ -165,7 +165,7 @@ class Shard:
             turn.counts.repeated += 1
         elif isinstance(delivery, Undecodable):
             turn.dead_letter(delivery, delivery.error, delivery.reason)
-        elif type(delivery.message) not in self._handlers:  # The decoder knows no other but an operator's.
+        elif type(delivery.message) not in self._handlers:  # Only control commands are decoded without a handler.
             if delivery.offset not in self._obeyed:
                 turn.operate(delivery)
             self._obeyed.discard(delivery.offset)
@@ -179,14 +179,14 @@ class Shard:
         else:
             runner.run(delivery, None, now_ms, turn)
         if runner.failure is not None:
-            self._next = delivery.offset  # Not handled: it is the first that the shard's next life sees.
+            self._next = delivery.offset  # Not handled: the restarted shard begins with it.
             return False
         turn.anchor = delivery.offset
         turn.handled += 1
         return redelivery is None or redelivery.accept(len(turn.outputs))
 
     def _can_take(self, turn: Turn) -> bool:
-        """Tell whether the first delivery could be stashed, if it must; if not, obey the operators behind it."""
+        """Return whether the first delivery can be taken; if not, carry out the operators' requests behind it."""
         delivery = self.mailbox.deliveries[0]
         if self.config.limits.dead_letter_overflow or is_control(delivery) or self._runner.has_room(delivery):
             return True
@@ -240,7 +240,7 @@ class Shard:
     def _record_only(
         self, *, announce: int = -1, closed: bool = False, incidents: list[Incident] | None = None
     ) -> TurnResult:
-        """Return a transaction that moves nothing but the shard's own record."""
+        """Return a turn result that only writes the shard record."""
         self._guard.announce(announce)
         record = msgspec.structs.replace(self.record, changelog=self.record.changelog + 1)
         record = self.record = self._guard.signed(record, closed=closed)
@@ -249,6 +249,6 @@ class Shard:
         )
 
     def _alone(self, due: str | None) -> int:
-        """Return the offset of the command that comes next, if it has to go alone; else -1. ``due``: a key's turn."""
+        """Return the offset of the next command if it must be handled alone, else -1. ``due``: the stashed key due."""
         coming = next(iter(self.mailbox), None) if due is None else self.stash.queue(due)[0].envelope
         return -1 if coming is None or not self._guard.goes_alone(coming.offset) else coming.offset

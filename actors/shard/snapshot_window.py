@@ -1,8 +1,8 @@
-"""The snapshot window: which entities are snapshotted when, and from where the journal must be replayed.
+"""The snapshot window: when each entity is snapshotted, and from where the journal must be replayed.
 
-Rule: an entity is snapshotted just before its oldest unsnapshotted journal record falls out of the last
-``size`` records. Hence each record below ``tail_start`` is in a snapshot that was committed no later than that
-``tail_start``, which never moves back; a restore is the snapshots plus at most ``size`` records and one turn.
+Rule: an entity is snapshotted just before its oldest journal record that is in no snapshot leaves the last ``size``
+records. So each record below ``tail_start`` is in a snapshot that was committed no later than that ``tail_start``,
+which never moves back. A restore reads the snapshots and at most ``size`` records plus one turn.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ class SnapshotWindow:
     def __init__(self, size: int, tail_start: int, tail_offset: int) -> None:
         assert size > 0, size
         self.size = size
-        #: Key -> seq of its oldest record that no snapshot holds, in seq order (a dict keeps insertion order).
+        #: Key -> seq of its oldest record that is in no snapshot, in seq order (a dict keeps insertion order).
         self._oldest: dict[str, int] = {}
-        #: Key -> seq of the last record of a life whose end the state topic says, in seq order.
+        #: Key -> seq of the last record of a life whose end is recorded in the state topic, in seq order.
         self._ended: dict[str, int] = {}
-        #: (seq, offset) of journal records whose place is known, ascending; the first is at or below the tail.
+        #: (seq, offset) of journal records with a known offset, ascending; the first is at or below the tail.
         self._offsets: deque[tuple[int, int]] = deque([(tail_start, tail_offset)])
 
     def wrote(self, key: str, seq: int) -> None:
-        """Note a journal record of ``key``. A key that had ended lives again: it is not to be forgotten."""
+        """Note a journal record of ``key``. A key whose life had ended has a new one, and must not be forgotten."""
         if key not in self._oldest:
             self._oldest[key] = seq
             self._ended.pop(key, None)
 
     def snapshotted(self, key: str) -> None:
-        """Note that the state record written now holds all of the key's records so far."""
+        """Note that the state record of this turn contains all of the key's records so far."""
         self._oldest.pop(key, None)
         self._ended.pop(key, None)
 
     def ended(self, key: str, seq: int) -> None:
-        """Note that the state record written now says that the life that ends at ``seq`` is over."""
+        """Note that the state record of this turn records the end of the life whose last record is ``seq``."""
         self._oldest.pop(key, None)
         self._ended.pop(key, None)
         self._ended[key] = seq
@@ -52,11 +52,11 @@ class SnapshotWindow:
         return keys
 
     def forgettable(self, tail_start: int) -> list[str]:
-        """Return the ended keys all of whose journal records are below the tail: their tombstones are safe."""
+        """Return the ended keys whose journal records are all below the tail: a tombstone for them is safe."""
         keys = []
         for key, seq in self._ended.items():
             if seq >= tail_start:
-                break  # One behind it may be below the tail already: it is forgotten a turn later.
+                break  # A key behind it may be below the tail already: it is forgotten in a later turn.
             keys.append(key)
         return keys
 
@@ -65,16 +65,16 @@ class SnapshotWindow:
         self._ended.pop(key, None)
 
     def tail_start(self, next_seq: int) -> int:
-        """Return the seq from which a restore has to replay."""
+        """Return the seq from which a restore must replay."""
         return next(iter(self._oldest.values()), next_seq)
 
     def placed(self, seq: int, offset: int) -> None:
-        """Note the journal offset of the record ``seq`` (the first of a committed turn, or met in a replay)."""
+        """Note the journal offset of the record ``seq`` (the first of a committed turn, or read in a replay)."""
         if seq > self._offsets[-1][0]:
             self._offsets.append((seq, offset))
 
     def tail_offset(self, tail_start: int) -> int:
-        """Return a journal offset at or below that of the record ``tail_start``: where a restore begins."""
+        """Return a journal offset at or below that of the record ``tail_start``; a restore begins there."""
         while len(self._offsets) > 1 and self._offsets[1][0] <= tail_start:
             self._offsets.popleft()
         return self._offsets[0][1]

@@ -1,4 +1,4 @@
-"""``Turn``: what one call of ``Shard.decide`` gathers: outputs, changelog entries, the fate of stashed commands."""
+"""``Turn``: collects the outputs, changelog entries and counts of one call of ``Shard.decide``."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from repertory.actors.shard.stash import Stash, Stashed
 from repertory.actors.shard.turn_result import Counts, DeadLettered, Incident, Published, Replied, Told, TurnOutput
 from repertory.actors.wire import encode
 
-#: Of what is said about a dead letter: it stands in a header, and whoever asked gets it too.
+#: Longest reason of a dead letter: it is written to a header, and sent to the asker too.
 REASON_CHARS_MAX = 1_000
 
 _DONE = encode(Done())
 
 
 class Turn:
-    """Mutable; it lives as long as the call. Whatever it does to the stash it adds to the changelog."""
+    """Mutable; it exists for one call. Each change that it makes to the stash is added to the changelog."""
 
     __slots__ = (
         "_budget",
@@ -48,10 +48,10 @@ class Turn:
         self.counts = Counts()
         self.incidents: list[Incident] = []
         self.handled = 0
-        #: An estimate of what its transaction writes: events, messages, dead letters, stashed commands and states. A
-        #: snapshot is written now and then; each command counts the state that it leaves instead.
+        #: An estimate of the bytes of its transaction: events, messages, dead letters, stashed commands and states.
+        #: Snapshots are only written when they are due; instead each command counts the size of its new state.
         self.bytes = 0
-        #: Commands whose key has stashed commands, and for which the stash had no room.
+        #: Number of commands that had to be stashed behind others of their key, and for which the stash had no room.
         self.overflowed = 0
         self.anchor = -1
         #: Keys whose state record is due: stateful ones that changed, and those whose queue changed.
@@ -59,7 +59,7 @@ class Turn:
         self.touched: dict[str, None] = {}
 
     def dead_letter(self, delivery: Delivery, error: str, reason: str, attempts: int = 1) -> None:
-        """Give a command up: keep its bytes and the reason, and tell whoever asked."""
+        """Dead-letter a command with its bytes and the reason, and answer the asker."""
         key = delivery.key.encode() if isinstance(delivery, Envelope) else delivery.key
         reason = reason[:REASON_CHARS_MAX]
         self.outputs.append(
@@ -72,7 +72,7 @@ class Turn:
         self.counts.dead_lettered += 1
 
     def quarantine(self, envelope: Envelope, where: str, deaths: int, *, is_stashed: bool) -> None:
-        """Give up a command that kills whatever process handles it."""
+        """Dead-letter a command that kills every process that handles it."""
         reason = f"{deaths} processes in a row died while they handled it"
         self.dead_letter(envelope, "Quarantined", reason, deaths)
         if is_stashed:
@@ -80,7 +80,7 @@ class Turn:
         self.incidents.append(Incident(where, "Quarantined", reason, "the command is a dead letter", "quarantined"))
 
     def keep(self, stashed: Stashed, *, known: bool) -> None:
-        """Stash a command as the first of its key, until its restart or parked; ``known`` if it is that already."""
+        """Stash a failed command as the first of its key, until its retry or parked; ``known``: it is there already."""
         key = stashed.envelope.key
         if known:
             self._stash.replace_first(stashed)
@@ -96,7 +96,7 @@ class Turn:
             self.dead_letter(asked.envelope, "Parked", _parked(stashed), asked.record.attempt)
 
     def join(self, envelope: Envelope) -> None:
-        """Stash a command behind those of its key; behind a parked one nobody can wait for an answer."""
+        """Stash a command behind those of its key; an asked command behind a parked one is dead-lettered."""
         first = self._stash.queue(envelope.key)[0]
         if first.record.parked and envelope.sender is not None:
             self.dead_letter(envelope, "Parked", _parked(first))
@@ -108,14 +108,14 @@ class Turn:
         self._wrote(envelope, record)
 
     def leave(self, envelope: Envelope) -> None:
-        """Take the first command of a key out of the stash: this turn applies, rejects or dead-letters it."""
+        """Remove the first command of a key from the stash: this turn applies, rejects or dead-letters it."""
         self._stash.leave(envelope.key)
         self._wrote(envelope, None)
 
     def operate(self, delivery: Envelope) -> None:
-        """Do what an operator asks about a parked command; nothing if that is not parked (any more).
+        """Carry out an operator's request for a parked command; ignore it if the command is not parked (any more).
 
-        Its key begins with a fresh restart budget: whoever looked at it is taken to have mended something.
+        The restart budget of the key is reset: the operator is assumed to have fixed the cause.
         """
         message = delivery.message
         first = next(iter(self._stash.queue(delivery.key)), None)
@@ -138,10 +138,10 @@ class Turn:
                 self.dead_letter(first.envelope, "Dropped", f"{reason} ({_parked(first)})", first.record.attempt)
 
     def obey(self, deliveries: Iterable[Delivery], obeyed: set[int], anchor: int) -> None:
-        """Do at once what operators ask behind commands that have no room: it may be what makes room.
+        """Carry out at once the requests of operators behind commands without room, since they may make room.
 
-        The order stays: such a delivery is taken, and answered, when its turn comes. ``obeyed`` has the offsets of
-        those that were obeyed: a command that fails again would else be retried for ever.
+        The order is kept: such a delivery is consumed and answered when it is reached. ``obeyed`` has the offsets of
+        the requests that are carried out already; otherwise a command that fails again would be retried for ever.
         """
         for delivery in deliveries:
             if isinstance(delivery, Envelope) and is_control(delivery) and delivery.offset not in obeyed:
@@ -153,13 +153,13 @@ class Turn:
                     self.handled += 1
 
     def report_overflow(self, shard: str) -> None:
-        """Report the commands that had no room, as one incident: there may be a batch of them in every turn."""
+        """Report the commands without room as one incident: every turn may have a batch of them."""
         if self.overflowed:
-            reason = f"{self.overflowed} commands found no room in the stash"
+            reason = f"the stash had no room for {self.overflowed} commands"
             self.incidents.append(Incident(shard, "NoRoom", reason, "they are dead letters", Fate.NO_ROOM.value))
 
     def answer(self, delivery: Envelope) -> None:
-        """Answer an operator that it is done."""
+        """Answer an operator's request with Done."""
         if delivery.sender is not None:
             self.outputs.append(Replied(delivery.sender, _DONE, delivery.offset, 0))
 
@@ -170,11 +170,13 @@ class Turn:
 
 
 def _parked(stashed: Stashed) -> str:
-    return f"key {stashed.envelope.key!r} is parked since {stashed.envelope.offset}: {stashed.record.reason}"
+    return f"key {stashed.envelope.key!r} is parked by command {stashed.envelope.offset}: {stashed.record.reason}"
 
 
 def outputs_of(envelope: Envelope, decision: Decision) -> Iterator[TurnOutput]:
-    """Yield what a decided command sends: what its handler collected, and the reply, behind its events' indices."""
+    """Yield the outputs of a decision: those that its handler collected, then the reply. Their indexes follow the
+    events'.
+    """
     offset, index = envelope.offset, len(decision.events)
     for output, data in zip(decision.outputs, decision.sent, strict=True):
         match output:

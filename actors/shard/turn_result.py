@@ -1,7 +1,7 @@
-"""What a shard wants to be true after a turn: values that the codec writes as one transaction.
+"""``TurnResult``: the result of a turn, as values that the codec writes in one transaction.
 
-Every output says which command made it: ``offset`` in the shard's commands partition, and ``index``, its place
-among that command's outputs. Together they are the ``cause`` header, unique over all that a system writes.
+Every output names the command that made it: its ``offset`` in the shard's commands partition, and ``index``, the
+position among that command's outputs. Together they are the ``cause`` header, which is unique within a system.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Journaled(msgspec.Struct, frozen=True, gc=False):
 
 
 class Told(msgspec.Struct, frozen=True, gc=False):
-    """A message to another entity. ``reply_key``: whom its answer goes to, an entity of this shard."""
+    """A message to another entity. ``reply_key``: the entity of this shard that receives the answer."""
 
     entity: str
     key: str
@@ -37,7 +37,7 @@ class Told(msgspec.Struct, frozen=True, gc=False):
 
 
 class Published(msgspec.Struct, frozen=True, gc=False):
-    """A record for a topic outside the system's own."""
+    """A record for a topic outside the system."""
 
     topic: str
     key: str | None
@@ -47,7 +47,7 @@ class Published(msgspec.Struct, frozen=True, gc=False):
 
 
 class Replied(msgspec.Struct, frozen=True, gc=False):
-    """An answer to whoever asked."""
+    """An answer to an asker."""
 
     to: Sender
     data: bytes
@@ -72,10 +72,10 @@ TurnOutput = Journaled | Told | Published | Replied | DeadLettered
 
 
 class Incident(msgspec.Struct, frozen=True):
-    """Something that an operator should see: one log line, what and where and what happens next.
+    """An event for the operator's log, one line: where, what happened, and what happens next.
 
-    ``outcome`` is what happens next in a word, for counters: restarted, parked, dead-lettered, no-room, escalated,
-    died, quarantined.
+    ``outcome`` is a short name of what happens next, for counters: restarted, parked, dead-lettered, no-room,
+    escalated, died, quarantined, unclean-takeover.
     """
 
     where: str
@@ -87,7 +87,7 @@ class Incident(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct):
-    """What a turn did with commands, by outcome. Mutable while the turn runs."""
+    """The number of commands of a turn by outcome, and of its journal records. Mutable while the turn runs."""
 
     applied: int = 0
     rejected: int = 0
@@ -104,7 +104,7 @@ class Counts(msgspec.Struct):
 
 
 class TurnResult(msgspec.Struct, frozen=True):
-    """One turn of a shard: what its commands produced, and the shard's changelog entries (states, stashed commands).
+    """One turn of a shard: the outputs of its commands, and its changelog entries (states, stashed commands, causes).
 
     ``anchor`` is the offset of the last command handled: the cause of the changelog entries. ``first_seq`` is the seq
     of the first journal record. A ``nontransactional`` turn has no changelog entries.

@@ -61,7 +61,7 @@ def test_after_a_node_went_down_each_command_is_marked_before_it_is_handled() ->
     takeover_result = shard.take_over("b")
     assert takeover_result is not None
     assert [(i.error, i.next) for i in takeover_result.incidents] == [
-        ("UncleanTakeover", f"{BATCH} commands go one a transaction, marked first")
+        ("UncleanTakeover", f"{BATCH} commands are announced first and handled one per transaction")
     ]
     before, guarded = takeover_result.record.next, takeover_result.record.guarded
     sizes = []

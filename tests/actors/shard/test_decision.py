@@ -300,10 +300,10 @@ def test_a_state_that_grew_too_large_fails() -> None:
 def test_a_message_that_its_receiver_could_not_read_is_a_failure_of_its_sender() -> None:
     """Nobody is sent what cannot be decoded, since whoever waits for it would wait for ever."""
     wrong = Deposit(amount="much")  # type: ignore[arg-type]
-    assert "could not be read" in refused(Free(), lambda _, ctx: ctx.tell(Account.deposit, "k", wrong))
+    assert "could not be decoded" in refused(Free(), lambda _, ctx: ctx.tell(Account.deposit, "k", wrong))
     balance = InsufficientFunds(balance="none")  # type: ignore[arg-type]
-    assert "could not be read" in refused(Free(), lambda *_: balance)
-    assert "could not be read" in refused(Free(), lambda _, ctx: ctx.reply(balance))
+    assert "could not be decoded" in refused(Free(), lambda *_: balance)
+    assert "could not be decoded" in refused(Free(), lambda _, ctx: ctx.reply(balance))
 
 
 # --- replies --------------------------------------------------------------------------------------------------

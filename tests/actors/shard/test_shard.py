@@ -413,7 +413,7 @@ def test_a_bound_stalls_the_shard_and_loses_nothing(limits: Limits) -> None:
     bench.run()
     assert bench.shard.stash.size == 3
     assert bench.shard.stalled is not None
-    assert "wait" in bench.shard.stalled
+    assert "stashed" in bench.shard.stalled
     assert not bench.shard.ready(bench.now_ms)
     assert bench.record.next == 3
     bench.crash()
