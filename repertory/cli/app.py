@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import closing, suppress
+from importlib.metadata import version
 from typing import Annotated
 
 import msgspec
@@ -36,9 +37,18 @@ app.command()(verify)
 app.command()(status)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"repertory {version('repertory')}")
+        raise typer.Exit
+
+
 @app.callback()
 def main_options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the runtime does.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
 ) -> None:
     """Set up logging for every command."""
     logging.basicConfig(

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -63,6 +64,12 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
     assert len(lines) == 1, done.stderr
     for word in words:
         assert word in lines[0], lines[0]
+
+
+def test_the_version_is_that_of_the_distribution(repertory: Run) -> None:
+    """``--version`` prints one line and needs neither a command nor a system."""
+    done = repertory("--version")
+    assert (done.returncode, done.stdout) == (0, f"repertory {version('repertory')}\n"), done.stderr
 
 
 def test_check_shows_what_a_system_hosts(repertory: Run) -> None:
