@@ -323,7 +323,7 @@ class EmbeddedLog:
 
     def _free_ownerless(self, connection: Connection) -> None:
         """Set free the shards whose owner is no member."""
-        connection.execute(schema.FREE_OWNERLESS, (self._member.group,))
+        connection.execute(schema.FREE_OWNERLESS, (self._member.group, self._member.group))
 
     def _lease_until_ms(self, now_s: float) -> int:
         return int((now_s + self._lease_s) * 1000)

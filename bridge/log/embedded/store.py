@@ -43,8 +43,10 @@ _decode_headers = msgspec.msgpack.Decoder(Headers).decode
 _T = TypeVar("_T")
 Connection = sqlite3.Connection
 Row = tuple[Any, ...]
-#: Encoded outputs by partition: key, value and headers of the first, of the second, and so on.
-Groups = dict[TopicPartition, list[bytes | None]]
+#: Encoded outputs by partition: the columns of the first one's row, of the second one's, and so on. Offsets and
+#: timestamps, at _OFFSET_AT and _TIMESTAMP_AT of each, are put in when the partition is locked.
+Groups = dict[TopicPartition, list[str | int | bytes | None]]
+_COLUMNS, _OFFSET_AT, _TIMESTAMP_AT = 7, 2, 6
 
 
 class Store:
@@ -142,14 +144,16 @@ class Store:
         timestamp_ms = self.clock.epoch_ms()
         first_offsets: dict[TopicPartition, int] = {}
         for shard, columns in groups.items():
-            reserved = connection.execute(schema.RESERVE, (len(columns) // 3, *shard)).fetchall()
+            count = len(columns) // _COLUMNS
+            reserved = connection.execute(schema.RESERVE, (count, *shard)).fetchall()
             if not reserved:
                 raise self.unknown(*shard)
-            offset = first_offsets[shard] = reserved[0][0]
-            for start in range(0, len(columns), 3 * _INSERT_RECORDS):
-                values = columns[start : start + 3 * _INSERT_RECORDS]
-                parameters = (*shard, offset + start // 3, timestamp_ms, *values)
-                connection.execute(schema.insert(len(values) // 3), parameters)
+            offset = first_offsets[shard] = reserved[0][0] - count
+            columns[_OFFSET_AT::_COLUMNS] = range(offset, offset + count)
+            columns[_TIMESTAMP_AT::_COLUMNS] = [timestamp_ms] * count
+            for start in range(0, len(columns), _COLUMNS * _INSERT_RECORDS):
+                rows = columns[start : start + _COLUMNS * _INSERT_RECORDS]
+                connection.execute(schema.insert(len(rows) // _COLUMNS), rows)
         return first_offsets
 
     def _begin(self) -> Connection:
@@ -212,7 +216,7 @@ def grouped(outputs: Iterable[Output]) -> Groups:
     for output in outputs:
         headers = _encode_headers(output.headers) if output.headers else None
         columns = groups.setdefault(TopicPartition(output.topic, output.partition), [])
-        columns += (output.key, output.value, headers)
+        columns += (output.topic, output.partition, None, output.key, output.value, headers, None)
     return groups
 
 

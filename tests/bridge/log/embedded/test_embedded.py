@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 
@@ -40,6 +41,7 @@ from repertory.bridge.log.port import (
 )
 from repertory.bridge.log.record import Output, TopicPartition
 from repertory.bridge.system.settings import Settings
+from tests.support.processes import started
 
 COMMANDS, EVENTS, STATE = "bank.account.commands", "bank.account.events", "bank.account.state"
 SPECS = [TopicSpec(topic, 2, {}) for topic in (COMMANDS, EVENTS, STATE)]
@@ -175,8 +177,10 @@ def test_a_live_process_keeps_its_slot(url: str, start: Callable[..., Worker]) -
     """A second process with the slot of a live one is refused with a sentence that names the pid."""
     worker = start()
     worker.until("Committed")
+    second = connect(url).log(Member("bank", "here", 0), [COMMANDS])
     with pytest.raises(SlotTaken, match=f"process {worker.process.pid}"):
-        connect(url).log(Member("bank", "here", 0), [COMMANDS]).poll(0)
+        second.poll(0)
+    second.close()
 
 
 @pytest.mark.processes
@@ -220,18 +224,14 @@ def test_a_process_stopped_in_a_write_is_named(url: str) -> None:
         "os.kill(os.getpid(), signal.SIGSTOP)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    holder = subprocess.Popen([sys.executable, "-c", code, url], env=environment)
-    os.waitid(os.P_PID, holder.pid, os.WSTOPPED)
     backend = connect(url, Settings(lock_timeout_s=0.05))
     appender = backend.appender()
-    try:
+    with started([sys.executable, "-c", code, url], env=environment) as holder:
+        os.waitid(os.P_PID, holder.pid, os.WSTOPPED)
         assert isinstance(backend, EmbeddedBackend)
         assert backend.writer_pid() == holder.pid
         with pytest.raises(LogUnavailable, match=f"locked by process {holder.pid} "):
             appender.append([Output(COMMANDS, 0, None, b"x")])
-    finally:
-        holder.kill()
-        holder.wait()
     assert backend.writer_pid() is None
     assert appender.append([Output(COMMANDS, 0, None, b"x")]) == [0]
     appender.close()
@@ -249,8 +249,9 @@ def test_processes_that_come_and_go_meet_no_damage(path: Path) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", code, f"sqlite:{path}"]
-    processes = [subprocess.Popen(command, env=environment) for _ in range(6)]
-    assert [process.wait() for process in processes] == [0] * 6
+    with ExitStack() as stack:
+        processes = [stack.enter_context(started(command, env=environment)) for _ in range(6)]
+        assert [process.wait() for process in processes] == [0] * 6
     reader = connect(f"sqlite:{path}").reader()
     assert reader.bounds("t", 0) == (0, 240)
     reader.close()
