@@ -1,11 +1,22 @@
 # Two commands for a fresh checkout: `make demo` and `make test`. Everything is set up in .venv and target/.
 PYTHON ?= python3
+# .venv is for python3; another one, as in `make PYTHON=python3.12 test`, has its own beside it, so both can be kept.
+ifeq ($(PYTHON),python3)
 VENV := .venv
+else
+VENV := target/venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+endif
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+# What needs neither a broker nor other processes, and takes no more than milliseconds for each test.
+PURE := not kafka and not processes and not simulation
+# For `make matrix`: the versions to look for, where besides PATH, and which tests.
+VERSIONS := 3.11 3.12 3.13 3.14
+PYENV_ROOT ?= $(HOME)/.pyenv
+MARKED := $(PURE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format bench chaos clean
+.PHONY: help demo test check pure matrix lint format bench chaos clean
 
 help: ## Show what can be made.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -17,7 +28,28 @@ test: $(READY) lint ## Run the whole test suite, a real Apache Kafka included (J
 	$(PY) -m pytest
 
 check: $(READY) lint ## The quick half: style, types, pure tests. Under a minute, no broker.
-	$(PY) -m pytest -n auto --dist worksteal -m "not kafka and not processes and not simulation"
+	$(PY) -m pytest -n auto --dist worksteal -m "$(PURE)"
+
+pure: $(READY)
+	$(PY) -m pytest -n auto --dist worksteal -m "$(MARKED)"
+
+# A name on PATH may be a shim of pyenv that leads nowhere: so each one is asked for its version.
+matrix: ## The pure tests on every Python from 3.11 to 3.14 that PATH or pyenv has; others: MARKED="processes and not kafka".
+	@passed= ; failed= ; missing= ; \
+	for version in $(VERSIONS); do \
+		found= ; \
+		for python in python$$version $(PYENV_ROOT)/versions/$$version.*/bin/python; do \
+			if [ "$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = $$version ]; then \
+				found=$$python; break; \
+			fi; \
+		done; \
+		if [ -z "$$found" ]; then missing="$$missing $$version"; continue; fi; \
+		echo "== $$($$found --version): $$found"; \
+		if $(MAKE) --no-print-directory PYTHON=$$found VENV=target/venv-$$version pure; \
+		then passed="$$passed $$version"; else failed="$$failed $$version"; fi; \
+	done; \
+	echo "== passed:$${passed:- none}; failed:$${failed:- none}; not found:$${missing:- none}"; \
+	[ -z "$$failed" ] && [ -n "$$passed" ]
 
 lint: $(READY)
 	$(VENV)/bin/ruff format --check .
