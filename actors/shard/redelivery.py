@@ -59,10 +59,11 @@ class Redelivery:
     ) -> ShardRecord | None:
         """End a turn without a transaction: return the shard's progress; None if the turn needs a transaction.
 
-        It needs none if the same commands would be decided the same way again, and few outputs depend on it. A command
-        that failed may succeed the next time, and one without room may find some, so these need a transaction. So does
-        the changelog, because it is compacted: without the fence of a transaction, a late record of a former owner
-        would permanently replace a newer one. Journal records are never replaced, and a restore finds the valid ones.
+        A turn needs none if deciding its commands again gives the same result, and only a limited number of outputs
+        depends on it. A failed command may succeed the next time, and one without room may find some, so these need a
+        transaction. So does the changelog, because it is compacted: without the fence of a transaction, a late record
+        of a former owner would permanently replace a newer one. Journal records are never replaced, and a restore knows
+        which of them are valid.
         """
         if not record.nontransactional:
             return None

@@ -174,9 +174,7 @@ def _parked(stashed: Stashed) -> str:
 
 
 def outputs_of(envelope: Envelope, decision: Decision) -> Iterator[TurnOutput]:
-    """Yield the outputs of a decision: those that its handler collected, then the reply. Their indexes follow the
-    events'.
-    """
+    """Yield the outputs of a decision: the collected ones, then the reply. Their indexes follow those of its events."""
     offset, index = envelope.offset, len(decision.events)
     for output, data in zip(decision.outputs, decision.sent, strict=True):
         match output:

@@ -1,4 +1,4 @@
-"""Entities for the tests: one journaled, one stateful, one that only passes on, and one with a list in its state."""
+"""Entities for the tests: journaled, stateful, a router, and one with mutable fields."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from repertory import Command, Context, Done, Entity, Event, Rejection, Sender, 
 
 
 class Escalating(Exception):
-    """Fails the whole shard, where the policy says so."""
+    """Fails the whole shard if the policy escalates it."""
 
 
-#: What ``Trip`` can raise, by name.
+#: The exceptions that ``Trip`` can raise, by name.
 ERRORS: dict[str, type[Exception]] = {
     "restart": RuntimeError,
     "resume": KeyError,
@@ -39,7 +39,7 @@ class Withdraw(Command):
 
 
 class Close(Command):
-    """End the life of whoever takes this."""
+    """End the life of the entity."""
 
 
 class Trip(Command):
@@ -62,7 +62,7 @@ class Withdrawn(Event):
 
 
 class InsufficientFunds(Rejection):
-    """There is less than was asked for."""
+    """The balance is lower than the amount."""
 
     balance: int
 
@@ -115,7 +115,7 @@ class Pay(Command):
 
 
 class Teller(Entity):
-    """Stateful: counts what its asks brought back."""
+    """Stateful: counts the answers to its asks."""
 
     asked: int = 0
     paid: int = 0
@@ -150,7 +150,7 @@ class Teller(Entity):
 
 
 class Router(Entity):
-    """Keeps nothing: passes deposits on, twice over."""
+    """Router: forwards each deposit twice."""
 
     @command
     def deposit(self, cmd: Deposit, ctx: Context) -> None:
@@ -211,11 +211,11 @@ class Hold(Command):
 
 
 class Release(Command):
-    """Answer whoever is held."""
+    """Answer the senders that are kept."""
 
 
 class Desk(Entity):
-    """Stateful: keeps those who asked, and answers them later."""
+    """Stateful: keeps the senders of asked commands, and answers them later."""
 
     held: tuple[Sender, ...] = ()
 

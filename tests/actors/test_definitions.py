@@ -1,4 +1,4 @@
-"""Every mistake in a class definition has its own sentence, which names the class, the member and the mend."""
+"""Every mistake in a class definition has its own sentence, with the class, the member and the remedy."""
 
 from __future__ import annotations
 
@@ -313,7 +313,7 @@ HANDLER_MISTAKES: list[tuple[Callable[[], None], str]] = [
 
 @pytest.mark.parametrize(("define", "sentence"), HANDLER_MISTAKES, ids=lambda each: getattr(each, "__name__", ""))
 def test_a_mistake_in_a_handler_has_its_own_sentence(define: Callable[[], None], sentence: str) -> None:
-    """A handler that breaks a rule is refused when its class is defined, by a sentence that names class and method."""
+    """A handler that breaks a rule is refused when its class is defined; the error names the class and the method."""
     with pytest.raises(DefinitionError) as refused:
         define()
     said = str(refused.value)
@@ -409,15 +409,15 @@ def long_entity_name() -> None:
 
 
 class Twin(Event, name="Deposited"):
-    """Written like another event."""
+    """An event with the wire name of another event."""
 
 
 class CommandTwin(Command, name="Deposited"):
-    """Written like an event."""
+    """A command with the wire name of an event."""
 
 
 class RejectionTwin(Rejection, name="Deposited"):
-    """Written like an event."""
+    """A rejection with the wire name of an event."""
 
 
 def two_events_with_one_wire_name() -> None:
@@ -450,7 +450,7 @@ def rejection_and_event_with_one_wire_name() -> None:
         def deposited(self, evt: Deposited) -> Self: ...
 
 
-def event_named_as_the_end() -> None:
+def event_with_the_wire_name_of_stopped() -> None:
     class Gone(Event, name="Stopped"):
         pass
 
@@ -463,20 +463,20 @@ def event_named_as_the_end() -> None:
 
 
 class Mixed(enum.Enum):
-    """Neither of strings nor of integers."""
+    """Values that are neither all str nor all int."""
 
     ONE = 1
     TWO = "two"
 
 
 class Shade(enum.Enum):
-    """Of strings, and no str: as a key it cannot be ordered."""
+    """Text values, but not a subclass of str: as a key it cannot be sorted."""
 
     DARK = "dark"
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Holds what cannot be written."""
+    """Has a field that cannot be written."""
 
     counts: dict[int, int] = {}
 
@@ -551,7 +551,7 @@ CLASS_MISTAKES: list[tuple[Callable[[], None], str]] = [
     (two_events_with_one_wire_name, "Twin have the same wire name, 'Deposited'"),
     (command_and_event_with_one_wire_name, "have the same wire name, 'Deposited'"),
     (rejection_and_event_with_one_wire_name, "have the same wire name, 'Deposited'"),
-    (event_named_as_the_end, "have the same wire name, 'Stopped'"),
+    (event_with_the_wire_name_of_stopped, "have the same wire name, 'Stopped'"),
     (map_by_number, "Bad.counts is a map with keys of type int, and only str can be a key; use dict[str, …] or"),
     (map_by_enum_in_a_list, "Bad.counts is a map with keys of type Shade, and only str can be a key"),
     (map_by_text_or_number, "Bad.counts is a map with keys of type union, and only str can be a key"),
@@ -566,7 +566,7 @@ CLASS_MISTAKES: list[tuple[Callable[[], None], str]] = [
 
 @pytest.mark.parametrize(("define", "sentence"), CLASS_MISTAKES, ids=lambda each: getattr(each, "__name__", ""))
 def test_a_mistake_in_a_class_has_its_own_sentence(define: Callable[[], None], sentence: str) -> None:
-    """A class that breaks a rule is refused when it is defined, by a sentence that names it."""
+    """A class that breaks a rule is refused when it is defined; the error names it."""
     with pytest.raises(DefinitionError) as refused:
         define()
     assert sentence in str(refused.value)
@@ -574,7 +574,7 @@ def test_a_mistake_in_a_class_has_its_own_sentence(define: Callable[[], None], s
 
 
 def test_values_cannot_be_changed_misspelt_or_given_by_position() -> None:
-    """Messages and entities are frozen, keyword-only, and have the fields that they name and no others."""
+    """Messages and entities are frozen, keyword-only, and accept only the fields that they define."""
     for wrong in (lambda: Deposit(5), lambda: Deposit(amont=5), Deposit, lambda: Account(5)):
         with pytest.raises(TypeError):
             wrong()  # type: ignore[no-untyped-call]
@@ -586,19 +586,19 @@ def test_values_cannot_be_changed_misspelt_or_given_by_position() -> None:
 
 
 class Colour(enum.StrEnum):
-    """Text."""
+    """An enum with text values."""
 
     RED = "red"
 
 
 class Size(enum.IntEnum):
-    """Numbers."""
+    """An enum with numbers."""
 
     SMALL = 1
 
 
 class Everything(Event):
-    """One field of each kind that can be written."""
+    """One field of each type that can be written."""
 
     by_colour: dict[Colour, Size]
     by_literal: Mapping[Literal["a", "b"], list[Shade]]
@@ -611,13 +611,13 @@ class Everything(Event):
 
 
 class Page2(msgspec.Struct, frozen=True):
-    """Defined later, and all of it can be written."""
+    """Defined later; all its fields can be written."""
 
     title: str = ""
 
 
-def test_what_is_not_refused_can_be_written_and_read() -> None:
-    """Equal values give equal bytes, and come back as they were, whatever their kind."""
+def test_every_accepted_field_type_can_be_written_and_read() -> None:
+    """Equal values of every field type give equal bytes, and are decoded to equal values."""
     inner = Everything(
         by_colour={Colour.RED: Size.SMALL}, by_literal={"b": [Shade.DARK], "a": []}, by_text={}, anything={"k": [1]},
         pairs=[(1, Page2(title="t"))], sets=frozenset({3}), when=datetime.date(2024, 2, 29), owner=uuid.UUID(int=5),
@@ -628,19 +628,19 @@ def test_what_is_not_refused_can_be_written_and_read() -> None:
 
 
 class Late2(Event):
-    """Its field is known only after its class."""
+    """The type of its field is defined after the class."""
 
     pages: list[Bound]
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """Defined later, and it cannot be written."""
+    """Defined later; it cannot be written."""
 
     counts: dict[int, int] = {}
 
 
-def test_a_field_that_is_known_only_later_is_refused_by_the_entity() -> None:
-    """What the class statement of a message could not see, that of the entity does which takes it."""
+def test_a_field_whose_type_is_defined_later_is_checked_by_the_entity() -> None:
+    """A field that the class statement of a message could not check is checked by the entity that takes the message."""
     with pytest.raises(DefinitionError, match=r"Late2.pages holds Bound, whose counts is a map with keys of type int"):
 
         class Keeper(Entity):
@@ -653,7 +653,7 @@ def test_a_field_that_is_known_only_later_is_refused_by_the_entity() -> None:
 
 
 class Early(Entity):
-    """Names classes that are defined further down."""
+    """Its annotations name classes that are defined later."""
 
     @command
     def handle(self, cmd: Late) -> LateEvent: ...  # type: ignore[empty-body]
@@ -675,13 +675,13 @@ class LateEvent(Event):
     """Defined after its handler."""
 
 
-def test_what_is_defined_later_in_the_module_counts_when_it_is_asked_for() -> None:
-    """An annotation may name what the module defines later: it is read again by the first host or TestKit."""
+def test_annotations_can_name_classes_defined_later_in_the_module() -> None:
+    """An annotation can name a class that the module defines later: it is read again by the first host or TestKit."""
     assert set(resolved(Early).handlers) == {Late}
 
 
-def test_what_is_defined_within_a_function_counts_too() -> None:
-    """Classes within a function may name each other, also those that follow, although annotations are text here."""
+def test_annotations_can_name_classes_defined_within_a_function() -> None:
+    """Classes within a function can name each other, and later ones, although annotations are text in this module."""
 
     class Local(Command):
         pass
@@ -706,8 +706,8 @@ def test_what_is_defined_within_a_function_counts_too() -> None:
     assert TestKit(Owner()).run(Following()).state.count == 2
 
 
-def test_what_never_exists_is_named() -> None:
-    """An annotation that names what does not exist is refused by the first TestKit, with the name."""
+def test_a_name_that_never_exists_is_refused_with_the_name() -> None:
+    """An annotation with a name that does not exist is refused by the first TestKit; the error has the name."""
 
     class Dangling(Entity):
         @command
@@ -717,15 +717,15 @@ def test_what_never_exists_is_named() -> None:
         TestKit(Dangling())
 
 
-def test_what_is_no_entity_is_refused() -> None:
-    """Only subclasses of Entity mean anything to a system."""
+def test_a_class_that_is_not_an_entity_is_refused() -> None:
+    """A system only accepts subclasses of Entity."""
     for wrong in (Entity, Strange, Deposit):
         with pytest.raises(DefinitionError, match="is not an Entity class"):
             resolved(wrong)
 
 
-def test_a_handler_is_an_address_on_the_class_and_a_method_on_the_value() -> None:
-    """``Account.deposit`` says whom to send to; ``Account().deposit(…)`` decides."""
+def test_a_handler_is_an_address_on_the_class_and_a_method_on_an_instance() -> None:
+    """``Account.deposit`` is an address to send to; ``Account().deposit(…)`` runs the handler."""
     assert repr(Account.deposit) == "<@command Account.deposit>"
     assert Account(balance=1).withdraw(Withdraw(amount=2)) == InsufficientFunds(balance=1)
     assert Account(balance=1).deposited(Deposited(amount=2)) == Account(balance=3)

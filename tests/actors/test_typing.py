@@ -1,4 +1,4 @@
-"""What a type checker sees: the example of section 2 is clean under ``mypy --strict``, mistakes are errors."""
+"""The example of section 2 passes ``mypy --strict``, and mistakes are type errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SNIPPET = Path(__file__).parent / "snippets" / "typed.py"
 
 
 def test_mistakes_are_type_errors_and_nothing_else_is() -> None:
-    """Exactly the lines that a comment marks are errors, with the code that it names."""
+    """Exactly the lines with an ``error`` comment are errors, with the code in the comment."""
     lines = SNIPPET.read_text(encoding="utf-8").splitlines()
     expected = {
         number: found[1] for number, line in enumerate(lines, 1) if (found := re.search(r"# error: (\S+)", line))

@@ -1,4 +1,4 @@
-"""One shard on a bench: its topics are lists, its commits are appends, and whatever can be lost can be lost by hand."""
+"""A test bench for one shard: its topics are lists, its commits are appends, and tests can lose turns and memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from repertory.supervision.policy import Policy
 
 SYSTEM = "t"
 TIMESTAMP_MS = 1_700_000_000_000
-#: A failing command comes again after exactly this.
+#: A failed command is retried after exactly this time.
 BACKOFF_MS = 100
 POLICY = restart(backoff=Backoff(first_s=BACKOFF_MS / 1000, factor=1, jitter=0))
 REPLY_TO: Headers = (("reply-to", b"t.replies/0"), ("correlation-id", b"c"))
@@ -35,9 +35,9 @@ NO_LIMIT_BYTES = 1 << 20
 
 
 class Bench:
-    """The log of one shard, and the shard while it lives. ``now_ms`` is its clock; nothing moves it but the test.
+    """The log of one shard, and the running shard. ``now_ms`` is its clock; only the test changes it.
 
-    ``extra_partitions`` are those of topics outside. ``replay_records`` makes each restore come in such batches.
+    ``extra_partitions`` are the partition counts of topics outside the system.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Bench:
             name, self.codec.commands, partitions, self.behaviour, policy, directory, limits, owner=owner
         )
         self.place = TopicPartition(self.codec.commands, partition)
-        #: Records by topic: those that are not of the shard's partition too.
+        #: Records by topic, of all partitions.
         self.topics: defaultdict[str, list[Record]] = defaultdict(list)
         self.ends: defaultdict[str, int] = defaultdict(int)
         self.committed: int | None = None
@@ -89,18 +89,18 @@ class Bench:
         return offset
 
     def tell(self, message: Message | bytes | None, key: str | bytes | None = "k", headers: Headers = ()) -> int:
-        """Append a command (or whatever the bytes are) to the shard's partition; return its offset."""
+        """Append a command (or raw bytes) to the shard's partition; return its offset."""
         data = message if isinstance(message, bytes | None) else encode(message)
         raw_key = key.encode() if isinstance(key, str) else key
         return self.append(Output(self.codec.commands, self.config.id.partition, raw_key, data, headers))
 
     def ask(self, message: Message, key: str = "k", *, correlation_id: str = "c") -> int:
-        """Append a command whose answer goes to the first partition of the replies topic."""
+        """Append an asked command; its answer goes to the first partition of the replies topic."""
         headers = (("reply-to", b"t.replies/0"), ("correlation-id", correlation_id.encode()))
         return self.tell(message, key, headers)
 
     def commit(self, result: TurnResult) -> None:
-        """Make a turn true, and tell the shard so."""
+        """Commit a turn, and report it to the shard."""
         transaction = self.codec.encode(result)
         self.transactions.append(transaction)
         journal_offset = self.ends[self.codec.events]
@@ -108,12 +108,12 @@ class Bench:
         for output in transaction.records:
             self.append(output)
         for topic in {output.topic for output in transaction.records}:
-            self.ends[topic] += 1  # As Kafka's transaction marker does.
+            self.ends[topic] += 1  # The offset of Kafka's transaction marker.
         self.committed = transaction.next_offset
         self.shard.committed(result.first_seq, journal_offset if has_journaled else None)
 
     def compact(self, topic: str, *, drop: Callable[[Record], bool] = lambda _: True) -> None:
-        """Keep the last record of each key, and of the tombstones those that ``drop`` does not want to go."""
+        """Keep the last record of each key, except the tombstones for which ``drop`` returns True."""
         records = self.topics[topic]
         last = {record.key: record.offset for record in records}
         self.topics[topic] = [
@@ -125,7 +125,7 @@ class Bench:
     # --- the shard --------------------------------------------------------------------------------------------
 
     def restored(self, *, batch: int = 1_000) -> Shard:
-        """Restore a shard from the log as it is; Inconsistent if it contradicts itself."""
+        """Restore a shard from the log; Inconsistent if the log contradicts itself."""
         codec = self.codec
         ends = {topic: self.ends[topic] for topic in codec.restored_topics}
         claimed = Claimed(self.place, self.committed, self.low, self.ends[codec.commands], ends)
@@ -143,12 +143,12 @@ class Bench:
         return Shard(self.config, recovery.recovered())
 
     def crash(self, *, batch: int = 1_000) -> None:
-        """Lose all that is in memory, and restore."""
+        """Lose the memory of the shard, and restore it."""
         self.shard = self.restored(batch=batch)
         self._position = self.shard.record.next
 
     def take_over(self, owner: str, deaths: Iterable[tuple[int, int]] = ()) -> TurnResult | None:
-        """Let another node own the shard, which knows of ``deaths``; return the word that it begins with, committed."""
+        """Restore the shard for ``owner``, whose memory has ``deaths``; return its takeover result, committed."""
         self.config = msgspec.structs.replace(self.config, owner=owner)
         self.crash()
         takeover_result = self.shard.takeover_result(deaths)
@@ -157,7 +157,7 @@ class Bench:
         return takeover_result
 
     def fetch(self, records: int = 1_000_000) -> None:
-        """Put the next commands into the mailbox, as long as it is not full."""
+        """Put the next commands into the mailbox until it is full."""
         for record in self.topics[self.codec.commands]:
             if record.offset >= self._position and records > 0 and not self.shard.mailbox.full:
                 self.shard.offer([self.codec.decode(record)])
@@ -177,7 +177,7 @@ class Bench:
         self.crash(batch=batch)
 
     def run(self, turns: int = 1_000_000) -> Bench:
-        """Fetch and decide until nothing is ready now."""
+        """Fetch and decide until no command is ready now."""
         for _ in range(turns):
             self.fetch()
             if self.turn() is None:
@@ -185,7 +185,7 @@ class Bench:
         return self
 
     def settle(self) -> Bench:
-        """Run, and let the time pass that waiting commands wait, until nothing will happen by itself any more."""
+        """Run, and advance the clock to each retry, until no command is due without an operator."""
         self.run()
         while self.shard.failure is None and (due_ms := self.shard.stash.next_due_ms()) is not None:
             self.now_ms = max(self.now_ms, due_ms)
@@ -205,12 +205,12 @@ class Bench:
 
     @property
     def replies(self) -> list[Any]:
-        """What clients were answered."""
+        """The answers to clients."""
         return self.values("t.replies")
 
     @property
     def dead_letters(self) -> list[Record]:
-        """What was dead-lettered."""
+        """The dead letters."""
         return self.topics["t.dead-letters"]
 
     def errors(self) -> list[str]:
@@ -239,10 +239,10 @@ class Bench:
 
     @property
     def outputs(self) -> Iterable[Record]:
-        """Every record but the commands."""
+        """Every record except the commands."""
         topics = [records for topic, records in self.topics.items() if topic != self.codec.commands]
         return itertools.chain.from_iterable(topics)
 
     def causes(self) -> list[bytes]:
-        """Return the causes of all that the shard ever wrote."""
+        """Return the causes of all records that the shard wrote."""
         return [record.header("cause") or b"" for record in self.outputs]

@@ -1,4 +1,4 @@
-"""After a node went down: what it may have died of is handled alone, marked first, for a while; then as before."""
+"""After a node went down, the commands that it may have died of are announced and handled alone; then batches again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMITS = Limits(batch_records_max=BATCH, deaths_max=3)
 
 
 def bench(commands: int) -> Bench:
-    """Return a shard of node ``a`` that has handled one command, and has more before it."""
+    """Return a shard of node ``a`` that has handled one command, and has ``commands`` more to handle."""
     made = Bench(Account, limits=LIMITS, owner="a")
     made.take_over("a")
     made.tell(Deposit(amount=1), "first")
@@ -34,7 +34,7 @@ def bench(commands: int) -> Bench:
 
 
 def handled(before: int, result: TurnResult) -> int:
-    """Return how many commands a turn consumed."""
+    """Return the number of commands that a turn consumed."""
     return result.record.next - before
 
 
@@ -48,15 +48,15 @@ def turns(shard: Bench) -> list[TurnResult]:
     return found
 
 
-def test_a_worker_of_the_same_node_is_as_bold_as_before() -> None:
-    """What its predecessor was handling stands in the memory of the node: nothing is marked, and batches are whole."""
+def test_a_worker_of_the_same_node_handles_whole_batches() -> None:
+    """The node's memory names the command that the previous worker was handling, so no command is announced."""
     shard = bench(commands=10)
     assert shard.take_over("a") is None
     assert [result.record.next for result in turns(shard)] == [6, 11]
 
 
-def test_after_a_node_went_down_each_command_is_marked_before_it_is_handled() -> None:
-    """One a transaction, none without a mark in the log, for as many as can have been under way; then batches again."""
+def test_after_a_node_went_down_each_command_is_announced_before_it_is_handled() -> None:
+    """Each transaction has one announced command, for as many as can have been under way; then batches again."""
     shard = bench(commands=12)
     takeover_result = shard.take_over("b")
     assert takeover_result is not None
@@ -75,8 +75,8 @@ def test_after_a_node_went_down_each_command_is_marked_before_it_is_handled() ->
     assert (shard.record.guarded, shard.record.guarded_below, shard.record.owner) == (-1, 0, "b")
 
 
-def test_caution_ends_where_the_commands_ended() -> None:
-    """What came after the takeover cannot have been under way."""
+def test_commands_appended_after_the_takeover_are_handled_in_batches() -> None:
+    """Commands appended after the takeover cannot have been under way."""
     shard = bench(commands=2)
     shard.take_over("b")
     for _ in range(BATCH):
@@ -84,8 +84,8 @@ def test_caution_ends_where_the_commands_ended() -> None:
     assert [result.record.next for result in turns(shard)] == [1, 2, 3, 8]
 
 
-def test_a_node_that_left_in_order_leaves_no_doubt() -> None:
-    """A drained shard is taken over without caution, and the word that it was drained is taken back first."""
+def test_a_drained_shard_is_taken_over_without_announcements() -> None:
+    """After a drain no command is announced; the takeover record clears ``closed`` first."""
     shard = bench(commands=7)
     handover_result = shard.shard.handover_result()
     assert handover_result is not None
@@ -97,8 +97,8 @@ def test_a_node_that_left_in_order_leaves_no_doubt() -> None:
     assert [result.record.next for result in turns(shard)] == [6, 8]
 
 
-def test_a_first_owner_says_so_before_it_handles_anything() -> None:
-    """Else the first commands of a shard could kill every node that comes, and nobody would know."""
+def test_the_first_owner_is_recorded_before_it_handles_a_command() -> None:
+    """Otherwise the first commands of a shard could kill every node, and no node would know."""
     shard = Bench(Account, limits=LIMITS, owner="a")
     shard.tell(Deposit(amount=1))
     takeover_result = shard.take_over("a")
@@ -108,8 +108,8 @@ def test_a_first_owner_says_so_before_it_handles_anything() -> None:
     assert shard.take_over("a") is None
 
 
-def test_whoever_comes_next_writes_its_name_also_where_nothing_was_under_way() -> None:
-    """Else a node of whose commands one kills it would leave the word of an earlier one, which may come back."""
+def test_a_new_owner_is_recorded_even_if_no_command_was_under_way() -> None:
+    """Otherwise, after its death, the record would name an earlier node, which may own the shard again."""
     shard = bench(commands=0)
     takeover_result = shard.take_over("b")
     assert takeover_result is not None
@@ -120,8 +120,8 @@ def test_whoever_comes_next_writes_its_name_also_where_nothing_was_under_way() -
     assert [i.error for i in again.incidents] == ["UncleanTakeover"]
 
 
-def test_a_mark_is_taken_back_when_its_shard_fails() -> None:
-    """The handler came back, with an error that fails the shard: whatever the node dies of later, it was not that."""
+def test_an_announcement_is_cleared_when_the_shard_fails() -> None:
+    """The handler returned with an error that fails the shard, so a later death of the node has another cause."""
     policy = restart(default=Directive.ESCALATE)
     shard = Bench(Account, limits=LIMITS, owner="a", policy=policy)
     shard.take_over("a")
@@ -135,10 +135,10 @@ def test_a_mark_is_taken_back_when_its_shard_fails() -> None:
     assert [i.error for i in takeover_result.incidents] == ["UncleanTakeover"]
 
 
-def test_a_mark_is_taken_back_when_there_is_no_room() -> None:
-    """A command that stands before a full waiting room is not handled, for days perhaps: no node dies of it.
+def test_an_announcement_is_cleared_when_the_stash_has_no_room() -> None:
+    """A command without room in the stash is not handled, perhaps for days, so no node dies of it.
 
-    Nor is it marked again as long as there is none.
+    It is not announced again while there is no room.
     """
     policy = restart(default=Directive.STOP)
     shard = Bench(Account, limits=msgspec.structs.replace(LIMITS, stash_per_key_max=2), owner="a", policy=policy)
@@ -154,8 +154,8 @@ def test_a_mark_is_taken_back_when_there_is_no_room() -> None:
     assert not shard.shard.ready(shard.now_ms)
 
 
-def test_a_death_is_counted_once_whoever_saw_it() -> None:
-    """A marked command killed a process of b; c counts that, and dies of it too; then b comes back and remembers."""
+def test_a_death_is_counted_once() -> None:
+    """An announced command kills a process of b; c counts that and dies of it too; then b returns and remembers it."""
     shard = bench(commands=1)
     shard.take_over("b")
     shard.fetch()
@@ -169,8 +169,8 @@ def test_a_death_is_counted_once_whoever_saw_it() -> None:
     assert (shard.record.suspect, shard.record.deaths) == (1, 2)
 
 
-def test_a_death_that_only_its_own_node_saw_is_counted_when_it_is_back() -> None:
-    """In the middle of a batch nothing is marked in the log: who owned the shard meanwhile knows of no death."""
+def test_a_death_that_only_its_own_node_knows_is_counted_when_that_node_returns() -> None:
+    """Within a batch no command is announced in the log, so the owner in between does not know about the death."""
     shard = bench(commands=3)
     shard.take_over("c")
     assert shard.record.deaths == 0
@@ -178,8 +178,8 @@ def test_a_death_that_only_its_own_node_saw_is_counted_when_it_is_back() -> None
     assert (shard.record.suspect, shard.record.deaths) == (2, 1)
 
 
-def test_an_abort_does_not_end_caution() -> None:
-    """Whoever restores the shard next goes on as carefully, be it the same node."""
+def test_an_abort_does_not_end_the_announcements() -> None:
+    """The next restore continues to announce commands, also on the same node."""
     shard = bench(commands=4)
     shard.take_over("b")
     shard.fetch()
@@ -191,14 +191,14 @@ def test_an_abort_does_not_end_caution() -> None:
 
 
 def died(shard: Bench, offset: int, owners: Sequence[str]) -> list[str]:
-    """Let nodes handle the shard until one outlives it; each dies when it handles ``offset``. Return who died."""
+    """Let nodes run the shard until one survives; each dies when it handles ``offset``. Return the nodes that died."""
     dead = []
     for owner in owners:
         shard.take_over(owner)
         shard.fetch()
         while True:
             at = shard.record.next
-            was_given_up = shard.errors().count("Quarantined")
+            quarantined_before = shard.errors().count("Quarantined")
             result = shard.shard.decide(shard.now_ms)
             if result is None:
                 return dead
@@ -207,13 +207,13 @@ def died(shard: Bench, offset: int, owners: Sequence[str]) -> list[str]:
                 dead.append(owner)
                 break
             shard.commit(result)
-            assert shard.errors().count("Quarantined") >= was_given_up
+            assert shard.errors().count("Quarantined") >= quarantined_before
     return dead
 
 
 @given(commands=st.integers(1, 14), data=st.data())
-def test_what_kills_every_node_that_handles_it_is_quarantined(commands: int, data: st.DataObject) -> None:
-    """After one death that nobody saw and ``deaths_max`` that were marked; all others are applied, and never blamed."""
+def test_a_command_that_kills_every_node_is_quarantined(commands: int, data: st.DataObject) -> None:
+    """After one unseen death and ``deaths_max`` announced ones. All other commands are applied and never suspected."""
     shard = bench(commands)
     offset = data.draw(st.integers(1, commands))
     dead = died(shard, offset, [f"n{number}" for number in range(20)])
@@ -224,30 +224,30 @@ def test_what_kills_every_node_that_handles_it_is_quarantined(commands: int, dat
 
 
 class Feed(Command):
-    """Take something in."""
+    """A harmless command."""
 
 
 class Poison(Command):
-    """Take something in that no process outlives."""
+    """A command that kills its process."""
 
 
 class Fed(Event):
-    """It went down."""
+    """The command was applied."""
 
 
 class Taster(Entity):
-    """Handles what it is given, or dies of it."""
+    """Handles commands, some of which kill the process."""
 
     meals: int = 0
 
     @command
     def feed(self, _cmd: Feed) -> Fed:
-        """Outlive it."""
+        """Apply it."""
         return Fed()
 
     @command
     def poison(self, _cmd: Poison) -> Fed:
-        """Die."""
+        """Kill the process."""
         raise MemoryError
 
     @event
@@ -259,7 +259,7 @@ class Taster(Entity):
 @pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
 @given(deadly=st.lists(st.booleans(), min_size=1, max_size=12))
 def test_commands_that_kill_are_quarantined_one_after_the_other(delivery: str, deadly: list[bool]) -> None:
-    """However many there are in one batch: each takes ``deaths_max`` processes, and none undoes what another took."""
+    """Each such command of a batch takes ``deaths_max`` deaths, and none resets the count of another."""
     limits = msgspec.structs.replace(LIMITS, batch_records_max=100, delivery=delivery)
     shard = Bench(Taster, limits=limits, owner="a")
     shard.take_over("a")
@@ -277,16 +277,16 @@ def test_commands_that_kill_are_quarantined_one_after_the_other(delivery: str, d
     assert len(shard.journal) == deadly.count(False)
 
 
-def test_what_stands_before_a_suspect_is_committed_first() -> None:
-    """A batch that no process outlives as a whole, because of its memory perhaps, gets done piece by piece."""
+def test_commands_before_a_suspect_are_committed_first() -> None:
+    """A batch that kills its process only as a whole, for example by its memory, is completed in parts."""
     shard = bench(commands=BATCH)
     shard.take_over("a", deaths=[(4, 4711)])
     assert [result.record.next for result in turns(shard)] == [4, 5, 6]
     assert (shard.record.suspect, shard.record.deaths, shard.errors()) == (-1, 0, [])
 
 
-def test_what_waits_goes_alone_too_and_once() -> None:
-    """A command that waited at the takeover may be what the node died of: its next attempt is marked."""
+def test_each_stashed_command_is_handled_alone_once() -> None:
+    """A command that was stashed at the takeover may have killed the node: its next attempt is announced."""
     policy = restart(max_restarts=5, backoff=Backoff(first_s=0.1, factor=1, jitter=0))
     shard = Bench(Account, limits=LIMITS, owner="a", policy=policy)
     shard.take_over("a")
@@ -304,8 +304,8 @@ def test_what_waits_goes_alone_too_and_once() -> None:
     assert not shard.shard._guard.is_careful
 
 
-def test_who_keeps_no_marks_worries_nobody() -> None:
-    """A system in one process (tests, notebooks) has no node, and nobody after it has to be careful."""
+def test_a_system_without_a_node_announces_nothing() -> None:
+    """A system in one process (tests, notebooks) has no node, and the next owner announces no commands."""
     shard = Bench(Account, limits=LIMITS)
     for _ in range(7):
         shard.tell(Deposit(amount=1))
@@ -320,8 +320,8 @@ def test_who_keeps_no_marks_worries_nobody() -> None:
 
 
 @pytest.mark.parametrize(("nontransactional", "batches"), [(False, 1), (True, 2)])
-def test_what_left_no_trace_may_have_been_under_way_as_well(*, nontransactional: bool, batches: int) -> None:
-    """At least once, a batch of commands that journaled nothing may lie between the record and the one of the death."""
+def test_commands_without_journal_records_extend_the_guarded_range(*, nontransactional: bool, batches: int) -> None:
+    """At least once, a batch of commands without journal records can lie between the record and the fatal command."""
     record = ShardRecord(
         next=7, seq=0, tail_start=0, tail_offset=0, changelog=1, owner="a", epoch=1, nontransactional=nontransactional
     )

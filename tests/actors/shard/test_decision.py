@@ -1,4 +1,4 @@
-"""One command on one entity: the contract, what survives its encoding, who is answered, and what a failure leaves."""
+"""One command on one entity: the contract, values that survive encoding, replies, and the state after a failure."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ Act = Callable[[Any, Context], Any]
 
 
 class Do(Command):
-    """Do what the test says: it puts a function into ``acts``."""
+    """Run the function that the test puts into ``acts``."""
 
 
 class Grown(Event):
-    """With fields of many kinds."""
+    """An event with fields of many types."""
 
     number: float = 0.0
     pair: tuple[int, ...] = ()
@@ -72,7 +72,7 @@ acts: list[Act] = []
 
 
 class Free(Entity):
-    """Journaled; its handler does what a test wants."""
+    """Journaled; its handler runs the test's function."""
 
     number: float = 0.0
     pair: tuple[int, ...] = ()
@@ -113,7 +113,7 @@ class Strict(Entity):
 
 
 class Loose(Entity):
-    """Stateful; its handler does what a test wants."""
+    """Stateful; its handler runs the test's function."""
 
     number: float = 0.0
     name: str = ""
@@ -134,7 +134,7 @@ def run(entity: Entity, act: Act, message: Command = Do()) -> Any:  # noqa: B008
 
 
 def refused(entity: Entity, act: Act, message: Command = Do()) -> str:  # noqa: B008  frozen
-    """Return the sentence with which a contract violation is refused; the state has to be as it was."""
+    """Return the sentence of a contract violation; the state must be unchanged."""
     kit = TestKit(entity)
     acts[:] = [act]
     with pytest.raises(ContractViolation) as error:
@@ -153,19 +153,19 @@ def refused(entity: Entity, act: Act, message: Command = Do()) -> str:  # noqa: 
      (Grown(), InsufficientFunds(balance=0)), (InsufficientFunds(balance=0),), Free(), (Grown(), Free()), Grown, {}],
     ids=repr,
 )  # fmt: skip
-def test_what_the_annotation_does_not_name_is_refused(result: object) -> None:
-    """A handler returns what its annotation names, a tuple only of events; all else is a failure of the entity."""
+def test_a_result_outside_the_annotation_is_a_failure(result: object) -> None:
+    """A handler returns what its annotation names, and tuples only of events; any other result is a failure."""
     assert "<@command Free.do> returned" in refused(Free(), lambda _, __: result)
 
 
-def test_a_tuple_is_refused_where_one_event_is_announced() -> None:
-    """A tuple where the annotation names none, and no event where it names some, are failures."""
+def test_a_tuple_is_refused_where_the_annotation_names_one_event() -> None:
+    """A tuple without an annotation for it, and no event where the annotation names one, are failures."""
     assert "returned tuple" in refused(Strict(), lambda _, __: (Bare(),), Hold())
     assert "returned no event" in refused(Strict(), lambda _, __: ())
 
 
-def test_an_event_handler_returns_its_entity() -> None:
-    """An event handler that returns something else is a failure of the entity, in front of any replay."""
+def test_an_event_handler_must_return_its_entity() -> None:
+    """An event handler that returns another type is a failure of the entity, before any replay."""
     kit = TestKit(Strict())
     acts[:] = [lambda *_: None, lambda _, ctx: Bare() if ctx else 5]  # The event handler calls it without a context.
     with pytest.raises(ContractViolation, match=r"<@event Strict.bare> returned int, not Strict"):
@@ -173,8 +173,8 @@ def test_an_event_handler_returns_its_entity() -> None:
 
 
 @pytest.mark.parametrize("how", ["list", "dict", "set"])
-def test_a_change_in_place_is_a_failure_and_leaves_nothing(how: str) -> None:
-    """A handler that changes a list, dict or set of its entity fails, and the entity is what it was."""
+def test_a_change_in_place_is_a_failure_and_is_undone(how: str) -> None:
+    """A handler that changes a list, dict or set of its entity fails, and the entity is restored."""
     kit = TestKit(Bag(items=["a"], counts={"b": 1}, seen={"c"}))
     with pytest.raises(ContractViolation, match=r"<@command Bag.spoil> changed its entity in place"):
         kit.run(Spoil(how=how))
@@ -183,8 +183,8 @@ def test_a_change_in_place_is_a_failure_and_leaves_nothing(how: str) -> None:
     assert kit.state.items == ["a", "z"]
 
 
-def test_a_change_in_place_before_an_exception_leaves_nothing() -> None:
-    """What a handler changed in place before it raised is undone too."""
+def test_a_change_in_place_before_an_exception_is_undone() -> None:
+    """Changes in place before an exception are undone too."""
     kit = TestKit(Bag())
     with pytest.raises(RuntimeError):
         kit.run(Spoil(how="raise"))
@@ -200,18 +200,18 @@ def test_a_normalised_state_is_not_taken_for_one_changed_in_place() -> None:
 
 @given(st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=3), st.lists))
 def test_any_state_with_mutable_fields_takes_a_command_that_leaves_it_alone(anything: object) -> None:
-    """The comparison of bytes accuses nobody: what came out of one decision goes into the next."""
+    """The comparison of bytes has no false alarm: the state after one decision is valid input for the next."""
     kit = TestKit(Free(anything=anything, number=1))
     acts[:] = [lambda state, _: Grown(anything=state.anything, number=7)]
     kit.run(Do())
     assert kit.run(Do()).state == Free(anything=anything, number=7.0, count=2)
 
 
-# --- what survives --------------------------------------------------------------------------------------------
+# --- encoding -------------------------------------------------------------------------------------------------
 
 
-def test_what_could_not_be_restored_fails_now() -> None:
-    """A state or an event that its own class could not read back is a failure of the entity, not of every restore."""
+def test_a_value_that_could_not_be_restored_fails_when_it_is_made() -> None:
+    """A state or event that its own class cannot decode is a failure of the entity, not of every restore."""
     assert "could not be restored" in refused(Loose(), lambda state, _: state.replace(name=5))
     kit = TestKit(Free())
     acts[:] = [lambda *_: Grown(number="x")]  # type: ignore[arg-type]
@@ -226,7 +226,7 @@ def test_what_could_not_be_restored_fails_now() -> None:
     assert kit.state == Free()
 
 
-def test_what_a_replay_would_refuse_for_its_depth_fails_now() -> None:
+def test_a_value_too_deep_for_a_replay_fails_when_it_is_made() -> None:
     """An event or state nested deeper than a decoder accepts is a failure of the entity, not of every restore."""
     deep: Any = []
     for _ in range(40):
@@ -234,16 +234,16 @@ def test_what_a_replay_would_refuse_for_its_depth_fails_now() -> None:
     assert "nested deeper than 32" in refused(Free(), lambda *_: Grown(anything=deep))
 
 
-def test_live_and_replayed_values_are_the_same_ones() -> None:
-    """A float field given an int, and a list given for a tuple, are what a replay would make of them at once."""
+def test_live_and_replayed_values_are_equal() -> None:
+    """An int in a float field, and a list for a tuple, are converted at once, as a replay would."""
     state = run(Free(), lambda *_: Grown(number=3, pair=[1, 2])).state  # type: ignore[arg-type]
     assert (state.number, type(state.number), state.pair) == (3.0, float, (1, 2))
     state = run(Loose(), lambda state, _: state.replace(number=3)).state
     assert type(state.number) is float
 
 
-def test_a_life_begins_with_values_that_a_restore_would_give() -> None:
-    """Defaults are read as a restore would read them, and refused where it could not."""
+def test_defaults_are_decoded_as_in_a_restore() -> None:
+    """Defaults are decoded as in a restore, and refused if that fails."""
 
     class Early(Entity):
         weight: float = 0
@@ -278,8 +278,8 @@ LARGE = "x" * 1_000_000
     ],
     ids=["event", "tell", "publish", "publish bytes", "reply"],
 )
-def test_what_no_record_could_hold_fails_with_a_type_of_its_own(act: Act) -> None:
-    """Whatever a command produces over output_bytes_max, and be it raw bytes, is OutputTooLarge."""
+def test_an_output_over_the_bound_is_output_too_large(act: Act) -> None:
+    """Any output over output_bytes_max, raw bytes included, is OutputTooLarge."""
     kit = TestKit(Free())
     acts[:] = [act]
     with pytest.raises(OutputTooLarge):
@@ -288,7 +288,7 @@ def test_what_no_record_could_hold_fails_with_a_type_of_its_own(act: Act) -> Non
 
 
 def test_a_state_that_grew_too_large_fails() -> None:
-    """Also an entity's own state has to fit into a record."""
+    """An entity's state must fit into a record too."""
 
     def grow(state: Loose, _ctx: Context) -> Loose:
         return state.replace(name=LARGE)
@@ -297,8 +297,8 @@ def test_a_state_that_grew_too_large_fails() -> None:
         run(Loose(), grow)
 
 
-def test_a_message_that_its_receiver_could_not_read_is_a_failure_of_its_sender() -> None:
-    """Nobody is sent what cannot be decoded, since whoever waits for it would wait for ever."""
+def test_a_message_that_its_receiver_could_not_decode_is_a_failure_of_its_sender() -> None:
+    """A message that cannot be decoded is not sent; an asker would wait for ever."""
     wrong = Deposit(amount="much")  # type: ignore[arg-type]
     assert "could not be decoded" in refused(Free(), lambda _, ctx: ctx.tell(Account.deposit, "k", wrong))
     balance = InsufficientFunds(balance="none")  # type: ignore[arg-type]
@@ -309,8 +309,8 @@ def test_a_message_that_its_receiver_could_not_read_is_a_failure_of_its_sender()
 # --- replies --------------------------------------------------------------------------------------------------
 
 
-def test_the_reply_is_what_was_returned() -> None:
-    """An event, the last of a tuple, the rejection; Done for None, Self and no event at all."""
+def test_the_reply_is_the_returned_value() -> None:
+    """The event, the last event of a tuple, or the rejection; Done for None, Self and an empty tuple."""
     assert run(Free(), lambda *_: Grown(number=1)).reply == Grown(number=1)
     assert TestKit(Account()).run(Split(amounts=(1, 2))).reply == Deposited(amount=2)
     assert TestKit(Account()).run(Split(amounts=())).reply == Done()
@@ -319,8 +319,8 @@ def test_the_reply_is_what_was_returned() -> None:
     assert run(Loose(), lambda state, _: state).reply == Done()
 
 
-def test_an_explicit_reply_takes_the_place_of_what_was_returned() -> None:
-    """``ctx.reply`` answers instead of the result, once, with what the annotation names."""
+def test_an_explicit_reply_replaces_the_returned_value() -> None:
+    """``ctx.reply`` answers in place of the result, once, with a type that the annotation names."""
 
     def act(_: object, ctx: Context) -> Grown:
         ctx.reply(Grown(number=2))
@@ -337,8 +337,8 @@ def test_an_explicit_reply_takes_the_place_of_what_was_returned() -> None:
     assert "replies Done; its annotation names Bare" in refused(Strict(), lambda _, ctx: ctx.reply(Done()), Hold())
 
 
-def test_who_keeps_the_sender_answers_later() -> None:
-    """A handler that keeps ``ctx.sender`` in the state answers nothing now; ``ctx.reply(…, to=sender)`` does, later."""
+def test_a_handler_that_keeps_the_sender_answers_later() -> None:
+    """A handler that keeps ``ctx.sender`` in the state sends no answer; ``ctx.reply(…, to=sender)`` answers later."""
     bench = Bench(Desk)
     for name in ("a", "b"):
         bench.ask(Hold(), correlation_id=name)
@@ -351,8 +351,8 @@ def test_who_keeps_the_sender_answers_later() -> None:
     assert [name for name, _ in answered] == [b"a", b"b", b"c"]
 
 
-def test_a_reply_handler_answers_nobody() -> None:
-    """What a ``@reply`` method returns goes to nobody, also when the answer came with a ``reply-to``."""
+def test_a_reply_handler_sends_no_answer() -> None:
+    """The result of a ``@reply`` method is not sent, even if the answer has a ``reply-to`` header."""
     bench = Bench(Teller, others=[Account])
     bench.tell(Withdrawn(amount=3), headers=(("reply-to", b"t.replies/0"),))
     bench.run()
@@ -374,8 +374,8 @@ def test_a_reply_handler_answers_nobody() -> None:
     ],
     ids=repr,
 )
-def test_a_reply_to_whom_nobody_can_be_is_a_failure_of_the_entity(to: Sender) -> None:
-    """An answer that could not be written is refused before it is in a transaction that could never be committed."""
+def test_a_reply_to_an_invalid_sender_is_a_failure_of_the_entity(to: Sender) -> None:
+    """An answer that cannot be written is refused before it is in a transaction that could never commit."""
     acts[:] = [lambda _, ctx: ctx.reply(Grown(), to=to)]
     bench = Bench(Free)
     bench.tell(Do())
@@ -410,8 +410,8 @@ def test_an_ask_needs_a_method_for_each_answer() -> None:
     )
 
 
-def test_who_is_addressed_has_to_exist() -> None:
-    """A handler, a hosted entity, a message that it takes, a key that can be one, a topic outside that is there."""
+def test_an_address_must_exist() -> None:
+    """The handler, the hosted entity, the message type, the key and the topic of an output are checked."""
     deposit = Deposit(amount=1)
     assert "is not a @command method" in refused(Free(), lambda _, ctx: ctx.tell("deposit", "k", deposit))
     assert "is not a @command method" in refused(Free(), lambda _, ctx: ctx.tell(Account.deposited, "k", deposit))
@@ -429,7 +429,7 @@ def test_who_is_addressed_has_to_exist() -> None:
 
 
 def test_only_topics_outside_that_exist_can_be_published_to() -> None:
-    """A topic that does not exist would block the transaction, and one of the system's own would corrupt it."""
+    """A missing topic would block the transaction, and a record in one of the system's own topics would corrupt it."""
     bench = Bench(Free, extra_partitions={"outside": 3})
     acts[:] = [lambda _, ctx: ctx.publish("outside", b"raw", key="k")]
     bench.tell(Do())
@@ -447,8 +447,8 @@ def test_only_topics_outside_that_exist_can_be_published_to() -> None:
 # --- facts ----------------------------------------------------------------------------------------------------
 
 
-def test_chance_and_names_come_from_the_cause() -> None:
-    """Draws and ids are the same at every attempt of a command, and others for another command."""
+def test_random_draws_and_ids_come_from_the_cause() -> None:
+    """Draws and ids are the same at every attempt of a command, and differ between commands."""
     drawn: list[Any] = []
 
     def act(_: object, ctx: Context) -> None:
@@ -486,7 +486,7 @@ def test_a_handler_knows_its_attempt_and_its_command() -> None:
 
 
 def test_a_rejection_discards_what_was_collected() -> None:
-    """Nothing is told, published, replied or stopped by a handler that returns a Rejection."""
+    """A handler that returns a Rejection sends nothing and does not stop the entity."""
 
     def act(_: object, ctx: Context) -> InsufficientFunds:
         ctx.tell(Account.deposit, "k", Deposit(amount=1))
@@ -500,7 +500,7 @@ def test_a_rejection_discards_what_was_collected() -> None:
 
 
 def test_a_stopped_entity_begins_anew() -> None:
-    """``stop()`` writes the events first, then the end at the next version; the next command meets the defaults."""
+    """``stop()`` writes the events, then the end of the life as the next version; after it the defaults apply."""
 
     def act(_: object, ctx: Context) -> Grown:
         ctx.stop()
@@ -530,7 +530,7 @@ class Fill(Command):
 
 
 class Basket(Entity):
-    """Spoils its command before it fails."""
+    """Changes its command in place before it fails."""
 
     items: tuple[int, ...] = ()
 
@@ -543,7 +543,7 @@ class Basket(Entity):
 
 
 def test_each_attempt_gets_the_command_as_it_came() -> None:
-    """What a failing handler did to the lists of its command is not there at the next attempt."""
+    """Changes that a failing handler made to the lists of its command are not visible at the next attempt."""
     bench = Bench(Basket)
     bench.tell(Fill(items=[0]))
     bench.settle()

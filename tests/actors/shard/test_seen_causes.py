@@ -1,4 +1,4 @@
-"""What other shards have sent: known again by its cause, also after a restore, in bounded memory."""
+"""Repeated messages of other shards are detected by their cause, also after a restore, in bounded memory."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def headers(offset: int, index: int = 0, epoch: int = 1, source: str = SOURCE) -
 
 
 def made(size: int = 10) -> SeenCauses:
-    """Return an empty one, of a log with one topic of two partitions."""
+    """Return an empty `SeenCauses` for a log with one topic of two partitions."""
     return SeenCauses(size, lambda topic, partition: topic == "bank.teller.commands" and partition < 2)
 
 
 def take(seen: SeenCauses, found: Headers) -> bool:
-    """Take a message in as a shard does; tell whether it was new."""
+    """Receive a message as a shard does; return whether it is new."""
     stamp = seen.stamp(found)
     assert stamp is not None
     repeats = seen.repeats(stamp)
@@ -31,8 +31,8 @@ def take(seen: SeenCauses, found: Headers) -> bool:
     return not repeats
 
 
-def test_what_comes_again_is_known_by_its_cause() -> None:
-    """A message is new once; another output of the same command, or of another partition, is another message."""
+def test_a_repetition_is_detected_by_its_cause() -> None:
+    """A message is new once. Another output of the same command, or of another partition, is another message."""
     seen = made()
     assert take(seen, headers(5))
     assert take(seen, headers(5, index=1))
@@ -41,25 +41,25 @@ def test_what_comes_again_is_known_by_its_cause() -> None:
     assert not take(seen, headers(5, epoch=2))
 
 
-def test_causes_may_come_in_any_order() -> None:
-    """A command that waited is handled after younger ones: a lower cause is no repetition."""
+def test_causes_can_arrive_in_any_order() -> None:
+    """A stashed command is handled after later ones, so a lower cause is not a repetition."""
     seen = made()
     assert take(seen, headers(7))
     assert take(seen, headers(3))
     assert not take(seen, headers(7))
 
 
-def test_what_an_older_owner_still_sends_is_left_to_the_present_one() -> None:
-    """Once a successor is heard of, what comes of its predecessor is dropped: it will come again, or did."""
+def test_messages_of_a_replaced_owner_are_dropped() -> None:
+    """Once a successor is known, messages of its predecessor are dropped: the successor sends them itself."""
     seen = made()
     assert take(seen, headers(1, epoch=1))
     assert take(seen, headers(2, epoch=2))
     assert not take(seen, headers(9, epoch=1))
-    assert take(seen, headers(9, epoch=2)), "what was dropped is not remembered"
+    assert take(seen, headers(9, epoch=2)), "a dropped message is not remembered"
 
 
-def test_memory_is_bounded_by_source() -> None:
-    """Only the last causes of each source partition are kept; a busy one does not push out those of another."""
+def test_memory_is_bounded_for_each_source() -> None:
+    """Only the last causes of each source partition are kept; a busy source does not displace those of another."""
     seen = made(3)
     take(seen, headers(0, source="bank.teller.commands/0"))
     for offset in range(4):
@@ -85,8 +85,8 @@ def test_memory_is_bounded_by_source() -> None:
         headers(10**20),
     ],
 )
-def test_who_is_no_shard_of_the_log_is_never_taken_for_a_repetition(found: Headers) -> None:
-    """Clients, shards that work exactly once, an operator's retry, and strangers who write such headers."""
+def test_messages_from_outside_are_never_repetitions(found: Headers) -> None:
+    """Clients, shards that work exactly once, an operator's retry, and invalid or invented headers."""
     assert made().stamp(found) is None
 
 
@@ -97,13 +97,13 @@ STAMPS = st.builds(
 
 
 @given(before=st.lists(STAMPS, max_size=60), size=st.integers(1, 20), after=st.lists(STAMPS, max_size=30))
-def test_a_successor_remembers_what_the_shard_did(before: list[Headers], size: int, after: list[Headers]) -> None:
-    """What was written down at any moment, and what came since, is all that memory held."""
+def test_a_successor_remembers_the_same_causes(before: list[Headers], size: int, after: list[Headers]) -> None:
+    """The records written at any moment and the messages since then restore the whole memory."""
     seen = made(size)
     at = len(before) // 2
     written = {}
     for number, found in enumerate(before):
-        if number in (at // 2, at):  # Only what changed is written each time.
+        if number in (at // 2, at):  # Only changed sources are written each time.
             written |= {each.source: each.record for each in seen.written()}
         take(seen, found)
     successor = made(size)
@@ -114,7 +114,7 @@ def test_a_successor_remembers_what_the_shard_did(before: list[Headers], size: i
     assert [take(successor, found) for found in after] == [take(seen, found) for found in after]
 
 
-def test_a_stamp_keeps_command_and_output_apart() -> None:
-    """No two outputs have one number."""
+def test_stamps_of_different_outputs_differ() -> None:
+    """Different outputs have different numbers."""
     assert made().stamp(headers(1, 0)) == Stamp(SOURCE, 1, 1 << 32)
     assert made().stamp(headers(0, 1)) == Stamp(SOURCE, 1, 1)

@@ -1,4 +1,4 @@
-"""A shard's turn: what fails leaves nothing, what waits keeps its place, what is bounded stalls and loses nothing."""
+"""A shard's turns: failures leave no trace, stashed commands keep their order, and bounds stall without loss."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def send(bench: Bench, told: Sequence[Told]) -> None:
 
 
 def written(bench: Bench, *, without_books: bool = True) -> list[Any]:
-    """Return all that the shard wrote, by topic, as (key, value, headers)."""
+    """Return all records that the shard wrote, by topic, as (key, value, headers)."""
     topics = ["t.account.events", "t.replies", "t.dead-letters"]
     if not without_books:
         topics += ["t.account.state", "t.account.stash"]
@@ -79,7 +79,7 @@ def per_key(bench: Bench) -> dict[str, list[Any]]:
 
 
 def outcome(bench: Bench) -> Any:
-    """Return all that must not depend on batches, crashes and the interleaving of keys."""
+    """Return the results that must not depend on batches, crashes and the interleaving of keys."""
     states = {key: (cell.state, cell.version) for key, cell in bench.shard.cells.items() if cell.version}
     waiting = {key: [w.envelope.offset for w in bench.shard.stash.queue(key)] for key in bench.shard.stash}
     replies = Counter((r.header("correlation-id"), r.value) for r in bench.topics["t.replies"])
@@ -90,13 +90,13 @@ def outcome(bench: Bench) -> Any:
     return per_key(bench), states, waiting, replies, deliveries, told
 
 
-# --- what fails -----------------------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------------------
 
 
 @given(TOLD, KEYS, st.integers(0, 24))
 @settings(max_examples=150, deadline=None)
-def test_a_failing_handler_leaves_what_it_found(told: list[Told], key: str, at: int) -> None:
-    """Events, replies and states with a command that raises and is skipped are those without it, its letter apart."""
+def test_a_failing_handler_leaves_no_trace_but_a_dead_letter(told: list[Told], key: str, at: int) -> None:
+    """A command that raises and is skipped adds a dead letter; events, replies and states are those without it."""
     told = [(m, k, asked) for m, k, asked in told if not isinstance(m, Trip)]
     at = min(at, len(told))
     with_it, without_it = Bench(Account, policy=POLICY), Bench(Account, policy=POLICY)
@@ -111,11 +111,11 @@ def test_a_failing_handler_leaves_what_it_found(told: list[Told], key: str, at: 
     ]
     assert states[0] == states[1]
     assert Counter(with_it.errors()) - Counter(without_it.errors()) == Counter({"KeyError": 1})
-    assert not any(r.header("cause") for r in with_it.topics["t.account.commands"]), "it told somebody something"
+    assert not any(r.header("cause") for r in with_it.topics["t.account.commands"]), "the failed command sent a message"
 
 
-def test_a_restarted_command_comes_again_after_its_backoff() -> None:
-    """RESTART: attempt + 1 after the backoff, not before; other keys go on, those of the key wait in order."""
+def test_a_restarted_command_is_retried_after_its_backoff() -> None:
+    """RESTART: attempt + 1 after the backoff, not before; other keys continue, the key's own commands are stashed."""
     bench = Bench(Account)
     bench.tell(Trip(times=2), "w")
     bench.tell(Deposit(amount=10), "w")
@@ -137,7 +137,7 @@ def test_a_restarted_command_comes_again_after_its_backoff() -> None:
 
 
 def test_the_backoff_grows_with_the_attempt_and_survives_a_crash() -> None:
-    """Each attempt waits longer than the one before, and a new owner honours the due time."""
+    """The backoff of each attempt is longer than the one before, and a new owner keeps the due time."""
     policy = restart(max_restarts=5, backoff=Backoff(first_s=1, factor=2, max_s=60, jitter=0, reset_after_s=100))
     bench = Bench(Account, policy=policy)
     bench.tell(Trip(times=4), "w")
@@ -155,7 +155,7 @@ def test_the_backoff_grows_with_the_attempt_and_survives_a_crash() -> None:
 
 
 def test_a_spent_budget_parks_the_key() -> None:
-    """After max_restarts within the window the key waits for an operator; restarts long ago do not count."""
+    """After max_restarts within the window the key is parked; older restarts do not count."""
     bench = Bench(Account, policy=POLICY)
     bench.tell(Trip(times=9), "w")
     bench.tell(Deposit(amount=1), "w")
@@ -173,7 +173,7 @@ def test_a_spent_budget_parks_the_key() -> None:
     assert per_key(patient)["w"] == [{"type": "Deposited", "amount": 5}]
 
 
-def test_a_restart_budget_is_its_keys() -> None:
+def test_a_restart_budget_belongs_to_a_key() -> None:
     """The restarts of all commands of a key count together, and those of another key do not."""
     bench = Bench(Account, policy=POLICY)
     for key in ("w", "x"):
@@ -185,8 +185,8 @@ def test_a_restart_budget_is_its_keys() -> None:
     assert [(w.record.parked, w.record.attempt) for w in bench.shard.stash.queue("w")] == [(True, 1)]
 
 
-def test_a_denied_restart_is_none() -> None:
-    """What was asked and fails on a spent budget is a dead letter, and does not prolong the time until the next try."""
+def test_a_denied_restart_is_not_counted() -> None:
+    """An asked command that fails on a spent budget is a dead letter, and does not extend the window."""
     bench = Bench(Account, policy=restart(max_restarts=1, within_s=10, backoff=Backoff(first_s=0, max_s=0)))
     bench.tell(Trip(times=1), "w")
     bench.settle()
@@ -202,8 +202,8 @@ def test_a_denied_restart_is_none() -> None:
 
 
 @pytest.mark.parametrize("entity", [Account, Router])
-def test_a_crash_gives_no_fresh_budget(entity: type[Entity]) -> None:
-    """Whoever owns the shard next goes on counting, also for an entity that has no state."""
+def test_a_crash_does_not_reset_the_budget(entity: type[Entity]) -> None:
+    """The next owner continues the count, also for an entity without state."""
     bench = Bench(entity, policy=POLICY, others=[Account])
     for _ in range(3):
         bench.crash()
@@ -214,14 +214,14 @@ def test_a_crash_gives_no_fresh_budget(entity: type[Entity]) -> None:
     assert len(bench.states["w"].restarts_ms) == POLICY.max_restarts
 
 
-def test_an_operator_gives_a_fresh_budget() -> None:
-    """Retried by an operator, a parked key has all its restarts again; dropped, those behind it have."""
+def test_an_operator_resets_the_budget() -> None:
+    """After an operator's retry a parked key has all its restarts again; after a drop the commands behind it have."""
     bench = Bench(Account, policy=POLICY)
     parked = bench.tell(Trip(times=3), "w")
     bench.tell(Trip(times=2), "w")
     bench.tell(Trip(times=2), "w")
     bench.settle()
-    bench.tell(DropParked(offset=parked, reason="mended"), "w")
+    bench.tell(DropParked(offset=parked, reason="fixed"), "w")
     bench.settle()
     assert [w.record.parked for w in bench.shard.stash.queue("w")] == [True]
     bench.tell(RetryParked(offset=parked + 2), "w")
@@ -232,7 +232,7 @@ def test_an_operator_gives_a_fresh_budget() -> None:
 
 @pytest.mark.parametrize(("entity", "ends"), [(Account, False), (Account, True), (Router, False)])
 def test_restarts_past_the_window_are_forgotten(entity: type[Entity], *, ends: bool) -> None:
-    """Keys that failed long ago take no room in memory; nor in the log, where nothing else is known of them."""
+    """Old restarts of a key use no memory, and no record in the log if the key has no other state."""
     bench = Bench(entity, policy=POLICY, limits=Limits(snapshot_window_records=1), others=[Account])
     bench.tell(Trip(times=1), "w")
     if ends:
@@ -241,7 +241,7 @@ def test_restarts_past_the_window_are_forgotten(entity: type[Entity], *, ends: b
     assert bench.states["w"].restarts_ms
     bench.crash()
     bench.now_ms += 61_000
-    for _ in range(3):  # An ended life is forgotten once its journal is out of the window.
+    for _ in range(3):  # An ended life is forgotten once its journal records are out of the window.
         bench.tell(Deposit(amount=1), "x")
         bench.run()
     assert "w" not in bench.shard._entities.budget
@@ -249,8 +249,8 @@ def test_restarts_past_the_window_are_forgotten(entity: type[Entity], *, ends: b
     assert ("w" in bench.states) == (entity is Account and not ends)
 
 
-def test_a_calendar_that_was_set_back_locks_nobody_out() -> None:
-    """Restarts of the future count as of now, and are past the window when that has passed."""
+def test_a_clock_that_was_set_back_does_not_extend_the_window() -> None:
+    """Restarts in the future count as restarts now, and expire one window later."""
     bench = Bench(Account, policy=restart(max_restarts=1, within_s=10, backoff=Backoff(first_s=0, max_s=0)))
     bench.tell(Trip(times=1), "w")
     bench.settle()
@@ -265,7 +265,7 @@ def test_a_calendar_that_was_set_back_locks_nobody_out() -> None:
 
 
 def test_stop_parks_at_once_and_resume_skips() -> None:
-    """STOP parks the key at its first failure, RESUME makes a dead letter and goes on."""
+    """STOP parks the key at its first failure; RESUME dead-letters the command and continues."""
     bench = Bench(Account, policy=POLICY)
     bench.tell(Trip(error="stop"), "s")
     bench.tell(Deposit(amount=1), "s")
@@ -277,8 +277,8 @@ def test_stop_parks_at_once_and_resume_skips() -> None:
     assert bench.errors() == ["KeyError"]
 
 
-def test_escalate_commits_what_was_good_and_takes_no_more() -> None:
-    """ESCALATE: what was decided before is committed, the command itself and those behind it are not touched."""
+def test_escalate_commits_earlier_commands_and_takes_no_more() -> None:
+    """ESCALATE: earlier commands are committed; the command itself and the ones behind it are not handled."""
     bench = Bench(Account, policy=POLICY)
     for amount in (1, 2):
         bench.tell(Deposit(amount=amount))
@@ -293,14 +293,14 @@ def test_escalate_commits_what_was_good_and_takes_no_more() -> None:
     bench.crash()
     assert bench.shard.decide(bench.now_ms) is None
     bench.fetch()
-    assert bench.shard.decide(bench.now_ms) is None, "the same command again, and nothing before it"
+    assert bench.shard.decide(bench.now_ms) is None, "the same command fails again, and no command is before it"
 
 
-# --- nobody waits for ever ------------------------------------------------------------------------------------
+# --- every ask is answered ------------------------------------------------------------------------------------
 
 
 def test_asked_commands_are_never_parked() -> None:
-    """A command that somebody waits for becomes a dead letter and Undelivered instead: first, behind, or later."""
+    """An asked command becomes a dead letter and Undelivered instead: as the first, behind it, or later."""
     bench = Bench(Account, policy=POLICY)
     bench.ask(Trip(error="stop"), "a", correlation_id="first")
     bench.ask(Deposit(amount=1), "a", correlation_id="next")
@@ -334,7 +334,7 @@ def test_asked_commands_are_never_parked() -> None:
 @given(TOLD)
 @settings(max_examples=150, deadline=None)
 def test_every_ask_has_exactly_one_answer(told: list[Told]) -> None:
-    """When nothing moves any more, whoever asked was answered once, and nobody else was."""
+    """At the end each asked command has exactly one answer, and there are no other answers."""
     bench = Bench(Account, policy=POLICY)
     send(bench, told)
     bench.settle()
@@ -344,8 +344,8 @@ def test_every_ask_has_exactly_one_answer(told: list[Told]) -> None:
 
 @given(TOLD)
 @settings(max_examples=150, deadline=None)
-def test_nothing_is_skipped(told: list[Told]) -> None:
-    """Each command below the committed offset is exactly one of applied, rejected, dead-lettered, waiting."""
+def test_every_command_has_one_outcome(told: list[Told]) -> None:
+    """Each command below the committed offset is exactly one of applied, rejected, dead-lettered, stashed."""
     bench = Bench(Account, policy=POLICY)
     send(bench, told)
     applied = rejected = 0
@@ -364,11 +364,11 @@ def test_nothing_is_skipped(told: list[Told]) -> None:
     assert handled == len(bench.topics["t.account.commands"])
 
 
-# --- what is no command ---------------------------------------------------------------------------------------
+# --- undecodable records --------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_handled_is_a_dead_letter_in_its_place() -> None:
-    """Undecodable records and keys of other partitions are dead-lettered in order, and who asked is told."""
+def test_records_that_cannot_be_handled_are_dead_lettered_in_order() -> None:
+    """Undecodable records and keys of other partitions are dead-lettered in order, and askers are answered."""
     bench = Bench(Account, partitions=4, partition=partition_of(b"k", 4))
     bench.tell(Deposit(amount=1))
     bench.tell(b"garbage", headers=REPLY_TO)
@@ -385,7 +385,7 @@ def test_what_cannot_be_handled_is_a_dead_letter_in_its_place() -> None:
 
 
 def test_refused_keys_take_no_memory() -> None:
-    """Keys that only ever met rejections, failures or foreign partitions are not kept."""
+    """Keys with only rejections, failures or a wrong partition are not kept in memory."""
     bench = Bench(Account, policy=POLICY)
     for number in range(50):
         bench.tell(Withdraw(amount=1), f"rejected-{number}")
@@ -404,7 +404,7 @@ def test_refused_keys_take_no_memory() -> None:
 
 @pytest.mark.parametrize("limits", [Limits(stash_per_key_max=3), Limits(stash_per_shard_max=3)])
 def test_a_bound_stalls_the_shard_and_loses_nothing(limits: Limits) -> None:
-    """At a bound no command is taken, retries go on, and when there is room again all continues in order."""
+    """At a bound no command is taken and retries continue; once there is room, the shard continues in order."""
     bench = Bench(Account, limits=limits)
     bench.tell(Trip(times=1), "w")
     for amount in range(10, 20):
@@ -434,7 +434,7 @@ def test_a_bound_stalls_the_shard_and_loses_nothing(limits: Limits) -> None:
 def test_the_mailbox_is_a_queue_that_never_drops(
     sizes: list[list[int]], records_max: int, bytes_max: int, takes: list[int]
 ) -> None:
-    """What is offered is taken in order, also beyond the bounds, where it says that it is full."""
+    """Deliveries are taken in the order in which they are offered, also beyond the bounds, when the mailbox is full."""
     limits = Limits(mailbox_records_max=records_max, mailbox_bytes_max=bytes_max)
     mailbox, naive, offset = Mailbox(limits, 0), [], 0
     for values, take in zip(sizes, takes + [0] * len(sizes), strict=False):
@@ -457,8 +457,8 @@ def test_the_mailbox_is_a_queue_that_never_drops(
 
 
 @given(sizes=st.lists(st.integers(0, 20), min_size=1, max_size=30), bytes_max=st.integers(1, 2_000))
-def test_a_turn_ends_when_it_writes_too_much(sizes: list[int], bytes_max: int) -> None:
-    """A transaction is over the bound by its last command at most, and all commands are handled."""
+def test_a_turn_ends_at_its_bound_of_bytes(sizes: list[int], bytes_max: int) -> None:
+    """Only the last command of a transaction can exceed the bound, and all commands are handled."""
     bench = Bench(Account, limits=Limits(turn_bytes_max=bytes_max))
     for number, size in enumerate(sizes):
         bench.tell(Split(amounts=tuple(range(size))), f"k{number % 3}")
@@ -472,8 +472,8 @@ def test_a_turn_ends_when_it_writes_too_much(sizes: list[int], bytes_max: int) -
 
 
 @pytest.mark.parametrize("error", ["resume", "stop", "restart"])
-def test_what_fails_is_written_too(error: str) -> None:
-    """Dead letters and waiting commands keep the bytes of their commands: these end a turn like any other."""
+def test_failed_commands_count_towards_the_bound_of_bytes(error: str) -> None:
+    """Dead letters and stashed commands contain the bytes of their commands, which count like other output."""
     policy = restart(on={KeyError: Directive.RESUME, ValueError: Directive.STOP})
     command = Trip(times=1_000, error=error)
     bench = Bench(Account, limits=Limits(turn_bytes_max=2 * len(encode(command)) + 1), policy=policy)
@@ -490,7 +490,7 @@ def test_what_fails_is_written_too(error: str) -> None:
 @given(TOLD, st.integers(1, 7))
 @settings(max_examples=100, deadline=None)
 def test_the_same_input_gives_the_same_bytes(told: list[Told], batch: int) -> None:
-    """Two shards that are given the same records at the same times write byte-identical transactions."""
+    """Two shards with the same records at the same times write byte-identical transactions."""
     benches = [Bench(Account, policy=POLICY, limits=Limits(batch_records_max=batch)) for _ in range(2)]
     for bench in benches:
         send(bench, told)
@@ -500,8 +500,8 @@ def test_the_same_input_gives_the_same_bytes(told: list[Told], batch: int) -> No
 
 @given(TOLD, st.integers(1, 7))
 @settings(max_examples=150, deadline=None)
-def test_the_size_of_batches_changes_nothing(told: list[Told], batch: int) -> None:
-    """One command a transaction or all in one: events per key, states, replies, dead letters are the same."""
+def test_the_batch_size_changes_no_result(told: list[Told], batch: int) -> None:
+    """With one command per transaction or all in one, events per key, states, replies and dead letters are the same."""
     one = Bench(Account, policy=POLICY, limits=Limits(batch_records_max=batch, snapshot_window_records=3))
     all_ = Bench(Account, policy=POLICY)
     for bench in (one, all_):
@@ -514,10 +514,10 @@ def test_the_size_of_batches_changes_nothing(told: list[Told], batch: int) -> No
 
 @given(TOLD, st.integers(1, 4), st.lists(st.integers(0, 3), max_size=40), st.integers(1, 5))
 @settings(max_examples=150, deadline=None)
-def test_crashes_change_nothing_and_no_cause_appears_twice(
+def test_crashes_change_no_result_and_no_cause_appears_twice(
     told: list[Told], batch: int, losses: list[int], window: int
 ) -> None:
-    """With turns lost at random, all that a reader sees is what it is without, and each cause is unique."""
+    """With turns lost at random, a reader sees the same results as without, and each cause is unique."""
     calm = Bench(Account, policy=POLICY)
     send(calm, told)
     calm.settle()
@@ -548,7 +548,7 @@ def test_crashes_change_nothing_and_no_cause_appears_twice(
 @given(st.lists(st.tuples(st.sampled_from([Trip(), Close(), Trip(times=0)]), KEYS), max_size=12), st.integers(1, 3))
 @settings(max_examples=60, deadline=None)
 def test_a_stateful_entity_writes_its_state_once_a_turn(told: list[tuple[Message, str]], batch: int) -> None:
-    """However often it changes within a turn, one state record of each entity is written."""
+    """An entity that changes several times within a turn gets one state record."""
     bench = Bench(Teller, others=[Account], limits=Limits(batch_records_max=batch))
     for message, key in told:
         bench.tell(message, key)
@@ -558,7 +558,7 @@ def test_a_stateful_entity_writes_its_state_once_a_turn(told: list[tuple[Message
         assert len(keys) == len(set(keys))
 
 
-def test_an_incident_says_what_where_and_what_happens_next() -> None:
+def test_an_incident_names_the_place_the_error_and_the_next_step() -> None:
     """Each failure is one incident for the operator's log."""
     bench = Bench(Account, policy=POLICY)
     bench.tell(Trip(error="stop"), "w")
@@ -572,7 +572,7 @@ def test_an_incident_says_what_where_and_what_happens_next() -> None:
     assert "Traceback" in incident.traceback
 
 
-def test_counts_are_what_happened() -> None:
+def test_each_command_is_counted_once_by_outcome() -> None:
     """Each command is counted once, by its outcome, in the turn that committed it."""
     bench = Bench(Account, policy=POLICY)
     for message in (Deposit(amount=1), Split(amounts=(1, 2)), Withdraw(amount=99), Trip(error="resume"),
@@ -590,8 +590,8 @@ def test_counts_are_what_happened() -> None:
 # --- operators ------------------------------------------------------------------------------------------------
 
 
-def test_dropping_what_is_parked_makes_room_at_once() -> None:
-    """A shard that is full of parked commands goes on as soon as one of them is dropped, before its turn has come."""
+def test_dropping_a_parked_command_makes_room_at_once() -> None:
+    """A shard whose stash is full continues as soon as a parked command is dropped, before the request is reached."""
     bench = Bench(Account, policy=POLICY, limits=Limits(stash_per_shard_max=1))
     parked = bench.tell(Trip(error="stop"), "w")
     bench.tell(Deposit(amount=1), "x")
@@ -606,8 +606,8 @@ def test_dropping_what_is_parked_makes_room_at_once() -> None:
     assert bench.shard.stash.size == 0
 
 
-def test_a_retry_is_one_retry_also_when_it_fails_again() -> None:
-    """An operator's retry that is heard behind commands without room, and fails again, is not retried for ever."""
+def test_an_operators_retry_runs_once_even_if_it_fails_again() -> None:
+    """An operator's retry behind commands without room that fails again is not repeated for ever."""
     bench = Bench(Account, policy=POLICY, limits=Limits(stash_per_shard_max=1))
     parked = bench.tell(Trip(times=99, error="stop"), "w")
     bench.tell(Deposit(amount=1), "x")
@@ -618,15 +618,15 @@ def test_a_retry_is_one_retry_also_when_it_fails_again() -> None:
     while bench.shard.ready(bench.now_ms):
         result = bench.turn()
         turns += 1
-        assert turns < 10, "it is retried for ever"
+        assert turns < 10, "the retry is repeated for ever"
         assert result is not None
     assert bench.shard.stash.queue("w")[0].record.parked
     assert bench.shard.stalled is not None
 
 
 @pytest.mark.parametrize("limits", [Limits(), Limits(stash_per_key_max=1), Limits(stash_per_shard_max=1)])
-def test_an_operator_is_answered_whatever_becomes_of_it(limits: Limits) -> None:
-    """A control record needs no room itself, is answered, and does nothing if it means what is parked no longer."""
+def test_an_operator_is_always_answered(limits: Limits) -> None:
+    """A control command needs no room, is answered, and has no effect if its command is no longer parked."""
     bench = Bench(Account, policy=POLICY, limits=limits)
     parked = bench.tell(Trip(times=99, error="stop"), "w")
     bench.tell(RetryParked(offset=parked), "w", REPLY_TO)
@@ -640,8 +640,8 @@ def test_an_operator_is_answered_whatever_becomes_of_it(limits: Limits) -> None:
     bench.restored()
 
 
-def test_what_a_failed_handler_changed_in_place_is_undone() -> None:
-    """The next command of an entity with mutable fields finds what was committed, nothing of what failed."""
+def test_changes_in_place_of_a_failed_handler_are_undone() -> None:
+    """After a failed command, the next one sees the committed state of an entity with mutable fields."""
     bench = Bench(Bag, policy=restart(default=Directive.RESUME))
     bench.tell(Put(item="a"))
     for how in ("list", "dict", "set", "raise"):

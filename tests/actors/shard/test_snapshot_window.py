@@ -1,4 +1,4 @@
-"""Snapshots in a window: whatever crashes and whatever is compacted, a restore gives the fold of the journal."""
+"""The snapshot window: a restore returns the fold of the journal, after any crashes and any compaction."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HISTORIES = st.lists(STEPS, min_size=4, max_size=40)
 
 
 def folded(journal: list[Any]) -> dict[str, tuple[int, int]]:
-    """Return (balance, version) of each life that goes on: a fold that shares no code with the product."""
+    """Return (balance, version) of each current life: a fold that shares no code with the product."""
     found: dict[str, tuple[int, int]] = {}
     for key, event in journal:
         balance, version = found.get(key, (0, 0))
@@ -61,7 +61,7 @@ def living(bench: Bench) -> dict[str, tuple[int, int]]:
 
 
 def play(bench: Bench, history: list[Any], check: Any) -> None:
-    """Let a history happen, and check after each of its steps."""
+    """Run a history, and check after each of its steps."""
     for step, argument in history:
         match step:
             case "tell":
@@ -87,7 +87,7 @@ def play(bench: Bench, history: list[Any], check: Any) -> None:
 @given(history=HISTORIES, window=st.integers(1, 9), batch=st.integers(1, 5))
 @settings(max_examples=400, deadline=None)
 def test_memory_and_every_restore_are_the_fold_of_the_journal(history: list[Any], window: int, batch: int) -> None:
-    """Live or restored, through lost turns and compaction, each entity is the fold of its last life's events."""
+    """Live or restored, with lost turns and compaction, each entity is the fold of the events of its last life."""
 
     def check(bench: Bench) -> None:
         expected = folded(keyed_journal(bench))
@@ -125,7 +125,7 @@ def test_the_tail_is_bounded_and_never_moves_back(history: list[Any], window: in
 @given(history=HISTORIES, batch=st.integers(1, 5))
 @settings(max_examples=100, deadline=None)
 def test_a_stateful_shard_is_restored_as_it_was(history: list[Any], batch: int) -> None:
-    """The latest state records are the entities, whatever was compacted."""
+    """The latest state records are the entities, after any compaction."""
 
     def check(bench: Bench) -> None:
         before = {key: (cell.state, cell.data, cell.version, cell.seq) for key, cell in bench.shard.cells.items()}
@@ -144,7 +144,7 @@ def test_a_stateful_shard_is_restored_as_it_was(history: list[Any], batch: int) 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans()), max_size=60), st.integers(1, 8))
 def test_the_window_agrees_with_a_list(writes: list[tuple[str, bool]], size: int) -> None:
-    """What is due, and where the tail is, are what a list of all records that no snapshot holds says."""
+    """The due keys and the tail are those of a plain list of all records that are in no snapshot."""
     window = SnapshotWindow(size, 0, 0)
     naive: deque[tuple[str, int]] = deque()
     for seq, (key, snapshots) in enumerate(writes):

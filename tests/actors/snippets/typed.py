@@ -1,4 +1,4 @@
-"""What type checkers see of an application; each line that says ``error`` must be one, and no other line may."""
+"""An application for type checkers: each line with an ``error`` comment must be an error, and no other line may be."""
 
 from typing import Self, assert_type
 
@@ -44,7 +44,7 @@ class Withdrawn(Event):
 
 
 class InsufficientFunds(Rejection):
-    """There is less."""
+    """The balance is lower."""
 
     balance: int
 
@@ -132,7 +132,7 @@ def called_as_methods(account: Account) -> None:
 
 
 class Wrong(Entity):
-    """Mistakes that a type checker sees before anything runs."""
+    """Mistakes that a type checker finds before the code runs."""
 
     count: int = 0
 
