@@ -157,7 +157,7 @@ class CrashGuard:
             self._is_careful = bool(self._untried)
 
     def signed(self, record: ShardRecord, *, closed: bool = False) -> ShardRecord:
-        """Return a shard record with this owner's fields about deaths. ``closed``: it leaves; no command is under way."""
+        """Return a shard record with this owner's fields about deaths. ``closed``: no command is under way any more."""
         is_below = self._is_careful and self._below > record.next
         return msgspec.structs.replace(
             record,
