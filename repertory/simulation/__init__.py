@@ -7,8 +7,8 @@
     def test_no_fault_hurts() -> None:
         simulate(system, commands=my_commands, invariant=my_invariant, seeds=range(200))
 
-A run is a function of its seed. For every schedule of faults, what a reader of committed records sees must be what a
-run without faults leaves: that is checked for every system, whatever it does; ``invariant`` is what must hold of yours.
+A run is a function of its seed. Under every schedule of faults, a reader of committed records must see what a run
+without faults would leave; this is checked for every system. ``invariant`` checks what must hold for yours.
 ``repertory simulate module:system --seeds 1000`` does the same from the command line.
 """
 

@@ -1,4 +1,4 @@
-"""``simulate``: many seeds in one call, and a failure that says how to see it again."""
+"""``simulate``: run many seeds in one call; a failure includes the command that reproduces it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from repertory.simulation.runs import Commands, Invariant, Result, Scenario, Tot
 from repertory.simulation.shrink import Minimised
 from repertory.simulation.swarm import FAULTS
 
-#: Objects made before the youngest are looked through for garbage (Python's default is 700): about one run's.
+#: New objects before the youngest generation is collected (Python's default is 700): about as many as one run makes.
 _GC_THRESHOLD = 50_000
 
 
 class SimulationFailed(AssertionError):
-    """A seed that breaks a promise. ``schedule`` is the minimised one, ``command`` runs the seed again."""
+    """A seed breaks a promise. ``schedule`` and ``commands`` are minimised; ``command`` runs the seed again."""
 
     def __init__(self, result: Result, commands: Sequence[ClientCommand], command: str) -> None:
         self.seed, self.rule, self.schedule = result.seed, result.rule, tuple(result.schedule)
         self.commands, self.command, self.result = tuple(commands), command, result
         faults = "\n".join(f"  {line}" for line in result.schedule) or "  (none)"
-        told = "\n".join(f"  {handler!r} {key!r} {message!r}" for handler, key, message in commands[:20]) or "  (none)"
+        sent = "\n".join(f"  {handler!r} {key!r} {message!r}" for handler, key, message in commands[:20]) or "  (none)"
         more = f"\n  and {len(commands) - 20} more" if len(commands) > 20 else ""
         super().__init__(
             f"seed {result.seed} breaks a promise: {result.rule}\n{result.violation}\n"
-            f"faults, as few as still break it:\n{faults}\ncommands, as few as still break it:\n{told}{more}\n"
+            f"the fewest faults that break it:\n{faults}\nthe fewest commands that break it:\n{sent}{more}\n"
             f"run it again: {command}"
         )
 
@@ -48,15 +48,16 @@ def simulate(
     jobs: int = 1,
     progress: Callable[[Totals], None] = lambda _: None,
 ) -> Totals:
-    """Simulate a system with each seed and return what was done; the first that breaks a promise raises.
+    """Simulate a system with each seed and return the totals. The first seed that breaks a promise raises.
 
-    ``commands`` makes a workload from a ``random.Random``: (handler, key, command) as ``Client.tell_all`` takes them;
-    drawn from the handlers' types if not given. ``invariant`` is called with an ``Outcome`` after each run and raises
-    AssertionError. ``faults`` names the kinds that may happen (see ``FAULTS``). Every ``twice_every``-th seed runs
-    twice and must do the same. ``jobs``: so many processes, forked here; 1 is this one. About 50 ms a seed.
+    ``commands`` makes a workload from a ``random.Random``: (handler, key, command), as ``Client.tell_all`` takes them.
+    By default, commands are drawn from the handlers' types. ``invariant`` is called with an ``Outcome`` after each run
+    and raises AssertionError. ``faults`` names the kinds that may be injected (see ``FAULTS``). Every
+    ``twice_every``-th seed runs twice and must do the same both times. ``jobs`` is the number of processes, which are
+    forked here; 1 is this process. A seed takes about 50 ms.
 
     Raises:
-        SimulationFailed: with the seed, a minimised schedule and the command that runs it again.
+        SimulationFailed: a seed breaks a promise; with a minimised schedule and the command that runs it again.
     """
     kinds = tuple(faults)
     if unknown := [kind for kind in kinds if kind not in FAULTS]:
@@ -70,15 +71,15 @@ def simulate(
                 raise failed(scenario, result, minimise=minimise)
             if twice_every and totals.runs % twice_every == 0 and scenario.run(result.seed).trace != result.trace:
                 raise AssertionError(
-                    f"seed {result.seed} did not do the same twice: something of the system depends on more than its "
-                    "commands (a clock, random numbers, the order of a set, a module's state)"
+                    f"seed {result.seed} did not do the same twice: the system depends on more than its commands "
+                    "(a clock, random numbers, the order of a set, a module's state); remove that dependency"
                 )
             progress(totals)
     return totals
 
 
 def failed(scenario: Scenario, result: Result, *, minimise: bool) -> SimulationFailed:
-    """Return the failure of a seed, made small."""
+    """Return the failure of a seed, minimised if asked for."""
     commands: Sequence[ClientCommand] = scenario.workload(result.seed)
     if minimise:
         smaller = Minimised(scenario, result)
@@ -87,7 +88,7 @@ def failed(scenario: Scenario, result: Result, *, minimise: bool) -> SimulationF
 
 
 def replay_command(scenario: Scenario, seed: int) -> str:
-    """Return what runs a seed again: a command line where all that it needs has a name in a module, else a call."""
+    """Return a command line that runs a seed again, or a call if something that it needs has no name in a module."""
     names = [
         f"{module.__name__}:{name}"
         for module in list(sys.modules.values())
@@ -105,9 +106,9 @@ def replay_command(scenario: Scenario, seed: int) -> str:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Keep the runtime from logging failures and from writing down their tracebacks: here they are what is wanted.
+    """Disable the runtime's log and its tracebacks: in a simulation, failures are expected.
 
-    Garbage is collected seldom meanwhile: one run leaves little, and looking for it took an eighth of the time.
+    Meanwhile garbage is collected less often: a run leaves little, and collecting took an eighth of the time.
     """
     logger = logging.getLogger("repertory")
     before, limit, thresholds = logger.disabled, getattr(sys, "tracebacklimit", None), gc.get_threshold()

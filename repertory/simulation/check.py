@@ -1,4 +1,4 @@
-"""The full scan at the end of a run: what a reader of committed records sees is what a run without faults leaves."""
+"""The full scan at the end of a run: the committed records must be those that a run without faults leaves."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from repertory.simulation.model import Model, Seen
 from repertory.simulation.virtual import Violation
 
 if TYPE_CHECKING:
-    from repertory.simulation.world import World
+    from repertory.simulation.cluster import SimulatedCluster
 
-#: By shard, offset and index: what came of a command.
+#: The outputs of each command, by shard, offset and index.
 Outputs = dict[str, dict[int, dict[int, Record]]]
 
 
 class Scan:
-    """Reads everything once and checks it. Used once; raises Violation."""
+    """Reads all records and checks them. Used once; raises Violation."""
 
-    def __init__(self, world: World) -> None:
-        self._world, self._reader = world, world.reader
+    def __init__(self, cluster: SimulatedCluster) -> None:
+        self._cluster, self._reader = cluster, cluster.reader
         self._outputs: Outputs = defaultdict(lambda: defaultdict(dict))
         self._causes: set[bytes] = set()
-        #: Whether what leaves a shard may come again.
-        self._repeats = world.swarm.settings.delivery == AT_LEAST_ONCE
-        #: Commands that were given up because processes died of them: what they sent before may have left then.
+        #: Whether the outputs of a shard may be repeated.
+        self._repeats = cluster.swarm.settings.delivery == AT_LEAST_ONCE
+        #: Commands that were dead-lettered because they crashed processes; earlier attempts may have sent outputs.
         self._given_up: set[bytes] = set()
         self._journals: dict[tuple[str, int], list[Record]] = {}
         self._topics: dict[tuple[str, int], list[Record]] = {}
@@ -49,31 +49,33 @@ class Scan:
         self.dead = 0
 
     def check(self) -> None:
-        """Check all of it."""
+        """Check all records."""
         self._read()
         live = {
-            assigned.place: assigned.shard for worker in self._world.node.workers.values() for assigned in worker.region
+            assigned.place: assigned.shard
+            for worker in self._cluster.node.workers.values()
+            for assigned in worker.region
         }
-        for hosted in self._world.topology.entities.values():
+        for hosted in self._cluster.topology.entities.values():
             for partition in range(hosted.partitions):
                 place = TopicPartition(hosted.codec.commands, partition)
                 self._shard(hosted, place, live.get(place))
 
     def _read(self) -> None:
-        """Read every topic; no cause may stand there twice (I3), or, at least once, not as something else."""
+        """Read all topics. No two records have the same cause (I3); at least once, repeated records are equal."""
         self._read_all()
-        for hosted in self._world.topology.entities.values():
+        for hosted in self._cluster.topology.entities.values():
             for partition in range(hosted.partitions if hosted.behaviour.journaled else 0):
                 self._journals[hosted.codec.events, partition] = self._counted(hosted, partition)
         for (topic, _), records in self._topics.items() if self._repeats else ():
-            if topic == dead_letters_topic(self._world.system.name):
+            if topic == dead_letters_topic(self._cluster.system.name):
                 self._given_up.update(_command_of(each) for each in records if _is_given_up(each))
         for place, records in self._topics.items():
             for record in self._journals.get(place, records):
                 self._note(record)
 
     def _counted(self, hosted: HostedEntity, partition: int) -> list[Record]:
-        """Return the journal records that count: all of them, unless the system works at least once."""
+        """Return the journal records that count: all of them if the system works exactly once."""
         journal = self._topics[hosted.codec.events, partition]
         shards = [record for record in self._topics[hosted.codec.state, partition] if record.key == SHARD_KEY]
         if not self._repeats or not shards:
@@ -84,8 +86,8 @@ class Scan:
         return counted.settle()[0]
 
     def _first(self, commands: list[Record]) -> list[Record]:
-        """Leave out the commands that had come before."""
-        settings, count = self._world.swarm.settings, self._reader.partition_count
+        """Return the commands without those that are repetitions."""
+        settings, count = self._cluster.swarm.settings, self._reader.partition_count
         seen = SeenCauses(settings.seen_causes_max, lambda topic, partition: partition < (count(topic) or 0))
         first = []
         for record in commands:
@@ -97,7 +99,7 @@ class Scan:
         return first
 
     def _read_all(self) -> None:
-        for topic, count in sorted(self._world.backend.topics().items()):
+        for topic, count in sorted(self._cluster.backend.topics().items()):
             for partition in range(count):
                 self._topics[topic, partition] = list(self._reader.read(topic, partition))
 
@@ -131,8 +133,8 @@ class Scan:
         codec, partition = hosted.codec, place.partition
         commands = self._first(self._topics[codec.commands, partition])
         stash = self._stashed(hosted, place)
-        committed = self._reader.committed(self._world.system.name, *place) or 0
-        handler_faults, settings = self._world.handler_faults, self._world.swarm.settings
+        committed = self._reader.committed(self._cluster.system.name, *place) or 0
+        handler_faults, settings = self._cluster.handler_faults, self._cluster.swarm.settings
         raised = [cause.rsplit("/", 1) for cause in handler_faults.raised]
         deadly = [
             cause.rsplit("/", 1) for cause, count in handler_faults.deaths.items() if count >= settings.deaths_max
@@ -143,7 +145,7 @@ class Scan:
             frozenset(int(offset) for shard, offset in deadly if shard == str(place)),
             settings.dead_letter_overflow,
         )  # fmt: skip
-        model = Model(hosted, self._world.topology.directory, self._world.system.name, seen)
+        model = Model(hosted, self._cluster.topology.directory, self._cluster.system.name, seen)
         model.run()
         self.commands += committed
         self.dead += model.dead
@@ -155,7 +157,7 @@ class Scan:
             self._check_state(hosted, live, model, "in memory")
 
     def _stashed(self, hosted: HostedEntity, place: TopicPartition) -> dict[int, StashedRecord]:
-        """Return what waits at the end."""
+        """Return the commands that are stashed at the end."""
         stash: dict[int, StashedRecord] = {}
         for record in self._topics[hosted.codec.stash, place.partition]:
             if record.value is None:
@@ -165,9 +167,9 @@ class Scan:
         return stash
 
     def _check_budgets(self, hosted: HostedEntity, place: TopicPartition) -> None:
-        """No key is restarted more often than its policy allows, and none is given a fresh budget (I15).
+        """Check that no key is restarted more often than its policy allows, and none is given a fresh budget (I15).
 
-        But by an operator; and where the calendar jumps nobody can say which restarts were past the window.
+        An operator may give a key a fresh budget. If the calendar jumps, it is unknown which restarts have expired.
         """
         deliveries = [hosted.codec.decode(record) for record in self._topics[place]]
         operated = {delivery.key for delivery in deliveries if is_control(delivery)}
@@ -181,12 +183,12 @@ class Scan:
                 raise Violation("restart intensity", f"{_at(record)}: {key!r} has {len(restarts)} restarts")
             since_ms = record.timestamp_ms - hosted.policy.within_s * 1000
             lost = {at_ms for at_ms in spent[key] if at_ms >= since_ms}.difference(restarts)
-            if lost and key.decode() not in operated and "jump" not in self._world.swarm.kinds:
+            if lost and key.decode() not in operated and "jump" not in self._cluster.swarm.kinds:
                 raise Violation("a restart budget is kept", f"{_at(record)}: {key!r} had restarts at {sorted(lost)}")
             spent[key] = restarts
 
     def _check_journal(self, hosted: HostedEntity, place: TopicPartition, model: Model) -> None:
-        """Each key's events stand in the order of its commands; ``seq`` has no gap, ``version`` neither (I1)."""
+        """Check that each key's events are in command order, and that ``seq`` and ``version`` have no gap (I1)."""
         order: dict[str, list[int]] = defaultdict(list)
         versions: dict[str, int] = defaultdict(int)
         decode = hosted.behaviour.journal.decode
@@ -209,12 +211,12 @@ class Scan:
                 raise Violation("commands of a key are handled in order", f"{place} {key!r}: {order[key]}")
 
     def _restored(self, hosted: HostedEntity, place: TopicPartition) -> Shard:
-        """Restore the shard once more, from the log as it is now."""
-        config = self._world.topology.shard_config(*place)
+        """Restore the shard from the log as it is now."""
+        config = self._cluster.topology.shard_config(*place)
         codec, reader = hosted.codec, self._reader
         ends = {topic: len(self._topics[topic, place.partition]) for topic in codec.restored_topics}
         low, high = reader.bounds(*place)
-        claimed = Claimed(place, reader.committed(self._world.system.name, *place), low, high, ends)
+        claimed = Claimed(place, reader.committed(self._cluster.system.name, *place), low, high, ends)
         try:
             recovery = Recovery(config, codec, claimed)
             while (wanted := recovery.wanted) is not None:
@@ -225,7 +227,7 @@ class Scan:
             raise Violation("what is committed can be restored", str(error)) from error
 
     def _check_state(self, hosted: HostedEntity, shard: Shard, model: Model, where: str) -> None:
-        """The state of each entity is that of the model (I7), and the same commands wait in the same order (I13)."""
+        """Check each entity's state (I7) and the order of its stashed commands (I13) against the model."""
         initial = hosted.behaviour.initial_data
         for key in dict.fromkeys([*shard.cells, *model.lives]):
             cell, life = shard.cells.get(key), model.lives.get(key)

@@ -1,7 +1,7 @@
-"""One source of every choice of a simulated run: seeded, or replayed from a tape. 0 is always the harmless choice.
+"""The source of all choices of a simulated run: seeded, or replayed from a tape. 0 is always the harmless choice.
 
-A choice is known by the step in which it is made and by its label, not by how many were made before it. So a tape
-from which choices were taken away still means the same for those that are left, and a schedule can be minimised.
+A choice is identified by the step in which it is made and by its label, not by the number of choices before it. So the
+rest of a tape keeps its meaning when choices are removed from it, and a schedule can be minimised.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import random
 from collections.abc import Mapping
 from typing import Protocol
 
-#: (step, label, how many of that label came before it in that step) -> what was chosen; choices of 0 are left out.
+#: (step, label, number of earlier choices with that label in that step) -> the choice; choices of 0 are left out.
 Place = tuple[int, str, int]
 Tape = dict[Place, int]
 
 
 class Source(Protocol):
-    """Where choices come from."""
+    """A source of choices."""
 
     def below(self, limit: int, place: Place) -> int:
-        """Choose from 0 to ``limit - 1``, all alike."""
+        """Choose from 0 to ``limit - 1``, with equal probability."""
 
     def rarely(self, limit: int, per_mille: int, place: Place) -> int:
-        """Choose 0, or in ``per_mille`` of a thousand cases one of 1 to ``limit``."""
+        """Choose 1 to ``limit`` in ``per_mille`` of a thousand cases, else 0."""
 
 
 class Seeded:
@@ -42,7 +42,7 @@ class Seeded:
 
 
 class FromTape:
-    """The choices of a tape, and 0 wherever it says nothing."""
+    """The choices of a tape, and 0 for every other choice."""
 
     def __init__(self, tape: Mapping[Place, int]) -> None:
         self._tape = tape
@@ -57,7 +57,7 @@ class FromTape:
 
 
 class Choices:
-    """Asks a source, and keeps what was not 0 as a tape. Mutable; owned by one run."""
+    """Takes choices from a source and records those that are not 0 on a tape. Mutable; owned by one run."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -66,7 +66,7 @@ class Choices:
         self.tape: Tape = {}
 
     def begin(self, step: int) -> None:
-        """Begin a step; its number is part of the name of each choice."""
+        """Begin a step; its number identifies the choices made in it."""
         self._step = step
         self._counts.clear()
 
@@ -80,7 +80,7 @@ class Choices:
         return chosen
 
     def rarely(self, limit: int, per_mille: int, label: str) -> int:
-        """Choose 0 mostly, else one of 1 to ``limit``."""
+        """Choose 0 in most cases, else one of 1 to ``limit``."""
         place = self._step, label, self._counts.get(label, 0)
         self._counts[label] = place[2] + 1
         chosen = self._source.rarely(limit, per_mille, place)

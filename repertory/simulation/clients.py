@@ -1,4 +1,4 @@
-"""What comes in from outside: the commands of a workload, asked or told, and records that are no commands."""
+"""The input from outside: the commands of a workload, as tells and asks, and records that are not valid commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from repertory.actors.control import DropParked, RetryParked
 from repertory.actors.handler import CommandHandler
-from repertory.actors.headers import Headers
+from repertory.actors.headers import ABOUT, CORRELATION_ID, MESSAGE_ID, REPLY_TO, Headers
 from repertory.actors.message import Command
 from repertory.actors.placement import checked_key, partition_of
 from repertory.actors.wire import encode
@@ -18,12 +18,12 @@ from repertory.bridge.log.record import Output, TopicPartition
 from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.choices import Choices
 
-#: Whom to tell, its key, and what, as ``Client.tell_all`` takes it.
+#: A handler, a key and a command, as ``Client.tell_all`` takes them.
 ClientCommand = tuple[CommandHandler[Any, Any, Any], str, Command]
 
 
 class Clients:
-    """Sends a workload in bursts. Every third command is asked: somebody waits for an answer."""
+    """Sends a workload in bursts. Every third command is an ask."""
 
     def __init__(self, system: ActorSystem, appender: Appender, commands: Iterable[ClientCommand]) -> None:
         self._system, self._appender = system, appender
@@ -37,12 +37,12 @@ class Clients:
 
     @property
     def done(self) -> bool:
-        """Whether all is sent."""
+        """Whether all commands are sent."""
         return not self._left
 
-    def add(self, told: ClientCommand) -> None:
-        """Have one more command to send."""
-        self._left.append(told)
+    def add(self, command: ClientCommand) -> None:
+        """Add a command to the workload."""
+        self._left.append(command)
 
     def send(self, commands_max: int) -> None:
         """Append the next commands."""
@@ -54,16 +54,16 @@ class Clients:
             self._sent += outputs
 
     def again(self, choices: Choices) -> None:
-        """Append a command once more that was sent before."""
+        """Send again a command that was sent before."""
         if self._sent:
             self._appender.append([self._sent[choices.below(len(self._sent), "again")]])
 
     def operate(self, place: TopicPartition, key: str, message: Command) -> None:
-        """Append what an operator tells a shard."""
+        """Append a control command of an operator."""
         self._appender.append([Output(*place, key.encode(), encode(message))])
 
     def garbage(self, choices: Choices, input_bytes_max: int) -> None:
-        """Append something that is no command, or one that must not be obeyed."""
+        """Append a record that is not a valid command, or a control command that must be ignored."""
         topic, partitions = self._hosted[choices.below(len(self._hosted), "topic")]
         partition = choices.below(partitions, "partition")
         kinds = _garbage(input_bytes_max)
@@ -78,20 +78,23 @@ class Clients:
     def _output(self, handler: CommandHandler[Any, Any, Any], key: str, message: Command) -> Output:
         hosted = self._system.hosted.get(handler.owner)
         if hosted is None or type(message) not in handler.message_types:
-            raise ValueError(f"{self._system.name} hosts no entity whose {handler!r} takes {type(message).__name__}")
+            raise ValueError(
+                f"{self._system.name} hosts no entity whose {handler!r} takes {type(message).__name__}: host it, or "
+                "correct the workload"
+            )
         raw_key = checked_key(key).encode()
         self.count += 1
-        headers: Headers = (("message-id", b"s-%d" % self.count),)
+        headers: Headers = ((MESSAGE_ID, b"s-%d" % self.count),)
         if self.count % 3 == 0:
             reply_to = f"{topics.replies_topic(self._system.name)}/{self.count % topics.REPLIES_PARTITIONS}"
-            headers = (*headers, ("reply-to", reply_to.encode()), ("correlation-id", b"c-%d" % self.count))
+            headers = (*headers, (REPLY_TO, reply_to.encode()), (CORRELATION_ID, b"c-%d" % self.count))
         topic = topics.commands_topic(self._system.name, hosted.behaviour.name)
         return Output(topic, partition_of(raw_key, hosted.partitions), raw_key, encode(message), headers)
 
 
 def _garbage(input_bytes_max: int) -> Sequence[tuple[bytes | None, bytes | None, Headers]]:
-    """Return key, value and headers of each kind; a key of ``?`` is that of a command, a value of b"" its value."""
-    asked: Headers = (("reply-to", b"no.such.topic/0"), ("correlation-id", b"c"))
+    """Return key, value and headers of each kind. ``?`` stands for the key of a sent command, b"" for its value."""
+    asked: Headers = ((REPLY_TO, b"no.such.topic/0"), (CORRELATION_ID, b"c"))
     return (
         (b"k", b"\xc1", ()),
         (None, encode(RetryParked(offset=0)), ()),
@@ -106,7 +109,7 @@ def _garbage(input_bytes_max: int) -> Sequence[tuple[bytes | None, bytes | None,
         (b"k", b"\x81\xa4type", ()),
         (b"k", b"\0" * (input_bytes_max + 1), ()),
         (b"?", b"", asked),
-        (b"?", b"", (("about", b"x" * 300),)),
+        (b"?", b"", ((ABOUT, b"x" * 300),)),
         (b"?", b"", ()),
         (b"?", encode(RetryParked(offset=1)), ()),
         (b"?", encode(DropParked(offset=2, reason="simulated")), ()),

@@ -1,4 +1,4 @@
-"""``CommitMonitor``: what happened in the log of a run, seen from outside all workers."""
+"""``CommitMonitor``: checks the claims and commits of a run from outside the workers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from repertory.simulation.virtual import Violation
 
 
 class CommitMonitor:
-    """Who claimed a shard last, and what was committed.
+    """Tracks the last claimer and the committed offset of each shard.
 
-    Raises Violation for a commit of anybody but the last claimer (I10), or one whose offset moves back (I23).
+    Raises Violation for a commit by any worker but the last claimer (I10), and for an offset that moves back (I23).
     """
 
     def __init__(self, reader: Reader, states: Mapping[str, str]) -> None:
@@ -25,11 +25,11 @@ class CommitMonitor:
         self.probes: Counter[str] = Counter()
 
     def claimed(self, worker: str, shard: TopicPartition) -> None:
-        """Note that a worker has shut out all others."""
+        """Record that a worker has claimed a shard and so fenced all others."""
         self._claimers[shard] = worker
 
     def landed(self, worker: str, transaction: Transaction) -> bool:
-        """Tell whether the commit that was just handed over is in the log, and check that it may be."""
+        """Return whether the commit that was just sent is in the log, and check that it may be."""
         shard = transaction.shard
         end = self._reader.bounds(self._states[shard.topic], shard.partition)[1]
         if end == self._ends[shard]:

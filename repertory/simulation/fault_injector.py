@@ -1,4 +1,4 @@
-"""The operator of faults: at each step it may do one thing to the workers, the log, the clock or the clients."""
+"""Injects faults: at each step at most one, into the workers, the log, the clock or the clients."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ from repertory.simulation.virtual import Violation
 from repertory.supervision import Add, Due, Exited, Failed, Failure, Remove, Started
 
 if TYPE_CHECKING:
+    from repertory.simulation.cluster import SimulatedCluster
     from repertory.simulation.worker import SimulatedWorker
-    from repertory.simulation.world import World
 
 _RAISED = (InjectedRestart, InjectedResume, InjectedStop, InjectedEscalation)
 _WORKERS_MAX = 3
 
 
 class FaultInjector:
-    """Acts on one world, as its swarm says and its choices draw."""
+    """Injects faults into one cluster. The swarm configures their kinds and rate; the choices draw each one."""
 
-    def __init__(self, world: World) -> None:
-        self._world, self._choices = world, world.choices
-        self._swarm = world.swarm
+    def __init__(self, cluster: SimulatedCluster) -> None:
+        self._cluster, self._choices = cluster, cluster.choices
+        self._swarm = cluster.swarm
 
     def act(self) -> None:
-        """Do nothing, mostly; else one thing."""
+        """Do nothing in most cases, else inject one fault."""
         kinds = self._swarm.kinds
         chosen = self._choices.rarely(len(kinds), self._swarm.rate, "fault") if kinds else 0
         if chosen:
             self.do(kinds[chosen - 1])
 
     def do(self, kind: str) -> None:
-        """Do one kind of thing, if it is possible now; choices draw to whom and how."""
-        workers = list(self._world.node.workers.values())
+        """Inject a fault of one kind, if that is possible now. The choices draw its target and its parameters."""
+        workers = list(self._cluster.node.workers.values())
         if not workers:
             return
         worker = workers[self._choices.below(len(workers), "worker")]
-        told = self._do(kind, worker)
-        if told is not None:
-            self._world.faults[kind] += 1
-            now_s = self._world.clock.monotonic_s()
-            self._world.schedule.append(f"step {self._world.step_number} at {now_s:.3f} s: {kind} {told}".rstrip())
+        done = self._do(kind, worker)
+        if done is not None:
+            self._cluster.faults[kind] += 1
+            now_s = self._cluster.clock.monotonic_s()
+            self._cluster.schedule.append(f"step {self._cluster.step_number} at {now_s:.3f} s: {kind} {done}".rstrip())
 
     def _do(self, kind: str, worker: SimulatedWorker) -> str | None:
-        """Do it and say what was done, None if it was not possible."""
+        """Inject a fault and return its description, None if it was not possible."""
         match kind:
             case "kill" | "kill-at" | "nap" | "sleep" | "stuck" | "unavailable":
                 return self._to_worker(kind, worker)
@@ -71,20 +71,20 @@ class FaultInjector:
             case "operate":
                 return self._to_parked(worker)
             case "garbage":
-                self._world.clients.garbage(self._choices, self._swarm.settings.input_bytes_max)
+                self._cluster.clients.garbage(self._choices, self._swarm.settings.input_bytes_max)
                 return ""
             case "twice":
-                self._world.clients.again(self._choices)
+                self._cluster.clients.again(self._choices)
                 return ""
             case _:
                 return self._recount()
 
     def _to_worker(self, kind: str, worker: SimulatedWorker) -> str:
-        world, session_s = self._world, self._swarm.settings.session_timeout_s
-        now_s = world.clock.monotonic_s()
+        cluster, session_s = self._cluster, self._swarm.settings.session_timeout_s
+        now_s = cluster.clock.monotonic_s()
         match kind:
             case "kill":
-                world.node.kill(worker, "simulated")
+                cluster.node.kill(worker, "simulated")
             case "kill-at":
                 return self._to_point(worker)
             case "nap":
@@ -98,20 +98,20 @@ class FaultInjector:
         return worker.name
 
     def _to_point(self, worker: SimulatedWorker) -> str:
-        """Have a worker killed at a point; what seldom leads there by itself is brought about."""
+        """Have a worker killed at a kill point; for a rare point, also cause the situation that leads to it."""
         point = KILL_POINTS[self._choices.below(len(KILL_POINTS), "point")]
         worker.kill_at = (
             point,
             0 if point in ("revoking", "waiting-for-restart", "stopping") else self._choices.below(3, "pass"),
         )
-        told = f"{worker.name} {point}"
+        done = f"{worker.name} {point}"
         if point == "revoking" and worker.log.pending:
             worker.log.lose(worker.log.pending[0].transaction.shard, twice=False)
         elif point == "waiting-for-restart":
-            self._world.handler_faults.armed.append((InjectedEscalation, 1))
-        elif point == "stopping" and len(self._world.node.tree.children) > 1:
-            self._world.node.supervise(Remove(worker.name))
-        return told
+            self._cluster.handler_faults.armed.append((InjectedEscalation, 1))
+        elif point == "stopping" and len(self._cluster.node.tree.children) > 1:
+            self._cluster.node.supervise(Remove(worker.name))
+        return done
 
     def _to_log(self, kind: str, worker: SimulatedWorker) -> str:
         match kind:
@@ -120,7 +120,7 @@ class FaultInjector:
             case "claim-fails":
                 worker.log.failing_claims += 1
             case "hold":
-                worker.log.held_until_s = self._world.clock.monotonic_s() + (0.1, 1.0)[self._choices.below(2, "for")]
+                worker.log.held_until_s = self._cluster.clock.monotonic_s() + (0.1, 1.0)[self._choices.below(2, "for")]
             case _:
                 worker.log.fates.append(kind)
         return worker.name
@@ -139,7 +139,7 @@ class FaultInjector:
         return f"{worker.name} {assigned.name}"
 
     def _to_clock(self, kind: str) -> str:
-        clock = self._world.clock
+        clock = self._cluster.clock
         if kind == "suspend":
             seconds = self._swarm.settings.session_timeout_s * 1.5
             clock.advance(seconds)
@@ -149,7 +149,7 @@ class FaultInjector:
         return f"{seconds:+g} s"
 
     def _to_node(self, kind: str, worker: SimulatedWorker) -> str | None:
-        node = self._world.node
+        node = self._cluster.node
         names = [child.name for child in node.tree.children]
         match kind:
             case "join":
@@ -174,11 +174,11 @@ class FaultInjector:
                 return self._same_slot(worker)
 
     def _stale(self, worker: SimulatedWorker) -> str | None:
-        """Let an incarnation that is over speak once more, at both levels."""
+        """Send events of an earlier incarnation, at both levels of supervision."""
         failure = Failure("Stale", "simulated", "nowhere")
         region = worker.region
         assigned_shards = [assigned for assigned in region if assigned.incarnation > 1]
-        now_s = self._world.clock.monotonic_s()
+        now_s = self._cluster.clock.monotonic_s()
         which = self._choices.below(4, "event")
         if assigned_shards:
             assigned = assigned_shards[self._choices.below(len(assigned_shards), "seat")]
@@ -198,18 +198,18 @@ class FaultInjector:
                 Due(worker.name, old),
                 Started(worker.name, old),
             )
-            self._world.node.supervise(worker_events[which])
+            self._cluster.node.supervise(worker_events[which])
         return worker.name if assigned_shards or worker.incarnation > 1 else None
 
     def _same_slot(self, worker: SimulatedWorker) -> str:
-        """Start a second worker with a slot that is taken: it is refused, or the lease had run out."""
-        world = self._world
+        """Start a second worker with a slot that is taken: it is refused, unless the lease has expired."""
+        cluster = self._cluster
         slot = int(worker.name.rpartition("-")[2])
-        log = world.backend.log(Member(world.system.name, "node", slot), world.system.commands_topics())
+        log = cluster.backend.log(Member(cluster.system.name, "node", slot), cluster.system.commands_topics())
         try:
             log.poll(0.0)
         except SlotTaken:
-            world.probes["slot taken"] += 1
+            cluster.probes["slot taken"] += 1
         finally:
             log.abandon()
         return worker.name
@@ -218,17 +218,17 @@ class FaultInjector:
         if kind == "memory":
             times = (1, 2, ALWAYS, ALWAYS)[self._choices.below(4, "times")]
             commands = (1, 3)[self._choices.below(2, "commands")]
-            self._world.handler_faults.armed.extend([(MemoryError, times)] * commands)
+            self._cluster.handler_faults.armed.extend([(MemoryError, times)] * commands)
             return f"{commands} {'always' if times == ALWAYS else f'x{times}'}"
         error = _RAISED[self._choices.below(len(_RAISED), "error")]
         times = (1, 2, 100)[self._choices.below(3, "times")]
-        if error is InjectedEscalation:  # One that escalates for ever stops its shard, as it says.
+        if error is InjectedEscalation:  # A command that always escalates would stop its shard for good.
             times = min(times, 2)
-        self._world.handler_faults.armed.append((error, times))
+        self._cluster.handler_faults.armed.append((error, times))
         return f"{error.__name__} x{times}"
 
     def _to_parked(self, worker: SimulatedWorker) -> str | None:
-        """Have a parked key retried, or its first command dropped, as ``repertory parked`` does."""
+        """Retry a parked key, or drop its first command, as ``repertory parked`` does."""
         parked = [
             (assigned.place, queue[0])
             for assigned in worker.region
@@ -241,15 +241,15 @@ class FaultInjector:
         place, first = parked[self._choices.below(len(parked), "parked")]
         offset, key = first.envelope.offset, first.envelope.key
         message = DropParked(offset=offset, reason="simulated") if self._choices.below(2, "drop") else None
-        self._world.clients.operate(place, key, message or RetryParked(offset=offset))
+        self._cluster.clients.operate(place, key, message or RetryParked(offset=offset))
         return f"{'drop' if message else 'retry'} {place} {key!r}@{offset}"
 
     def _recount(self) -> str:
-        """Start with another number of partitions: refused."""
-        world = self._world
-        spec = world.system.topic_specs()[-1]
+        """Start with another number of partitions, which must be refused."""
+        cluster = self._cluster
+        spec = cluster.system.topic_specs()[-1]
         try:
-            world.backend.ensure([msgspec.structs.replace(spec, partitions=spec.partitions + 1)])
+            cluster.backend.ensure([msgspec.structs.replace(spec, partitions=spec.partitions + 1)])
         except TopicMismatch:
             return spec.name
         raise Violation("a changed partition count is refused", spec.name)

@@ -1,8 +1,8 @@
-"""``FaultyLog``: a ``Log`` as the port allows it to be at its worst, around one that works.
+"""``FaultyLog``: wraps a ``Log`` and injects the worst behaviour that the port allows.
 
-Whatever it does, the port's rules hold: events of a shard come in order, and after ``claim``, ``Lost``, ``Aborted`` or
-``Fenced`` none that belongs to the time before. Commits are asynchronous, as Kafka's are: one may be under way for a
-while, outlive the worker that sent it, and arrive when somebody else has the shard.
+The rules of the port always hold: the events of a shard come in order, and after ``claim``, ``Lost``, ``Aborted`` or
+``Fenced`` no earlier event is delivered. Commits are asynchronous, as Kafka's are: a commit may be in flight for a
+while, outlive the worker that sent it, and arrive when another worker owns the shard.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from repertory.simulation.virtual import VirtualClock
 
 
 class FaultyLog:
-    """Faults are armed from outside and happen at the next opportunity."""
+    """Faults are armed from outside and take effect at the next opportunity."""
 
     def __init__(
         self,
@@ -52,15 +52,15 @@ class FaultyLog:
         self._inner, self._worker, self._clock, self._monitor = inner, worker, clock, monitor
         self._appender = appender
         self._piece, self._events, self._markers = piece, events, markers
-        #: What the log has said and nobody has heard. The first of it may be what is left of a longer event.
+        #: Events of the log that are not delivered yet. The first may be the rest of a larger event.
         self._queue: deque[LogEvent] = deque()
         self._muted: set[TopicPartition] = set()
         self._paused: set[TopicPartition] = set()
         self._owned: dict[TopicPartition, None] = {}
         self.pending: list[Pending] = []
-        #: Until when an open transaction of another hides what there is to read for a shard.
+        #: Shard -> the time until which another producer's open transaction hides its records.
         self._hidden: dict[TopicPartition, float] = {}
-        #: Armed: what happens to the next commits, how many claims fail, until when nothing is heard.
+        #: Armed faults: the fates of the next commits, how many claims fail, and until when no event is delivered.
         self.fates: deque[str] = deque()
         self.failing_claims = 0
         self.held_until_s = 0.0
@@ -70,7 +70,7 @@ class FaultyLog:
     # --- the port ---------------------------------------------------------------------------------------------
 
     def poll(self, timeout_s: float) -> Sequence[LogEvent]:
-        """See ``Log``. Instead of waiting, time goes on."""
+        """See ``Log``. Instead of waiting, it advances the clock."""
         if self.unavailable:
             self.unavailable = False
             raise LogUnavailable("the simulated log is out of reach")
@@ -86,7 +86,7 @@ class FaultyLog:
         return events
 
     def claim(self, shard: TopicPartition, topics: Sequence[str]) -> None:
-        """See ``Log``. A transaction that was under way is overtaken and never written; nothing overtakes an append."""
+        """See ``Log``. A transaction in flight is fenced and never written; an append in flight is not fenced."""
         self._forget(shard)
         self.pending = overtaken(self.pending, shard)
         self._muted.discard(shard)
@@ -106,7 +106,7 @@ class FaultyLog:
         self._inner.begin(shard, next_offset)
 
     def pause(self, shard: TopicPartition) -> None:
-        """See ``Log``. What was already fetched stays here when it comes in pieces."""
+        """See ``Log``. Records that were fetched already stay queued if they are delivered in pieces."""
         self._paused.add(shard)
         self._inner.pause(shard)
 
@@ -120,7 +120,7 @@ class FaultyLog:
         self._send(transaction)
 
     def append(self, append: Append) -> None:
-        """See ``Log``: now, later, or only a part of it."""
+        """See ``Log``: now, later, or only in part."""
         self._send(append)
 
     def _send(self, sent: Transaction | Append) -> None:
@@ -161,15 +161,15 @@ class FaultyLog:
         return list(self._owned)
 
     def abort(self, shard: TopicPartition, what: str) -> None:
-        """Answer whatever is under way for a shard with an abort."""
+        """Abort whatever is in progress for a shard."""
         self._emit(Aborted(shard, f"simulated ({what})", routine=False))
 
     def hide(self, shard: TopicPartition, seconds: float) -> None:
-        """Let nothing be read for a shard for a while; what is said of its commits comes all the same."""
+        """Hide the records of a shard for a while; the results of its commits are still delivered."""
         self._hidden[shard] = self._clock.monotonic_s() + seconds
 
     def heal(self) -> None:
-        """Do nothing bad any more that was armed."""
+        """Clear all armed faults."""
         self.held_until_s = self.delay_s = 0.0
         self.fates.clear()
         self._hidden.clear()
@@ -183,7 +183,7 @@ class FaultyLog:
         self._queue.append(Assigned(shard))
 
     def arrive(self, pending: Pending) -> bool:
-        """Let a commit arrive, whoever has the shard by now; tell whether it was written."""
+        """Let a commit in flight arrive, whichever worker owns the shard by now; return whether it was written."""
         if is_append := isinstance(pending.transaction, Append):
             self._write(torn(pending.transaction))
         landed = is_append or self._land(pending.transaction)
@@ -191,7 +191,7 @@ class FaultyLog:
         return landed
 
     def next_s(self) -> float | None:
-        """Return when something happens here by itself."""
+        """Return the time of the next event that needs no caller, None if there is none."""
         instants = [
             max(self.held_until_s, self._hidden_until_s(event))
             for event in self._queue
@@ -199,7 +199,7 @@ class FaultyLog:
         ]
         return min(instants or (pending.due_s for pending in self.pending), default=None)
 
-    # --- how it works -----------------------------------------------------------------------------------------
+    # --- internals --------------------------------------------------------------------------------------------
 
     def _land_due(self) -> None:
         now_s = self._clock.monotonic_s()
@@ -207,12 +207,12 @@ class FaultyLog:
         self.pending = [pending for pending in self.pending if pending.due_s > now_s]
         for pending in due:
             if pending.late or pending.transaction.shard in self._muted:
-                self.arrive(pending)  # Its owner was told that it is over; only the claim that follows decides.
+                self.arrive(pending)  # Its owner has seen it aborted; the next claim decides whether it is written.
             else:
                 self._land(pending.transaction)
 
     def _write(self, outputs: Sequence[Output]) -> None:
-        """Write without a fence, as a broker does for whomever."""
+        """Write without fencing, as a broker does for appends."""
         if outputs:
             self._appender.append(outputs)
 
@@ -223,7 +223,7 @@ class FaultyLog:
             return True
         try:
             self._inner.commit(transaction)
-        finally:  # Whoever dies within it may have written it.
+        finally:  # A worker that is killed within the commit may have written it.
             landed = self._monitor.landed(self._worker, transaction)
         return landed
 
@@ -234,7 +234,7 @@ class FaultyLog:
         return self._hidden.get(event.shard, 0.0) if isinstance(event, Fetched | Replayed) else 0.0
 
     def _emit(self, event: Aborted | Fenced | Lost) -> None:
-        """Say that all that went on for a shard is void: nothing of it comes any more until it is claimed."""
+        """Queue an event that voids all work in progress of a shard; deliver nothing else before its next claim."""
         self._forget(event.shard)
         self._muted.add(event.shard)
         self._queue.append(event)
@@ -243,7 +243,7 @@ class FaultyLog:
         self._queue = deque(event for event in self._queue if event.shard != shard)
 
     def _take_in(self, event: LogEvent) -> None:
-        """Queue what the log says, cut into pieces, unless it belongs to a time that is over."""
+        """Queue an event of the log, unless a later event of the shard has voided it."""
         shard = event.shard
         match event:
             case Claimed():
@@ -265,7 +265,7 @@ class FaultyLog:
         self._queue.append(event)
 
     def _deliver(self) -> Iterator[LogEvent]:
-        """Hand over what is there: some of it, later, and no more commands of a paused shard than must be."""
+        """Deliver queued events: only some of them, possibly later, and no commands of a paused shard."""
         now_s = self._clock.monotonic_s()
         if not self._queue or now_s < self.held_until_s:
             return
@@ -279,10 +279,12 @@ class FaultyLog:
                     self._monitor.probes["hidden for a while"] += 1
                     break
                 if isinstance(event, Fetched):
-                    if event.shard in full:  # What is said of commits and claims may overtake commands, and must.
+                    if event.shard in full:  # Results of commits and claims must overtake commands.
                         break
                     if self._piece:
-                        full.add(event.shard)  # One piece, so that a full mailbox can pause the next.
+                        full.add(
+                            event.shard
+                        )  # One piece per poll, so that a full mailbox can pause the shard before the next.
                 piece, event = cut(event, self._piece)
                 left -= 1
                 yield piece

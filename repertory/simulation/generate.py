@@ -1,4 +1,4 @@
-"""Commands for a system that says nothing of its own: drawn from the types of its handlers' messages."""
+"""Generate commands for a system without a workload of its own, from the types of its handlers' messages."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from repertory.actors.message import Command
 from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.clients import ClientCommand
 
-#: Few keys, so that commands meet.
+#: Few keys, so that many commands have the same key.
 _KEYS = 6
 _TRIES = 20
 
 
 def generated(system: ActorSystem, *, commands: int = 200) -> Callable[[random.Random], Iterator[ClientCommand]]:
-    """Return a generator of so many commands to all entities of a system.
+    """Return a generator of ``commands`` commands to all entities of a system.
 
-    Raises ValueError for a system none of whose command types can be drawn.
+    Raises ValueError if a command type of the system cannot be drawn.
     """
     handlers = [
         handler
@@ -55,7 +55,8 @@ def _message(source: random.Random, handler: CommandHandler[Any, Any, Any]) -> C
         assert isinstance(made, Command), made
         return made
     raise ValueError(
-        f"no {message_type.__qualname__} could be drawn from its types alone; give the simulation its own commands"
+        f"no valid {message_type.__qualname__} could be drawn from its field types; pass commands= to simulate, or "
+        "write a scenario module"
     )
 
 

@@ -1,4 +1,4 @@
-"""Seeds over several processes: each runs every n-th of them, and the results come back in the order of the seeds."""
+"""Run seeds in several processes: each process runs every n-th seed. Results are returned in the order of the seeds."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ def cores() -> int:
 
 @contextlib.contextmanager
 def running(scenario: Scenario, seeds: Iterable[int], jobs: int) -> Iterator[Iterator[Result]]:
-    """Give the results of seeds: run one after another here, or in ``jobs`` processes. In their order.
+    """Provide the results of seeds, in order, run one after another in this process or in ``jobs`` processes.
 
-    The processes are forked at once: so commands and invariants need no name, and the caller may start threads
-    afterwards. They end with the context, whatever ends it. Their results have neither tape nor schedule, unless a
-    promise broke.
+    The processes are forked at once, so commands and invariants need no importable name, and the caller may start
+    threads afterwards. They end with the context. Their results have no tape and no schedule unless a promise broke.
 
     The iterator raises what a run raises, and ChildProcessError if a process dies.
     """
@@ -47,7 +46,7 @@ def running(scenario: Scenario, seeds: Iterable[int], jobs: int) -> Iterator[Ite
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait: while a process is forked Python may swallow it, or forget what was just started."""
+    """Delay Ctrl-C: while a process is forked, Python may drop the signal or lose track of the new process."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
@@ -56,20 +55,20 @@ def _uninterrupted() -> Iterator[None]:
 
 
 class _Job:
-    """One process and what it has said. ``done`` of its seeds have been heard of."""
+    """One process and the pipe for its results. ``done`` is the number of results received."""
 
     def __init__(self, scenario: Scenario, seeds: Sequence[int]) -> None:
         self.seeds, self.done = seeds, 0
-        self.heard, tells = multiprocessing.Pipe(duplex=False)
+        self.received, sending = multiprocessing.Pipe(duplex=False)
         process = multiprocessing.get_context("fork").Process(
-            target=_run, args=(scenario, seeds, tells, os.getpid()), daemon=True
+            target=_run, args=(scenario, seeds, sending, os.getpid()), daemon=True
         )
         process.start()
-        tells.close()
+        sending.close()
         self._process = process
 
     def died(self) -> ChildProcessError:
-        """Return what to raise when nothing more will come."""
+        """Return the error for a process that ended early."""
         self._process.join()
         return ChildProcessError(
             f"process {self._process.pid} of the simulation died (exit code {self._process.exitcode}) "
@@ -80,42 +79,43 @@ class _Job:
         """Kill it, if it still runs."""
         self._process.kill()
         self._process.join()
-        self.heard.close()
+        self.received.close()
 
 
 def _merged(scenario: Scenario, jobs: Sequence[_Job]) -> Iterator[Result]:
-    """Yield the results in the order of the seeds, so that the failure that is shown is always the first."""
+    """Yield the results in the order of the seeds, so that the reported failure is always the first."""
     for job in itertools.chain.from_iterable(itertools.repeat(jobs)):
         if job.done == len(job.seeds):
             return
         try:
-            said: Result | int = job.heard.recv()
+            found: Result | int = job.received.recv()
         except (EOFError, ConnectionError):
             raise job.died() from None
         job.done += 1
-        yield _raised(scenario, said) if isinstance(said, int) else said
+        yield _raised(scenario, found) if isinstance(found, int) else found
 
 
 def _raised(scenario: Scenario, seed: int) -> NoReturn:
-    """Have a run raise here what it raised there: with a traceback that can be read, and nothing need be picklable."""
+    """Repeat a run that raised in another process: the traceback is complete, and no exception need be picklable."""
     scenario.run(seed)
     raise AssertionError(
-        f"seed {seed} raised in another process, and not in this one: it depends on more than its seed"
+        f"seed {seed} raised in another process but not in this one: the system depends on more than its seed "
+        "(a clock, random numbers, the order of a set); remove that dependency"
     )
 
 
-def _run(scenario: Scenario, seeds: Sequence[int], tells: Connection, parent_pid: int) -> None:
-    """Run seeds in a process of their own; tell each result, or the seed of a run that raised."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to act on.
+def _run(scenario: Scenario, seeds: Sequence[int], sending: Connection, parent_pid: int) -> None:
+    """Run seeds in a child process, and send each result, or the seed of a run that raised."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent handles Ctrl-C.
     for seed in seeds:
         if os.getppid() != parent_pid:
             return
-        said: Result | int
+        found: Result | int
         try:
             result = scenario.run(seed)
             broken = result.violation is not None
-            said = result if broken else msgspec.structs.replace(result, tape={}, schedule=())
+            found = result if broken else msgspec.structs.replace(result, tape={}, schedule=())
         except Exception:  # noqa: BLE001  whatever a user's commands or invariant raise
-            said = seed
+            found = seed
         with contextlib.suppress(BrokenPipeError):
-            tells.send(said)
+            sending.send(found)

@@ -1,4 +1,4 @@
-"""The embedded log as one simulated process sees it, which may die within each of its transactions."""
+"""The embedded log of one simulated process, which may be killed at any point of its transactions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from repertory.bridge.log.record import TopicPartition
 
 
 class KillableStore(Store):
-    """A process's part in the store that all share. Whoever dies within a transaction leaves nothing of it, as SQLite's
-    journal sees to; who dies behind the COMMIT leaves all of it and has never heard so.
+    """The connection of one process to the shared store. A death before the COMMIT undoes the whole transaction, as
+    SQLite's journal does; a death behind it undoes nothing, but the process does not learn that it committed.
     """
 
     def __init__(self, shared: Store) -> None:
@@ -22,11 +22,11 @@ class KillableStore(Store):
         self._shared = shared
 
     def connection(self) -> Connection:
-        """See ``Store``: the one that all share."""
+        """See ``Store``. All processes share one connection."""
         return self._shared.connection()
 
     def append(self, connection: Connection, groups: Groups) -> dict[TopicPartition, int]:
-        """See ``Store``: one partition after the other."""
+        """See ``Store``. Writes one partition after another, with kill points between them."""
         first_offsets: dict[TopicPartition, int] = {}
         for place, columns in groups.items():
             if first_offsets:
@@ -52,8 +52,8 @@ class KillableStore(Store):
 
 
 class KillableBackend(EmbeddedBackend):
-    """The log in memory of one run."""
+    """The in-memory log of one run."""
 
     def log_of(self, member: Member, subscriptions: Sequence[str]) -> EmbeddedLog:
-        """Return the member that a process is."""
+        """Return the log of one process."""
         return EmbeddedLog(KillableStore(self._memory), member, subscriptions)

@@ -1,9 +1,9 @@
-"""What should have happened: each entity's commands handled one at a time, in the order of the log, without a fault.
+"""The expected outcome: each entity's commands handled one at a time, in log order, without a fault.
 
-The model takes the commands as they stand in the log, and decides each again on the state that the ones before it of
-the same key have left. It knows nothing of shards, batches, windows, restores or workers: only handlers, which are
-pure, and policies. Where an outcome depends on when something failed (a key that was parked for a while), all outcomes
-that are allowed are accepted, and the one that was chosen is gone on with.
+The model reads the commands from the log and decides each again on the state that the earlier commands of its key have
+led to. It knows nothing of shards, batches, windows, restores or workers: only handlers, which are pure, and policies.
+If the outcome depends on the time of a failure (a key that was parked for a while), every allowed outcome is accepted,
+and the model continues with the one that is in the log.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from repertory.simulation.swarm import INJECTED
 from repertory.simulation.virtual import Violation
 from repertory.supervision.directive import qualified_name
 
-#: A handler that fails this often in a row at ever higher attempts is taken to fail always.
+#: A handler that fails at this many attempts in a row is assumed to fail always.
 _ATTEMPTS_MAX = 12
 _INJECTED = frozenset(qualified_name(error) for error in INJECTED)
 _NO_RECORDS: Mapping[int, Record] = {}
 
 
 class ExpectedOutput(msgspec.Struct, frozen=True):
-    """A record that a command must have made. None stands for what the model does not say."""
+    """A record that a command must have produced. A value of None matches any value."""
 
     topic: str
     key: bytes | None
@@ -42,23 +42,23 @@ class ExpectedOutput(msgspec.Struct, frozen=True):
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What the log says of one shard: its commands up to ``next``, what came of each by offset, and what waits."""
+    """One shard as it is in the log: its commands up to ``next``, the outputs of each, and the stash, by offset."""
 
     partition: int
     next: int
     commands: list[Record]
     outputs: Mapping[int, Mapping[int, Record]]
     stash: Mapping[int, StashedRecord]
-    #: Commands whose handlers were made to fail.
+    #: The commands whose handlers were made to fail.
     raised: frozenset[int]
-    #: Commands within whose handlers so many processes died that they may be given up.
+    #: The commands that crashed so many processes that they may be dead-lettered.
     deadly: frozenset[int]
-    #: Whether what has no room to wait becomes a dead letter.
+    #: Whether a command is dead-lettered if the stash is full.
     overflows: bool
 
 
 class ModelEntity:
-    """One entity in the model. ``troubled``: a command failed; ``queue``: offsets that wait at the end."""
+    """One entity in the model. ``troubled``: a command failed. ``queue``: the offsets stashed at the end."""
 
     __slots__ = ("data", "journal", "queue", "state", "troubled")
 
@@ -70,7 +70,7 @@ class ModelEntity:
 
 
 class Model:
-    """One shard, handled by the book. Raises Violation from ``run``; afterwards ``lives`` are what must be there."""
+    """The expected outcome of one shard. ``run`` raises Violation; after it, ``lives`` holds the expected entities."""
 
     def __init__(self, hosted: HostedEntity, directory: Directory, system: str, seen: Seen) -> None:
         self._hosted, self._directory, self._system, self._seen = hosted, directory, system, seen
@@ -109,9 +109,9 @@ class Model:
         self._live(life, delivery, raw_key, got)
 
     def _live(self, life: ModelEntity, delivery: Envelope, raw_key: bytes, got: Mapping[int, Record]) -> None:
-        """Handle one command of an entity; hold what the log says of it against what it may say."""
-        waits = delivery.offset in self._seen.stash
-        if waits and not got and (life.queue or life.troubled or self._fails(life, delivery)):
+        """Handle one command of an entity, and compare its outcome in the log with the allowed ones."""
+        stashed = delivery.offset in self._seen.stash
+        if stashed and not got and (life.queue or life.troubled or self._fails(life, delivery)):
             life.troubled = True
             life.queue.append(delivery.offset)
             return
@@ -119,7 +119,7 @@ class Model:
         error = (got[0].header(ERROR_TYPE) or b"").decode() if is_dead else ""
         if life.queue and not (is_dead and (delivery.sender is not None or error == "NoRoom")):
             raise self._wrong(
-                "later commands wait behind a failed one", delivery.offset, f"{life.queue[0]} still waits"
+                "later commands wait behind a failed one", delivery.offset, f"{life.queue[0]} is still stashed"
             )
         if is_dead:
             allowed = {"Parked", "Dropped"} if life.troubled else set[str]()
@@ -127,13 +127,15 @@ class Model:
                 allowed.add("Quarantined")
             if not life.queue and (errors := self._errors(life, delivery)):
                 life.troubled = True
-                allowed |= {*errors, "Dropped"}  # It may have been parked, and dropped by an operator.
+                allowed |= {*errors, "Dropped"}  # It may have been parked, then dropped by an operator.
             if self._seen.overflows and life.troubled:
                 allowed.add("NoRoom")
             self._check_dead(delivery, delivery.value, raw_key, got, frozenset(allowed))
             return
-        if waits:
-            raise self._wrong("nothing waits that was handled", delivery.offset, f"waits and made {len(got)} records")
+        if stashed:
+            raise self._wrong(
+                "nothing waits that was handled", delivery.offset, f"is stashed, but made {len(got)} records"
+            )
         life.troubled = life.troubled or delivery.offset in self._seen.raised
         decision = self._applied(life, delivery, got)
         if decision.rejected:
@@ -142,7 +144,7 @@ class Model:
         life.journal += [delivery.offset] * len(decision.events)
 
     def _applied(self, life: ModelEntity, delivery: Envelope, got: Mapping[int, Record]) -> Decision:
-        """Return the decision that the log shows, at whatever attempt it was made."""
+        """Return the decision that matches the log, at whichever attempt it was made."""
         expected: Decision | Exception | None = None
         attempts = 1
         while attempts <= _ATTEMPTS_MAX:
@@ -167,15 +169,15 @@ class Model:
                 self._hosted.behaviour, life.state, life.data, delivery, self._directory,
                 cause=f"{self._prefix}{delivery.offset}", attempt=attempt, bytes_max=1_000_000,
             )  # fmt: skip
-        except Exception as error:  # noqa: BLE001  whatever user code raises
-            life.state = self._hosted.behaviour.state_decode(life.data)  # It may have been changed in place.
+        except Exception as error:  # noqa: BLE001  user code may raise anything
+            life.state = self._hosted.behaviour.state_decode(life.data)  # The handler may have changed it in place.
             return error
 
     def _fails(self, life: ModelEntity, delivery: Envelope) -> bool:
         return delivery.offset in self._seen.raised or isinstance(self._decide(life, delivery, 1), Exception)
 
     def _errors(self, life: ModelEntity, delivery: Envelope) -> set[str]:
-        """Return the error types that this command's dead letter may name."""
+        """Return the error types that a dead letter of this command may have."""
         found = set(_INJECTED) if delivery.offset in self._seen.raised else set[str]()
         for attempt in range(1, _ATTEMPTS_MAX):
             outcome = self._decide(life, delivery, attempt)
@@ -208,7 +210,7 @@ class Model:
         got: Mapping[int, Record],
         allowed: frozenset[str] | None,
     ) -> None:
-        """Hold a dead letter against its command: the bytes, the error if it is known, and whoever asked is told."""
+        """Compare a dead letter with its command: the bytes, the error if it is known, and the reply to an ask."""
         expected = [ExpectedOutput(self._dead_letters, key, value)]
         if delivery.sender is not None:
             expected.append(_reply(delivery.sender, None))

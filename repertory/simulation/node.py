@@ -1,4 +1,4 @@
-"""A simulated node: workers under the supervisor that real nodes have."""
+"""A simulated node: workers under the same supervision as in a real node."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ from repertory.supervision import (
 
 logger = logging.getLogger("repertory.simulation")
 
-#: Of the traceback of an error that is the runtime's own.
+#: Frames of the traceback of an error in the runtime itself.
 _FRAMES_MAX = 50
-#: A node that gave up is started again by whoever runs it, after this.
+#: The delay after which a node that gave up is started again, as systemd or an operator does.
 _NODE_RESTART_S = 1.0
 
 
 class SimulatedNode:
-    """Its workers, under ``supervision.machine`` as the Guardian runs it; see ``supervision.process.guardian``."""
+    """Workers under ``supervision.machine``, run as the Guardian runs it; see ``supervision.process.guardian``."""
 
     def __init__(self, kit: Kit) -> None:
         self._kit = kit
         self.workers: dict[str, SimulatedWorker] = {}
-        #: Commits of dead workers that are still on their way.
+        #: Commits in flight of workers that are dead.
         self.orphans: list[tuple[Pending, SimulatedWorker]] = []
         self._due: dict[Due, float] = {}
         self._queue: deque[TreeEvent] = deque()
@@ -56,19 +56,19 @@ class SimulatedNode:
         self._monitor = SupervisionMonitor("workers", kit.probes)
         self._restart_s: float | None = None
         self._run = 1
-        #: Whether the whole node goes down with the next worker that dies within a handler.
+        #: Whether the whole node dies with the next worker that dies in a handler.
         self.is_fragile = False
         self.turning: SimulatedWorker | None = None
 
     def begin(self, names: list[str]) -> None:
-        """Start, with these workers."""
+        """Start these workers."""
         for name in names:
             self.supervise(Add(name))
 
     # --- supervision ------------------------------------------------------------------------------------------
 
     def supervise(self, event: TreeEvent) -> None:
-        """Hand one event to the machine and carry out its commands, before any event that these bring about."""
+        """Pass one event to the machine and execute its commands; events that these cause are processed afterwards."""
         self._queue.append(event)
         if len(self._queue) > 1:
             return
@@ -101,7 +101,7 @@ class SimulatedNode:
                 assert_never(command)
 
     def _stop(self, worker: SimulatedWorker) -> None:
-        """Let a worker drain and leave; one that does not answer is killed."""
+        """Drain and stop a worker; kill it if it does not respond."""
         clock = self._kit.clock
         before, self.turning = self.turning, worker
         try:
@@ -119,7 +119,7 @@ class SimulatedNode:
         self._end(worker)
 
     def _end(self, worker: SimulatedWorker) -> None:
-        """End a worker as SIGKILL does; what it has sent is on its way, and kills nobody else. Nobody dies twice."""
+        """End a worker as SIGKILL does, once. Its commits in flight may still arrive."""
         if worker.ended:
             return
         worker.ended, worker.kill_at = True, None
@@ -130,14 +130,14 @@ class SimulatedNode:
         worker.log.abandon()
 
     def fail(self, worker: SimulatedWorker, failure: Failure) -> None:
-        """End a worker, and tell the supervisor why and that it is gone."""
+        """End a worker, and report its failure and its exit to the supervisor."""
         self._end(worker)
         self.supervise(Failed(worker.name, worker.incarnation, self.tree.policy.of_one_gone(failure)))
         self.supervise(Exited(worker.name, worker.incarnation))
 
     @property
     def owner(self) -> str:
-        """The name of this run: whatever its memory holds is gone with it."""
+        """The name of this run of the node; a restarted node has another name."""
         return f"node/{self._run}"
 
     def kill(self, worker: SimulatedWorker, why: str) -> None:
@@ -145,7 +145,7 @@ class SimulatedNode:
         self.fail(worker, Failure("Killed", why, f"{worker.name}#{worker.incarnation}"))
 
     def lose(self) -> None:
-        """End all workers at once, and with them what they had marked: who comes next knows nothing of their deaths."""
+        """End all workers at once and lose their announced commands: the next node does not know that they died."""
         for worker in list(self.workers.values()):
             self._end(worker)
         self._kit.dead.clear()
@@ -155,7 +155,7 @@ class SimulatedNode:
     # --- turns ------------------------------------------------------------------------------------------------
 
     def attend(self) -> bool:
-        """Do what is due at the node: restarts, late commits, sleepers that are killed. Tell whether something was."""
+        """Do what is due: restarts, late commits, kills of stuck workers. Return whether a restart or commit was."""
         now_s = self._kit.clock.monotonic_s()
         due = [event for event, at_s in self._due.items() if at_s <= now_s] if self._due else ()
         for event in due:
@@ -175,7 +175,7 @@ class SimulatedNode:
         return bool(due or arrived)
 
     def _restart(self) -> None:
-        """Start the whole node again, as an operator or systemd does."""
+        """Start the whole node again, as systemd or an operator does."""
         self._kit.probes["node started again"] += 1
         for worker in list(self.workers.values()):
             self._end(worker)
@@ -189,7 +189,7 @@ class SimulatedNode:
         self.begin(names)
 
     def turn(self, worker: SimulatedWorker) -> bool:
-        """Let a worker do one turn of its loop; tell whether it did anything."""
+        """Run one turn of a worker's loop; return whether it did anything."""
         if worker.asleep_until_s > self._kit.clock.monotonic_s():
             return False
         where = f"{worker.name}#{worker.incarnation}"
@@ -219,7 +219,7 @@ class SimulatedNode:
         return True
 
     def next_s(self) -> float | None:
-        """Return when something happens here by itself."""
+        """Return the time of the next event that needs no caller, None if there is none."""
         now_s = self._kit.clock.monotonic_s()
         instants = [*self._due.values(), *(pending.due_s for pending, _ in self.orphans)]
         if self._restart_s is not None:

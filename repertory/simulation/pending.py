@@ -1,4 +1,4 @@
-"""What is under way in the simulated log, and what becomes of it when its sender does not see its end."""
+"""Commits and appends in flight in the simulated log, and what is written of them if their sender sees no result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from repertory.bridge.log.record import Output, TopicPartition
 
 
 class Pending(NamedTuple):
-    """A commit or an append. ``late``: a claim came after it."""
+    """A commit or an append in flight. ``late``: the shard was claimed after it was sent."""
 
     due_s: float
     transaction: Transaction | Append
@@ -18,7 +18,7 @@ class Pending(NamedTuple):
 
 
 def overtaken(pending: Iterable[Pending], shard: TopicPartition) -> list[Pending]:
-    """Return what is still under way once a shard is claimed: of its own only appends, which nothing fences."""
+    """Return what is still in flight after a claim of a shard: its commits are fenced, its appends are not."""
     return [
         each._replace(late=True) if each.transaction.shard == shard else each
         for each in pending
@@ -27,7 +27,7 @@ def overtaken(pending: Iterable[Pending], shard: TopicPartition) -> list[Pending
 
 
 def torn(sent: Transaction | Append, fate: str = "") -> list[Output]:
-    """Return the part of an append that is written; a transaction is written as a whole or not, by others."""
+    """Return the part of an append that is written; empty for a transaction, which is never written in part."""
     if isinstance(sent, Transaction):
         return []
     whole, outputs = [*sent.outputs, *sent.journal], len(sent.outputs)
@@ -42,7 +42,7 @@ def torn(sent: Transaction | Append, fate: str = "") -> list[Output]:
 
 
 def cut(event: LogEvent, records_max: int) -> tuple[LogEvent, LogEvent | None]:
-    """Cut an event after ``records_max`` records (0: nowhere); return the piece and what is left."""
+    """Cut an event after ``records_max`` records (0: do not cut); return the piece and the rest."""
     if not records_max or not isinstance(event, Fetched | Replayed) or len(event.records) <= records_max:
         return event, None
     first, rest = event.records[:records_max], event.records[records_max:]

@@ -1,4 +1,4 @@
-"""One seed, one run, one outcome; many seeds, one report."""
+"""One run per seed, with its result, and the totals of many runs."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.check import Scan
 from repertory.simulation.choices import FromTape, Seeded, Source, Tape
 from repertory.simulation.clients import ClientCommand
+from repertory.simulation.cluster import SimulatedCluster
 from repertory.simulation.swarm import FAULTS
 from repertory.simulation.virtual import Violation
-from repertory.simulation.world import World
 from repertory.verify import verify
 
-#: Each so many seeds is also read by ``repertory.verify``, which takes a third as long as the run.
+#: Every so many seeds, ``repertory.verify`` also checks the log, which takes a third as long as the run.
 VERIFIED_EVERY = 10
-#: More than a run ever needs: who makes more makes them without end.
+#: More than any run needs: a workload that makes more is taken to be endless.
 WORKLOAD_MAX = 10_000
 
 Commands = Callable[[random.Random], Iterable[ClientCommand]]
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What a user's invariant is given: the log at the end of a run, and whether all was decided that was sent.
+    """The argument of a user's invariant: the log at the end of a run.
 
-    ``lossless`` is False if commands were dead-lettered, or are parked, because their handlers were made to fail:
-    whatever they stood for has not happened.
+    ``lossless`` is False if faults may have prevented commands from being applied: their handlers were made to fail, so
+    that they were dead-lettered or are parked, or records that are not valid commands were sent.
     """
 
     system: ActorSystem
@@ -44,11 +44,11 @@ Invariant = Callable[[Outcome], None]
 
 
 def no_invariant(_outcome: Outcome) -> None:
-    """Hold whatever comes."""
+    """Accept every outcome."""
 
 
 class Result(msgspec.Struct, frozen=True):
-    """One run. ``violation`` is None if every promise was kept. ``cpu_s`` is what it took, and part of no trace."""
+    """The result of one run. ``violation`` is None if all promises hold. ``cpu_s``, its CPU time, is in no trace."""
 
     seed: int
     violation: str | None
@@ -64,18 +64,18 @@ class Result(msgspec.Struct, frozen=True):
 
 
 def drawn(commands: Commands, seed: int) -> list[ClientCommand]:
-    """Return a workload. Raises ValueError if it has no end."""
+    """Return the workload of a seed. Raises ValueError if it is endless."""
     workload = list(itertools.islice(commands(random.Random(seed)), WORKLOAD_MAX + 1))  # noqa: S311  reproducible
     if len(workload) > WORKLOAD_MAX:
         raise ValueError(
             f"{getattr(commands, '__qualname__', commands)} makes more than {WORKLOAD_MAX:,} commands for one run; "
-            "end it earlier (200 to 300 are usual: itertools.islice)"
+            "end it earlier (200 to 300 are usual; see itertools.islice)"
         )
     return workload
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """What is simulated: a system, what its clients send, what must hold, and which faults there may be."""
+    """What is simulated: a system, the commands of its clients, the invariant, and the kinds of faults."""
 
     system: ActorSystem
     commands: Commands
@@ -83,7 +83,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     kinds: tuple[str, ...] = tuple(FAULTS)
 
     def workload(self, seed: int) -> list[ClientCommand]:
-        """Return what the clients send with this seed. Raises ValueError if that has no end."""
+        """Return the commands that the clients send with this seed. Raises ValueError if they are endless."""
         return drawn(self.commands, seed)
 
     def run(self, seed: int) -> Result:
@@ -95,30 +95,30 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
             raise
 
     def replay(self, seed: int, commands: Sequence[ClientCommand], tape: Tape) -> Result:
-        """Run again with other choices or fewer commands."""
+        """Run again with the choices of a tape, or with fewer commands."""
         return self._run(seed, commands, FromTape(tape))
 
     def _run(self, seed: int, commands: Sequence[ClientCommand], source: Source) -> Result:
         started_s = time.process_time()
-        world = World(self.system, commands, source, self.kinds)
-        scan = Scan(world)
+        cluster = SimulatedCluster(self.system, commands, source, self.kinds)
+        scan = Scan(cluster)
         rule, violation, handled = "", None, 0
         try:
             try:
-                world.run()
+                cluster.run()
                 scan.check()
                 handled = scan.commands
                 if seed % VERIFIED_EVERY == 0:
-                    _verify(world)
-                self._hold(Outcome(world.system, world.reader, world.lossless))
+                    _verify(cluster)
+                self._hold(Outcome(cluster.system, cluster.reader, cluster.lossless))
             except Violation as error:
                 rule, violation = error.rule, error.detail
             return Result(
-                seed, violation, rule, world.trace(scan.records()), world.choices.tape, world.schedule, handled,
-                world.clock.monotonic_s(), world.faults, world.probes, time.process_time() - started_s,
+                seed, violation, rule, cluster.trace(scan.records()), cluster.choices.tape, cluster.schedule, handled,
+                cluster.clock.monotonic_s(), cluster.faults, cluster.probes, time.process_time() - started_s,
             )  # fmt: skip
         finally:
-            world.close()
+            cluster.close()
 
     def _hold(self, outcome: Outcome) -> None:
         try:
@@ -127,9 +127,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
             raise Violation("the invariant of the application", str(error) or repr(error)) from error
 
 
-def _verify(world: World) -> None:
-    """Ask ``repertory verify``, which knows nothing of what was injected, for a second opinion."""
-    report = verify(world.reader, world.system)
+def _verify(cluster: SimulatedCluster) -> None:
+    """Check the log with ``repertory verify`` as well, which does not know the injected faults."""
+    report = verify(cluster.reader, cluster.system)
     for check in report.checks:
         if not check.ok:
             offenders = "; ".join(map(str, check.offenders))
@@ -137,7 +137,7 @@ def _verify(world: World) -> None:
 
 
 class Totals(msgspec.Struct):
-    """What many runs did. Mutable while they run."""
+    """The totals of many runs. Mutable."""
 
     runs: int = 0
     commands: int = 0
@@ -147,7 +147,7 @@ class Totals(msgspec.Struct):
     probes: Counter[str] = msgspec.field(default_factory=Counter)
 
     def add(self, result: Result) -> None:
-        """Add a run."""
+        """Add the result of a run."""
         self.runs += 1
         self.commands += result.commands
         self.virtual_s += result.virtual_s

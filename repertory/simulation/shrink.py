@@ -1,6 +1,6 @@
-"""From a failing run to a small one: choices and commands are taken away as long as the same promise stays broken.
+"""Minimise a failing run: remove choices and commands as long as the same promise is broken.
 
-Delta debugging (Zeller and Hildebrandt 2002) over the steps at which something was chosen, then over the commands.
+Delta debugging (Zeller and Hildebrandt 2002) over the steps with choices, then over the commands, then over choices.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from repertory.simulation.choices import Tape
 from repertory.simulation.clients import ClientCommand
 from repertory.simulation.runs import Result, Scenario
 
-#: Runs that a minimisation may take; each is shorter than the first.
+#: The most runs of a minimisation; each is shorter than the first run.
 RUNS_MAX = 400
 
 _T = TypeVar("_T")
 
 
 class Minimised:
-    """A failing run made smaller. ``result`` is its last failing form."""
+    """The minimisation of a failing run. ``result`` is the smallest failing run so far."""
 
     def __init__(self, scenario: Scenario, result: Result, *, runs_max: int = RUNS_MAX) -> None:
         self._scenario, self._rule, self._left = scenario, result.rule, runs_max
@@ -37,7 +37,7 @@ class Minimised:
         return {place: chosen for place, chosen in self.tape.items() if place[0] in kept}
 
     def _fails(self, tape: Tape, commands: Sequence[ClientCommand]) -> bool:
-        """Run; keep it if it breaks the same promise."""
+        """Run, and keep the run if it breaks the same promise."""
         if self._left <= 0:
             return False
         self._left -= 1
@@ -49,7 +49,7 @@ class Minimised:
         return True
 
     def _reduce(self, parts: list[_T], fails: Callable[[list[_T]], bool]) -> None:
-        """Take parts away, half of them first, then ever fewer, as long as the rest still fails."""
+        """Remove parts, half of them at first, then fewer at a time, as long as the rest still fails."""
         size = max(1, len(parts) // 2)
         while parts and self._left > 0:
             at, taken = 0, False

@@ -1,4 +1,4 @@
-"""The simulator as a Hypothesis state machine: Hypothesis chooses, and shrinks what fails. Needs ``hypothesis``.
+"""The simulator as a Hypothesis state machine: Hypothesis makes the choices and shrinks failures. Needs ``hypothesis``.
 
 ::
 
@@ -18,12 +18,12 @@ from repertory.simulation.api import silence
 from repertory.simulation.check import Scan
 from repertory.simulation.choices import FromTape, Place
 from repertory.simulation.clients import ClientCommand
+from repertory.simulation.cluster import SimulatedCluster
 from repertory.simulation.fault_injector import FaultInjector
 from repertory.simulation.runs import WORKLOAD_MAX, Commands, Invariant, Outcome, drawn, no_invariant
 from repertory.simulation.swarm import FAULTS
-from repertory.simulation.world import World
 
-#: What of a run's configuration is drawn, with the number of its values; see ``swarm.draw``.
+#: The choices of a run's configuration that are drawn, with their numbers of values; see ``swarm.draw``.
 _DRAWN = {
     "batch": 5, "mailbox": 5, "window": 5, "waiting-key": 3, "waiting-shard": 3, "workers": 3, "partitions": 3,
     "piece": 4, "events": 3, "markers": 3, "session": 3, "shard-strategy": 3, "worker-strategy": 3, "overflow": 2,
@@ -32,7 +32,7 @@ _WORKLOAD_SEED = 0
 
 
 class Listed:
-    """Chooses what a list says, and 0 when it is at its end. See ``choices.Source``."""
+    """Takes choices from a list, and 0 when the list is empty. See ``choices.Source``."""
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
@@ -47,7 +47,7 @@ class Listed:
 
 
 class Drawn:
-    """A configuration from a tape, and after that what a list says."""
+    """Takes the configuration from a tape, and later choices from a list."""
 
     def __init__(self, configuration: dict[Place, int]) -> None:
         self._first, self.then = FromTape(configuration), Listed()
@@ -70,62 +70,62 @@ class Simulation(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world: World | None = None
+        self.cluster: SimulatedCluster | None = None
 
     @initialize(values=st.fixed_dictionaries({name: st.integers(0, count - 1) for name, count in _DRAWN.items()}))
     def begin(self, values: dict[str, int]) -> None:
         """Start a node."""
         self.source = Drawn({(0, name, 0): value for name, value in values.items()})
         with silence():
-            self.world = World(self.system, [], self.source, tuple(FAULTS))
-        self.injector = FaultInjector(self.world)
+            self.cluster = SimulatedCluster(self.system, [], self.source, tuple(FAULTS))
+        self.injector = FaultInjector(self.cluster)
 
     @rule(which=st.lists(st.integers(0, WORKLOAD_MAX - 1), min_size=1, max_size=8))
     def send(self, which: list[int]) -> None:
         """Clients send some commands."""
-        assert self.world is not None
+        assert self.cluster is not None
         for number in which:
-            self.world.clients.add(self.workload[number % len(self.workload)])
-        self.world.clients.send(len(which))
+            self.cluster.clients.add(self.workload[number % len(self.workload)])
+        self.cluster.clients.send(len(which))
 
     @rule(turns=st.integers(1, 12))
     def work(self, turns: int) -> None:
         """Workers take turns."""
-        assert self.world is not None
+        assert self.cluster is not None
         with silence():
             for _ in range(turns):
-                self.world.turn_one()
+                self.cluster.turn_one()
 
     @rule(seconds=st.sampled_from((0.05, 0.5, 3.0)))
     def wait(self, seconds: float) -> None:
-        """Let time pass in which nobody does anything."""
-        assert self.world is not None
-        self.world.clock.advance(seconds)
+        """Advance the clock without any activity."""
+        assert self.cluster is not None
+        self.cluster.clock.advance(seconds)
 
-    @precondition(lambda self: self.world is not None)
+    @precondition(lambda self: self.cluster is not None)
     @rule(kind=st.sampled_from(tuple(FAULTS)), numbers=st.lists(st.integers(0, 16), max_size=3))
     def fault(self, kind: str, numbers: list[int]) -> None:
         """Inject a fault."""
-        assert self.world is not None
-        self.world.begin_step()
+        assert self.cluster is not None
+        self.cluster.begin_step()
         self.source.then.numbers = list(numbers)
         with silence():
             self.injector.do(kind)
         self.source.then.numbers = []
 
     def teardown(self) -> None:
-        """Heal, settle, check."""
-        world, self.world = self.world, None
-        if world is None:
+        """End all faults, settle, and check."""
+        cluster, self.cluster = self.cluster, None
+        if cluster is None:
             return
         try:
             with silence():
-                world.heal()
-                world.settle()
-                Scan(world).check()
-                type(self).invariant_holds(Outcome(world.system, world.reader, lossless=world.lossless))
+                cluster.heal()
+                cluster.settle()
+                Scan(cluster).check()
+                type(self).invariant_holds(Outcome(cluster.system, cluster.reader, lossless=cluster.lossless))
         finally:
-            world.close()
+            cluster.close()
 
 
 def state_machine(
@@ -133,7 +133,7 @@ def state_machine(
 ) -> type[RuleBasedStateMachine]:
     """Return a state machine that sends commands, lets workers take turns, and injects faults; ``.TestCase`` runs it.
 
-    At the end of each example all is healed, everything must be handled, and ``invariant`` must hold.
+    At the end of each example all faults end, all commands must be handled, and ``invariant`` must hold.
     """
     workload = drawn(commands, _WORKLOAD_SEED)
     namespace = {"system": system, "workload": workload, "invariant_holds": staticmethod(invariant)}

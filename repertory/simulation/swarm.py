@@ -1,6 +1,6 @@
-"""The configuration of one run, drawn from its seed: which faults there are, how often, and how tight the bounds are.
+"""The configuration of one run, drawn from its seed: the kinds and the rate of faults, and how tight the bounds are.
 
-Not every run has every fault: what one kind hides another would find ("swarm testing", Groce et al. 2012).
+A run has only some kinds of faults, because one kind may hide what another finds ("swarm testing", Groce et al. 2012).
 """
 
 from __future__ import annotations
@@ -16,49 +16,48 @@ from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.choices import Choices
 from repertory.supervision import Backoff, Directive, Policy, Strategy, restart
 
-#: Kinds of faults and what they stand for in ``research/reliability.md`` (F), by the name that a schedule shows.
+#: The kinds of faults by their name in a schedule, with their numbers (F) in ``docs/reliability.rst``.
 FAULTS: Mapping[str, str] = MappingProxyType(
     {
-        "kill": "F1 F10: SIGKILL between two turns; a commit that is under way may still arrive",
-        "kill-at": "F1 F2: SIGKILL at a point of the loop, of a transaction, of a stop: see ``bridge/kill_points.py``",
-        "abort": "F17 F28 F37: the next commit writes nothing and says so",
-        "unknown-written": "F22: the next commit is written, and its owner hears that the outcome is unknown",
-        "unknown-lost": "F22: the next commit is not written, and its owner hears that the outcome is unknown",
-        "fenced": "F26 F28: the next commit is refused as that of an earlier owner, though there is no later one",
-        "slow-commit": "F16 F21: the next commit arrives later, or after its sender's death",
-        "claim-fails": "F17 F30: the next claim is answered with an abort",
-        "abort-reading": "F18 F30: what a shard restores or fetches is aborted",
+        "kill": "F1 F10: SIGKILL between two turns; a commit in flight may still arrive",
+        "kill-at": "F1 F2: SIGKILL at a point of the loop, a transaction or a stop; see ``bridge/kill_points.py``",
+        "abort": "F17 F28 F37: the next commit is aborted and writes nothing",
+        "unknown-written": "F22: the next commit is written, but its outcome is reported as unknown",
+        "unknown-lost": "F22: the next commit is not written, and its outcome is reported as unknown",
+        "fenced": "F26 F28: the next commit is fenced although there is no later owner",
+        "slow-commit": "F16 F21: the next commit arrives late, or after its sender's death",
+        "claim-fails": "F17 F30: the next claim is aborted",
+        "abort-reading": "F18 F30: a restore or a fetch of a shard is aborted",
         "lost": "F24 F25: a shard is revoked and assigned again to the same worker",
-        "said-twice": "F24: the end of an ownership is told twice",
-        "hold": "F21: what a log has to say comes later",
-        "hide": "F22 F29: an open transaction of another hides what a shard restores or fetches, until it ends",
+        "said-twice": "F24: the loss of a shard is reported twice",
+        "hold": "F21: the events of a log are delivered late",
+        "hide": "F22 F29: another producer's open transaction hides records of a restore or a fetch until it ends",
         "nap": "F4: a worker is stopped for less than its lease",
-        "sleep": "F3 F20 F27: a worker is stopped past its lease, and wakes up in the middle of what it did",
-        "stuck": "F5 F7: a worker makes no progress, and is killed for it",
+        "sleep": "F3 F20 F27: a worker is stopped past its lease, then continues",
+        "stuck": "F5 F7: a worker makes no progress and is killed",
         "unavailable": "F14 F19 F38: the log is out of reach; the worker ends and is started again",
         "jump": "F11: the calendar jumps, forwards or back",
-        "suspend": "F3: the whole machine stands still past every lease",
+        "suspend": "F3: the whole machine is suspended past every lease",
         "join": "F24: a worker is added",
         "leave": "F2 F24: a worker drains, commits and leaves",
-        "node-lost": "F1 F2: all workers die at once, also of a command; another node takes over that did not see it",
-        "same-slot": "F25 F26: a second worker with a slot that is taken",
+        "node-lost": "F1 F2: all workers die at once, also in a handler; the next node does not know of their deaths",
+        "same-slot": "F25 F26: a second worker starts with a slot that is taken",
         "raise": "F6 F31: a handler raises, once, several times or always, under each directive",
-        "memory": "F8: handlers of one command or three end their process, once or always: it runs out of memory",
-        "garbage": "F31-F36: records that are no commands",
+        "memory": "F8: the handlers of one command or three run out of memory and end their process, once or always",
+        "garbage": "F31-F36: records that are not valid commands",
         "twice": "F39: a client sends a command again",
-        "operate": "an operator has a parked key retried or dropped",
-        "stale": "I12: what an incarnation that is over still says",
-        "recount": "F44: somebody starts with another number of partitions",
+        "operate": "an operator retries a parked key or drops its first command",
+        "stale": "I12: events of an earlier incarnation",
+        "recount": "F44: a start with another number of partitions",
     }
 )
 
-#: Points at which a worker is killed (see ``bridge.kill_points``), all but those that the embedded log has no
-#: counterpart of: there a transaction begins with the offset, nothing is revoked while its owner is asked, and there
-#: are no producers.
+#: The points at which a worker is killed: those of ``bridge.kill_points`` without the ones that the embedded log does
+#: not have. There, a transaction begins with the offset, no callback revokes shards, and there are no producers.
 _NOT_HERE = ("produced", "commit-asked", "revoked", "discarding-producer")
 KILL_POINTS = tuple(point for point in POINTS if point not in _NOT_HERE)
 
-#: Rare branches that every long run must have reached, whatever the system.
+#: Rare branches that every long run must reach, whatever the system.
 PROBES = (
     *(f"killed at {point}" for point in KILL_POINTS),
     "drained",
@@ -112,21 +111,21 @@ INJECTED: Mapping[type[Exception], Directive] = MappingProxyType(
 
 
 class Swarm(msgspec.Struct, frozen=True, kw_only=True):
-    """What one run is like. ``rate`` faults come in a thousand steps; all times are virtual seconds."""
+    """The configuration of one run. ``rate`` is faults per thousand steps; all times are virtual seconds."""
 
     kinds: tuple[str, ...]
     rate: int
     workers: int
     partitions_max: int
-    #: Records of one ``Fetched`` or ``Replayed``; 0: as many as there are.
+    #: The most records of one ``Fetched`` or ``Replayed``; 0: no limit.
     piece: int
-    #: Events of one poll; 0: all.
+    #: The most events of one poll; 0: no limit.
     events: int
     step_s: float
     burst: int
-    #: By so much the ends of what a shard restores are higher than its last record: transaction markers take offsets.
+    #: Offsets between the last record of a restored partition and its end, as taken by transaction markers.
     markers: int
-    #: Of a thousand commits so many are slow.
+    #: Slow commits per thousand.
     slow_commits: int
     settings: Settings
     shards: Policy
@@ -135,7 +134,7 @@ class Swarm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def draw(choices: Choices, base: Settings, wanted: tuple[str, ...]) -> Swarm:
-    """Draw a configuration. With every choice 0 it is one worker, no faults, and generous bounds."""
+    """Draw a configuration. If every choice is 0, it has one worker, no faults, and generous bounds."""
     kinds = tuple(kind for kind in wanted if choices.below(2, f"with-{kind}"))
     session_s = (6.0, 1.0, 2.5)[choices.below(3, "session")]
     settings = msgspec.structs.replace(

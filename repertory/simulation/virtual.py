@@ -1,4 +1,4 @@
-"""Time that moves when it is told to, and what a run raises when a promise was broken."""
+"""A clock that is advanced by its caller, and the exception for a broken promise."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ EPOCH_MS = 1_700_000_000_000
 
 
 class Violation(Exception):
-    """A promise was broken. ``rule`` names it, ``detail`` says where."""
+    """A promise was broken: ``rule`` is its name, ``detail`` the place and the difference."""
 
     def __init__(self, rule: str, detail: str) -> None:
         super().__init__(f"{rule}: {detail}")
@@ -19,7 +19,7 @@ class VirtualClock:
 
     def __init__(self) -> None:
         self._now_s = 0.0
-        #: How far the calendar is from where it would be.
+        #: The offset of the calendar, as set by a jump.
         self.skew_ms = 0
 
     def monotonic_s(self) -> float:
@@ -31,6 +31,6 @@ class VirtualClock:
         return EPOCH_MS + round(self._now_s * 1000) + self.skew_ms
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the clock."""
         assert seconds >= 0, seconds
         self._now_s += seconds

@@ -1,4 +1,4 @@
-"""Watches a supervision tree from outside, and says when it breaks a rule of its own."""
+"""Checks from outside that a supervision tree keeps its rules."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from repertory.supervision import (
     WakeAfter,
 )
 
-#: A tree remembers instants of its clock: comparisons at the very edge of the window are left out.
+#: Restarts this close to the edge of the window are not checked, because of rounding.
 _EDGE_S = 1e-6
 
 
 class SupervisionMonitor:
-    """Is told of every step of one tree. Raises Violation for I12 (stale incarnations) and I15 (restart intensity)."""
+    """Checks every step of one tree. Raises Violation for I12 (stale incarnations) and I15 (restart intensity)."""
 
     def __init__(self, name: str, probes: Counter[str]) -> None:
         self._name, self._probes = name, probes
@@ -47,7 +47,9 @@ class SupervisionMonitor:
                     self._check_scope(before, failed, after)
                 case Start(child, incarnation):
                     if incarnation <= self._started:
-                        raise Violation("incarnations are new", f"{self._name}: {child}#{incarnation} was there before")
+                        raise Violation(
+                            "incarnations are new", f"{self._name}: {child}#{incarnation} was started before"
+                        )
                     self._started = incarnation
                 case Escalate():
                     self._probes[f"{self._name} tree escalated"] += 1
@@ -70,10 +72,10 @@ class SupervisionMonitor:
         if after.child(event.child) != child or after.restarts != before.restarts or after.phase is not before.phase:
             raise Violation("stale incarnations are ignored", f"{self._name}: {event} changed {child}")
         if any(not isinstance(command, Start | Stop) for command in commands):
-            raise Violation("stale incarnations are ignored", f"{self._name}: {event} brought {commands}")
+            raise Violation("stale incarnations are ignored", f"{self._name}: {event} caused {commands}")
 
     def _check_scope(self, before: Tree, failed: str, after: Tree) -> None:
-        """Those share the fate of a failed child whom the strategy names, and nobody else."""
+        """Check that exactly those children are stopped with a failed one that the strategy names."""
         names = list(before.names())
         match before.strategy:
             case Strategy.ONE_FOR_ONE:
@@ -86,7 +88,7 @@ class SupervisionMonitor:
             if child.name != failed and child.phase in (ChildPhase.STARTING, ChildPhase.RUNNING):
                 stopped = after.child(child.name).phase is ChildPhase.RESTARTING
                 if stopped != (child.name in fated):
-                    what = "was stopped" if stopped else "goes on"
+                    what = "was stopped" if stopped else "was not stopped"
                     raise Violation(
                         "the strategy says who is restarted",
                         f"{self._name}: {child.name} {what} when {failed} failed under {before.strategy.value}",
@@ -103,7 +105,7 @@ class SupervisionMonitor:
             )
 
     def _check_spent(self, before: Tree, event: TreeEvent, now_s: float) -> None:
-        """Nobody gives up before the budget is spent, unless the failure itself says so."""
+        """Check that a tree gives up only when its restart budget is spent, or if the failure itself escalates."""
         policy = before.policy
         if isinstance(event, Failed) and policy.directive_of(event.failure) is Directive.ESCALATE:
             return

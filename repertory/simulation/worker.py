@@ -1,4 +1,4 @@
-"""A simulated worker: a member of the log's group and a loop, as one process of a node has them."""
+"""A simulated worker: a member of the log's group and a loop, as in one process of a node."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from repertory.supervision import Tree, TreeCommand, TreeEvent
 
 
 class Killed(BaseException):
-    """A worker dies here. No handler's and no loop's ``except`` is meant for it."""
+    """A worker dies here. It is a BaseException, so that no handler and no loop catches it."""
 
 
 class Kit(msgspec.Struct, frozen=True):
-    """What each worker of a run is made from."""
+    """The parts that the workers of a run share."""
 
     system: ActorSystem
     swarm: Swarm
@@ -39,13 +39,13 @@ class Kit(msgspec.Struct, frozen=True):
     topology: Topology
     report: ReportSink
     probes: Counter[str]
-    #: What dead workers were handling; see ``bridge.node.in_flight``. Gone with their node.
+    #: The commands that dead workers were handling, see ``bridge.node.in_flight``. Lost with their node.
     dead: list[list[int]]
-    #: The run of the node, as shard records name it.
+    #: The name of the node's run in shard records.
     owner: Callable[[], str]
 
     def deaths(self, shard: int) -> list[tuple[int, int]]:
-        """See ``Marks``."""
+        """See ``bridge.node.in_flight``."""
         found = []
         for in_flight in self.dead:
             if in_flight[SHARD] == shard and in_flight[COMMAND]:
@@ -93,14 +93,14 @@ class SimulatedWorker:
             report=kit.report,
             deaths=kit.deaths,
         )
-        #: Stopped (SIGSTOP) until then; killed then instead, if ``stuck``.
+        #: The time until which the worker is stopped (SIGSTOP). If ``stuck``, it is killed then instead of continued.
         self.asleep_until_s = 0.0
         self.stuck = self.ended = False
-        #: The point at which it is killed, and how often it passes there before.
+        #: The point at which it is killed, and how often it passes that point before.
         self.kill_at: tuple[str, int] | None = None
 
     def reached(self, point: str) -> None:
-        """Die at a kill point, if that was armed."""
+        """Die at a kill point, if a kill is armed there."""
         if self.kill_at is None or self.kill_at[0] != point:
             return
         if self.kill_at[1]:
@@ -110,7 +110,7 @@ class SimulatedWorker:
         raise Killed(point)
 
     def next_s(self, now_s: float) -> float | None:
-        """Return when this worker has something to do by itself."""
+        """Return the time of the worker's next event that needs no caller, None if there is none."""
         next_due_in_s = self.region.next_due_in_s(now_s, self._kit.clock.epoch_ms)
         instants = [self.log.next_s(), None if next_due_in_s is None else now_s + next_due_in_s]
         return min((each for each in instants if each is not None), default=None)

@@ -1,4 +1,4 @@
-"""One command of one shard, decided again on the state of its moment: what it must have made, byte for byte."""
+"""Decide one command of one shard again, on the state before it, and return the records it must have produced."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from repertory.verify.gather import Gathered
 from repertory.verify.produced import Made, digest, event_digest
 from repertory.verify.published import PublishedOutputs
 
-#: Restarts that are tried for a command whose attempt the log does not say any more.
+#: Restarts that are tried for a command whose attempt the log no longer records.
 _ATTEMPTS_MAX = 20
 _FIRST_RECORD = first_shard_record()
 _NO_COUNTS = Counts()
 
 
 class Subject(NamedTuple):
-    """One shard under verification, and what is known of it. ``low`` is its first command that is still there."""
+    """One shard under verification and its data. ``low`` is the offset of the first command still in the log."""
 
     source: TopicPartition
     hosted: HostedEntity
@@ -41,19 +41,19 @@ class Subject(NamedTuple):
 
     @property
     def prefix(self) -> str:
-        """What the causes of this shard begin with."""
+        """The prefix of this shard's causes."""
         return f"{self.source.topic}/{self.source.partition}/"
 
 
 class Moment(NamedTuple):
-    """An entity and its encoding, between two commands."""
+    """The state of an entity between two commands, and its encoding."""
 
     state: Entity
     data: bytes
 
 
 class Again(NamedTuple):
-    """What deciding a command again gives, ``made`` within the system; or the ``error`` of the last attempt."""
+    """The result of deciding a command again: ``outputs``, of which ``made`` stay in the system; or an ``error``."""
 
     decision: Decision | None
     made: list[Made]
@@ -62,7 +62,7 @@ class Again(NamedTuple):
 
 
 class Decider:
-    """The entities of one shard between two commands. ``moments`` lacks those that are at their beginning."""
+    """The entities of one shard between two commands. ``moments`` does not hold entities in their initial state."""
 
     def __init__(self, subject: Subject, moments: dict[str, Moment]) -> None:
         self._subject = subject
@@ -71,7 +71,7 @@ class Decider:
         self.moments = moments
 
     def again(self, record: Record, delivery: Envelope, made: list[Made]) -> Again:
-        """Decide a command again, as often as it took; what the log says of its attempts is tried first."""
+        """Decide a command again, once for each possible attempt; an attempt that the log records is tried first."""
         known = self._subject.changelog.attempts.get(record.offset)
         restarts = min(self._subject.hosted.policy.max_restarts, _ATTEMPTS_MAX)
         attempts = [*([] if known is None else [known]), *range(1, restarts + 2)]
@@ -82,7 +82,7 @@ class Decider:
                 return again
             if first is None or first.decision is None:
                 first = again
-            # Decoded anew: a handler may have changed the lists of its command.
+            # Decode it afresh: a handler may have changed the lists of its command.
             decoded = self._codec.decode(record)
             assert isinstance(decoded, Envelope), record
             delivery = decoded
@@ -114,12 +114,12 @@ class Decider:
         return Again(decision, made, encoded, "")
 
     def encoded(self, outputs: list[TurnOutput], offset: int) -> list[Output]:
-        """Return outputs as the codec writes them, without the shard record that ends each transaction."""
+        """Return outputs as the codec encodes them, without the shard record that ends each transaction."""
         result = TurnResult(self._shard, outputs, [], _FIRST_RECORD, offset, 0, _NO_COUNTS, [])
         return list(self._codec.encode(result).records)[:-1]
 
     def made(self, output: Output, index: int) -> Made:
-        """Return an output as it is known of those that stand in the log."""
+        """Return an output in the form in which the outputs in the log are compared."""
         target = self._subject.gathered.targets.number(TopicPartition(output.topic, output.partition))
         is_event = output.topic == self._codec.events
         return Made(index, target, event_digest(output.key, output.value) if is_event else digest(output), -1)

@@ -25,9 +25,9 @@ from repertory.simulation import FAULTS, Outcome, Scenario, SimulationFailed, ge
 from repertory.simulation.check import Scan
 from repertory.simulation.choices import FromTape, Place, Seeded
 from repertory.simulation.clients import ClientCommand
+from repertory.simulation.cluster import SimulatedCluster
 from repertory.simulation.swarm import InjectedEscalation
 from repertory.simulation.worker import SimulatedWorker
-from repertory.simulation.world import World
 from tests.actors.domain import Account, Deposit, Pay, Teller
 from tests.apps import simulated
 from tests.campaigns.mutants import at_least_once
@@ -222,12 +222,12 @@ def test_an_unknown_fault_is_refused() -> None:
 
 def test_a_run_without_choices_is_one_without_faults() -> None:
     """0 is the harmless choice, everywhere."""
-    world = World(simulated.system, simulated.commands(RANDOM), FromTape({}), tuple(FAULTS))
-    world.run()
-    assert not world.faults
-    assert not world.choices.tape
-    assert not world.probes["shard-aborted"]
-    world.close()
+    cluster = SimulatedCluster(simulated.system, simulated.commands(RANDOM), FromTape({}), tuple(FAULTS))
+    cluster.run()
+    assert not cluster.faults
+    assert not cluster.choices.tape
+    assert not cluster.probes["shard-aborted"]
+    cluster.close()
 
 
 def test_generated_commands_are_those_of_the_handlers() -> None:
@@ -244,66 +244,68 @@ def test_generated_commands_are_those_of_the_handlers() -> None:
 )
 def test_who_dies_within_a_transaction_leaves_nothing_and_behind_it_everything(point: str, events: int) -> None:
     """A death before the COMMIT undoes the whole transaction, one behind it none of it; either way it happens once."""
-    world = one_account()
-    (worker,) = world.node.workers.values()
-    world.settle()
+    cluster = one_account()
+    (worker,) = cluster.node.workers.values()
+    cluster.settle()
     worker.kill_at = point, 0
-    world.clients.add((Account.deposit, "a", Deposit(amount=1)))
-    world.clients.send(1)
-    while worker.name in world.node.workers:
-        world.node.turn(worker)
-    assert world.probes[f"killed at {point}"] == 1
-    assert world.reader.bounds("one.account.events", 0)[1] == events
-    world.settle()
-    assert world.reader.bounds("one.account.events", 0)[1] == 1
-    Scan(world).check()
-    world.close()
+    cluster.clients.add((Account.deposit, "a", Deposit(amount=1)))
+    cluster.clients.send(1)
+    while worker.name in cluster.node.workers:
+        cluster.node.turn(worker)
+    assert cluster.probes[f"killed at {point}"] == 1
+    assert cluster.reader.bounds("one.account.events", 0)[1] == events
+    cluster.settle()
+    assert cluster.reader.bounds("one.account.events", 0)[1] == 1
+    Scan(cluster).check()
+    cluster.close()
 
 
 def test_a_hidden_record_is_read_when_the_transaction_that_hides_it_ends() -> None:
     """A restore waits for what its claim has counted, and is complete only then."""
-    world = one_account()
-    (worker,) = world.node.workers.values()
-    world.clients.add((Account.deposit, "a", Deposit(amount=1)))
-    world.settle()
+    cluster = one_account()
+    (worker,) = cluster.node.workers.values()
+    cluster.clients.add((Account.deposit, "a", Deposit(amount=1)))
+    cluster.settle()
     (assigned,) = worker.region
     worker.log.abort(assigned.place, "reading")
     worker.log.hide(assigned.place, 10.0)
-    while world.clock.monotonic_s() < 9.0:
-        world.node.turn(worker)
-        world.clock.advance(0.01)
+    while cluster.clock.monotonic_s() < 9.0:
+        cluster.node.turn(worker)
+        cluster.clock.advance(0.01)
     assert assigned.phase is ShardPhase.RECOVERING
-    world.settle()
+    cluster.settle()
     assert assigned.phase is ShardPhase.RUNNING
-    assert world.clock.monotonic_s() >= 10.0
-    Scan(world).check()
-    world.close()
+    assert cluster.clock.monotonic_s() >= 10.0
+    Scan(cluster).check()
+    cluster.close()
 
 
 def test_a_node_that_is_lost_is_followed_by_one_that_knows_nothing_of_its_deaths() -> None:
     """All workers are gone, and what they had marked with them; whoever comes next handles everything, once."""
-    world = one_account()
-    (worker,) = world.node.workers.values()
-    world.settle()
+    cluster = one_account()
+    (worker,) = cluster.node.workers.values()
+    cluster.settle()
     worker.kill_at = "handling", 0
-    world.clients.add((Account.deposit, "a", Deposit(amount=1)))
-    world.clients.send(1)
-    while worker.name in world.node.workers:
-        world.node.turn(worker)
-    world.node.lose()
-    world.settle()
-    assert not world.probes["death of a node counted"], "a death that nobody can know of was counted"
-    assert world.probes["incident"] == world.probes["unclean takeover"] == 1, "whoever comes next says it is careful"
-    assert world.reader.bounds("one.account.events", 0)[1] == 1
-    Scan(world).check()
-    world.close()
+    cluster.clients.add((Account.deposit, "a", Deposit(amount=1)))
+    cluster.clients.send(1)
+    while worker.name in cluster.node.workers:
+        cluster.node.turn(worker)
+    cluster.node.lose()
+    cluster.settle()
+    assert not cluster.probes["death of a node counted"], "a death that nobody can know of was counted"
+    assert cluster.probes["incident"] == cluster.probes["unclean takeover"] == 1, (
+        "the next owner reports an unclean takeover"
+    )
+    assert cluster.reader.bounds("one.account.events", 0)[1] == 1
+    Scan(cluster).check()
+    cluster.close()
 
 
-def one_account() -> World:
-    """Return a world of one worker with one shard, without faults."""
+def one_account() -> SimulatedCluster:
+    """Return a cluster of one worker with one shard, without faults."""
     system = ActorSystem("one")
     system.host(Account, partitions=1)
-    return World(system, [], FromTape({}), ())
+    return SimulatedCluster(system, [], FromTape({}), ())
 
 
 # --- what the simulator found ---------------------------------------------------------------------------------
@@ -314,11 +316,11 @@ def test_a_sibling_that_restores_while_another_fails_is_stopped() -> None:
 
     Found by seed 223 of the bank: ``AssertionError`` in ``ShardLoop._replayed``, and the worker was gone.
     """
-    world, worker, _ = a_sibling_restores()
-    world.settle()
-    assert world.probes["shard-failed"] == 1
-    assert list(world.node.workers.values()) == [worker], "the worker died"
-    world.close()
+    cluster, worker, _ = a_sibling_restores()
+    cluster.settle()
+    assert cluster.probes["shard-failed"] == 1
+    assert list(cluster.node.workers.values()) == [worker], "the worker died"
+    cluster.close()
 
 
 def test_what_was_polled_before_a_claim_belongs_to_the_time_before_it() -> None:
@@ -326,34 +328,34 @@ def test_what_was_polled_before_a_claim_belongs_to_the_time_before_it() -> None:
 
     Found by seed 50167 of the test system: ``Replayed`` of the former claim came behind the ``Lost`` in one batch.
     """
-    world, worker, teller = a_sibling_restores()
-    while not world.probes["shard-failed"]:
-        world.clients.send(1)
-        world.node.turn(worker)
+    cluster, worker, teller = a_sibling_restores()
+    while not cluster.probes["shard-failed"]:
+        cluster.clients.send(1)
+        cluster.node.turn(worker)
     worker.log.lose(teller, twice=False)
-    world.settle()
-    assert list(world.node.workers.values()) == [worker], "the worker died"
-    world.close()
+    cluster.settle()
+    assert list(cluster.node.workers.values()) == [worker], "the worker died"
+    cluster.close()
 
 
-def a_sibling_restores() -> tuple[World, SimulatedWorker, TopicPartition]:
-    """Return a world under all_for_one in which a shard restores, and another will fail at its next turn."""
+def a_sibling_restores() -> tuple[SimulatedCluster, SimulatedWorker, TopicPartition]:
+    """Return a cluster under all_for_one in which a shard restores, and another will fail at its next turn."""
     all_for_one: dict[Place, int] = {(0, "shard-strategy", 0): 1}
     system = ActorSystem("pair")
     system.host(Account, partitions=1)
     system.host(Teller, partitions=1)
     told = [(Account.deposit, "a", Deposit(amount=number)) for number in range(1, 20)]
-    world = World(system, told, FromTape(all_for_one), ())
-    (worker,) = world.node.workers.values()
-    world.settle()
+    cluster = SimulatedCluster(system, told, FromTape(all_for_one), ())
+    (worker,) = cluster.node.workers.values()
+    cluster.settle()
     assigned_shards = {assigned.config.behaviour.entity: assigned for assigned in worker.region}
     worker.log.abort(assigned_shards[Account].place, "reading")
     while assigned_shards[Account].phase is not ShardPhase.RECOVERING:
-        world.clock.advance(0.01)
-        world.node.turn(worker)
-    world.handler_faults.armed.append((InjectedEscalation, 1))
-    world.clients.add((Teller.pay, "t", Pay(account="a", amount=1)))
-    return world, worker, assigned_shards[Teller].place
+        cluster.clock.advance(0.01)
+        cluster.node.turn(worker)
+    cluster.handler_faults.armed.append((InjectedEscalation, 1))
+    cluster.clients.add((Teller.pay, "t", Pay(account="a", amount=1)))
+    return cluster, worker, assigned_shards[Teller].place
 
 
 def test_choices_are_the_same_for_the_same_seed() -> None:

@@ -1,7 +1,7 @@
-"""One simulated run: a node of workers on an embedded log, clients, an operator of faults, and time, in one thread.
+"""One simulated run: a node of workers on an embedded log, clients, injected faults, and a clock, in one thread.
 
-Two phases: while commands are sent, faults; then everything is healed, and within a bound of virtual time all commands
-must be handled, every shard run, and nothing wait but what is parked.
+A run has two phases. In the first, commands are sent and faults are injected. Then all faults end, and within a limit
+of virtual time all commands must be handled, all shards must run, and only commands of parked keys may be stashed.
 """
 
 from __future__ import annotations
@@ -31,19 +31,18 @@ from repertory.simulation.virtual import Violation, VirtualClock
 from repertory.simulation.worker import Killed, Kit, SimulatedWorker
 from repertory.supervision import ChildPhase
 
-#: After the faults all must be done within this virtual time, and within so many turns.
+#: The limits of the second phase, as virtual time and as turns.
 LIVENESS_S, LIVENESS_TURNS = 300.0, 6_000
-#: The phase of faults ends when nothing is left to do, or after so many steps.
+#: The first phase ends when nothing is left to do, or after this many steps.
 STEPS_MAX = 400
-
 
 #: Phases of a supervised shard in which it must do nothing.
 _DOWN = (ChildPhase.WAITING, ChildPhase.READY, ChildPhase.STOPPED)
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class World:
-    """Everything of one run. Made, stepped, healed, checked, closed: once."""
+class SimulatedCluster:
+    """All parts of one run. Used once."""
 
     def __init__(
         self, system: ActorSystem, commands: Iterable[ClientCommand], source: Source, kinds: tuple[str, ...]
@@ -60,7 +59,7 @@ class World:
         self.schedule: list[str] = []
         self.step_number = 0
         self.handler_faults = HandlerFaults(steady=self.swarm.settings.delivery == AT_LEAST_ONCE)
-        #: As the model uses it; that of the workers is wrapped, so that handlers can be made to fail.
+        #: The topology of the model. The workers have another one, whose handlers can be made to fail.
         self.topology = self.system.topology(self.reader.partition_count)
         states = {topic: hosted.codec.state for topic, hosted in self.topology.entities.items()}
         self.monitor = CommitMonitor(self.reader, states)
@@ -79,10 +78,10 @@ class World:
         self._listening.enter_context(kill_points.observed_by(self._reached))
         self.node.begin([f"worker-{slot}" for slot in range(self.swarm.workers)])
 
-    # --- what it hears ----------------------------------------------------------------------------------------
+    # --- callbacks --------------------------------------------------------------------------------------------
 
     def _reached(self, point: str, _later_s: float) -> None:
-        """Hear of a kill point: the worker whose turn it is has reached it."""
+        """The worker whose turn it is has reached a kill point."""
         if (worker := self.node.turning) is not None:
             worker.reached(point)
 
@@ -95,7 +94,7 @@ class World:
             raise
 
     def _reported(self, report: ShardReport) -> None:
-        """Take in a loop's report: rare branches are counted, and a contradiction in the log is a violation."""
+        """Process a report of a loop: count it as a probe; an inconsistent log is a violation."""
         self.probes[report.event] += 1
         match report:
             case IncidentReport(error=error, where=where, reason=reason):
@@ -108,12 +107,12 @@ class World:
                 pass
 
     def _incident(self, error: str, where: str, reason: str) -> None:
-        """Hear of a command that a node died of: that counts, as a process's death does, if the node did go down."""
+        """Count a death of an earlier node in a handler. If that node still runs, it is a violation."""
         self.probes["unclean takeover"] += error == "UncleanTakeover"
         if error == "ProcessDied" and reason.startswith("node "):
             self.probes["death of a node counted"] += 1
             if reason.startswith(f"node {self.node.owner} "):
-                raise Violation("nobody is blamed for nothing", f"{where}: {reason}, but it runs")
+                raise Violation("nobody is blamed for nothing", f"{where}: {reason}, but that node runs")
             shard, _, offset = where.rpartition("@")
             entity, _, partition = shard.rpartition("/")
             self.handler_faults.deaths[f"{topics.commands_topic(self.system.name, entity)}/{partition}/{offset}"] += 1
@@ -122,7 +121,7 @@ class World:
 
     def run(self) -> None:
         """Run both phases. Raises Violation."""
-        from repertory.simulation.fault_injector import FaultInjector  # noqa: PLC0415  it works on a world
+        from repertory.simulation.fault_injector import FaultInjector  # noqa: PLC0415  it imports this module for its types
 
         injector = FaultInjector(self)
         while self.step_number < STEPS_MAX:
@@ -135,12 +134,12 @@ class World:
         self.settle()
 
     def begin_step(self) -> None:
-        """Begin a step: choices are named by its number."""
+        """Begin a step; its number identifies the choices made in it."""
         self.step_number += 1
         self.choices.begin(self.step_number)
 
     def turn_one(self) -> bool:
-        """Let one worker take its turn, and time go on; tell whether somebody may still have something to do."""
+        """Run one worker's turn and advance the clock; return whether a worker may still have something to do."""
         workers = list(self.node.workers.values())
         busy = self.node.attend()
         if workers:
@@ -161,7 +160,7 @@ class World:
         return False
 
     def _skip(self) -> None:
-        """When there is nothing to do, let time pass until there is: never so long that a lease would run out."""
+        """Advance the clock to the next event, but less than the length of a lease."""
         now_s, next_s = self.clock.monotonic_s(), self.node.next_s()
         limit_s = self.swarm.settings.session_timeout_s / 5
         wait_s = limit_s if next_s is None else min(max(next_s - now_s, 0.0), limit_s)
@@ -179,9 +178,9 @@ class World:
                 worker.asleep_until_s = 0.0
 
     def settle(self) -> None:
-        """Work until all is done; Violation if it is not in time."""
+        """Work until all is done. Raises Violation if a limit is reached first."""
         deadline_s = self.clock.monotonic_s() + LIVENESS_S
-        left: str | None = "nothing was looked at"
+        left: str | None = "the workers were busy all the time"
         for _ in range(LIVENESS_TURNS):
             self.clients.send(1_000_000)
             busy = self.node.attend()
@@ -199,17 +198,17 @@ class World:
             if self.clock.monotonic_s() > deadline_s:
                 break
             self._skip()
-        raise Violation("everything is handled once the faults are over", left or "it never came to rest")
+        raise Violation("everything is handled once the faults are over", left or "the workers never came to rest")
 
     @property
     def lossless(self) -> bool:
-        """Whether no command was given up, or is parked, because of a fault."""
+        """Whether no fault can have prevented a command from being applied."""
         return not (self.handler_faults.raised or self.handler_faults.deaths or self.faults["garbage"])
 
-    # --- what must always hold --------------------------------------------------------------------------------
+    # --- invariants -------------------------------------------------------------------------------------------
 
     def _check_turn(self, worker: SimulatedWorker) -> None:
-        """A shard that its supervisor lets wait, or has stopped, is down (I12)."""
+        """Check that a shard that its supervisor delays or has stopped is down (I12)."""
         for child in worker.region.tree.children:
             if child.phase in _DOWN and (assigned := worker.region.named(child.name)) and assigned.phase not in DOWN:
                 raise Violation(
@@ -220,7 +219,7 @@ class World:
             self._check_bounds(worker)
 
     def _check_bounds(self, worker: SimulatedWorker) -> None:
-        """A mailbox holds no more than its bound and what one fetch brought on top of it (I19)."""
+        """Check that no mailbox holds more than its bound plus the records of one fetch (I19)."""
         limit = self.swarm.settings.mailbox_records_max + self.swarm.piece
         for assigned in worker.region:
             if assigned.shard is not None and len(assigned.shard.mailbox) > limit:
@@ -229,7 +228,7 @@ class World:
                 )
 
     def left(self) -> str | None:
-        """Say one thing that is still to be done, None if there is none."""
+        """Return a description of something that is still to be done, None if there is nothing."""
         owners: Counter[str] = Counter()
         for worker in self.node.workers.values():
             for assigned in worker.region:
@@ -237,20 +236,20 @@ class World:
                 if assigned.phase is not ShardPhase.RUNNING or assigned.shard is None:
                     return f"shard {assigned.name} of {worker.name} is {assigned.phase.value}"
                 if assigned.shard.stash.next_due_ms() is not None:
-                    return f"shard {assigned.name} of {worker.name} has commands that wait for a restart"
+                    return f"shard {assigned.name} of {worker.name} has commands stashed for a restart"
                 if assigned.shard.stalled is not None:
                     continue
                 end = self.reader.bounds(assigned.place.topic, assigned.place.partition)[1]
                 committed = self.reader.committed(self.system.name, *assigned.place) or 0
                 if committed < end:
                     return f"shard {assigned.name} of {worker.name} has handled {committed} of {end} commands"
-        if doubled := [name for name, count in owners.items() if count > 1]:  # One of them has not heard yet.
+        if doubled := [name for name, count in owners.items() if count > 1]:  # One of them is not informed yet.
             return f"shard {doubled[0]} has {owners[doubled[0]]} owners"
         total = sum(hosted.partitions for hosted in self.system.hosted.values())
         return None if len(owners) == total else f"{len(owners)} of {total} shards have an owner"
 
     def trace(self, topics_read: Iterable[Sequence[Record]]) -> str:
-        """Return a digest of all that happened: the same for the same seed, in every process."""
+        """Return a digest of the run: the same for the same seed in every process."""
         digest = self._digest.copy()
         digest.update(repr(list(self.choices.tape.items())).encode())
         for records in topics_read:
@@ -258,7 +257,7 @@ class World:
         return digest.hexdigest()
 
     def close(self) -> None:
-        """Release everything."""
+        """Release all resources."""
         self._listening.close()
         for worker in self.node.workers.values():
             worker.log.abandon()
