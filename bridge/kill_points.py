@@ -106,7 +106,7 @@ def observed_by(listener: Listener) -> Iterator[None]:
 
 
 def within_handler() -> Callable[[str, int], None] | None:
-    """Return the hook (`bridge.hooked`) that reaches "handling" in each handler; None without a listener: it costs."""
+    """Return the hook (`bridge.hooked`) that reaches "handling"; None without a listener, because it costs time."""
     return (lambda _cause, _attempt: reached("handling")) if _State.listener is not None else None
 
 

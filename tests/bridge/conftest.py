@@ -1,4 +1,4 @@
-"""The logs that the contract suite is run on."""
+"""The logs on which the contract suite runs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Connect = Callable[[Settings], Backend]
 
 @pytest.fixture(params=["memory", "sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
 def kind(request: pytest.FixtureRequest) -> str:
-    """Name the log under test."""
+    """Return the kind of the log under test."""
     return str(request.param)
 
 
 @pytest.fixture
 def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Give the URL of the log under test; Kafka is started when the first test asks for it."""
+    """Return the URL of the log under test; Kafka is started for the first test that needs it."""
     match kind:
         case "memory":
             return "memory:"
@@ -36,13 +36,13 @@ def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def backend(url: str) -> Backend:
-    """Open the log under test; the world that is built on it closes it."""
+    """Open the log under test; the harness that uses it closes it."""
     return connect(url)
 
 
 @pytest.fixture
 def bare_world(backend: Backend, kind: str) -> Iterator[LogHarness]:
-    """Give a world without topics."""
+    """Yield a harness without topics."""
     world = LogHarness(backend, kind)
     yield world
     world.close()
@@ -50,19 +50,19 @@ def bare_world(backend: Backend, kind: str) -> Iterator[LogHarness]:
 
 @pytest.fixture
 def world(bare_world: LogHarness) -> LogHarness:
-    """Give a world with topics of two partitions."""
+    """Return a harness with topics of two partitions."""
     bare_world.make()
     return bare_world
 
 
 @pytest.fixture
 def short_lease(url: str, kind: str) -> Iterator[LogHarness]:
-    """Give a world whose members are evicted soon when they sleep.
+    """Yield a harness whose members are evicted soon after they stop polling.
 
     librdkafka's own thread keeps a member alive that is not polled, up to ``max.poll.interval.ms``.
     """
     session_s = 0.5
-    if kind == "kafka":  # a broker that is not ours allows no less than six seconds
+    if kind == "kafka":  # A broker that the tests did not start allows no less than six seconds.
         session_s = 6.0 if os.environ.get("REPERTORY_TEST_KAFKA") else 1.0
     sleep = {"max.poll.interval.ms": f"{session_s * 1_000:.0f}"}
     world = LogHarness(connect(url, Settings(session_timeout_s=session_s), sleep), kind)

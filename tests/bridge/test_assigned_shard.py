@@ -1,4 +1,4 @@
-"""The phases of an assigned shard: a legal change leads where the table says, and every other one raises."""
+"""The phases of an assigned shard: a legal change leads to the phase in the table, every other change raises."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from repertory.bridge.log.record import TopicPartition
 
 P, C = ShardPhase, ShardChange
 
-#: The way to each phase.
-WAYS: dict[ShardPhase, list[ShardChange]] = {
+#: The changes that lead to each phase.
+PATHS: dict[ShardPhase, list[ShardChange]] = {
     P.STOPPED: [],
     P.ABORTED: [C.CLAIM, C.ABORT],
     P.CLAIMING: [C.CLAIM],
@@ -28,12 +28,12 @@ ILLEGAL = [pair for pair in PAIRS if pair not in LEGAL]
 
 @pytest.fixture(autouse=True)
 def _no_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recovery reads what a claim found; here only the phases matter."""
+    """Replace recoveries by mocks: only the phases matter here."""
     monkeypatch.setattr("repertory.bridge.assigned_shard.Recovery", Mock())
 
 
 def make(assigned: AssignedShard, change: ShardChange) -> None:
-    """Let one change happen, by the method that stands for it."""
+    """Make one change, by calling its method."""
     value: Any = Mock()
     match change:
         case C.CLAIM:
@@ -53,17 +53,17 @@ def make(assigned: AssignedShard, change: ShardChange) -> None:
 
 
 def in_phase(phase: ShardPhase) -> AssignedShard:
-    """Return a shard that went to a phase by legal changes."""
+    """Return a shard that reached a phase by legal changes."""
     assigned = AssignedShard(TopicPartition("t.account.commands", 0), Mock(id="account/0"), Mock())
-    for change in WAYS[phase]:
+    for change in PATHS[phase]:
         make(assigned, change)
     assert assigned.phase is phase
     return assigned
 
 
 @pytest.mark.parametrize(("phase", "change"), LEGAL)
-def test_a_legal_change_leads_where_the_table_says(phase: ShardPhase, change: ShardChange) -> None:
-    """And what is in memory fits the phase: nothing where it is down, a recovery or a shard where it is up."""
+def test_a_legal_change_leads_to_the_phase_in_the_table(phase: ShardPhase, change: ShardChange) -> None:
+    """The state in memory fits the phase: nothing while the shard is down, else a recovery or a shard."""
     assigned = in_phase(phase)
     make(assigned, change)
     assert assigned.phase is SHARD_PHASE_TABLE[change][phase]
@@ -76,7 +76,7 @@ def test_a_legal_change_leads_where_the_table_says(phase: ShardPhase, change: Sh
 
 @pytest.mark.parametrize(("phase", "change"), ILLEGAL)
 def test_an_illegal_change_raises(phase: ShardPhase, change: ShardChange) -> None:
-    """It is a bug of ours: the sentence names the shard, the change and the phase, and the phase stays."""
+    """Such a change is a bug: the error names the shard, the change and the phase, and the phase does not change."""
     assigned = in_phase(phase)
     with pytest.raises(AssertionError, match=f"account/0 cannot {change.value} while it is {phase.value}"):
         make(assigned, change)
@@ -84,7 +84,7 @@ def test_an_illegal_change_raises(phase: ShardPhase, change: ShardChange) -> Non
 
 
 def test_every_phase_can_be_reached_and_left() -> None:
-    """No phase is unreachable and none is a trap."""
+    """No phase is unreachable, and none is final."""
     for phase in ShardPhase:
         assert any(phase in nexts.values() for nexts in SHARD_PHASE_TABLE.values())
         assert any(nexts.get(phase, phase) is not phase for nexts in SHARD_PHASE_TABLE.values())

@@ -1,4 +1,4 @@
-"""Bytes to meaning and back: whatever the bytes, a letter; whatever the effects, records as section 7 has them."""
+"""The codec: any bytes decode to a delivery; turn results encode to the records of design section 7."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def command_record(value: bytes | None, key: bytes | None = b"k", headers: Heade
 
 @given(messages)
 def test_a_message_comes_back_as_it_was(message: Message) -> None:
-    """What is encoded decodes to an equal value."""
+    """An encoded message decodes to an equal value."""
     assert decoder.decode(encode(message)) == message
 
 
@@ -65,13 +65,13 @@ def test_a_message_comes_back_as_it_was(message: Message) -> None:
 def test_another_implementation_reads_what_we_write(message: Message) -> None:
     """The ``msgpack`` package sees one map: the wire name in ``type``, and the fields."""
     fields = {name: getattr(message, name) for name in message.__struct_fields__}
-    nontransactional = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
-    assert msgpack.unpackb(encode(message)) == {"type": type(message).__name__, **nontransactional}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+    assert msgpack.unpackb(encode(message)) == {"type": type(message).__name__, **plain}
 
 
 @given(messages, st.randoms(), st.dictionaries(st.text(max_size=5).map("x".__add__), st.integers(0, 9), max_size=3))
 def test_we_read_what_another_implementation_writes(message: Message, chance: Any, more: dict[str, int]) -> None:
-    """The order of fields is free, and those of a newer sender are ignored."""
+    """Fields may be in any order, and additional fields of a newer sender are ignored."""
     items = [*msgpack.unpackb(encode(message)).items(), *more.items()]
     chance.shuffle(items)
     assert decoder.decode(msgpack.packb(dict(items))) == message
@@ -81,11 +81,11 @@ def is_message_or_refused(data: bytes) -> Message | None:
     try:
         found = decoder.decode(data)
     except DecodeError as error:
-        said = str(error).encode()
+        sentence = str(error).encode()
     else:
         assert type(found) in resolved(Account).handlers
         return found  # type: ignore[no-any-return]
-    assert 0 < len(said) <= 1_100
+    assert 0 < len(sentence) <= 1_100
     return None
 
 
@@ -142,7 +142,7 @@ def test_a_repeated_field_is_the_last_one_and_breaks_nothing() -> None:
     ("amount", "fits"), [(2**64 - 1, True), (-(2**63), True), (2**64, False), (-(2**63) - 1, False)]
 )
 def test_integers_have_64_bits(amount: int, fits: bool) -> None:  # noqa: FBT001  a column of the table
-    """What MessagePack can hold comes back; what it cannot is refused at the sender."""
+    """Integers that MessagePack can represent come back; others are refused at the sender."""
     if fits:
         assert is_message_or_refused(encode(Deposit(amount=amount))) == Deposit(amount=amount)
     else:
@@ -153,7 +153,7 @@ def test_integers_have_64_bits(amount: int, fits: bool) -> None:  # noqa: FBT001
 @given(st.binary(max_size=300))
 @settings(max_examples=500)
 def test_arbitrary_bytes_are_a_message_or_a_decode_error(data: bytes) -> None:
-    """Nothing but DecodeError comes out of a decoder."""
+    """A decoder raises nothing but DecodeError."""
     is_message_or_refused(data)
 
 
@@ -188,7 +188,7 @@ def depth_of(value: object) -> int:
 
 @given(plain_values, st.integers(0, 45))
 def test_depth_is_measured_exactly(value: object, wrapped: int) -> None:
-    """Bytes are refused if and only if they nest deeper than the bound, whatever their strings hold."""
+    """Bytes are refused if and only if they nest deeper than the limit, whatever their strings contain."""
     for _ in range(wrapped):
         value = [value]
     data = msgpack.packb(value)
@@ -201,7 +201,7 @@ def test_depth_is_measured_exactly(value: object, wrapped: int) -> None:
 
 @given(st.binary(max_size=400), st.integers(0, 40))
 def test_depth_of_any_bytes_is_bounded_before_they_are_decoded(data: bytes, depth_max: int) -> None:
-    """What passes the check never raises RecursionError in the decoder, and the check itself raises nothing else."""
+    """Bytes that pass the check never raise RecursionError in the decoder; the check raises nothing but DecodeError."""
     try:
         check_depth(data, depth_max)
     except DecodeError:
@@ -216,7 +216,7 @@ class Raises(Command):
     how: int = 0
 
     def __post_init__(self) -> None:
-        """Raise what no decoder expects."""
+        """Raise an error that no decoder expects."""
         if self.how == 1:
             raise KeyError("x" * 5_000)
         if self.how == 2:
@@ -226,7 +226,7 @@ class Raises(Command):
 
 
 class Unprintable(Exception):
-    """Cannot even be printed."""
+    """An error that cannot be converted to text."""
 
     def __str__(self) -> str:
         raise RuntimeError
@@ -234,27 +234,27 @@ class Unprintable(Exception):
 
 @pytest.mark.parametrize("how", [1, 2, 3])
 def test_a_constructor_that_raises_is_a_decode_error(how: int) -> None:
-    """User code in ``__post_init__`` may raise what it likes, and say what it likes."""
+    """User code in ``__post_init__`` may raise any error with any text."""
     with pytest.raises(DecodeError) as refused:
         MessageDecoder([Raises]).decode(msgpack.packb({"type": "Raises", "how": how}))
     assert len(str(refused.value).encode()) < 1_100
 
 
 def test_a_single_registered_type_still_has_to_be_named() -> None:
-    """A missing ``type`` is an error even where one type is registered."""
+    """A missing ``type`` is an error even if only one type is registered."""
     with pytest.raises(DecodeError):
         MessageDecoder([Deposit]).decode(msgpack.packb({"amount": 1}))
 
 
-# --- letters --------------------------------------------------------------------------------------------------
+# --- deliveries -----------------------------------------------------------------------------------------------
 
 
 @given(st.none() | st.binary(max_size=300), st.none() | st.binary(max_size=300),
        st.lists(st.tuples(st.sampled_from(["reply-to", "reply-key", "correlation-id", "about", "cause", "x"]),
                           st.binary(max_size=300) | st.sampled_from([b"bank.replies/0", b"bank.account.commands"])),
                 max_size=5))  # fmt: skip
-def test_any_record_is_a_letter(value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes]]) -> None:
-    """Nothing raises out of ``decode``: an Envelope, or an Undecodable that keeps every byte."""
+def test_any_record_is_a_delivery(value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes]]) -> None:
+    """``decode`` never raises: it returns an Envelope, or an Undecodable that keeps every byte."""
     delivery = codec.decode(command_record(value, key, tuple(headers)))
     assert isinstance(delivery, Envelope | Undecodable)
     assert (delivery.offset, delivery.value, delivery.headers, delivery.timestamp_ms) == (7, value, tuple(headers), 5)
@@ -265,7 +265,7 @@ def test_any_record_is_a_letter(value: bytes | None, key: bytes | None, headers:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "reason"),
     [
         (None, b"", "needs a key"),
         (b"k", None, "needs a value"),
@@ -277,12 +277,12 @@ def test_any_record_is_a_letter(value: bytes | None, key: bytes | None, headers:
         (b"k", b"", "truncated"),
     ],
 )
-def test_what_is_no_command_is_undecodable(key: bytes | None, value: bytes | None, said: str) -> None:
-    """A command has a key of 1 to 255 bytes of UTF-8 without NUL and a value of bounded size; else it says why."""
+def test_an_invalid_command_is_undecodable(key: bytes | None, value: bytes | None, reason: str) -> None:
+    """A key has 1 to 255 bytes of UTF-8 without NUL, a value has a bounded size; other commands get a reason."""
     delivery = codec.decode(command_record(value, key, (("reply-to", b"bank.replies/3"), ("correlation-id", b"c"))))
     assert isinstance(delivery, Undecodable)
-    assert said in delivery.reason
-    assert delivery.sender == Sender(topic="bank.replies", partition=3, correlation_id="c"), "who asked is not told"
+    assert reason in delivery.reason
+    assert delivery.sender == Sender(topic="bank.replies", partition=3, correlation_id="c"), "the asker gets no reply"
 
 
 @pytest.mark.parametrize(
@@ -325,15 +325,15 @@ def test_a_reply_goes_to_replies_or_to_an_entity_of_the_system(
 
 
 @pytest.mark.parametrize("name", ["correlation-id", "about"])
-def test_what_comes_back_in_a_reply_is_bounded(name: str) -> None:
-    """A correlation id stands twice in a reply: an endless one would make a record that no log takes."""
+def test_headers_that_come_back_in_a_reply_are_bounded(name: str) -> None:
+    """A reply contains the correlation id twice: without a limit the record could be too large for any log."""
     headers = (("reply-to", b"bank.replies/0"), (name, b"x" * 256))
     delivery = codec.decode(command_record(encode(Deposit(amount=1)), headers=headers))
     assert isinstance(delivery, Undecodable)
     assert "over 255" in delivery.reason
 
 
-def test_the_log_is_not_asked_about_names_of_strangers() -> None:
+def test_the_log_is_not_asked_about_foreign_topics() -> None:
     """Only names that a topic of this system could have are looked up."""
     asked: list[str] = []
 
@@ -341,16 +341,16 @@ def test_the_log_is_not_asked_about_names_of_strangers() -> None:
         asked.append(topic)
         return COUNTS.get(topic)
 
-    curious = Codec("bank", resolved(Account), count, input_bytes_max=2_000)
+    recording = Codec("bank", resolved(Account), count, input_bytes_max=2_000)
     for topic in (b"bank.a/b.commands", b"bank.\0.commands", "bank.é.commands".encode(), b"bank." + b"x" * 999, b"x"):
-        delivery = curious.decode(command_record(b"", headers=(("reply-to", topic), ("reply-key", b"k"))))
+        delivery = recording.decode(command_record(b"", headers=(("reply-to", topic), ("reply-key", b"k"))))
         assert isinstance(delivery, Undecodable)
     assert asked == []
 
 
 @given(messages, keys)
-def test_a_waiting_command_is_the_letter_that_it_was(message: Message, key: str) -> None:
-    """From its waiting record a command comes back with message, key, sender and timestamp."""
+def test_a_stashed_command_decodes_as_it_did_at_first(message: Message, key: str) -> None:
+    """From its stashed record a command comes back with message, key, sender and timestamp."""
     headers = (("reply-to", b"bank.replies/1"), ("correlation-id", b"c"), ("about", b"x"))
     delivery = codec.decode(command_record(encode(message), key.encode(), headers))
     assert isinstance(delivery, Envelope)
@@ -358,7 +358,7 @@ def test_a_waiting_command_is_the_letter_that_it_was(message: Message, key: str)
     assert codec.stashed_envelope(7, decode_stashed(encode_changelog_record(record))) == delivery
 
 
-# --- books ----------------------------------------------------------------------------------------------------
+# --- changelog records ----------------------------------------------------------------------------------------
 
 small = st.integers(0, 2**40)
 shard_records = st.builds(ShardRecord, next=small, seq=small, tail_start=small, tail_offset=small, changelog=small)
@@ -366,7 +366,7 @@ state_records = st.builds(
     StateRecord, snapshot=st.none() | st.binary(max_size=30), ended=st.booleans(), stashed=small,
     restarts_ms=st.lists(small, max_size=3).map(tuple),
 )  # fmt: skip
-waiting_records = st.builds(
+stashed_records = st.builds(
     StashedRecord,
     key=keys, value=st.binary(max_size=30),
     headers=st.lists(st.tuples(st.text(max_size=5), st.binary(max_size=5))).map(tuple),
@@ -375,20 +375,22 @@ waiting_records = st.builds(
 )  # fmt: skip
 
 
-@given(shard_records, state_records, waiting_records)
-def test_books_come_back_as_they_were(shard: ShardRecord, state: StateRecord, waiting: StashedRecord) -> None:
-    """Shard, state and waiting records survive their encoding."""
+@given(shard_records, state_records, stashed_records)
+def test_changelog_records_come_back_as_they_were(
+    shard: ShardRecord, state: StateRecord, stashed: StashedRecord
+) -> None:
+    """Shard, state and stashed records decode to equal values."""
     assert decode_shard(encode_changelog_record(shard)) == shard
     assert decode_state(encode_changelog_record(state)) == state
-    assert decode_stashed(encode_changelog_record(waiting)) == waiting
+    assert decode_stashed(encode_changelog_record(stashed)) == stashed
 
 
 @given(st.binary(max_size=100))
 @example(b"\x91" * 100_000)
 @example(encode_changelog_record(StateRecord())[:-1])
 @example(msgpack.packb({"type": "State", "more": 1}))
-def test_books_that_mean_nothing_are_a_decode_error(data: bytes) -> None:
-    """Whatever stands in a state or waiting topic decodes, or is a DecodeError; unknown fields are refused."""
+def test_an_invalid_changelog_record_is_a_decode_error(data: bytes) -> None:
+    """A record of a state or stash topic decodes, or is a DecodeError; unknown fields are refused."""
     for decode in (decode_shard, decode_state, decode_stashed):
         with pytest.raises(DecodeError):
             decode(data)
@@ -460,7 +462,7 @@ def test_the_headers_are_those_of_the_design() -> None:
 
 @given(keys, st.text(max_size=20))
 def test_an_ask_and_its_answer_find_their_way(key: str, about: str) -> None:
-    """What an entity asks comes in with its address, and the answer comes back to its key with what it is about."""
+    """An ask arrives with the address of the asker, and the answer returns to its key with what it is about."""
     (asked, _) = encoded(Told("teller", "t", encode(Deposited(amount=1)), 9, 0, key, about)).records
     teller = Codec("bank", resolved(Teller), COUNTS.get, input_bytes_max=2_000)
     delivery = teller.decode(Record(asked.topic, asked.partition, 3, asked.key, asked.value, asked.headers, 1))
@@ -476,7 +478,7 @@ def test_an_ask_and_its_answer_find_their_way(key: str, about: str) -> None:
 
 @given(st.text(max_size=2_000), st.lists(st.tuples(st.text(max_size=9), st.binary(max_size=9)), max_size=4))
 def test_any_failure_makes_a_dead_letter(reason: str, headers: list[tuple[str, bytes]]) -> None:
-    """A dead letter holds the raw bytes and the headers that came, none of them taken for ours."""
+    """A dead letter holds the raw bytes and all headers of the command, none mistaken for headers of the runtime."""
     (delivery, _) = encoded(DeadLettered(None, None, tuple(headers), "E", reason, 1, 8, 0)).records
     assert (delivery.key, delivery.value) == (None, None)
     assert len(delivery.headers) == len(headers) + 7
@@ -506,7 +508,7 @@ def test_keys_are_placed_as_java_places_them(key: bytes, signed: int) -> None:
 
 @given(st.text(max_size=300))
 def test_a_key_has_1_to_255_bytes_and_no_nul(key: str) -> None:
-    """``checked_key`` returns a key that may be used, and raises ValueError for all else."""
+    """``checked_key`` returns a valid key, and raises ValueError for any other."""
     if "\0" not in key and 1 <= len(key.encode()) <= 255:
         assert checked_key(key) == key
     else:
@@ -515,7 +517,7 @@ def test_a_key_has_1_to_255_bytes_and_no_nul(key: str) -> None:
 
 
 class Renamed(Event, name="renamed-event"):
-    """Has a wire name of its own."""
+    """Has a wire name that differs from its class name."""
 
 
 class Plain(Entity):
@@ -526,7 +528,7 @@ class Plain(Entity):
         return None
 
 
-def test_the_wire_name_stands_in_the_type_field() -> None:
-    """``name=`` overrides the class name; nothing else is built from a record."""
+def test_the_type_field_holds_the_wire_name() -> None:
+    """``name=`` overrides the class name; only registered types are built from a record."""
     assert msgpack.unpackb(encode(Renamed())) == {"type": "renamed-event"}
     assert set(resolved(Plain).decoder.types) - {wire_name(message) for message in CONTROL} == {"Put"}

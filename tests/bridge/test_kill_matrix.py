@@ -1,4 +1,4 @@
-"""A worker killed at every point that it passes, on a real Kafka under load: nothing is lost, nothing happens twice."""
+"""A worker is killed at every kill point, on a real Kafka under load: nothing is lost, nothing happens twice."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.support.nodes.trial import Trial, application
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes]
 
-#: ``make chaos`` runs each point twenty times, at another passing and among other points each time.
+#: ``make chaos`` runs each point twenty times, each time at another passing and together with other points.
 ROUNDS = int(os.environ.get("REPERTORY_KILL_ROUNDS", "1"))
 BURST = 200
-#: A trial's points, one kill after the other: it costs a start, a stop and a verdict, a kill much less.
+#: Kills per trial, one after the other: a trial costs a start, a stop and a verification, a kill costs much less.
 KILLS = 5
-#: Points that are passed a few times in a worker's life, and how often at least; the others come with every batch.
+#: Points that a worker passes only a few times, and how often at least; it passes the others with every batch.
 RARE = {
     "revoking": 1,
     "revoked": 1,
@@ -35,35 +35,35 @@ RARE = {
     "stopping": 1,
     "discarding-producer": 1,
 }
-#: Passed as the application stumbles, once in a process that has a counter: first of a trial, while all are fresh.
-#: The successor of a killed worker may be given no counter, and then passes none of them ever.
+#: Passed when a handler of the application fails, once per process that has a counter entity: they come first in a
+#: trial, while all processes are new. The successor of a killed worker may be assigned no counter and never pass them.
 ONCE = ("waiting-for-restart", "discarding-producer")
-#: Points that nobody passes unless shards move, or the node is told to stop.
+#: Points that are passed only when shards move, or when the node is asked to stop.
 MOVING = ("revoking", "revoked")
 LEAVING = "stopping"
-#: What is not passed within this time will not be passed.
+#: A point that is not passed within this time will not be passed.
 PASSED_S = 30.0
-#: How long a guest stays, and how many come at most.
+#: How long a guest node stays in the group, and how many join at most.
 GUEST_S, GUESTS_MAX = 4.0, 8
 
 
 def passing(point: str, number: int) -> int:
-    """Return which passing kills in a round."""
+    """Return the passing at which a round kills."""
     return 1 + number % RARE[point] if point in RARE else 2 + 3 * number
 
 
 def trials(number: int) -> list[tuple[str, ...]]:
-    """Return the points of a round's trials: each point once, in other company and order in each round."""
+    """Return the points of a round's trials: each point once, in another order and grouping in each round."""
     points = [point for point in kill_points.POINTS if point not in (*MOVING, LEAVING, *ONCE)]
-    Random(number).shuffle(points)  # noqa: S311 - no secret
+    Random(number).shuffle(points)  # noqa: S311 - not a secret
     first = [(point, *(points.pop() for _ in range(KILLS - 1))) for point in ONCE]
     return [*first, *(tuple(points[start : start + KILLS]) for start in range(0, len(points), KILLS))]
 
 
 @pytest.fixture
 def trial(kafka_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trial]:
-    """Give a system of its own on the test run's Kafka."""
-    monkeypatch.setenv("KILLED_NAME", "")  # put back what `application` sets
+    """Yield a new system on the test run's Kafka."""
+    monkeypatch.setenv("KILLED_NAME", "")  # Restores what `application` sets.
     monkeypatch.setenv("PYTHONPATH", "")
     trial = Trial(application(f"killed-{uuid4().hex[:8]}"), kafka_url)
     yield trial
@@ -81,7 +81,7 @@ def trial(kafka_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trial]:
 def test_a_worker_may_die_at_every_point(
     trial: Trial, number: int, points: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other worker and the successor handle everything, exactly once, and `verify` finds nothing wrong."""
+    """The other worker and the successor handle every command exactly once, and `verify` finds no error."""
     trial.send(BURST)
     armed(trial, monkeypatch, points, number)
     for kills in range(1, len(points) + 1):
@@ -96,7 +96,7 @@ def test_a_worker_may_die_at_every_point(
 def test_a_worker_may_die_as_shards_move_and_as_it_leaves(
     trial: Trial, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As guests join and leave, and then as the node is told to stop; one that starts anew goes on."""
+    """Workers are killed as guests join and leave, and as the node is asked to stop; a new node then continues."""
     trial.send(BURST)
     node = armed(trial, monkeypatch, (*MOVING, LEAVING), number)
     trial.until(lambda: len(node.workers) == 2, "both workers started")
@@ -104,7 +104,7 @@ def test_a_worker_may_die_as_shards_move_and_as_it_leaves(
     while killed(trial) < len(MOVING):
         assert guests < GUESTS_MAX, f"point {killed(trial) + 1} was not passed: {trial.reports[-20:]}"
         guests += 1
-        with trial.node("guest", workers=1):  # which takes shards, unless it comes as a killed worker is away
+        with trial.node("guest", workers=1):  # It takes shards, unless it joins while a killed worker is absent.
             under_load(trial, len(MOVING), GUEST_S)
         trial.nodes.pop()
     trial.until(lambda: len(node.workers) == 2, "both workers started again")
@@ -120,7 +120,7 @@ def test_a_worker_may_die_as_shards_move_and_as_it_leaves(
 
 
 def armed(trial: Trial, monkeypatch: pytest.MonkeyPatch, points: tuple[str, ...], number: int) -> NodeHandle:
-    """Start a node of two workers that dies at these points, one after the other; no other node does."""
+    """Start a node of two workers with traps at these points, one after the other; other nodes have no traps."""
     monkeypatch.setenv(kill_points.VARIABLE, ",".join(f"{point}:{passing(point, number)}" for point in points))
     node = trial.node("one", workers=2)
     monkeypatch.delenv(kill_points.VARIABLE)
@@ -128,7 +128,7 @@ def armed(trial: Trial, monkeypatch: pytest.MonkeyPatch, points: tuple[str, ...]
 
 
 def under_load(trial: Trial, kills: int, limit_s: float = PASSED_S) -> bool:
-    """Send on until so many points were reached, with pauses in which it is looked for; tell whether they were."""
+    """Send commands until so many workers were killed, polling in between; return whether they were."""
     deadline_s = time.monotonic() + limit_s
     while killed(trial) < kills and time.monotonic() < deadline_s:
         trial.send(BURST)
@@ -139,14 +139,14 @@ def under_load(trial: Trial, kills: int, limit_s: float = PASSED_S) -> bool:
 
 
 def killed(trial: Trial) -> int:
-    """Count the points that were reached: workers that were killed, and nobody but a point kills one."""
+    """Count the workers that were killed at a point; a worker that was killed otherwise fails the test."""
     assert not trial.reported(WorkerKilled), trial.reported(WorkerKilled)
     return sum(1 for report in trial.reported(WorkerExited) if report.how == "SIGKILL")
 
 
 @pytest.mark.parametrize("wanted", ["nowhere", "produced:0", "produced:x", "produced,", "produced:3,nowhere"])
-def test_a_point_that_is_none_is_refused(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A typing error must not look like a system that survives."""
+def test_an_unknown_point_is_refused(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelled point must not look like a system that survives."""
     monkeypatch.setenv(kill_points.VARIABLE, wanted)
     with pytest.raises(ValueError, match="write one of polled"):
         kill_points.arm()

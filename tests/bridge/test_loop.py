@@ -1,4 +1,4 @@
-"""The message path: whatever crashes, what a reader sees is what it would see without; nobody stops anybody else."""
+"""The message path: crashes change nothing that a reader sees, and a failing key or shard does not stop the others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.actors.domain import Account, Close, Deposit, Escalating, Pay, Router
 
 
 class TickingClock:
-    """Moves on by a little whenever somebody looks: nothing waits, and every wait ends."""
+    """Advances a little at each reading: nothing sleeps, and every timeout passes."""
 
     def __init__(self) -> None:
         self._now_ms = 0
@@ -45,12 +45,12 @@ class TickingClock:
         return self._tick() / 1000
 
     def epoch_ms(self) -> int:
-        """A moment in 2023, and a little more at each look."""
+        """A moment in 2023, advancing a little at each reading."""
         return 1_700_000_000_000 + self._tick()
 
 
 class Crash(Exception):
-    """The worker dies here."""
+    """Ends the worker at this point."""
 
 
 POLICY = restart(
@@ -60,10 +60,10 @@ POLICY = restart(
     on={KeyError: Directive.RESUME, ValueError: Directive.STOP, Escalating: Directive.ESCALATE},
 )
 
-#: Parks nobody. For entities that more than one writes to: where their budget ends up is then the log's to choose.
+#: Parks no key. For entities with more than one sender: the order of their commands, and so their budget, may vary.
 PATIENT = msgspec.structs.replace(POLICY, max_restarts=1_000)
 
-#: (entity, key, message or raw bytes, whether somebody waits for an answer)
+#: (entity, key, message or raw bytes, whether the sender asks for a reply)
 Sent = tuple[type[Entity], str, Message | bytes, bool]
 
 
@@ -73,7 +73,7 @@ def without_offsets(value: bytes | None) -> str:
 
 
 class LoopHarness:
-    """A system in memory on a clock of its own."""
+    """A system in memory with its own clock."""
 
     kind_of_log: type[EmbeddedBackend] = EmbeddedBackend
 
@@ -120,7 +120,7 @@ class LoopHarness:
         return [spec.name for spec in self.system.topic_specs()]
 
     def seen(self) -> dict[str, Any]:
-        """Return all that must not depend on crashes, batches, bounds and the interleaving of keys."""
+        """Return everything that must not depend on crashes, batches, limits and the interleaving of keys."""
         found: dict[str, Any] = {}
         for hosted in self.system.hosted.values():
             name = hosted.behaviour.name
@@ -153,7 +153,7 @@ class LoopHarness:
         return found
 
     def states(self, name: str, *, journaled: bool) -> dict[bytes | None, bytes | None]:
-        """Return the latest state of each stateful entity: when a journaled one is snapshotted depends on batches."""
+        """Return the latest state of each stateful entity; when a journaled one is snapshotted depends on batches."""
         found: dict[bytes | None, bytes | None] = {}
         for record in self.records(f"bank.{name}.state"):
             if not (record.key or b"").startswith(b"\0") and not journaled:
@@ -161,14 +161,14 @@ class LoopHarness:
         return {key: snapshot for key, snapshot in found.items() if snapshot is not None}
 
     def causes(self) -> list[bytes]:
-        """Return the causes of all that was ever written."""
+        """Return the causes of all records in the log."""
         found = [record.header("cause") for topic in self.topics() for record in self.records(topic)]
         return [cause for cause in found if cause is not None]
 
     def settle(self, crashes: Sequence[int] = (), *, nodes: int = 0) -> int:
-        """Work until nothing is left, dying at the n-th fault point for each n; return how often it died.
+        """Work until nothing is left, crashing at the n-th kill point for each n; return the number of crashes.
 
-        ``nodes``: so many nodes take turns, each after the death of the one before it; 0: they have no names.
+        ``nodes``: so many named nodes take turns, each after a crash of the one before it; 0: nodes without names.
         """
         left = list(crashes)
         countdown = [left.pop(0) if left else -1]
@@ -179,34 +179,34 @@ class LoopHarness:
                 raise Crash
 
         self.running.on_kill_point = fault
-        died = 0
+        crashed = 0
         while True:
             try:
                 self.restore()
                 self.running.settle(timeout_s=3_600)
             except Crash:
-                died += 1
+                crashed += 1
                 if nodes:
-                    self.running.owner = f"node-{died % nodes}"
+                    self.running.owner = f"node-{crashed % nodes}"
                 countdown[0] = left.pop(0) if left else -1
                 self.running.crash()
             else:
                 self.running.on_kill_point = None
-                return died
+                return crashed
 
     def restore(self) -> None:
-        """Work until every shard is there: ``settle`` knows of no command that waits in one that is not."""
+        """Work until every shard is restored: ``settle`` does not see stashed commands of shards that are not."""
         shards = len(self.system.hosted) * self.partitions
         while sum(assigned.shard is not None for assigned in self.running.loop.region) < shards:
             self.running.tick()
 
     def close(self) -> None:
-        """Leave."""
+        """Close the system."""
         self.running.close()
 
 
 amounts = st.integers(1, 9)
-#: Each account is written by one sender: else the order of its commands would be the log's to choose.
+#: Each account has one sender: otherwise the order of its commands would not be determined.
 ACCOUNTS = st.tuples(
     st.just(Account),
     st.sampled_from(["a", "b", "c"]),
@@ -240,13 +240,13 @@ ROUTERS = st.tuples(
 
 
 def own_till(sent: Sent) -> Sent:
-    """Give each teller a till of its own."""
+    """Give each teller its own till."""
     entity, key, message, asked = sent
     return (entity, key, Pay(account=f"till-{key}", amount=message.amount), asked) if isinstance(message, Pay) else sent
 
 
 SENT = st.lists(st.one_of(ACCOUNTS, TELLERS, ROUTERS).map(own_till), min_size=1, max_size=30)
-#: Fault points between one death and the next.
+#: Kill points between one crash and the next.
 CRASHES = st.lists(st.one_of(st.integers(1, 12), st.integers(1, 80)), max_size=25)
 ALL = (Account, Teller, Router)
 CALM = Settings()
@@ -267,7 +267,7 @@ CALM = Settings()
 def test_crashes_change_nothing_that_a_reader_sees(
     chunks: list[list[Sent]], crashes: list[int], partitions: int, limits: Settings
 ) -> None:
-    """Whatever dies wherever, the committed topics are those of a run without faults, up to the order of the keys."""
+    """Wherever workers crash, the committed topics equal those of a run without faults, up to the order of keys."""
     calm = LoopHarness(ALL, partitions=partitions, limits=CALM)
     faulty = LoopHarness(ALL, partitions=partitions, limits=limits)
     for sent in chunks:
@@ -290,14 +290,14 @@ def test_crashes_change_nothing_that_a_reader_sees(
 
 @given(sent=SENT, crashes=CRASHES, nodes=st.integers(1, 3), batch=st.integers(1, 7))
 @settings(max_examples=60, deadline=None)
-def test_nodes_that_go_down_change_nothing_that_a_reader_sees(
+def test_crashing_nodes_change_nothing_that_a_reader_sees(
     sent: list[Sent], crashes: list[int], nodes: int, batch: int
 ) -> None:
-    """Whichever node takes over with whatever caution, what is committed is what a run without faults commits."""
+    """Whichever node takes over, and whichever commands it guards, the commits equal those of a run without faults."""
     calm = LoopHarness(ALL, limits=CALM)
     faulty = LoopHarness(
         ALL, limits=Settings(batch_records_max=batch, deaths_max=1_000)
-    )  # Nobody dies of a command here.
+    )  # Crashes here are not caused by a command.
     for world in (calm, faulty):
         world.send(sent)
     faulty.running.owner = "node-0"
@@ -328,10 +328,10 @@ def test_nodes_that_go_down_change_nothing_that_a_reader_sees(
     per_shard=st.integers(1, 4),
 )
 @settings(max_examples=30, deadline=None)
-def test_bounds_and_crashes_lose_nothing(sent: list[Sent], crashes: list[int], per_key: int, per_shard: int) -> None:
-    """With the smallest of bounds the shards stall, go on, and end where they would have ended without them.
+def test_limits_and_crashes_lose_nothing(sent: list[Sent], crashes: list[int], per_key: int, per_shard: int) -> None:
+    """With the smallest limits the shards stall and continue, and their result is that of a run without the limits.
 
-    Nothing is parked: that would leave no room for ever, which only an operator can change.
+    Nothing is parked: a parked key would fill the stash until an operator retries or drops it.
     """
     limits = Settings(
         stash_per_key_max=per_key, stash_per_shard_max=per_shard, mailbox_records_max=2, batch_records_max=2
@@ -348,7 +348,7 @@ def test_bounds_and_crashes_lose_nothing(sent: list[Sent], crashes: list[int], p
 
 
 def test_a_transaction_is_all_or_nothing_at_each_point() -> None:
-    """Dying at any one point of the path, once each, changes nothing."""
+    """One crash, at any point of the path, changes nothing."""
     sent: list[Sent] = [
         (Account, "a", Deposit(amount=5), True),
         (Account, "w", Trip(times=1), True),
@@ -368,8 +368,8 @@ def test_a_transaction_is_all_or_nothing_at_each_point() -> None:
     calm.close()
 
 
-def test_a_failing_key_stops_nobody_else() -> None:
-    """While a key waits or is parked, all other keys and entities are served."""
+def test_a_failing_key_does_not_stop_others() -> None:
+    """While the commands of a key are stashed or parked, all other keys and entities are served."""
     world = LoopHarness(ALL, partitions=1, limits=Settings(batch_records_max=3))
     world.send([(Account, "bad", Trip(error="stop"), False), *[(Account, "bad", Deposit(amount=1), False)] * 5])
     world.send([(Account, f"good-{number}", Deposit(amount=1), False) for number in range(10)])
@@ -381,7 +381,7 @@ def test_a_failing_key_stops_nobody_else() -> None:
 
 
 def test_a_full_mailbox_pauses_its_partition_and_loses_nothing() -> None:
-    """A burst far over the mailbox is handled in order, whatever is paused and resumed meanwhile."""
+    """A burst far larger than the mailbox is handled in order, while the partition is paused and resumed."""
     world = LoopHarness([Account], partitions=1, limits=Settings(mailbox_records_max=4, batch_records_max=1))
     world.send([(Account, "a", Deposit(amount=number), False) for number in range(1, 300)])
     world.settle()
@@ -390,8 +390,8 @@ def test_a_full_mailbox_pauses_its_partition_and_loses_nothing() -> None:
     world.close()
 
 
-def test_a_shard_that_fails_for_good_takes_its_worker_down() -> None:
-    """A failure that escalates restarts the shard; beyond the shards' budget it leaves the loop as RegionEscalated."""
+def test_a_shard_that_keeps_failing_stops_its_worker() -> None:
+    """A failure that escalates restarts the shard; beyond the shards' budget the loop raises RegionEscalated."""
     shards = restart(max_restarts=3, within_s=3_600, backoff=Backoff(first_s=0.01, max_s=0.01, jitter=0))
     world = LoopHarness([Account], limits=CALM, shards=shards)
     world.send([(Account, "a", Deposit(amount=1), False), (Account, "a", Trip(error="escalate"), False)])
@@ -402,20 +402,20 @@ def test_a_shard_that_fails_for_good_takes_its_worker_down() -> None:
 
 
 @pytest.mark.parametrize("strategy", [Strategy.ALL_FOR_ONE, Strategy.REST_FOR_ONE])
-def test_siblings_are_restarted_while_their_commits_are_under_way(strategy: Strategy) -> None:
-    """A shard that shares the fate of another is restored, also when its own commit had just been sent."""
+def test_siblings_are_restarted_while_their_commits_are_in_flight(strategy: Strategy) -> None:
+    """A shard that restarts together with another is restored, even if its own commit has just been sent."""
     shards = restart(max_restarts=3, within_s=3_600, backoff=Backoff(first_s=0.01, max_s=0.01, jitter=0))
     world = LoopHarness([Teller, Account], partitions=1, limits=CALM, shards=shards, shard_strategy=strategy)
     world.settle()
-    # Shards take their turns in the order of their names: the account's commit is sent, then the teller fails.
+    # Shards take their turns in a fixed order: the account's commit is sent, then the teller fails.
     world.send([(Account, "a", Deposit(amount=1), False), (Teller, "t", Trip(error="escalate"), False)])
     with pytest.raises(RegionEscalated, match="Escalating"):
         world.running.settle(timeout_s=3_600)
     world.close()
 
 
-def test_settle_after_a_crash_waits_for_what_waits() -> None:
-    """A command that waits for its restart is settled too when the worker that knew of it is gone."""
+def test_settle_after_a_crash_includes_stashed_commands() -> None:
+    """A command that is stashed until a restart is settled too, even if the worker that stashed it has crashed."""
     world = LoopHarness([Account], partitions=1, limits=CALM)
     world.send([(Account, "w", Trip(times=1), False)])
     while not any(assigned.shard and assigned.shard.stash.size for assigned in world.running.loop.region):
@@ -429,7 +429,7 @@ def test_settle_after_a_crash_waits_for_what_waits() -> None:
 
 
 def test_an_absent_offset_is_written_again() -> None:
-    """A group whose offsets expired has them again once its shards are restored: lag is counted from them."""
+    """A group whose offsets expired has them again once its shards are restored; lag is computed from them."""
     world = LoopHarness([Account], partitions=1, limits=CALM)
     world.send([(Account, "a", Deposit(amount=1), False)])
     world.settle()
@@ -445,35 +445,35 @@ def test_an_absent_offset_is_written_again() -> None:
     assert committed == 1
 
 
-@pytest.mark.parametrize(("blind", "runs"), [(DOUBTS_MAX, True), (DOUBTS_MAX + 1, False)])
-def test_a_contradiction_is_read_again_before_it_is_believed(
-    monkeypatch: pytest.MonkeyPatch, *, blind: int, runs: bool
+@pytest.mark.parametrize(("incomplete_reads", "runs"), [(DOUBTS_MAX, True), (DOUBTS_MAX + 1, False)])
+def test_a_contradiction_is_read_again_before_it_stops_the_shard(
+    monkeypatch: pytest.MonkeyPatch, *, incomplete_reads: int, runs: bool
 ) -> None:
-    """A broker that has just come back may not show everything yet; what still contradicts itself stops the shard."""
+    """A broker that has just restarted may not show all records yet; a contradiction that persists stops the shard."""
     world = LoopHarness([Account], partitions=1, limits=CALM)
     world.send([(Account, "a", Deposit(amount=1), False)])
     world.settle()
     world.running.crash()
-    looks = 0
-    check = Recovery._checked_record
+    reads = 0
+    checked_record = Recovery._checked_record
 
-    def look(recovery: Recovery) -> ShardRecord:
-        nonlocal looks
-        looks += 1
-        if looks <= blind:
+    def checked(recovery: Recovery) -> ShardRecord:
+        nonlocal reads
+        reads += 1
+        if reads <= incomplete_reads:
             recovery._record = None
-        return check(recovery)
+        return checked_record(recovery)
 
-    monkeypatch.setattr(Recovery, "_checked_record", look)
-    for _ in range(5_000):  # the clock moves on at each look
+    monkeypatch.setattr(Recovery, "_checked_record", checked)
+    for _ in range(5_000):  # The clock advances at each reading.
         world.running.tick()
     (assigned,) = world.running.loop.region
-    assert (assigned.shard is not None, looks) == (runs, DOUBTS_MAX + 1)
+    assert (assigned.shard is not None, reads) == (runs, DOUBTS_MAX + 1)
     world.close()
 
 
 def test_slow_handlers_end_a_turn_early() -> None:
-    """A batch takes no longer than a share of the session, so that the log is polled, and a stop is heard."""
+    """A batch takes no longer than a share of the session, so that the log is polled and stop requests are seen."""
     limits = Settings(session_timeout_s=0.3)
     world = LoopHarness([Account], limits=limits)
     world.send([(Account, f"k{number}", Deposit(amount=1), False) for number in range(100)])
@@ -481,14 +481,16 @@ def test_slow_handlers_end_a_turn_early() -> None:
     while handled[-1] < 100:
         world.running.loop.tick(0.0)
         handled.append(world.running.loop.counts.applied)
-    # The clock of this test ticks a millisecond for each command; two shards share 50 of them.
+    # The clock of this test advances a millisecond per command; two shards share 50 ms.
     assert max(after - before for before, after in itertools.pairwise(handled)) <= 50
     assert len(handled) > 3
+    world.close()
 
 
 def test_a_handler_slower_than_any_share_is_still_handled() -> None:
-    """One command a turn at least: slow is not stuck."""
+    """A turn handles at least one command, however slow its handler is."""
     world = LoopHarness([Account], partitions=1, limits=Settings(session_timeout_s=0.001))
     world.send([(Account, "k", Deposit(amount=1), False)] * 5)
     world.running.settle()
     assert world.running.loop.counts.applied == 5
+    world.close()

@@ -1,4 +1,4 @@
-"""At least once on a real Kafka: workers are killed within a turn, stopped and woken; each number counts once."""
+"""At least once on a real Kafka: workers are killed within a turn, stopped and continued; each number counts once."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ SESSION_S = 3.0
 
 @pytest.fixture
 def trial(kafka_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trial]:
-    """Give a system of its own on the test run's Kafka, that works at least once."""
-    for name in ("NAME", "DELIVERY", "SESSION_S"):  # put back what `application` sets
+    """Yield a new system on the test run's Kafka, with at-least-once delivery."""
+    for name in ("NAME", "DELIVERY", "SESSION_S"):  # Restores what `application` sets.
         monkeypatch.setenv(f"KILLED_{name}", "")
     monkeypatch.setenv("PYTHONPATH", "")
-    app = application(f"plain-{uuid4().hex[:8]}", delivery="at-least-once", session_s=SESSION_S)
+    app = application(f"nontransactional-{uuid4().hex[:8]}", delivery="at-least-once", session_s=SESSION_S)
     trial = Trial(app, kafka_url)
     yield trial
     trial.close()
 
 
 def under_load(trial: Trial, seconds: float) -> None:
-    """Send on for a while."""
+    """Send commands for a while."""
     until_s = time.monotonic() + seconds
     while time.monotonic() < until_s:
         trial.send(BURST // 4)
@@ -46,7 +46,7 @@ def under_load(trial: Trial, seconds: float) -> None:
 
 
 def test_workers_may_die_at_each_point_of_a_turn(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is decided again is sent again and dropped, and `verify` finds that everything counted once."""
+    """Outputs that are sent again are dropped by their receivers, and `verify` finds that each command counts once."""
     trial.send(BURST)
     monkeypatch.setenv(kill_points.VARIABLE, ",".join(f"{point}:4" for point in kill_points.NONTRANSACTIONAL_POINTS))
     trial.node("one", workers=2)
@@ -65,8 +65,8 @@ def test_workers_may_die_at_each_point_of_a_turn(trial: Trial, monkeypatch: pyte
     assert trial.verdict().fates["repeated"], "outputs whose journal was lost came again"
 
 
-def test_a_worker_that_slept_past_its_session_changes_nothing_that_counts(trial: Trial) -> None:
-    """Workers are stopped in the midst of what they do, and wake up when another has their shards."""
+def test_a_worker_that_was_stopped_past_its_session_changes_nothing_that_counts(trial: Trial) -> None:
+    """Workers are stopped while they work, and continue when another worker has their shards."""
     nodes = [trial.node(name, workers=1) for name in ("one", "two")]
     trial.until(lambda: all(node.workers for node in nodes), "both workers started")
     for turn in range(2):
@@ -81,10 +81,10 @@ def test_a_worker_that_slept_past_its_session_changes_nothing_that_counts(trial:
     assert trial.complaints() == []
 
 
-def test_behind_a_record_that_is_lost_all_others_are(kafka_url: str) -> None:
-    """What an entity says to another arrives in its order or not at all: no later message overtakes a refused one."""
+def test_after_a_lost_record_all_later_ones_are_lost_too(kafka_url: str) -> None:
+    """Messages of one entity to another arrive in order or not at all: no later message overtakes a refused one."""
     topic = f"gapless-{uuid4().hex[:8]}"
-    config = {"batch.num.messages": "1"}  # so that the broker refuses one alone
+    config = {"batch.num.messages": "1"}  # The broker then refuses a single record.
     with closing(KafkaBackend(kafka_url, kafka_config=config)) as backend, closing(backend.reader()) as reader:
         backend.ensure([TopicSpec(topic, 1, {"max.message.bytes": "2000"})])
         for round_number in range(5):

@@ -1,4 +1,4 @@
-"""From the log to a shard: what was there is there again; what contradicts itself stops the shard with a sentence."""
+"""Recovery: a shard's state is restored from the log; a contradiction in the log stops the shard with a sentence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TINY = Limits(snapshot_window_records=2, batch_records_max=1)
 
 
 def test_snapshots_and_the_tail_of_the_journal_are_the_state() -> None:
-    """A restored shard has the entities that the lost one had, from their snapshots and the events after them."""
+    """A restored shard has the entities of the lost shard, from their snapshots and the events after them."""
     bench = Bench(Account, limits=TINY)
     for key in "abcabc":
         bench.tell(Deposit(amount=3), key)
@@ -38,7 +38,7 @@ def test_snapshots_and_the_tail_of_the_journal_are_the_state() -> None:
 
 
 def test_the_state_topic_is_the_history_of_a_stateful_entity() -> None:
-    """A restored stateful entity is what its last turn left; one that stopped is gone."""
+    """A stateful entity is restored as its last turn left it; one that stopped is not restored."""
     bench = Bench(Teller, others=[Account])
     bench.tell(Pay(account="a", amount=1), "t-1")
     bench.tell(Pay(account="a", amount=1), "t-2")
@@ -48,8 +48,8 @@ def test_the_state_topic_is_the_history_of_a_stateful_entity() -> None:
     assert {key: cell.state for key, cell in bench.shard.cells.items()} == {"t-2": Teller(asked=1)}
 
 
-def test_an_older_snapshot_is_no_change_in_place() -> None:
-    """A snapshot that lacks a field with a default restores, and the next command is not accused of a change."""
+def test_an_older_snapshot_is_not_a_change_in_place() -> None:
+    """A snapshot that lacks a field with a default is restored, and the next command is not blamed for the change."""
     bench = Bench(Bag)
     bench.tell(Put(item="a"))
     bench.run()
@@ -62,7 +62,7 @@ def test_an_older_snapshot_is_no_change_in_place() -> None:
     assert bench.shard.cells.get("k").state == Bag(items=["a", "b"])
 
 
-# --- what contradicts itself ----------------------------------------------------------------------------------
+# --- contradictions -------------------------------------------------------------------------------------------
 
 
 def amend(bench: Bench, record: Record, **changes: Any) -> None:
@@ -318,7 +318,7 @@ CONTRADICTIONS: list[tuple[Callable[[Bench], None], str]] = [
 
 
 def history() -> Bench:
-    """Return a bench with snapshots, a tail of three journal records, and a key that waits with two commands."""
+    """Return a bench with snapshots, a tail of three journal records, and a key with two stashed commands."""
     bench = Bench(Account, limits=Limits(snapshot_window_records=3, batch_records_max=1))
     for key in "abababba":
         bench.tell(Deposit(amount=1), key)
@@ -332,22 +332,20 @@ def history() -> Bench:
 
 @pytest.mark.parametrize(("contradict", "sentence"), CONTRADICTIONS, ids=lambda each: getattr(each, "__name__", ""))
 def test_a_contradiction_stops_the_shard_with_a_sentence(contradict: Callable[[Bench], None], sentence: str) -> None:
-    """Whatever a log lacks or has too much of, the restore says which shard, what, where, and what to do."""
+    """If records are missing, damaged or unexpected, the error says which shard, what, where, and the remedy."""
     bench = history()
     contradict(bench)
     with pytest.raises(Inconsistent, match=re.escape(sentence)) as stopped:
         bench.restored()
-    said = str(stopped.value)
-    assert len(said) < 2_000
-    assert said.startswith("shard account/0 is stopped: ")
-    assert said.endswith(".")
-    assert re.search(
-        r"; (if it was moved, set it back|restore|run the code|bring|delete)|, and keep|bring it back", said
-    )
+    text = str(stopped.value)
+    assert len(text) < 2_000
+    assert text.startswith("shard account/0 is stopped: ")
+    assert text.endswith(".")
+    assert re.search(r"; (if it was moved, set it back|restore|run the code|delete)|, and keep", text)
 
 
 def test_an_event_handler_that_raises_in_a_replay_stops_the_shard() -> None:
-    """An event is never skipped: what an older version accepted and this one does not is a sentence."""
+    """An event is never skipped: if an older version accepted it and this one does not, the shard stops."""
     bench = history()
     amend(bench, journal(bench)[-2], value=msgspec.msgpack.encode({"type": "Deposited", "amount": 2**62}))
 
@@ -376,7 +374,7 @@ def test_an_event_handler_that_raises_in_a_replay_stops_the_shard() -> None:
 
 
 def test_an_absent_offset_beside_a_shard_record_is_written_again() -> None:
-    """A group whose offsets expired goes on from the shard record."""
+    """A group whose offsets expired continues from the shard record."""
     bench = history()
     bench.committed = None
     bench.crash()
@@ -387,7 +385,7 @@ def test_an_absent_offset_beside_a_shard_record_is_written_again() -> None:
 
 
 def test_a_shard_without_any_history_begins_at_the_earliest_command() -> None:
-    """No offset, no shard record, nothing written: the first command still held is the first."""
+    """Without an offset, a shard record and other records, the shard begins at the first command still held."""
     bench = Bench(Account)
     for _ in range(3):
         bench.tell(Deposit(amount=1))
@@ -402,7 +400,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Order(Entity):
-    """With structs within its state."""
+    """Has structs within its state."""
 
     lines: tuple[Line, ...] = ()
     by_name: dict[str, Line] = {}  # noqa: RUF012  msgspec copies such defaults
@@ -421,8 +419,8 @@ class Order(Entity):
         ({"first": {"price": 1}}, "first.price"),
     ],
 )
-def test_unknown_fields_are_seen_within_structs_too(fields: dict[str, Any], path: str) -> None:
-    """What an older version does not know is not dropped from a state, however deep it stands."""
+def test_unknown_fields_are_found_within_structs_too(fields: dict[str, Any], path: str) -> None:
+    """Fields that this version does not have are not dropped from a state, at any depth."""
     bench = Bench(Order)
     bench.tell(Put(item="a"))
     bench.run()
@@ -433,13 +431,13 @@ def test_unknown_fields_are_seen_within_structs_too(fields: dict[str, Any], path
 
 @given(st.dictionaries(st.sampled_from(["balance", "b", "c"]), st.integers(0, 9)))
 def test_unknown_fields_are_all_that_the_class_does_not_have(fields: dict[str, int]) -> None:
-    """Exactly the names beyond the class and ``type`` are unknown."""
+    """Exactly the names other than the class's fields and ``type`` are unknown."""
     data = msgspec.msgpack.encode({"type": "Account", **fields})
     assert unknown_fields(data, Account()) == sorted({*fields} - {"balance"})
 
 
-def test_other_shards_go_on_when_one_is_stopped() -> None:
-    """An inconsistent shard is down, and its siblings handle their commands."""
+def test_other_shards_continue_when_one_is_stopped() -> None:
+    """An inconsistent shard is stopped, and its siblings handle their commands."""
     system = ActorSystem("bank")
     system.host(Account, partitions=2, supervise=restart())
     with system.start("memory:") as running:
@@ -469,8 +467,8 @@ def shard_record(reader: Any) -> Any:
     return msgspec.msgpack.decode(records[-1].value, type=type(Bench(Account).shard.record))
 
 
-def test_a_restore_asks_for_what_it_needs_and_no_more() -> None:
-    """The state and stash topics from their beginning, the journal from the shard record's tail offset."""
+def test_a_recovery_reads_only_what_it_needs() -> None:
+    """It reads the state and stash topics from the beginning, the journal from the shard record's tail offset."""
     bench = history()
     codec: Codec = bench.codec
     ends = {topic: bench.ends[topic] for topic in codec.restored_topics}

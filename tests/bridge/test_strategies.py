@@ -1,4 +1,4 @@
-"""Strategies in a running system: whose failure restarts whom, and when a level gives up."""
+"""Strategies in a running system: which shards restart after a failure, and when a level escalates."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from repertory.bridge.system.running import Running
 
 
 class Tick(Command):
-    """Count one, or fail the shard while ``failures`` of the test are left."""
+    """Count one, or fail the shard while the test has ``failures`` left."""
 
     fails: bool = False
 
 
 class Ticked(Event):
-    """Counted."""
+    """One tick was counted."""
 
 
 LEFT = {"failures": 0}
@@ -35,7 +35,7 @@ class First(Entity):
 
     @command
     def tick(self, cmd: Tick) -> Ticked:
-        """Fail as often as the test says."""
+        """Fail as often as the test demands."""
         if cmd.fails and LEFT["failures"]:
             LEFT["failures"] -= 1
             raise RuntimeError("the shard cannot go on")
@@ -54,7 +54,7 @@ class Second(Entity):
 
     @command
     def tick(self, cmd: Tick) -> Ticked:
-        """Fail as often as the test says."""
+        """Fail as often as the test demands."""
         if cmd.fails and LEFT["failures"]:
             LEFT["failures"] -= 1
             raise RuntimeError("the shard cannot go on")
@@ -70,7 +70,7 @@ class Second(Entity):
 def running(
     strategy: Strategy, failures: int, max_restarts: int = 5, default: Directive = Directive.RESTART
 ) -> Iterator[tuple[Running, list[str]]]:
-    """Run both entities on two shards each, restored; yield also the names of shards that are restored from then on."""
+    """Run both entities on two restored shards each; yield also a list that collects the shards restored afterwards."""
     LEFT["failures"] = failures
     quick = Backoff(first_s=0.001, max_s=0.001)
     system = ActorSystem(
@@ -94,7 +94,7 @@ def running(
 
 
 def key_on(partition: int) -> str:
-    """Return a key that lives on a partition of two."""
+    """Return a key of one of two partitions."""
     return next(f"k{n}" for n in range(100) if partition_of(f"k{n}".encode(), 2) == partition)
 
 
@@ -106,8 +106,8 @@ def key_on(partition: int) -> str:
         (Strategy.ALL_FOR_ONE, {"first/0", "first/1", "second/0", "second/1"}),
     ],
 )
-def test_a_failing_shard_restarts_those_that_share_its_fate(strategy: Strategy, expected: set[str]) -> None:
-    """Siblings stand in the order of host(), then by partition; what was told is handled once all the same."""
+def test_a_failing_shard_restarts_the_siblings_of_its_strategy(strategy: Strategy, expected: set[str]) -> None:
+    """Siblings are in the order of host(), then of partition; each command is still handled once."""
     with running(strategy, failures=1) as (run, restored):
         key = key_on(1)
         for number in range(20):
@@ -120,8 +120,8 @@ def test_a_failing_shard_restarts_those_that_share_its_fate(strategy: Strategy, 
 
 
 @pytest.mark.parametrize("strategy", Strategy)
-def test_a_shard_that_is_to_resume_is_restarted(strategy: Strategy) -> None:
-    """What is dropped cannot go on as it was: RESUME means for a shard what it means for a process that is gone."""
+def test_resume_restarts_a_shard(strategy: Strategy) -> None:
+    """A shard whose state was dropped cannot resume: RESUME restarts it, like a process that has exited."""
     with running(strategy, failures=2, default=Directive.RESUME) as (run, restored):
         for number in range(20):
             run.client.tell(First.tick, key_on(1), Tick(fails=number == 10))
@@ -132,8 +132,8 @@ def test_a_shard_that_is_to_resume_is_restarted(strategy: Strategy) -> None:
         assert run.state(Second, "s") == Second(ticks=20)
 
 
-def test_a_shard_that_is_to_resume_spends_its_budget_too() -> None:
-    """Else one that fails at once, each time, would do so for ever."""
+def test_resume_spends_the_restart_budget_of_a_shard() -> None:
+    """Otherwise a shard that always fails at once would restart forever."""
     with running(Strategy.ONE_FOR_ONE, failures=100, max_restarts=3, default=Directive.RESUME) as (run, restored):
         run.client.tell(First.tick, "k", Tick(fails=True))
         with pytest.raises(RegionEscalated, match="the shard cannot go on"):
@@ -142,7 +142,7 @@ def test_a_shard_that_is_to_resume_spends_its_budget_too() -> None:
 
 
 def test_a_budget_that_is_spent_escalates_with_the_failure_that_spent_it() -> None:
-    """Beyond max_restarts within within_s the worker is told to go down, and says why."""
+    """After more than max_restarts within within_s the worker stops with the reason."""
     with running(Strategy.ONE_FOR_ONE, failures=100, max_restarts=3) as (run, restored):
         run.client.tell(First.tick, "k", Tick(fails=True))
         with pytest.raises(RegionEscalated, match="the shard cannot go on"):

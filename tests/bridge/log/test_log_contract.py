@@ -1,4 +1,4 @@
-"""What every log promises, on every log. The docstrings are the port's rules; a bug of one log becomes a test here."""
+"""The guarantees of the port, on every log. Docstrings are the port's rules; a bug of one log becomes a test here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.logs.log_driver import Driver, LogHarness
 
 
 def fetched(driver: Driver, shard: TopicPartition, count: int) -> list[Record]:
-    """Collect so many fetched records."""
+    """Collect that many fetched records."""
     records: list[Record] = []
     while len(records) < count:
         records += driver.until(Fetched, shard).records
@@ -44,7 +44,7 @@ def replayed(driver: Driver, shard: TopicPartition, topic: str, bounds: tuple[in
 
 
 def committed(driver: Driver, transaction: Transaction) -> Committed:
-    """Commit, and wait until it happened; again, where a rebalance came between."""
+    """Commit and wait for the outcome; repeat if a rebalance aborts the commit."""
     while True:
         driver.log.commit(transaction)
         outcome = driver.outcome(transaction.shard)
@@ -63,7 +63,7 @@ def values(records: list[Record]) -> list[bytes | None]:
 
 
 def test_ensure_makes_what_is_missing(bare_world: LogHarness) -> None:
-    """``ensure`` makes the missing topics and says which; a second time there is nothing to make."""
+    """``ensure`` creates the missing topics and returns their names; a second call creates none."""
     specs = [TopicSpec(bare_world.commands, 3, {}), TopicSpec(bare_world.events, 2, {})]
     assert list(bare_world.backend.ensure(specs[:1])) == [bare_world.commands]
     assert list(bare_world.backend.ensure(specs)) == [bare_world.events]
@@ -84,7 +84,7 @@ def test_ensure_refuses_another_partition_count(bare_world: LogHarness) -> None:
 
 
 def test_partition_count_of_an_unknown_topic(world: LogHarness) -> None:
-    """A topic that does not exist has no partition count; one that exists has its own."""
+    """The partition count of a topic that does not exist is None."""
     for port in (world.reader, world.join().log):
         assert port.partition_count("no.such.topic") is None
         assert port.partition_count(world.commands) == 2
@@ -101,7 +101,7 @@ def test_shares_cover_every_shard_once(bare_world: LogHarness, members: int) -> 
 
 
 def test_shards_move_when_a_member_joins(world: LogHarness) -> None:
-    """Who joins gets a share, and the one that had it says ``Lost`` before."""
+    """A member that joins gets a share, after its previous owner received ``Lost``."""
     first = world.join(0)
     world.settled(first)
     second = world.join(1)
@@ -109,7 +109,7 @@ def test_shards_move_when_a_member_joins(world: LogHarness) -> None:
 
 
 def test_shards_move_when_a_member_leaves(world: LogHarness) -> None:
-    """What a closed member owned is assigned to the others."""
+    """The shards of a closed member are assigned to the others."""
     first, second = world.join(0), world.join(1)
     world.settled(first, second)
     second.close()
@@ -117,7 +117,7 @@ def test_shards_move_when_a_member_leaves(world: LogHarness) -> None:
 
 
 def test_a_closed_slot_is_free(world: LogHarness) -> None:
-    """A member that was closed does not keep its slot or its shards from the next one."""
+    """A closed member releases its slot and its shards."""
     first = world.join(0)
     world.settled(first)
     first.close()
@@ -125,7 +125,7 @@ def test_a_closed_slot_is_free(world: LogHarness) -> None:
 
 
 def test_a_live_slot_is_taken(world: LogHarness) -> None:
-    """A second live worker of one node and slot is refused, and the first goes on."""
+    """A second live worker with the same node and slot is refused, and the first continues."""
     first, shard = world.working()
     duplicate = world.backend.log(Member(world.group, "here", 0), [world.commands])
     with pytest.raises(SlotTaken, match="slot 0"):
@@ -146,7 +146,7 @@ def test_a_first_claim_finds_nothing_committed(world: LogHarness) -> None:
 
 
 def test_a_claim_finds_what_was_committed(world: LogHarness) -> None:
-    """A claim tells the committed next offset and the ends after it, also to the next owner."""
+    """A claim returns the committed next offset and the ends after it, to the next owner too."""
     world.append(b"a", b"b", b"c")
     first, shard = world.working()
     committed(first, world.transaction(shard, 2, b"x"))
@@ -158,7 +158,7 @@ def test_a_claim_finds_what_was_committed(world: LogHarness) -> None:
 
 
 def test_a_second_claim_voids_the_first(world: LogHarness) -> None:
-    """After ``claim`` nothing comes of what was under way before: no fetch, no replay, until they are asked for."""
+    """After ``claim`` no event of earlier requests arrives: no fetch and no replay, until they are requested again."""
     world.append(*[b"%d" % i for i in range(3_000)])
     driver, shard = world.working()
     driver.log.begin(shard, 0)
@@ -172,7 +172,7 @@ def test_a_second_claim_voids_the_first(world: LogHarness) -> None:
 
 
 def test_a_claim_voids_a_commit_outcome_that_was_not_read(world: LogHarness) -> None:
-    """A claim right after a commit speaks of the committed state, and the commit's own outcome is not told."""
+    """A claim right after a commit returns the committed state, and the commit's own outcome is not delivered."""
     driver, shard = world.working()
     driver.log.commit(world.transaction(shard, 5, b"x"))
     claimed = driver.claimed_again(shard, world.events)
@@ -187,7 +187,7 @@ def test_a_claim_voids_a_commit_outcome_that_was_not_read(world: LogHarness) -> 
 
 
 def test_offsets_follow_the_order_of_appends(world: LogHarness) -> None:
-    """In a partition the records stand in the order in which they were appended, at the offsets returned."""
+    """The records of a partition are in the order of their appends, at the offsets returned."""
     offsets = [*world.append(b"a", b"b"), *world.append(b"c")]
     assert offsets == sorted(set(offsets))
     records = world.read(world.commands)
@@ -196,7 +196,7 @@ def test_offsets_follow_the_order_of_appends(world: LogHarness) -> None:
 
 
 def test_fetched_is_contiguous(world: LogHarness) -> None:
-    """Commands come in offset order from the given offset on, without holes or repeats, also those appended later."""
+    """Commands arrive in offset order from the given offset on, without gaps or repeats, and so do later appends."""
     world.append(*[b"%d" % i for i in range(2_500)])
     driver, shard = world.working()
     driver.log.begin(shard, 7)
@@ -207,8 +207,8 @@ def test_fetched_is_contiguous(world: LogHarness) -> None:
     assert values(records) == [b"%d" % i for i in range(7, 2_502)]
 
 
-def test_shards_are_fetched_apart(world: LogHarness) -> None:
-    """Each shard gets the records of its own partition."""
+def test_shards_are_fetched_separately(world: LogHarness) -> None:
+    """Each shard receives the records of its own partition."""
     driver = world.join()
     for partition in (0, 1):
         world.append(b"%d" % partition, partition=partition)
@@ -219,7 +219,7 @@ def test_shards_are_fetched_apart(world: LogHarness) -> None:
 
 
 def test_nothing_is_fetched_before_begin(world: LogHarness) -> None:
-    """A claimed shard gets no commands until it has begun."""
+    """A claimed shard receives no commands before ``begin``."""
     world.append(b"a")
     driver, shard = world.working()
     for _ in range(20):
@@ -228,7 +228,7 @@ def test_nothing_is_fetched_before_begin(world: LogHarness) -> None:
 
 
 def test_pause_and_resume(world: LogHarness) -> None:
-    """While paused nothing new is fetched; after ``resume`` everything comes, once."""
+    """While paused nothing is fetched; after ``resume`` every record arrives once."""
     world.append(b"a")
     driver, shard = world.working()
     driver.log.begin(shard, 0)
@@ -262,7 +262,7 @@ def test_pausing_in_the_middle_loses_nothing(world: LogHarness) -> None:
 
 
 def test_a_replay_ends_at_its_bounds(world: LogHarness) -> None:
-    """A replay gives the committed records from one offset up to another, in order, and says when it is complete."""
+    """A replay returns the committed records from one offset up to another, in order, and says when it is complete."""
     offsets = world.append(*[b"%d" % i for i in range(3_000)], topic=world.events)
     driver, shard = world.working()
     records = replayed(driver, shard, world.events, (offsets[10], offsets[2_900]))
@@ -272,14 +272,14 @@ def test_a_replay_ends_at_its_bounds(world: LogHarness) -> None:
 
 @pytest.mark.parametrize("bounds", [(0, 0), (2, 2)])
 def test_an_empty_replay_is_complete(world: LogHarness, bounds: tuple[int, int]) -> None:
-    """A replay of nothing is complete with no records."""
+    """A replay of an empty range is complete without records."""
     world.append(b"a", b"b", topic=world.events)
     driver, shard = world.working()
     assert replayed(driver, shard, world.events, bounds) == []
 
 
 def test_a_replay_to_the_end_of_transactions(world: LogHarness) -> None:
-    """A replay up to ``Claimed.ends`` is complete, also where the last offsets are a transaction's markers."""
+    """A replay up to ``Claimed.ends`` is complete, even if the last offsets are transaction markers."""
     driver, shard = world.working()
     for i in range(3):
         committed(driver, world.transaction(shard, i, b"%d" % i))
@@ -289,15 +289,15 @@ def test_a_replay_to_the_end_of_transactions(world: LogHarness) -> None:
 
 
 def test_a_replay_of_markers_alone(world: LogHarness) -> None:
-    """A range in which only a transaction's markers stand is complete with no records."""
+    """A range that contains only transaction markers is complete without records."""
     driver, shard = world.working()
     last = committed(driver, world.transaction(shard, 1, b"x")).first_offsets[world.events]
     end = driver.claimed_again(shard, world.events).ends[world.events]
     assert replayed(driver, shard, world.events, (last + 1, end)) == []
 
 
-def test_commands_flow_after_replays(world: LogHarness) -> None:
-    """Replays of several topics, one after another, then the commands."""
+def test_commands_are_fetched_after_replays(world: LogHarness) -> None:
+    """Several topics are replayed one after another, then commands are fetched."""
     world.append(b"event", topic=world.events)
     world.append(b"state", topic=world.state)
     world.append(b"command")
@@ -312,8 +312,8 @@ def test_commands_flow_after_replays(world: LogHarness) -> None:
 # --- committing -----------------------------------------------------------------------------------------------
 
 
-def test_a_commit_is_one_for_all_its_topics(world: LogHarness) -> None:
-    """A transaction writes all its records and the next offset, and tells where the first of each topic stands."""
+def test_a_commit_covers_all_its_topics(world: LogHarness) -> None:
+    """A transaction writes all its records and the next offset, and returns the first offset of each topic."""
     world.append(b"old", topic=world.state)
     driver, shard = world.working()
     outputs = [
@@ -330,8 +330,8 @@ def test_a_commit_is_one_for_all_its_topics(world: LogHarness) -> None:
     assert world.reader.committed(world.group, *shard) == 3
 
 
-def test_a_shard_hears_what_it_tells_itself(world: LogHarness) -> None:
-    """Records that a shard commits to its own commands are fetched like any others."""
+def test_a_shard_receives_what_it_tells_itself(world: LogHarness) -> None:
+    """Records that a shard commits to its own commands are fetched like all others."""
     driver, shard = world.working()
     driver.log.begin(shard, 0)
     committed(driver, Transaction(shard, 0, [Output(world.commands, 0, b"k", b"tell")]))
@@ -350,7 +350,7 @@ def test_the_next_offset_alone_can_be_committed(world: LogHarness) -> None:
 
 
 def test_commits_of_one_shard_follow_each_other(world: LogHarness) -> None:
-    """What one commit wrote stands before what the next wrote."""
+    """The records of one commit precede those of the next."""
     driver, shard = world.working()
     for i in range(20):
         committed(driver, world.transaction(shard, i + 1, b"%d" % i))
@@ -358,7 +358,7 @@ def test_commits_of_one_shard_follow_each_other(world: LogHarness) -> None:
 
 
 def test_many_records_in_one_transaction(world: LogHarness) -> None:
-    """Five thousand records in one transaction are all there, in order."""
+    """Five thousand records in one transaction are all written, in order."""
     driver, shard = world.working()
     many = [b"%d" % i for i in range(5_000)]
     committed(driver, world.transaction(shard, 1, *many))
@@ -366,7 +366,7 @@ def test_many_records_in_one_transaction(world: LogHarness) -> None:
 
 
 def test_bytes_survive(world: LogHarness) -> None:
-    """Keys, values and headers come back as they were written: none, empty, binary, repeated names, big."""
+    """Keys, values and headers are read as they were written: None, empty, binary, repeated names, large."""
     every_byte = bytes(range(256))
     headers: Headers = (("name", b"1"), ("name", b""), ("bytes", every_byte), ("ünïcode", "ü".encode()))
     contents: list[tuple[bytes | None, bytes | None, Headers]] = [
@@ -385,8 +385,8 @@ def test_bytes_survive(world: LogHarness) -> None:
 
 
 @pytest.mark.parametrize(("topic", "partition"), [("no-such-topic", 0), ("events", 2), ("events", -1)])
-def test_a_missing_partition_spoils_the_whole_transaction(world: LogHarness, topic: str, partition: int) -> None:
-    """A transaction for a partition that does not exist is aborted, and nothing of it is written, anywhere."""
+def test_a_missing_partition_aborts_the_whole_transaction(world: LogHarness, topic: str, partition: int) -> None:
+    """A transaction for a partition that does not exist is aborted, and none of its records is written."""
     driver, shard = world.working()
     place = TopicPartition(world.events if topic == "events" else f"{world.group}.{topic}", partition)
     outputs = [Output(world.events, 0, b"k", b"x"), Output(*place, b"k", b"y")]
@@ -399,7 +399,7 @@ def test_a_missing_partition_spoils_the_whole_transaction(world: LogHarness, top
 
 
 def test_a_missing_topic_aborts_a_claim(world: LogHarness) -> None:
-    """A claim that names a topic which does not exist is aborted; the shard stays ours, and can be claimed again."""
+    """A claim that names a topic which does not exist is aborted; the shard stays assigned and can be claimed again."""
     driver, shard = world.working()
     driver.log.claim(shard, [world.events, f"{world.group}.no-such-topic"])
     driver.until(Aborted, shard)
@@ -420,7 +420,7 @@ def test_a_missing_partition_is_not_appended_to(world: LogHarness, topic: str, p
 
 @pytest.mark.parametrize(("topic", "partition"), [("no-such-topic", 0), ("events", 2), ("events", -1)])
 def test_a_missing_partition_is_not_read(world: LogHarness, topic: str, partition: int) -> None:
-    """Reading or following a partition that does not exist is a TopicMismatch; no group has committed in it."""
+    """Reading or following a partition that does not exist is a TopicMismatch; it has no committed offset."""
     name = world.events if topic == "events" else f"{world.group}.{topic}"
     for call in (
         lambda: world.reader.bounds(name, partition),
@@ -436,7 +436,7 @@ def test_a_missing_partition_is_not_read(world: LogHarness, topic: str, partitio
 
 
 def test_a_sleeper_is_fenced(short_lease: LogHarness) -> None:
-    """Once another member has claimed its shard, an old owner's commit is ``Fenced`` and writes nothing."""
+    """Once another member has claimed the shard, an old owner's commit is ``Fenced`` and writes nothing."""
     world = short_lease
     old, shard = world.working(slot=0)
     committed(old, world.transaction(shard, 1, b"old"))
@@ -446,7 +446,7 @@ def test_a_sleeper_is_fenced(short_lease: LogHarness) -> None:
     old.log.commit(world.transaction(shard, 2, b"late"))
     old.asleep = False
     old.until(Fenced, shard)
-    world.settled(old, new)  # the sleeper takes part again: the shares may change
+    world.settled(old, new)  # The sleeper is a member again, so the shares may change.
     owner = new if shard in new.owned else old
     end = owner.claimed(shard, world.events).ends[world.events]
     assert values(replayed(owner, shard, world.events, (0, end))) == [b"old"]
@@ -454,8 +454,8 @@ def test_a_sleeper_is_fenced(short_lease: LogHarness) -> None:
     assert values(world.read(world.events)) == [b"old", b"new"]
 
 
-def test_a_sleeper_comes_back(short_lease: LogHarness) -> None:
-    """A member that slept past its lease says ``Lost`` for what it had, and takes part again."""
+def test_a_sleeper_rejoins(short_lease: LogHarness) -> None:
+    """A member that slept past its lease receives ``Lost`` for its shards, and joins again."""
     world = short_lease
     old = world.join(0)
     world.settled(old)
@@ -472,7 +472,7 @@ def test_a_sleeper_comes_back(short_lease: LogHarness) -> None:
 
 
 def test_nothing_comes_after_lost(world: LogHarness) -> None:
-    """After ``Lost`` no event of the shard comes until it is assigned again, though its partition has records."""
+    """After ``Lost`` no event of the shard arrives until it is assigned again, although its partition has records."""
     driver = world.join(0)
     for shard in world.shards():
         world.append(*[b"%d" % i for i in range(100)], partition=shard.partition)
@@ -488,18 +488,18 @@ def test_nothing_comes_after_lost(world: LogHarness) -> None:
     assert driver.said(lost) == []
 
 
-# --- reading from outside -------------------------------------------------------------------------------------
+# --- readers --------------------------------------------------------------------------------------------------
 
 
 def test_a_reader_knows_the_bounds(world: LogHarness) -> None:
-    """The bounds of a partition are its first offset and the end of what is committed."""
+    """The bounds of a partition are its first offset and the end of its committed records."""
     assert world.reader.bounds(world.commands, 0) == (0, 0)
     world.append(b"a", b"b")
     assert world.reader.bounds(world.commands, 0) == (0, 2)
 
 
 def test_a_read_stops_where_the_log_ended(world: LogHarness) -> None:
-    """A read gives what was there at the call, from an offset on, and stops."""
+    """A read returns the records present at the call, from an offset on, and stops."""
     world.append(*[b"%d" % i for i in range(2_500)])
     read = world.reader.read(world.commands, 0, 3)
     world.append(b"later")
@@ -507,8 +507,8 @@ def test_a_read_stops_where_the_log_ended(world: LogHarness) -> None:
     assert list(world.reader.read(world.commands, 0, 2_501)) == []
 
 
-def test_follow_gives_what_comes(world: LogHarness) -> None:
-    """Following gives what is there and, while it goes on, what is appended; it stops when nothing more comes."""
+def test_follow_returns_later_appends(world: LogHarness) -> None:
+    """``follow`` returns present records and later appends; it stops when no record arrives within the timeout."""
     world.append(b"0", b"1")
     world.append(b"other", partition=1)
     found: list[Record] = []
@@ -528,7 +528,7 @@ def test_follow_gives_what_comes(world: LogHarness) -> None:
 
 
 def appended(driver: Driver, append: Append) -> Committed:
-    """Append, and wait until it happened; again, where a rebalance came between."""
+    """Append and wait for the outcome; repeat if a rebalance aborts the append."""
     while True:
         driver.log.append(append)
         outcome = driver.outcome(append.shard)
@@ -538,8 +538,8 @@ def appended(driver: Driver, append: Append) -> Committed:
         driver.claimed_again(append.shard)
 
 
-def test_an_append_is_all_there_and_tells_where(world: LogHarness) -> None:
-    """Outputs and journal stand in their order, and the first of each topic is told, as of a commit."""
+def test_an_append_writes_all_records_and_returns_offsets(world: LogHarness) -> None:
+    """Outputs and journal are written in order, and the first offset of each topic is returned, as for a commit."""
     world.append(b"old", topic=world.events)
     driver, shard = world.working()
     outputs = [Output(world.commands, 1, b"k", b"tell-1"), Output(world.commands, 1, b"k", b"tell-2")]
@@ -551,7 +551,7 @@ def test_an_append_is_all_there_and_tells_where(world: LogHarness) -> None:
 
 
 def test_the_groups_offset_follows_appends(world: LogHarness) -> None:
-    """Whoever looks from outside sees progress, soon, also behind a commit that came between, and without a record."""
+    """Observers soon see the offset of an append, also after a commit in between, and of an append without records."""
     driver, shard = world.working()
 
     def follows(next_offset: int) -> None:
@@ -568,7 +568,7 @@ def test_the_groups_offset_follows_appends(world: LogHarness) -> None:
 
 
 def test_the_groups_offset_follows_under_load(world: LogHarness) -> None:
-    """Also where the next append is under way whenever the log is polled."""
+    """The offset also follows if the next append is always in progress when the log is polled."""
     driver, shard = world.working()
     for _ in range(5_000):
         appended(driver, Append(shard, 2, (), [Output(world.events, 0, b"k", b"a")]))
@@ -578,7 +578,7 @@ def test_the_groups_offset_follows_under_load(world: LogHarness) -> None:
 
 
 def test_a_successor_reads_what_was_appended(world: LogHarness) -> None:
-    """A claim counts appended records among the ends, and a replay brings them."""
+    """The ends of a claim include appended records, and a replay returns them."""
     first, shard = world.working()
     appended(first, Append(shard, 1, (), [Output(world.events, 0, b"k", b"%d" % n) for n in range(5)]))
     first.close()

@@ -1,4 +1,4 @@
-"""What real clients did and saw, while they were killed, shows none of Jepsen's anomalies."""
+"""The recorded operations of real clients, while processes are killed, show none of Jepsen's anomalies."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from tests.support.nodes.trial import ROOT, Trial, application
 
 #: ``make chaos`` kills more often.
 KILLS = int(os.environ.get("REPERTORY_RECORDED_KILLS", "4"))
-#: Commits that are seen between two kills.
+#: Commits between two kills.
 COMMITS = 15
-#: Who is killed, in turn.
+#: The roles of the processes that are killed, in turn.
 VICTIMS = ("worker", "client", "worker", "follower")
 DEADLINE_S = 60.0
 
 
 def found(history: History) -> dict[str, list[str]]:
-    """Return what is illegal, as text: a few cases of each kind."""
+    """Return the anomalies as text, a few cases of each kind."""
     return {kind: [str(case)[:600] for case in cases[:3]] for kind, cases in illegal(history).items()}
 
 
 def tally(history: History) -> Counter[tuple[str, str]]:
-    """Count ops by who did them and what became of them."""
+    """Count operations by process and outcome."""
     kinds = ("commit", "fetch", "restore", "appender", "reader")
     ops = [op for op in history if isinstance(op, Op)]
     return Counter((next(kind for kind in kinds if kind in op.process), op.outcome) for op in ops)
 
 
 def read_everything(url: str, system: str, directory: Path) -> None:
-    """Do Jepsen's final polls: each partition from its begin."""
+    """Do Jepsen's final polls: read each partition from its beginning."""
     backend = RecordedBackend(connect(url), Diary(directory / "last.jsonl", "last"))
     reader = backend.reader()
     for topic, partitions in backend.topics().items():
@@ -58,7 +58,7 @@ def read_everything(url: str, system: str, directory: Path) -> None:
 
 
 def until_handled(trial: Trial) -> None:
-    """Wait until no committed command is left; it may take its time, but not stand still."""
+    """Wait until no committed command is left; this may take long, but not without progress."""
     last, moved_s = "", time.monotonic()
     while (left := trial.unhandled()) is not None:
         if left != last:
@@ -67,14 +67,14 @@ def until_handled(trial: Trial) -> None:
         time.sleep(0.1)
 
 
-class Cast:
-    """The processes of one test, by role and number. Whoever is killed is played by another at once."""
+class Processes:
+    """The processes of one test, by role and number. A process that is killed is replaced at once."""
 
     def __init__(self, url: str, directory: Path) -> None:
         self._url, self._directory = url, directory
         self._processes: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
 
-    def enter(self, role: str, number: int) -> None:
+    def start(self, role: str, number: int) -> None:
         command = [
             sys.executable,
             str(ROOT / "tests" / "support" / "checkers" / "recorded.py"),
@@ -86,29 +86,29 @@ class Cast:
         self._processes[role, number] = subprocess.Popen(command, stdin=subprocess.PIPE)
 
     def kill(self, role: str, number: int) -> None:
-        """Kill somebody and start another in the same part."""
-        part = (role, number)
-        self._processes[part].kill()
-        self._end(part)
-        self.enter(*part)
+        """Kill a process and start another with the same role and number."""
+        key = (role, number)
+        self._processes[key].kill()
+        self._end(key)
+        self.start(*key)
 
-    def leave(self, role: str) -> list[int]:
-        """Have all of a role end in order; return their exit codes."""
-        parts = [part for part in self._processes if part[0] == role]
-        for part in parts:
-            stdin = self._processes[part].stdin
+    def stop(self, role: str) -> list[int]:
+        """Stop all processes of a role gracefully; return their exit codes."""
+        keys = [key for key in self._processes if key[0] == role]
+        for key in keys:
+            stdin = self._processes[key].stdin
             assert stdin is not None
             stdin.close()
-        return [self._end(part) for part in parts]
+        return [self._end(key) for key in keys]
 
     def close(self) -> None:
-        """Kill who is left."""
-        for part in list(self._processes):
-            self._processes[part].kill()
-            self._end(part)
+        """Kill all remaining processes."""
+        for key in list(self._processes):
+            self._processes[key].kill()
+            self._end(key)
 
-    def _end(self, part: tuple[str, int]) -> int:
-        process = self._processes.pop(part)
+    def _end(self, key: tuple[str, int]) -> int:
+        process = self._processes.pop(key)
         assert process.stdin is not None
         process.stdin.close()
         return process.wait(DEADLINE_S)
@@ -116,7 +116,7 @@ class Cast:
 
 @pytest.fixture
 def name(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Give a system's name; what `application` sets for its processes is put back."""
+    """Return a system's name; the variables that `application` sets for its processes are restored afterwards."""
     for variable in ("KILLED_NAME", "PYTHONPATH"):
         monkeypatch.setenv(variable, "")
     return f"recorded-{uuid4().hex[:8]}"
@@ -124,43 +124,44 @@ def name(monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Give a place for the diaries."""
+    """Return a directory for the diaries."""
     (tmp_path / "diaries").mkdir()
     return tmp_path / "diaries"
 
 
 @pytest.fixture
-def cast(url: str, directory: Path) -> Iterator[Cast]:
-    """Give a cast that leaves nobody behind."""
-    cast = Cast(url, directory)
-    yield cast
-    cast.close()
+def processes(url: str, directory: Path) -> Iterator[Processes]:
+    """Yield the processes of a test; all that remain are killed at the end."""
+    processes = Processes(url, directory)
+    yield processes
+    processes.close()
 
 
 @pytest.mark.processes
 @pytest.mark.timeout(120 + 30 * KILLS)
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("kafka", marks=pytest.mark.kafka)], indirect=True)
-def test_clients_that_are_killed_see_no_anomaly(url: str, name: str, directory: Path, cast: Cast) -> None:
-    """Workers, clients and followers in processes of their own, killed in turn; a tenth of all transactions aborts."""
-    trial, random = Trial(application(name), url), Random(1)  # noqa: S311 - who is killed, no secret
+def test_clients_that_are_killed_see_no_anomaly(url: str, name: str, directory: Path, processes: Processes) -> None:
+    """Workers, clients and followers are separate processes, killed in turn; a tenth of all transactions aborts."""
+    trial, random = Trial(application(name), url), Random(1)  # noqa: S311 - not a secret
 
     def commits() -> int:
-        """Count without reading what else happened: this is asked again and again."""
+        """Count commits without parsing other operations, because this runs often."""
         time.sleep(0.1)
         lines = (line for path in directory.iterdir() for line in path.read_bytes().splitlines() if b"/commit " in line)
         return sum(b'"outcome":"ok"' in line for line in lines)
 
     try:
-        for part in (("worker", 0), ("worker", 1), ("client", 0), ("client", 1), ("follower", 0), ("follower", 1)):
-            cast.enter(*part)
+        for role in ("worker", "client", "follower"):
+            for number in range(2):
+                processes.start(role, number)
         for kills in range(KILLS + 1):
             wanted = commits() + COMMITS
             trial.until(lambda wanted=wanted: commits() >= wanted, f"{COMMITS} commits after {kills} kills")
             if kills < KILLS:
-                cast.kill(VICTIMS[kills % len(VICTIMS)], random.randrange(2))
-        assert cast.leave("client") == [0, 0]
+                processes.kill(VICTIMS[kills % len(VICTIMS)], random.randrange(2))
+        assert processes.stop("client") == [0, 0]
         until_handled(trial)
-        assert cast.leave("follower") + cast.leave("worker") == [0, 0, 0, 0]
+        assert processes.stop("follower") + processes.stop("worker") == [0, 0, 0, 0]
     finally:
         trial.close()
     read_everything(url, name, directory)
@@ -171,10 +172,10 @@ def test_clients_that_are_killed_see_no_anomaly(url: str, name: str, directory: 
 
 
 @pytest.mark.kafka
-def test_who_reads_uncommitted_records_is_caught(
+def test_reading_uncommitted_records_is_detected(
     kafka_url: str, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test is tested: with another isolation level Kafka shows what was aborted, and the diary tells."""
+    """A test of the test: with another isolation level Kafka returns aborted records, and the checker finds them."""
     monkeypatch.setitem(config._COMMITTED_ONLY, "isolation.level", "read_uncommitted")
     world = LogHarness(RecordedBackend(connect(kafka_url), Diary(directory / "all.jsonl", "all"), doomed=1.0), "kafka")
     world.make()
@@ -188,8 +189,8 @@ def test_who_reads_uncommitted_records_is_caught(
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_crashing_worker_in_memory_sees_no_anomaly(seed: int, name: str, directory: Path) -> None:
-    """One thread: a worker that crashes between two turns, a client and a reader, on ``memory:``."""
-    app, random = application(name), Random(seed)  # noqa: S311 - what happens next, no secret
+    """In one thread on ``memory:``: a worker that crashes between two turns, a client and a reader."""
+    app, random = application(name), Random(seed)  # noqa: S311 - not a secret
     backend = RecordedBackend(
         connect("memory:", app.system.settings), Diary(directory / "all.jsonl", "all"), doomed=0.1
     )

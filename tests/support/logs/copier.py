@@ -1,4 +1,4 @@
-"""The smallest job over the port: what is fetched is committed to the events topic, once. In a thread or a process.
+"""The smallest job on the port: each fetched record is committed to the events topic once. In a thread or a process.
 
 ``python tests/support/logs/copier.py URL GROUP SLOT SESSION_S`` runs one until its standard input closes.
 """
@@ -28,25 +28,25 @@ from repertory.bridge.system.settings import Settings
 
 
 class Copier:
-    """One worker: claims what it is assigned, starts where the group stands, copies, in batches that grow with load."""
+    """One worker: claims its shards, starts at the group's offset, and copies in batches that grow with the load."""
 
     def __init__(self, log: Log) -> None:
         self.log = log
         self.seen: list[LogEvent] = []
         self.owned: set[TopicPartition] = set()
-        self._waiting: dict[TopicPartition, list[Record]] = {}
+        self._fetched: dict[TopicPartition, list[Record]] = {}
         self._busy: set[TopicPartition] = set()
 
     def turn(self) -> None:
-        """Take in what has happened and commit what is there."""
+        """Process events, and commit the records fetched so far."""
         for event in self.log.poll(0.02):
             self._on(event)
-        for shard, records in self._waiting.items():
+        for shard, records in self._fetched.items():
             if records and shard not in self._busy:
                 outputs = [Output(f"{_system(shard)}.events", shard.partition, r.key, r.value) for r in records]
                 self._busy.add(shard)
                 self.log.commit(Transaction(shard, records[-1].offset + 1, outputs))
-                self._waiting[shard] = []
+                self._fetched[shard] = []
 
     def _on(self, event: LogEvent) -> None:
         shard = event.shard
@@ -57,10 +57,10 @@ class Copier:
                 self.owned.add(shard)
                 self.log.claim(shard, ())
             case Claimed(committed=committed, start_offset=low):
-                self._waiting[shard] = []
+                self._fetched[shard] = []
                 self.log.begin(shard, low if committed is None else committed)
             case Fetched(records=records):
-                self._waiting[shard] += records
+                self._fetched[shard] += records
             case Committed():
                 self._busy.discard(shard)
             case Aborted():
@@ -71,12 +71,12 @@ class Copier:
                 self.owned.discard(shard)
 
     def _drop(self, shard: TopicPartition) -> None:
-        self._waiting.pop(shard, None)
+        self._fetched.pop(shard, None)
         self._busy.discard(shard)
 
 
 class CopierThread(threading.Thread):
-    """A copier that works by itself until it is stopped; ``failure`` is what ended it otherwise."""
+    """A copier that runs until it is stopped; ``failure`` is the error that ended it, if any."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(daemon=True)
@@ -85,16 +85,16 @@ class CopierThread(threading.Thread):
         self._stop_asked = threading.Event()
 
     def run(self) -> None:
-        """Work, then leave in order."""
+        """Copy until stopped, then close the log."""
         try:
             while not self._stop_asked.is_set():
                 self.copier.turn()
             self.copier.log.close()
-        except Exception as failure:  # noqa: BLE001 - the test looks at it
+        except Exception as failure:  # noqa: BLE001 - the test checks it
             self.failure = failure
 
     def stop(self) -> None:
-        """Ask it to leave and wait until it has."""
+        """Stop the copier and wait until its log is closed."""
         self._stop_asked.set()
         self.join(30.0)
         assert not self.is_alive()
@@ -106,7 +106,7 @@ def _system(shard: TopicPartition) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run one until the standard input closes; print what happens."""
+    """Run one until its standard input closes; print the events."""
     url, group, slot, session_s = arguments
     backend = connect(url, Settings(session_timeout_s=float(session_s)))
     copier = Copier(backend.log(Member(group, "here", int(slot)), [f"{group}.account.commands"]))

@@ -1,13 +1,14 @@
-"""Histories of port operations: drawn from a seed, played on any log, told in words that no log's offsets are in.
+"""Histories of port operations: drawn from a seed, played on any log, with outcomes that do not depend on offsets.
 
-A :class:`Player` plays one history on one log, from one thread, with up to three members. What a step came to is
-*canonical*: where a record stands is its place among the committed records of its partition (transaction markers and
-aborted records take offsets on Kafka), a refusal is the class of its error, and of a rebalance only that it left every
-shard with exactly one member, in even shares. So two logs that keep the same promises tell the same story.
+A :class:`Player` plays one history on one log, from one thread, with up to three members. The outcome of a step is
+*canonical*: the position of a record is its index among the committed records of its partition (on Kafka, transaction
+markers and aborted records take offsets too), a refusal is the class of its error, and of a rebalance only the result
+counts: every shard has exactly one member, and the shares are even. So two logs with the same guarantees have equal
+outcomes.
 
-What the port leaves open is played to a point where it is decided again. Which member has a shard is no part of a
-history: its steps name shards, and the player asks whoever owns them now. A commit whose owner was killed is looked for
-by its successor and repeated if it is not there, as the runtime does.
+Where the port leaves the behaviour open, the player goes on until the result is determined again. Which member owns a
+shard is not part of a history: its steps name shards, and the player uses their current owners. If the owner of a
+commit is killed, its successor looks for the commit and repeats it if it is absent, as the runtime does.
 """
 
 from __future__ import annotations
@@ -41,24 +42,24 @@ from tests.support.logs.log_driver import Driver, LogHarness
 TOPICS = ("commands", "events", "state")
 PARTITIONS = 2
 SLOTS = 3
-#: A step that a rebalance voids is done again so often at most.
+#: A step that a rebalance voids is repeated at most so often.
 ATTEMPTS = 20
-#: Polls of all members after which nothing more is expected.
+#: Polls of all members after which no further event is expected.
 QUIET_POLLS = 5
-#: A larger value is told by its size and checksum.
+#: In outcomes a larger value is replaced by its size and checksum.
 BRIEF_BYTES = 40
-#: How long following waits for a record that never comes.
+#: How long `follow` waits for a record that does not arrive.
 FOLLOW_S = 20.0
 
 Event = TypeVar("Event", bound=LogEvent)
 
 # --- the steps ------------------------------------------------------------------------------------------------
 #
-# Numbers that name a place in a partition (``start``, ``end``, ``next``) are taken modulo what is there.
+# Numbers that are positions in a partition (``start``, ``end``, ``next``) are taken modulo the number of its records.
 
 
 class Message(NamedTuple):
-    """What a record is made of; its value is ``value``, ``times`` over."""
+    """The content of a record; its value is ``value``, repeated ``times`` times."""
 
     key: bytes | None
     value: bytes | None
@@ -66,12 +67,12 @@ class Message(NamedTuple):
     times: int = 1
 
     def to(self, where: TopicPartition) -> Output:
-        """Return the output that it makes."""
+        """Return the output for a partition."""
         return Output(*where, self.key, self.value and self.value * self.times, self.headers)
 
 
 class Write(NamedTuple):
-    """A record and where it is to go. ``missing`` is no topic, and only partitions 0 and 1 exist."""
+    """A record and its target. The topic ``missing`` does not exist, and only partitions 0 and 1 do."""
 
     topic: str
     partition: int
@@ -79,21 +80,21 @@ class Write(NamedTuple):
 
 
 class Append(NamedTuple):
-    """A client appends; ``times`` over, so that batches and fetches end within what it appended."""
+    """A client appends, ``times`` times, so that batches and fetches end within the appended records."""
 
     writes: tuple[Write, ...]
     times: int = 1
 
 
 class Claim(NamedTuple):
-    """The owner of a shard claims it, also when it has it already."""
+    """The owner of a shard claims it, even if it has claimed it already."""
 
     partition: int
     topics: tuple[str, ...] = ()
 
 
 class Replay(NamedTuple):
-    """A shard that was claimed, and has not begun, reads a range."""
+    """A shard that is claimed and has not begun reads a range."""
 
     partition: int
     topic: str
@@ -102,43 +103,43 @@ class Replay(NamedTuple):
 
 
 class Begin(NamedTuple):
-    """A shard that was claimed has its commands flow."""
+    """A shard that is claimed begins to fetch commands."""
 
     partition: int
     start: int
 
 
 class Fetch(NamedTuple):
-    """A shard takes in all commands that are there."""
+    """A shard fetches all available commands."""
 
     partition: int
 
 
 class Pause(NamedTuple):
-    """A shard wants no more commands, or wants them again."""
+    """A shard pauses fetching, or resumes it."""
 
     partition: int
     resume: bool = False
 
 
 class Commit(NamedTuple):
-    """Shards commit, at once if there are several, and wait for the outcomes.
+    """Shards commit, concurrently if there are several, and wait for the outcomes.
 
-    ``then``: what happens to the owner of the first right after it asked for it.
+    ``then``: what happens to the owner of the first shard right after it requested the commit.
     """
 
-    parts: tuple[tuple[int, int, tuple[Write, ...]], ...]  #: partition, next, what is written
+    parts: tuple[tuple[int, int, tuple[Write, ...]], ...]  #: partition, next offset, writes
     then: str = ""  #: "crash" or "close"
 
 
 class Join(NamedTuple):
-    """A member joins, if the slot is free; else a second worker tries to have it."""
+    """A member joins, if the slot is free; else a second worker tries to use the slot."""
 
     slot: int
 
 
 class Leave(NamedTuple):
-    """A member leaves in order."""
+    """A member leaves gracefully."""
 
     slot: int
 
@@ -150,14 +151,14 @@ class Crash(NamedTuple):
 
 
 class Sleep(NamedTuple):
-    """The owner of a shard sleeps past its session, loses it to another member, wakes up and commits."""
+    """The owner of a shard sleeps past its session, loses the shard to another member, wakes up and commits."""
 
     partition: int
     writes: tuple[Write, ...]
 
 
-class Look(NamedTuple):
-    """Somebody reads a partition from outside."""
+class Read(NamedTuple):
+    """A reader reads a partition."""
 
     topic: str
     partition: int
@@ -165,19 +166,19 @@ class Look(NamedTuple):
 
 
 class Follow(NamedTuple):
-    """Somebody follows both partitions of a topic."""
+    """A reader follows both partitions of a topic."""
 
     topic: str
     starts: tuple[int, int]
 
 
 class Ensure(NamedTuple):
-    """Topics are asked for: name and partitions of each."""
+    """Topics are ensured: the name and partition count of each."""
 
     specs: tuple[tuple[str, int], ...]
 
 
-Step = Append | Claim | Replay | Begin | Fetch | Pause | Commit | Join | Leave | Crash | Sleep | Look | Follow | Ensure
+Step = Append | Claim | Replay | Begin | Fetch | Pause | Commit | Join | Leave | Crash | Sleep | Read | Follow | Ensure
 
 # --- drawing them ---------------------------------------------------------------------------------------------
 
@@ -185,14 +186,14 @@ Step = Append | Claim | Replay | Begin | Fetch | Pause | Commit | Join | Leave |
 def history(seed: int, *, steps: int = 24, sleeps: bool = False) -> list[Step]:
     """Return the history of a seed. With ``sleeps`` members sleep past their sessions, which takes seconds on Kafka.
 
-    It knows what the player will make of it (who is there, which shards have begun), so that few steps come to nothing;
-    those are taken for what they are as well: a history may be cut anywhere.
+    The generator tracks the player's state (members, shards that have begun), so that few steps have no effect. Steps
+    without an effect are allowed too: a history may be truncated anywhere.
     """
-    return _Author(Random(seed), sleeps=sleeps).written(steps)  # noqa: S311 - a history, no secret
+    return _Generator(Random(seed), sleeps=sleeps).drawn(steps)  # noqa: S311 - not a secret
 
 
-class _Author:
-    """Writes one history. Every draw is from ``random`` alone."""
+class _Generator:
+    """Draws one history. All choices depend on ``random`` alone."""
 
     def __init__(self, random: Random, *, sleeps: bool) -> None:
         self._random = random
@@ -203,7 +204,7 @@ class _Author:
             self._restore: 2,
             self._fetch: 4,
             self._pause: 2,
-            self._look: 3,
+            self._read: 3,
             self._commit_at_once: 2,
             self._lose_a_commit: 2,
             self._join: 2,
@@ -214,7 +215,7 @@ class _Author:
             self._sleep: 1 if sleeps else 0,
         }
 
-    def written(self, steps: int) -> list[Step]:
+    def drawn(self, steps: int) -> list[Step]:
         found: list[Step] = [*self._join(), *self._append(), *self._append()]
         for partition in range(PARTITIONS):
             found += self._restored(partition)
@@ -226,7 +227,7 @@ class _Author:
     # --- shards ---
 
     def _restore(self) -> list[Step]:
-        """What the runtime does with a shard that it is given; now and then it stops half way."""
+        """Return what the runtime does with a shard that is assigned to it; sometimes it stops half way."""
         whole = self._restored(self._partition())
         return whole[: self._random.randint(1, len(whole))] if self._random.random() < 0.3 else whole
 
@@ -253,7 +254,7 @@ class _Author:
         return [Commit(((partition, self._place(), tuple(writes)),))]
 
     def _commit_at_once(self) -> list[Step]:
-        """Each writes where the other does not: what two transactions write to one partition has no one order."""
+        """The shards write to different partitions: two transactions on one partition have no defined order."""
         parts = []
         for partition in range(PARTITIONS):
             writes = [write._replace(partition=partition) for write in self._writes(0, 4)]
@@ -261,7 +262,7 @@ class _Author:
         return [Commit(tuple(parts))]
 
     def _lose_a_commit(self) -> list[Step]:
-        """It writes something: whether a commit that changes nothing has happened, nobody can tell."""
+        """The commit writes at least one record: whether an empty commit has happened cannot be determined."""
         part = (self._partition(), self._place(), tuple(self._writes(1, 4)))
         return [Commit((part,), self._random.choice(["crash", "close"]))]
 
@@ -272,12 +273,12 @@ class _Author:
     # --- members ---
 
     def _join(self) -> list[Step]:
-        slot = self._random.randrange(SLOTS)  # now and then that of one who is there
+        slot = self._random.randrange(SLOTS)  # Sometimes the slot of a member.
         self._members.add(slot)
         return [Join(slot)]
 
     def _leave(self) -> list[Step]:
-        """Somebody stays, or the next is not long in coming."""
+        """If the last member leaves, the next one joins at once."""
         slot = self._random.choice(sorted(self._members))
         self._members.discard(slot)
         return [Leave(slot), *([] if self._members else self._join())]
@@ -285,7 +286,7 @@ class _Author:
     def _crash(self) -> list[Step]:
         return [Crash(self._random.choice(sorted(self._members)))]
 
-    # --- from outside ---
+    # --- clients and readers ---
 
     def _append(self) -> list[Step]:
         if self._random.random() < 0.15:
@@ -295,9 +296,9 @@ class _Author:
             return [Append(tuple(small), self._random.choice([300, 700]))]
         return [Append(tuple(self._writes(0, 6)))]
 
-    def _look(self) -> list[Step]:
+    def _read(self) -> list[Step]:
         topic = self._random.choice([*TOPICS, *TOPICS, "missing"])
-        return [Look(topic, self._random.choice([0, 1, 0, 1, 0, 1, PARTITIONS, -1]), self._place())]
+        return [Read(topic, self._random.choice([0, 1, 0, 1, 0, 1, PARTITIONS, -1]), self._place())]
 
     def _follow(self) -> list[Step]:
         return [Follow(self._random.choice([*TOPICS, "missing"]), (self._place(), self._place()))]
@@ -306,7 +307,7 @@ class _Author:
         names = self._random.sample(["events", "one", "two"], self._random.randint(0, 3))
         return [Ensure(tuple((name, self._random.randint(1, 3)) for name in names))]
 
-    # --- what they are made of ---
+    # --- parts of steps ---
 
     def _partition(self) -> int:
         return self._random.randrange(PARTITIONS)
@@ -319,7 +320,7 @@ class _Author:
         return [Write(self._random.choice(TOPICS), self._partition(), self._message()) for _ in range(count)]
 
     def _doomed(self) -> Write:
-        """Return one whose partition does not exist."""
+        """Return a write to a partition that does not exist."""
         if self._random.random() < 0.5:
             return Write("missing", self._partition(), self._message())
         return Write(self._random.choice(TOPICS), self._random.choice([-1, PARTITIONS, 1_000]), self._message())
@@ -338,48 +339,48 @@ class _Author:
 
 # --- playing them ---------------------------------------------------------------------------------------------
 
-Told = tuple[object, ...]
+Outcome = tuple[object, ...]
 
 
-class _Seat:
-    """A shard, as its owner has it. ``live``: nothing has voided the claim of ``holder``."""
+class _ShardState:
+    """A shard, as its owner sees it. ``live``: the claim of ``holder`` is still valid."""
 
     def __init__(self, shard: TopicPartition) -> None:
         self.shard = shard
         self.holder: Driver | None = None
         self.live = False
-        self.phase = ""  # what the history has come to: "", "claimed" or "begun"
+        self.phase = ""  # The phase within the history: "", "claimed" or "begun".
         self.topics: tuple[str, ...] = ()
         self.paused = False
-        self.position = 0  # place of the first command that was not told
+        self.position = 0  # Position of the first command that is not part of an outcome yet.
         self.fetched: list[Record] = []
         self.answers: list[LogEvent] = []
 
 
 class _Wanted(NamedTuple):
-    """A commit under way. ``firsts``: per topic, the place of its first record; None where it has to be refused."""
+    """A commit in flight. ``firsts``: per topic, the position of its first record; None if it has to be refused."""
 
-    assigned: _Seat
+    assigned: _ShardState
     transaction: Transaction
     firsts: dict[str, int] | None
 
 
 class Player:
-    """Plays histories on one world. ``told`` is the story so far."""
+    """Plays histories on one harness. ``outcomes`` are those of the steps so far."""
 
     def __init__(self, world: LogHarness) -> None:
         self.world = world
-        self.told: list[Told] = []
+        self.outcomes: list[Outcome] = []
         world.make(PARTITIONS)
         self._names = {"commands": world.commands, "events": world.events, "state": world.state}
-        self._assigned = {p: _Seat(world.shard(p)) for p in range(PARTITIONS)}
+        self._assigned = {p: _ShardState(world.shard(p)) for p in range(PARTITIONS)}
         self._members: dict[int, Driver] = {}
-        #: Offsets of the committed records, as the log told them; None where the next look has to read them.
+        #: Offsets of the committed records, as the log reported them; `_stale` partitions are read when needed.
         self._known: dict[TopicPartition, list[int]] = {}
         self._stale: set[TopicPartition] = set()
-        #: What members say of shards that they do not hold.
-        self._strays: list[tuple[Driver, LogEvent]] = []
-        self._moves: dict[type[Step], Callable[[Any], Told]] = {
+        #: Events of members about shards that they do not hold.
+        self._unexpected: list[tuple[Driver, LogEvent]] = []
+        self._moves: dict[type[Step], Callable[[Any], Outcome]] = {
             Append: self._append,
             Claim: self._claim,
             Replay: self._replay,
@@ -391,20 +392,20 @@ class Player:
             Leave: self._leave,
             Crash: self._crash,
             Sleep: self._sleep,
-            Look: self._look,
+            Read: self._read,
             Follow: self._follow,
             Ensure: self._ensure,
         }
 
-    def play(self, history: Iterable[Step]) -> list[Told]:
-        """Play all steps, then read everything; return the story."""
+    def play(self, history: Iterable[Step]) -> list[Outcome]:
+        """Play all steps, then read everything; return the outcomes."""
         for step in history:
-            self.told.append((type(step).__name__, *self._moves[type(step)](step)))
+            self.outcomes.append((type(step).__name__, *self._moves[type(step)](step)))
         self._drain()
-        self.told += self._everything()
-        return self.told
+        self.outcomes += self._everything()
+        return self.outcomes
 
-    # --- places -----------------------------------------------------------------------------------------------
+    # --- positions and offsets --------------------------------------------------------------------------------
 
     def _place(self, topic: str, partition: int) -> TopicPartition:
         return TopicPartition(self._names.get(topic, f"{self.world.group}.missing"), partition)
@@ -423,7 +424,7 @@ class Player:
         return self._offsets(where)[place - 1] + 1 if place else 0
 
     def _count(self, where: TopicPartition, offset: int | None) -> int | None:
-        """Return how many records stand below an offset."""
+        """Return the number of records below an offset."""
         return None if offset is None else sum(known < offset for known in self._offsets(where))
 
     def _within(self, where: TopicPartition, number: int) -> int:
@@ -432,7 +433,7 @@ class Player:
     # --- members and shards -----------------------------------------------------------------------------------
 
     def _absorb(self) -> None:
-        """Sort what members have said by shard, and hold them to the rules that every log has to keep."""
+        """Distribute the members' events to shards, and check the rules that every log has to keep."""
         for driver in self.world.drivers:
             events, driver.pending = driver.pending, []
             for event in events:
@@ -440,7 +441,7 @@ class Player:
                 if isinstance(event, Assigned):
                     continue
                 if assigned.holder is not driver or not assigned.live:
-                    self._strays.append((driver, event))
+                    self._unexpected.append((driver, event))
                     assert not isinstance(event, Claimed | Replayed | Fetched), f"{event} after the claim was void"
                     continue
                 match event:
@@ -461,7 +462,7 @@ class Player:
         return self.world.until(absorbed, lambda: what)
 
     def _settled(self) -> None:
-        """Wait for even shares; which member then has which shard is the log's own affair."""
+        """Wait for even shares; which member then owns which shard is up to the log."""
         if self._members:
             self.world.settled(*self._members.values())
             self._absorb()
@@ -470,17 +471,17 @@ class Player:
         def found() -> Driver | None:
             return next((d for d in self._members.values() if shard in d.owned and not d.asleep), None)
 
-        return self._until(found, f"an owner of {shard}")  # type: ignore[type-var]  # a driver is found, no event
+        return self._until(found, f"an owner of {shard}")  # type: ignore[type-var]  # returns a driver, not an event
 
-    def _held(self, assigned: _Seat) -> Driver:
-        """Have the shard claimed by its owner, as far as the history has come, and return the owner."""
+    def _held(self, assigned: _ShardState) -> Driver:
+        """Have the owner claim the shard and reach the phase of the history; return the owner."""
         for _ in range(ATTEMPTS):
             owner = self._owner(assigned.shard)
             if (assigned.live and assigned.holder is owner) or self._claimed(assigned, owner):
                 return owner
         raise AssertionError(f"{assigned.shard} cannot be held")
 
-    def _claimed(self, assigned: _Seat, owner: Driver) -> Claimed | None:
+    def _claimed(self, assigned: _ShardState, owner: Driver) -> Claimed | None:
         assigned.holder, assigned.live, assigned.answers = owner, True, []
         owner.log.claim(assigned.shard, [self._names[topic] for topic in assigned.topics])
         answer = self._answer(assigned, f"a claim of {assigned.shard}")
@@ -493,13 +494,13 @@ class Player:
                 owner.log.pause(assigned.shard)
         return answer
 
-    def _answer(self, assigned: _Seat, what: str) -> LogEvent:
+    def _answer(self, assigned: _ShardState, what: str) -> LogEvent:
         self._until(lambda: bool(assigned.answers), what)
         return assigned.answers.pop(0)
 
     # --- steps of a shard -------------------------------------------------------------------------------------
 
-    def _claim(self, step: Claim) -> Told:
+    def _claim(self, step: Claim) -> Outcome:
         assigned = self._assigned[step.partition]
         if not self._members:
             return ("nobody",)
@@ -518,7 +519,7 @@ class Player:
                 )
         raise AssertionError(f"{assigned.shard} cannot be claimed")
 
-    def _replay(self, step: Replay) -> Told:
+    def _replay(self, step: Replay) -> Outcome:
         assigned, where = self._assigned[step.partition], self._place(step.topic, step.partition)
         if not self._members or assigned.phase != "claimed":
             return ("not now",)
@@ -533,7 +534,7 @@ class Player:
                     return tuple(_contents(records))
         raise AssertionError(f"{where} cannot be replayed")
 
-    def _begin(self, step: Begin) -> Told:
+    def _begin(self, step: Begin) -> Outcome:
         assigned = self._assigned[step.partition]
         if not self._members or assigned.phase != "claimed":
             return ("not now",)
@@ -542,11 +543,11 @@ class Player:
         owner.log.begin(assigned.shard, self._offset(assigned.shard, assigned.position))
         return (assigned.position,)
 
-    def _fetched(self, assigned: _Seat) -> Told:
+    def _fetched(self, assigned: _ShardState) -> Outcome:
         if not self._members:
             return ("nobody",)
         if assigned.phase != "begun" or assigned.paused:
-            self._quiet()  # what was fetched before a pause may still come, and is told later
+            self._quiet()  # Records fetched before a pause may still arrive; they are part of a later outcome.
             return ("nothing",)
         wanted = len(self._offsets(assigned.shard)) - assigned.position
 
@@ -559,7 +560,7 @@ class Player:
         assigned.position += len(records)
         return tuple(_contents(records))
 
-    def _paused(self, assigned: _Seat, *, resume: bool) -> Told:
+    def _paused(self, assigned: _ShardState, *, resume: bool) -> Outcome:
         if not self._members or assigned.phase != "begun":
             return ("not now",)
         owner = self._held(assigned)
@@ -578,7 +579,7 @@ class Player:
     def _outputs(self, writes: Iterable[Write]) -> list[Output]:
         return [write.message.to(self._place(write.topic, write.partition)) for write in writes]
 
-    def _commit(self, step: Commit) -> Told:
+    def _commit(self, step: Commit) -> Outcome:
         if not self._members or any(not self._assigned[partition].phase for partition, _, _ in step.parts):
             return ("not now",)
         wanted = [self._wanted(self._assigned[partition], next_, writes) for partition, next_, writes in step.parts]
@@ -590,8 +591,8 @@ class Player:
             self._end(wanted[0].assigned, step.then)
         return tuple(self._outcome(each, is_known=not step.then) for each in wanted)
 
-    def _wanted(self, assigned: _Seat, next_: int, writes: Sequence[Write]) -> _Wanted:
-        """Return a transaction, and where its records will stand."""
+    def _wanted(self, assigned: _ShardState, next_: int, writes: Sequence[Write]) -> _Wanted:
+        """Return a transaction and the positions of its first records."""
         transaction = Transaction(
             assigned.shard, self._offset(assigned.shard, self._within(assigned.shard, next_)), self._outputs(writes)
         )
@@ -600,8 +601,8 @@ class Player:
         places = [self._place(write.topic, write.partition) for write in writes]
         return _Wanted(assigned, transaction, {place.topic: len(self._offsets(place)) for place in reversed(places)})
 
-    def _end(self, assigned: _Seat, how: str) -> None:
-        """Kill or close the owner of a commit under way; where nobody is left, its successor starts."""
+    def _end(self, assigned: _ShardState, how: str) -> None:
+        """Kill or close the owner of a commit in flight; if no member is left, a successor joins."""
         slot = next(slot for slot, driver in self._members.items() if driver is assigned.holder)
         if how == "crash" or len(self._members) == 1:
             self._restart(slot, crash=how == "crash")
@@ -610,8 +611,8 @@ class Player:
             self._void()
             self._settled()
 
-    def _outcome(self, wanted: _Wanted, *, is_known: bool) -> Told:
-        """Wait for an outcome; where it is none, let the next claim decide, and commit what did not happen."""
+    def _outcome(self, wanted: _Wanted, *, is_known: bool) -> Outcome:
+        """Wait for an outcome; if it is unknown, let the next claim decide, and repeat a commit that did not happen."""
         assigned, transaction, firsts = wanted
         answer: LogEvent | None = None
         for _ in range(ATTEMPTS):
@@ -631,18 +632,18 @@ class Player:
         raise AssertionError(f"{transaction} is aborted every time: {answer}")
 
     def _note(self, transaction: Transaction, answer: Committed) -> None:
-        """Take down where the records stand; of a topic's partitions only that of its first record is told."""
+        """Note the offsets of the records; per topic the log reports only the partition of the first record."""
         places = [TopicPartition(output.topic, output.partition) for output in transaction.records]
-        told = {place.topic: place for place in reversed(places)}
+        reported = {place.topic: place for place in reversed(places)}
         for place, count in Counter(places).items():
-            if told[place.topic] == place:
+            if reported[place.topic] == place:
                 first = answer.first_offsets[place.topic]
                 self._offsets(place).extend(range(first, first + count))
             else:
                 self._stale.add(place)
 
     def _happened(self, transaction: Transaction) -> bool:
-        """Tell whether a transaction is in the log after all; the next claim has decided it."""
+        """Return whether a transaction is in the log after all; the next claim has decided it."""
         places = {TopicPartition(output.topic, output.partition) for output in transaction.records}
         before = {where: len(self._offsets(where)) for where in places}
         self._stale |= places
@@ -657,7 +658,7 @@ class Player:
 
     # --- members ----------------------------------------------------------------------------------------------
 
-    def _join(self, step: Join) -> Told:
+    def _join(self, step: Join) -> Outcome:
         slot = step.slot
         if slot in self._members:
             second = self.world.backend.log(Member(self.world.group, "here", slot), [self.world.commands])
@@ -669,7 +670,7 @@ class Player:
         self._settled()
         return ("settled",)
 
-    def _leave(self, step: Leave) -> Told:
+    def _leave(self, step: Leave) -> Outcome:
         if step.slot not in self._members:
             return ("nobody",)
         self._members.pop(step.slot).close()
@@ -677,7 +678,7 @@ class Player:
         self._settled()
         return ("settled",)
 
-    def _crash(self, step: Crash) -> Told:
+    def _crash(self, step: Crash) -> Outcome:
         if step.slot not in self._members:
             return ("nobody",)
         self._restart(step.slot, crash=True)
@@ -695,34 +696,34 @@ class Player:
         self._settled()
 
     def _void(self) -> None:
-        """Forget the claims of members that are gone."""
+        """Void the claims of members that have left."""
         for assigned in self._assigned.values():
             if assigned.holder not in self.world.drivers:
                 assigned.holder, assigned.live = None, False
 
-    def _sleep(self, step: Sleep) -> Told:
+    def _sleep(self, step: Sleep) -> Outcome:
         assigned = self._assigned[step.partition]
         if len(self._members) < 2 or not assigned.phase:
             return ("not now",)
         sleeper = self._held(assigned)
         sleeper.asleep = True
         assert self._held(assigned) is not sleeper
-        self._strays.clear()
+        self._unexpected.clear()
         sleeper.log.commit(Transaction(assigned.shard, self._offset(assigned.shard, 0), self._outputs(step.writes)))
         sleeper.asleep = False
 
         def answered() -> bool:
             kinds = (Lost, Aborted, Fenced, Committed)
-            return any(d is sleeper and isinstance(e, kinds) and e.shard == assigned.shard for d, e in self._strays)
+            return any(d is sleeper and isinstance(e, kinds) and e.shard == assigned.shard for d, e in self._unexpected)
 
-        self._until(answered, f"what {assigned.shard}'s sleeper is told")
-        assert not any(isinstance(event, Committed) for _, event in self._strays), self._strays
+        self._until(answered, f"the answer to {assigned.shard}'s sleeping owner")
+        assert not any(isinstance(event, Committed) for _, event in self._unexpected), self._unexpected
         self._settled()
         return ("refused", self._committed(assigned.shard))
 
-    # --- from outside -----------------------------------------------------------------------------------------
+    # --- clients and readers ----------------------------------------------------------------------------------
 
-    def _append(self, step: Append) -> Told:
+    def _append(self, step: Append) -> Outcome:
         outputs = self._outputs(step.writes) * step.times
         for output in outputs:
             self._offsets(TopicPartition(output.topic, output.partition))
@@ -737,18 +738,18 @@ class Player:
             known.append(offset)
         return tuple(places)
 
-    def _look(self, step: Look) -> Told:
+    def _read(self, step: Read) -> Outcome:
         where, reader = self._place(step.topic, step.partition), self.world.reader
         known = where in {self._place(t, p) for t in self._names for p in range(PARTITIONS)}
         start = self._offset(where, self._within(where, step.start)) if known else step.start
         read = _refusal(lambda: tuple(_contents(reader.read(*where, start))))
-        # After the read: markers may land a little after `Committed`, and it waits for them.
+        # After the read, which waits for transaction markers: they may be written a little after `Committed`.
         bounds = _refusal(lambda: tuple(self._count(where, bound) for bound in reader.bounds(*where)))
         committed = reader.committed(self.world.group, *where)
         count = reader.partition_count(where.topic)
         return (*read, bounds, self._count(where, committed) if known else committed, count)
 
-    def _follow(self, step: Follow) -> Told:
+    def _follow(self, step: Follow) -> Outcome:
         where = [self._place(step.topic, p) for p in range(PARTITIONS)]
         if step.topic == "missing":
             return _refusal(lambda: tuple(self.world.reader.follow(where[0].topic, {0: 0}, FOLLOW_S)))
@@ -758,7 +759,7 @@ class Player:
         records = list(islice(self.world.reader.follow(where[0].topic, positions, FOLLOW_S), wanted)) if wanted else []
         return tuple(tuple(_contents(r for r in records if r.partition == p)) for p in range(PARTITIONS))
 
-    def _ensure(self, step: Ensure) -> Told:
+    def _ensure(self, step: Ensure) -> Outcome:
         prefix = f"{self.world.group}."
         specs = [TopicSpec(self._names.get(name, prefix + name), count, {}) for name, count in step.specs]
         return _refusal(lambda: tuple(name.removeprefix(prefix) for name in self.world.backend.ensure(specs)))
@@ -766,16 +767,16 @@ class Player:
     # --- the end ----------------------------------------------------------------------------------------------
 
     def _drain(self) -> None:
-        """Let every shard that has begun take in the rest."""
+        """Have every shard that has begun fetch the remaining commands."""
         for assigned in self._assigned.values():
             if self._members and assigned.phase == "begun":
                 if assigned.paused:
                     self._paused(assigned, resume=True)
-                self.told.append(("the rest", *self._fetched(assigned)))
+                self.outcomes.append(("the rest", *self._fetched(assigned)))
 
-    def _everything(self) -> list[Told]:
-        """Read all that is committed; it has to stand where the log said when it was written."""
-        found: list[Told] = []
+    def _everything(self) -> list[Outcome]:
+        """Read all committed records; their offsets have to be those that the log reported."""
+        found: list[Outcome] = []
         for topic in self._names:
             for partition in range(PARTITIONS):
                 where = self._place(topic, partition)
@@ -787,7 +788,7 @@ class Player:
 
 
 def _contents(records: Iterable[Record]) -> list[tuple[object, ...]]:
-    """Return what records are made of, large values as their size and a checksum: a story is to be read."""
+    """Return the contents of records; large values are replaced by size and checksum, so that outcomes are readable."""
     return [(record.key, _brief(record.value), record.headers) for record in records]
 
 
@@ -795,8 +796,8 @@ def _brief(value: bytes | None) -> object:
     return (len(value), crc32(value)) if value and len(value) > BRIEF_BYTES else value
 
 
-def _refusal(call: Callable[[], Sequence[object]]) -> Told:
-    """Return what a call gave, or the class of its refusal."""
+def _refusal(call: Callable[[], Sequence[object]]) -> Outcome:
+    """Return the result of a call, or the class of its refusal."""
     try:
         return tuple(call())
     except LogError as refusal:

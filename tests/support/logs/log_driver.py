@@ -1,4 +1,4 @@
-"""Drives logs for the contract suite: polls until an event has come, so that a log may answer when it likes."""
+"""Drives logs for the contract suite: polls until an event arrives, so that a log may answer at any time."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from repertory.bridge.log.port import (
 )
 from repertory.bridge.log.record import Output, Record, TopicPartition
 
-#: A rebalance of a busy broker on a busy machine takes seconds; what takes a minute will not come any more.
+#: A rebalance of a busy broker on a busy machine takes seconds; an event that takes a minute will not arrive.
 DEADLINE_S = 60.0
 
 Event = TypeVar("Event", bound=LogEvent)
 
 
 class Driver:
-    """One member: its log, the events that no test has asked for yet, and the shards that it was told are its own."""
+    """One member: its log, the events that no test has taken yet, and the shards that are assigned to it."""
 
     def __init__(self, world: LogHarness, log: Log) -> None:
         self._world = world
         self.log = log
         self.pending: list[LogEvent] = []
         self.owned: set[TopicPartition] = set()
-        #: Not polled while asleep: a member that is stopped, or lost in its own work.
+        #: A member that is asleep is not polled, like a process that is stopped or busy.
         self.asleep = False
 
     def poll(self) -> None:
-        """Take in what has happened."""
+        """Collect new events."""
         for event in self.log.poll(0.01):
             self.pending.append(event)
             match event:
@@ -53,7 +53,7 @@ class Driver:
                     self.owned.discard(event.shard)
 
     def until(self, kind: type[Event], shard: TopicPartition | None = None) -> Event:
-        """Poll all members until this one has an event of a kind (for a shard), and return it, once."""
+        """Poll all members until this one has an event of a kind (for a shard); remove the event and return it."""
 
         def found() -> Event | None:
             for event in self.pending:
@@ -65,7 +65,7 @@ class Driver:
         return self._world.until(found, lambda: f"{kind.__name__} for {shard}, but only {self.pending}")
 
     def outcome(self, shard: TopicPartition) -> LogEvent:
-        """Poll all members until a shard's commit is decided, one way or another."""
+        """Poll all members until a shard's commit has an outcome, and return it."""
 
         def found() -> LogEvent | None:
             for event in self.pending:
@@ -77,28 +77,28 @@ class Driver:
         return self._world.until(found, lambda: f"an outcome for {shard}, but only {self.pending}")
 
     def said(self, shard: TopicPartition) -> list[LogEvent]:
-        """Return what is pending for a shard."""
+        """Return the pending events of a shard."""
         return [event for event in self.pending if event.shard == shard]
 
     def claimed(self, shard: TopicPartition, *topics: str) -> Claimed:
-        """Wait for a shard, and claim it."""
+        """Wait until a shard is assigned, and claim it."""
         self._world.until(lambda: shard in self.owned or None, lambda: f"{shard} among {self.owned}")
         return self.claimed_again(shard, *topics)
 
     def claimed_again(self, shard: TopicPartition, *topics: str) -> Claimed:
-        """Claim a shard that is owned already; what was pending of it is not asked for any more."""
+        """Claim a shard that is owned already; its pending events are dropped."""
         self.pending = [event for event in self.pending if event.shard != shard]
         self.log.claim(shard, topics)
         return self.until(Claimed, shard)
 
     def close(self) -> None:
-        """Leave."""
+        """Leave the group."""
         self._world.drivers.remove(self)
         self.log.close()
 
 
 class LogHarness:
-    """One backend, with topics of its own: ``commands``, ``events``, ``state`` of two partitions, and ``control``."""
+    """One backend with new topics: ``commands``, ``events``, ``state`` of two partitions, and ``control``."""
 
     def __init__(self, backend: Backend, kind: str) -> None:
         self.backend, self.kind = backend, kind
@@ -112,7 +112,7 @@ class LogHarness:
         self._ports += (self.appender, self.reader)
 
     def make(self, partitions: int = 2) -> None:
-        """Make the topics."""
+        """Create the topics."""
         names = (self.commands, self.events, self.state)
         control = TopicSpec(f"{self.group}.control", 1, {})
         self.backend.ensure([control, *(TopicSpec(name, partitions, {}) for name in names)])
@@ -138,17 +138,17 @@ class LogHarness:
         return driver, shard
 
     def until(self, check: Callable[[], Event | bool | None], what: Callable[[], str]) -> Event:
-        """Poll all members that are awake until a check gives something, and return it."""
+        """Poll all members that are awake until a check returns something, and return it."""
         deadline_s = time.monotonic() + DEADLINE_S
         while not (found := check()):
             assert time.monotonic() < deadline_s, f"waited {DEADLINE_S:g} s for {what()}"
             for driver in self.drivers:
                 if not driver.asleep:
                     driver.poll()
-        return found  # type: ignore[return-value]  # a check that gives a bool is asked for no value
+        return found  # type: ignore[return-value]  # callers of a check that returns a bool ignore the value
 
     def settled(self, *drivers: Driver) -> None:
-        """Wait until every shard is owned by exactly one of the members, in even shares."""
+        """Wait until every shard is owned by exactly one of the members, and the shares are even."""
 
         def even() -> bool:
             owned = [shard for driver in drivers for shard in driver.owned]
@@ -158,7 +158,7 @@ class LogHarness:
         self.until(even, lambda: f"even shares, but {[driver.owned for driver in drivers]}")
 
     def append(self, *values: bytes, topic: str | None = None, partition: int = 0) -> Sequence[int]:
-        """Append values from outside."""
+        """Append values as a client."""
         outputs = [Output(topic or self.commands, partition, b"key", value) for value in values]
         return self.appender.append(outputs)
 
@@ -173,7 +173,7 @@ class LogHarness:
         )
 
     def close(self) -> None:
-        """Close all that was opened."""
+        """Close everything that was opened."""
         for driver in [*self.drivers]:
             driver.close()
         for port in self._ports:

@@ -1,4 +1,4 @@
-"""A log of the worst kind that the port allows for ``append``: record by record, without a fence, and late."""
+"""The worst ``append`` that the port allows: record by record, without fencing, and late."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from repertory.bridge.log.record import Output, TopicPartition
 
 
 class TornBackend(EmbeddedBackend):
-    """A log in memory whose appends can be cut at every record: the kill point ``appending`` is reached before each.
+    """A log in memory whose appends can be torn at every record: the kill point ``appending`` is reached before each.
 
-    ``late``: what was cut off. A worker that was replaced and wakes up may append it, whoever has the shard by then.
+    ``late``: the records that were not appended. A worker that was replaced may still append them, whoever owns the
+    shard by then.
     """
 
     def __init__(self, *args: Any, **more: Any) -> None:
@@ -25,18 +26,18 @@ class TornBackend(EmbeddedBackend):
         self.torn = 0
 
     def log(self, member: Member, subscriptions: Sequence[str]) -> Any:
-        """Return a member whose appends go record by record."""
+        """Return a member that appends record by record."""
         return TornLog(super().log(member, subscriptions), self)
 
     def arrive(self) -> None:
-        """Let what was cut off arrive now."""
+        """Append the late records now."""
         late, self.late = self.late, []
         if late:
             self.appender().append(late)
 
 
 class TornLog:
-    """Passes everything on, and takes an append apart."""
+    """Delegates all calls, but splits each append into single records."""
 
     def __init__(self, inner: Log, backend: TornBackend) -> None:
         self._inner, self._backend = inner, backend
@@ -47,7 +48,7 @@ class TornLog:
         return getattr(self._inner, name)
 
     def append(self, append: Append) -> None:
-        """Append one by one; then move the offset, at which the worker may have died too."""
+        """Append one by one, then commit the offset; the worker can crash before each step."""
         outputs = [*append.outputs, *append.journal]
         firsts: dict[str, int] = {}
         for index, output in enumerate(outputs):
@@ -64,7 +65,7 @@ class TornLog:
         self._inner.append(msgspec.structs.replace(append, outputs=(), journal=()))
 
     def poll(self, timeout_s: float) -> Sequence[LogEvent]:
-        """Tell of an append where its records stand."""
+        """Replace the answer to an append by one with the offsets of its records."""
         return [
             Committed(event.shard, self._firsts.pop(event.shard))
             if isinstance(event, Committed) and event.shard in self._firsts
