@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from repertory.actors.entity import Entity
 from repertory.actors.shard.changelog import StashedRecord
-from repertory.bridge import kill_points
+from repertory.bridge import kill_points, topics
 from repertory.bridge.assigned_shard import ShardPhase
 from repertory.bridge.log.clock import Clock, SystemClock
 from repertory.bridge.log.port import Backend, Log, Member, Reader
@@ -122,7 +122,7 @@ class Running:
     def _left(self) -> str | None:
         """Describe one thing that is still to be done; None if there is nothing."""
         for hosted in self.system.hosted.values():
-            topic = f"{self.system.name}.{hosted.behaviour.name}.commands"
+            topic = topics.commands_topic(self.system.name, hosted.behaviour.name)
             for partition in range(hosted.partitions):
                 committed = self.reader.committed(self.system.name, topic, partition) or 0
                 if any(True for _ in self.reader.read(topic, partition, committed)):
