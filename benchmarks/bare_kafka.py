@@ -1,7 +1,7 @@
-"""The ledger job as a bare confluent-kafka loop: what the client and the broker alone allow.
+"""The ledger job as a bare confluent-kafka loop: the upper limit that the client and the broker set.
 
-One consumer, one transactional producer per partition, overlapping commits, batches of 1,000; the same settings as the
-runtime's. It keeps balances in a dict and forgets them at exit: no restore, no supervision, no fencing by partition.
+One consumer, one transactional producer per partition, overlapping commits, batches of 1,000, and the same settings as
+the runtime. Balances are kept in a dict and lost at exit: no restore, no supervision, no fencing by partition.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Shard:
         self.thread.start()
 
     def decide(self, group: object) -> None:
-        """Handle a batch and hand it to the thread that commits."""
+        """Handle a batch and pass it to the thread that commits."""
         batch, self.pending = self.pending[: job.BATCH], self.pending[job.BATCH :]
         decode, encode, balances = _decode, _encode, self.balances
         events = []
@@ -67,7 +67,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def bare_kafka(url: str, count: int) -> float:
-    """Run the job and return the seconds from a loop that is ready and a topic that is full to the last commit."""
+    """Run the job; return the seconds to the last commit, from the moment that the loop is ready and the topic full."""
     name = f"bare-{uuid.uuid4().hex[:8]}"
     backend = connect(url)
     topic = f"{name}.account.commands"

@@ -1,7 +1,7 @@
-"""How long an answer takes, exactly once and at least once, in turn: ``python -m benchmarks.latency --log kafka://…``.
+"""The latency of an ask, exactly once and at least once, in turn: ``python -m benchmarks.latency --log kafka://…``.
 
-One client asks one account at a time, a worker process answers; measured from before the command is appended until its
-reply is read. Figures of one run are comparable with each other and with nothing else: the ratio is what counts.
+One client asks one account at a time, and a worker process replies. The latency is measured from before the command is
+appended until its reply is read. Only figures of the same run are comparable; the result is their ratio.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rich.table import Table
 
 from benchmarks.job import PARTITIONS, Account, Deposit
 from repertory import ActorSystem
+from repertory.actors.headers import CORRELATION_ID, REPLY_TO
 from repertory.actors.placement import partition_of
 from repertory.actors.wire import encode
 from repertory.bridge.log.connect import connect
@@ -31,26 +32,26 @@ from repertory.cli.shared import sentences
 console = Console(highlight=False)
 
 NAME, DELIVERY = "LATENCY_NAME", "LATENCY_DELIVERY"
-#: Asked before anything is measured: shards are restored, connections are there.
+#: Asks before the measurement, so that shards are restored and connections are open.
 WARM_UP = 50
 PATIENCE_S = 30.0
 
 
-def answering(name: str, delivery: str) -> ActorSystem:
+def accounts_system(name: str, delivery: str) -> ActorSystem:
     """Return the system that a worker hosts."""
     made = ActorSystem(name, settings=Settings(delivery=delivery))
     made.host(Account, partitions=PARTITIONS)
     return made
 
 
-#: What the workers import: the system of the round under way.
-system = answering(os.environ.get(NAME, "latency"), os.environ.get(DELIVERY, DELIVERIES[0]))
+#: The workers import this: the system of the current round.
+system = accounts_system(os.environ.get(NAME, "latency"), os.environ.get(DELIVERY, DELIVERIES[0]))
 
 
 def latencies_ms(url: str, delivery: str, count: int) -> list[float]:
-    """Ask one by one and return how long each answer took, in milliseconds."""
+    """Ask one at a time and return the latency of each ask, in milliseconds."""
     os.environ[NAME], os.environ[DELIVERY] = f"latency-{uuid.uuid4().hex[:8]}", delivery
-    asked = answering(os.environ[NAME], delivery)
+    asked = accounts_system(os.environ[NAME], delivery)
     with (
         asked.spawn("benchmarks.latency:system", log=url),
         closing(connect(url, asked.settings)) as backend,
@@ -68,11 +69,11 @@ def _asked(
     value = encode(Deposit(amount=1))
     for number in range(WARM_UP + count):
         key = b"account-%d" % (number % 100)
-        headers = (("reply-to", reply_to), ("correlation-id", b"%d" % number))
+        headers = ((REPLY_TO, reply_to), (CORRELATION_ID, b"%d" % number))
         begin_s = time.perf_counter()
         append([Output(topic, partition_of(key, PARTITIONS), key, value, headers)])
-        while next(replies).header("correlation-id") != b"%d" % number:
-            pass  # At least once, one of before may have come again.
+        while next(replies).header(CORRELATION_ID) != b"%d" % number:
+            pass  # At least once, an earlier reply may be repeated.
         if number >= WARM_UP:
             yield (time.perf_counter() - begin_s) * 1000
 
@@ -82,7 +83,7 @@ def main(
     count: Annotated[int, typer.Option("--asks", min=10, help="Asks of each round.")] = 500,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
 ) -> None:
-    """Measure both in turn and print the ratio."""
+    """Measure both modes in turn and print the ratio."""
     table = Table("round", *(f"{each} {name} ms" for each in DELIVERIES for name in ("p50", "p99")), "ratio of p50")
     ratios = []
     with sentences():

@@ -1,8 +1,8 @@
 """The ledger job, on Repertory and as a bare loop on the same log, in turn: ``python -m benchmarks.ledger``.
 
-The job: decode a deposit, add it to the balance of one of 10,000 accounts, emit an event; exactly once, on four
-partitions. Each round brings a loop up, fills its topic, and measures until all is committed. Figures of one run are
-comparable with each other and with nothing else: the ratio is what counts.
+The job: decode a deposit, add it to the balance of one of 10,000 accounts, and emit an event; exactly once, on four
+partitions. Each round starts a loop, fills its topic, and measures until everything is committed. Only figures of the
+same run are comparable; the result is their ratio.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def repertory(url: str, count: int) -> float:
 
 
 def bare_embedded(url: str, count: int) -> float:
-    """Read, append as much, commit: the same SQLite without any actor, nothing decoded."""
+    """Read, append the same number of records, commit: the same SQLite log without actors and without decoding."""
     name = f"bare-{uuid.uuid4().hex[:8]}"
     backend = connect(url)
     topics = [f"{name}.account.commands", f"{name}.account.events", f"{name}.control"]
@@ -72,7 +72,7 @@ def bare_embedded(url: str, count: int) -> float:
 
 
 def measure(job: Callable[[str, int], float], url: str, count: int) -> float:
-    """Return commands a second."""
+    """Return commands per second."""
     return count / job(url, count)
 
 
@@ -81,11 +81,11 @@ def main(
     count: Annotated[int, typer.Option("--commands", min=1, help="Commands of each round.")] = 200_000,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
 ) -> None:
-    """Measure both in turn and print the ratio."""
-    calm_the_collector()  # as a worker process does; the bare loop has the good of it too
+    """Measure both loops in turn and print the ratio."""
+    calm_the_collector()  # As a worker process does; the bare loop benefits as well.
     bare: Callable[[str, int], float] = bare_embedded
     if log.startswith("kafka:"):
-        from benchmarks.bare_kafka import bare_kafka  # noqa: PLC0415  librdkafka only where it is used
+        from benchmarks.bare_kafka import bare_kafka  # noqa: PLC0415  load librdkafka only if it is used
 
         bare = bare_kafka
     with sentences():

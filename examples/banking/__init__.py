@@ -1,14 +1,14 @@
 """A bank: accounts, and transfers between them. ``repertory run examples.banking:system`` runs it.
 
-``python -m examples.banking`` runs it under load, kills its workers meanwhile, and audits what they left in the log.
+``python -m examples.banking`` runs it under load, kills its workers meanwhile, and audits the log.
 """
 
 from examples.banking.accounts import Account
 from examples.banking.transfers import Transfer
 from repertory import ActorSystem, Backoff, Directive, Settings, restart
 
-#: A window smaller than the default: what a kill leaves to replay is less, and snapshots are part of each audit.
-#: And a budget for workers that are killed on purpose, which the default takes for a node that is beyond help.
+#: The snapshot window is smaller than the default, so that less is replayed after a kill and every audit covers
+#: snapshots. The restart budget is larger, because the workers are killed on purpose.
 system = ActorSystem(
     "bank",
     settings=Settings(snapshot_window_records=1_000),

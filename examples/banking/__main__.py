@@ -1,4 +1,4 @@
-"""``python -m examples.banking``: the bank under load and under fire, and its audit."""
+"""``python -m examples.banking``: run the bank under load, kill its workers, and audit the log."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from rich.text import Text
 
 from examples.banking import system
 from examples.banking.audit import ENDS
-from examples.banking.simulation import Figures, Options, Show, Unfinished, simulate
-from examples.banking.stage import BankDown
+from examples.banking.running_bank import BankDown
+from examples.banking.simulation import Figures, Options, ProgressListener, Unfinished, simulate
 from repertory import LogError, TargetError
 from repertory.verify import Check
 
-#: sysexits.h: the call is to be mended.
+#: sysexits.h: the call must be corrected.
 EX_USAGE = 64
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -31,8 +31,8 @@ console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
 
-class Bars(Show):
-    """Two bars: the transfers that have ended, the records that the audit has read."""
+class Bars(ProgressListener):
+    """Two bars: the transfers that have ended, and the records that the audit has read."""
 
     def __init__(self, progress: Progress, transfers: int) -> None:
         self._progress = progress
@@ -41,22 +41,22 @@ class Bars(Show):
         self._audit: TaskID | None = None
 
     def ended(self, transfers: int, kills: int) -> None:
-        """See `Show`."""
+        """See `ProgressListener`."""
         if self._run is None:
             self._run = self._progress.add_task("transfers", total=self._transfers)
         self._progress.update(self._run, completed=transfers, description=f"transfers, {kills} kills")
 
     def auditing(self, records: int) -> None:
-        """See `Show`."""
+        """See `ProgressListener`."""
         self._audit = self._progress.add_task("records audited", total=records)
 
     def audited(self, records: int) -> None:
-        """See `Show`."""
+        """See `ProgressListener`."""
         if self._audit is not None:
             self._progress.advance(self._audit, records)
 
     def finished(self) -> None:
-        """See `Show`."""
+        """See `ProgressListener`."""
         if self._audit is not None:
             self._progress.update(self._audit, total=self._progress.tasks[self._audit].completed)
 
@@ -70,13 +70,13 @@ def bank(
     transfers: Annotated[int, typer.Option(min=1, help="Transfers between them.")] = 20_000,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; default: 2, on memory: 1.")] = None,
     kills: Annotated[int, typer.Option(min=0, help="Workers to kill meanwhile.")] = 5,
-    seed: Annotated[int, typer.Option(help="Draws accounts, transfers, and who is killed.")] = 1,
+    seed: Annotated[int, typer.Option(help="The seed of the accounts, the transfers and the kills.")] = 1,
     run: Annotated[
-        str | None, typer.Option(help="Begins every key, and must be new to the log; default: time and seed.")
+        str | None, typer.Option(help="The prefix of all keys, new to the log; default: time and seed.")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds until it is given up.")] = 900.0,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds until the run is given up.")] = 900.0,
 ) -> None:
-    """Move money, kill workers, and hold what is in the log afterwards to the bank's and the runtime's promises."""
+    """Transfer money, kill workers, and check the log against the promises of the bank and of the runtime."""
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     log = log or _new_log()
     options = Options(
@@ -108,7 +108,7 @@ def _new_log() -> str:
 
 @contextmanager
 def _sentences() -> Iterator[None]:
-    """Turn every refusal into one sentence and a non-zero exit."""
+    """Turn each error that a user can act on into one sentence and a non-zero exit code."""
     try:
         yield
     except (BankDown, Unfinished) as error:
@@ -122,7 +122,7 @@ def _sentences() -> Iterator[None]:
 
 
 def show_figures(figures: Figures) -> None:
-    """Print what the run did."""
+    """Print the figures of the run."""
     table = Table(title="run", show_header=False)
     for end in ENDS.values():
         table.add_row(f"transfers {end}", f"{figures.ends.get(end, 0):,}")
@@ -136,7 +136,7 @@ def show_figures(figures: Figures) -> None:
 
 
 def show_checks(checks: list[Check]) -> None:
-    """Print what the audit found."""
+    """Print the checks of the audit."""
     columns = (Column(name, overflow="fold") for name in ("check", "", "detail"))
     table = Table(*columns, title="audit of the committed records")
     for check in checks:

@@ -1,4 +1,4 @@
-"""Accounts: what the bank keeps, and what can happen to it. Money is a whole number of cents."""
+"""Accounts: their commands, events and state. Amounts are in whole cents."""
 
 from typing import Annotated, Self
 
@@ -6,7 +6,7 @@ from msgspec import Meta
 
 from repertory import Command, Entity, Event, Rejection, command, event
 
-#: An amount that moves. What comes in with another one is a dead letter before any handler sees it.
+#: A positive amount. A command with another amount is dead-lettered before a handler sees it.
 Cents = Annotated[int, Meta(gt=0)]
 
 
@@ -17,11 +17,11 @@ class Open(Command):
 
 
 class Close(Command):
-    """Take no deposits from now on. What the account holds stays its owner's, to be withdrawn at any time."""
+    """Refuse deposits from now on. The balance can still be withdrawn at any time."""
 
 
 class Deposit(Command):
-    """Pay in. ``transfer`` names the transfer that the money belongs to, "" is cash at the counter."""
+    """Pay in. ``transfer`` is the id of the transfer that the money belongs to, or "" for cash."""
 
     amount: Cents
     transfer: str = ""
@@ -35,45 +35,45 @@ class Withdraw(Command):
 
 
 class Refund(Command):
-    """Put back what a transfer took and could not deliver. No account refuses its own money, not even a closed one."""
+    """Return the money of a transfer that failed. No account refuses it, not even a closed one."""
 
     amount: Cents
     transfer: str
 
 
 class Opened(Event):
-    """The account takes deposits."""
+    """The account accepts deposits."""
 
     initial: int
 
 
 class Closed(Event):
-    """The account takes no deposits."""
+    """The account refuses deposits."""
 
 
 class Deposited(Event):
-    """Money came in."""
+    """Money was paid in."""
 
     amount: int
     transfer: str
 
 
 class Withdrawn(Event):
-    """Money went out."""
+    """Money was paid out."""
 
     amount: int
     transfer: str
 
 
 class Refunded(Event):
-    """Money came back."""
+    """The money of a failed transfer was returned."""
 
     amount: int
     transfer: str
 
 
 class AlreadyOpen(Rejection):
-    """There is nothing to open."""
+    """The account is open already."""
 
 
 class AccountClosed(Rejection):
@@ -81,7 +81,7 @@ class AccountClosed(Rejection):
 
 
 class InsufficientFunds(Rejection):
-    """There is less in the account than was asked for."""
+    """The balance is less than the amount."""
 
     balance: int
 

@@ -1,7 +1,7 @@
-"""The audit: what the log says of the bank's money and of each transfer, beside what `verify` says of the runtime.
+"""The audit: checks the bank's money and each transfer in the log, in addition to the checks of `verify`.
 
-All from committed records, in their order, of *all* runs on the log: an earlier run that was cut off is finished by
-the next one, and its money counts as well.
+It reads the committed records of *all* runs on the log, in order: a run that was interrupted is completed by the next
+one, and its money counts as well.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from examples.banking.transfers import (
 from repertory import ActorSystem, Message, commands_topic, partition_of
 from repertory.verify import Check, Finding, Place, Reader, Record, Step, VerificationReport, verify
 
-#: How a transfer ends, by the event that says so.
+#: How a transfer ends, by the event that ends it.
 ENDS: dict[type[Message], str] = {
     TransferCompleted: "completed",
     TransferRefused: "refused",
@@ -30,28 +30,28 @@ ENDS: dict[type[Message], str] = {
 }
 
 
-#: What the ledger checks.
+#: The checks of the ledger.
 MONEY = (
     "the balances are what was paid in",
     "no balance is negative after any event",
     "every transfer ended exactly once",
     "the money moved as the transfers ended",
 )
-#: Nothing waits, nothing is dead, nothing is unread: what a load that cannot fail must come to.
+#: The check that no command is unhandled, stashed, parked or dead-lettered: no command of this load fails.
 LEFT = "every command was applied or rejected"
 _LEFT_FATES = frozenset({"not handled yet", "stashed", "parked", "dead-lettered"})
 
 
 class Move(NamedTuple):
-    """Money that one account gave (below 0) or took (above 0) for a transfer."""
+    """The money that an account paid (below 0) or received (above 0) for a transfer."""
 
     kind: str
     account: str
     cents: int
 
 
-class Course:
-    """One transfer as commands and journals tell it. ``asked_at`` is the offset of its first start command."""
+class TransferHistory:
+    """One transfer, from commands and journals. ``asked_at`` is the offset of its first start command."""
 
     __slots__ = ("asked_at", "end", "ends", "moves", "started", "starts")
 
@@ -64,7 +64,7 @@ class Course:
         self.moves: tuple[Move, ...] = ()
 
     def expected_moves(self) -> Counter[Move]:
-        """Return what must have moved, seen from how it ended."""
+        """Return the movements that follow from how the transfer ended."""
         if self.started is None or self.end == "refused":
             return Counter()
         source, target, cents = self.started.source, self.started.target, self.started.amount
@@ -75,7 +75,7 @@ class Course:
 def audit(
     reader: Reader, system: ActorSystem, seen: Callable[[int], None] = lambda _: None, *, decides: bool = True
 ) -> list[Check]:
-    """Return the checks of everything that the bank left in a log; nothing may be running on it.
+    """Check all records of the bank in a log. No node of the bank may be running.
 
     ``seen`` is called with the number of records read since its last call, for a progress bar. ``decides``: decide
     each command again.
@@ -86,7 +86,7 @@ def audit(
 
 
 def _left(system: ActorSystem, report: VerificationReport) -> Check:
-    """Check that each command was applied or rejected: this load has none that fails, and nobody is waiting."""
+    """Check that each command was applied or rejected: no command of this load fails."""
     finding = Finding(LEFT)
     for fate, count in report.fates.items():
         finding.looked_at += count
@@ -96,7 +96,7 @@ def _left(system: ActorSystem, report: VerificationReport) -> Check:
 
 
 class Ledger:
-    """The bank's own books: fed with commands and events, asked for checks at the end."""
+    """Collects the commands and events of the bank, and returns its checks at the end."""
 
     def __init__(self, system: ActorSystem) -> None:
         self._sum, self._balance, self._ended, self._moved = map(Finding, MONEY)
@@ -106,8 +106,8 @@ class Ledger:
         self._decode_account = accounts.behaviour.decoder.decode
         self._decode_transfer = transfers.behaviour.decoder.decode
         self._transfer_partitions = transfers.partitions
-        self._courses: dict[str, Course] = {}
-        #: By account: the first command that asks to open it, with the first payment, and what its journal says of it.
+        self._histories: dict[str, TransferHistory] = {}
+        #: By account: the first command that opens it, with the first payment; and the first payment in its journal.
         self._openings: dict[str, tuple[Record, int]] = {}
         self._opened: dict[str, int] = {}
         self._paid_in = 0
@@ -115,22 +115,22 @@ class Ledger:
         self._steps = 0
 
     def command(self, record: Record) -> None:
-        """Take in a command of any entity. Commands that cannot be decoded are dead letters, seen elsewhere."""
+        """Add a command of any entity. Commands that cannot be decoded are dead letters, which `verify` checks."""
         if record.header("cause") is not None or record.key is None or record.value is None:
             return
         key = record.key.decode(errors="backslashreplace")
         try:
             if record.topic == self._transfers_topic:
                 if isinstance(self._decode_transfer(record.value), StartTransfer):
-                    course = self._course(key)
-                    course.asked_at = record.offset if course.asked_at is None else course.asked_at
+                    history = self._history(key)
+                    history.asked_at = record.offset if history.asked_at is None else history.asked_at
             elif isinstance(command := self._decode_account(record.value), Open):
                 self._openings.setdefault(key, (record, command.initial))
         except ValueError:
             return
 
     def step(self, step: Step) -> None:
-        """Take in an event of any entity."""
+        """Add an event of any entity."""
         if isinstance(step.after, Account) and isinstance(step.before, Account):
             self._account(step, step.before, step.after)
         else:
@@ -154,63 +154,66 @@ class Ledger:
 
     def _move(self, transfer: str, move: Move) -> None:
         if transfer:
-            self._course(transfer).moves += (move,)
+            self._history(transfer).moves += (move,)
         else:
             self._paid_in += move.cents
 
     def _transfer(self, step: Step) -> None:
-        course = self._course(step.key)
+        history = self._history(step.key)
         if isinstance(step.event, TransferStarted):
-            course.starts += 1
-            course.started = step.event
-            if course.starts > 1:
+            history.starts += 1
+            history.started = step.event
+            if history.starts > 1:
                 self._ended.wrong(step.record, "the transfer started a second time")
         elif (end := ENDS.get(type(step.event))) is not None:
-            course.ends += 1
-            if course.ends > 1:
-                self._ended.wrong(step.record, f"the transfer had ended before, as {course.end}; now as {end}")
-            course.end = end
+            history.ends += 1
+            if history.ends > 1:
+                self._ended.wrong(step.record, f"the transfer had ended before, as {history.end}; now as {end}")
+            history.end = end
 
-    def _course(self, transfer: str) -> Course:
-        return self._courses.setdefault(transfer, Course())
+    def _history(self, transfer: str) -> TransferHistory:
+        return self._histories.setdefault(transfer, TransferHistory())
 
-    # --- the end ----------------------------------------------------------------------------------------------
+    # --- checks -----------------------------------------------------------------------------------------------
 
     def checks(self) -> list[Check]:
-        """Return what the books say."""
-        for transfer, course in self._courses.items():
-            self._check_course(transfer, course)
+        """Return the checks of the ledger."""
+        for transfer, history in self._histories.items():
+            self._check_transfer(transfer, history)
         for key, (record, initial) in self._openings.items():
             if self._opened.get(key) != initial:
-                self._sum.wrong(record, f"{initial} cents were paid in, the account began with {self._opened.get(key)}")
+                self._sum.wrong(
+                    record, f"{initial} cents were paid in, but the account began with {self._opened.get(key)}"
+                )
         if self._balances != self._paid_in:
             where = Place(self._accounts_topic, 0)
-            self._sum.wrong(where, f"all accounts hold {self._balances:,} cents, {self._paid_in:,} were paid in")
-        ends = Counter(course.end for course in self._courses.values())
-        told = ", ".join(f"{ends[end]:,} {end}" for end in ENDS.values())
-        moves = sum(len(course.moves) for course in self._courses.values())
+            self._sum.wrong(where, f"all accounts hold {self._balances:,} cents, but {self._paid_in:,} were paid in")
+        ends = Counter(history.end for history in self._histories.values())
+        ended = ", ".join(f"{ends[end]:,} {end}" for end in ENDS.values())
+        moves = sum(len(history.moves) for history in self._histories.values())
         return [
             self._sum.check(f"{self._balances:,} cents in {len(self._opened):,} accounts"),
             self._balance.check(f"{self._steps:,} events of accounts"),
-            self._ended.check(told),
+            self._ended.check(ended),
             self._moved.check(f"{moves:,} movements"),
         ]
 
-    def _check_course(self, transfer: str, course: Course) -> None:
+    def _check_transfer(self, transfer: str, history: TransferHistory) -> None:
         partition = partition_of(transfer.encode(), self._transfer_partitions)
-        where = Place(self._transfers_topic, partition, -1 if course.asked_at is None else course.asked_at, transfer)
-        if course.asked_at is None and course.starts:
-            self._ended.wrong(where, "nobody asked for this transfer")
-        elif course.starts == 0:
-            finding = self._ended if course.asked_at is not None else self._moved
-            finding.wrong(where, "the transfer never started" + (f", but moved {_say(course)}" if course.moves else ""))
-        elif course.ends == 0:
+        where = Place(self._transfers_topic, partition, -1 if history.asked_at is None else history.asked_at, transfer)
+        if history.asked_at is None and history.starts:
+            self._ended.wrong(where, "no command started this transfer")
+        elif history.starts == 0:
+            finding = self._ended if history.asked_at is not None else self._moved
+            moved = f", but moved {_shown(history)}" if history.moves else ""
+            finding.wrong(where, f"the transfer never started{moved}")
+        elif history.ends == 0:
             self._ended.wrong(where, "the transfer never ended")
-        elif course.ends == 1 and Counter(course.moves) != course.expected_moves():
-            self._moved.wrong(where, f"the transfer {course.end}, but what moved was {_say(course)}")
+        elif history.ends == 1 and Counter(history.moves) != history.expected_moves():
+            self._moved.wrong(where, f"the transfer {history.end}, but the movements were: {_shown(history)}")
 
 
-def _say(course: Course) -> str:
-    if not course.moves:
+def _shown(history: TransferHistory) -> str:
+    if not history.moves:
         return "nothing"
-    return ", ".join(f"{move.kind} {abs(move.cents)} at {move.account!r}" for move in course.moves)
+    return ", ".join(f"{move.kind} {abs(move.cents)} at {move.account!r}" for move in history.moves)

@@ -1,4 +1,4 @@
-"""The load: accounts and transfers, drawn from a seed so that every way through a transfer is walked."""
+"""The load: accounts and transfers, drawn from a seed, that take every path through a transfer."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from examples.banking.accounts import Account, Close, Open
 from examples.banking.transfers import StartTransfer, Transfer
 from repertory import Command, CommandHandler
 
-#: Whom to tell, its key, and what: as ``Client.tell_all`` takes it.
-Told = tuple[CommandHandler[Any, Any, Any], str, Command]
+#: A handler, a key and a command, as ``Client.tell_all`` takes them.
+AddressedCommand = tuple[CommandHandler[Any, Any, Any], str, Command]
 
-#: Of ten accounts one is poor (transfers from it are refused) and one is closed at once (transfers to it are refunded).
+#: Of ten accounts, one is poor (transfers from it are refused) and one is closed (transfers to it are refunded).
 _OUT_OF, _POOR, _CLOSED = 10, 8, 9
 _RICH_CENTS, _POOR_CENTS, _TRANSFER_CENTS_MAX = 100_000, 100, 10_000
-#: This share of the transfers is sent twice, as a client would that did not hear whether the first came through.
+#: The share of transfers that are sent twice, as by a client that did not learn the outcome of the first send.
 _REPEATED = 0.01
 
 
 class Load:
-    """What one run sends. ``run`` begins every key, so that runs on one log do not meet."""
+    """The commands of one run. ``run`` is the prefix of all keys, so that several runs can share a log."""
 
     def __init__(self, run: str, *, accounts: int, transfers: int, seed: int) -> None:
         self._run = run
@@ -29,8 +29,8 @@ class Load:
         self._transfers = transfers
         self._random = Random(seed)  # noqa: S311  reproducible on purpose
 
-    def openings(self) -> Iterator[Told]:
-        """Yield the commands that open the accounts, and close some of them."""
+    def openings(self) -> Iterator[AddressedCommand]:
+        """Yield the commands that open the accounts and close some of them."""
         for number in range(self._accounts):
             kind = number % _OUT_OF
             cents = _POOR_CENTS if kind == _POOR else _RICH_CENTS
@@ -38,7 +38,7 @@ class Load:
             if kind == _CLOSED:
                 yield Account.close, self._account(number), Close()
 
-    def transfers(self) -> Iterator[Told]:
+    def transfers(self) -> Iterator[AddressedCommand]:
         """Yield the commands that start the transfers, some of them twice."""
         for number in range(self._transfers):
             start = StartTransfer(

@@ -1,4 +1,4 @@
-"""The bank in the simulator: what its clients send, and that its money is all there. See ``repertory simulate``."""
+"""The bank in the simulator: its workload, and its audit as the invariant. See ``repertory simulate``."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from collections.abc import Iterator
 from random import Random
 
 from examples.banking.audit import LEFT, audit
-from examples.banking.load import Load, Told
+from examples.banking.load import AddressedCommand, Load
 from repertory.simulation import Outcome
 
-#: Each transfer is about five commands in the log.
+#: A transfer makes about five commands in the log.
 _ACCOUNTS, _TRANSFERS = 12, 42
 
 
-def commands(random: Random) -> Iterator[Told]:
-    """Yield the commands of one run: accounts are opened, some closed, and money is sent to and fro."""
+def commands(random: Random) -> Iterator[AddressedCommand]:
+    """Yield the commands of one run: open accounts, close some, and transfer money between them."""
     load = Load("s", accounts=_ACCOUNTS, transfers=_TRANSFERS, seed=random.randrange(1 << 30))
     yield from load.openings()
     yield from load.transfers()
 
 
 def invariant(outcome: Outcome) -> None:
-    """Raise AssertionError if the bank's audit finds anything wrong.
+    """Raise AssertionError if the bank's audit fails.
 
-    Faults of the simulation make dead letters (what was no command) and parked keys on purpose. A command that is one
-    has not happened: then the sums cannot be held against what was sent. The runtime's promises are the simulator's to
-    check, whatever was lost; it also decides each command again.
+    The simulator causes dead letters and parked keys on purpose. Their commands were not applied, so that the sums
+    cannot be compared with the commands that were sent. The simulator itself checks the promises of the runtime in
+    every run, and decides each command again.
     """
     if outcome.lossless:
         for check in audit(outcome.reader, outcome.system, decides=False):

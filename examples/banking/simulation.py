@@ -1,4 +1,4 @@
-"""The simulation: open accounts, send transfers, kill workers meanwhile, wait for the end, and audit the log."""
+"""The simulation: open accounts, send transfers and kill workers meanwhile, wait for the end, and audit the log."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from statistics import median
 import msgspec
 
 from examples.banking.audit import audit
-from examples.banking.load import Load, Told
-from examples.banking.stage import InProcess, Stage, Workers
+from examples.banking.load import AddressedCommand, Load
+from examples.banking.running_bank import BankInProcess, BankInWorkers, RunningBank
 from repertory import ActorSystem, Client, OutcomeUnknown, commands_topic
 from repertory.verify import Check, Reader, records_total
 
 TARGET = "examples.banking:system"
 
-#: Commands of one append, and how often an append is tried whose outcome is unknown.
+#: The commands of one append, and the attempts of an append whose outcome is unknown.
 _CHUNK_RECORDS, _APPENDS_MAX = 200, 5
-#: At most a quarter of the transfers, and at most so many, are sent ahead of those that have ended: so the sending
-#: lasts while workers die.
+#: The transfers in progress are limited to a quarter of all transfers, within these bounds, so that workers are killed
+#: while transfers are sent.
 _AHEAD_MIN, _AHEAD_MAX = 200, 10_000
-#: What a key can begin with, leaving room for a number.
+#: The prefix of a key, which leaves room for a number.
 _RUN = r"[A-Za-z0-9.-]{1,40}"
 _SETTLE_PAUSE_S = 0.05
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What to simulate. ``run`` begins every key and must be new to the log."""
+    """What to simulate. ``run`` is the prefix of all keys and must be new to the log."""
 
     log: str
     run: str
@@ -44,7 +44,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run did. ``gaps_s``: from a kill to the next commit, for each shard of transfers that it stopped."""
+    """The figures of a run. ``gaps_s``: from a kill to the next commit of each shard of transfers that it stopped."""
 
     ends: Mapping[str, int]
     seconds: float
@@ -55,123 +55,125 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def per_second(self) -> float:
-        """Transfers that ended in a second, from the first that was sent to the last end."""
+        """Ended transfers per second, from the first send to the last end."""
         return sum(self.ends.values()) / self.seconds if self.seconds else 0.0
 
     @property
     def gap_median_s(self) -> float | None:
-        """The median of the gaps, None where there was none."""
+        """The median of the gaps, None if there is none."""
         return median(self.gaps_s) if self.gaps_s else None
 
 
 class Unfinished(Exception):
-    """The time was over before the work was; the message says how far it came."""
+    """The timeout expired before all transfers had ended; the message has the number of those that had."""
 
 
-class Show:
-    """Is told how far a simulation is; this one shows nothing."""
+class ProgressListener:
+    """Receives the progress of a simulation. This base class ignores it."""
 
     def ended(self, transfers: int, kills: int) -> None:
-        """So many transfers have ended, so many kills are done."""
+        """The numbers of transfers that have ended and of kills so far."""
 
     def auditing(self, records: int) -> None:
-        """An audit of about so many records begins."""
+        """An audit begins, of about this number of records."""
 
     def audited(self, records: int) -> None:
-        """So many more records are read."""
+        """This number of further records is read."""
 
     def finished(self) -> None:
-        """The audit is done; it may have read less than expected, as transaction markers are no records."""
+        """The audit is done. It may have read fewer records than announced, as transaction markers were counted."""
 
 
-def simulate(system: ActorSystem, options: Options, show: Show) -> tuple[Figures, list[Check]]:
-    """Run the whole simulation and return its figures and what the audit found.
+def simulate(system: ActorSystem, options: Options, progress: ProgressListener) -> tuple[Figures, list[Check]]:
+    """Run the whole simulation; return its figures and the checks of the audit.
 
     Raises:
-        ValueError: options that do not go together.
+        ValueError: the options are invalid.
         Unfinished: not all transfers ended in time.
-        BankDown: the bank ended by itself.
-        LogError: see ``bridge.log.connect``, ``Backend.ensure`` and ``Client.tell``.
+        BankDown: the bank stopped by itself.
+        LogError: the log cannot be used.
     """
     if options.log == "memory:" and options.workers != 1:
-        raise ValueError(f"memory: lives in one process: --workers is 1 there, not {options.workers}")
+        raise ValueError(
+            f"memory: is the memory of one process: use --workers 1, not {options.workers}, or another log"
+        )
     if not re.fullmatch(_RUN, options.run):
-        raise ValueError(f"--run takes up to 40 letters, digits, dots and dashes, not {options.run!r}")
+        raise ValueError(f"--run takes 1 to 40 letters, digits, dots and dashes, not {options.run!r}")
     if min(options.accounts, options.transfers, options.workers) < 1 or options.kills < 0:
-        raise ValueError("a simulation has accounts, transfers and workers, and no kills below 0")
-    with _stage(system, options) as stage:
-        figures = Run(system, options, stage, show).play()
-        stage.rest()
-        show.auditing(records_total(stage.reader, system))
-        checks = audit(stage.reader, system, show.audited)
-        show.finished()
+        raise ValueError("--accounts, --transfers and --workers are 1 or more, --kills is 0 or more")
+    with _start(system, options) as bank:
+        figures = Run(system, options, bank, progress).play()
+        bank.rest()
+        progress.auditing(records_total(bank.reader, system))
+        checks = audit(bank.reader, system, progress.audited)
+        progress.finished()
         return figures, checks
 
 
-def _stage(system: ActorSystem, options: Options) -> Stage:
+def _start(system: ActorSystem, options: Options) -> RunningBank:
     random = Random(f"kills {options.seed}")  # noqa: S311  reproducible on purpose
     if options.log == "memory:":
-        return InProcess(system, options.run, random)
-    return Workers(system, TARGET, options.run, options.log, options.workers, random)
+        return BankInProcess(system, options.run, random)
+    return BankInWorkers(system, TARGET, options.run, options.log, options.workers, random)
 
 
 class Run:
-    """One run of the load on a stage. Bounded: a chunk of commands is in memory, and `_AHEAD_MAX` in the log."""
+    """One run of the load on a bank. At most one chunk of commands is in memory, and `_AHEAD_MAX` are in progress."""
 
-    def __init__(self, system: ActorSystem, options: Options, stage: Stage, show: Show) -> None:
-        self._system, self._options, self._stage, self._show = system, options, stage, show
+    def __init__(self, system: ActorSystem, options: Options, bank: RunningBank, progress: ProgressListener) -> None:
+        self._system, self._options, self._bank, self._progress = system, options, bank, progress
         self._deadline_s = time.monotonic() + options.timeout_s
         self._kills = 0
 
     def play(self) -> Figures:
-        """Send everything, kill meanwhile, wait until nothing is left to do."""
-        options, stage = self._options, self._stage
+        """Send all commands, kill workers meanwhile, and wait until all commands are handled."""
+        options, bank = self._options, self._bank
         load = Load(options.run, accounts=options.accounts, transfers=options.transfers, seed=options.seed)
         openings, transfers = load.openings(), load.transfers()
-        while _send(stage.client, openings):
+        while _send(bank.client, openings):
             self._work()
         started_s, sent = time.monotonic(), 0
         ahead = min(max(options.transfers // 4, _AHEAD_MIN), _AHEAD_MAX)
-        while stage.watch.ended < options.transfers or self._kills < options.kills:
-            if sent - stage.watch.ended < ahead:
-                sent += _send(stage.client, transfers)
-            if self._kills < options.kills and stage.watch.ended >= self._next_kill():
-                self._kills += stage.kill()
+        while bank.watch.ended < options.transfers or self._kills < options.kills:
+            if sent - bank.watch.ended < ahead:
+                sent += _send(bank.client, transfers)
+            if self._kills < options.kills and bank.watch.ended >= self._next_kill():
+                self._kills += bank.kill()
             self._work()
         self._settle()
         return Figures(
-            ends=dict(stage.watch.ends),
-            seconds=stage.watch.last_end_s - started_s,
+            ends=dict(bank.watch.ends),
+            seconds=bank.watch.last_end_s - started_s,
             kills=self._kills,
-            restarts=stage.restarts,
-            replayed=stage.replayed,
-            gaps_s=tuple(stage.watch.gaps_s),
+            restarts=bank.restarts,
+            replayed=bank.replayed,
+            gaps_s=tuple(bank.watch.gaps_s),
         )
 
     def _next_kill(self) -> float:
         return (self._kills + 1) * self._options.transfers / (self._options.kills + 1)
 
     def _work(self) -> None:
-        self._stage.work()
-        self._show.ended(self._stage.watch.ended, self._kills)
+        self._bank.work()
+        self._progress.ended(self._bank.watch.ended, self._kills)
         if time.monotonic() > self._deadline_s:
             raise Unfinished(
-                f"not finished after {self._options.timeout_s:g} s: {self._stage.watch.ended:,} of "
+                f"not finished after {self._options.timeout_s:g} s: {self._bank.watch.ended:,} of "
                 f"{self._options.transfers:,} transfers have ended; see --timeout"
             )
 
     def _settle(self) -> None:
-        """Wait until the commands are handled that no transfer waits for, as those that were sent twice."""
-        while _is_left(self._stage.reader, self._system):
+        """Wait until the remaining commands are handled, such as transfers that were sent twice."""
+        while _is_left(self._bank.reader, self._system):
             pause_until_s = time.monotonic() + _SETTLE_PAUSE_S
             while time.monotonic() < pause_until_s:
                 self._work()
 
 
-def _send(client: Client, commands: Iterator[Told]) -> int:
-    """Append the next chunk and return how many commands it had.
+def _send(client: Client, commands: Iterator[AddressedCommand]) -> int:
+    """Append the next chunk and return its number of commands.
 
-    An append whose outcome is unknown is done again: opening twice is refused, and a transfer starts once.
+    An append whose outcome is unknown is repeated. This is safe: opening twice is refused, and a transfer starts once.
     """
     chunk = list(islice(commands, _CHUNK_RECORDS))
     for _ in range(_APPENDS_MAX - 1):
@@ -183,7 +185,7 @@ def _send(client: Client, commands: Iterator[Told]) -> int:
 
 
 def _is_left(reader: Reader, system: ActorSystem) -> bool:
-    """Tell whether there is a committed command at or above its shard's offset."""
+    """Return whether a shard has committed commands that are not handled."""
     for hosted in system.hosted.values():
         topic = commands_topic(system.name, hosted.behaviour.name)
         for partition in range(hosted.partitions):

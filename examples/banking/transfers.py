@@ -1,4 +1,4 @@
-"""Transfers: money on its way from one account to another, one step after the other, each step asked for.
+"""Transfers of money between two accounts. Each step is an ask, and follows the reply to the previous one.
 
 ::
 
@@ -7,8 +7,8 @@
                                                                             └─ refused ──┐
                                            REFUNDED <── refunded ── refund at the source ┘
 
-Each arrow is an answer in the log, so a worker that dies at any moment continues where its last commit stands. Money
-that left the source is in the transfer's hands until one of two accounts has it: no end is reached before.
+Each arrow is a reply in the log, so that after a crash the transfer continues from its last commit. Money that has
+left the source is held by the transfer until one of the two accounts has it; the transfer does not end before.
 """
 
 from enum import StrEnum
@@ -34,7 +34,7 @@ AccountNumber = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9.-]{1,64}\Z")]
 
 
 class Stage(StrEnum):
-    """What a transfer waits for, or how it ended."""
+    """The step that a transfer is at, or how it ended."""
 
     NEW = "new"
     DEBIT = "debit"
@@ -47,7 +47,7 @@ class Stage(StrEnum):
 
 
 class StartTransfer(Command):
-    """Move ``amount`` from one account to another, once, however often this is sent."""
+    """Move ``amount`` from one account to another: once, even if this command is sent several times."""
 
     source: AccountNumber
     target: AccountNumber
@@ -55,11 +55,11 @@ class StartTransfer(Command):
 
 
 class RetryRefund(Command):
-    """Try the refund of a stranded transfer again, once whatever kept the source account from taking it is mended."""
+    """Retry the refund of a stranded transfer, after the cause of its failure is removed."""
 
 
 class TransferStarted(Event):
-    """The source has been asked for the money."""
+    """The source was asked for the money."""
 
     source: str
     target: str
@@ -67,41 +67,41 @@ class TransferStarted(Event):
 
 
 class TransferDebited(Event):
-    """The money has left the source; the target has been asked to take it."""
+    """The money has left the source; the target was asked to accept it."""
 
 
 class TransferUncredited(Event):
-    """The target does not take the money; the source has been asked to take it back."""
+    """The target did not accept the money; the source was asked to take it back."""
 
     reason: str
 
 
 class TransferStranded(Event):
-    """The refund did not reach the source: this transfer holds the money until `RetryRefund`."""
+    """The refund failed: the transfer holds the money until a `RetryRefund`."""
 
     reason: str
 
 
 class RefundRetried(Event):
-    """The source has been asked once more to take its money back."""
+    """The source was asked again to take its money back."""
 
 
 class TransferCompleted(Event):
-    """The end: the target has the money."""
+    """End: the target has the money."""
 
 
 class TransferRefused(Event):
-    """The end: the money never left the source."""
+    """End: the money never left the source."""
 
     reason: str
 
 
 class TransferRefunded(Event):
-    """The end: the source has its money back."""
+    """End: the source has its money back."""
 
 
 class NotPossible(Rejection):
-    """The transfer is not at a stage where this could be done."""
+    """The command is not possible at the current stage of the transfer."""
 
     stage: Stage
 
@@ -147,7 +147,7 @@ class Transfer(Entity):
     def undelivered(
         self, rejection: Undelivered, ctx: Context
     ) -> TransferRefused | TransferUncredited | TransferStranded:
-        """What was asked has not happened and never will: so each step may safely take the next way out."""
+        """The asked command was not applied and never will be, so the transfer can safely take its next exit."""
         match ctx.about:
             case "debit":
                 return TransferRefused(reason=rejection.reason)

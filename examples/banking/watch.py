@@ -1,4 +1,4 @@
-"""How far a run has come, as the transfers' journal says: read as anyone could read it, not asked of the runtime."""
+"""The progress of a run, read from the transfers' journal as any consumer can, not from the runtime."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from examples.banking.transfers import Transfer
 from repertory import ActorSystem, connect, events_topic
 from repertory.verify import Reader, Record
 
-#: How long a look lasts when nothing comes: the latency of the end of a run.
+#: How long `Watch.look` waits for new records: the latency of the end of a run.
 _QUIET_S = 0.1
 
 
 class Watch:
-    """Counts the ends of one run's transfers, and times the gaps that kills leave in the journal's partitions.
+    """Counts the ended transfers of a run, and measures the time from each kill to the next commit of a partition.
 
-    One thread looks, another may read the counts and say ``struck``.
+    One thread calls ``look``; another may read the counts and call ``struck``.
     """
 
     def __init__(self, system: ActorSystem, run: str, reader: Reader) -> None:
@@ -31,7 +31,7 @@ class Watch:
         self._decode = hosted.behaviour.journal.decode
         self._prefix = f"{run}-".encode()
         self._positions = {p: reader.bounds(self._topic, p)[1] for p in range(hosted.partitions)}
-        #: Per partition that a kill stopped: the first offset after the kill, and when it was (monotonic).
+        #: For each partition that a kill stopped: the first offset after the kill, and its time (monotonic).
         self._stopped: dict[int, tuple[int, float]] = {}
         self.ends: Counter[str] = Counter()
         self.ended = 0
@@ -44,7 +44,7 @@ class Watch:
         return sorted(self._positions)
 
     def look(self, reader: Reader, timeout_s: float, stopping: threading.Event | None = None) -> None:
-        """Take in what is new, until nothing comes for ``timeout_s``."""
+        """Process new records, until none comes for ``timeout_s``."""
         for record in reader.follow(self._topic, self._positions, timeout_s):
             self._positions[record.partition] = record.offset + 1
             self._take(record)
@@ -52,7 +52,7 @@ class Watch:
                 return
 
     def struck(self, reader: Reader, partitions: Mapping[int, float]) -> None:
-        """Note that the owner of some partitions was killed, and when (monotonic): time each one's next commit."""
+        """Record the kill of the owner of some partitions, with its time (monotonic), to measure their next commits."""
         for partition, at_s in partitions.items():
             end = reader.bounds(self._topic, partition)[1]
             self._stopped.setdefault(partition, (end, at_s))
@@ -71,7 +71,7 @@ class Watch:
 
 
 class Watcher:
-    """Looks from a thread of its own, so that sending and killing need not wait for it. A context manager."""
+    """Calls `Watch.look` in a thread of its own, so that sending and killing do not wait for it. A context manager."""
 
     def __init__(self, watch: Watch, log: str) -> None:
         self._watch, self._log = watch, log
@@ -80,7 +80,7 @@ class Watcher:
         self._looking: Future[None] = self._pool.submit(self._run)
 
     def check(self) -> None:
-        """Raise what has ended the watching, if it has ended."""
+        """Raise the error that ended the thread, if there is one."""
         if self._looking.done():
             self._looking.result()
 

@@ -74,7 +74,7 @@ def run(
 
 @app.command()
 def check(target: Target) -> None:
-    """Import a system, check every class of it, and show what it hosts. Needs no log."""
+    """Import a system, check its classes, and show what it hosts. Needs no log."""
     with sentences():
         system = load_system(target)
         system.check()
@@ -92,10 +92,10 @@ def check(target: Target) -> None:
 def topics(
     target: Target,
     log: Annotated[str | None, typer.Option("--log", envvar="REPERTORY_LOG", help="Compare with this log.")] = None,
-    create: Annotated[bool, typer.Option("--create", help="Make the missing ones.")] = False,
+    create: Annotated[bool, typer.Option("--create", help="Create the missing topics.")] = False,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """List the topics that a system needs, and what is missing; --create makes them."""
+    """List the topics that a system needs, and show which are missing; --create creates these."""
     with sentences():
         system = load_system(target)
         system.check()
@@ -123,7 +123,7 @@ def topics(
 
 @app.command()
 def state(target: Target, entity: str, key: str, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
-    """Show one entity as the committed records have it: its fields, version, and what waits behind it."""
+    """Show one entity from the committed records: its fields, its version, and its stashed commands."""
     with sentences():
         system = load_system(target)
         behaviour = system.behaviour(entity)
@@ -146,15 +146,15 @@ def state(target: Target, entity: str, key: str, log: LogUrl, kafka_config: Kafk
 def tail(
     topic: str,
     log: LogUrl,
-    last: Annotated[int, typer.Option(min=0, help="Records per partition to begin with.")] = 10,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
+    last: Annotated[int, typer.Option(min=0, help="Records per partition to print first.")] = 10,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new records as they are committed.")] = False,
     kafka_config: KafkaConfig = None,
 ) -> None:
     """Print the committed records of a topic, decoded."""
     with sentences(), opened(log, kafka_config, Settings()) as backend, closing(backend.reader()) as reader:
         count = reader.partition_count(topic)
         if count is None:
-            raise LookupError(f"there is no topic {topic!r} in {log}")
+            raise LookupError(f"there is no topic {topic!r} in {log}; repertory topics lists those of a system")
         positions = {}
         for partition in range(count):
             low, high = reader.bounds(topic, partition)

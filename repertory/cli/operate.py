@@ -1,4 +1,4 @@
-"""``repertory parked`` and ``repertory dead-letters``: what an operator sees of failures, and does about them."""
+"""``repertory parked`` and ``repertory dead-letters``: list failed commands, and retry or drop them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _operator(target: str, log: str, kafka_config: KafkaConfig) -> Iterator[Oper
 
 @parked.command("list")
 def list_parked(target: Target, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
-    """List the parked keys: since which command, why, and how many stand behind it."""
+    """List the parked keys: the failed command, its error, and the number of commands stashed behind it."""
     table = TextTable("entity", "key", "partition@offset", "behind", "error", "reason")
     with _operator(target, log, kafka_config) as operator:
         for found in operator.parked():
@@ -75,7 +75,7 @@ def retry_parked(
     with _operator(target, log, kafka_config) as operator:
         found = operator.find_parked(entity, key)
         operator.retry(found, timeout)
-    console.print(f"{found.entity} {found.key!r} runs again from {found.partition}@{found.offset} on", markup=False)
+    console.print(f"{found.entity} {found.key!r} runs again, from {found.partition}@{found.offset}", markup=False)
 
 
 @parked.command("drop")
@@ -84,15 +84,15 @@ def drop_parked(
     entity: Entity,
     key: Key,
     log: LogUrl,
-    reason: Annotated[str, typer.Option(help="Why; it stands in the dead letter.")],
+    reason: Annotated[str, typer.Option(help="The reason; the dead letter records it.")],
     timeout: Timeout = 30.0,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Make the first command of a parked key a dead letter; those behind it run."""
+    """Dead-letter the first command of a parked key; the commands behind it run."""
     with _operator(target, log, kafka_config) as operator:
         found = operator.find_parked(entity, key)
         operator.drop(found, reason, timeout)
-    console.print(f"{found.entity} {found.key!r}: {found.partition}@{found.offset} is a dead letter", markup=False)
+    console.print(f"{found.entity} {found.key!r}: {found.partition}@{found.offset} is now a dead letter", markup=False)
 
 
 @dead_letters.command("list")
@@ -108,7 +108,7 @@ def list_dead_letters(target: Target, log: LogUrl, kafka_config: KafkaConfig = N
 
 @dead_letters.command("show")
 def show_dead_letter(target: Target, address: Address, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
-    """Show one dead letter: the command as it was, and why it was not applied."""
+    """Show one dead letter: the original command, and why it was not applied."""
     with _operator(target, log, kafka_config) as operator:
         letter = operator.find_dead_letter(address)
     shown = {
@@ -130,14 +130,14 @@ def retry_dead_letter(
     target: Target,
     address: Address,
     log: LogUrl,
-    force: Annotated[bool, typer.Option("--force", help="Also if it was answered, or retried before.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also if it was an ask, or was retried before.")] = False,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Append the command again at the end of its topic; nobody waits for its answer any more."""
+    """Append the command again at the end of its topic. Nobody receives its reply."""
     with _operator(target, log, kafka_config) as operator:
         letter = operator.find_dead_letter(address)
         operator.retry_dead_letter(letter, force=force)
-    console.print(f"{letter.address} stands in {letter.source_topic} again", markup=False)
+    console.print(f"{letter.address} was appended to {letter.source_topic} again", markup=False)
 
 
 def _source(letter: DeadLetter) -> str:

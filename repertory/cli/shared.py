@@ -1,4 +1,4 @@
-"""What the commands of ``repertory`` share: their arguments, and one sentence for every refusal."""
+"""Shared by the commands of ``repertory``: their arguments, their tables, and one sentence for each error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from repertory.bridge.text import one_line
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
-#: Exit codes of sysexits.h, so that a script can tell what to do: mend the call, or try again later.
+#: Exit codes of sysexits.h, so that a script knows whether to correct the call or to try again later.
 EX_USAGE, EX_UNAVAILABLE = 64, 69
 
 Target = Annotated[
@@ -38,9 +38,9 @@ KafkaConfig = Annotated[
 
 
 class TextTable(Table):
-    """A table of plain text. Nothing in it is markup, and what has no room is folded, not cut: it may be an address.
+    """A table of plain text. Cells are not read as markup. Long cells are folded, not cut: they may be addresses.
 
-    Lines of a cell stay lines; whatever else a terminal would obey is escaped.
+    Line breaks in a cell are kept; all other control characters are escaped.
     """
 
     def __init__(self, *names: str, title: str | None = None) -> None:
@@ -58,7 +58,7 @@ def _plain(text: str) -> Text:
 
 @contextlib.contextmanager
 def sentences() -> Iterator[None]:
-    """Turn every refusal into one sentence and a non-zero exit."""
+    """Turn each error that a user can act on into one sentence and a non-zero exit code."""
     try:
         yield
     except LogUnavailable as error:
@@ -73,7 +73,7 @@ def sentences() -> Iterator[None]:
 
 @contextlib.contextmanager
 def opened(log: str, kafka_config: Path | None, settings: Settings) -> Iterator[Backend]:
-    """Open a log that has to be there, and close it."""
+    """Open an existing log, and close it afterwards."""
     backend = connect(log, settings, read_kafka_config(None if kafka_config is None else str(kafka_config)))
     try:
         backend.topics()

@@ -1,4 +1,4 @@
-"""``repertory simulate``: a system under seeded faults in virtual time, and what must hold of it afterwards."""
+"""``repertory simulate``: run a system under seeded faults in virtual time, and check its promises."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from repertory.simulation.jobs import cores, running
 from repertory.simulation.runs import Result, Scenario, Totals, no_invariant
 from repertory.simulation.swarm import FAULTS, PROBES
 
-#: From so many seeds on a rare branch that was never reached makes the run fail.
+#: From this number of seeds on, a rare branch that was never reached is a failure.
 _LONG = 2_000
-#: Seeds of one run that are run again in another process.
+#: The most seeds of one call that are run again in another process.
 _GUARDED_MAX = 200
 _OTHER_HASH_SEED = "4711"
 
 
 def simulate(
     target: Target,
-    seeds: Annotated[int, typer.Option(min=1, help="How many runs.")] = 100,
-    first_seed: Annotated[int, typer.Option(min=0, help="The seed of the first.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of runs.")] = 100,
+    first_seed: Annotated[int, typer.Option(min=0, help="The seed of the first run.")] = 0,
     scenario: Annotated[
         str | None,
         typer.Option(
             metavar="MODULE",
-            help="Where commands(random) and invariant(outcome) are [the module `scenario` beside the system, if there "
-            "is one; else commands are drawn from the handlers' types].",
+            help="The module of commands(random) and invariant(outcome) [the module `scenario` beside the system, if "
+            "there is one; else commands are drawn from the handlers' types].",
         ),
     ] = None,
     twice_every: Annotated[
-        int, typer.Option(min=0, help="Every so many seeds one runs again in another process; 0: none.")
+        int, typer.Option(min=0, help="Run every N-th seed again in another process; 0: none.")
     ] = 100,
-    minimise: Annotated[bool, typer.Option(help="Make a failing schedule small.")] = True,
+    minimise: Annotated[bool, typer.Option(help="Minimise a failing schedule.")] = True,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes [as many as there are cores].")] = None,
     traces: Annotated[
-        str, typer.Option(hidden=True, metavar="SEED,…", help="Print the traces of these as JSON, nothing else.")
+        str, typer.Option(hidden=True, metavar="SEED,…", help="Only print the traces of these seeds, as JSON.")
     ] = "",
 ) -> None:
     """Simulate a system under faults, one run for each seed; exit 1 with a minimised schedule if a promise breaks."""
@@ -73,7 +73,7 @@ def _command(target: str, scenario: str | None) -> str:
 
 
 def _scenario_module(target: str, name: str | None) -> ModuleType | None:
-    """Return the module that says what clients send and what must hold."""
+    """Return the module with the workload and the invariant, None if there is none."""
     module = target.partition(":")[0]
     if name is None:
         if module.endswith(".py"):
@@ -117,8 +117,8 @@ def _run(scenario: Scenario, seeds: range, jobs: int, *, minimise: bool, twice_e
     differing = _differing(command, guarded)
     if differing is not None:
         console.print(
-            f"seed {differing} did another thing in another process: something depends on more than the seed "
-            "(a clock, random numbers, the order of a set)",
+            f"seed {differing} did not do the same in another process: the system depends on more than the seed "
+            "(a clock, random numbers, the order of a set); remove that dependency",
             soft_wrap=True,
         )
         return 1
@@ -139,7 +139,7 @@ def _print_failure(scenario: Scenario, result: Result, *, minimise: bool, comman
 
 
 def _differing(command: str, guarded: Mapping[int, str]) -> int | None:
-    """Run seeds again in another process, and return the first that did something else."""
+    """Run seeds again in another process, and return the first that did not do the same."""
     if not guarded:
         return None
     _, _, *arguments = command.split()
@@ -152,7 +152,7 @@ def _differing(command: str, guarded: Mapping[int, str]) -> int | None:
 
 
 def figures(totals: Totals, jobs: int, seconds: float) -> TextTable:
-    """Return what was done, as a table."""
+    """Return the totals as a table."""
     table = TextTable("what", "how many", title="simulated")
     rate = totals.runs / totals.cpu_s if totals.cpu_s else 0.0
     table.row("runs without a broken promise", f"{totals.runs:,}")

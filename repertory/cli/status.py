@@ -1,4 +1,4 @@
-"""``repertory status``: where every shard stands, and the status of its nodes."""
+"""``repertory status``: the status of all shards and nodes of a system."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from repertory.inspect.nodes import node_records
 from repertory.inspect.shards import LAG_COUNTED_MAX, ShardStatus, shard_statuses
 from repertory.supervision.process.proc import is_alive
 
-#: A node is taken to be silent when so many of its heartbeats are missing.
+#: A node is reported as silent after this many missed heartbeats.
 _HEARTBEATS_MISSED = 3
 _HOUR_MS = 3_600_000
 
@@ -26,10 +26,10 @@ _HOUR_MS = 3_600_000
 def status(
     target: Target,
     log: LogUrl,
-    as_json: Annotated[bool, typer.Option("--json", help="All of it as JSON, with every counter.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, with all counters.")] = False,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Show where every shard stands, and each node: its workers, restarts, and what failed last."""
+    """Show the position of each shard, and the workers, restarts and last failures of each node."""
     with sentences():
         system = load_system(target)
         with opened(log, kafka_config, system.settings) as backend, closing(backend.reader()) as reader:
@@ -55,7 +55,7 @@ def standing(node: NodeStatusRecord, now_ms: int) -> str:
         return f"{node.state}, {age}"
     if is_alive(node.pid, node.pid_start):
         return node.state
-    if not node.heartbeat_s:  # The log is a file: whoever reads it is on the node's machine.
+    if not node.heartbeat_s:  # The log is a file, so this process is on the node's machine.
         return f"dead: its process is gone, last reported {age}"
     if now_ms - node.at_ms > _HEARTBEATS_MISSED * node.heartbeat_s * 1000:
         return f"silent: dead or cut off from the log, last reported {age}"

@@ -1,4 +1,4 @@
-"""``repertory verify``: what a system left in a log, held against what it promises."""
+"""``repertory verify``: check the records that a system has written to a log against its promises."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from repertory.verify import verify as verify_system
 def verify(
     target: Target,
     log: LogUrl,
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the whole report there as JSON.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the whole report to this file as JSON.")
+    ] = None,
     decide: Annotated[
         bool, typer.Option(help="Decide every command again and compare; needs the code that wrote the log.")
     ] = True,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Read all that a system left in a log and hold it against its promises; exit 1 if one is broken. Stop it first."""
+    """Check all records of a system in a log against its promises; exit 1 if one is broken. Stop the system first."""
     with sentences():
         system = load_system(target)
         system.check()
@@ -44,7 +46,9 @@ def verify(
         f"commands: {fates or 'none'}; {report.records:,} records read in {report.seconds:.1f} s", soft_wrap=True
     )
     if report.grew:
-        errors.print("repertory: records came in meanwhile; stop the system and verify again", soft_wrap=True)
+        errors.print(
+            "repertory: records were added during the verification; stop the system and verify again", soft_wrap=True
+        )
     raise typer.Exit(0 if report.ok else 1)
 
 

@@ -1,4 +1,4 @@
-"""The banking simulation as a whole: under fire on every log, and the command's refusals."""
+"""The banking simulation as a whole: with kills on every log, and the errors of its command."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from examples.banking.__main__ import app
 from examples.banking.accounts import Account, Open
 from examples.banking.audit import ENDS, audit
 from examples.banking.load import Load
-from examples.banking.simulation import Figures, Options, Show, Unfinished, simulate
-from examples.banking.stage import BankDown
+from examples.banking.running_bank import BankDown
+from examples.banking.simulation import Figures, Options, ProgressListener, Unfinished, simulate
 from examples.banking.transfers import StartTransfer, Transfer
 from repertory import ActorSystem
 from repertory.bridge.log.connect import connect
@@ -23,12 +23,12 @@ from repertory.bridge.log.record import Output
 from repertory.verify import Check
 
 
-def fire(log: str, **changes: int | float) -> tuple[Figures, list[Check]]:
-    """Simulate a small run, and hold what every run must show."""
+def run_bank(log: str, **changes: int | float) -> tuple[Figures, list[Check]]:
+    """Simulate a small run, and check what holds for every run."""
     sizes: dict[str, int | float] = {"accounts": 30, "transfers": 300, "workers": 1, "kills": 3, "seed": 1}
     options = {"timeout_s": 120.0} | sizes | changes
     run = f"r{time.time_ns()}"
-    figures, checks = simulate(system, Options(log=log, run=run, **options), Show())  # type: ignore[arg-type]
+    figures, checks = simulate(system, Options(log=log, run=run, **options), ProgressListener())  # type: ignore[arg-type]
     assert [f"{check.name}: {check.detail}" for check in checks if not check.ok] == []
     assert sum(figures.ends.values()) == options["transfers"]
     assert figures.kills == options["kills"]
@@ -40,8 +40,8 @@ def fire(log: str, **changes: int | float) -> tuple[Figures, list[Check]]:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_bank_in_this_process_survives_crashes(seed: int) -> None:
-    """Wherever in a turn the loop is dropped, the audit of what it left finds nothing."""
-    figures, _ = fire("memory:", kills=12, seed=seed)
+    """The audit passes wherever in a turn the loop is dropped."""
+    figures, _ = run_bank("memory:", kills=12, seed=seed)
     assert set(figures.ends) == set(ENDS.values())
     assert figures.restarts == 12
     assert figures.replayed > 0
@@ -49,18 +49,18 @@ def test_a_bank_in_this_process_survives_crashes(seed: int) -> None:
 
 
 def test_a_run_without_kills() -> None:
-    """Nothing is replayed, nothing restarted, no gap measured."""
-    figures, _ = fire("memory:", kills=0, transfers=20)
+    """Nothing is replayed or restarted, and no gap is measured."""
+    figures, _ = run_bank("memory:", kills=0, transfers=20)
     assert (figures.restarts, figures.replayed, figures.gaps_s, figures.gap_median_s) == (0, 0, (), None)
 
 
 @pytest.mark.processes
 def test_a_bank_of_workers_survives_sigkill(tmp_path: Path) -> None:
-    """Twice on one log: the second run finds accounts, transfers and offsets of the first, and audits both."""
+    """Two runs on one log: the second finds the accounts, transfers and offsets of the first, and audits both."""
     log = f"sqlite:{tmp_path / 'bank.db'}"
-    figures, _ = fire(log, workers=2, transfers=1_000)
+    figures, _ = run_bank(log, workers=2, transfers=1_000)
     assert figures.restarts == 3
-    _, checks = fire(log, workers=2, seed=2)
+    _, checks = run_bank(log, workers=2, seed=2)
     details = {check.name: check.detail for check in checks}
     assert "60 accounts" in details["the balances are what was paid in"]
 
@@ -69,7 +69,7 @@ def test_a_bank_of_workers_survives_sigkill(tmp_path: Path) -> None:
 @pytest.mark.processes
 def test_a_bank_on_kafka_survives_sigkill(kafka_url: str) -> None:
     """The same on a real Kafka."""
-    figures, _ = fire(kafka_url, workers=2, kills=2, transfers=500)
+    figures, _ = run_bank(kafka_url, workers=2, kills=2, transfers=500)
     assert figures.restarts == 2
 
 
@@ -77,7 +77,7 @@ def test_a_bank_on_kafka_survives_sigkill(kafka_url: str) -> None:
 
 
 def test_a_seed_draws_the_same_load() -> None:
-    """A run can be repeated; another seed is another run."""
+    """The load depends on the seed only."""
 
     def sent(seed: int) -> list[object]:
         load = Load("r", accounts=20, transfers=200, seed=seed)
@@ -88,33 +88,33 @@ def test_a_seed_draws_the_same_load() -> None:
 
 
 def test_some_transfers_are_sent_twice() -> None:
-    """With the same accounts and the same amount, one behind the other."""
+    """A repeated transfer has the same accounts and amount, and follows the first."""
     keys = [key for _, key, _ in Load("r", accounts=20, transfers=1_000, seed=1).transfers()]
     assert len(set(keys)) == 1_000
     assert 1_000 < len(keys) < 1_050
 
 
-# --- trouble ------------------------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_that_takes_too_long_is_given_up() -> None:
-    """With a sentence that says how far it came."""
+    """The error has the number of transfers that have ended."""
     with pytest.raises(Unfinished, match=r"not finished after 0\.001 s: 0 of 300 transfers"):
-        fire("memory:", timeout_s=0.001)
+        run_bank("memory:", timeout_s=0.001)
 
 
 @pytest.mark.processes
 def test_workers_that_end_by_themselves_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once, and not when the time is over: here they find no system to run."""
+    """The run ends at once, not at its timeout. Here the workers cannot import their system."""
     monkeypatch.setattr("examples.banking.simulation.TARGET", "examples.banking.nowhere:system")
     with pytest.raises(BankDown, match="ended by itself with exit code"):
-        fire(f"sqlite:{tmp_path / 'bank.db'}", workers=2)
+        run_bank(f"sqlite:{tmp_path / 'bank.db'}", workers=2)
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["--log", "memory:", "--workers", "2"], 64, "memory: lives in one process"),
+        (["--log", "memory:", "--workers", "2"], 64, "memory: is the memory of one process"),
         (["--log", "nowhere:"], 64, "'nowhere:' names no log"),
         (["--log", "sqlite:/no/such/directory/bank.db"], 64, "there is no directory /no/such/directory"),
         (["--log", "memory:", "--run", "a b"], 64, "letters, digits"),
@@ -125,7 +125,7 @@ def test_workers_that_end_by_themselves_end_the_run(tmp_path: Path, monkeypatch:
     ],
 )
 def test_bad_arguments_get_a_sentence(arguments: list[str], code: int, sentence: str) -> None:
-    """And a non-zero exit; nothing is started."""
+    """Each error is one sentence and a non-zero exit code, and nothing is started."""
     result = CliRunner().invoke(app, arguments)
     assert sentence in result.output.replace("\n", " ")
     assert result.exit_code == code
@@ -133,7 +133,7 @@ def test_bad_arguments_get_a_sentence(arguments: list[str], code: int, sentence:
 
 
 def test_the_command_prints_what_happened() -> None:
-    """Figures of the run, and each check of the audit."""
+    """The command prints the figures of the run and the checks of the audit."""
     result = CliRunner().invoke(app, ["--log", "memory:", "--accounts", "20", "--transfers", "200", "--kills", "2"])
     assert result.exit_code == 0
     for words in ("transfers completed", "throughput", "2, 2", "records replayed", "kill to next commit", "audit"):
@@ -143,7 +143,7 @@ def test_the_command_prints_what_happened() -> None:
 
 @pytest.mark.processes
 def test_a_failed_audit_fails_the_command(tmp_path: Path) -> None:
-    """The check that failed is named, with what it found."""
+    """The output names the check that failed, and its offenders."""
     log = f"sqlite:{tmp_path / 'bank.db'}"
     finish_small_bank(system, log)
     with closing(connect(log).appender()) as appender:

@@ -1,4 +1,4 @@
-"""The bank's entities, one at a time: every way through an account and a transfer, without a log."""
+"""The bank's entities, one at a time: every path through an account and a transfer, without a log."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def transfer(stage: Stage = Stage.NEW) -> TestKit[Transfer]:
 
 
 def asked(sent: object) -> tuple[str, str, Message, str]:
-    """Return whom, which key, what and about what one ask was."""
+    """Return the handler, key, message and ``about`` of the only ask."""
     (ask,) = sent  # type: ignore[misc]
     assert isinstance(ask, Tell)
     assert ask.asked
@@ -64,7 +64,7 @@ def asked(sent: object) -> tuple[str, str, Message, str]:
 
 
 def test_an_account_opens_once() -> None:
-    """Opening pays the first money in; an open account refuses to be opened again."""
+    """Opening makes the first payment; an open account refuses to be opened again."""
     kit = TestKit(Account())
     assert kit.run(Open(initial=10)).events == (Opened(initial=10),)
     assert kit.state == Account(balance=10, is_open=True)
@@ -73,7 +73,7 @@ def test_an_account_opens_once() -> None:
 
 
 def test_an_open_account_takes_deposits() -> None:
-    """A deposit says which transfer it belongs to."""
+    """The event has the transfer of the deposit."""
     outcome = account(5).run(Deposit(amount=3, transfer="t-1"))
     assert outcome.events == (Deposited(amount=3, transfer="t-1"),)
     assert outcome.state.balance == 8
@@ -95,7 +95,7 @@ def test_an_account_pays_out_what_it_holds_and_no_more() -> None:
 
 
 def test_a_closed_account_still_belongs_to_its_owner() -> None:
-    """It takes its money back, and pays it out: closing an account never keeps money from anybody."""
+    """A closed account accepts refunds and pays out: closing it never locks money in."""
     kit = account(10)
     assert kit.run(Close()).events == (Closed(),)
     assert kit.run(Close()).reply == AccountClosed()
@@ -106,8 +106,8 @@ def test_a_closed_account_still_belongs_to_its_owner() -> None:
 
 @pytest.mark.parametrize("amount", [0, -5])
 @pytest.mark.parametrize("command", [Deposit, Withdraw])
-def test_amounts_are_above_nothing(command: type[Deposit | Withdraw], amount: int) -> None:
-    """A deposit below 0 would be a withdrawal without funds: it is no message at all."""
+def test_amounts_are_above_zero(command: type[Deposit | Withdraw], amount: int) -> None:
+    """A deposit below 0 would be a withdrawal without funds: it cannot be decoded."""
     with pytest.raises(DecodeError, match="amount"):
         account(100).run(command(amount=amount))
 
@@ -116,7 +116,7 @@ def test_amounts_are_above_nothing(command: type[Deposit | Withdraw], amount: in
 
 
 def test_a_transfer_begins_with_the_source() -> None:
-    """Nothing else is asked before the money is there."""
+    """The source is asked first."""
     outcome = transfer().run(START)
     assert outcome.events == (TransferStarted(source="a-1", target="a-2", amount=30),)
     debit = ("<@command Account.withdraw>", "a-1", Withdraw(amount=30, transfer="t-1"), "debit")
@@ -125,7 +125,7 @@ def test_a_transfer_begins_with_the_source() -> None:
 
 
 def test_a_debited_transfer_goes_to_the_target() -> None:
-    """And completes with the deposit."""
+    """The transfer completes with the deposit."""
     kit = transfer(Stage.DEBIT)
     outcome = kit.run(Withdrawn(amount=30, transfer="t-1"), about="debit")
     assert outcome.events == (TransferDebited(),)
@@ -137,14 +137,14 @@ def test_a_debited_transfer_goes_to_the_target() -> None:
 
 
 def test_a_source_without_funds_refuses_the_transfer() -> None:
-    """Nothing has moved, nothing is asked."""
+    """No money has moved, and nothing is asked."""
     outcome = transfer(Stage.DEBIT).run(InsufficientFunds(balance=7), about="debit")
     assert (outcome.events, outcome.sent) == ((TransferRefused(reason="the source holds 7 cents"),), ())
     assert outcome.state.stage is Stage.REFUSED
 
 
 def test_a_closed_target_sends_the_money_back() -> None:
-    """And the transfer ends when the source has it."""
+    """The transfer ends when the source has the money."""
     kit = transfer(Stage.CREDIT)
     outcome = kit.run(AccountClosed(), about="credit")
     assert outcome.events == (TransferUncredited(reason="the target is closed"),)
@@ -156,20 +156,20 @@ def test_a_closed_target_sends_the_money_back() -> None:
 
 
 def test_an_undelivered_debit_refuses() -> None:
-    """It never happened and never will."""
+    """The debit was not applied and never will be."""
     outcome = transfer(Stage.DEBIT).run(Undelivered(reason="parked"), about="debit")
     assert (outcome.events, outcome.sent) == ((TransferRefused(reason="parked"),), ())
 
 
 def test_an_undelivered_credit_is_refunded() -> None:
-    """The target does not have the money and never will: it is safe to give it back."""
+    """The deposit was not applied and never will be, so the refund is safe."""
     outcome = transfer(Stage.CREDIT).run(Undelivered(reason="parked"), about="credit")
     assert outcome.events == (TransferUncredited(reason="parked"),)
     assert asked(outcome.sent)[2] == Refund(amount=30, transfer="t-1")
 
 
 def test_an_undelivered_refund_waits_for_an_operator() -> None:
-    """The transfer keeps the money, says so, and gives it back when it is told to try again."""
+    """The transfer holds the money until an operator retries the refund."""
     kit = transfer(Stage.REFUND)
     outcome = kit.run(Undelivered(reason="parked"), about="refund")
     assert (outcome.events, outcome.sent) == ((TransferStranded(reason="parked"),), ())
@@ -182,14 +182,14 @@ def test_an_undelivered_refund_waits_for_an_operator() -> None:
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.NEW])
 def test_a_second_start_moves_nothing(stage: Stage) -> None:
-    """However often and whenever it comes, also with other accounts."""
+    """A second start is rejected at every stage, also with other accounts."""
     outcome = transfer(stage).run(StartTransfer(source="a-9", target="a-8", amount=1))
     assert (outcome.reply, outcome.events, outcome.sent) == (NotPossible(stage=stage), (), ())
 
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.STRANDED])
 def test_only_a_stranded_refund_is_retried(stage: Stage) -> None:
-    """Else the money could come back twice."""
+    """Otherwise the money could be refunded twice."""
     outcome = transfer(stage).run(RetryRefund())
     assert (outcome.reply, outcome.events, outcome.sent) == (NotPossible(stage=stage), (), ())
 
@@ -204,7 +204,7 @@ def test_only_a_stranded_refund_is_retried(stage: Stage) -> None:
         StartTransfer(source="a-1", target="a-2", amount=0),
     ],
 )
-def test_an_impossible_transfer_is_no_message(start: Command) -> None:
-    """What could never be asked of an account is refused before any money moves."""
+def test_an_invalid_transfer_cannot_be_decoded(start: Command) -> None:
+    """A transfer with an invalid account or amount is refused before any money moves."""
     with pytest.raises(DecodeError):
         transfer().run(start)

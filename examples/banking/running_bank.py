@@ -1,4 +1,4 @@
-"""Where the bank runs while it is put to the test: worker processes that are killed, or this process and a crash."""
+"""The bank while it is tested: in worker processes that are killed, or in this process, where a kill is simulated."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from examples.banking.watch import Watch, Watcher
 from repertory import ActorSystem, Client, NodeReport, ShardLost, ShardRestored, WorkerStarted, connect
 from repertory.verify import Reader
 
-#: Passes of named points before a crash strikes at one of them: a few turns of a loop with all its shards.
+#: The most kill points that are passed before a simulated kill: a few turns of a loop with all its shards.
 _POINTS_MAX = 60
 _WAIT_S = 0.02
-#: How reports name the shards whose commits the watch sees.
+#: The prefix of the shards of transfers in reports. The watch sees the commits of these shards.
 _TRANSFERS = "transfer/"
 
 
 class BankDown(Exception):
-    """The bank ended by itself; the message says how."""
+    """The bank stopped by itself; the message has its exit code."""
 
 
-class Stage(Protocol):
+class RunningBank(Protocol):
     """The bank, running on a log."""
 
     client: Client
@@ -34,13 +34,13 @@ class Stage(Protocol):
     replayed: int
 
     def work(self) -> None:
-        """Let the bank work for a moment and the watch look; raise BankDown if there is nothing left that works."""
+        """Let the bank work for a moment and update the watch. Raises BankDown if the bank has stopped."""
 
     def kill(self) -> bool:
-        """Kill a worker, without warning; return False if none lives at the moment."""
+        """Kill a worker without warning; return False if none is alive at the moment."""
 
     def rest(self) -> None:
-        """Let the bank finish what is under way, and stop it. The reader can still be used."""
+        """Let the bank finish its work in progress, and stop it. The reader stays open."""
 
     def __enter__(self) -> Self: ...
 
@@ -50,11 +50,11 @@ class Stage(Protocol):
 
 
 class Killed(BaseException):
-    """Ends a turn of the loop in its middle. No Exception: nothing in the loop may take it for a failure."""
+    """Interrupts a turn of the loop. It is a BaseException, so that the loop does not handle it as a failure."""
 
 
-class InProcess:
-    """The bank in this process, on ``memory:``. A kill drops all that the loop holds, at a random named point."""
+class BankInProcess:
+    """The bank in this process, on ``memory:``. A kill drops the state of the loop at a random kill point."""
 
     def __init__(self, system: ActorSystem, run: str, random: Random) -> None:
         self._running = system.start("memory:")
@@ -66,12 +66,12 @@ class InProcess:
         self.restarts = self.replayed = 0
 
     def work(self) -> None:
-        """Do one turn of the loop."""
+        """Run one turn of the loop."""
         self._running.tick()
         self.watch.look(self.reader, 0.0)
 
     def kill(self) -> bool:
-        """Go on working until the point, crash there, and start again."""
+        """Work until a random kill point, crash there, and start again."""
         self._points_left = self._random.randint(1, _POINTS_MAX)
         self._running.on_kill_point = self._pass
         try:
@@ -87,7 +87,7 @@ class InProcess:
         return True
 
     def rest(self) -> None:
-        """Finish."""
+        """Work until all commands are handled."""
         self._running.settle()
 
     def _pass(self, _point: str) -> None:
@@ -108,8 +108,8 @@ class InProcess:
         self._running.close()
 
 
-class Workers:
-    """The bank in supervised worker processes. A kill is SIGKILL for one of them."""
+class BankInWorkers:
+    """The bank in supervised worker processes. A kill sends SIGKILL to one of them."""
 
     def __init__(self, system: ActorSystem, target: str, run: str, log: str, workers: int, random: Random) -> None:
         self._random = random
@@ -124,15 +124,17 @@ class Workers:
         self._watcher = Watcher(self.watch, log)
 
     def work(self) -> None:
-        """Take in what the node reports."""
+        """Process the reports of the node."""
         for report in self._node.poll(_WAIT_S):
             self._take(report)
         self._watcher.check()
         if self._node.exit_code is not None:
-            raise BankDown(f"the workers' node ended by itself with exit code {self._node.exit_code}")
+            raise BankDown(
+                f"the workers' node ended by itself with exit code {self._node.exit_code}; its log lines show why"
+            )
 
     def kill(self) -> bool:
-        """Kill one of the live workers; none lives while the last one is restarted."""
+        """Kill one of the live workers. There is none while the last one restarts."""
         if not self._node.workers:
             return False
         worker = self._random.choice(sorted(self._node.workers))
@@ -146,10 +148,10 @@ class Workers:
         return True
 
     def rest(self) -> None:
-        """Stop the workers as an operator would."""
+        """Stop the workers gracefully, as an operator does."""
         exit_code = self._node.stop()
         if exit_code:
-            raise BankDown(f"the workers' node stopped with exit code {exit_code}")
+            raise BankDown(f"the workers' node stopped with exit code {exit_code}; its log lines show why")
 
     def _take(self, report: NodeReport) -> None:
         match report:
