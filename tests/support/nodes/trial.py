@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from examples.banking.audit import audit
-from examples.banking.load import Load, Told
+from examples.banking.load import AddressedCommand, Load
 from repertory.actors.placement import partition_of
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.port import Backend, LogUnavailable, OutcomeUnknown
@@ -188,7 +188,7 @@ class BankTrial(Trial):
         super().__init__(app, url)
         load = Load("chaos", accounts=ACCOUNTS, transfers=sys.maxsize, seed=1)
         self._calls = chain(load.openings(), load.transfers())
-        self._again: list[Told] = []
+        self._again: list[AddressedCommand] = []
 
     def send(self, count: int) -> None:
         """Send transfers. What may or may not have come through is sent again: a transfer starts once."""
