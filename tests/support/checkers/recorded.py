@@ -1,8 +1,8 @@
-"""One recorded client of ``tests.apps.killed`` in a process of its own, for tests that kill it.
+"""One recorded client of ``tests.apps.killed`` in its own process, for tests that kill it.
 
 ``python tests/support/checkers/recorded.py worker|client|follower URL DIARY NUMBER`` works until its standard input
-closes: a worker runs the runtime's loop on the slot of that number, a client tells on and on, a follower follows one of
-three topics.
+closes: a worker runs the loop of the runtime on the slot of that number, a client sends commands, a follower follows
+one of three topics.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from repertory.bridge.topics import commands_topic, events_topic
 from tests.apps import killed
 from tests.support.checkers.diary import Diary, RecordedBackend
 
-#: The part of a worker's transactions that has to be aborted.
+#: The share of a worker's transactions that must be aborted.
 DOOMED = 0.1
-#: A client rests so long after each burst: the workers are to keep up with it.
+#: The pause of a client after each burst, so that the workers keep up.
 REST_S = 0.02
 
 
@@ -35,7 +35,8 @@ def work(backend: RecordedBackend, slot: int, stopping: threading.Event) -> None
     system, clock = killed.system, SystemClock()
     log = backend.log(Member(system.name, "here", slot), system.commands_topics())
     poll_timeout_s = system.settings.poll_timeout_s
-    loop = ShardLoop(log, system.region(log.partition_count, seed=slot), clock, poll_timeout_s=poll_timeout_s)
+    region = system.region(system.topology(log.partition_count), seed=slot)
+    loop = ShardLoop(log, region, clock, poll_timeout_s=poll_timeout_s)
     while not stopping.is_set():
         loop.tick()
     loop.drain(clock.monotonic_s() + system.settings.stop_timeout_s / 2)
@@ -43,8 +44,8 @@ def work(backend: RecordedBackend, slot: int, stopping: threading.Event) -> None
 
 
 def tell(backend: RecordedBackend, number: int, stopping: threading.Event) -> None:
-    """Send bursts of additions and a few commands that fail, some alone, some at once."""
-    client, chance = Client(killed.system, backend), random.Random(number)  # noqa: S311 - load, no secret
+    """Send bursts of additions and a few commands that fail, one by one or all at once."""
+    client, chance = Client(killed.system, backend), random.Random(number)  # noqa: S311 - load, not a secret
     for first in count(step=10):
         if stopping.wait(REST_S):
             break
@@ -64,7 +65,7 @@ def tell(backend: RecordedBackend, number: int, stopping: threading.Event) -> No
 
 
 def follow(backend: RecordedBackend, number: int, stopping: threading.Event) -> None:
-    """Follow what is committed to one topic; following ends when nothing comes for a while, and goes on."""
+    """Follow the committed records of one topic, again and again: following ends when no record comes for a while."""
     system, reader = killed.system.name, backend.reader()
     topics = (commands_topic(system, "counter"), events_topic(system, "counter"), commands_topic(system, "tally"))
     topic = topics[number % len(topics)]
@@ -78,7 +79,7 @@ def follow(backend: RecordedBackend, number: int, stopping: threading.Event) -> 
 
 
 def main(role: str, url: str, diary: str, number: str) -> None:
-    """Play one role until the standard input closes."""
+    """Run one role until the standard input closes."""
     stopping = threading.Event()
 
     def await_the_end() -> None:
