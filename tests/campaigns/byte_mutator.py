@@ -1,6 +1,6 @@
-"""Turns valid bytes into bytes that are nearly valid: by their structure, and then bit by bit.
+"""Turn valid bytes into nearly valid ones: change their structure, then single bytes and bits.
 
-Purely random bytes are refused at the first one; what breaks decoders is a message that is right but for one lie.
+Random bytes are rejected at the first byte. Decoders break on messages that are valid but for one error.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from repertory.actors.headers import Headers
 
 
 class Map(list[tuple[object, object]]):
-    """A MessagePack map as the pairs that stand in it: keys may repeat, and be anything."""
+    """A MessagePack map as its pairs: keys may repeat and have any type."""
 
 
 class Raw(bytes):
-    """Bytes that are written as they are, whatever they are."""
+    """Bytes that are written unchanged."""
 
 
-#: Integers at which something overflows, changes its sign or its encoding.
+#: Integers at which a value overflows or changes its sign or its encoding.
 EDGES = (0, -1, 1, 127, 128, -32, -33, 255, 256, 65_535, 1 << 31, -(1 << 31), 1 << 32, 1 << 53, (1 << 63) - 1, 1 << 63,
          (1 << 64) - 1, -(1 << 63), 999_999_999_999_999_999)  # fmt: skip
 TEXTS = (
@@ -43,41 +43,41 @@ RAW = tuple(
     map(
         Raw,
         (
-            b"\xa2\xff\xfe", b"\xa3\xed\xa0\x80",  # no UTF-8
-            b"\xc1", b"\xd4\x05\x00", b"\xc7\x00\x05", b"\xd6\xff\x00\x00\x00\x00",  # no type, extensions
-            b"\xd7\xff" + b"\xff" * 8, b"\xc7\x0c\xff" + b"\xff" * 12,  # timestamps beyond all calendars
+            b"\xa2\xff\xfe", b"\xa3\xed\xa0\x80",  # not UTF-8
+            b"\xc1", b"\xd4\x05\x00", b"\xc7\x00\x05", b"\xd6\xff\x00\x00\x00\x00",  # no type, extension types
+            b"\xd7\xff" + b"\xff" * 8, b"\xc7\x0c\xff" + b"\xff" * 12,  # timestamps beyond the calendar
             b"\xdb\xff\xff\xff\xff", b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\x7f\xff\xff\xff",
             b"\xc9\xff\xff\xff\xff\x05",  # lengths of gigabytes
             b"\xca\x7f\xc0\x00\x00", b"\xcb\x7f\xf0\x00\x00\x00\x00\x00\x00",  # not a number, infinity
             b"\x81\x90\x01", b"\x81\x80\x01", b"\x81\xc4\x01\xff\x01", b"\x81\xc0\x01", b"\x81\xcb" + b"\x00" * 9,
-            b"\x82\xa1a\x01\xa1a\x02",  # keys that cannot be hashed, are no text, or the same
+            b"\x82\xa1a\x01\xa1a\x02",  # keys that cannot be hashed, are not text, or are equal
         ),
     )
 )  # fmt: skip
-#: What opens one more level: an array, a map, and both with the longest heads.
+#: The head of one more level: of an array, of a map, and of both with the longest encodings.
 OPENERS = (b"\x91", b"\x81\xa1x", b"\xdc\x00\x01", b"\xdd\x00\x00\x00\x01", b"\xdf\x00\x00\x00\x01\xa1x")
 DEPTHS = (5, 31, 32, 33, 40, 600, 20_000)
 
-#: One in so many containers and strings says a wrong length; integers are as often longer than they need to be.
+#: One in this many containers and strings has a wrong length; as many integers are longer than they need to be.
 LIE_ONE_IN = 60
 
 
 class Mutator:
-    """Everything that it does is drawn from one source: the same source gives the same bytes."""
+    """Mutates bytes. Everything is drawn from one source: the same source gives the same bytes."""
 
     def __init__(self, source: Random) -> None:
         self.source = source
 
     def chance(self, probability: float) -> bool:
-        """Draw whether something happens."""
+        """Draw True with a probability."""
         return self.source.random() < probability
 
     # --- values -----------------------------------------------------------------------------------------------
 
     def packed(self, data: bytes) -> bytes:
-        """Return bytes like ``data``, which is MessagePack: changed in structure, in bytes, in both or not at all."""
+        """Return a mutation of ``data``, which is MessagePack: of its structure, its bytes, both or neither."""
         if self.chance(0.75) and (tree := tree_of(data)) is not _NO_TREE:
-            with suppress(RecursionError):  # what was nested deeply before is left as it is
+            with suppress(RecursionError):  # deeply nested data is left unchanged
                 for _ in range(self.source.choice((1, 1, 1, 2, 3))):
                     tree = self._changed(tree)
                 data = self._pack(tree)
@@ -86,7 +86,7 @@ class Mutator:
         return data
 
     def damaged(self, data: bytes) -> bytes:
-        """Return bytes with a few bits, bytes or stretches changed, lost, repeated or added."""
+        """Return bytes with a few bits, bytes or ranges changed, removed, repeated or added."""
         made = bytearray(data)
         draw = self.source.randrange
         for _ in range(self.source.choice((1, 1, 2, 4))):
@@ -109,7 +109,7 @@ class Mutator:
         return bytes(made)
 
     def odd(self) -> object:
-        """Return a value that is rarely what somebody expects."""
+        """Return an unusual value."""
         match self.source.randrange(9):
             case 0 | 1:
                 return self.source.choice(EDGES)
@@ -143,7 +143,7 @@ class Mutator:
                 case _:
                     return [*node[:at], self._changed(node[at]), *node[at + 1 :]]
         if isinstance(node, bytes) and self.chance(0.6) and isinstance(inner := tree_of(node), Map):
-            return self._pack(self._changed(inner))  # a snapshot or a command within a record of the books
+            return self._pack(self._changed(inner))  # a snapshot or a command within a changelog record
         if isinstance(node, bytes) and node and self.chance(0.3):
             return self.damaged(node)
         if type(node) is int and self.chance(0.5):
@@ -195,7 +195,7 @@ class Mutator:
                 return bytes(msgpack.packb(node))
 
     def _head(self, count: int, fixed: tuple[int, int], sized: Sequence[tuple[int, int]]) -> bytes:
-        """Return a head for so many items or bytes: the shortest, sometimes a longer one, sometimes one that lies."""
+        """Return a head for a number of items or bytes: the shortest, sometimes a longer or a wrong one."""
         if self._lies():
             count = self.source.choice((count + 1, max(0, count - 1), 0, 65_535, 0xFFFF_FFFF))
         first, most = fixed
@@ -208,10 +208,10 @@ class Mutator:
     def _lies(self) -> bool:
         return self.source.randrange(LIE_ONE_IN) == 0
 
-    # --- what stands around a value ---------------------------------------------------------------------------
+    # --- headers and keys -------------------------------------------------------------------------------------
 
     def headers(self, headers: Headers, names: Sequence[str], values: Sequence[bytes]) -> Headers:
-        """Return headers with some changed, lost, repeated, renamed or added; ``values`` fit somewhere."""
+        """Return headers with some changed, removed, repeated, renamed or added. ``values`` fit some headers."""
         made = list(headers)
         for _ in range(self.source.choice((1, 1, 2, 3))):
             at = self.source.randrange(len(made) + 1)
@@ -246,7 +246,7 @@ class Mutator:
                 return self.damaged(self.source.choice(values)) if self.chance(0.3) else self.source.choice(values)
 
     def key(self, key: bytes | None, others: Sequence[bytes]) -> bytes | None:
-        """Return another key: of somebody else, none, or none that may be used."""
+        """Return another key: of another entity, None, or an invalid one."""
         match self.source.randrange(6):
             case 0:
                 return None
@@ -265,14 +265,14 @@ class Mutator:
 
 
 class _NoTree:
-    """What ``tree_of`` returns for bytes that are no MessagePack."""
+    """The result of ``tree_of`` for bytes that are not MessagePack."""
 
 
 _NO_TREE = _NoTree()
 
 
 def tree_of(data: bytes) -> object:
-    """Return what the bytes say, maps as their pairs; ``_NO_TREE`` if they are no one MessagePack value."""
+    """Return the decoded value, with maps as their pairs; ``_NO_TREE`` if the bytes are not one MessagePack value."""
     try:
         return msgpack.unpackb(data, object_pairs_hook=Map, strict_map_key=False)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException):

@@ -1,9 +1,9 @@
-"""Chaos: a real Kafka behind a bad network, real workers under load, everything killed, stopped and cut by a seed.
+"""Chaos: a real Kafka behind a faulty network and real workers under load, with seeded kills, stops and network cuts.
 
-``python -m tests.campaigns.chaos --minutes 10 --seed 1`` (``make chaos MINUTES=10``). Afterwards all heals, everything
-has to be handled in bounded time, `verify` must find nothing wrong, and each number must have been counted exactly
-once. With ``--bank`` the example's bank is treated so, and its audit judges. The exit code tells; a seed gives the same
-schedule again, not the same run.
+``python -m tests.campaigns.chaos --minutes 10 --seed 1`` (``make chaos MINUTES=10``). Afterwards all faults end, all
+commands must be handled in bounded time, `verify` must pass, and each number must have been counted exactly once.
+``--bank`` runs the bank of the examples instead, with its audit. The exit code is 1 if a check fails. A seed repeats
+the schedule of faults, but not the same run.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ SESSION_S = 3.0
 TRANSACTION_S = 5.0
 #: Past the session and the transaction timeout.
 LONG_SLEEP_S = SESSION_S + TRANSACTION_S + 1.5
-#: Afterwards something must be handled within this time, again and again until all is.
+#: After the faults, a command must be handled within each interval of this length, until all are.
 STANDSTILL_S = 120.0
 BURST = 60
 WORKERS = {"one": 2, "two": 1}
 GUEST = "guest"
-#: A node of one worker in a network namespace of its own, where that is permitted.
+#: A node of one worker in its own network namespace, if namespaces are permitted.
 FAR = "far"
 LOGS = ROOT / "target" / "chaos"
 
@@ -47,11 +47,11 @@ console = Console(soft_wrap=True)
 
 
 class Chaos:
-    """One run. Its thread injects the faults, takes in the reports and sends the load."""
+    """One run. Its thread injects the faults, collects the reports and sends the load."""
 
     def __init__(self, seed: int, without: Sequence[str] = (), *, bank: bool = False) -> None:
         self._without = without
-        self._random = Random(seed)  # noqa: S311 - a schedule, no secret
+        self._random = Random(seed)  # noqa: S311 - a schedule, not a secret
         self._proxy = RoughProxy()
         self._broker = Broker(advertised_port=self._proxy.port, controller_apart=True)
         direct, far = _free_ports(2)
@@ -74,7 +74,7 @@ class Chaos:
         self._nodes: dict[str, NodeHandle] = {}
         self._asleep: set[int] = set()
         self._broker_well = True
-        #: What ends a fault, and when.
+        #: The time at which each fault ends, and the function that ends it.
         self._cures: list[tuple[float, Callable[[], None]]] = []
         self.injected: Multiset[str] = Multiset()
         self.gave_up = 0
@@ -86,13 +86,15 @@ class Chaos:
         try:
             return Namespace()
         except NotPermittedError as error:
-            console.print(f"no network namespaces here, their faults are left out: {error}", highlight=False)
+            console.print(
+                f"network namespaces are not permitted here, so their faults are left out: {error}", highlight=False
+            )
             return None
 
     # --- a run ------------------------------------------------------------------------------------------------
 
     def run(self, seconds: float) -> list[str]:
-        """Return what was wrong afterwards."""
+        """Run for some seconds, and return the violations."""
         for name in WORKERS:
             self._start(name)
         if self._namespace:
@@ -109,16 +111,16 @@ class Chaos:
             self.trial.poll(0.3)
             self._look_after_nodes()
         self._heal()
-        if stands := self._standstill():
-            return [stands]
+        if standstill := self._standstill():
+            return [standstill]
         codes = self.trial.stop()
         complaints = [f"nodes stopped with {codes}"] if any(codes) else []
-        complaints += [f"{self.gave_up} times a node gave up"] if self.gave_up else []
+        complaints += [f"{self.gave_up} nodes gave up"] if self.gave_up else []
         return complaints + self.trial.complaints()
 
     def _standstill(self) -> str | None:
-        """Wait until all is handled; say where it stands still."""
-        mended_s = moved_s = time.monotonic()
+        """Wait until all commands are handled; return a description of the first one left if there is no progress."""
+        ended_s = moved_s = time.monotonic()
         before = ""
         while (left := self.trial.unhandled()) is not None:
             now_s = time.monotonic()
@@ -129,11 +131,11 @@ class Chaos:
             self.say(f"waiting for {left}")
             for _ in range(60):
                 self.trial.poll()
-        self.say(f"all is handled, {time.monotonic() - mended_s:.1f} s after the last fault was mended")
+        self.say(f"all commands are handled, {time.monotonic() - ended_s:.1f} s after the last fault ended")
         return None
 
     def _schedule(self) -> Iterator[tuple[float, str]]:
-        """Yield when and what, drawn from the seed alone."""
+        """Yield the time and the kind of each fault, drawn from the seed only."""
         names = list(self._kinds())
         left_out = self._without if self._namespace else (*self._without, "namespace")
         weights = [
@@ -168,7 +170,7 @@ class Chaos:
     def _inject(self, name: str) -> None:
         before = self.injected.total()
         self.injected[name] += 1
-        strength = self._random.random()  # drawn even if there is nobody to hit, so that the schedule stays
+        strength = self._random.random()  # drawn even if the fault has no target, so that the schedule stays the same
         self.say(f"fault {before + 1}: {name}")
         self._kinds()[name][1](strength)
 
@@ -191,7 +193,7 @@ class Chaos:
         )
 
     def close(self) -> None:
-        """End all that was started."""
+        """Stop everything that was started."""
         for pid in self._asleep:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
@@ -212,11 +214,11 @@ class Chaos:
             self._nodes[name] = self.trial.node(name, WORKERS.get(name, 1), self._url)
 
     def _look_after_nodes(self) -> None:
-        """Start again what has ended."""
+        """Restart nodes that have ended."""
         for name, node in list(self._nodes.items()):
             if node.exit_code is not None:
                 self.gave_up += 1
-                self.say(f"node {name} ended with {node.exit_code}; started again")
+                self.say(f"node {name} ended with exit code {node.exit_code}; it is started again")
                 self._end(name)
                 self._start(name)
 
@@ -247,7 +249,7 @@ class Chaos:
             self._end_well(GUEST)
 
     def _end_well(self, name: str) -> None:
-        """Stop a node while nothing hinders it: this thread waits for its end and cures nothing meanwhile."""
+        """Stop a node without active faults: this thread waits for its end, and so ends no fault meanwhile."""
         self._proxy.heal()
         self._wake_all(self._nodes[name])
         self._end(name)
@@ -276,7 +278,7 @@ class Chaos:
             self._wake(pid)
 
     def _alive(self) -> set[int]:
-        """Return the pids of workers that have not been reported dead: nobody else's."""
+        """Return the pids of the workers that are not reported as dead."""
         self.trial.poll(0.0)
         return {pid for node in self._nodes.values() for pid in node.workers.values()}
 
@@ -321,7 +323,7 @@ class Chaos:
                 self._later(0.5 + strength * LONG_SLEEP_S, gate.set)
 
     def _cut_off(self, strength: float, ways: str) -> None:
-        """Let the node in the namespace hear nothing, say nothing, or both; the others go on."""
+        """Cut the traffic of the node in the namespace, in one or both directions; the others are not affected."""
         assert self._namespace is not None
         self._namespace.cut(ways)
         self._later(0.5 + strength * LONG_SLEEP_S, self._namespace.heal)
@@ -331,7 +333,7 @@ class Chaos:
 
 
 def _stderr_to(path: Path) -> Path:
-    """Have this process and its children write their lines to a file: they would bury the progress."""
+    """Redirect the stderr of this process and its children to a file, so that the progress stays readable."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as log:
         os.dup2(log.fileno(), sys.stderr.fileno())
@@ -339,7 +341,7 @@ def _stderr_to(path: Path) -> Path:
 
 
 def _table(chaos: Chaos) -> Table:
-    table = Table("what", "times", title="injected, and what came of it")
+    table = Table("what", "times", title="injected faults, and their effects")
     for name, count in sorted(chaos.injected.items()):
         table.add_row(name, str(count))
     table.add_row("EndTxn delivered late", str(chaos._proxy.late_requests))
@@ -367,7 +369,7 @@ def main() -> int:
     # An ordinary end, whoever asks for it: nothing may stay behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     log = _stderr_to(LOGS / f"seed-{options.seed}.log")
-    console.print(f"the workers write to {log}", highlight=False)
+    console.print(f"the log of the workers is {log}", highlight=False)
     chaos = Chaos(options.seed, options.without, bank=options.bank)
     try:
         complaints = chaos.run(options.minutes * 60)

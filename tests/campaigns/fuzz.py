@@ -1,8 +1,8 @@
-"""Fuzzing of whatever takes bytes from outside: a million inputs, by a seed.
+"""Fuzzing of all code that takes bytes from outside: a million inputs from a seed.
 
 ``python -m tests.campaigns.fuzz --inputs 1000000 --seed 1`` (``make chaos`` runs it). Inputs are valid ones with a few
-lies in them (``tests/campaigns/byte_mutator.py``), and they meet the product's own code. What may come out is named at
-each target; all else is a finding: it prints the one command that shows it again.
+errors in them (``tests/campaigns/byte_mutator.py``). The docstring of each target has its allowed outcomes; any other
+outcome is a finding, which is printed with the command that reproduces it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,24 @@ from rich.table import Table
 
 from repertory import Backoff, Command, Context, Directive, Entity, Message, command, restart
 from repertory.actors.control import DropParked, RetryParked
-from repertory.actors.headers import Headers
+from repertory.actors.headers import (
+    ABOUT,
+    ATTEMPTS,
+    CAUSE,
+    CORRELATION_ID,
+    ERROR_MESSAGE,
+    ERROR_TYPE,
+    MESSAGE_ID,
+    REPLY_KEY,
+    REPLY_TO,
+    RETRY_OF,
+    SEQ,
+    SOURCE_OFFSET,
+    SOURCE_PARTITION,
+    SOURCE_TOPIC,
+    VERSION,
+    Headers,
+)
 from repertory.actors.message import Envelope, Undecodable
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.config import Limits
@@ -65,7 +82,7 @@ from tests.actors.domain import (
 )
 from tests.actors.shard.bench import SYSTEM, Bench
 from tests.campaigns.byte_mutator import Mutator
-from tests.campaigns.fuzz_sockets import Taken, frames_at_every_port
+from tests.campaigns.fuzz_sockets import FrameAccepted, frames_at_every_port
 from tests.support.paths import ROOT
 
 PARTITIONS = 2
@@ -76,13 +93,12 @@ POLICY = restart(
     on={KeyError: Directive.RESUME, ValueError: Directive.STOP},
 )
 ADDRESSES: Headers = (
-    ("reply-to", b"t.replies/0"), ("correlation-id", b"c"), ("about", b"debit"), ("message-id", b"m"),
+    (REPLY_TO, b"t.replies/0"), (CORRELATION_ID, b"c"), (ABOUT, b"debit"), (MESSAGE_ID, b"m"),
 )  # fmt: skip
-NAMES = ("reply-to", "reply-key", "correlation-id", "about", "message-id", "cause", "seq", "version", "attempts",
-         "source-partition", "source-offset", "source-topic", "error-type", "error-message", "retry-of", "é",
-         "")  # fmt: skip
-#: What a client may say as it likes; a `cause` that it forges is damage, and `verify` says so.
-THEIRS = tuple(name for name in NAMES if name != "cause")
+NAMES = (REPLY_TO, REPLY_KEY, CORRELATION_ID, ABOUT, MESSAGE_ID, CAUSE, SEQ, VERSION, ATTEMPTS, SOURCE_PARTITION,
+         SOURCE_OFFSET, SOURCE_TOPIC, ERROR_TYPE, ERROR_MESSAGE, RETRY_OF, "é", "")  # fmt: skip
+#: Headers to which a client may give any value. A forged `cause` is damage, which `verify` reports.
+CLIENT_NAMES = tuple(name for name in NAMES if name != CAUSE)
 ENDLESS = b"t.replies/" + b"9" * 4_400
 VALUES = (b"t.replies/0", b"t.replies/7", b"t.replies/8", ENDLESS, b"t.account.commands", b"t.teller.commands",
           b"t.account.commands/0/3/0", b"t.account.commands/1/99999/4294967296", b"t.account.events", b"k",
@@ -94,7 +110,7 @@ console = Console(soft_wrap=True)
 
 
 class Wrong(Exception):
-    """The product did what it must not do with an input."""
+    """The runtime mishandled an input."""
 
 
 def keys_of(partition: int, count: int, prefix: str = "k") -> list[str]:
@@ -107,11 +123,11 @@ KEYS = keys_of(0, 4)
 (CANARY_KEY,) = keys_of(0, 1, CANARY)
 
 
-# --- what is sent -------------------------------------------------------------------------------------------------
+# --- inputs -------------------------------------------------------------------------------------------------------
 
 
 class Colour(enum.Enum):
-    """One of three."""
+    """One of three colours."""
 
     RED = "red"
     GREEN = "green"
@@ -119,14 +135,14 @@ class Colour(enum.Enum):
 
 
 class Inner(msgspec.Struct, frozen=True):
-    """Within a command."""
+    """A struct within a command."""
 
     name: str
     below: tuple[Inner, ...] = ()
 
 
 class Anything(Command):
-    """A field of each kind that MessagePack and msgspec know."""
+    """A command with a field of each type that MessagePack and msgspec support."""
 
     i: int = 0
     f: float = 0.0
@@ -152,20 +168,20 @@ class Anything(Command):
 
 
 class Keeper(Entity):
-    """Stateful: keeps what it was sent last, so that it is written, read again, and sent on."""
+    """A stateful entity that keeps its last command, so that this is written, read and sent on."""
 
     last: Anything = Anything()
 
     @command
     def take(self, cmd: Anything, ctx: Context) -> Self:
-        """Keep it and tell it to another."""
+        """Keep the command, and send some to another entity."""
         if cmd.i == 7:
             ctx.tell(Keeper.take, KEYS[cmd.small % len(KEYS)], msgspec.structs.replace(cmd, i=0))
         return self.replace(last=cmd)
 
     @command
     def trip(self, cmd: Trip, ctx: Context) -> Self:
-        """Raise as told."""
+        """Raise as the command says."""
         if ctx.attempt <= cmd.times:
             raise {"stop": ValueError, "resume": KeyError}.get(cmd.error, RuntimeError)("told to")
         return self
@@ -177,7 +193,7 @@ class Keeper(Entity):
 
 
 ENTITIES: tuple[type[Entity], ...] = (Account, Teller, Desk, Bag, Keeper)
-#: A command that each of them takes, and that no earlier input can have made fail.
+#: A command for each of them that cannot fail because of earlier inputs.
 PLAIN: Mapping[type[Entity], Message] = {
     Account: Deposit(amount=1), Teller: Pay(account="a", amount=1), Desk: Hold(), Bag: Put(item="x"),
     Keeper: Anything(),
@@ -203,7 +219,7 @@ def message_for(entity: type[Entity], chance: Random) -> Message:
 
 
 def anything(chance: Random) -> Anything:
-    """Draw a command with values of all kinds in it."""
+    """Draw a command with values of all types."""
     moment = datetime.datetime.fromtimestamp(chance.randrange(1 << 31), datetime.UTC)
     inner = Inner("a", (Inner("b"), Inner("c", (Inner("d"),))))
     return Anything(
@@ -219,7 +235,7 @@ def anything(chance: Random) -> Anything:
 
 
 class Session:
-    """Some inputs for one target, drawn from one source; ``outcomes`` counts what became of them."""
+    """Some inputs for one target, drawn from one source. ``outcomes`` counts their outcomes."""
 
     def __init__(self, chance: Random) -> None:
         self.chance = chance
@@ -228,7 +244,7 @@ class Session:
 
 
 def bench_for(session: Session) -> tuple[type[Entity], Bench]:
-    """Make a shard with bounds that are tight now and then."""
+    """Make a shard, with tight bounds in some cases."""
     chance = session.chance
     entity = chance.choice(ENTITIES)
     limits = Limits(
@@ -241,7 +257,7 @@ def bench_for(session: Session) -> tuple[type[Entity], Bench]:
 
 
 def commands(session: Session) -> Iterator[None]:
-    """Records of a commands topic: each is handled, or a dead letter with its bytes; the shard goes on."""
+    """Records of a commands topic: each is handled, or dead-lettered with its bytes; the shard continues."""
     entity, bench = bench_for(session)
     mutator, chance = session.mutator, session.chance
     for _ in range(40):
@@ -259,12 +275,12 @@ def commands(session: Session) -> Iterator[None]:
     before = {key: cell.data for key, cell in bench.shard.cells.items() if cell.version}
     bench.crash()
     if before != {key: cell.data for key, cell in bench.shard.cells.items() if cell.version}:
-        raise Wrong("what was restored is not what was in memory")
+        raise Wrong("the restored state differs from the state in memory")
     judge(session, bench, canary)
 
 
 def drawn_command(session: Session, entity: type[Entity], bench: Bench) -> tuple[bytes | None, bytes | None, Headers]:
-    """Draw a record's key, value and headers: a valid command, an operator's among them, with lies in it."""
+    """Draw a record's key, value and headers: a valid command or control command, with errors in it."""
     mutator, chance = session.mutator, session.chance
     key: bytes | None = chance.choice(KEYS).encode()
     message = message_for(entity, chance)
@@ -288,15 +304,15 @@ def drawn_command(session: Session, entity: type[Entity], bench: Bench) -> tuple
 
 
 def judge(session: Session, bench: Bench, canary: int) -> None:
-    """Hold each command against what became of it."""
+    """Check the outcome of each command."""
     dead: dict[int, Record] = {}
     for letter in bench.dead_letters:
-        offset = letter.number("source-offset")
+        offset = letter.number(SOURCE_OFFSET)
         if offset in dead:
             raise Wrong(f"the command {offset} has two dead letters")
         dead[offset] = letter
     if canary in dead or CANARY_KEY not in {*bench.shard.cells, *bench.shard.stash}:
-        raise Wrong("a plain command was not handled behind the others")
+        raise Wrong("a valid command was not handled after the others")
     for record in bench.topics[bench.codec.commands]:
         if record.partition != bench.config.id.partition:
             continue
@@ -304,33 +320,33 @@ def judge(session: Session, bench: Bench, canary: int) -> None:
             raise Wrong(f"the command {record.offset} was not handled")
         if (found := dead.get(record.offset)) is None:
             if isinstance(bench.codec.decode(record), Undecodable):
-                raise Wrong(f"what cannot be decoded, {record.offset}, is no dead letter")
+                raise Wrong(f"the command {record.offset} cannot be decoded and was not dead-lettered")
             session.outcomes["handled"] += 1
             continue
         if (found.key, found.value) != (record.key, record.value):
             raise Wrong(f"the dead letter of {record.offset} does not have its bytes")
-        session.outcomes[f"dead letter: {(found.header('error-type') or b'').decode()}"] += 1
+        session.outcomes[f"dead letter: {(found.header(ERROR_TYPE) or b'').decode()}"] += 1
     session.outcomes["replies"] += len(bench.replies)
 
 
 def headers(session: Session) -> Iterator[None]:
-    """Headers: always a letter, and a dead letter that can be shown; only a number may be a DecodeError."""
+    """Headers: a delivery, and a dead letter that can be shown; only numbers may raise DecodeError."""
     mutator, chance = session.mutator, session.chance
     _, bench = bench_for(session)
-    valid: Headers = (*ADDRESSES, ("cause", b"t.account.commands/0/3/0"), ("seq", b"4"), ("version", b"1"),
-                      ("attempts", b"2"), ("source-partition", b"0"), ("source-offset", b"7"))  # fmt: skip
+    valid: Headers = (*ADDRESSES, (CAUSE, b"t.account.commands/0/3/0"), (SEQ, b"4"), (VERSION, b"1"),
+                      (ATTEMPTS, b"2"), (SOURCE_PARTITION, b"0"), (SOURCE_OFFSET, b"7"))  # fmt: skip
     for _ in range(40):
         found = mutator.headers(valid, NAMES, VALUES)
         record = Record(bench.codec.commands, 0, 7, b"k", b"\x80", found, 1)
-        letter = bench.codec.decode(record)
-        session.outcomes["asked" if letter.sender is not None else "not asked"] += 1
-        if not isinstance(letter, Envelope | Undecodable):
-            raise Wrong(f"{letter!r} is no letter")
-        operators = dead_letter(record)
+        delivery = bench.codec.decode(record)
+        session.outcomes["asked" if delivery.sender is not None else "not asked"] += 1
+        if not isinstance(delivery, Envelope | Undecodable):
+            raise Wrong(f"{delivery!r} is not a delivery")
+        shown = dead_letter(record)
         session.outcomes["has a cause" if cause_of(record) is not None else "has no cause"] += 1
-        if operators.source_offset < -1:
-            raise Wrong(f"a dead letter says that it was command {operators.source_offset}")
-        for name in ("seq", "version"):
+        if shown.source_offset < -1:
+            raise Wrong(f"a dead letter has the source offset {shown.source_offset}")
+        for name in (SEQ, VERSION):
             try:
                 record.number(name)
             except DecodeError as error:
@@ -341,13 +357,13 @@ def headers(session: Session) -> Iterator[None]:
         yield
 
 
-def lived(session: Session) -> tuple[type[Entity], Bench]:
+def used_shard(session: Session) -> tuple[type[Entity], Bench]:
     """Return a shard that has handled some valid commands, failures among them."""
     entity, bench = bench_for(session)
     for _ in range(session.chance.randrange(3, 25)):
         headers: Headers = ADDRESSES if session.chance.random() < 0.3 else ()
         if session.chance.random() < 0.2:
-            headers = session.mutator.headers(headers, THEIRS, VALUES)
+            headers = session.mutator.headers(headers, CLIENT_NAMES, VALUES)
         bench.tell(message_for(entity, session.chance), session.chance.choice(KEYS), headers)
         if session.chance.random() < 0.5:
             bench.run()
@@ -392,8 +408,8 @@ def spoil(session: Session, bench: Bench, entity: type[Entity], *, everything: b
 
 
 def changelog(session: Session) -> Iterator[None]:
-    """A shard's own topics: a restore ends with a shard that works, or with `Inconsistent` and a sentence."""
-    entity, bench = lived(session)
+    """A shard's own topics: a restore returns a working shard, or raises `Inconsistent` with a sentence."""
+    entity, bench = used_shard(session)
     topics = {name: list(records) for name, records in bench.topics.items()}
     ends, committed = dict(bench.ends), bench.committed
     for _ in range(30):
@@ -416,15 +432,15 @@ def changelog(session: Session) -> Iterator[None]:
 
 
 def sentence(error: Exception) -> None:
-    """Require that an error says something, in bounds, that can be printed."""
+    """Check that an error has a message of bounded length that can be printed."""
     text = str(error)
     if not 10 < len(text) < 4_000:
-        raise Wrong(f"{type(error).__name__} says {text!r:.200}")
+        raise Wrong(f"{type(error).__name__} has the message {text!r:.200}")
     text.encode()
 
 
-class Shelf:
-    """A reader of records that stand in lists: what a log would give of a history that somebody has spoilt."""
+class ListReader:
+    """A reader of the records in a bench's lists, which may be damaged."""
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
@@ -457,7 +473,7 @@ class Shelf:
 
 
 def system_of(bench: Bench) -> ActorSystem:
-    """Return the system that the bench plays a shard of."""
+    """Return the system whose shard the bench runs."""
     system = ActorSystem(SYSTEM)
     for entity in ENTITIES:
         system.host(entity, partitions=PARTITIONS, supervise=POLICY)
@@ -465,18 +481,18 @@ def system_of(bench: Bench) -> ActorSystem:
 
 
 def readers(session: Session) -> Iterator[None]:
-    """What operators read: an answer, or DecodeError with a sentence; `verify` reports, and never raises."""
-    entity, bench = lived(session)
-    system, shelf = system_of(bench), Shelf(bench)
+    """Operator reads: a result, or DecodeError with a sentence; `verify` reports findings and never raises."""
+    entity, bench = used_shard(session)
+    system, reader = system_of(bench), ListReader(bench)
     hosted = system.hosted[entity]
-    report = verify(shelf, system)
+    report = verify(reader, system)
     if not report.ok:
-        raise Wrong(f"verify finds what is not there: {[c.offenders for c in report.checks if not c.ok]}")
+        raise Wrong(f"verify reports damage in an undamaged log: {[c.offenders for c in report.checks if not c.ok]}")
     for _ in range(4):
         spoil(session, bench, entity, everything=True)
         for ask in (
-            lambda: [entity_state(shelf, system, hosted, key) for key in KEYS],
-            lambda: shard_status(shelf, system, hosted, 0),
+            lambda: [entity_state(reader, system, hosted, key) for key in KEYS],
+            lambda: shard_status(reader, system, hosted, 0),
         ):
             try:
                 ask()
@@ -488,17 +504,17 @@ def readers(session: Session) -> Iterator[None]:
             readable(record.value).encode("utf-8", "surrogatepass")
             readable_key(record.key).encode()
             dead_letter(record)
-        report = verify(shelf, system)
+        report = verify(reader, system)
         session.outcomes["verify: as promised" if report.ok else "verify: found"] += 1
         yield
 
 
 def reports(session: Session) -> Iterator[None]:
-    """The report stream of a node: each sound line comes out, all else is counted, and what came out can be told."""
+    """The report stream of a node: each valid line is returned, all others are counted; status can be made of them."""
     mutator, chance = session.mutator, session.chance
     stream, incidents = ReportLines(), NodeStatus("node", 1, "1", 0)
     for number in range(40):
-        report = msgspec.structs.replace(chance.choice(SOUND_REPORTS), at_s=float(number))
+        report = msgspec.structs.replace(chance.choice(VALID_REPORTS), at_s=float(number))
         odd = {name: chance.choice(ODD) for name in FIELDS if mutator.chance(0.1)}
         line = msgspec.json.encode({**msgspec.to_builtins(report), **odd})
         if is_whole := mutator.chance(0.5):
@@ -515,9 +531,9 @@ def reports(session: Session) -> Iterator[None]:
                 incidents.take(got)
             data = data[size:]
         if is_whole and len(found) + stream.lost - lost != 1:
-            raise Wrong(f"the report {number} came out {len(found)} times, and {stream.lost - lost} lines were lost")
+            raise Wrong(f"report {number} was returned {len(found)} times, and {stream.lost - lost} lines were lost")
         if is_whole and not odd and found != [report]:
-            raise Wrong(f"{report} came out as {found}")
+            raise Wrong(f"{report} was returned as {found}")
         session.outcomes["report" if found else "lost line"] += 1
         yield
     record = msgspec.msgpack.encode(incidents.record(1))
@@ -529,10 +545,10 @@ def reports(session: Session) -> Iterator[None]:
         session.outcomes["no record of a node"] += 1
 
 
-#: What a report says where a number is expected, and where.
+#: Values in place of a number in a report, and the fields that get them.
 ODD = (None, True, -1, 0.5, 1e308, -1e308, 1 << 63, -(1 << 63), "x", "", "9" * 5_000)
 FIELDS = ("event", "at_s", "dropped", "pid", "delay_s", "where", "next")
-SOUND_REPORTS: tuple[NodeReport, ...] = (
+VALID_REPORTS: tuple[NodeReport, ...] = (
     IncidentReport(worker="worker-0", where="a/1@2", error="E", reason="no", outcome="parked", next="it is parked"),
     WorkerStarted(worker="worker-0", incarnation=1, pid=7),
     WorkerWaits(worker="worker-0", incarnation=1, delay_s=0.5),
@@ -545,7 +561,7 @@ SERIALIZER = Serializer(bytes(range(32)))
 
 
 def frames(session: Session) -> Iterator[None]:
-    """Frames of the process tree: what was sent, nothing yet, or `FrameError`, which closes the connection."""
+    """Frames of the process tree: the sent value, an incomplete frame, or `FrameError`, which closes the connection."""
     for _ in range(40):
         value, data = drawn_frame(session.mutator)
         buffer = ReceiveBuffer(SERIALIZER.loads)
@@ -560,13 +576,13 @@ def frames(session: Session) -> Iterator[None]:
             session.outcomes["FrameError"] += 1
         else:
             if got is not None and got[0] != value:
-                raise Wrong(f"{got[0]!r:.200} was never sent")
+                raise Wrong(f"{got[0]!r:.200} was received but never sent")
             session.outcomes["incomplete" if got is None else "received"] += 1
         yield
 
 
 def drawn_frame(mutator: Mutator) -> tuple[object, bytes]:
-    """Draw a value, and a frame that holds it with lies in its length, its signature or its pickle."""
+    """Draw a value, and a frame of it with errors in its length, its signature or its pickle."""
     chance = mutator.source
     value = ("Ping", chance.randrange(100), "x" * chance.choice((0, 100, 20_000)))
     body = SERIALIZER.dumps(value)
@@ -578,8 +594,10 @@ def drawn_frame(mutator: Mutator) -> tuple[object, bytes]:
         case 2:
             return value, frame(mutator.damaged(body))
         case 3:
-            lie = chance.choice((b"-5", b"0", b"32", b"1048577", b"99999999999999999999", b" 64", b"6_4", b"", b"\xb2"))
-            return value, lie + b">" + body
+            length = chance.choice(
+                (b"-5", b"0", b"32", b"1048577", b"99999999999999999999", b" 64", b"6_4", b"", b"\xb2")
+            )
+            return value, length + b">" + body
         case 4:
             return value, frame(Serializer(bytes(32)).dumps(value))
         case 5:
@@ -588,12 +606,12 @@ def drawn_frame(mutator: Mutator) -> tuple[object, bytes]:
             return value, mutator.damaged(frame(body))
 
 
-def stranger(mutator: Mutator) -> bytes:
-    """Draw what comes in at a port from somebody without the key of that node."""
+def unsigned_frame(mutator: Mutator) -> bytes:
+    """Draw bytes from a sender without the key of the node."""
     return drawn_frame(mutator)[1] if mutator.chance(0.8) else mutator.source.randbytes(mutator.source.randrange(60))
 
 
-#: How often each is drawn; those that start a whole history cost more.
+#: The weight of each target; targets that build a whole history take longer.
 TARGETS: Mapping[str, tuple[int, Callable[[Session], Iterator[None]]]] = {
     "commands": (40, commands),
     "headers": (15, headers),
@@ -608,15 +626,15 @@ TARGETS: Mapping[str, tuple[int, Callable[[Session], Iterator[None]]]] = {
 
 
 class Found(Exception):
-    """An input that did what no input may; says how to see it again."""
+    """A finding: an input with an outcome that is not allowed. The message has the command that reproduces it."""
 
 
 def sessions(seed: int, only: str | None = None, first: int = 0) -> Iterator[tuple[str, Session, Iterator[None]]]:
-    """Yield sessions for ever: each is a function of the seed and its number."""
+    """Yield sessions without end. Each is a function of the seed and its number."""
     names = list(TARGETS) if only is None else [only]
     number = first
     while True:
-        source = Random(f"{seed}/{number}")  # noqa: S311 - an input, no secret
+        source = Random(f"{seed}/{number}")  # noqa: S311 - an input, not a secret
         name = source.choices(names, [TARGETS[each][0] for each in names])[0]
         session = Session(source)
         yield name, session, TARGETS[name][1](session)
@@ -626,7 +644,7 @@ def sessions(seed: int, only: str | None = None, first: int = 0) -> Iterator[tup
 def fuzz(
     inputs: int, seed: int, only: str | None = None, first: int = 0, seen: Callable[[], None] = lambda: None
 ) -> dict[str, Counter[str]]:
-    """Run so many inputs; return what became of them, by target. Raises Found at the first that got out."""
+    """Run a number of inputs; return their outcomes by target. Raises Found at the first finding."""
     outcomes: dict[str, Counter[str]] = {name: Counter() for name in TARGETS}
     left = inputs
     for number, (name, session, run) in enumerate(sessions(seed, only, first), first):
@@ -639,7 +657,7 @@ def fuzz(
             again = f"python -m tests.campaigns.fuzz --seed {seed} --first {number} --inputs 1" + (
                 f" --only {only}" if only else ""
             )
-            raise Found(f"{name}: {type(error).__name__}: {error!s:.500}; see it again: {again}") from error
+            raise Found(f"{name}: {type(error).__name__}: {error!s:.500}; reproduce it: {again}") from error
         outcomes[name].update(session.outcomes)
         if left <= 0:
             return outcomes
@@ -647,7 +665,7 @@ def fuzz(
 
 
 def main() -> int:
-    """Run and return the exit code: 0 if nothing got out."""
+    """Run and return the exit code: 0 if there is no finding."""
     parser = argparse.ArgumentParser(prog="python -m tests.campaigns.fuzz", description=__doc__)
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
@@ -657,7 +675,7 @@ def main() -> int:
     options = parser.parse_args()
     LOG.parent.mkdir(parents=True, exist_ok=True)
     with LOG.open("wb") as log:
-        os.dup2(log.fileno(), sys.stderr.fileno())  # the node's lines about bad frames would bury the progress
+        os.dup2(log.fileno(), sys.stderr.fileno())  # The node's log lines about bad frames would hide the progress.
     columns = (TextColumn("inputs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     started_s = time.monotonic()
     with Progress(*columns, console=console, transient=True) as progress:
@@ -667,32 +685,32 @@ def main() -> int:
             outcomes = fuzz(options.inputs, options.seed, options.only, options.first, advance)
             table = figures(outcomes, time.monotonic() - started_s)
             if options.sockets:
-                done = frames_at_every_port(options.sockets, options.seed, stranger)
+                done = frames_at_every_port(options.sockets, options.seed, unsigned_frame)
                 for what, count in sorted(done.items()):
                     table.add_row("real sockets", what, f"{count:,}")
-        except (Found, Taken) as found:
+        except (Found, FrameAccepted) as found:
             progress.stop()
             console.print("".join(traceback.format_exception(found)), markup=False, highlight=False)
-            console.print(f"GOT OUT: {found}", markup=False, highlight=False)
+            console.print(f"FOUND: {found}", markup=False, highlight=False)
             return 1
     console.print(table)
     console.print(
-        f"seed {options.seed}, {options.inputs:,} inputs, {options.sockets:,} over sockets: nothing got out",
+        f"seed {options.seed}, {options.inputs:,} inputs, {options.sockets:,} over sockets: no finding",
         highlight=False,
     )
     return 0
 
 
 def figures(outcomes: Mapping[str, Counter[str]], seconds: float) -> Table:
-    """Return what was done, as a table."""
-    table = Table("target", "what became of it", "how many", title="fuzzed")
+    """Return the outcomes as a table."""
+    table = Table("target", "outcome", "count", title="fuzzed")
     for name, counted in outcomes.items():
         table.add_row(name, "inputs", f"{counted['inputs']:,}")
         for what, count in sorted(counted.items()):
             if what != "inputs":
                 table.add_row("", what, f"{count:,}")
     total = sum(counted["inputs"] for counted in outcomes.values())
-    table.add_row("all", "inputs a second", f"{total / seconds:,.0f}")
+    table.add_row("all", "inputs per second", f"{total / seconds:,.0f}")
     return table
 
 

@@ -1,4 +1,4 @@
-"""Frames at the open ports of a running node, over real sockets: the process tree goes on, and so does its work."""
+"""Send frames to the open ports of a running node over real sockets: processes and work must not be affected."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ from tests.campaigns.byte_mutator import Mutator
 from tests.support.paths import ROOT
 
 PATIENCE_S = 30.0
-#: Connections that are left open with half a frame in them, and that are waited for before one looks.
+#: The most connections that are left open, and that are expected to be closed, before they are checked.
 OPEN_MAX = 100
 WORKERS = 2
-#: A look at the node's reports after so many frames.
+#: The node's reports are checked after this many frames.
 LOOK_EVERY = 100
 
 
-class Taken(Exception):
-    """A frame did something."""
+class FrameAccepted(Exception):
+    """An unsigned frame had an effect."""
 
 
 def frames_at_every_port(frames: int, seed: int, frame: Callable[[Mutator], bytes]) -> Counter[str]:
-    """Throw frames that nobody signed at a node that works; return what was done. Raises Taken if it was noticed."""
-    mutator = Mutator(Random(seed))  # noqa: S311 - an input, no secret
+    """Send unsigned frames to a working node; return what was sent. Raises FrameAccepted if one had an effect."""
+    mutator = Mutator(Random(seed))  # noqa: S311 - an input, not a secret
     with (
         tempfile.TemporaryDirectory(prefix="repertory-fuzz-") as folder,
         _Target(f"sqlite:{folder}/fuzz.db") as target,
     ):
         target.until(lambda: target.seen.count("worker-running") == WORKERS, "the workers run")
-        done = _throw(target, mutator, frames, frame)
+        done = _send_frames(target, mutator, frames, frame)
         target.until(target.is_done, "every command is handled")
         if dead := [process.pid for process in target.tree if not process.is_running()]:
-            raise Taken(f"processes {dead} of the node are dead")
+            raise FrameAccepted(f"processes {dead} of the node are dead")
     return done
 
 
 class _Target:
-    """A node of two workers on a log of its own, and the commands that it gets meanwhile."""
+    """A node of two workers on its own log, and the commands that it handles meanwhile."""
 
     def __init__(self, url: str) -> None:
         sys.path.insert(0, str(ROOT))
         os.environ["PYTHONPATH"] = str(ROOT)
-        sys.modules.pop("tests.apps.counting", None)  # another test may have had it under another name
+        sys.modules.pop("tests.apps.counting", None)  # Another test may have imported it with another system name.
         self._app = importlib.import_module("tests.apps.counting")
         self._backend = connect(url)
         self._app.system.prepare(self._backend)
@@ -63,7 +63,7 @@ class _Target:
         self._reader = self._backend.reader()
         self._node = NodeHandle("tests.apps.counting:system", url, workers=WORKERS, stop_timeout_s=10.0)
         self.seen: list[str] = []
-        self._told = 0
+        self._sent = 0
 
     def __enter__(self) -> _Target:
         return self
@@ -72,48 +72,48 @@ class _Target:
         code = self._node.stop()
         self._backend.close()
         if code:
-            raise Taken(f"the node ended with {code}")
+            raise FrameAccepted(f"the node ended with {code}")
 
     @property
     def tree(self) -> list[psutil.Process]:
-        """The node and all that it has started."""
+        """The processes of the node."""
         node = psutil.Process(self._node.pid)
         return [node, *node.children(recursive=True)]
 
     def addresses(self) -> list[tuple[str, int]]:
-        """Return what its actors listen on: all but the node's own endpoint, where nobody looks until it stops."""
+        """Return the addresses of its actors, without the node's own endpoint, which is only read at its stop."""
         own = _listening(self.tree[:1])
         return sorted(_listening(self.tree) - own)
 
     def own_address(self) -> tuple[str, int]:
-        """Return the node's own endpoint."""
+        """Return the address of the node's own endpoint."""
         (own,) = _listening(self.tree[:1])
         return own
 
     def look(self, timeout_s: float = 0.0) -> None:
-        """Take in reports; none may tell of an end."""
+        """Read the reports. None may report the end of a process."""
         for report in self._node.poll(timeout_s):
             self.seen.append(report.event)
             if isinstance(report, WorkerExited | WorkerFailed | WorkerKilled | NodeStopped):
-                raise Taken(f"a frame was noticed: {report}")
+                raise FrameAccepted(f"a frame had an effect: {report}")
 
     def tell(self) -> None:
-        """Give it something to do."""
+        """Send a command."""
         self._client.tell(self._app.Counter.add, "k", self._app.Add(by=1))
-        self._told += 1
+        self._sent += 1
 
     def is_done(self) -> bool:
-        """Tell whether everything that it was told is counted."""
+        """Return whether all commands are counted."""
         system = self._app.system
         found = entity_state(self._reader, system, system.hosted[self._app.Counter], "k").state
-        return found is not None and found.total == self._told
+        return found is not None and found.total == self._sent
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for a condition."""
         deadline_s = time.monotonic() + PATIENCE_S
         while not condition():
             if time.monotonic() > deadline_s:
-                raise Taken(f"never: {what}; {self.seen[-20:]}")
+                raise FrameAccepted(f"never: {what}; {self.seen[-20:]}")
             self.look(0.1)
 
 
@@ -122,7 +122,7 @@ def _listening(processes: list[psutil.Process]) -> set[tuple[str, int]]:
     return {(each.laddr.ip, each.laddr.port) for each in connections if each.status == psutil.CONN_LISTEN}
 
 
-def _throw(target: _Target, mutator: Mutator, frames: int, frame: Callable[[Mutator], bytes]) -> Counter[str]:
+def _send_frames(target: _Target, mutator: Mutator, frames: int, frame: Callable[[Mutator], bytes]) -> Counter[str]:
     addresses, own = target.addresses(), target.own_address()
     done: Counter[str] = Counter(ports=len(addresses) + 1)
     held: deque[socket.socket] = deque()
@@ -160,9 +160,9 @@ def _throw(target: _Target, mutator: Mutator, frames: int, frame: Callable[[Muta
 
 
 def _still_open(target: _Target, awaited: list[socket.socket]) -> list[socket.socket]:
-    """Return the connections that the node has not closed; it answers nothing but a complaint.
+    """Return the connections that the node has not closed. It sends nothing but an error.
 
-    A process of the tree that has nothing to do looks at its clocks when somebody comes, and not before.
+    An idle process of the tree checks its timeouts only at a new connection, so this makes one to each.
     """
     for address in target.addresses():
         socket.create_connection(address, timeout=PATIENCE_S).close()

@@ -1,7 +1,7 @@
-"""Bugs of ours, planted one at a time: the simulator must find each. ``python -m tests.campaigns.mutants`` writes the
-table.
+"""Mutants: bugs that are planted in the runtime one at a time, and that the simulator must find.
 
-Each mutant replaces a piece of the runtime while it is planted, and is here only: nothing in the product knows of it.
+``python -m tests.campaigns.mutants`` writes their table. A mutant patches the runtime while it is planted; the runtime
+itself has no code for it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SCENARIO = Scenario(system=simulated.system, commands=simulated.commands)
 
 
 def at_least_once(system: ActorSystem) -> ActorSystem:
-    """Return the same system, working at least once."""
+    """Return the same system with at-least-once delivery."""
     made = ActorSystem(system.name, settings=msgspec.structs.replace(system.settings, delivery="at-least-once"))
     for entity, hosted in system.hosted.items():
         made.host(entity, partitions=hosted.partitions, supervise=hosted.policy)
@@ -107,7 +107,7 @@ def find(planted: Mutant) -> Found | None:
 
 
 def swap(stack: ExitStack, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-    """Replace an attribute by what ``make`` makes of it."""
+    """Replace an attribute by the result of ``make`` for it."""
     stack.enter_context(patch.object(owner, name, make(getattr(owner, name))))
 
 
@@ -164,7 +164,7 @@ def dead_letter_outside(stack: ExitStack) -> None:
 
 
 def _keep(stack: ExitStack, use: Callable[[AssignedShard, Shard], None]) -> None:
-    """Remember a shard that is dropped after an abort, and use it in its next life."""
+    """Keep a shard that is dropped after an abort, and call ``use`` with it and the restored shard."""
     kept: dict[int, Shard] = {}
 
     def aborted(original: Any) -> Any:
@@ -327,11 +327,11 @@ def reversed_queue(stack: ExitStack) -> None:
     """What waits behind a failed command runs in reverse."""
 
     def leave(original: Any) -> Any:
-        def mutated(room: Stash, key: str) -> None:
-            original(room, key)
-            if key in room:
-                room._queues[key] = deque(reversed(room._queues[key]))
-                room._schedule(room._queues[key][0])
+        def mutated(stash: Stash, key: str) -> None:
+            original(stash, key)
+            if key in stash:
+                stash._queues[key] = deque(reversed(stash._queues[key]))
+                stash._schedule(stash._queues[key][0])
 
         return mutated
 
@@ -341,7 +341,7 @@ def reversed_queue(stack: ExitStack) -> None:
 @mutant("actors/shard/shard.py")
 def overtaking(stack: ExitStack) -> None:
     """Commands overtake those of their key that wait."""
-    swap(stack, Stash, "__contains__", lambda _: lambda _room, _key: False)
+    swap(stack, Stash, "__contains__", lambda _: lambda _stash, _key: False)
 
 
 @mutant("actors/shard/mailbox.py")
@@ -600,7 +600,7 @@ def faults() -> str:
 
 
 def table() -> str:
-    """Find every mutant, and return the table of how."""
+    """Find every mutant, and return the table of the seeds and rules that found them."""
     lines = [
         ".. list-table::",
         "   :header-rows: 1",

@@ -1,4 +1,4 @@
-"""Short runs of the chaos program: that it injects, heals, verifies, and ends by itself."""
+"""Short runs of the chaos program: it injects faults, ends them, verifies, and terminates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 @pytest.mark.parametrize("options", [["--seed", "1"], ["--seed", "2", "--bank"]], ids=["counters", "bank"])
 @pytest.mark.timeout(400)
 def test_twenty_seconds_of_chaos(kafka_url: str, options: list[str]) -> None:
-    """Every promise holds; ``kafka_url`` skips where no broker can be had, though chaos has one of its own."""
+    """Every promise holds. ``kafka_url`` skips the test if no broker can run; chaos starts its own broker."""
     run = subprocess.run(
         [sys.executable, "-m", "tests.campaigns.chaos", "--minutes", "0.33", *options],
         cwd=ROOT,

@@ -1,14 +1,14 @@
-"""Ten thousand inputs that are nearly right, and some hundred frames at the ports of a node: nothing gets out."""
+"""Ten thousand nearly valid inputs, and some hundred frames to the ports of a node: no unexpected exception escapes."""
 
 from __future__ import annotations
 
 import pytest
 
 from repertory.operate import operator
-from tests.campaigns.fuzz import TARGETS, Found, fuzz, stranger
+from tests.campaigns.fuzz import TARGETS, Found, fuzz, unsigned_frame
 from tests.campaigns.fuzz_sockets import frames_at_every_port
 
-#: What inputs must have led to, or the mutator has lost its teeth.
+#: The outcomes that must occur; otherwise the mutator is too weak.
 REACHED = {
     "commands": {
         "handled",
@@ -26,7 +26,7 @@ REACHED = {
 
 
 def test_ten_thousand_inputs_become_what_is_allowed_and_nothing_else() -> None:
-    """A dead letter, a sentence, a closed connection: whatever the bytes are; ``make chaos`` tries a million."""
+    """Any bytes lead to a dead letter, an error sentence or a closed connection. ``make chaos`` tries a million."""
     outcomes = fuzz(10_000, seed=1)
     assert sum(counted["inputs"] for counted in outcomes.values()) >= 10_000
     assert REACHED.keys() == TARGETS.keys()
@@ -34,12 +34,12 @@ def test_ten_thousand_inputs_become_what_is_allowed_and_nothing_else() -> None:
 
 
 def test_the_same_seed_gives_the_same_inputs() -> None:
-    """What is found can be shown again."""
+    """A finding can be reproduced from its seed."""
     assert fuzz(300, seed=5) == fuzz(300, seed=5) != fuzz(300, seed=6)
 
 
-def test_what_gets_out_is_found_and_can_be_shown_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A decoder that trusts one number is found, with the one command that shows it."""
+def test_an_escaped_exception_is_found_and_can_be_reproduced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that trusts a number is found, and the error has the command that reproduces it."""
     monkeypatch.setattr(operator, "_number", lambda text: int(text or 0))
     with pytest.raises(
         Found, match=r"headers: ValueError: .*python -m tests.campaigns.fuzz --seed 1 --first (\d+) "
@@ -51,8 +51,8 @@ def test_what_gets_out_is_found_and_can_be_shown_again(monkeypatch: pytest.Monke
 
 
 @pytest.mark.processes
-def test_frames_of_strangers_at_every_port_are_not_noticed() -> None:
-    """Each connection ends, no process does, and what the node was told meanwhile is handled."""
-    done = frames_at_every_port(400, 1, stranger)
+def test_unsigned_frames_to_every_port_have_no_effect() -> None:
+    """Each connection is closed, no process ends, and the commands sent meanwhile are handled."""
+    done = frames_at_every_port(400, 1, unsigned_frame)
     assert done["ports"] == 6
     assert done["closed by the node"] > 50

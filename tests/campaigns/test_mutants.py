@@ -1,4 +1,4 @@
-"""The tests are tested: each bug that is planted in the protocol is found by the simulator within so many seeds."""
+"""Tests of the tests: the simulator finds each bug planted in the protocol within a number of seeds."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ pytestmark = pytest.mark.simulation
 
 @pytest.mark.parametrize("planted", MUTANTS, ids=[planted.plant.__name__ for planted in MUTANTS])
 def test_a_planted_bug_is_found(planted: Mutant) -> None:
-    """Some seed breaks a promise while the bug is there."""
+    """A seed breaks a promise while the bug is planted."""
     assert find(planted) is not None, f"not found within {planted.seeds} seeds: {planted.name}"
 
 
-def test_what_was_planted_is_gone() -> None:
-    """A mutant leaves nothing behind: the seeds that found it are clean again."""
+def test_a_mutant_is_removed_afterwards() -> None:
+    """Without mutants, the seeds that found them pass."""
     for scenario in (SCENARIO, AT_LEAST_ONCE_SCENARIO):
         assert all(scenario.run(seed).violation is None for seed in range(5_001, 5_011))
 
 
 def test_every_mutant_is_in_the_table() -> None:
-    """The documentation says how soon each is found; written anew by ``python -m tests.campaigns.mutants``."""
+    """The documentation lists when each mutant is found. ``python -m tests.campaigns.mutants`` writes its table."""
     text = DOCS.read_text(encoding="utf-8")
     for planted in MUTANTS:
         assert f"* - {planted.name}\n" in text, planted.name

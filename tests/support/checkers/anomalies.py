@@ -1,36 +1,36 @@
-"""Jepsen's anomalies of Kafka, as checkers over what clients did and saw.
+"""Jepsen's anomalies of Kafka, as checkers of a history of client operations.
 
-A history is what clients did, in the order in which it ended: each :class:`Op` sends values to keys (a key is one
-partition of one topic) and polls them, and was ``ok``, ``fail`` (it did not happen) or ``info`` (nobody knows).
+A history lists the operations of clients in the order in which they ended. Each :class:`Op` sends values to keys (a key
+is one partition of one topic) and polls them. Its outcome is ``ok``, ``fail`` (did not happen) or ``info`` (unknown).
 Values are unique. The definitions are those of Jepsen's ``jepsen.tests.kafka`` (jepsen/src/jepsen/tests/kafka.clj in
 jepsen-io/jepsen at c4c7473d), with its allow-list:
 
 ===========================  ===========================================================================================
-duplicate                    one value stands at two offsets
-inconsistent-offsets         two values stand at one offset
+duplicate                    one value is at two offsets
+inconsistent-offsets         two values are at one offset
 lost-write                   a committed value below one that was read was never read
 G1a                          a value of an op that failed was read
 precommitted-read            an op read what it sends itself
-poll-skip                    between two ops of one client values were passed over; legal where a group assigns the keys
-nonmonotonic-poll            a client's op begins at or below where its last one ended; legal in the same way
-int-poll-skip                within one op values were passed over
-int-nonmonotonic-poll        within one op the log's order was left
-nonmonotonic-send            a client's later op stands above its earlier one
-int-nonmonotonic-send        within one op sends stand in another order
-int-send-skip                between two sends of one op stands another op's; always legal: sends interleave
-unseen                       a value was acknowledged, and in the end nobody has read it
+poll-skip                    between two ops of one client values were skipped; legal if a group assigns the keys
+nonmonotonic-poll            a client's op begins at or below the end of its last one; legal if a group assigns the keys
+int-poll-skip                within one op values were skipped
+int-nonmonotonic-poll        within one op values were read out of order
+nonmonotonic-send            a client's later op is before its earlier one in the log
+int-nonmonotonic-send        within one op sends are out of order in the log
+int-send-skip                a send of another op is between two sends of one op; always legal: sends interleave
+unseen                       a value was acknowledged but never read until the end
 G0, G0-process, ...          ops are before one another in the log's order (ww); always legal: sends are not isolated
-G1c, G1c-process, ...        what each read came from the other (wr); legal if ww edges count, else never
+G1c, G1c-process, ...        each op read a value of the other (wr); legal if ww edges count, else never
 G2, ...                      one op polled less than another sent before the former (rw); always legal, see below
-unwritten-read               a value was read that nobody sent (Jepsen gives up here)
+unwritten-read               a value was read that no op sent (Jepsen stops here)
 ===========================  ===========================================================================================
 
-``-process`` and ``-realtime`` are cycles that need the order of one client's ops, or that of ops which did not overlap.
-Jepsen has the rw edges commented out: a poll gives a prefix of what is there and no snapshot, so such cycles are common
+``-process`` and ``-realtime`` are cycles that need the order of one client's ops, or of ops that did not overlap.
+Jepsen has the rw edges commented out: a poll returns a prefix of the log and not a snapshot, so such cycles are common
 and legal. Here they are found and allowed.
 
-Polls are trusted whatever became of their op: consumers of committed records see nothing else. Positions are dense:
-offsets that nobody saw (transaction markers, aborted records) are no gap.
+Polls count whatever the outcome of their op, because consumers of committed records see nothing else. Positions are
+dense: offsets without a known value (transaction markers, aborted records) are not gaps.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Value = Hashable
 
 
 class Send(NamedTuple):
-    """A value is appended; the offset is None where nobody said it."""
+    """An appended value; the offset is None if it is unknown."""
 
     key: Key
     value: Value
@@ -55,16 +55,16 @@ class Send(NamedTuple):
 
 
 class Poll(NamedTuple):
-    """What one poll gave, per key, in order: offset and value."""
+    """The result of one poll: for each key, offsets and values in order."""
 
     reads: Mapping[Key, Sequence[tuple[int | None, Value]]]
 
 
 class Op:
-    """What one client did at once. Compared by identity: it happened once.
+    """One operation of one client. Compared by identity.
 
-    ``rebalanced``: keys that came or went meanwhile, so their order within the op is not asked for. Without times the
-    op overlaps every other.
+    ``rebalanced``: keys that were assigned or revoked meanwhile, so that their order within the op is not checked. An
+    op without times overlaps all others.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Op:
 
 
 class Assign(NamedTuple):
-    """A client reads these keys from now on; of those that it read before, the others may go on anywhere."""
+    """A client reads these keys from now on. Other keys that it read before may continue at any position."""
 
     process: str
     keys: frozenset[Key]
@@ -103,7 +103,7 @@ History = Sequence[Op | Assign]
 
 
 class Anomaly(NamedTuple):
-    """One case of one kind."""
+    """One case of an anomaly."""
 
     kind: str
     key: Key
@@ -118,18 +118,18 @@ class Order(NamedTuple):
     positions: Mapping[Value, int]
 
     def step(self, before: Value, after: Value) -> int:
-        """Return how far apart two values stand; what is not known is taken for the next."""
+        """Return the distance of two values; 1 if a position is unknown."""
         if before in self.positions and after in self.positions:
             return self.positions[after] - self.positions[before]
         return 1
 
     def between(self, before: Value, after: Value) -> Sequence[Value]:
-        """Return the values that stand between two."""
+        """Return the values between two."""
         return self.values[self.positions[before] + 1 : self.positions[after]]
 
 
 def allowed(*, subscribed: bool, ww: bool) -> frozenset[str]:
-    """Return the kinds that a sound Kafka shows. ``subscribed``: a group moves keys between clients as it likes."""
+    """Return the kinds that a correct Kafka may show. ``subscribed``: a group moves keys between clients."""
     kinds = {"int-send-skip", *_variants("G0"), *_variants("G2")}
     if subscribed:
         kinds |= {"poll-skip", "nonmonotonic-poll"}
@@ -139,13 +139,13 @@ def allowed(*, subscribed: bool, ww: bool) -> frozenset[str]:
 
 
 def illegal(history: History, *, subscribed: bool = False, ww: bool = False) -> dict[str, list[Anomaly]]:
-    """Return what a sound log does not show, by kind."""
+    """Return the anomalies that a correct log does not show, by kind."""
     legal = allowed(subscribed=subscribed, ww=ww)
     return {kind: cases for kind, cases in anomalies(history, ww=ww).items() if kind not in legal}
 
 
 def anomalies(history: History, *, ww: bool = False) -> dict[str, list[Anomaly]]:
-    """Return everything that was found, by kind, legal or not. ``ww``: cycles may go by the order of sends, too."""
+    """Return all anomalies, legal or not, by kind. ``ww``: cycles may also use the order of sends."""
     analysis = _Analysis(history)
     checkers: Sequence[Callable[[_Analysis], Iterator[Anomaly]]] = (
         _unwritten, _inconsistent, _duplicates, _aborted_reads, _precommitted, _lost_writes,
@@ -160,11 +160,11 @@ def anomalies(history: History, *, ww: bool = False) -> dict[str, list[Anomaly]]
     return dict(found)
 
 
-# --- what all checkers look at --------------------------------------------------------------------------------
+# --- indexes --------------------------------------------------------------------------------------------------
 
 
 class _Analysis:
-    """A history's indexes, made as they are asked for."""
+    """The indexes of a history, made on first use."""
 
     def __init__(self, history: History) -> None:
         self.history = history
@@ -181,7 +181,7 @@ class _Analysis:
 
     @cached_property
     def writers(self) -> dict[tuple[Key, Value], Op]:
-        """Who sent a value."""
+        """The op that sent each value."""
         found: dict[tuple[Key, Value], Op] = {}
         for op in self.ops:
             for key, values in op.writes.items():
@@ -191,7 +191,7 @@ class _Analysis:
 
     @cached_property
     def readers(self) -> dict[tuple[Key, Value], list[Op]]:
-        """Who read a value."""
+        """The ops that read each value."""
         found: dict[tuple[Key, Value], list[Op]] = defaultdict(list)
         for op in self.ops:
             for key, values in op.reads.items():
@@ -200,13 +200,13 @@ class _Analysis:
         return found
 
     def must_have_committed(self, op: Op) -> bool:
-        """Tell whether an op happened: it says so, or does not know but was seen."""
+        """Return whether an op happened: it is ok, or it is unknown and one of its values was read."""
         seen = (value in self.ok_reads[key] for key, values in op.writes.items() for value in values)
         return op.outcome == "ok" or (op.outcome == "info" and any(seen))
 
     @cached_property
     def logs(self) -> dict[Key, dict[int, list[Value]]]:
-        """What was seen at each offset, offsets in order: by every poll, and by sends that must have happened."""
+        """The values at each offset, in order of offsets: from all polls, and from sends that must have happened."""
         logs: dict[Key, dict[int, list[Value]]] = defaultdict(lambda: defaultdict(list))
         for op in self.ops:
             sends_count = self.must_have_committed(op)
@@ -229,7 +229,7 @@ class _Analysis:
         return orders
 
     def order(self, key: Key) -> Order:
-        """Return a key's order; nothing is known of one whose offsets nobody saw."""
+        """Return a key's order, which is empty if no offset of it is known."""
         return self.orders.get(key, Order((), {}))
 
 
@@ -239,14 +239,14 @@ class _Analysis:
 def _unwritten(analysis: _Analysis) -> Iterator[Anomaly]:
     for (key, value), readers in analysis.readers.items():
         if (key, value) not in analysis.writers:
-            yield Anomaly("unwritten-read", key, f"{value!r} was read, and nobody sent it", tuple(readers[:1]))
+            yield Anomaly("unwritten-read", key, f"{value!r} was read, but no op sent it", tuple(readers[:1]))
 
 
 def _inconsistent(analysis: _Analysis) -> Iterator[Anomaly]:
     for key, log in analysis.logs.items():
         for offset, values in log.items():
             if len(values) > 1:
-                yield Anomaly("inconsistent-offsets", key, f"at offset {offset} stand {values}")
+                yield Anomaly("inconsistent-offsets", key, f"offset {offset} has the values {values}")
 
 
 def _duplicates(analysis: _Analysis) -> Iterator[Anomaly]:
@@ -257,7 +257,7 @@ def _duplicates(analysis: _Analysis) -> Iterator[Anomaly]:
                 offsets[value].append(offset)
         for value, found in offsets.items():
             if len(found) > 1:
-                yield Anomaly("duplicate", key, f"{value!r} stands at offsets {found}")
+                yield Anomaly("duplicate", key, f"{value!r} is at the offsets {found}")
 
 
 def _aborted_reads(analysis: _Analysis) -> Iterator[Anomaly]:
@@ -266,7 +266,7 @@ def _aborted_reads(analysis: _Analysis) -> Iterator[Anomaly]:
             for value in values:
                 writer = analysis.writers.get((key, value))
                 if writer is not None and writer.outcome == "fail":
-                    yield Anomaly("G1a", key, f"{value!r} was read, its op failed", (writer, op))
+                    yield Anomaly("G1a", key, f"{value!r} was read, but its op failed", (writer, op))
 
 
 def _precommitted(analysis: _Analysis) -> Iterator[Anomaly]:
@@ -277,7 +277,7 @@ def _precommitted(analysis: _Analysis) -> Iterator[Anomaly]:
 
 
 def _lost_writes(analysis: _Analysis) -> Iterator[Anomaly]:
-    """A value counts from its first offset for how far has been read, and at its last for what should have been."""
+    """Find unread values below the furthest read one. Reads count at a value's first offset, misses at its last."""
     for key, read in analysis.ok_reads.items():
         first: dict[Value, int] = {}
         last: dict[Value, int] = {}
@@ -326,19 +326,19 @@ def _steps(order: Order, key: Key, values: Sequence[Value], kinds: tuple[str, st
 def _step(
     order: Order, key: Key, values: tuple[Value, Value], kinds: tuple[str | None, str], *ops: Op
 ) -> Iterator[Anomaly]:
-    """Compare two values that follow each other: in the log the second is the next, or it is a skip or a way back."""
+    """Compare two consecutive values: in the log, the second must be the next, else it is a skip or a step back."""
     before, after = values
     skip, nonmonotonic = kinds
     step = order.step(before, after)
     if step > 1 and skip is not None:
         passed = order.between(before, after)
-        yield Anomaly(skip, key, f"from {before!r} to {after!r}, passing {list(passed)[:20]}", ops)
+        yield Anomaly(skip, key, f"from {before!r} to {after!r}, skipping {list(passed)[:20]}", ops)
     elif step < 1:
         yield Anomaly(nonmonotonic, key, f"from {before!r} to {after!r}, {step:+} positions", ops)
 
 
 def _polls_between(analysis: _Analysis) -> Iterator[Anomaly]:
-    """Each op goes on where the client's last one that was ok has ended: one that was not leaves the position."""
+    """Check that each op begins where the client's last ok op ended; other ops do not move the position."""
     last: dict[str, dict[Key, Op]] = defaultdict(dict)
     for op in analysis.history:
         reads = last[op.process]
@@ -368,9 +368,9 @@ def _sends_between(analysis: _Analysis) -> Iterator[Anomaly]:
 
 # --- cycles ---------------------------------------------------------------------------------------------------
 
-#: An op, or a moment between ops.
-NodeHandle = Op | int
-Edges = dict[NodeHandle, set[NodeHandle]]
+#: An op, or an instant between ops.
+Vertex = Op | int
+Edges = dict[Vertex, set[Vertex]]
 
 
 def _variants(kind: str) -> tuple[str, str, str]:
@@ -378,7 +378,7 @@ def _variants(kind: str) -> tuple[str, str, str]:
 
 
 def _cycles(analysis: _Analysis, *, ww: bool) -> Iterator[Anomaly]:
-    """A kind is named by the last edge that it needs: G0 has ww edges alone, G1c a wr edge, G2 an rw edge."""
+    """Find cycles. The kind follows from the edges: G0 has only ww edges, G1c also a wr edge, G2 also an rw edge."""
     order = _send_edges(analysis) if ww else {}
     read, unread = _read_edges(analysis), _unread_edges(analysis)
     kinds = (("G0", order, order), ("G1c", _union(order, read), read), ("G2", _union(order, read, unread), unread))
@@ -394,7 +394,7 @@ def _cycles(analysis: _Analysis, *, ww: bool) -> Iterator[Anomaly]:
 
 
 def _send_edges(analysis: _Analysis) -> Edges:
-    """ww: who sent a value, to who sent the next."""
+    """ww: from the sender of a value to the sender of the next value."""
     edges: Edges = defaultdict(set)
     for key, order in analysis.orders.items():
         for before, after in pairwise(order.values):
@@ -403,7 +403,7 @@ def _send_edges(analysis: _Analysis) -> Edges:
 
 
 def _read_edges(analysis: _Analysis) -> Edges:
-    """wr: who sent a value, to who read it."""
+    """wr: from the sender of a value to its readers."""
     edges: Edges = defaultdict(set)
     for sent, readers in analysis.readers.items():
         for reader in readers:
@@ -412,7 +412,7 @@ def _read_edges(analysis: _Analysis) -> Edges:
 
 
 def _unread_edges(analysis: _Analysis) -> Edges:
-    """rw: who read up to a value, to who sent the next."""
+    """rw: from the reader of a prefix to the sender of the next value."""
     edges: Edges = defaultdict(set)
     for op in analysis.ops:
         for key, values in op.reads.items():
@@ -424,7 +424,7 @@ def _unread_edges(analysis: _Analysis) -> Edges:
 
 
 def _process_edges(analysis: _Analysis) -> Edges:
-    """From each op of a client to its next; what came of an ``info`` may have come later."""
+    """From each op of a client to its next one. An ``info`` op has no successor, as it may have happened later."""
     edges: Edges = defaultdict(set)
     last: dict[str, Op] = {}
     for op in analysis.ops:
@@ -435,7 +435,7 @@ def _process_edges(analysis: _Analysis) -> Edges:
 
 
 def _realtime_edges(analysis: _Analysis) -> Edges:
-    """From each op to those that began after it ended, by way of the moments between: as many edges as ops."""
+    """From each op to those that began after its end, through the instants between, to keep the edges few."""
     edges: Edges = defaultdict(set)
     begins = [(op.invoked, 0, op) for op in analysis.ops]
     ends = [(op.completed, 1, op) for op in analysis.ops if op.outcome != "info" and op.completed < math.inf]
@@ -450,7 +450,7 @@ def _realtime_edges(analysis: _Analysis) -> Edges:
     return edges
 
 
-def _link(edges: Edges, before: NodeHandle | None, after: NodeHandle | None) -> None:
+def _link(edges: Edges, before: Vertex | None, after: Vertex | None) -> None:
     if before is not None and after is not None and before is not after:
         edges[before].add(after)
 
@@ -463,12 +463,12 @@ def _union(*several: Edges) -> Edges:
     return union
 
 
-def _components(edges: Edges) -> Iterator[set[NodeHandle]]:
+def _components(edges: Edges) -> Iterator[set[Vertex]]:
     """Yield the strongly connected components of more than one node (Tarjan's algorithm, without recursion)."""
-    number: dict[NodeHandle, int] = {}
-    low: dict[NodeHandle, int] = {}
-    stack: list[NodeHandle] = []
-    on_stack: set[NodeHandle] = set()
+    number: dict[Vertex, int] = {}
+    low: dict[Vertex, int] = {}
+    stack: list[Vertex] = []
+    on_stack: set[Vertex] = set()
     for root in list(edges):
         if root in number:
             continue

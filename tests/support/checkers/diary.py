@@ -1,8 +1,8 @@
-"""Keeps a diary of what clients do and see at the port, for ``anomalies``: recording ports, and how diaries are read.
+"""Diaries of the operations of clients at the port, for ``anomalies``: ports that record them, and a reader of diaries.
 
-:class:`RecordedBackend` stands between the runtime and a log and changes nothing but this: each record that is written
-gets a header with a value of its own, so that each attempt to write it can be told from the next. A diary's line is on
-its way to the file when the call returns, so SIGKILL takes nothing but the outcome of what was under way.
+:class:`RecordedBackend` wraps a log. It adds to each written record a header with a unique value, which distinguishes
+the attempts to write it, and changes nothing else. A line is written to the diary's file before the call returns, so
+that SIGKILL only loses the outcome of an operation in progress.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Diary:
-    """One process's diary. ``name`` is that of the process; nobody else writes under it."""
+    """The diary of one process. ``name`` is the unique name of the process."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.name = name
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._ops = self._values = 0
         self._encode = msgspec.json.Encoder().encode
-        #: Of each client, the places that it reads without a break.
+        #: The places that each client reads without interruption.
         self._read: dict[str, set[str]] = defaultdict(set)
 
     def value(self) -> str:
@@ -73,7 +73,7 @@ class Diary:
         return f"{self.name}-{self._values}"
 
     def begin(self, process: str, sends: Sequence[Output] = (), polls: Sequence[Record] = ()) -> Op:
-        """Note that an op is about to be done."""
+        """Record the begin of an op."""
         self._ops += 1
         self._write(process, "begun", self._ops, sends, polls)
         return self._ops
@@ -87,15 +87,15 @@ class Diary:
         polls: Sequence[Record] = (),
         offsets: Sequence[int | None] = (),
     ) -> None:
-        """Note what came of it."""
+        """Record the outcome of an op."""
         self._write(process, outcome, number, sends, polls, offsets)
 
     def polled(self, process: str, records: Sequence[Record]) -> None:
-        """Note what a poll gave."""
+        """Record the result of a poll."""
         self.end(process, self.begin(process), "ok", polls=records)
 
     def moved(self, process: str, place: TopicPartition) -> None:
-        """Note that a client reads a place from anywhere, from now on."""
+        """Record that a client may continue at any position of a place."""
         self._read[process].discard(str(place))
         self._write(process, "assigned", kept=tuple(self._read[process]))
 
@@ -111,7 +111,7 @@ class Diary:
     ) -> None:
         self._read[process].update(f"{record.topic}/{record.partition}" for record in polls)
         entry = Entry(
-            at_s=time.monotonic(),  # one clock for all processes of a machine
+            at_s=time.monotonic(),  # CLOCK_MONOTONIC is the same for all processes of a machine.
             process=process,
             number=number,
             outcome=outcome,
@@ -125,20 +125,20 @@ class Diary:
         os.write(self._file, self._encode(entry) + b"\n")
 
     def close(self) -> None:
-        """End it."""
+        """Close the file."""
         os.close(self._file)
 
 
 def value_of(record: Record | Output) -> str:
-    """Return a record's value in the sense of a history."""
+    """Return the value that identifies a record in a history."""
     values = [value for name, value in record.headers if name == ENTRY]
     return values[-1].decode() if values else "nobody's"
 
 
 def read(directory: Path) -> list[Op | Assign]:
-    """Return the history that a directory of diaries tells, in the order in which things ended; what never did is last.
+    """Return the history in a directory of diaries, in the order in which ops ended; those that did not end are last.
 
-    A line that a killed process did not finish is no line.
+    Incomplete lines of killed processes are discarded.
     """
     decode = msgspec.json.Decoder(Entry).decode
     begun: dict[tuple[str, int], Entry] = {}
@@ -171,27 +171,27 @@ def _op(entry: Entry, outcome: Outcome, **times: float) -> Op:
 
 
 class RecordedAppender:
-    """Each append is an op. After one of which nobody knows what became of it, the client is another."""
+    """Each append is an op. After an append with an unknown outcome, the client gets a new name."""
 
     def __init__(self, inner: Appender, diary: Diary, process: str) -> None:
         self._inner, self._diary, self._name = inner, diary, process
-        self._lives = 0
+        self._unknowns = 0
 
     def append(self, outputs: Sequence[Output]) -> Sequence[int]:
         """See ``Appender.append``."""
-        guarded, process = _marked(outputs, self._diary), f"{self._name}/{self._lives}"
-        number = self._diary.begin(process, guarded)
+        numbered, process = _with_values(outputs, self._diary), f"{self._name}/{self._unknowns}"
+        number = self._diary.begin(process, numbered)
         try:
-            offsets = self._inner.append(guarded)
+            offsets = self._inner.append(numbered)
         except (LogUnavailable, TopicMismatch):
-            self._diary.end(process, number, "fail", guarded)
+            self._diary.end(process, number, "fail", numbered)
             raise
         except OutcomeUnknown:
-            self._diary.end(process, number, "info", guarded)
-            self._lives += 1
+            self._diary.end(process, number, "info", numbered)
+            self._unknowns += 1
             raise
         known = [offset if offset >= 0 else None for offset in offsets]
-        self._diary.end(process, number, "ok", guarded, offsets=known)
+        self._diary.end(process, number, "ok", numbered, offsets=known)
         return offsets
 
     def close(self) -> None:
@@ -200,7 +200,7 @@ class RecordedAppender:
 
 
 class RecordedReader:
-    """Each read is an op of a client of its own; so is each record that is followed."""
+    """Each read is an op of a new client; so is each record that is followed."""
 
     def __init__(self, inner: Reader, diary: Diary, process: str) -> None:
         self._inner, self._diary, self._name = inner, diary, process
@@ -241,19 +241,21 @@ class RecordedReader:
 
 
 class _Consumed:
-    """A shard's commands that were fetched and not yet committed, and the op that commits some of them."""
+    """The commands of a shard that were fetched and not committed, and the op that commits some of them."""
 
     def __init__(self) -> None:
         self.fetched: list[Record] = []
-        self.op: tuple[int, Sequence[Output], Sequence[Record], bool] | None = None  # number, .., is doomed
+        self.op: tuple[int, Sequence[Output], Sequence[Record], bool] | None = (
+            None  # number, sends, polls, whether it must be aborted
+        )
 
 
 class RecordedLog:
-    """A worker's log is some clients: one fetches, one restores, and for each shard one consumes and commits.
+    """Records a worker's log as several clients: one fetches, one restores, and one per shard consumes and commits.
 
-    The last do Jepsen's transactions: they poll the commands that lead up to ``next_offset`` and send the outputs.
-    What they did not commit they have to read again, from where it stands. Now and then a transaction is doomed: what
-    `doom` gives is added to it, with which it must be aborted.
+    The last ones run Jepsen's transactions: they poll the commands below ``next_offset`` and send the outputs. Commands
+    that they did not commit are read again. Some transactions are doomed: the record that `doom` returns is added to
+    them, so that they must be aborted.
     """
 
     def __init__(
@@ -261,7 +263,7 @@ class RecordedLog:
     ) -> None:
         self._inner, self._diary, self._doom = inner, diary, doom
         self._process, self._fetcher, self._restorer = process, f"{process}/fetch", f"{process}/restore"
-        self._random, self._doomed = Random(process), doomed  # noqa: S311 - which transactions are doomed, no secret
+        self._random, self._doomed = Random(process), doomed  # noqa: S311 - which transactions are doomed, not a secret
         self._shards: dict[TopicPartition, _Consumed] = defaultdict(_Consumed)
 
     def poll(self, timeout_s: float) -> Sequence[LogEvent]:
@@ -284,7 +286,7 @@ class RecordedLog:
             case Aborted(shard) | Fenced(shard) | Lost(shard):
                 self._decided(shard, "info")
                 if isinstance(event, Fenced | Lost):
-                    self._diary.moved(self._consumer(shard), shard)  # somebody else goes on there
+                    self._diary.moved(self._consumer(shard), shard)  # Another client continues there.
 
     def _decided(self, shard: TopicPartition, outcome: Outcome, first_offsets: Mapping[str, int] | None = None) -> None:
         consumed = self._shards[shard]
@@ -299,13 +301,15 @@ class RecordedLog:
         offsets = [first.pop(output.topic, None) for output in sends]
         self._diary.end(self._consumer(shard), number, outcome, sends, polls, offsets)
         if outcome == "info":
-            self._diary.moved(self._consumer(shard), shard)  # it may have happened after all
+            self._diary.moved(self._consumer(shard), shard)  # It may have happened nevertheless.
 
     def _consumer(self, shard: TopicPartition) -> str:
-        return f"{self._process}/commit {shard}"  # the transactions of two shards overlap
+        return (
+            f"{self._process}/commit {shard}"  # One client per shard, because the transactions of two shards overlap.
+        )
 
     def claim(self, shard: TopicPartition, topics: Sequence[str]) -> None:
-        """See ``Log.claim``. The outcome of a commit under way will not be told any more."""
+        """See ``Log.claim``. The outcome of a commit in flight is no longer reported."""
         self._decided(shard, "info")
         self._inner.claim(shard, topics)
 
@@ -331,7 +335,7 @@ class RecordedLog:
     def commit(self, transaction: Transaction) -> None:
         """See ``Log.commit``."""
         consumed = self._shards[transaction.shard]
-        sends = _marked(transaction.records, self._diary)
+        sends = _with_values(transaction.records, self._diary)
         polls = [record for record in consumed.fetched if record.offset < transaction.next_offset]
         doomed = self._random.random() < self._doomed
         consumed.op = (self._diary.begin(self._consumer(transaction.shard), sends, polls), sends, polls, doomed)
@@ -352,7 +356,7 @@ class RecordedLog:
 
 
 class RecordedBackend:
-    """A backend whose ports write a diary. ``doomed``: the part of a worker's transactions that must be aborted."""
+    """A backend whose ports write a diary. ``doomed``: the share of a worker's transactions that must be aborted."""
 
     def __init__(self, inner: Backend, diary: Diary, *, doomed: float = 0.0) -> None:
         self.url, self._inner, self._diary, self._doomed = inner.url, inner, diary, doomed
@@ -396,12 +400,12 @@ def _nowhere(shard: TopicPartition) -> Output:
 
 
 def _too_large(shard: TopicPartition) -> Output:
-    """Return a record that a broker refuses, and librdkafka does not: all others have reached their logs by then."""
+    """Return a record that the broker refuses but librdkafka sends: the other records are written by then."""
     return Output(*shard, None, bytes(1_200_000))
 
 
-def _marked(outputs: Sequence[Output], diary: Diary) -> list[Output]:
-    """Give each record its value."""
+def _with_values(outputs: Sequence[Output], diary: Diary) -> list[Output]:
+    """Return the records with their values."""
     return [
         Output(
             output.topic, output.partition, output.key, output.value, (*output.headers, (ENTRY, diary.value().encode()))

@@ -1,4 +1,4 @@
-"""One system on one log, its nodes, its load, and the verdict on what they left behind."""
+"""One system on one log: its nodes, its load, and the checks of the resulting log."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from repertory.verify import VerificationReport as Verdict
 from repertory.verify import verify
 from tests.support.paths import ROOT
 
-#: What takes longer on a busy machine will not come any more.
+#: The limit of all waits, also on a busy machine.
 DEADLINE_S = 60.0
 TALLIES = 10
 ACCOUNTS = 100
@@ -37,7 +37,7 @@ R = TypeVar("R", bound=Report)
 
 
 def application(name: str, module: str = "tests.apps.killed", **settings: float | str) -> ModuleType:
-    """Import an application under a system's name; the nodes that are started next inherit both."""
+    """Import an application with a system name; nodes that are started afterwards inherit both."""
     os.environ["KILLED_NAME"] = name
     os.environ.update({f"KILLED_{key.upper()}": str(value) for key, value in settings.items()})
     os.environ["PYTHONPATH"] = str(ROOT)
@@ -48,9 +48,9 @@ def application(name: str, module: str = "tests.apps.killed", **settings: float 
 
 
 class Trial:
-    """The counters of ``tests.apps.killed``. Not thread-safe.
+    """A run of the counters of ``tests.apps.killed``. Not thread-safe.
 
-    ``url`` is how this process reaches the log; nodes may take another way to it.
+    ``url`` is the log's URL for this process; nodes may use another one.
     """
 
     def __init__(self, app: ModuleType, url: str) -> None:
@@ -58,7 +58,7 @@ class Trial:
         self.nodes: list[NodeHandle] = []
         self.reports: list[NodeReport] = []
         self.sent = 0
-        #: Numbers of which nobody knows whether they were appended: counted once, or not at all.
+        #: Numbers whose append has an unknown outcome: they are counted once or not at all.
         self.unsure: set[int] = set()
         self._backend: Backend = connect(url)
         app.system.prepare(self._backend)
@@ -76,7 +76,7 @@ class Trial:
         return node
 
     def poll(self, timeout_s: float = 0.05) -> None:
-        """Take in reports of all nodes."""
+        """Collect the reports of all nodes."""
         for node in self.nodes:
             self.reports += node.poll(timeout_s / len(self.nodes))
 
@@ -85,7 +85,7 @@ class Trial:
         return [report for report in self.reports if isinstance(report, kind)]
 
     def until(self, condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
-        """Take in reports until a condition holds."""
+        """Collect reports until a condition holds."""
         end_s = time.monotonic() + deadline_s
         while not condition():
             assert time.monotonic() < end_s, f"never: {what}; {self.reports[-20:]}"
@@ -94,7 +94,7 @@ class Trial:
     # --- load -------------------------------------------------------------------------------------------------
 
     def send(self, count: int) -> None:
-        """Send additions, each with a number of its own, and one of each trouble among them."""
+        """Send additions with unique numbers, and among them one command for each kind of failure."""
         app, numbers = self.app, range(self.sent, self.sent + count)
         calls: list[tuple[Any, str, Any]] = [(app.Counter.add, f"c-{n % 50}", app.Add(by=n)) for n in numbers]
         for place, how in enumerate(("restart", "resume", "stop", "escalate")):
@@ -112,26 +112,26 @@ class Trial:
     def _count(self, topic: str) -> int:
         return self.reader.partition_count(topic) or 0
 
-    # --- the verdict ------------------------------------------------------------------------------------------
+    # --- checks -----------------------------------------------------------------------------------------------
 
     def is_done(self) -> bool:
-        """Tell whether no committed command is left at or above the committed offsets."""
+        """Return whether all committed commands are below the committed offsets."""
         return self.unhandled() is None
 
     def unhandled(self) -> str | None:
-        """Name the first committed command at or above the committed offsets; None if there is none."""
+        """Return the place of the first committed command at or above the committed offsets, None if there is none."""
         for topic in self.app.system.commands_topics():
             for partition in range(self._count(topic)):
                 try:
                     committed = self.reader.committed(self.app.system.name, topic, partition) or 0
                     if (record := next(self.reader.read(topic, partition, committed), None)) is not None:
                         return f"{topic}/{partition} from offset {record.offset} on"
-                except LogUnavailable as passing:  # as an offset that a dead worker's transaction holds
+                except LogUnavailable as passing:  # for example while the transaction of a dead worker is open
                     return f"{topic}/{partition}: {passing}"
         return None
 
     def counted(self) -> Multiset[int]:
-        """Return which numbers were counted, and how often."""
+        """Return the counted numbers, and how often each was counted."""
         system, behaviour = self.app.system, self.app.system.behaviour("counter")
         decode = behaviour.journal.decode
         found: Multiset[int] = Multiset()
@@ -144,24 +144,24 @@ class Trial:
         return found
 
     def tallied(self) -> int:
-        """Return the sum that the tallies were told."""
+        """Return the sum of the tallies."""
         hosted = self.app.system.hosted[self.app.Tally]
         states = [entity_state(self.reader, self.app.system, hosted, f"t-{n}") for n in range(TALLIES)]
         return sum(state.state.total for state in states if state.state is not None)
 
     def verdict(self) -> Verdict:
-        """Verify all that is committed; the nodes must have stopped."""
+        """Verify all committed records. The nodes must be stopped."""
         return verify(self.reader, self.app.system)
 
     def complaints(self) -> list[str]:
-        """Return what is wrong with what the nodes left behind, nothing if all is well."""
+        """Return the violations found in the log; empty if there are none."""
         found = []
         counted = self.counted()
         numbers = {*counted, *range(self.sent)}
         if wrong := {n: counted[n] for n in numbers if counted[n] != 1 and (counted[n] or n not in self.unsure)}:
             found.append(f"{len(wrong)} numbers were not counted exactly once: {dict(list(wrong.items())[:10])}")
         if (total := self.tallied()) != (expected := sum(n * times for n, times in counted.items())):
-            found.append(f"the tallies hold {total}, the numbers that were counted make {expected}")
+            found.append(f"the tallies hold {total}, but the counted numbers make {expected}")
         broken = [check for check in self.verdict().checks if not check.ok]
         found += [f"verify: {check.name} failed: {'; '.join(map(str, check.offenders))}" for check in broken]
         return found
@@ -173,7 +173,7 @@ class Trial:
         return codes
 
     def close(self) -> None:
-        """Stop what still runs."""
+        """Stop the nodes that still run, and release all resources."""
         self.stop()
         self._client.close()
         self._appender.close()
@@ -182,7 +182,7 @@ class Trial:
 
 
 class BankTrial(Trial):
-    """The bank of ``tests.apps.rough_bank``: transfers are sent, and its own audit judges what is left."""
+    """A run of the bank of ``tests.apps.rough_bank``: transfers are sent, and the bank's audit checks the log."""
 
     def __init__(self, app: ModuleType, url: str) -> None:
         super().__init__(app, url)
@@ -191,7 +191,7 @@ class BankTrial(Trial):
         self._again: list[AddressedCommand] = []
 
     def send(self, count: int) -> None:
-        """Send transfers. What may or may not have come through is sent again: a transfer starts once."""
+        """Send transfers. A chunk with an unknown outcome is sent again: a transfer starts once."""
         calls = self._again + list(islice(self._calls, count - len(self._again)))
         try:
             self._client.tell_all(calls)
@@ -202,6 +202,6 @@ class BankTrial(Trial):
             self._again = []
 
     def complaints(self) -> list[str]:
-        """Audit all that is committed; the nodes must have stopped."""
+        """Audit all committed records. The nodes must be stopped."""
         broken = [check for check in audit(self.reader, self.app.system) if not check.ok]
         return [f"audit: {check.name} failed: {'; '.join(map(str, check.offenders))}" for check in broken]
