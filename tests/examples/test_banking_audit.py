@@ -1,4 +1,4 @@
-"""The audit finds what is wrong: each kind of damage, planted in a copy of a clean log, fails the checks it should."""
+"""The audit finds damage: each kind, planted in a copy of a clean log, fails the expected checks."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ SUM = "the balances are what was paid in"
 NEGATIVE = "no balance is negative after any event"
 ENDED = "every transfer ended exactly once"
 MOVED = "the money moved as the transfers ended"
-#: What the bank itself promises; the rest is the runtime's (``tests/repertory/verify/test_verify.py``).
+#: The checks of the bank; for those of the runtime see ``tests/repertory/verify/test_verify.py``.
 BANK = (SUM, NEGATIVE, ENDED, MOVED, LEFT)
 
-#: Few partitions and a small window: every shard has snapshots, and a tail that is in none.
+#: Few partitions and a small window, so that every shard has snapshots and a tail that no snapshot covers.
 system = ActorSystem("bank", settings=Settings(snapshot_window_records=40))
 system.host(Account, partitions=2)
 system.host(Transfer, partitions=2)
 
 OPEN_NEVER = Open(initial=5)
-WAITS = StashedRecord(key="k", value=b"", headers=(), timestamp_ms=0)
+STASHED = StashedRecord(key="k", value=b"", headers=(), timestamp_ms=0)
 CAUSE = ("cause", b"bank.account.commands/0/999999/0")
 
 
 class Planted:
-    """A copy of the clean log that can be damaged, record by record."""
+    """A copy of the clean log, to damage."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._backend = connect(f"sqlite:{path}")
 
     def failing(self) -> set[str]:
-        """Audit, and return the bank's own checks that fail; each of them must name an offender."""
+        """Audit, and return the names of the bank's checks that fail; each must list an offender."""
         with closing(self._backend.reader()) as reader:
             checks = audit(reader, system)[: len(BANK)]
         assert tuple(check.name for check in checks) == BANK
@@ -65,7 +65,7 @@ class Planted:
         return {check.name for check in checks if not check.ok}
 
     def records(self, topic: str, message: type[Message] | None = None) -> list[Record]:
-        """Return the records of a topic, in order; of a journal only those that are such a message."""
+        """Return the records of a topic, in order; optionally only those with a type of message."""
         with closing(self._backend.reader()) as reader:
             found = [r for p in range(reader.partition_count(topic) or 0) for r in reader.read(topic, p)]
         if message is None:
@@ -74,28 +74,28 @@ class Planted:
         return [r for r in found if r.value and msgspec.msgpack.decode(r.value).get("type") == tag]
 
     def in_tail(self, topic: str, message: type[Message]) -> list[Record]:
-        """Return such events of entities that no state record speaks of: changing one meets no snapshot."""
+        """Return events of entities without a state record, so that changing one contradicts no snapshot."""
         keys = {record.key for record in self.records(topic.replace(".events", ".state"))}
         return [record for record in self.records(topic, message) if record.key not in keys]
 
     def execute(self, statement: str, *parameters: object) -> None:
-        """Change the file, as no part of the product would."""
+        """Change the file directly."""
         with closing(sqlite3.connect(self._path)) as connection, connection:
             assert connection.execute(statement, parameters).rowcount > 0
 
     def remove(self, record: Record) -> None:
-        """Take a record out; its offset stays empty."""
+        """Remove a record; its offset stays empty."""
         self.execute("DELETE FROM record WHERE (topic, partition, offset) = (?, ?, ?)", *place(record))
 
     def write(self, record: Record, value: bytes | Event) -> None:
-        """Give a record another value."""
+        """Change the value of a record."""
         data = value if isinstance(value, bytes) else encode(value)
         self.execute("UPDATE record SET value = ? WHERE (topic, partition, offset) = (?, ?, ?)", data, *place(record))
 
     def append(
         self, topic: str, partition: int, key: bytes, value: bytes | None, headers: tuple[tuple[str, bytes], ...] = ()
     ) -> None:
-        """Add a record at the end."""
+        """Append a record."""
         with closing(self._backend.appender()) as appender:
             appender.append([Output(topic, partition, key, value, headers)])
 
@@ -111,7 +111,7 @@ class Planted:
         self.write(record, encode_changelog_record(msgspec.structs.replace(shard, **changes)))
 
     def state(self, entity: str) -> tuple[Record, StateRecord]:
-        """Return the last snapshot of a topic, the newest of its key."""
+        """Return the last snapshot of a topic."""
         record = [r for r in self.records(f"bank.{entity}.state") if r.key != topics.SHARD_KEY][-1]
         return record, decode_state(record.value or b"")
 
@@ -122,7 +122,7 @@ def place(record: Record) -> tuple[str, int, int]:
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a log that a whole run has left behind."""
+    """Make the log of a whole run."""
     path = tmp_path_factory.mktemp("clean") / "bank.db"
     load = Load("r", accounts=20, transfers=150, seed=7)
     with system.start(f"sqlite:{path}") as running:
@@ -144,7 +144,7 @@ def planted(clean: Path, tmp_path: Path) -> Planted:
 
 
 def test_a_clean_log_passes(planted: Planted) -> None:
-    """Every check looked at something, and every record was read."""
+    """Every check has examined records, and every record was read."""
     read: list[int] = []
     with closing(planted._backend.reader()) as reader:
         checks = audit(reader, system, read.append)
@@ -158,13 +158,13 @@ def test_a_clean_log_passes(planted: Planted) -> None:
 
 
 def test_an_empty_log_passes() -> None:
-    """Topics without a record: nothing is wrong, nothing is there."""
+    """Topics without records pass."""
     with system.start("memory:") as running:
         assert all(check.ok for check in audit(running.reader, system))
 
 
 def test_compaction_is_no_damage(planted: Planted) -> None:
-    """Older state and shard records of a key may be gone at any time."""
+    """Compaction may delete older state and shard records of a key at any time."""
     for entity in ("account", "transfer"):
         latest: dict[tuple[int, bytes | None], Record] = {}
         for record in planted.records(f"bank.{entity}.state"):
@@ -178,14 +178,14 @@ def test_compaction_is_no_damage(planted: Planted) -> None:
 
 
 def test_money_created_with_an_account(planted: Planted) -> None:
-    """An account that begins with more than was paid in is found although balances and events agree."""
+    """An account begins with more than was paid in, while balances and events agree."""
     record = planted.in_tail("bank.account.events", Opened)[0]
     planted.write(record, Opened(initial=1_000_000))
     assert planted.failing() == {SUM}
 
 
 def test_a_first_payment_that_vanished(planted: Planted) -> None:
-    """A command to open that no event answers."""
+    """A command to open an account has no event."""
     with closing(planted._backend.reader()) as reader:
         committed = reader.committed("bank", "bank.account.commands", 0)
     planted.append("bank.account.commands", 0, b"k4", encode(OPEN_NEVER))
@@ -196,8 +196,8 @@ def test_a_first_payment_that_vanished(planted: Planted) -> None:
     assert planted.failing() == {SUM}
 
 
-def test_money_created_on_the_way(planted: Planted) -> None:
-    """A deposit of more than was withdrawn."""
+def test_money_created_by_a_deposit(planted: Planted) -> None:
+    """A deposit is more than was withdrawn."""
     record = planted.records("bank.account.events", Deposited)[-1]
     event = msgspec.msgpack.decode(record.value or b"", type=Deposited)
     planted.write(record, msgspec.structs.replace(event, amount=event.amount + 1))
@@ -205,7 +205,7 @@ def test_money_created_on_the_way(planted: Planted) -> None:
 
 
 def test_a_negative_balance(planted: Planted) -> None:
-    """Found at the event after which it was negative."""
+    """The balance is negative after an event."""
     record = planted.records("bank.account.events", Withdrawn)[-1]
     event = msgspec.msgpack.decode(record.value or b"", type=Withdrawn)
     planted.write(record, msgspec.structs.replace(event, amount=event.amount + 10_000_000))
@@ -216,7 +216,7 @@ def test_a_negative_balance(planted: Planted) -> None:
 
 
 def test_a_transfer_that_ended_twice(planted: Planted) -> None:
-    """Though journal and shard record agree with each other."""
+    """A second end is found although journal and shard record agree."""
     record = planted.in_tail("bank.transfer.events", TransferCompleted)[-1]
     _, shard = planted.shard("transfer", record.partition)
     headers = (CAUSE, ("seq", b"%d" % shard.seq), ("version", b"%d" % (record.number("version") + 1)))
@@ -226,7 +226,7 @@ def test_a_transfer_that_ended_twice(planted: Planted) -> None:
 
 
 def test_a_transfer_that_never_ended(planted: Planted) -> None:
-    """Its money may have arrived, but it does not know."""
+    """The last event of a transfer is missing; its money may have arrived."""
     _, shard = planted.shard("transfer", 0)
     last = [record for record in planted.records("bank.transfer.events") if record.partition == 0][-1]
     planted.remove(last)
@@ -235,7 +235,7 @@ def test_a_transfer_that_never_ended(planted: Planted) -> None:
 
 
 def test_a_transfer_that_never_started(planted: Planted) -> None:
-    """A command below the committed offset that left no trace: it was skipped."""
+    """A command below the committed offset has no records: it was skipped."""
     start = StartTransfer(source="a", target="b", amount=1)
     planted.append("bank.transfer.commands", 0, b"t-skipped", encode(start))
     planted.execute(
@@ -247,57 +247,57 @@ def test_a_transfer_that_never_started(planted: Planted) -> None:
 
 
 def test_completed_without_deposit(planted: Planted) -> None:
-    """A refused transfer that calls itself completed."""
+    """A refused transfer is recorded as completed."""
     planted.write(planted.in_tail("bank.transfer.events", TransferRefused)[0], TransferCompleted())
     assert planted.failing() == {MOVED}
 
 
 def test_refunded_without_refund(planted: Planted) -> None:
-    """A completed transfer that calls itself refunded."""
+    """A completed transfer is recorded as refunded."""
     planted.write(planted.in_tail("bank.transfer.events", TransferCompleted)[0], TransferRefunded())
     assert planted.failing() == {MOVED}
 
 
 def test_refused_with_a_debit(planted: Planted) -> None:
-    """A refunded transfer that calls itself refused: money moved there and back that never should have."""
+    """A refunded transfer is recorded as refused, although money has moved."""
     planted.write(planted.in_tail("bank.transfer.events", TransferRefunded)[0], TransferRefused(reason=""))
     assert planted.failing() == {MOVED}
 
 
 def test_money_moved_for_no_transfer(planted: Planted) -> None:
-    """A deposit that names a transfer that never was."""
+    """A deposit has the id of a transfer that does not exist."""
     record = planted.records("bank.account.events", Deposited)[-1]
     event = msgspec.msgpack.decode(record.value or b"", type=Deposited)
     planted.write(record, msgspec.structs.replace(event, transfer="t-nobody"))
     assert planted.failing() == {MOVED}
 
 
-# --- what is left -------------------------------------------------------------------------------------------------
+# --- commands without an outcome ----------------------------------------------------------------------------------
 
 
 def test_a_command_that_was_not_handled(planted: Planted) -> None:
-    """Committed, and at the group's offset."""
+    """A committed command is at the group's offset."""
     planted.append("bank.account.commands", 0, b"k", encode(Close()))
     assert planted.failing() == {LEFT}
 
 
-def test_a_command_that_waits(planted: Planted) -> None:
-    """Until its record is a tombstone."""
-    planted.append("bank.account.stash", 0, b"7", encode_changelog_record(WAITS), (CAUSE,))
+def test_a_stashed_command(planted: Planted) -> None:
+    """A command is stashed until its record is a tombstone."""
+    planted.append("bank.account.stash", 0, b"7", encode_changelog_record(STASHED), (CAUSE,))
     assert planted.failing() == {LEFT}
     planted.append("bank.account.stash", 0, b"7", None, (("cause", b"bank.account.commands/0/999999/1"),))
     assert planted.failing() == set()
 
 
 def test_a_dead_letter(planted: Planted) -> None:
-    """None is expected of this load."""
+    """This load makes no dead letters."""
     cause = ("cause", b"bank.account.commands/0/0/0")
     planted.append("bank.dead-letters", 0, b"k", b"", (cause, ("error-message", b"no")))
     assert planted.failing() == {LEFT}
 
 
 def test_what_the_runtime_promises_is_audited_too(planted: Planted) -> None:
-    """An event of a transfer that no money depends on is gone: the bank would not miss it."""
+    """A missing event that does not affect money is found by the checks of the runtime."""
     planted.remove(planted.in_tail("bank.transfer.events", TransferDebited)[0])
     with closing(planted._backend.reader()) as reader:
         failing = {check.name for check in audit(reader, system) if not check.ok}

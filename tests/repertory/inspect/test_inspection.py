@@ -1,4 +1,4 @@
-"""What operators are shown of records that nobody expected: text, or a sentence."""
+"""Operators can read any record: as text, or as an error of one sentence."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from tests.actors.domain import Account, Deposit
     ],
 )
 def test_any_value_can_be_shown(data: bytes | None, shown: str) -> None:
-    """MessagePack as one line of JSON, whatever its keys are; anything else as the bytes that it is."""
+    """MessagePack is shown as one line of JSON, with keys of any type; other values as bytes."""
     assert readable(data) == shown
 
 
 @pytest.fixture
 def running() -> Iterator[Running]:
-    """Run an account that was paid once."""
+    """Run an account with one deposit."""
     system = ActorSystem("bank", settings=Settings(snapshot_window_records=1))
     system.host(Account, partitions=1)
     with system.start() as running:
@@ -75,7 +75,7 @@ NUMBERED = (("seq", b"0"), ("version", b"1"))
     ],
 )
 def test_a_record_that_cannot_be_read_is_a_sentence(running: Running, record: Output, said: str) -> None:
-    """``repertory state`` says what it cannot read, and where."""
+    """The error of ``repertory state`` has the record that cannot be read, and its place."""
     running._backend.appender().append([record])
     system = running.system
     with pytest.raises(DecodeError, match=said):
@@ -93,7 +93,7 @@ class Poured(Event):
 
 
 class Cup(Entity):
-    """Refuses to hold too much, though it was poured."""
+    """Its event handler fails at large amounts, which its command handler does not check."""
 
     holds: int = 0
 
@@ -111,7 +111,7 @@ class Cup(Entity):
 
 
 def test_an_event_that_cannot_be_applied_is_a_sentence() -> None:
-    """The handler's own error is quoted, with the place of the event."""
+    """The error quotes that of the event handler, with the place of the event."""
     system = ActorSystem("bar")
     system.host(Cup, partitions=1)
     with system.start() as running:
@@ -122,7 +122,7 @@ def test_an_event_that_cannot_be_applied_is_a_sentence() -> None:
 
 
 def test_status_says_what_it_cannot_read(running: Running) -> None:
-    """A waiting record without an offset is no reason for a traceback."""
+    """A stash record without an offset is an error sentence, not a traceback."""
     running._backend.appender().append([Output("bank.account.stash", 0, b"-1", b"", ())])
     with pytest.raises(DecodeError, match="is not an offset"):
         shard_status(running.reader, running.system, running.system.hosted[Account], 0)

@@ -1,4 +1,4 @@
-"""Parked keys and dead letters in the hands of an operator: kept, shown, retried in order, dropped with a reason."""
+"""Operator actions: parked keys and dead letters are kept, shown, retried in order, and dropped with a reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FIXED = {"yet": False}
 
 
 class Step(Command):
-    """Do step ``number``; an odd one is impossible until the world is mended."""
+    """Do step ``number``. Step 13 fails until `FIXED` is set."""
 
     number: int
 
@@ -46,20 +46,20 @@ class Walker(Entity):
 
     @command
     def step(self, cmd: Step) -> Stepped:
-        """Fail at 13 until that is mended."""
+        """Fail at step 13 until `FIXED` is set."""
         if cmd.number == 13 and not FIXED["yet"]:
             raise ValueError("step 13 is impossible")
         return Stepped(number=cmd.number)
 
     @event
     def stepped(self, evt: Stepped) -> Self:
-        """Remember it."""
+        """Add the step."""
         return self.replace(steps=(*self.steps, evt.number))
 
 
 @pytest.fixture
 def running() -> Iterator[Running]:
-    """Run a walker whose step 13 parks it."""
+    """Run a walker that is parked by step 13."""
     FIXED["yet"] = False
     system = ActorSystem("walk", settings=Settings(stash_per_key_max=5))
     system.host(Walker, partitions=1, supervise=restart(on={ValueError: Directive.STOP}))
@@ -70,22 +70,22 @@ def running() -> Iterator[Running]:
         yield running
 
 
-def test_a_foreign_dead_letter_may_say_what_it_likes() -> None:
-    """A header that should hold a number holds thousands of digits, or something else: it is shown as unknown."""
+def test_a_foreign_dead_letter_may_have_any_headers() -> None:
+    """A header that is not a valid number, or has thousands of digits, is shown as unknown."""
     for value in (b"9" * 5_000, "\u0661".encode(), b"-1", b"1_0", b"", b"\xff"):
         letter = dead_letter(Record("walk.dead-letters", 0, 0, b"w", b"", (("source-offset", value),), 0))
         assert letter.source_offset == -1
 
 
 def tell(running: Running, message: Command) -> None:
-    """Append a control record as the operator does, without waiting for its answer."""
+    """Append a control command as the operator does, without waiting for the reply."""
     appender = running._backend.appender()
     appender.append([Output("walk.walker.commands", 0, b"w", encode(message))])
     running.settle()
 
 
 def test_a_retried_key_goes_on_in_order_exactly_once(running: Running) -> None:
-    """Retry runs the parked command and those behind it in the order in which they came."""
+    """A retry runs the parked command and those behind it, in log order."""
     assert running.state(Walker, "w") == Walker(steps=(12,))
     FIXED["yet"] = True
     tell(running, RetryParked(offset=1))
@@ -94,7 +94,7 @@ def test_a_retried_key_goes_on_in_order_exactly_once(running: Running) -> None:
 
 
 def test_a_retry_that_fails_parks_again(running: Running) -> None:
-    """Nothing is lost by a retry that comes too early."""
+    """A retry that fails loses nothing."""
     tell(running, RetryParked(offset=1))
     operator = Operator(running.system, running._backend)
     assert [(found.offset, found.behind) for found in operator.parked()] == [(1, 2)]
@@ -102,9 +102,9 @@ def test_a_retry_that_fails_parks_again(running: Running) -> None:
 
 
 def test_a_dropped_command_is_a_dead_letter_and_the_rest_goes_on(running: Running) -> None:
-    """Drop leaves the reason, and the bytes, and lets those behind it run."""
+    """The dead letter has the reason and the bytes, and the commands behind it run."""
     tell(running, DropParked(offset=1, reason="never possible"))
-    tell(running, DropParked(offset=1, reason="told twice"))
+    tell(running, DropParked(offset=1, reason="sent twice"))
     assert running.state(Walker, "w") == Walker(steps=(12, 14, 15))
     letters = list(Operator(running.system, running._backend).dead_letters())
     assert [(letter.source_offset, letter.error) for letter in letters] == [(1, "Dropped")]
@@ -112,15 +112,15 @@ def test_a_dropped_command_is_a_dead_letter_and_the_rest_goes_on(running: Runnin
     assert letters[0].record.value == encode(Step(number=13))
 
 
-def test_another_parked_command_is_not_meant(running: Running) -> None:
-    """A record that names a command that is not the parked one does nothing."""
+def test_a_control_command_for_another_offset_is_ignored(running: Running) -> None:
+    """A control command for a command that is not the first parked one does nothing."""
     tell(running, DropParked(offset=2, reason="wrong one"))
     tell(running, RetryParked(offset=0))
     assert [found.offset for found in Operator(running.system, running._backend).parked()] == [1]
 
 
-def test_an_operator_is_heard_behind_commands_without_room(running: Running) -> None:
-    """At the bound the partition pauses; what makes room is done although it stands behind."""
+def test_control_commands_are_executed_although_the_stash_is_full(running: Running) -> None:
+    """At the limit the partition pauses, but control commands behind it are executed, as they make room."""
     for number in range(16, 30):
         running.client.tell(Walker.step, "w", Step(number=number))
     while running.tick():
@@ -130,8 +130,8 @@ def test_an_operator_is_heard_behind_commands_without_room(running: Running) -> 
     assert running.state(Walker, "w") == Walker(steps=(12, *range(13, 30)))
 
 
-def test_what_has_no_room_is_a_dead_letter_if_the_settings_say_so() -> None:
-    """At the bound the partition pauses, or what comes for a full key becomes a dead letter and others go on."""
+def test_a_command_without_room_is_dead_lettered_if_configured() -> None:
+    """With ``dead_letter_overflow``, commands of a full key are dead-lettered, and other keys continue."""
     FIXED["yet"] = False
     system = ActorSystem("walk", settings=Settings(stash_per_key_max=3, dead_letter_overflow=True))
     system.host(Walker, partitions=1, supervise=restart(on={ValueError: Directive.STOP}))
@@ -149,7 +149,7 @@ def test_what_has_no_room_is_a_dead_letter_if_the_settings_say_so() -> None:
 
 
 def test_control_survives_a_crash_at_any_time(running: Running) -> None:
-    """What an operator told is done once, whenever the worker dies."""
+    """A control command is executed once, whenever the worker dies."""
     FIXED["yet"] = True
     appender = running._backend.appender()
     appender.append([Output("walk.walker.commands", 0, b"w", encode(RetryParked(offset=1)))])
@@ -162,7 +162,7 @@ def test_control_survives_a_crash_at_any_time(running: Running) -> None:
 
 @pytest.fixture
 def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, str]:
-    """Give the counting application and a log that workers can share."""
+    """Return the counting application and a log that workers can share."""
     monkeypatch.setenv("COUNTING_NAME", "operated")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.syspath_prepend(str(ROOT))
@@ -171,7 +171,7 @@ def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Module
 
 
 @pytest.mark.processes
-def test_the_command_line_shows_and_mends(application: tuple[ModuleType, str]) -> None:
+def test_the_command_line_lists_retries_and_drops(application: tuple[ModuleType, str]) -> None:
     """list, show, retry and drop work on a running node; retry of a dead letter is refused a second time."""
     counting, url = application
     target, log = "tests.apps.counting:system", ["--log", url]

@@ -1,4 +1,4 @@
-"""The simulator: it finds nothing where there is nothing to find, finds what is broken, and does the same twice."""
+"""The simulator: it passes a correct system, finds a broken one, and is deterministic."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.simulation
 
-#: Far from those of the other tests, and always the same.
+#: Other seeds than in the other tests, and always the same.
 SEEDS = range(1_000, 1_100)
 RANDOM = Random(0)  # noqa: S311  reproducible on purpose
 
@@ -49,7 +49,7 @@ def test_no_fault_breaks_a_promise() -> None:
 
 
 def test_no_fault_breaks_a_promise_of_at_least_once() -> None:
-    """Torn and late appends among all the other faults: what counts is what the model says."""
+    """With torn and late appends among the faults, the journal records that count are those of the model."""
     system = at_least_once(simulated.system)
     totals = simulate(system, commands=simulated.commands, seeds=range(60), minimise=False)
     assert totals.runs == 60
@@ -57,25 +57,25 @@ def test_no_fault_breaks_a_promise_of_at_least_once() -> None:
 
 
 def test_the_bank_keeps_its_money() -> None:
-    """The bank's audit is an invariant like any user's, and holds."""
+    """The audit of the bank holds as an invariant."""
     totals = simulate(bank, commands=bank_scenario.commands, invariant=bank_scenario.invariant, seeds=range(60))
     assert totals.commands >= 200 * 60
 
 
-def test_a_system_that_says_nothing_gets_commands_drawn_from_its_types() -> None:
-    """One call is enough: commands are made from what the handlers take."""
+def test_commands_are_drawn_from_the_types_of_a_system_without_a_workload() -> None:
+    """Without a workload, commands are drawn from the types of the handlers' messages."""
     totals = simulate(bank, seeds=range(10))
     assert totals.commands >= 10 * 100
 
 
 def nothing_is_ever_written(outcome: Outcome) -> None:
-    """Hold only where nothing happens."""
+    """Fail as soon as there is an event."""
     end = outcome.reader.bounds("bank.account.events", 0)[1]
     assert not end, f"{end} events"
 
 
-def test_a_canary_dies() -> None:
-    """An invariant that cannot hold fails, with few faults and commands left, and the command that runs it again."""
+def test_a_false_invariant_fails_with_a_minimised_run() -> None:
+    """The failure has few faults and commands left, and the command that runs it again."""
 
     with pytest.raises(SimulationFailed, match="the invariant of the application") as failure:
         simulate(bank, commands=bank_scenario.commands, invariant=nothing_is_ever_written, seeds=range(7, 9))
@@ -88,7 +88,7 @@ def test_a_canary_dies() -> None:
 
 
 def test_a_seed_does_the_same_again_and_its_tape_too() -> None:
-    """The same seed gives the same trace, and so do the choices that were recorded."""
+    """The same seed gives the same trace, and so does its tape of choices."""
     scenario = Scenario(system=simulated.system, commands=simulated.commands)
     for seed in range(5):
         first, second = scenario.run(seed), scenario.run(seed)
@@ -99,7 +99,7 @@ def test_a_seed_does_the_same_again_and_its_tape_too() -> None:
 
 
 def test_another_process_does_the_same(tmp_path: Path) -> None:
-    """Neither the order of sets nor what a process is called decides anything."""
+    """The trace depends neither on the hash seed nor on the process."""
     path = os.pathsep.join([str(ROOT), *sys.path])
     code = (
         "import json; from repertory.simulation import Scenario; from tests.apps import simulated as s; "
@@ -116,13 +116,13 @@ def test_another_process_does_the_same(tmp_path: Path) -> None:
 
 
 class Clocked(Event):
-    """What somebody should not have asked."""
+    """An event with a number that depends on the process."""
 
     number: int
 
 
 class Impure(Entity):
-    """Breaks the rules: what it decides depends on what its process did before."""
+    """An impure entity: its decision depends on what the process did before."""
 
     total: int = 0
 
@@ -140,7 +140,7 @@ SEEN: Counter[str] = Counter()
 
 
 def test_an_entity_that_depends_on_its_process_is_found() -> None:
-    """A handler that is no function of its state and command cannot be decided again: the model finds out."""
+    """The model finds a handler that is not a function of state and command."""
     system = ActorSystem("impure")
     system.host(Impure, partitions=1)
     with pytest.raises(SimulationFailed, match="every command has its effects, once"):
@@ -151,7 +151,7 @@ def test_an_entity_that_depends_on_its_process_is_found() -> None:
 
 
 def test_jobs_do_what_one_process_does() -> None:
-    """Two processes take half of the seeds each; what was done is the same, and is added up."""
+    """Two processes run half of the seeds each; the totals are the same."""
     alone, shared = (
         simulate(simulated.system, commands=simulated.commands, seeds=range(2_000, 2_009), jobs=jobs, twice_every=0)
         for jobs in (1, 2)
@@ -162,17 +162,17 @@ def test_jobs_do_what_one_process_does() -> None:
     assert shared.cpu_s > 0
 
 
-def test_a_seed_that_fails_in_another_process_is_made_small_in_this_one() -> None:
-    """The failure is the same as without jobs, an invariant needs no name for it, and no process is left."""
+def test_a_seed_that_fails_in_another_process_is_minimised_in_this_one() -> None:
+    """The failure is the same as without jobs, the invariant needs no importable name, and no process is left."""
     with pytest.raises(SimulationFailed, match="the invariant of the application") as failure:
         simulate(bank, commands=bank_scenario.commands, invariant=nothing_is_ever_written, seeds=range(9), jobs=3)
-    assert failure.value.seed == 0, "the first that fails, whoever was quicker"
+    assert failure.value.seed == 0, "the first seed that fails, whichever process was faster"
     assert len(failure.value.commands) == 1
     assert not multiprocessing.active_children()
 
 
 def test_what_a_run_raises_in_another_process_is_raised_here() -> None:
-    """An error of the user's own code comes as it is, with its own traceback."""
+    """An error in user code is raised unchanged, with its traceback."""
 
     def broken(_outcome: Outcome) -> None:
         raise LookupError("of the user's own")
@@ -182,8 +182,8 @@ def test_what_a_run_raises_in_another_process_is_raised_here() -> None:
     assert not multiprocessing.active_children()
 
 
-def test_a_process_that_dies_is_said_with_its_seed() -> None:
-    """A handler or an invariant may end its process; which seed that was is in the sentence."""
+def test_a_process_that_dies_is_reported_with_its_seed() -> None:
+    """If a handler or an invariant ends its process, the error has the seed."""
     here = os.getpid()
 
     def deadly(_outcome: Outcome) -> None:
@@ -194,8 +194,8 @@ def test_a_process_that_dies_is_said_with_its_seed() -> None:
         simulate(bank, commands=bank_scenario.commands, invariant=deadly, seeds=range(5, 7), jobs=2)
 
 
-def test_what_was_silenced_is_heard_again() -> None:
-    """Logging, tracebacks and the garbage collector are afterwards as they were."""
+def test_logging_is_restored_afterwards() -> None:
+    """Logging, tracebacks and the garbage collector are restored."""
     before = (logging.getLogger("repertory").disabled, hasattr(sys, "tracebacklimit"), gc.get_threshold())
     with pytest.raises(SimulationFailed):
         simulate(bank, invariant=nothing_is_ever_written, seeds=range(1), minimise=False)
@@ -203,7 +203,7 @@ def test_what_was_silenced_is_heard_again() -> None:
 
 
 def test_commands_without_end_are_refused() -> None:
-    """They would take all memory before the first of them is sent."""
+    """An endless workload would fill the memory before its first command is sent."""
 
     def endless(_: Random) -> Iterator[ClientCommand]:
         while True:
@@ -215,13 +215,13 @@ def test_commands_without_end_are_refused() -> None:
 
 
 def test_an_unknown_fault_is_refused() -> None:
-    """A misspelt fault is a sentence with those that there are."""
+    """The error for a misspelt fault lists the existing ones."""
     with pytest.raises(ValueError, match="there is no fault 'kil'"):
         simulate(bank, faults=["kil"], seeds=range(1))
 
 
 def test_a_run_without_choices_is_one_without_faults() -> None:
-    """0 is the harmless choice, everywhere."""
+    """0 is the harmless choice everywhere."""
     cluster = SimulatedCluster(simulated.system, simulated.commands(RANDOM), FromTape({}), tuple(FAULTS))
     cluster.run()
     assert not cluster.faults
@@ -231,19 +231,19 @@ def test_a_run_without_choices_is_one_without_faults() -> None:
 
 
 def test_generated_commands_are_those_of_the_handlers() -> None:
-    """Values are drawn within what the types allow: Cents are above 0, account numbers match their pattern."""
+    """Values satisfy the constraints of their types: Cents are above 0, account numbers match their pattern."""
     drawn = list(generated(bank, commands=300)(RANDOM))
     assert len({type(message) for _, _, message in drawn}) == 7
 
 
-# --- what the simulator does ----------------------------------------------------------------------------------
+# --- faults ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("point", "events"), [("begun", 0), ("producing", 0), ("producing-state", 0), ("offset-sent", 0), ("committed", 1)]
 )
-def test_who_dies_within_a_transaction_leaves_nothing_and_behind_it_everything(point: str, events: int) -> None:
-    """A death before the COMMIT undoes the whole transaction, one behind it none of it; either way it happens once."""
+def test_a_death_before_the_commit_leaves_nothing_and_after_it_everything(point: str, events: int) -> None:
+    """A death before the COMMIT undoes the whole transaction, one after it nothing. The command is applied once."""
     cluster = one_account()
     (worker,) = cluster.node.workers.values()
     cluster.settle()
@@ -261,7 +261,7 @@ def test_who_dies_within_a_transaction_leaves_nothing_and_behind_it_everything(p
 
 
 def test_a_hidden_record_is_read_when_the_transaction_that_hides_it_ends() -> None:
-    """A restore waits for what its claim has counted, and is complete only then."""
+    """A restore waits until it has read up to the ends of its claim."""
     cluster = one_account()
     (worker,) = cluster.node.workers.values()
     cluster.clients.add((Account.deposit, "a", Deposit(amount=1)))
@@ -280,8 +280,8 @@ def test_a_hidden_record_is_read_when_the_transaction_that_hides_it_ends() -> No
     cluster.close()
 
 
-def test_a_node_that_is_lost_is_followed_by_one_that_knows_nothing_of_its_deaths() -> None:
-    """All workers are gone, and what they had marked with them; whoever comes next handles everything, once."""
+def test_a_node_after_a_lost_one_does_not_know_of_its_deaths() -> None:
+    """All workers and their announced commands are lost; the next node handles everything once."""
     cluster = one_account()
     (worker,) = cluster.node.workers.values()
     cluster.settle()
@@ -292,7 +292,7 @@ def test_a_node_that_is_lost_is_followed_by_one_that_knows_nothing_of_its_deaths
         cluster.node.turn(worker)
     cluster.node.lose()
     cluster.settle()
-    assert not cluster.probes["death of a node counted"], "a death that nobody can know of was counted"
+    assert not cluster.probes["death of a node counted"], "a death was counted that the next node cannot know of"
     assert cluster.probes["incident"] == cluster.probes["unclean takeover"] == 1, (
         "the next owner reports an unclean takeover"
     )
@@ -308,13 +308,13 @@ def one_account() -> SimulatedCluster:
     return SimulatedCluster(system, [], FromTape({}), ())
 
 
-# --- what the simulator found ---------------------------------------------------------------------------------
+# --- regressions: what the simulator found --------------------------------------------------------------------
 
 
 def test_a_sibling_that_restores_while_another_fails_is_stopped() -> None:
-    """Records that were asked for before a supervisor stopped the shard are not fed to the next life, nor an error.
+    """Records requested before a supervisor stopped the shard are neither fed to its next restore nor an error.
 
-    Found by seed 223 of the bank: ``AssertionError`` in ``ShardLoop._replayed``, and the worker was gone.
+    Found by seed 223 of the bank: ``AssertionError`` in ``ShardLoop._replayed``, which ended the worker.
     """
     cluster, worker, _ = a_sibling_restores()
     cluster.settle()
@@ -323,10 +323,10 @@ def test_a_sibling_that_restores_while_another_fails_is_stopped() -> None:
     cluster.close()
 
 
-def test_what_was_polled_before_a_claim_belongs_to_the_time_before_it() -> None:
-    """A shard that may start because the sibling that held it back is lost is not fed what the same poll brought.
+def test_events_polled_before_a_claim_are_not_fed_after_it() -> None:
+    """A shard that may start because its failed sibling is lost is not fed earlier events of the same poll.
 
-    Found by seed 50167 of the test system: ``Replayed`` of the former claim came behind the ``Lost`` in one batch.
+    Found by seed 50167 of the test system: ``Replayed`` of the earlier claim followed the ``Lost`` in one batch.
     """
     cluster, worker, teller = a_sibling_restores()
     while not cluster.probes["shard-failed"]:
@@ -339,7 +339,7 @@ def test_what_was_polled_before_a_claim_belongs_to_the_time_before_it() -> None:
 
 
 def a_sibling_restores() -> tuple[SimulatedCluster, SimulatedWorker, TopicPartition]:
-    """Return a cluster under all_for_one in which a shard restores, and another will fail at its next turn."""
+    """Return a cluster under all_for_one in which one shard restores and another fails at its next turn."""
     all_for_one: dict[Place, int] = {(0, "shard-strategy", 0): 1}
     system = ActorSystem("pair")
     system.host(Account, partitions=1)
@@ -359,7 +359,7 @@ def a_sibling_restores() -> tuple[SimulatedCluster, SimulatedWorker, TopicPartit
 
 
 def test_choices_are_the_same_for_the_same_seed() -> None:
-    """A source is a function of its seed."""
+    """A source of choices is a function of its seed."""
     place: Place = (1, "x", 0)
     first, second = Seeded(3), Seeded(3)
     assert [first.below(10, place) for _ in range(50)] == [second.below(10, place) for _ in range(50)]

@@ -1,4 +1,4 @@
-"""The simulator as a Hypothesis state machine: it chooses the schedule, and shrinks one that breaks a promise."""
+"""The simulator as a Hypothesis state machine, which chooses the schedule and shrinks a failing one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``repertory verify`` passes what the runtime leaves behind, and finds each kind of damage that is planted in it."""
+"""``repertory verify`` passes the log of a run, and finds each kind of damage that is planted in it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def place_of(topic: str, key: str) -> Place:
 
 
 class WrittenLog(Sender):
-    """A running system, and its client."""
+    """A running system and its client, which write the log."""
 
     def __init__(self) -> None:
         backend = connect("memory:", system.settings)
@@ -69,7 +69,7 @@ class WrittenLog(Sender):
 
 
 class Copy:
-    """All records of a log, and the group's offsets: to be damaged, and verified."""
+    """A copy of all records and group offsets of a log, to damage and to verify."""
 
     def __init__(self, records: dict[Place, list[Record]], committed: dict[Place, int]) -> None:
         self.topics = {place: list(found) for place, found in records.items()}
@@ -116,7 +116,7 @@ class Copy:
             return verify(reader, system, decides=decides)
 
     def failing(self) -> dict[str, Check]:
-        """Verify the copy, and return the checks that fail; each names where."""
+        """Verify the copy, and return the checks that fail; each must have a place."""
         found = {check.name: check for check in self.report().checks if not check.ok}
         assert all(check.offenders and check.offenders[0].topic for check in found.values())
         return found
@@ -124,7 +124,7 @@ class Copy:
     # --- finding ----------------------------------------------------------------------------------------------
 
     def all(self, suffix: str) -> list[Record]:
-        """Return the records of the topics with such an end."""
+        """Return the records of the topics with a suffix."""
         return [r for (topic, _), records in self.topics.items() if topic.endswith(suffix) for r in records]
 
     def first(self, suffix: str, test: Callable[[Record], bool] = lambda _: True) -> Record:
@@ -138,18 +138,18 @@ class Copy:
     # --- breaking ---------------------------------------------------------------------------------------------
 
     def lose(self, record: Record) -> None:
-        """Take a record out; its offset stays empty."""
+        """Remove a record; its offset stays empty."""
         self.topics[record.topic, record.partition].remove(record)
 
     def alter(self, record: Record, **changes: Any) -> Record:
-        """Change a record where it stands."""
+        """Change a record in place."""
         records = self.topics[record.topic, record.partition]
         changed = msgspec.structs.replace(record, **changes)
         records[records.index(record)] = changed
         return changed
 
     def add(self, record: Record, **changes: Any) -> Record:
-        """Append a changed copy of a record behind the last of its partition."""
+        """Append a changed copy of a record to its partition."""
         topic, partition = changes.get("topic", record.topic), changes.get("partition", record.partition)
         records = self.topics[topic, partition]
         end = records[-1].offset + 1 if records else 0
@@ -157,7 +157,7 @@ class Copy:
         return records[-1]
 
     def swap(self, first: Record, second: Record) -> None:
-        """Let two records change places."""
+        """Swap two records."""
         self.alter(first, key=second.key, value=second.value, headers=second.headers)
         self.alter(second, key=first.key, value=first.value, headers=first.headers)
 
@@ -166,7 +166,7 @@ class Copy:
         return self.last(f"v.{entity}.state", lambda r: r.key == SHARD_KEY and r.partition == partition)
 
     def alter_shard(self, entity: str, partition: int = 0, **by: int) -> None:
-        """Change numbers of the last shard record by so much."""
+        """Add to numbers of the last shard record."""
         record = self.shard_record(entity, partition)
         shard = decode_shard(record.value or b"")
         shard = msgspec.structs.replace(shard, **{name: getattr(shard, name) + n for name, n in by.items()})
@@ -192,36 +192,36 @@ def is_tell(record: Record) -> bool:
 
 @cache
 def clean() -> Copy:
-    """Return what a long run leaves behind: everything happens in it, keys stay parked and commands stay behind."""
-    world = WrittenLog()
+    """Return the log of a long run with all kinds of outcomes, which ends with parked keys and unhandled commands."""
+    written = WrittenLog()
     draw = random.Random(11)  # noqa: S311  reproducible on purpose
-    with closing(world.running):
+    with closing(written.running):
         for _ in range(12):
-            load(world, draw, 40)
-            world.settle()
-        world.tell("account", Trip(times=9, error="stop"), "q")
+            load(written, draw, 40)
+            written.settle()
+        written.tell("account", Trip(times=9, error="stop"), "q")
         for amount in (1, 2, 3):
-            world.tell("account", Deposit(amount=amount), "q")
-        world.ask("account", Deposit(amount=4), "q")
-        world.tell("teller", Trip(times=9, error="restart"), "q")
-        world.tell("teller", Pay(account="a", amount=1), "q")
-        world.ask("account", Withdraw(amount=1_000_000), "a")
-        world.tell("account", Withdraw(amount=1_000_000), "a")
-        world.settle()
-        world.tell("account", Deposit(amount=1), "alone")
-        world.settle()
-        world.tell("account", Deposit(amount=1), "a")  # Not handled: nobody runs any more.
-        return Copy.of(world.running)
+            written.tell("account", Deposit(amount=amount), "q")
+        written.ask("account", Deposit(amount=4), "q")
+        written.tell("teller", Trip(times=9, error="restart"), "q")
+        written.tell("teller", Pay(account="a", amount=1), "q")
+        written.ask("account", Withdraw(amount=1_000_000), "a")
+        written.tell("account", Withdraw(amount=1_000_000), "a")
+        written.settle()
+        written.tell("account", Deposit(amount=1), "alone")
+        written.settle()
+        written.tell("account", Deposit(amount=1), "a")  # Not handled, as the system does not run any more.
+        return Copy.of(written.running)
 
 
 @pytest.fixture
 def copy() -> Copy:
-    """Give a copy of the clean log."""
+    """Return a copy of the clean log."""
     return Copy(clean().topics, clean().committed)
 
 
 def test_a_clean_log_passes(copy: Copy) -> None:
-    """Every check looked at something, every kind of fate is there, and every record was read."""
+    """Every check has examined records, every outcome occurs, and every record was read."""
     report = copy.report()
     assert not [str(offender) for check in report.checks for offender in check.offenders]
     assert report.ok and not report.grew
@@ -236,8 +236,8 @@ def test_a_clean_log_passes(copy: Copy) -> None:
         assert sum(read) == records_total(reader, system) + len(copy.all(NEWS))
 
 
-def test_an_address_without_end_is_no_damage(copy: Copy) -> None:
-    """Any client may write a ``reply-to`` of thousands of digits: Python refuses to read those as a number."""
+def test_a_very_long_address_is_no_damage(copy: Copy) -> None:
+    """Any client may write a ``reply-to`` of thousands of digits, which Python refuses to parse as a number."""
     asked = copy.first("account.commands", lambda r: r.header("reply-to") is not None and not cause(r))
     copy.add(asked, value=b"\xc1", headers=with_header(asked, "reply-to", b"v.replies/" + b"9" * 5_000))
     assert copy.report().ok
@@ -249,7 +249,7 @@ Damage = Callable[[Copy], object]
 
 
 def events_reordered(copy: Copy) -> None:
-    """Two commands of one key, each with one event, have changed places; seq and version go on as they should."""
+    """The events of two commands of one key are swapped; seq and version stay in order."""
     journal = [r for r in copy.all("account.events") if cause(r).endswith(b"/0")]
     first, second = next(
         (a, b)
@@ -263,7 +263,7 @@ def events_reordered(copy: Copy) -> None:
 
 
 def applied_though_rejected(copy: Copy) -> None:
-    """A withdrawal of what is not there, as if it had been applied at the end."""
+    """A rejected withdrawal has an event at the end of the journal."""
     command = copy.last(
         "account.commands", lambda r: b"\xce\x00\x0f\x42\x40" in (r.value or b"") and r.header("reply-to") is None
     )
@@ -290,8 +290,8 @@ def forge(copy: Copy, command: Record, value: bytes, version: int | None = None)
     copy.alter_shard("account", command.partition, seq=1)
 
 
-def applied_behind_what_waits(copy: Copy) -> None:
-    """A deposit behind a parked command of its key does not wait any more: it was applied."""
+def applied_behind_a_stashed_command(copy: Copy) -> None:
+    """A deposit that was stashed behind a parked command of its key was applied."""
     waiting = [r for r in copy.all("account.stash") if r.value and decode_stashed(r.value).key == "q"][-1]
     command = copy.first(
         "account.commands", lambda r: r.partition == waiting.partition and b"%d" % r.offset == waiting.key
@@ -303,20 +303,20 @@ def applied_behind_what_waits(copy: Copy) -> None:
 
 
 def handled_and_not(copy: Copy) -> None:
-    """An event of a command that the shard record says is not handled yet."""
+    """An event of a command that is not handled according to the shard record."""
     command = copy.topics[place_of("v.account.commands", "a")][-1]
     forge(copy, command, encode(Deposited(amount=1)))
 
 
 def skipped(copy: Copy) -> None:
-    """The last event of a journal has vanished, and the shard record agrees."""
+    """The last event of a journal is missing, and the shard record does not count it."""
     event = copy.first("account.events", lambda r: r.key == b"alone")
     copy.lose(event)
     copy.alter_shard("account", event.partition, seq=-1)
 
 
 def moved_back(copy: Copy, name: str) -> None:
-    """An older shard record is ahead of the one that follows."""
+    """A shard record is ahead of the next one."""
     records = [r for r in copy.all("account.state") if r.key == SHARD_KEY and r.partition == 0]
     record = records[-3]
     shard = decode_shard(record.value or b"")
@@ -332,7 +332,7 @@ def alter_stashed(copy: Copy, **changes: Any) -> None:
 
 
 def lose_stashed(copy: Copy, entity: str, which: int) -> None:
-    """A command that waits for key q is forgotten."""
+    """A stashed command of key q is missing."""
     waiting = [r for r in copy.all(f"{entity}.stash") if r.value and decode_stashed(r.value).key == "q"]
     key = sorted({int(r.key or b"") for r in waiting})[which]
     for record in [r for r in waiting if r.key == b"%d" % key]:
@@ -340,7 +340,7 @@ def lose_stashed(copy: Copy, entity: str, which: int) -> None:
 
 
 def invent_stashed(copy: Copy) -> None:
-    """A command that was applied waits as well."""
+    """A command that was applied is stashed as well."""
     event = copy.first("account.events")
     offset = cause(event).split(b"/")[2]
     command = copy.first("account.commands", lambda r: r.partition == event.partition and r.offset == int(offset))
@@ -365,7 +365,7 @@ def alter_state(copy: Copy, entity: str, **changes: Any) -> None:
 
 
 def lose_last_state(copy: Copy, entity: str) -> None:
-    """The latest state of an entity that has older ones is gone."""
+    """The latest state record of an entity is missing."""
     latest = {(r.partition, r.key): r for r in copy.all(f"{entity}.state") if r.key != SHARD_KEY}
     copy.lose(next(r for r in latest.values() if is_state(r)))
 
@@ -376,7 +376,7 @@ def invent_tell(copy: Copy, cause: bytes) -> None:
 
 
 def ask_reply_doubled(copy: Copy) -> None:
-    """Whoever asked is answered twice, by two commands of different index."""
+    """An ask has two replies, as outputs of different index."""
     reply = copy.first(".replies")
     copy.add(reply, headers=with_header(reply, "cause", cause(reply).rsplit(b"/", 1)[0] + b"/7"))
 
@@ -397,7 +397,7 @@ def no_shard_record(copy: Copy) -> None:
 
 
 def publish(copy: Copy) -> None:
-    """A record outside says that a command of ours made it."""
+    """A published record has the cause of a command that did not publish it."""
     template = copy.first(NEWS)
     copy.add(template, headers=(("cause", cause(template)[:-1] + b"9"),))
 
@@ -408,7 +408,7 @@ def dead_letter_of_an_applied_command(copy: Copy) -> None:
 
 
 def tells_reordered(copy: Copy) -> None:
-    """Two messages of one router to one partition have changed places."""
+    """Two tells of one router to one partition are swapped."""
     tells = [r for r in copy.all("account.commands") if cause(r).startswith(b"v.router") and is_tell(r)]
     first = tells[0]
     second = next(r for r in tells[1:] if r.partition == first.partition and r.key == first.key)
@@ -416,7 +416,7 @@ def tells_reordered(copy: Copy) -> None:
 
 
 def only_tell_lost(copy: Copy) -> None:
-    """A teller's command that nobody asked made one message, which is gone."""
+    """The only output of a teller's command is missing."""
     answered = {cause(r).rsplit(b"/", 1)[0] for r in copy.all(".replies")}
     asks = [r for r in copy.all("account.commands") if cause(r).startswith(b"v.teller")]
     copy.lose(next(r for r in asks if cause(r).rsplit(b"/", 1)[0] not in answered))
@@ -443,7 +443,7 @@ def renumbered(suffix: str, name: str, by: int, test: Callable[[Record], bool] =
     return damage
 
 
-def retold(suffix: str, name: str, value: bytes, test: Callable[[Record], bool] = lambda _: True) -> Damage:
+def restated(suffix: str, name: str, value: bytes, test: Callable[[Record], bool] = lambda _: True) -> Damage:
     def damage(copy: Copy) -> None:
         record = copy.last(suffix, test)
         copy.alter(record, headers=with_header(record, name, value))
@@ -452,7 +452,7 @@ def retold(suffix: str, name: str, value: bytes, test: Callable[[Record], bool] 
 
 
 def of_cause(suffix: str, value: bytes) -> Damage:
-    return retold(suffix, "cause", value)
+    return restated(suffix, "cause", value)
 
 
 NO_COMMAND = StashedRecord(key="q", value=b"", headers=(), timestamp_ms=0)
@@ -471,7 +471,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "events are reordered": ("order", events_reordered),
     "an event has no cause": ("single writer", of_cause("account.events", b"")),
     "an event has the cause of another": ("single writer", of_cause("account.events", b"v.teller.commands/0/1/0")),
-    "an event has the cause of a book": (
+    "an event has the cause of a changelog record": (
         "single writer", of_cause("account.events", b"v.account.commands/0/1/4294967296")
     ),
     "an event has no command": ("atomicity", of_cause("account.events", b"v.account.commands/1/999999/0")),
@@ -481,7 +481,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         "single writer", lambda c: c.add(c.last("account.events"), partition=1 - c.last("account.events").partition)
     ),
     "a rejected command was applied": ("decisions", applied_though_rejected),
-    "a command was applied behind one that waits": ("order", applied_behind_what_waits),
+    "a command was applied behind a stashed one": ("order", applied_behind_a_stashed_command),
     "a command left an event and is not handled": ("atomicity", handled_and_not),
     # commands
     "a command is lost": (
@@ -513,7 +513,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "a reply is altered": ("decisions", altered(".replies", encode(Done()), lambda r: b"Funds" in (r.value or b""))),
     "a reply is doubled": ("duplicates", doubled(".replies")),
     "a reply is given again by another output": ("replies", ask_reply_doubled),
-    "a reply that nobody asked for": ("replies", retold(".replies", "correlation-id", b"?")),
+    "a reply that nobody asked for": ("replies", restated(".replies", "correlation-id", b"?")),
     "a reply without a cause": ("replies", of_cause(".replies", b"")),
     "a reply with a garbled cause": ("replies", of_cause(".replies", b"c")),
     "a reply without a command": ("replies", of_cause(".replies", NOWHERE)),
@@ -549,7 +549,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "seq is ahead": ("shard records", lambda c: c.alter_shard("account", seq=1)),
     "seq is behind": ("shard records", lambda c: c.alter_shard("account", seq=-1)),
     "seq of a stateful shard is ahead": ("shard records", lambda c: c.alter_shard("teller", seq=1)),
-    "books are ahead": ("shard records", lambda c: c.alter_shard("account", changelog=1)),
+    "the changelog count is ahead": ("shard records", lambda c: c.alter_shard("account", changelog=1)),
     "the tail is behind the end": ("shard records", lambda c: c.alter_shard("account", tail_start=1_000)),
     "the tail begins too late": ("restore", lambda c: c.alter_shard("account", tail_offset=10_000)),
     "a snapshot is missing below the tail": ("restore", lambda c: c.alter_shard("account", tail_start=9)),
@@ -564,21 +564,23 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "the group's offset moved back": ("shard records", lambda c: move_offset(c, -1)),
     "the group's offset is ahead": ("shard records", lambda c: move_offset(c, 1)),
     "a state counts restarts out of order": ("states", lambda c: alter_state(c, "account", restarts_ms=(2, 1))),
-    # what waits
-    "a command that waits first is forgotten": ("completeness", lambda c: lose_stashed(c, "account", 0)),
-    "a command that waits behind is forgotten": ("completeness", lambda c: lose_stashed(c, "account", 1)),
-    "the state does not know what waits": ("stash", lambda c: lose_stashed(c, "account", 2)),
-    "an applied command waits": ("completeness", invent_stashed),
-    "a state says that something waits": ("stash", lambda c: alter_state(c, "account", stashed=1, stashed_first=3)),
-    "what waits is altered": ("stash", lambda c: alter_stashed(c, value=encode(Deposit(amount=1_000)))),
-    "what waits has another key": ("stash", lambda c: alter_stashed(c, key="r")),
-    "what waits is garbled": (
+    # stash
+    "the first stashed command is lost": ("completeness", lambda c: lose_stashed(c, "account", 0)),
+    "the second stashed command is lost": ("completeness", lambda c: lose_stashed(c, "account", 1)),
+    "a stashed command is lost and still counted": ("stash", lambda c: lose_stashed(c, "account", 2)),
+    "an applied command is stashed": ("completeness", invent_stashed),
+    "a state counts a stash that is empty": (
+        "stash", lambda c: alter_state(c, "account", stashed=1, stashed_first=3)
+    ),
+    "a stashed command is altered": ("stash", lambda c: alter_stashed(c, value=encode(Deposit(amount=1_000)))),
+    "a stashed command has another key": ("stash", lambda c: alter_stashed(c, key="r")),
+    "a stash record is garbled": (
         "stash", altered("account.stash", b"\xc1", lambda r: r.value is not None)
     ),
-    "what waits has no offset": (
+    "a stash record has no offset": (
         "stash", lambda c: c.alter(c.last("account.stash"), key=b"first")
     ),
-    "what waits is no command": (
+    "a stash record has no command": (
         "stash", lambda c: c.alter(c.last("account.stash"), key=b"99999", value=encode_changelog_record(NO_COMMAND))
     ),
     # dead letters
@@ -592,11 +594,11 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         ),
     ),
     "a dead letter is altered": ("dead letters", altered(".dead-letters", b"fake")),
-    "a dead letter says another source": ("dead letters", retold(".dead-letters", "source-offset", b"0")),
-    "a dead letter says no attempts": ("dead letters", retold(".dead-letters", "attempts", b"0")),
-    "a dead letter says another error": (
+    "a dead letter has another source": ("dead letters", restated(".dead-letters", "source-offset", b"0")),
+    "a dead letter has no attempts": ("dead letters", restated(".dead-letters", "attempts", b"0")),
+    "a dead letter has another error": (
         "dead letters",
-        retold(".dead-letters", "error-type", b"KeyError", lambda r: r.header("error-type") == b"DecodeError"),
+        restated(".dead-letters", "error-type", b"KeyError", lambda r: r.header("error-type") == b"DecodeError"),
     ),
     "a dead letter without a cause": ("dead letters", of_cause(".dead-letters", b"")),
     "a dead letter without a command": ("dead letters", of_cause(".dead-letters", NOWHERE)),
@@ -606,7 +608,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damage_is_found(copy: Copy, name: str) -> None:
-    """The check whose promise is broken says so, and names where."""
+    """The check of the broken promise fails, and has the place."""
     check, damage = DAMAGES[name]
     damage(copy)
     failing = copy.failing()
@@ -614,7 +616,7 @@ def test_damage_is_found(copy: Copy, name: str) -> None:
 
 
 def test_a_failed_check_names_the_first_and_counts_the_others(copy: Copy) -> None:
-    """Five offenders are enough to see what is wrong."""
+    """A check lists five offenders and counts all of them."""
     for record in copy.all(".replies"):
         copy.alter(record, value=b"fake")
     check = copy.failing()["decisions"]
@@ -629,7 +631,7 @@ def test_a_failed_check_names_the_first_and_counts_the_others(copy: Copy) -> Non
 
 
 def cut(copy: Copy, suffix: str, share: float = 0.5) -> None:
-    """Delete the older records of each partition, as retention does."""
+    """Delete older records of each partition, as retention does."""
     for (topic, _), records in copy.topics.items():
         if topic.endswith(suffix):
             del records[: int(len(records) * share)]
@@ -639,7 +641,7 @@ def cut(copy: Copy, suffix: str, share: float = 0.5) -> None:
     "suffix", ["account.commands", "paper.commands", ".commands", ".replies", ".dead-letters", NEWS]
 )
 def test_what_was_deleted_cannot_be_judged(copy: Copy, suffix: str) -> None:
-    """Older commands, replies, dead letters may be deleted: what depends on them is counted, and is no damage."""
+    """Older commands, replies and dead letters may be deleted: what depends on them is counted as unverifiable."""
     cut(copy, suffix, 0.3)
     report = copy.report()
     assert report.ok, [str(o) for check in report.checks for o in check.offenders]
@@ -647,14 +649,14 @@ def test_what_was_deleted_cannot_be_judged(copy: Copy, suffix: str) -> None:
 
 
 def test_damage_behind_what_was_deleted_is_found(copy: Copy) -> None:
-    """The commands that are still there are decided on the state that the journal has come to before them."""
+    """The remaining commands are decided on the state that follows from the journal before them."""
     cut(copy, "account.commands", 0.3)
     copy.alter(copy.last("account.events", lambda r: r.key != b"alone"), value=encode(Deposited(amount=77)))
     assert "decisions" in copy.failing()
 
 
 def test_compaction_is_no_damage(copy: Copy) -> None:
-    """Of states and waiting commands only the last of each key has to be there, and no tombstone."""
+    """Compaction may delete all but the last state and stash record of each key, and all tombstones."""
     for (topic, _), records in copy.topics.items():
         if topic.endswith((".state", ".stash")):
             last = {record.key: record for record in records}
@@ -664,7 +666,7 @@ def test_compaction_is_no_damage(copy: Copy) -> None:
 
 
 def test_an_offset_that_expired_is_no_damage(copy: Copy) -> None:
-    """The shard record is the truth; the group's offset is written again."""
+    """The shard record is authoritative; the group's offset is committed again."""
     copy.committed.clear()
     assert copy.report().ok
 
@@ -676,8 +678,8 @@ def test_an_empty_log_passes() -> None:
     assert (report.fates, report.records) == ({}, 0)
 
 
-def test_without_deciding_again_the_books_are_still_held_together(copy: Copy) -> None:
-    """Code that changed cannot decide as the old one did; gaps, doubles, snapshots are found all the same."""
+def test_without_deciding_again_the_other_checks_still_run(copy: Copy) -> None:
+    """Changed code may decide differently; gaps, duplicates and wrong snapshots are found without it."""
     report = copy.report(decides=False)
     assert report.ok
     assert {check.name: check for check in report.checks}["decisions"].unverifiable > 100
@@ -686,8 +688,8 @@ def test_without_deciding_again_the_books_are_still_held_together(copy: Copy) ->
     assert {check.name for check in report.checks if not check.ok} >= {"duplicates", "single writer", "order"}
 
 
-def test_what_grows_meanwhile_is_said(copy: Copy) -> None:
-    """A report of a log on which something runs says that it may be wrong."""
+def test_a_log_that_grows_meanwhile_is_reported(copy: Copy) -> None:
+    """A report has ``grew`` if records were added during the verification."""
     with closing(copy.backend()) as backend, closing(backend.reader()) as reader, closing(backend.appender()) as late:
         output = Output("v.account.commands", 0, b"a", encode(Deposit(amount=1)))
         report = verify(reader, system, on_command=lambda r: None if r.offset else late.append([output]) and None)
@@ -695,7 +697,7 @@ def test_what_grows_meanwhile_is_said(copy: Copy) -> None:
 
 
 def test_a_fold_that_is_not_pure_is_found() -> None:
-    """The same journal has to give the same state."""
+    """The same journal must fold to the same state."""
     drawn = iter(range(1_000_000))
 
     class Roll(Command):
@@ -705,7 +707,7 @@ def test_a_fold_that_is_not_pure_is_found() -> None:
         """Rolled."""
 
     class Die(Entity):
-        """Forgets that replay is a definition."""
+        """An entity whose event handler is not pure."""
 
         eyes: int = 0
 
@@ -716,7 +718,7 @@ def test_a_fold_that_is_not_pure_is_found() -> None:
 
         @event
         def rolled(self, _evt: Rolled) -> Self:
-            """Draw where nothing may be drawn."""
+            """Depend on something else than state and event."""
             return self.replace(eyes=next(drawn))
 
     dice = ActorSystem("dice")
@@ -740,10 +742,10 @@ POINTS = ("polled", "queued", "decided", "handed-over", "commit-heard", "claimin
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32), crashes=st.lists(st.tuples(st.sampled_from(POINTS), st.integers(1, 8)), max_size=6))
-def test_whatever_crashes_whenever_leaves_a_log_that_passes(seed: int, crashes: list[tuple[str, int]]) -> None:
-    """Everything that was in memory is lost, at any named point of the loop: the log holds together all the same."""
-    world, draw, plan = WrittenLog(), random.Random(seed), list(crashes)  # noqa: S311  as above
-    with closing(world.running):
+def test_a_log_passes_after_crashes_at_any_point(seed: int, crashes: list[tuple[str, int]]) -> None:
+    """The log stays consistent when the worker loses its memory at any kill point of the loop."""
+    written, draw, plan = WrittenLog(), random.Random(seed), list(crashes)  # noqa: S311  as above
+    with closing(written.running):
 
         def fault(point: str) -> None:
             if plan and plan[0][0] == point:
@@ -752,17 +754,17 @@ def test_whatever_crashes_whenever_leaves_a_log_that_passes(seed: int, crashes: 
                     plan.pop(0)
                     raise CrashError
 
-        world.running.on_kill_point = fault
+        written.running.on_kill_point = fault
         for _ in range(4):
-            load(world, draw, 25)
+            load(written, draw, 25)
             while True:
                 try:
-                    world.settle()
+                    written.settle()
                     break
                 except CrashError:
-                    world.running.crash()
+                    written.running.crash()
         plan.clear()
-        report = verify(world.running.reader, system)
+        report = verify(written.running.reader, system)
     assert report.ok, [str(o) for check in report.checks for o in check.offenders]
     assert not any(check.unverifiable for check in report.checks)
 
@@ -779,8 +781,8 @@ def repertory(*arguments: str | Path, **extra: str) -> subprocess.CompletedProce
 
 
 def test_the_command_shows_a_table_and_writes_a_report(tmp_path: Path) -> None:
-    """Exit 0 while all promises hold; 1 when one is broken, with the offender's place in table and report."""
-    from tests.apps.counting import Add, Counter  # noqa: PLC0415  its name comes from the environment
+    """The exit code is 0 if all promises hold, else 1, with the place of the offender in the table and the report."""
+    from tests.apps.counting import Add, Counter  # noqa: PLC0415  the system's name comes from the environment
     from tests.apps.counting import system as counting  # noqa: PLC0415
 
     log, json_file = f"sqlite:{tmp_path / 'count.db'}", tmp_path / "report.json"
@@ -809,7 +811,7 @@ def test_the_command_shows_a_table_and_writes_a_report(tmp_path: Path) -> None:
 
 
 def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
-    """A log on which the system never ran, and a report that cannot be written."""
+    """A log on which the system never ran, a report that cannot be written, and another partition count."""
     log = f"sqlite:{tmp_path / 'never.db'}"
     done = repertory("verify", "tests.apps.counting:system", "--log", log)
     assert done.returncode == 64

@@ -1,4 +1,4 @@
-"""Each of Jepsen's anomalies is found where it is planted, and histories of a log that keeps its promises show none."""
+"""Each of Jepsen's anomalies is found where it is planted, and histories of a correct log show none."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def polled(process: str, key: str, *pairs: tuple[int, str], outcome: str = "ok")
     return Op(process, outcome, Poll({key: pairs}))
 
 
-#: Four committed values of one key, with a gap where a marker stands.
+#: Four committed values of one key, with a gap for a transaction marker.
 LOG = ((0, "a"), (1, "b"), (3, "c"), (4, "d"))
 WRITTEN = sent("w", "ok", *(Send(X, value, offset) for offset, value in LOG))
 READ = polled("reader", X, *LOG)
@@ -158,14 +158,14 @@ PLANTED: dict[str, tuple[str, History]] = {
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_what_is_planted_is_found(name: str) -> None:
-    """It is found as what it is; what it is found as besides is of the same kind of damage."""
+    """The planted anomaly is found; related anomalies may be found as well."""
     kind, history = PLANTED[name]
     found = anomalies(history, ww=kind.startswith("G0"))
     assert kind in found, found
 
 
 def test_every_kind_is_planted() -> None:
-    """No checker is untried."""
+    """Every checker has a planted anomaly."""
     kinds = {kind for kind, _ in PLANTED.values()}
     assert kinds >= {
         "duplicate", "inconsistent-offsets", "lost-write", "G1a", "precommitted-read", "poll-skip", "nonmonotonic-poll",
@@ -183,14 +183,14 @@ LEGAL: dict[str, History] = {
         WRITTEN, READ, polled("r", X, LOG[0]), polled("r", X, *LOG[1:3], outcome="fail"),
         polled("r", X, *LOG[1:3], outcome="info"), polled("r", X, *LOG[1:]),
     ],
-    "a key that was given away may come back anywhere": [
+    "a key that was revoked may come back at any position": [
         WRITTEN, READ, polled("r", X, *LOG[:2]), Assign("r", frozenset({Y})), polled("r", X, LOG[3]),
         Assign("r", frozenset()), polled("r", X, *LOG),
     ],
     "a key that was rebalanced meanwhile": [
         WRITTEN, READ, Op("r", "ok", Poll({X: [LOG[2], LOG[0]]}), rebalanced={X}),
     ],
-    "an offset that nobody said": [
+    "an offset that is unknown": [
         sent("v", "ok", Send(X, "a"), Send(X, "b")), polled("r", X, (7, "a"), (9, "b")),
     ],
 }  # fmt: skip
@@ -198,33 +198,33 @@ LEGAL: dict[str, History] = {
 
 @pytest.mark.parametrize("name", LEGAL)
 def test_what_is_legal_is_not_found(name: str) -> None:
-    """Jepsen's tests have each of these as legal."""
+    """These histories are legal in Jepsen's tests."""
     assert illegal(LEGAL[name]) == {}
 
 
 def test_the_allow_list_is_jepsens() -> None:
-    """Sends interleave, a group moves keys, and cycles by the order of sends mean nothing; all else is illegal."""
+    """Only interleaved sends, keys moved by a group, and cycles in the order of sends are legal."""
     g0, g1c, g2 = ({kind, f"{kind}-process", f"{kind}-realtime"} for kind in ("G0", "G1c", "G2"))
     assert allowed(subscribed=False, ww=False) == {"int-send-skip"} | g0 | g2
     assert allowed(subscribed=True, ww=False) == {"int-send-skip", "poll-skip", "nonmonotonic-poll"} | g0 | g2
     assert allowed(subscribed=False, ww=True) == {"int-send-skip"} | g0 | g1c | g2
 
 
-# --- a log that keeps its promises ----------------------------------------------------------------------------
+# --- a correct log --------------------------------------------------------------------------------------------
 
 
-class SoundLog:
-    """Kafka's rules in memory: transactions that interleave, abort and are forgotten; consumers of what is committed.
+class CorrectLog:
+    """Kafka's rules in memory: interleaved, aborted and unknown transactions, and consumers of committed records.
 
-    Every history is some run of it, so none may be called illegal.
+    Its histories are legal.
     """
 
     KEYS = (X, Y)
 
     def __init__(self, random: Random, *, subscribed: bool) -> None:
         self._random, self._subscribed = random, subscribed
-        self._logs: dict[str, list[tuple[str, int]]] = {key: [] for key in self.KEYS}  # values, and whose they are
-        self._fates: dict[int, str] = {}  # transactions: "open", "committed", "aborted"
+        self._logs: dict[str, list[tuple[str, int]]] = {key: [] for key in self.KEYS}  # (value, transaction)
+        self._fates: dict[int, str] = {}  # transaction -> "open", "committed" or "aborted"
         self._now = self._values = 0
         self._open: list[tuple[int, float, str, list[Send]]] = []
         self._polls: dict[int, tuple[str, list[Poll], dict[str, int]]] = {}
@@ -232,7 +232,7 @@ class SoundLog:
         self.history: list[Op | Assign] = []
 
     def run(self, steps: int) -> History:
-        """Do some steps at random, end what is open, read everything."""
+        """Run random steps, end open transactions, and read everything."""
         moves = [self._begin, self._send, self._send, self._poll, self._poll_alone, self._end, self._assign]
         for _ in range(steps):
             self._now += 1
@@ -249,7 +249,7 @@ class SoundLog:
         return Op(process, outcome, *parts, invoked=invoked, completed=self._now)
 
     def _begin(self) -> None:
-        """A client has one transaction at a time; a second name is a second client."""
+        """Begin a transaction of a client that has none."""
         busy = {process for _, _, process, _ in self._open}
         free = [name for name in ("c1", "c2", "p1", "p2") if name not in busy]
         if free:
@@ -307,7 +307,7 @@ class SoundLog:
         commits = outcome == "ok" or (outcome == "info" and self._random.random() < 0.5)
         self._fates[number] = "committed" if commits else "aborted"
         for key in {send.key for send in sends}:
-            self._logs[key].append(("", number))  # its marker
+            self._logs[key].append(("", number))  # the transaction marker
         if outcome != "ok" and process in self._positions:
             self._positions[process] = before  # it reads again what it did not commit
         self.history.append(self._op(process, outcome, [*polls, *sends], invoked))
@@ -318,7 +318,7 @@ class SoundLog:
         if not idle:
             return
         process = self._random.choice(idle)
-        if self._subscribed:  # the group moves it, and says nothing
+        if self._subscribed:  # the group moves keys without an assignment in the history
             for key in self._positions[process]:
                 self._positions[process][key] = self._random.randint(0, len(self._logs[key]))
             return
@@ -331,18 +331,18 @@ class SoundLog:
 
 @settings(max_examples=300, derandomize=True, deadline=None)
 @given(random=st.randoms(use_true_random=False), steps=st.integers(5, 120), subscribed=st.booleans())
-def test_a_sound_log_is_never_accused(random: Random, steps: int, *, subscribed: bool) -> None:
-    """Whatever interleaves, aborts or is forgotten."""
-    history = SoundLog(random, subscribed=subscribed).run(steps)
+def test_a_correct_log_shows_no_illegal_anomaly(random: Random, steps: int, *, subscribed: bool) -> None:
+    """All interleavings, aborts and unknown outcomes are legal."""
+    history = CorrectLog(random, subscribed=subscribed).run(steps)
     assert illegal(history, subscribed=subscribed) == {}
     assert illegal(history, subscribed=subscribed, ww=True) == {}
 
 
 @settings(max_examples=100, derandomize=True, deadline=None)
 @given(random=st.randoms(use_true_random=False))
-def test_damage_to_a_sound_history_is_found(random: Random) -> None:
-    """A committed value that nobody read is lost or unseen; one whose op failed after all is an aborted read."""
-    history = SoundLog(random, subscribed=False).run(150)
+def test_damage_to_a_legal_history_is_found(random: Random) -> None:
+    """A committed value that is not read is lost or unseen; a read value of a failed op is an aborted read."""
+    history = CorrectLog(random, subscribed=False).run(150)
     read = {(key, value) for op in history if isinstance(op, Op) for key, vs in op.reads.items() for value in vs}
     happened = [op for op in history if isinstance(op, Op) and op.outcome == "ok" and any(op.writes.values())]
     if not happened:
