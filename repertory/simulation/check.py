@@ -118,7 +118,7 @@ class Scan:
             shard, offset, index = cause.decode().rsplit("/", 2)
             before = self._outputs[shard][int(offset)].get(int(index), record)
             if (before.topic, before.key, before.value) != (record.topic, record.key, record.value):
-                raise Violation("what comes again is the same", f"{_at(record)} is not what {_at(before)} is")
+                raise Violation("a repeated output is the same", f"{_at(record)} is not what {_at(before)} is")
             return
         if cause in self._causes:
             raise Violation("nothing happens twice", f"{_at(record)} has the cause {cause.decode()} of another record")
@@ -242,7 +242,7 @@ class Scan:
             queue = [stash.envelope.offset for stash in shard.stash.queue(key)]
             if queue != life.queue:
                 raise Violation(
-                    "what waits is kept in order", f"{shard.config.id} {key!r} {where}: {queue}, not {life.queue}"
+                    "stashed commands keep their order", f"{shard.config.id} {key!r} {where}: {queue}, not {life.queue}"
                 )
 
     def records(self) -> Iterator[list[Record]]:

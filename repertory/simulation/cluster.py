@@ -112,7 +112,7 @@ class SimulatedCluster:
         if error == "ProcessDied" and reason.startswith("node "):
             self.probes["death of a node counted"] += 1
             if reason.startswith(f"node {self.node.owner} "):
-                raise Violation("nobody is blamed for nothing", f"{where}: {reason}, but that node runs")
+                raise Violation("no command is blamed for a live node", f"{where}: {reason}, but that node runs")
             shard, _, offset = where.rpartition("@")
             entity, _, partition = shard.rpartition("/")
             self.handler_faults.deaths[f"{topics.commands_topic(self.system.name, entity)}/{partition}/{offset}"] += 1
@@ -212,7 +212,7 @@ class SimulatedCluster:
         for child in worker.region.tree.children:
             if child.phase in _DOWN and (assigned := worker.region.named(child.name)) and assigned.phase not in DOWN:
                 raise Violation(
-                    "who is stopped stays down",
+                    "a stopped shard stays down",
                     f"{worker.name}: {assigned.name} is {assigned.phase.value}, {child.phase.value}",
                 )
         if self.swarm.piece:

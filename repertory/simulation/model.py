@@ -85,7 +85,7 @@ class Model:
         for record in seen.commands:
             if record.offset >= seen.next:
                 if record.offset in seen.outputs:
-                    raise self._wrong("nothing comes of what is not consumed", record.offset, "has outputs")
+                    raise self._wrong("an unconsumed command has no outputs", record.offset, "has outputs")
                 continue
             self._handle(record)
 
@@ -134,7 +134,7 @@ class Model:
             return
         if stashed:
             raise self._wrong(
-                "nothing waits that was handled", delivery.offset, f"is stashed, but made {len(got)} records"
+                "no handled command is stashed", delivery.offset, f"is stashed, but made {len(got)} records"
             )
         life.troubled = life.troubled or delivery.offset in self._seen.raised
         decision = self._applied(life, delivery, got)
@@ -161,7 +161,7 @@ class Model:
             wanted: object = list(self._outputs(delivery, expected))
         else:
             wanted = expected
-        raise self._wrong("every command has its effects, once", delivery.offset, f"made {shown}, expected {wanted}")
+        raise self._wrong("every command has its outputs, once", delivery.offset, f"made {shown}, expected {wanted}")
 
     def _decide(self, life: ModelEntity, delivery: Envelope, attempt: int) -> Decision | Exception:
         try:

@@ -1,4 +1,4 @@
-"""The examples use only what is public: a user copies them."""
+"""The examples use only the public API, because users copy them."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ NUMBERED = (("seq", b"0"), ("version", b"1"))
 
 
 @pytest.mark.parametrize(
-    ("record", "said"),
+    ("record", "sentence"),
     [
         (
             Output(
@@ -74,11 +74,11 @@ NUMBERED = (("seq", b"0"), ("version", b"1"))
         (Output("bank.account.stash", 0, b"first", b"", ()), "its key b'first' is not an offset"),
     ],
 )
-def test_a_record_that_cannot_be_read_is_a_sentence(running: Running, record: Output, said: str) -> None:
+def test_a_record_that_cannot_be_read_is_a_sentence(running: Running, record: Output, sentence: str) -> None:
     """The error of ``repertory state`` has the record that cannot be read, and its place."""
     running._backend.appender().append([record])
     system = running.system
-    with pytest.raises(DecodeError, match=said):
+    with pytest.raises(DecodeError, match=sentence):
         entity_state(running.reader, system, system.hosted[Account], "a")
 
 

@@ -41,7 +41,7 @@ RANDOM = Random(0)  # noqa: S311  reproducible on purpose
 
 
 def test_no_fault_breaks_a_promise() -> None:
-    """Whatever is injected, what a reader sees is what the model says, and everything is handled in the end."""
+    """Under all faults, the committed records match the model, and all commands are handled in the end."""
     totals = simulate(simulated.system, commands=simulated.commands, seeds=SEEDS, minimise=False)
     assert totals.runs == len(SEEDS)
     assert totals.commands >= 200 * len(SEEDS)
@@ -143,7 +143,7 @@ def test_an_entity_that_depends_on_its_process_is_found() -> None:
     """The model finds a handler that is not a function of state and command."""
     system = ActorSystem("impure")
     system.host(Impure, partitions=1)
-    with pytest.raises(SimulationFailed, match="every command has its effects, once"):
+    with pytest.raises(SimulationFailed, match="every command has its outputs, once"):
         simulate(system, seeds=range(3), minimise=False)
 
 
@@ -209,9 +209,11 @@ def test_commands_without_end_are_refused() -> None:
         while True:
             yield Account.deposit, "k", Deposit(amount=1)
 
-    with pytest.raises(ValueError, match="endless makes more than 10,000 commands for one run; end it earlier") as told:
+    with pytest.raises(
+        ValueError, match="endless makes more than 10,000 commands for one run; end it earlier"
+    ) as failure:
         simulate(simulated.system, commands=endless)
-    assert told.value.__notes__ == ["while seed 0 was simulated"]
+    assert failure.value.__notes__ == ["while seed 0 was simulated"]
 
 
 def test_an_unknown_fault_is_refused() -> None:
@@ -344,8 +346,8 @@ def a_sibling_restores() -> tuple[SimulatedCluster, SimulatedWorker, TopicPartit
     system = ActorSystem("pair")
     system.host(Account, partitions=1)
     system.host(Teller, partitions=1)
-    told = [(Account.deposit, "a", Deposit(amount=number)) for number in range(1, 20)]
-    cluster = SimulatedCluster(system, told, FromTape(all_for_one), ())
+    workload = [(Account.deposit, "a", Deposit(amount=number)) for number in range(1, 20)]
+    cluster = SimulatedCluster(system, workload, FromTape(all_for_one), ())
     (worker,) = cluster.node.workers.values()
     cluster.settle()
     assigned_shards = {assigned.config.behaviour.entity: assigned for assigned in worker.region}

@@ -461,7 +461,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     # events
     "an event is lost": ("single writer", lambda c: c.lose(c.first("account.events"))),
     "the last event is lost": ("shard records", lost("account.events")),
-    "an event is lost and nothing else says so": ("completeness", skipped),
+    "an event is lost and is not counted": ("completeness", skipped),
     "an event is doubled": ("duplicates", doubled("account.events")),
     "an event is altered": ("decisions", altered("account.events", encode(Deposited(amount=77)))),
     "an event is altered, and a snapshot is not": (
@@ -513,7 +513,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "a reply is altered": ("decisions", altered(".replies", encode(Done()), lambda r: b"Funds" in (r.value or b""))),
     "a reply is doubled": ("duplicates", doubled(".replies")),
     "a reply is given again by another output": ("replies", ask_reply_doubled),
-    "a reply that nobody asked for": ("replies", restated(".replies", "correlation-id", b"?")),
+    "a reply without an ask": ("replies", restated(".replies", "correlation-id", b"?")),
     "a reply without a cause": ("replies", of_cause(".replies", b"")),
     "a reply with a garbled cause": ("replies", of_cause(".replies", b"c")),
     "a reply without a command": ("replies", of_cause(".replies", NOWHERE)),
@@ -627,7 +627,7 @@ def test_a_failed_check_names_the_first_and_counts_the_others(copy: Copy) -> Non
     assert str(first).startswith(f"v.replies/{first.partition}@{first.offset}: ")
 
 
-# --- what is no damage --------------------------------------------------------------------------------------------
+# --- legal changes ------------------------------------------------------------------------------------------------
 
 
 def cut(copy: Copy, suffix: str, share: float = 0.5) -> None:

@@ -1,4 +1,4 @@
-"""Real workers, killed in the middle of everything: what they leave on SQLite and on a real Kafka passes ``verify``."""
+"""Real workers that are killed at random: their logs on SQLite and on a real Kafka pass ``verify``."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.processes
 
-#: What takes this long on a busy machine will not come any more.
+#: The limit of all waits, also on a busy machine.
 DEADLINE_S = 90.0
 
 
 @pytest.fixture(params=["sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Name each log that processes can share."""
+    """Return the URL of each kind of log that processes can share."""
     return f"sqlite:{tmp_path / 'mixed.db'}" if request.param == "sqlite" else str(request.getfixturevalue("kafka_url"))
 
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """Import the application under a name of its own, which its workers inherit."""
+    """Import the application with a unique system name, which its workers inherit."""
     monkeypatch.setenv("MIXED_NAME", f"mixed-{uuid4().hex[:8]}")
     monkeypatch.setenv("MIXED_BATCH", "50")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -48,7 +48,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 
 def until_workers(node: NodeHandle, count: int, without: int = 0) -> list[int]:
-    """Take in the node's reports until so many workers are there, none of them a certain process."""
+    """Poll the node until it has ``count`` workers, none of which is the process ``without``."""
     deadline_s = time.monotonic() + DEADLINE_S
     while len(node.workers) < count or without in node.workers.values():
         assert time.monotonic() < deadline_s, f"only {node.workers}"
@@ -57,7 +57,7 @@ def until_workers(node: NodeHandle, count: int, without: int = 0) -> list[int]:
 
 
 def until_quiet(app: ModuleType, node: NodeHandle, reader: Reader) -> VerificationReport:
-    """Verify until every command is handled, none will be tried again by itself, and nothing is written meanwhile."""
+    """Verify until all commands are handled, none is stashed for a restart, and nothing is written meanwhile."""
     deadline_s = time.monotonic() + DEADLINE_S
     while True:
         node.poll(0.2)
@@ -68,7 +68,7 @@ def until_quiet(app: ModuleType, node: NodeHandle, reader: Reader) -> Verificati
 
 
 def test_workers_that_are_killed_leave_a_log_that_passes(app: ModuleType, url: str) -> None:
-    """SIGKILL in the middle of a load of every kind, again and again, on every log that processes share."""
+    """Workers are killed repeatedly under a mixed load, on every log that processes can share."""
     draw = random.Random(5)  # noqa: S311  reproducible on purpose
     with ExitStack() as stack:
         backend = stack.enter_context(closing(connect(url)))
