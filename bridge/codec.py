@@ -159,7 +159,7 @@ class Codec:
         partition = result.shard.partition
         records = []
         for output in result.outputs:
-            cause = _cause(prefix, output.offset, output.index)
+            cause = (CAUSE, f"{prefix}{output.offset}/{output.index}".encode())
             if isinstance(output, Journaled):
                 headers = (cause, (SEQ, b"%d" % output.seq), (VERSION, b"%d" % output.version))
                 records.append(Output(self.events, partition, output.key.encode(), output.data, headers))
