@@ -15,6 +15,16 @@ settings.register_profile("repertory", deadline=None, suppress_health_check=[Hea
 settings.load_profile("repertory")
 
 
+@pytest.fixture(autouse=True)
+def _environment_of_its_own() -> Iterator[None]:
+    """Give each test the environment of the first one: what a test sets for its programs changes no other test."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def kafka_url() -> Iterator[str]:
     """Give the URL of a real Kafka: ``REPERTORY_TEST_KAFKA=host:port`` if set, else one of this run.

@@ -71,10 +71,15 @@ if __name__ == "__main__":
 """
 
 
-def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> str:
+def plain_environment() -> dict[str, str]:
+    """Return an environment in which nothing leads back to the checkout; pip would take that for installed."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "KILLED", "COUNTING"))}
+
+
+def run(*command: str | Path, cwd: Path) -> str:
     """Run a program to its end, and return what it wrote to stdout."""
     done = subprocess.run(
-        command, cwd=cwd, env=env, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False
+        command, cwd=cwd, env=plain_environment(), capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -186,30 +191,22 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def env() -> dict[str, str]:
-    """Give an environment in which nothing leads back to the checkout."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "KILLED", "COUNTING"))}
-
-
-def test_the_installed_package_works_beside_other_peoples_names(
-    python: Path, project: Path, env: dict[str, str]
-) -> None:
+def test_the_installed_package_works_beside_other_peoples_names(python: Path, project: Path) -> None:
     """A ``supervision`` that is installed later, and a ``bridge.py`` of one's own, replace nothing of ours."""
-    file, state = run(python, "counting.py", cwd=project, env=env).split(maxsplit=1)
+    file, state = run(python, "counting.py", cwd=project).split(maxsplit=1)
     assert Path(file).is_relative_to(python.parent.parent)
     assert state.strip() == "Counter(total=45)"
 
 
-def test_the_installed_command_works(python: Path, project: Path, env: dict[str, str]) -> None:
+def test_the_installed_command_works(python: Path, project: Path) -> None:
     """``repertory`` says its version, checks a system, and runs one in a worker process until it is told to stop."""
     repertory = python.with_name("repertory")
     version = re.search(r"^version = (.*)$", (ROOT / "setup.cfg").read_text(encoding="utf-8"), re.MULTILINE)
     assert version
-    assert run(repertory, "--version", cwd=project, env=env) == f"repertory {version[1]}\n"
-    assert "counter" in run(repertory, "check", "counting:system", cwd=project, env=env)
+    assert run(repertory, "--version", cwd=project) == f"repertory {version[1]}\n"
+    assert "counter" in run(repertory, "check", "counting:system", cwd=project)
     command = [repertory, "run", "counting:system", "--log", f"sqlite:{project / 'counting.db'}"]
-    with started(command, cwd=project, env=env, stderr=subprocess.PIPE) as process:
+    with started(command, cwd=project, env=plain_environment(), stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         seen = ""
         while "worker-running" not in seen:

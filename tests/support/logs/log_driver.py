@@ -17,6 +17,7 @@ from repertory.bridge.log.port import (
     Fenced,
     Log,
     LogEvent,
+    LogUnavailable,
     Lost,
     Member,
     Reader,
@@ -34,17 +35,29 @@ Event = TypeVar("Event", bound=LogEvent)
 class Driver:
     """One member: its log, the events that no test has taken yet, and the shards that are assigned to it."""
 
-    def __init__(self, world: LogHarness, log: Log) -> None:
-        self._world = world
-        self.log = log
+    def __init__(self, world: LogHarness, slot: int) -> None:
+        self._world, self.slot = world, slot
+        self.log = world.open(slot)
         self.pending: list[LogEvent] = []
         self.owned: set[TopicPartition] = set()
         #: A member that is asleep is not polled, like a process that is stopped or busy.
         self.asleep = False
+        #: Whether the member is started again when its log gives up, as a supervisor does.
+        self.is_supervised = False
+
+    def _polled(self) -> Sequence[LogEvent]:
+        try:
+            return self.log.poll(0.01)
+        except LogUnavailable as error:
+            if not self.is_supervised:
+                raise
+            self.log.abandon()
+            self.log = self._world.open(self.slot)
+            return [Lost(shard, str(error)) for shard in self.owned]
 
     def poll(self) -> None:
         """Collect new events."""
-        for event in self.log.poll(0.01):
+        for event in self._polled():
             self.pending.append(event)
             match event:
                 case Assigned():
@@ -125,9 +138,13 @@ class LogHarness:
         """Return all shards."""
         return {self.shard(partition) for partition in range(self.reader.partition_count(self.commands) or 0)}
 
+    def open(self, slot: int) -> Log:
+        """Open the log of a member."""
+        return self.backend.log(Member(self.group, "here", slot), [self.commands])
+
     def join(self, slot: int = 0) -> Driver:
         """Open a member that shares the commands topic. It joins when it is polled."""
-        driver = Driver(self, self.backend.log(Member(self.group, "here", slot), [self.commands]))
+        driver = Driver(self, slot)
         self.drivers.append(driver)
         return driver
 
