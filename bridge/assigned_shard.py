@@ -37,6 +37,9 @@ from repertory.supervision import Backoff
 #: reach for too long raises LogUnavailable.
 RECLAIM_BACKOFF = Backoff(first_s=0.02, factor=2.0, max_s=2.0)
 
+#: How often the progress of a recovery is reported.
+RECOVERY_REPORT_S = 1.0
+
 
 class ShardPhase(enum.Enum):
     """The phases of an assigned shard."""
@@ -136,9 +139,9 @@ class AssignedShard:
         self._recovery = Recovery(self.config, self.hosted.codec, claimed)
         return self._recovery
 
-    def is_report_due(self, now_s: float, interval_s: float) -> bool:
+    def is_report_due(self, now_s: float) -> bool:
         """Return whether the recovery's progress was last reported that long ago; if so, the interval starts again."""
-        if now_s < self._reported_s + interval_s:
+        if now_s < self._reported_s + RECOVERY_REPORT_S:
             return False
         self._reported_s = now_s
         return True

@@ -7,7 +7,7 @@ dead letter, in order with the other commands. No exception leaves `Codec.decode
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -65,6 +65,12 @@ class Codec:
         self.stash = topics.stash_topic(system, behaviour.name)
         self._replies = topics.replies_topic(system)
         self._dead_letters = topics.dead_letters_topic(system)
+
+    @property
+    def topics(self) -> Mapping[str, str]:
+        """The topics that hold a shard of the entity, by their role."""
+        own = {"commands": self.commands, "events": self.events, "state": self.state, "stash": self.stash}
+        return own if self._behaviour.journaled else {role: own[role] for role in own if role != "events"}
 
     @property
     def restored_topics(self) -> tuple[str, ...]:

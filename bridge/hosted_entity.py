@@ -30,6 +30,8 @@ class Topology(msgspec.Struct, frozen=True):
     entities: Mapping[str, HostedEntity]
     directory: Directory
     limits: Limits
+    #: Shards whose topics an operator adopts, and why; with any, all shards only recover.
+    adopt: Mapping[ShardId, str] = {}
 
     def shard_config(
         self, topic: str, partition: int, in_flight: MutableSequence[int] | None = None, owner: str = ""
@@ -40,8 +42,9 @@ class Topology(msgspec.Struct, frozen=True):
         to which that memory belongs.
         """
         hosted = self.entities[topic]
+        shard = ShardId(hosted.behaviour.name, partition)
         return ShardConfig(
-            ShardId(hosted.behaviour.name, partition), topic, hosted.partitions, hosted.behaviour, hosted.policy,
+            shard, topic, hosted.partitions, hosted.behaviour, hosted.policy,
             self.directory, self.limits, hosted.first_number + partition,
-            [0, 0, 0] if in_flight is None else in_flight, owner,
+            [0, 0, 0] if in_flight is None else in_flight, owner, self.adopt.get(shard, ""), bool(self.adopt),
         )  # fmt: skip

@@ -17,6 +17,7 @@ from repertory.actors.shard.shard import Shard
 from repertory.actors.shard.turn_result import Counts, TurnResult
 from repertory.bridge import kill_points
 from repertory.bridge.assigned_shard import DOWN, AssignedShard, ShardPhase
+from repertory.bridge.interruption import WholeTicks
 from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.clock import Clock, elapsed
 from repertory.bridge.log.port import (
@@ -41,11 +42,7 @@ from repertory.supervision import Directive, Exited, Failed, Failure, Start, Sta
 
 #: A contradiction in the log is read again so many times before it stops the shard: a broker that has just restarted
 #: may not show all records yet.
-DOUBTS_MAX = 2
-DOUBT = "The log is read again before the shard is stopped for good."
-
-#: How often the progress of a recovery is reported.
-RECOVERY_REPORT_S = 1.0
+DOUBTS_MAX, DOUBT = 2, "The log is read again before the shard is stopped for good."
 
 
 class ShardLoop:
@@ -70,31 +67,29 @@ class ShardLoop:
         self._progress, self._deaths = progress, deaths
         #: The shards claimed since the last poll: events of that poll for them precede the claim, and are ignored.
         self._claimed_since: set[TopicPartition] = set()
-        self.counts = Counts()
-        self.commits = 0
+        self.counts, self.commits = Counts(), 0
+        self.ticks = WholeTicks()
 
     def tick(self, timeout_s: float | None = None) -> bool:
         """Handle one bounded batch of each ready shard; return whether anything happened.
 
-        Waits at most ``timeout_s`` (default: the configured poll timeout) when there is nothing to do.
-
-        Raises:
-            RegionEscalated: the worker has to stop, and its supervisor decides about its restart.
-            LogUnavailable, SlotTaken: see ``Log.poll``.
+        Waits ``timeout_s`` (default: as configured) at most if there is nothing to do. What leaves it as an exception
+        (RegionEscalated, what ``Log.poll`` raises, KeyboardInterrupt) ends the loop: later calls raise LoopInterrupted.
         """
-        next_due_in_s = self.region.next_due_in_s(self._clock.monotonic_s(), self._clock.epoch_ms)
-        limit_s = self._poll_timeout_s if timeout_s is None else timeout_s
-        self._claimed_since.clear()
-        events = self._log.poll(limit_s if next_due_in_s is None else min(limit_s, next_due_in_s))
-        self._progress()
-        kill_points.reached("polled")
-        for event in events:
-            self._on(event)
+        with self.ticks:
+            next_due_in_s = self.region.next_due_in_s(self._clock.monotonic_s(), self._clock.epoch_ms)
+            limit_s = self._poll_timeout_s if timeout_s is None else timeout_s
+            self._claimed_since.clear()
+            events = self._log.poll(limit_s if next_due_in_s is None else min(limit_s, next_due_in_s))
+            self._progress()
+            kill_points.reached("polled")
+            for event in events:
+                self._on(event)
+                self._carry_out()
+            self._wake()
+            turns = [self._turn(assigned) for assigned in self.region]
             self._carry_out()
-        self._wake()
-        turns = [self._turn(assigned) for assigned in self.region]
-        self._carry_out()
-        return bool(events) or any(turns)
+            return bool(events) or any(turns)
 
     # --- events and turns -------------------------------------------------------------------------------------
 
@@ -200,7 +195,7 @@ class ShardLoop:
         kill_points.reached("restoring")
         recovery = assigned.recovery
         recovery.feed(event)
-        if assigned.is_report_due(self._clock.monotonic_s(), RECOVERY_REPORT_S):
+        if assigned.is_report_due(self._clock.monotonic_s()):
             self._worker_log.restoring(assigned.name, event.topic, recovery.records)
         if event.complete:
             self._replay_next(assigned, recovery)
@@ -274,6 +269,7 @@ class ShardLoop:
 
     def drain(self, deadline_s: float) -> bool:
         """Wait for the commits in flight, then hand each shard over; False if the deadline passed first."""
+        self.ticks.refuse_interrupted()
         if not self._answered(deadline_s):
             return False
         for assigned in self.region:

@@ -21,13 +21,15 @@ import msgspec
 from repertory.actors.headers import SEQ, VERSION
 from repertory.actors.message import Undecodable
 from repertory.actors.shard.cells import Cell
-from repertory.actors.shard.changelog import SeenRecord, ShardRecord, StashedRecord, StateRecord, first_shard_record
+from repertory.actors.shard.changelog import SeenRecord, ShardRecord, StashedRecord, StateRecord
 from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.recovered import RecoveredShard, new_shard
 from repertory.actors.shard.stash import Stashed
+from repertory.actors.shard.turn_result import Incident
 from repertory.actors.wire import DecodeError, encode, refuse_unknown_fields
 from repertory.bridge import codec as wire
 from repertory.bridge.codec import Codec
+from repertory.bridge.consistency import check_commands, check_offsets, check_topics, first_record
 from repertory.bridge.journal import REMEDY, Inconsistent, JournalTail, entity_key
 from repertory.bridge.log.port import Claimed, Replayed
 from repertory.bridge.log.record import Record
@@ -57,6 +59,7 @@ class Recovery:
         self._stashed: dict[int, StashedRecord] = {}
         self._record: ShardRecord | None = None
         self._recorded_ms = 0
+        self._incidents: tuple[Incident, ...] = ()
         self._found: RecoveredShard | None = None
         self._tail: JournalTail | None = None
         #: At least once; None if every journal record was written by a transaction.
@@ -130,41 +133,14 @@ class Recovery:
             self._states[key] = (state, record.number(VERSION), record.number(SEQ))
 
     def _checked_record(self) -> ShardRecord:
-        """Return the shard record, checked against the group's offset and the commands topic (design, section 6).
-
-        After nontransactional turns the group's offset may lag behind; the journal has the rest.
-        """
-        claimed, record, codec = self._claimed, self._record, self._codec
-        if record is None:  # It never committed. The next steps check that nothing is stashed or journaled either.
-            if claimed.committed is not None or self._states:
-                raise self._wrong(
-                    f"{codec.state} has no shard record, but the group has an offset ({claimed.committed}) or states; "
-                    "restore that topic from a backup, or delete the system's topics and its group to start over"
-                )
-            return first_shard_record(claimed.start_offset)
-        if record.nontransactional:
-            return record
-        if claimed.committed not in (None, record.next):
-            raise self._wrong(
-                f"the group's offset is {claimed.committed}, the shard record says {record.next}: the offset was "
-                f"moved, or a transaction is torn; if it was moved, set it back to {record.next}"
-            )
-        self._check_commands(record.next)
-        return record
-
-    def _check_commands(self, next_offset: int) -> None:
-        """Check that the commands topic still has the next command and those after it."""
         claimed, codec = self._claimed, self._codec
-        if claimed.start_offset > next_offset:
-            raise self._wrong(
-                f"commands {next_offset} to {claimed.start_offset - 1} are missing from {codec.commands} and were "
-                "never handled; restore them from a backup, and keep commands longer (retention.ms=-1)"
-            )
-        if claimed.end_offset < next_offset:
-            raise self._wrong(
-                f"{codec.commands} ends at {claimed.end_offset} where {next_offset} is next: its tail is lost; "
-                "restore it from a backup"
-            )
+        if self._record is None:
+            record = first_record(self._config, codec, claimed, has_states=bool(self._states))
+        else:
+            record, self._incidents = check_topics(self._config, codec, claimed, self._record)
+        if not record.nontransactional:  # Else the group's offset may lag behind, and the journal has the rest.
+            check_offsets(self._config, codec, claimed, record.next)
+        return record
 
     # --- stash ------------------------------------------------------------------------------------------------
 
@@ -184,6 +160,7 @@ class Recovery:
             end_offset=self._claimed.end_offset,
             has_group_offset=self._claimed.committed is not None,
             recorded_ms=self._recorded_ms,
+            incidents=self._incidents,
         )
         self._restore_states(found)
         self._restore_stashed(found)
@@ -281,7 +258,7 @@ class Recovery:
         assert found is not None
         record = found.record
         if record.nontransactional:
-            self._check_commands(record.next)
+            check_commands(self._config, self._codec, self._claimed, record.next)
         if nontransactional is not None:
             self._found = msgspec.structs.replace(found, seen=nontransactional.seen)
             if (from_offset := max(record.seen, self._claimed.start_offset)) < record.next:

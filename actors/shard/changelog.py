@@ -51,6 +51,9 @@ class ShardRecord(
     ``epoch`` numbers the owners from the first that worked at least once, 0 before; ``nontransactional``: turns of this
     owner can follow in the journal behind this record (``bridge.nontransactional``). The messages of other shards below
     the command ``seen`` are in the seen records.
+
+    ``topic_ids``: the log's id of each topic of the shard, by its role (``commands``, ``events``, ``state``,
+    ``stash``). A topic that was deleted and created again has the same name and other records, and another id.
     """
 
     next: Count
@@ -67,6 +70,7 @@ class ShardRecord(
     epoch: Count = 0
     nontransactional: bool = False
     seen: Count = 0
+    topic_ids: dict[str, str] = {}
 
 
 def first_shard_record(next_offset: int = 0) -> ShardRecord:

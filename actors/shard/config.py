@@ -47,3 +47,7 @@ class ShardConfig(msgspec.Struct, frozen=True):
     in_flight: MutableSequence[int] = msgspec.field(default_factory=lambda: [0, 0, 0])
     #: The run of the node that holds this memory, as shard records name it; empty if no memory outlives the process.
     owner: str = ""
+    #: Why an operator accepts topics that were created again; empty if none does (``bridge.consistency``).
+    adopt: str = ""
+    #: Whether the shard only recovers and handles no command.
+    recovers_only: bool = False

@@ -14,6 +14,7 @@ from repertory.actors.shard.restart_budget import RestartBudget
 from repertory.actors.shard.seen_causes import SeenCauses
 from repertory.actors.shard.snapshot_window import SnapshotWindow
 from repertory.actors.shard.stash import Stash
+from repertory.actors.shard.turn_result import Incident
 
 
 class RecoveredShard(msgspec.Struct, frozen=True):
@@ -23,6 +24,7 @@ class RecoveredShard(msgspec.Struct, frozen=True):
     end of the commands at the takeover. ``has_group_offset``: whether the group has an offset; without one, progress
     cannot be seen from outside. ``seen``: the messages of other shards; None if the log was only ever written exactly
     once. ``recorded_ms``: when (epoch, by its writer's clock) the shard record was written; 0 if there is none.
+    ``incidents``: what the recovery met that an operator should see.
     """
 
     record: ShardRecord
@@ -34,6 +36,7 @@ class RecoveredShard(msgspec.Struct, frozen=True):
     has_group_offset: bool = True
     seen: SeenCauses | None = None
     recorded_ms: int = 0
+    incidents: tuple[Incident, ...] = ()
 
 
 def new_shard(config: ShardConfig, record: ShardRecord) -> RecoveredShard:

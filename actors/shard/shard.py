@@ -48,7 +48,7 @@ class Shard:
         )
         self._guard = CrashGuard(config, record, recovered.end_offset)
         self._runner = CommandRunner(config, self._entities, self._guard, self.stash)
-        self._has_group_offset = recovered.has_group_offset
+        self._has_group_offset, self._recovery_incidents = recovered.has_group_offset, recovered.incidents
         #: For at least once; None while this log was only ever written exactly once.
         self._redelivery = Redelivery(config, record.next, recovered.seen) if record.epoch else None
         self._handlers = config.behaviour.handlers
@@ -84,7 +84,7 @@ class Shard:
 
     def ready(self, now_ms: int) -> bool:
         """Return whether ``decide`` has commands to handle."""
-        if self.failure is not None:
+        if self.failure is not None or self.config.recovers_only:
             return False
         due_ms = self.stash.next_due_ms()
         return (len(self.mailbox) > 0 and self.stalled is None) or (due_ms is not None and due_ms <= now_ms)
@@ -96,7 +96,7 @@ class Shard:
         no offset, it gets one together with the shard record, unless the shard is new too.
         """
         last = self.record
-        incidents = self._guard.takeover(last, deaths, self._next, self.stash)
+        incidents = [*self._recovery_incidents, *self._guard.takeover(last, deaths, self._next, self.stash)]
         # Before any command is handled, the record must name the owner whose memory knows the command under way.
         is_ours = not self.config.owner or (last.owner == self.config.owner and not last.closed)
         if (record := next_epoch(self.config, last)) is not None:
@@ -233,7 +233,7 @@ class Shard:
         record = ShardRecord(
             self._next, entities.seq, tail_start, entities.window.tail_offset(tail_start),
             last.changelog + len(turn.changelog) + 1,
-            epoch=last.epoch, nontransactional=last.nontransactional, seen=seen,
+            epoch=last.epoch, nontransactional=last.nontransactional, seen=seen, topic_ids=last.topic_ids,
         )  # fmt: skip
         return guard.signed(record)
 

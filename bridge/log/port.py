@@ -83,6 +83,7 @@ class Claimed(msgspec.Struct, frozen=True):
     ``committed`` is the group's next offset (None: never committed); ``start_offset`` and ``end_offset`` are the first
     offset that the commands partition still holds, and its end; ``ends`` gives for each topic named in ``claim`` the
     end of the shard's partition, including records that are not (yet) committed. A replay up to there is complete.
+    ``ids`` gives the id of the commands topic and of each topic named; a topic that is created again has another id.
     """
 
     shard: TopicPartition
@@ -90,6 +91,7 @@ class Claimed(msgspec.Struct, frozen=True):
     start_offset: int
     end_offset: int
     ends: Mapping[str, int]
+    ids: Mapping[str, str] = {}
 
 
 class Replayed(msgspec.Struct, frozen=True):
@@ -247,6 +249,9 @@ class Reader(Protocol):
 
     def partition_count(self, topic: str) -> int | None:
         """Return a topic's number of partitions, None if the topic does not exist."""
+
+    def topic_ids(self, topics: Sequence[str]) -> Mapping[str, str]:
+        """Return the ids of those of the topics that exist. One that is deleted and created again has another id."""
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """Return the first offset still held and the end of the committed records (no open transaction below it).

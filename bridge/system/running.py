@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
+import msgspec
+
 from repertory.actors.entity import Entity
-from repertory.actors.shard.changelog import StashedRecord
+from repertory.actors.shard.changelog import ShardId, StashedRecord
 from repertory.bridge import kill_points, topics
 from repertory.bridge.assigned_shard import ShardPhase
 from repertory.bridge.log.clock import Clock, SystemClock
@@ -38,12 +40,23 @@ class NotSettled(TimeoutError):
 class Running:
     """One worker on the caller's thread. ``client`` sends commands, :meth:`settle` works until none is left.
 
-    :meth:`crash` drops everything that is not in the log, as SIGKILL does, and starts a new worker.
+    :meth:`crash` drops everything that is not in the log, as SIGKILL does, and starts a new worker. Where an exception
+    leaves the worker within its work (Ctrl-C, an error of a report subscriber), the next call does the same: nothing
+    is lost, and a notebook's cell may be run again.
     """
 
-    def __init__(self, system: SystemDefinition, backend: Backend, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        system: SystemDefinition,
+        backend: Backend,
+        clock: Clock | None = None,
+        *,
+        adopt: Mapping[ShardId, str] | None = None,
+    ) -> None:
+        """``adopt``: shards whose recreated topics are adopted, and why (``ActorSystem.adopt``)."""
         self.system = system
         self._backend = backend
+        self._adopt = adopt or {}
         self._clock = clock or SystemClock()
         #: Called at each kill point (``bridge.kill_points``) that this worker reaches; a test may raise there.
         self.on_kill_point: Callable[[str], None] | None = None
@@ -64,9 +77,10 @@ class Running:
     def _start(self) -> tuple[Log, ShardLoop]:
         member = Member(self.system.name, socket.gethostname(), 0)
         log = self._backend.log(member, self.system.commands_topics())
+        topology = msgspec.structs.replace(self.system.topology(log.partition_count), adopt=self._adopt)
         loop = ShardLoop(
             log,
-            self.system.region(self.system.topology(log.partition_count), owner=self.owner),
+            self.system.region(topology, owner=self.owner),
             self._clock,
             poll_timeout_s=self.system.settings.poll_timeout_s,
             turns_max_s=self.system.settings.turns_max_s,
@@ -83,6 +97,8 @@ class Running:
 
     def tick(self, timeout_s: float = 0.0) -> bool:
         """Run one tick of the loop; return whether anything happened."""
+        if self.loop.ticks.is_interrupted:
+            self.crash()
         if self.on_kill_point is None:
             return self.loop.tick(timeout_s)
         with kill_points.observed_by(self._reached):
@@ -111,8 +127,13 @@ class Running:
         while (left := self._left()) is not None:
             if self._clock.monotonic_s() > deadline_s:
                 raise NotSettled(f"{self.system.name} has not settled after {timeout_s} s: {left}")
-            while self.tick(self.system.settings.poll_timeout_s):
+            while self.tick(self.system.settings.poll_timeout_s) and self._clock.monotonic_s() <= deadline_s:
                 pass
+
+    def has_recovered(self, shard: ShardId) -> bool:
+        """Return whether a shard is recovered here, and no commit of it is in flight."""
+        assigned = self.loop.region.named(str(shard))
+        return assigned is not None and assigned.phase is ShardPhase.RUNNING
 
     def state(self, entity: type[E], key: str) -> E | None:
         """Return an entity's committed state, None if it has none: it never existed, or has stopped."""
@@ -142,7 +163,8 @@ class Running:
 
     def close(self) -> None:
         """Finish the commits in flight, leave the group and close the log."""
-        self.loop.drain(self._clock.monotonic_s() + self.system.settings.stop_timeout_s)
+        if not self.loop.ticks.is_interrupted:
+            self.loop.drain(self._clock.monotonic_s() + self.system.settings.stop_timeout_s)
         self._log.close()
         self.client.close()
         self.reader.close()

@@ -7,15 +7,18 @@ import logging
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
+from repertory.actors.shard.changelog import ShardId
 from repertory.bridge.log.record import Record
+from repertory.bridge.system.adopt import adopt as adopt_topics
 from repertory.bridge.system.committed import entity_state
 from repertory.bridge.system.settings import Settings
-from repertory.bridge.system.system import load_system
+from repertory.bridge.system.system import ActorSystem, load_system
 from repertory.cli.operate import dead_letters, parked
 from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console, opened, sentences
 from repertory.cli.simulate import simulate
@@ -93,12 +96,24 @@ def topics(
     target: Target,
     log: Annotated[str | None, typer.Option("--log", envvar="REPERTORY_LOG", help="Compare with this log.")] = None,
     create: Annotated[bool, typer.Option("--create", help="Create the missing topics.")] = False,
+    adopt: Annotated[
+        str | None,
+        typer.Option(metavar="SHARD", help="Accept that the topics of a shard (account/0) were created again."),
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why: it is kept among the incidents. Needed with --adopt.")] = "",
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """List the topics that a system needs, and show which are missing; --create creates these."""
+    """List the topics that a system needs, and show which are missing; --create creates these.
+
+    --adopt is for a shard that refuses to start because its topics were deleted and created again: use it after all
+    topics of its entity were restored from one backup, while no node runs.
+    """
     with sentences():
         system = load_system(target)
         system.check()
+        if adopt is not None:
+            _adopt(system, adopt, reason, log, kafka_config)
+            return
         incidents = system.incidents_spec()
         found: Mapping[str, int] = {}
         made: list[str] = []
@@ -119,6 +134,19 @@ def topics(
         table.row(spec.name, spec.partitions, config, state)
     console.print(table)
     raise typer.Exit(1 if wrong else 0)
+
+
+def _adopt(system: ActorSystem, shard: str, reason: str, log: str | None, kafka_config: Path | None) -> None:
+    if log is None:
+        raise ValueError("--adopt needs --log: where the topics are")
+    entity, _, partition = shard.rpartition("/")
+    behaviour = system.behaviour(entity)
+    hosted = system.hosted[behaviour.entity]
+    if not partition.isdigit() or int(partition) >= hosted.partitions:
+        raise LookupError(f"there is no shard {shard!r}: {behaviour.name} has shards 0 to {hosted.partitions - 1}")
+    with opened(log, kafka_config, system.settings) as backend:
+        adopted = adopt_topics(system, backend, ShardId(behaviour.name, int(partition)), reason)
+    console.print(f"adopted: {adopted}", markup=False, soft_wrap=True)
 
 
 @app.command()

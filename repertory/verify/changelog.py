@@ -11,6 +11,7 @@ from repertory.actors.placement import partition_of
 from repertory.actors.shard.changelog import CHANGELOG_INDEX, ShardRecord, StashedRecord, StateRecord
 from repertory.actors.wire import DecodeError
 from repertory.bridge.codec import decode_shard, decode_stashed, decode_state
+from repertory.bridge.consistency import recreated
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Record, TopicPartition
 from repertory.bridge.topics import SHARD_KEY
@@ -73,6 +74,12 @@ class Changelog:
             self._stashed_command(record)
         self._check_indexes()
         self._check_stashed()
+        codec = self._hosted.codec
+        if self.shard is not None and (
+            names := recreated(codec, self.shard, records.reader.topic_ids([*codec.topics.values()]))
+        ):
+            place = Place(codec.state, self._source.partition)
+            self._findings.shards.wrong(place, f"{names} deleted and created again since the shard record was written")
 
     def _index(self, record: Record, last: int) -> int:
         """Return the number of a record within the shard's changelog; it strictly increases within a topic."""

@@ -73,6 +73,10 @@ class EmbeddedReader:
             time.sleep(min(pause_s, left_s))
             pause_s = min(2 * pause_s, _WAKE_MAX_S)
 
+    def topic_ids(self, topics: Sequence[str]) -> Mapping[str, str]:
+        """Return the ids of those of the topics that exist."""
+        return self._store.topic_ids(topics)
+
     def committed(self, group: str, topic: str, partition: int) -> int | None:
         """Return the next offset that a group committed, None if it never did."""
         for (next_offset,) in self._store.rows(schema.COMMITTED, (group, topic, partition)):
@@ -144,9 +148,13 @@ class EmbeddedBackend:
         try:
             with store.write() as connection:
                 made = [spec for spec in specs if _is_missing(store, spec)]
-                for spec in made:
+                ((changes,),) = connection.execute("SELECT membership FROM meta").fetchall()
+                for number, spec in enumerate(made):
                     rows = [(spec.name, partition) for partition in range(spec.partitions)]
                     connection.executemany("INSERT INTO partition VALUES (?, ?, 0)", rows)
+                    # No topic ever had this id, and in a simulated run it is the same each time.
+                    topic_id = f"{store.clock.epoch_ms():x}-{changes}-{number}"
+                    connection.execute("INSERT OR REPLACE INTO topic VALUES (?, ?)", (spec.name, topic_id))
                 if made:
                     connection.execute(schema.CHANGED)
         finally:

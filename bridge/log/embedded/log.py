@@ -79,6 +79,8 @@ class _Shard(msgspec.Struct):
     position: int | None = None
     paused: bool = False
     replay: _Replay | None = None
+    #: The ids of its topics when it was claimed.
+    ids: dict[str, str] = {}
 
 
 class EmbeddedLog:
@@ -220,8 +222,19 @@ class EmbeddedLog:
             rows = self._store.rows(schema.news(len(self._subscriptions)), self._subscriptions)
             changed = rows[0][0] != self._membership
             self._ends = {(topic, partition): end for _, topic, partition, end in rows}
+        if changed:
+            self._check_topics()
         if changed or now_s >= self._renew_at_s or (now_s >= self._look_at_s and self._someone_left(now_s)):
             self._rebalance(now_s)
+
+    def _check_topics(self) -> None:
+        """Abort the shards whose topics were deleted and created again; the recovery that follows refuses them."""
+        for shard, state in list(self._shards.items()):
+            ids = self._store.topic_ids(list(state.ids))
+            for topic in ids:
+                if ids[topic] != state.ids[topic]:
+                    self._abort(shard, f"{shard}: {topic} was deleted and created again")
+                    break
 
     def _someone_left(self, now_s: float) -> bool:
         """Tell whether another member's lease ran out or its process died."""
@@ -367,7 +380,8 @@ class EmbeddedLog:
                     ((epoch, committed),) = rows
                     self._shards[shard] = _Shard(epoch=epoch, committed=committed)
                     ends = {topic: self._store.bounds(topic, shard.partition)[1] for topic in topics}
-                    answers.append(Claimed(shard, committed, *self._store.bounds(*shard), ends))
+                    ids = self._shards[shard].ids = self._store.topic_ids((shard.topic, *topics))
+                    answers.append(Claimed(shard, committed, *self._store.bounds(*shard), ends, ids))
                 else:
                     answers.append(shard)
         self._claims.clear()

@@ -12,7 +12,7 @@ from repertory.bridge.log.record import TopicPartition
 APPLICATION_ID = 0x72707274
 
 #: Raised with every change that an older repertory could not read.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: ``meta.membership`` counts the changes of any group's members and shares: a worker looks at the tables behind it
 #: only when it has moved. ``pid_start`` is the boot and the start time of a process, so a pid that was used again
@@ -21,6 +21,7 @@ SCHEMA = f"""
 BEGIN;
 PRAGMA application_id = {APPLICATION_ID};
 CREATE TABLE meta (application_id INTEGER NOT NULL, schema_version INTEGER NOT NULL, membership INTEGER NOT NULL);
+CREATE TABLE topic (topic TEXT PRIMARY KEY, id TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE partition (
     topic TEXT NOT NULL, partition INTEGER NOT NULL, next_offset INTEGER NOT NULL,
     PRIMARY KEY (topic, partition)

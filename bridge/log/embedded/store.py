@@ -109,6 +109,11 @@ class Store:
         count: int = self.rows("SELECT count(*) FROM partition WHERE topic = ?", (topic,))[0][0]
         return count or None
 
+    def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
+        """Return the ids of those of the topics that exist."""
+        found: dict[str, str] = dict(self.rows("SELECT topic, id FROM topic"))
+        return {topic: found[topic] for topic in topics if topic in found}
+
     def unknown(self, topic: str, partition: int) -> TopicMismatch:
         """Return the refusal of a partition that does not exist."""
         count = self.partition_count(topic)
@@ -158,6 +163,7 @@ class Store:
 
     def _begin(self) -> Connection:
         connection = self.connection()
+        self._roll_back(connection)  # One that was left open by an exception just before its `write` could see it.
         connection.execute("BEGIN IMMEDIATE")
         return connection
 

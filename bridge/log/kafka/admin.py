@@ -12,7 +12,12 @@ from typing import NamedTuple, TypeVar
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicCollection
 from confluent_kafka import TopicPartition as KafkaPartition
-from confluent_kafka.admin import AdminClient, ConsumerGroupDescription, OffsetSpec  # type: ignore[attr-defined]  # not re-exported
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not re-exported
+    AdminClient,
+    ConsumerGroupDescription,
+    OffsetSpec,
+    TopicDescription,
+)
 from confluent_kafka.cimpl import NewTopic
 
 from repertory.bridge.log.kafka.config import KafkaConfig
@@ -20,6 +25,7 @@ from repertory.bridge.log.kafka.messages import (
     STALE_METADATA,
     TIMED_OUT,
     TRANSIENT,
+    UNKNOWN_TOPIC,
     close_bounded,
     create_client,
     describe,
@@ -128,6 +134,21 @@ class Admin:
             return None
         self._counts[topic] = len(found.partitions)
         return self._counts[topic]
+
+    def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
+        """Return the ids of those of the topics that exist; KafkaException if the cluster does not answer."""
+        ids = {}
+        for topic, future in self.describe_topics(topics).items():
+            try:
+                ids[topic] = str(_result(future).topic_id)
+            except KafkaException as failure:
+                if error_of(failure).code() not in UNKNOWN_TOPIC:
+                    raise
+        return ids
+
+    def describe_topics(self, topics: Iterable[str]) -> dict[str, Future[TopicDescription]]:
+        """Ask for the descriptions of topics, and do not wait."""
+        return self._client.describe_topics(TopicCollection([*topics]), request_timeout=REQUEST_TIMEOUT_S)
 
     def require(self, shard: TopicPartition, doing: str) -> None:
         """Raise TopicMismatch if a partition does not exist: librdkafka would wait, or raise one of many errors."""

@@ -220,7 +220,8 @@ class Claim:
         places = [TopicPartition(topic, self.shard.partition) for topic in topics]
         ends = self._admin.ends({self.shard, *places})
         by_topic = {place.topic: ends[place] for place in places}
-        return Claimed(self.shard, committed, start_offset, ends[self.shard], by_topic)
+        ids = self._admin.topic_ids((self.shard.topic, *topics))
+        return Claimed(self.shard, committed, start_offset, ends[self.shard], by_topic, ids)
 
     def _committed(self, topics: Sequence[str]) -> int | None:
         """Ask for the group's offset. One that is still pending after the id was initialised hangs: end that first."""

@@ -100,10 +100,10 @@ class GroupMember:
             identity = (member.group, member.instance_id, f"repertory-{member.node}-{member.slot}")
             callbacks = {"error_cb": self.handle_error, "on_commit": self._on_commit, "stats_cb": self._on_statistics}
             self._consumer = create_client(Consumer, config.member(self._lines, *identity) | callbacks)
-        except BaseException:
+            self._subscribe(list(subscriptions))
+        except BaseException:  # KeyboardInterrupt too: the process may live on, and take the slot again.
             self._slot_lock.close()
             raise
-        self._subscribe(list(subscriptions))
 
     def _lock_slot(self) -> SlotLock:
         """Take the slot. A worker on another machine does not see the lock; the older of the two gets a fatal error."""

@@ -23,6 +23,7 @@ from repertory.bridge.log.kafka.group import GroupMember
 from repertory.bridge.log.kafka.lease import Lease
 from repertory.bridge.log.kafka.messages import OUT_OF_RANGE, describe, records_of, runs
 from repertory.bridge.log.kafka.shard import KafkaPhase, KafkaShard
+from repertory.bridge.log.kafka.topic_watch import TopicWatch
 from repertory.bridge.log.port import (
     Aborted,
     Append,
@@ -67,6 +68,7 @@ class KafkaLog:
         self._events: list[LogEvent] = []
         self._polled_s = 0.0
         self._inbox: Inbox = deque()
+        self._topic_watch = TopicWatch(admin)
         self._group_offsets_due_s = 0.0
         self._ended: list[Claim] = []
 
@@ -86,6 +88,7 @@ class KafkaLog:
             if is_awaiting_proof or (shards and self._lease.is_due()):
                 group.prove()
             self._commit_group_offsets(group, now_s)
+            self._check_topics(now_s)
             is_busy = is_awaiting_proof or any(shard.is_busy for shard in shards)
             wait_s = BUSY_WAIT_S if is_busy else IDLE_WAIT_S
             wait_s = 0.0 if self._events else min(wait_s, max(0.0, deadline_s - now_s))
@@ -150,8 +153,9 @@ class KafkaLog:
 
     def _take_outcome(self, shard: KafkaShard[Claim], claim: Claim, event: LogEvent) -> None:
         match event:
-            case Claimed():
+            case Claimed(ids=ids):
                 shard.claimed()
+                self._topic_watch.claimed(claim.shard, ids)
             case Replayed(records=records, complete=complete):
                 if complete:
                     shard.replayed()
@@ -195,6 +199,16 @@ class KafkaLog:
                     "claimed again once it does"
                 )
                 self._events.append(Aborted(where, reason, routine=True))
+
+    def _check_topics(self, now_s: float) -> None:
+        """Abort the claims of shards whose topics were created again; the recovery that follows refuses them."""
+        for where, topic in self._topic_watch.recreated(now_s).items():
+            shard = self._shards.get(where)
+            if shard is not None and shard.claim is not None:
+                self._wind_down(shard, shard.abort())
+                self._void_events(where)
+                reason = f"{where}: {topic} was deleted and created again"
+                self._events.append(Aborted(where, reason, routine=False))
 
     # --- called by the owner ----------------------------------------------------------------------------------
 
@@ -381,6 +395,7 @@ class KafkaLog:
         """Cancel a claim that has ended, if there was one; its events are ignored, and its thread ends by itself."""
         if claim is not None:
             claim.cancel()
+            self._topic_watch.forget(shard.where)
             self._ended = [ended for ended in self._ended if not ended.join(0.0)]
             self._ended.append(claim)
         self._stop_fetching(shard)

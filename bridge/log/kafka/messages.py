@@ -51,6 +51,8 @@ STALE_METADATA = frozenset({KafkaError._TIMED_OUT, KafkaError.FENCED_LEADER_EPOC
 FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
 #: The member's generation is not the group's: a rebalance is under way, or the worker is no longer a member.
 NOT_A_MEMBER = frozenset({KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.FENCED_INSTANCE_ID})
+#: No broker knows the topic.
+UNKNOWN_TOPIC = frozenset({KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART})
 #: The partition has no such offset; reported because of ``auto.offset.reset=error``.
 OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
 #: Waiting does not help: an operator must grant the access.

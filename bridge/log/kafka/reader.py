@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from confluent_kafka import KafkaException
 
@@ -28,6 +28,13 @@ class KafkaReader:
     def partition_count(self, topic: str) -> int | None:
         """See ``Reader.partition_count``."""
         return self._admin.partition_count(topic)
+
+    def topic_ids(self, topics: Sequence[str]) -> Mapping[str, str]:
+        """See ``Reader.topic_ids``."""
+        try:
+            return self._admin.topic_ids(topics)
+        except KafkaException as failure:
+            raise _unavailable(failure, "asking for the ids of topics") from None
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """See ``Reader.bounds``. The end is the last stable offset."""

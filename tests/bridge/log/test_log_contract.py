@@ -145,6 +145,14 @@ def test_a_first_claim_finds_nothing_committed(world: LogHarness) -> None:
     assert dict(claimed.ends) == {world.events: 0, world.state: 0}
 
 
+def test_a_topic_has_an_id_of_its_own(world: LogHarness) -> None:
+    """A claim and a reader give the same id for each topic, no two are equal, and a topic that is missing has none."""
+    claimed = world.join().claimed(world.shard(), world.events, world.state)
+    assert claimed.ids.keys() == {world.commands, world.events, world.state}
+    assert len(set(claimed.ids.values())) == 3
+    assert world.reader.topic_ids([*claimed.ids, f"{world.events}-missing"]) == claimed.ids
+
+
 def test_a_claim_finds_what_was_committed(world: LogHarness) -> None:
     """A claim returns the committed next offset and the ends after it, to the next owner too."""
     world.append(b"a", b"b", b"c")

@@ -157,6 +157,17 @@ def test_another_partition_count_is_refused(repertory: Run) -> None:
     refused(done, "counting.counter", "4", "5")
 
 
+def test_what_cannot_be_adopted(repertory: Run) -> None:
+    """An adoption needs a log, a shard that exists, a reason, and topics that were created again."""
+    assert repertory("topics", TARGET, "--log", "sqlite:adopt.db", "--create").returncode == 0
+    adopt = ("topics", TARGET, "--log", "sqlite:adopt.db", "--adopt")
+    refused(repertory("topics", TARGET, "--adopt", "counter/0", "--reason", "restored"), "--log")
+    refused(repertory(*adopt, "nobody/0", "--reason", "restored"), "nobody", "counter")
+    refused(repertory(*adopt, "counter/400", "--reason", "restored"), "counter/400", "0 to")
+    refused(repertory(*adopt, "counter/0"), "needs a reason")
+    refused(repertory(*adopt, "counter/0", "--reason", "restored"), "no topic of counter/0 was created again")
+
+
 def test_memory_cannot_be_shared_by_workers(repertory: Run) -> None:
     """``memory:`` has one process."""
     refused(repertory("run", TARGET, "--log", "memory:", "--workers", "2"), "memory:")
