@@ -96,7 +96,8 @@ class StashedRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Stashed"
     """A command that is kept until it can be applied. The key of the record is the command's offset, which orders them.
 
     ``attempt`` is the next one (1 + restarts so far); ``due_ms`` (epoch) is when it can run, 0 for a command behind the
-    first of its key. ``parked``: only an operator retries it.
+    first of its key; ``delay_ms``: how long after its failure that was, which bounds the wait if the clock is set back.
+    ``parked``: only an operator retries it.
     """
 
     key: str
@@ -105,6 +106,7 @@ class StashedRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Stashed"
     timestamp_ms: int
     attempt: Annotated[int, msgspec.Meta(ge=1, le=1 << 62)] = 1
     due_ms: Count = 0
+    delay_ms: Count = 0
     parked: bool = False
     error: str = ""
     reason: str = ""

@@ -13,11 +13,14 @@ from repertory.actors.shard.stash import Stash
 from repertory.actors.shard.turn import Turn
 from repertory.actors.shard.turn_result import Journaled
 
+#: Later than any time, so that the first look at the clock bounds what the last owner wrote.
+NEVER_MS = 1 << 62
+
 
 class Entities:
     """Owned by its shard. ``seq`` is the number of the next journal or state record."""
 
-    __slots__ = ("_behaviour", "budget", "cells", "seq", "stash", "window")
+    __slots__ = ("_behaviour", "_last_now_ms", "budget", "cells", "seq", "stash", "window")
 
     def __init__(
         self,
@@ -30,6 +33,7 @@ class Entities:
     ) -> None:
         self._behaviour = behaviour
         self.cells, self.window, self.stash, self.budget, self.seq = cells, window, stash, budget, seq
+        self._last_now_ms = NEVER_MS
 
     def apply(self, cell: Cell, envelope: Envelope, decision: Decision, turn: Turn) -> None:
         """Apply the decision of a command: add its events to the turn, and set the entity's state."""
@@ -56,6 +60,13 @@ class Entities:
             cell.version = 0
             if not self._behaviour.journaled:
                 self.cells.remove(key)
+
+    def watch_clock(self, now_ms: int) -> None:
+        """Bound waits and restart budgets if the wall clock was set back, or is behind the last owner's."""
+        if now_ms < self._last_now_ms:
+            self.stash.clock_set_back(now_ms)
+            self.budget.clock_set_back(now_ms)
+        self._last_now_ms = now_ms
 
     def expire_budgets(self, now_ms: int, turn: Turn) -> None:
         """Forget restarts outside their window; a key without a live entity then needs a state record or tombstone."""

@@ -41,6 +41,7 @@ class FailedCommand(msgspec.Struct, frozen=True):
             key=envelope.key, value=envelope.value, headers=envelope.headers, timestamp_ms=envelope.timestamp_ms,
             attempt=self.attempt if is_parked else self.attempt + 1,
             due_ms=0 if is_parked else now_ms + int(self.delay_s * 1000),
+            delay_ms=0 if is_parked else int(self.delay_s * 1000),
             parked=is_parked, error=self.failure.error_type, reason=self.failure.message,
         )  # fmt: skip
 
@@ -71,7 +72,7 @@ def judged(
     where: str,
 ) -> FailedCommand:
     """Judge a failed ``attempt`` by the entity's policy. ``where`` names the command for human readers."""
-    restarts = budget.history_s(envelope.key, now_ms)
+    restarts = budget.history_s(envelope.key)
     draw = ((envelope.offset * 2_654_435_761 + attempt * 40_503) & 0xFFFF) / 0x10000
     judgement = judge(config.policy, restarts, type(error), now_ms / 1000, draw, attempt=attempt)
     restarts_ms = tuple(round(at_s * 1000) for at_s in judgement.restarts)

@@ -26,17 +26,15 @@ class RestartBudget:
         """Return the restarts of a key; some may be outside the window."""
         return self._restarts.get(key, ())
 
-    def history_s(self, key: str, now_ms: int) -> tuple[float, ...]:
-        """Return the restarts of a key in seconds, as ``judge`` takes them.
+    def history_s(self, key: str) -> tuple[float, ...]:
+        """Return the restarts of a key in seconds, as ``judge`` takes them."""
+        return tuple(at_ms / 1000 for at_ms in self._restarts.get(key, ()))
 
-        The clock may have been set back, or the last owner's clock was ahead: later restarts count as restarts now.
-        """
-        restarts_ms = self._restarts.get(key)
-        if restarts_ms is None:
-            return ()
-        if restarts_ms[-1] > now_ms:
-            restarts_ms = self._restarts[key] = tuple(min(at_ms, now_ms) for at_ms in restarts_ms)
-        return tuple(at_ms / 1000 for at_ms in restarts_ms)
+    def clock_set_back(self, now_ms: int) -> None:
+        """Count restarts that are in the future as restarts now, so that they expire after one window."""
+        for key, restarts_ms in self._restarts.items():
+            if restarts_ms[-1] > now_ms:
+                self._restarts[key] = tuple(min(at_ms, now_ms) for at_ms in restarts_ms)
 
     def restore(self, restarts_ms: Mapping[str, tuple[int, ...]]) -> None:
         """Load the restarts that a former owner recorded, by key."""

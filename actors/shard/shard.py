@@ -86,6 +86,7 @@ class Shard:
         """Return whether ``decide`` has commands to handle."""
         if self.failure is not None or self.config.recovers_only:
             return False
+        self._entities.watch_clock(now_ms)
         due_ms = self.stash.next_due_ms()
         return (len(self.mailbox) > 0 and self.stalled is None) or (due_ms is not None and due_ms <= now_ms)
 
@@ -124,6 +125,7 @@ class Shard:
         turn, guard, runner = Turn(self.stash, self._entities.budget), self._guard, self._runner
         batch_max = self.config.limits.batch_records_max
         runner.stalled = None
+        self._entities.watch_clock(now_ms)
         guard.begin_turn()
         has_alone = guard.has_alone
         while turn.handled < batch_max and runner.failure is None:

@@ -94,6 +94,15 @@ class Stash:
         self.size -= len(removed)
         return removed
 
+    def clock_set_back(self, now_ms: int) -> None:
+        """Let no command wait longer than the delay of its backoff from now on."""
+        for key, queue in self._queues.items():
+            record = queue[0].record
+            if not record.parked and record.due_ms > now_ms + record.delay_ms:
+                due = msgspec.structs.replace(record, due_ms=now_ms + record.delay_ms)
+                queue[0] = Stashed(queue[0].envelope, due)
+                self._schedule(self._queues[key][0])
+
     def due(self, now_ms: int) -> str | None:
         """Return the key whose first command was due earliest, if it can run now; else None."""
         due_ms = self.next_due_ms()

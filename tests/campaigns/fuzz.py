@@ -17,7 +17,7 @@ import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from random import Random
 from typing import Annotated, Any, Literal, Self
@@ -448,6 +448,10 @@ class ListReader:
     def partition_count(self, topic: str) -> int | None:
         """See ``Reader``."""
         return 8 if topic.endswith(".replies") else 1 if topic.endswith((".dead-letters", ".control")) else PARTITIONS
+
+    def topic_ids(self, topics: Sequence[str]) -> Mapping[str, str]:
+        """See ``Reader``."""
+        return {}
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """See ``Reader``."""

@@ -650,3 +650,47 @@ def test_changes_in_place_of_a_failed_handler_are_undone() -> None:
     bench.run()
     assert bench.shard.cells.get("k").state == Bag(items=["a", "b"])
     assert bench.errors() == ["repertory.actors.context.ContractViolation"] * 3 + ["RuntimeError"]
+
+
+# --- a wall clock that is set back ----------------------------------------------------------------------------
+
+STEADY = restart(max_restarts=3, within_s=60, backoff=Backoff(first_s=2, max_s=2, jitter=0))
+
+
+@pytest.mark.parametrize("recovers", [False, True], ids=["same owner", "next owner"])
+def test_a_clock_that_is_set_back_makes_no_command_wait_longer(*, recovers: bool) -> None:
+    """A stashed command waits as long as its backoff, whatever the clock does, and so does the next owner's."""
+    bench = Bench(Account, policy=STEADY)
+    for key in ("a", "b"):
+        bench.tell(Trip(times=1), key)
+        bench.run()
+    bench.now_ms -= 3_600_000
+    if recovers:
+        bench.crash()
+    assert not bench.shard.ready(bench.now_ms)
+    assert bench.shard.stash.next_due_ms() == bench.now_ms + 2_000
+    bench.now_ms += 2_000
+    assert bench.shard.ready(bench.now_ms)
+    bench.run()
+    assert len(bench.shard.stash.queue("a")) == len(bench.shard.stash.queue("b")) == 0
+
+
+@pytest.mark.parametrize("recovers", [False, True], ids=["same owner", "next owner"])
+def test_restarts_in_the_future_expire_after_one_window(*, recovers: bool) -> None:
+    """A budget that was used while the clock was ahead is not used up until that time comes."""
+    bench = Bench(Account, policy=STEADY)
+    for key in ("a", "b"):
+        bench.tell(Trip(times=2), key)
+        bench.settle()
+    bench.now_ms -= 3_600_000
+    if recovers:
+        bench.crash()
+    assert not bench.shard.ready(bench.now_ms)
+    bench.now_ms += 60_001
+    bench.tell(Deposit(amount=1), "c")
+    bench.run()
+    for key in ("a", "b"):
+        bench.tell(Trip(times=3), key)
+    bench.settle()
+    assert bench.errors() == []
+    assert not bench.shard.stash.size

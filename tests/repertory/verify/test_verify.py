@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -71,9 +71,10 @@ class WrittenLog(Sender):
 class Copy:
     """A copy of all records and group offsets of a log, to damage and to verify."""
 
-    def __init__(self, records: dict[Place, list[Record]], committed: dict[Place, int]) -> None:
+    def __init__(self, records: dict[Place, list[Record]], committed: dict[Place, int], ids: Mapping[str, str]) -> None:
         self.topics = {place: list(found) for place, found in records.items()}
         self.committed = dict(committed)
+        self.ids = dict(ids)
 
     @classmethod
     def of(cls, running: Running) -> Copy:
@@ -86,7 +87,7 @@ class Copy:
                     offset = reader.committed("v", topic, partition)
                     if offset is not None:
                         committed[topic, partition] = offset
-        return cls(records, committed)
+        return cls(records, committed, reader.topic_ids([spec.name for spec in system.topic_specs()]))
 
     def backend(self) -> EmbeddedBackend:
         """Return a log that holds the copy."""
@@ -94,6 +95,7 @@ class Copy:
         assert isinstance(backend, EmbeddedBackend)
         backend.ensure([NEWS_SPEC, *system.topic_specs()])
         connection = backend._memory.connection()
+        connection.executemany("UPDATE topic SET id = ? WHERE topic = ?", [(i, name) for name, i in self.ids.items()])
         insert, encode_headers = "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?)", msgspec.msgpack.encode
         for (topic, partition), records in self.topics.items():
             rows = [
@@ -217,7 +219,7 @@ def clean() -> Copy:
 @pytest.fixture
 def copy() -> Copy:
     """Return a copy of the clean log."""
-    return Copy(clean().topics, clean().committed)
+    return Copy(clean().topics, clean().committed, clean().ids)
 
 
 def test_a_clean_log_passes(copy: Copy) -> None:
@@ -673,7 +675,7 @@ def test_an_offset_that_expired_is_no_damage(copy: Copy) -> None:
 
 def test_an_empty_log_passes() -> None:
     """A system that never ran has broken no promise."""
-    report = Copy({}, {}).report()
+    report = Copy({}, {}, {}).report()
     assert report.ok
     assert (report.fates, report.records) == ({}, 0)
 

@@ -210,6 +210,10 @@ class RecordedReader:
         """See ``Reader.partition_count``."""
         return self._inner.partition_count(topic)
 
+    def topic_ids(self, topics: Sequence[str]) -> Mapping[str, str]:
+        """See ``Reader.topic_ids``."""
+        return self._inner.topic_ids(topics)
+
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """See ``Reader.bounds``."""
         return self._inner.bounds(topic, partition)
