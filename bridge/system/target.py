@@ -5,13 +5,19 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import sysconfig
+import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
+from repertory.actors.message import DefinitionError
 from repertory.bridge.system.definition import SystemDefinition
 
 T = TypeVar("T")
+
+#: Where Python's library and the installed packages are: an error that is raised there was caused elsewhere.
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
 
 class TargetError(Exception):
@@ -23,7 +29,7 @@ def load_object(target: str, kind: type[T]) -> T:
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:
         raise TargetError(f"{target!r} is not a target: write module:system, as in examples.banking:system")
-    module = _load_file(Path(module_name)) if module_name.endswith(".py") else _load_module(module_name)
+    module = _imported(module_name)
     if not hasattr(module, attribute):
         found = [name for name, value in vars(module).items() if isinstance(value, kind)]
         hint = f"; it has {', '.join(found)}" if found else f"; it has no {kind.__name__}"
@@ -32,6 +38,22 @@ def load_object(target: str, kind: type[T]) -> T:
     if not isinstance(found_value, kind):
         raise TargetError(f"{target} is a {type(found_value).__name__}, not an {kind.__name__}")
     return found_value
+
+
+def _imported(name: str) -> ModuleType:
+    """Import a module by its name or path. An error within it is a TargetError that says where it is."""
+    try:
+        return _load_path(name) if name.endswith(".py") or "/" in name or name.startswith(".") else _load_module(name)
+    except (TargetError, DefinitionError):
+        raise
+    except SyntaxError as error:
+        where = f"{error.filename}, line {error.lineno}"
+        raise TargetError(f"{name} cannot be imported: {type(error).__name__}: {error.msg} ({where})") from error
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if not frame.filename.startswith(("<", *_LIBRARIES))] or frames
+        where = f"{own[-1].filename}, line {own[-1].lineno}"
+        raise TargetError(f"{name} cannot be imported: {type(error).__name__}: {error} ({where})") from error
 
 
 def _load_module(name: str) -> ModuleType:
@@ -45,9 +67,17 @@ def _load_module(name: str) -> ModuleType:
         raise
 
 
-def _load_file(path: Path) -> ModuleType:
+def _load_path(name: str) -> ModuleType:
+    """Import ``path/to/file.py``, and ``path/to/file`` as a shell completes it, or the package in a folder."""
+    path = Path(name)
+    if path.suffix != ".py" and path.name not in ("", ".."):
+        if (path / "__init__.py").is_file():
+            sys.path.insert(0, str(path.parent.resolve()))
+            return importlib.import_module(path.name)
+        path = path.with_name(f"{path.name}.py")
     if not path.is_file():
-        raise TargetError(f"there is no file {path}")
+        what = f"there is no file {path}" if path.suffix == ".py" else f"{name!r} is neither a module nor a file"
+        raise TargetError(f"{what}: write module:system or path/to/file.py:system")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None, path
     assert spec.loader is not None, path

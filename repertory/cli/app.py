@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from contextlib import closing, suppress
@@ -32,6 +31,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # It takes [the host name] for markup, and the help loses it.
 )
 app.add_typer(parked)
 app.add_typer(dead_letters)
@@ -146,7 +146,7 @@ def _adopt(system: ActorSystem, shard: str, reason: str, log: str | None, kafka_
         raise LookupError(f"there is no shard {shard!r}: {behaviour.name} has shards 0 to {hosted.partitions - 1}")
     with opened(log, kafka_config, system.settings) as backend:
         adopted = adopt_topics(system, backend, ShardId(behaviour.name, int(partition)), reason)
-    console.print(f"adopted: {adopted}", markup=False, soft_wrap=True)
+    console.print(f"adopted: {adopted}", soft_wrap=True)
 
 
 @app.command()
@@ -167,7 +167,7 @@ def state(target: Target, entity: str, key: str, log: LogUrl, kafka_config: Kafk
         "stashed": found.stashed,
         "parked": found.parked or None,
     }
-    console.print_json(json.dumps(shown, default=repr))
+    console.show_json(shown)
 
 
 @app.command()
@@ -200,7 +200,7 @@ def tail(
 def _print_record(record: Record) -> None:
     headers = " ".join(f"{name}={value.decode('utf-8', 'backslashreplace')}" for name, value in record.headers)
     line = f"{record.partition}@{record.offset} {readable_key(record.key)} {readable(record.value)}"
-    console.print(f"{line} {headers}".rstrip(), soft_wrap=True, markup=False)
+    console.print(f"{line} {headers}".rstrip(), soft_wrap=True)
 
 
 def main() -> None:

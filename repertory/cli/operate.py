@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -15,8 +14,12 @@ from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console
 from repertory.inspect.readable import readable, readable_key
 from repertory.operate.operator import DeadLetter, Operator
 
-parked = typer.Typer(name="parked", help="Keys whose first command failed too often.", no_args_is_help=True)
-dead_letters = typer.Typer(name="dead-letters", help="Commands that were not applied.", no_args_is_help=True)
+parked = typer.Typer(
+    name="parked", help="Keys whose first command failed too often.", no_args_is_help=True, rich_markup_mode=None
+)
+dead_letters = typer.Typer(
+    name="dead-letters", help="Commands that were not applied.", no_args_is_help=True, rich_markup_mode=None
+)
 
 Entity = Annotated[str, typer.Argument(help="The entity's name, as in account.")]
 Key = Annotated[str, typer.Argument(help="The entity's key.")]
@@ -64,7 +67,7 @@ def show_parked(target: Target, entity: Entity, key: Key, log: LogUrl, kafka_con
         "value": readable(found.record.value),
         "headers": _texts(found.record.headers),
     }
-    console.print_json(json.dumps(shown))
+    console.show_json(shown)
 
 
 @parked.command("retry")
@@ -75,7 +78,7 @@ def retry_parked(
     with _operator(target, log, kafka_config) as operator:
         found = operator.find_parked(entity, key)
         operator.retry(found, timeout)
-    console.print(f"{found.entity} {found.key!r} runs again, from {found.partition}@{found.offset}", markup=False)
+    console.print(f"{found.entity} {found.key!r} runs again, from {found.partition}@{found.offset}")
 
 
 @parked.command("drop")
@@ -92,7 +95,7 @@ def drop_parked(
     with _operator(target, log, kafka_config) as operator:
         found = operator.find_parked(entity, key)
         operator.drop(found, reason, timeout)
-    console.print(f"{found.entity} {found.key!r}: {found.partition}@{found.offset} is now a dead letter", markup=False)
+    console.print(f"{found.entity} {found.key!r}: {found.partition}@{found.offset} is now a dead letter")
 
 
 @dead_letters.command("list")
@@ -122,7 +125,7 @@ def show_dead_letter(target: Target, address: Address, log: LogUrl, kafka_config
         "bytes": (letter.record.value or b"").hex(),
         "headers": _texts(letter.headers),
     }
-    console.print_json(json.dumps(shown))
+    console.show_json(shown)
 
 
 @dead_letters.command("retry")
@@ -137,7 +140,7 @@ def retry_dead_letter(
     with _operator(target, log, kafka_config) as operator:
         letter = operator.find_dead_letter(address)
         operator.retry_dead_letter(letter, force=force)
-    console.print(f"{letter.address} was appended to {letter.source_topic} again", markup=False)
+    console.print(f"{letter.address} was appended to {letter.source_topic} again")
 
 
 def _source(letter: DeadLetter) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.table import Column, Table
@@ -18,10 +20,27 @@ from repertory.bridge.log.connect import connect, read_kafka_config
 from repertory.bridge.log.port import Backend, LogError, LogUnavailable
 from repertory.bridge.system.settings import Settings
 from repertory.bridge.system.target import TargetError
-from repertory.bridge.text import one_line
+from repertory.bridge.text import one_line, printable_json
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+
+class PlainConsole(Console):
+    """The only way of the commands to a terminal: text as it is, with what a terminal would interpret escaped.
+
+    Names, keys, values and reasons come from messages and handlers, and may hold control sequences or rich's markup.
+    """
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print text without markup, and tables. See ``rich.console.Console.print``."""
+        super().print(*(_plain(thing) if isinstance(thing, str) else thing for thing in objects), **options)
+
+    def show_json(self, shown: object) -> None:
+        """Print a value as indented JSON; what JSON does not know is printed as ``repr``."""
+        text = json.dumps(msgspec.to_builtins(shown, str_keys=True, enc_hook=repr), indent=2, ensure_ascii=False)
+        super().print(Text(printable_json(text)), soft_wrap=True)
+
+
+console = PlainConsole(highlight=False)
+errors = PlainConsole(stderr=True, highlight=False)
 
 #: Exit codes of sysexits.h, so that a script knows whether to correct the call or to try again later.
 EX_USAGE, EX_UNAVAILABLE = 64, 69
@@ -67,7 +86,7 @@ def sentences() -> Iterator[None]:
         code, sentence = EX_USAGE, str(error)
     else:
         return
-    errors.print(f"repertory: {sentence}", soft_wrap=True, markup=False)
+    errors.print(f"repertory: {sentence}", soft_wrap=True)
     raise typer.Exit(code)
 
 

@@ -135,7 +135,7 @@ def _print_failure(scenario: Scenario, result: Result, *, minimise: bool, comman
     failure: SimulationFailed = failed(scenario, result, minimise=minimise)
     text = str(failure).rpartition("run it again: ")[0]
     again = f"run it again: {command} --seeds 1 --first-seed {result.seed}"
-    console.print(f"{text}{again}", soft_wrap=True, markup=False)
+    console.print(f"{text}{again}", soft_wrap=True)
 
 
 def _differing(command: str, guarded: Mapping[int, str]) -> int | None:

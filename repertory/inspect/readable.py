@@ -7,7 +7,7 @@ import json
 import msgpack
 
 from repertory.actors.wire import DEPTH_MAX, DecodeError, check_depth
-from repertory.bridge.text import one_line
+from repertory.bridge.text import one_line, printable_json
 
 
 def readable(data: bytes | None) -> str:
@@ -20,7 +20,7 @@ def readable(data: bytes | None) -> str:
         value = msgpack.unpackb(data, object_pairs_hook=_with_text_keys, strict_map_key=False)
     except (ValueError, DecodeError, RecursionError, msgpack.UnpackException):
         return repr(data)
-    return json.dumps(value, ensure_ascii=False, default=repr)
+    return printable_json(json.dumps(value, ensure_ascii=False, default=repr))
 
 
 def _with_text_keys(pairs: list[tuple[object, object]]) -> dict[str, object]:

@@ -268,6 +268,8 @@ def _create(path: Path) -> None:
         raise LogUnavailable(f"the log {path} cannot be made: there is no directory {path.parent}; make it first")
     new = path.with_name(f"{path.name}.new-{uuid.uuid4().hex}")
     try:
+        # For its owner alone, whatever the umask: it holds the application's data. SQLite's other files follow it.
+        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as connection:
             _build(connection)
             connection.execute("PRAGMA journal_mode = WAL")
