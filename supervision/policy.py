@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -15,6 +15,8 @@ PROCESS_FAILURES: Final = (MemoryError, SystemExit, KeyboardInterrupt)
 process's supervisor acts."""
 
 
+Asked = Literal["park", "answer"]
+
 E = TypeVar("E", bound=BaseException)
 """The common class of the types in a policy's rules. Mapping is invariant in its keys: without the variable, type
 checkers would reject a dict that was first assigned to a name."""
@@ -25,6 +27,9 @@ class Policy(msgspec.Struct, frozen=True):
 
     Made by `restart`. Beyond the budget, a shard or a worker escalates and an entity's key is parked. Raises ValueError
     or TypeError for invalid settings.
+
+    ``asked`` concerns entities, and commands whose sender waits for an answer: "park" treats them like any other;
+    "answer" dead-letters and answers them where a command would be parked, or would be stashed behind a parked one.
     """
 
     max_restarts: int
@@ -32,6 +37,7 @@ class Policy(msgspec.Struct, frozen=True):
     backoff: Backoff
     on: Mapping[type[BaseException], Directive]
     default: Directive = Directive.RESTART
+    asked: Asked = "park"
 
     def __post_init__(self) -> None:
         """Reject invalid settings, each with its own error message."""
@@ -47,6 +53,8 @@ class Policy(msgspec.Struct, frozen=True):
             _check_rule(error_type, directive)
         if not isinstance(self.default, Directive):
             raise TypeError(f"restart: default must be a Directive, not {self.default!r}")
+        if self.asked not in get_args(Asked):
+            raise ValueError(f"restart: asked must be 'park' or 'answer', not {self.asked!r}")
 
     def directive_for(self, error_type: type[BaseException]) -> Directive:
         """Return the directive for an exception type: that of the nearest class in its MRO, else the default."""
@@ -98,14 +106,17 @@ def restart(
     backoff: Backoff = Backoff(),
     on: Mapping[type[E], Directive] | None = None,
     default: Directive = Directive.RESTART,
+    asked: Asked = "park",
 ) -> Policy:
     """Make a policy: restart after a backoff, at most `max_restarts` times within `within_s` seconds.
 
-    `on` gives exception types another directive (the nearest class counts); `default` is for all other types. Raises
-    ValueError or TypeError for invalid settings.
+    `on` gives exception types another directive (the nearest class counts); `default` is for all other types. `asked`
+    is for entities: whether a command whose sender waits for an answer is parked like any other (the sender waits until
+    an operator retries or drops it), or is answered ``Undelivered`` instead. Raises ValueError or TypeError for invalid
+    settings.
     """
     rules: dict[type[BaseException], Directive] = {} if on is None else dict(on.items())
-    return Policy(max_restarts=max_restarts, within_s=within_s, backoff=backoff, on=rules, default=default)
+    return Policy(max_restarts=max_restarts, within_s=within_s, backoff=backoff, on=rules, default=default, asked=asked)
 
 
 def judge(

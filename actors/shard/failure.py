@@ -76,14 +76,15 @@ def judged(
     draw = ((envelope.offset * 2_654_435_761 + attempt * 40_503) & 0xFFFF) / 0x10000
     judgement = judge(config.policy, restarts, type(error), now_ms / 1000, draw, attempt=attempt)
     restarts_ms = tuple(round(at_s * 1000) for at_s in judgement.restarts)
-    return FailedCommand(Failure.of(error, where), _fate(judgement, envelope), attempt, judgement.delay_s, restarts_ms)
+    fate = _fate(judgement, answers=envelope.sender is not None and config.policy.asked == "answer")
+    return FailedCommand(Failure.of(error, where), fate, attempt, judgement.delay_s, restarts_ms)
 
 
-def _fate(judgement: Judgement, envelope: Envelope) -> Fate:
+def _fate(judgement: Judgement, *, answers: bool) -> Fate:
     directive = judgement.directive
     if directive is Directive.ESCALATE:
         return Fate.ESCALATED
     parks = directive is Directive.STOP or (directive is Directive.RESTART and judgement.spent)
-    if directive is Directive.RESUME or (parks and envelope.sender is not None):
+    if directive is Directive.RESUME or (parks and answers):
         return Fate.DEAD_LETTERED
     return Fate.PARKED if parks else Fate.RESTARTED

@@ -122,7 +122,8 @@ class Shard:
         ``now_ms`` is epoch time; ``time_is_up`` is called after each command, and ends the batch if it returns True.
         Returns None if no command was handled, and no announcement must be written or cleared.
         """
-        turn, guard, runner = Turn(self.stash, self._entities.budget), self._guard, self._runner
+        guard, runner = self._guard, self._runner
+        turn = Turn(self.stash, self._entities.budget, answers=self.config.policy.asked == "answer")
         batch_max = self.config.limits.batch_records_max
         runner.stalled = None
         self._entities.watch_clock(now_ms)

@@ -27,6 +27,7 @@ class Turn:
     """Mutable; it exists for one call. Each change that it makes to the stash is added to the changelog."""
 
     __slots__ = (
+        "_answers",
         "_budget",
         "_stash",
         "anchor",
@@ -41,8 +42,9 @@ class Turn:
         "touched",
     )  # fmt: skip
 
-    def __init__(self, stash: Stash, budget: RestartBudget) -> None:
-        self._stash, self._budget = stash, budget
+    def __init__(self, stash: Stash, budget: RestartBudget, *, answers: bool) -> None:
+        """``answers``: asked commands are answered instead of parked (``restart(asked="answer")``)."""
+        self._stash, self._budget, self._answers = stash, budget, answers
         self.outputs: list[TurnOutput] = []
         self.changelog: list[ChangelogEntry] = []
         self.counts = Counts()
@@ -91,14 +93,14 @@ class Turn:
             self.counts.restarted += 1
             return
         self.counts.parked += 1
-        for asked in self._stash.remove_asked(key):
+        for asked in self._stash.remove_asked(key) if self._answers else ():
             self._wrote(asked.envelope, None)
             self.dead_letter(asked.envelope, "Parked", _parked(stashed), asked.record.attempt)
 
     def join(self, envelope: Envelope) -> None:
-        """Stash a command behind those of its key; an asked command behind a parked one is dead-lettered."""
+        """Stash a command behind those of its key."""
         first = self._stash.queue(envelope.key)[0]
-        if first.record.parked and envelope.sender is not None:
+        if self._answers and first.record.parked and envelope.sender is not None:
             self.dead_letter(envelope, "Parked", _parked(first))
             return
         record = StashedRecord(

@@ -12,7 +12,7 @@ from repertory.actors.headers import Headers
 from repertory.bridge.system.system import load_system
 from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console, opened, sentences
 from repertory.inspect.readable import readable, readable_key
-from repertory.operate.operator import DeadLetter, Operator
+from repertory.operate.operator import DeadLetter, Operator, Parked
 
 parked = typer.Typer(
     name="parked", help="Keys whose first command failed too often.", no_args_is_help=True, rich_markup_mode=None
@@ -25,6 +25,9 @@ Entity = Annotated[str, typer.Argument(help="The entity's name, as in account.")
 Key = Annotated[str, typer.Argument(help="The entity's key.")]
 Address = Annotated[str, typer.Argument(metavar="PARTITION@OFFSET", help="As list shows it.")]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a worker's answer.")]
+
+
+_ASKERS_SHOWN = 3
 
 
 @contextlib.contextmanager
@@ -41,13 +44,19 @@ def _operator(target: str, log: str, kafka_config: KafkaConfig) -> Iterator[Oper
 @parked.command("list")
 def list_parked(target: Target, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
     """List the parked keys: the failed command, its error, and the number of commands stashed behind it."""
-    table = TextTable("entity", "key", "partition@offset", "behind", "error", "reason")
+    table = TextTable("entity", "key", "partition@offset", "behind", "asked by", "error", "reason")
     with _operator(target, log, kafka_config) as operator:
         for found in operator.parked():
             place = f"{found.partition}@{found.offset}"
             row = (found.entity, readable_key(found.key.encode()), place, found.behind)
-            table.row(*row, found.record.error, found.record.reason)
+            table.row(*row, _askers(found), found.record.error, found.record.reason)
     console.print(table)
+
+
+def _askers(found: Parked) -> str:
+    """Return the first that wait for an answer, and how many more there are."""
+    more = len(found.askers) - _ASKERS_SHOWN
+    return ", ".join(found.askers[:_ASKERS_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 @parked.command("show")
@@ -61,6 +70,7 @@ def show_parked(target: Target, entity: Entity, key: Key, log: LogUrl, kafka_con
         "partition": found.partition,
         "offset": found.offset,
         "behind": found.behind,
+        "asked_by": found.askers,
         "attempts": found.record.attempt,
         "error": found.record.error,
         "reason": found.record.reason,

@@ -21,6 +21,7 @@ from repertory.actors.headers import (
     ERROR_TYPE,
     KEPT_PREFIX,
     MESSAGE_ID,
+    REPLY_KEY,
     REPLY_TO,
     RETRY_OF,
     SOURCE_OFFSET,
@@ -45,7 +46,11 @@ _NUMBER = re.compile("[0-9]{1,18}", re.ASCII)
 
 
 class Parked(msgspec.Struct, frozen=True):
-    """A parked key: its first stashed command, and the number of commands stashed behind that one."""
+    """A parked key: its first stashed command, and the number of commands stashed behind that one.
+
+    ``askers``: who waits for the answers of these commands, in their order: ``transfer t-1``, or ``client 7f3a…`` with
+    the correlation id.
+    """
 
     entity: str
     partition: int
@@ -53,6 +58,7 @@ class Parked(msgspec.Struct, frozen=True):
     offset: int
     record: StashedRecord
     behind: int
+    askers: tuple[str, ...]
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -107,8 +113,20 @@ class Operator:
         stashed = stashed_commands(self._reader, self._system, hosted.behaviour, partition)
         for offset, record in stashed:
             if record.parked:
-                behind = sum(1 for _, other in stashed if other.key == record.key) - 1
-                yield Parked(hosted.behaviour.name, partition, record.key, offset, record, behind)
+                queue = [other for _, other in stashed if other.key == record.key]
+                askers = tuple(filter(None, map(self._asker, queue)))
+                yield Parked(hosted.behaviour.name, partition, record.key, offset, record, len(queue) - 1, askers)
+
+    def _asker(self, record: StashedRecord) -> str:
+        """Return who waits for the answer of a command; "" if it was not asked."""
+        headers = dict(record.headers)
+        if REPLY_TO not in headers:
+            return ""
+        topic = headers[REPLY_TO].decode("utf-8", "replace").partition("/")[0]
+        if REPLY_KEY in headers:
+            entity = topic.removeprefix(f"{self._system.name}.").removesuffix(".commands")
+            return f"{entity} {headers[REPLY_KEY].decode('utf-8', 'replace')}"
+        return f"client {headers.get(CORRELATION_ID, b'').decode('utf-8', 'replace')}"
 
     def retry(self, parked: Parked, timeout_s: float = 30.0) -> None:
         """Run a parked key's commands again, in order. Returns once the shard has accepted the request.

@@ -480,7 +480,7 @@ def innocent(stack: ExitStack) -> None:
     swap(stack, Shard, "__init__", init)
 
 
-@mutant("actors/shard/shard.py")
+@mutant("actors/shard/shard.py", seeds=200)
 def suspect_among_others(stack: ExitStack) -> None:
     """Others are handled in the same turn as a command that has killed, and as its dead letter"""
 

@@ -187,7 +187,8 @@ def test_a_restart_budget_belongs_to_a_key() -> None:
 
 def test_a_denied_restart_is_not_counted() -> None:
     """An asked command that fails on a spent budget is a dead letter, and does not extend the window."""
-    bench = Bench(Account, policy=restart(max_restarts=1, within_s=10, backoff=Backoff(first_s=0, max_s=0)))
+    policy = restart(max_restarts=1, within_s=10, backoff=Backoff(first_s=0, max_s=0), asked="answer")
+    bench = Bench(Account, policy=policy)
     bench.tell(Trip(times=1), "w")
     bench.settle()
     for _ in range(3):
@@ -251,7 +252,8 @@ def test_restarts_past_the_window_are_forgotten(entity: type[Entity], *, ends: b
 
 def test_a_clock_that_was_set_back_does_not_extend_the_window() -> None:
     """Restarts in the future count as restarts now, and expire one window later."""
-    bench = Bench(Account, policy=restart(max_restarts=1, within_s=10, backoff=Backoff(first_s=0, max_s=0)))
+    policy = restart(max_restarts=1, within_s=10, backoff=Backoff(first_s=0, max_s=0), asked="answer")
+    bench = Bench(Account, policy=policy)
     bench.tell(Trip(times=1), "w")
     bench.settle()
     bench.now_ms -= 86_400_000
@@ -299,9 +301,49 @@ def test_escalate_commits_earlier_commands_and_takes_no_more() -> None:
 # --- every ask is answered ------------------------------------------------------------------------------------
 
 
-def test_asked_commands_are_never_parked() -> None:
-    """An asked command becomes a dead letter and Undelivered instead: as the first, behind it, or later."""
+ANSWER = msgspec.structs.replace(POLICY, asked="answer")
+
+
+def test_asked_commands_are_parked_like_others() -> None:
+    """The asker waits: a bug in a handler cancels no order, and its fix applies every command, in order."""
     bench = Bench(Account, policy=POLICY)
+    first = bench.ask(Trip(error="stop"), "a", correlation_id="first")
+    bench.ask(Deposit(amount=1), "a", correlation_id="behind")
+    bench.ask(Trip(times=9), "w", correlation_id="spent")
+    bench.settle()
+    bench.ask(Deposit(amount=2), "a", correlation_id="later")
+    bench.ask(Trip(times=1), "w", correlation_id="on a spent budget")
+    bench.settle()
+    assert bench.replies == []
+    assert bench.errors() == []
+    assert [w.record.parked for w in bench.shard.stash.queue("a")] == [True, False, False]
+    assert [w.record.parked for w in bench.shard.stash.queue("w")] == [True, False]
+    bench.restored()
+    bench.tell(DropParked(offset=first, reason="fixed by hand"), "a")
+    bench.settle()
+    answered = [
+        ((r.header("correlation-id") or b"").decode(), value["type"])
+        for r, value in zip(bench.topics["t.replies"], bench.replies, strict=True)
+    ]
+    assert answered == [("first", "Undelivered"), ("behind", "Deposited"), ("later", "Deposited")]
+    assert "fixed by hand" in str(bench.replies[0])
+
+
+@pytest.mark.parametrize("error", ["resume", "undecodable"])
+def test_every_dead_letter_answers_its_asker(error: str) -> None:
+    """What will never be applied is answered, whatever the policy says about parking."""
+    bench = Bench(Account, policy=POLICY)
+    if error == "resume":
+        bench.ask(Trip(error="resume"), "a")
+    else:
+        bench.tell(b"\xc1", "a", headers=REPLY_TO)
+    bench.settle()
+    assert [value["type"] for value in bench.replies] == ["Undelivered"]
+
+
+def test_asked_commands_are_answered_instead_of_parked() -> None:
+    """With ``asked="answer"`` it becomes a dead letter and Undelivered: as the first, behind it, or later."""
+    bench = Bench(Account, policy=ANSWER)
     bench.ask(Trip(error="stop"), "a", correlation_id="first")
     bench.ask(Deposit(amount=1), "a", correlation_id="next")
     bench.tell(Trip(times=1), "w")
@@ -314,7 +356,7 @@ def test_asked_commands_are_never_parked() -> None:
     }
     assert answered == {b"first": "Undelivered", b"next": "Deposited"}
 
-    bench = Bench(Account, policy=POLICY)
+    bench = Bench(Account, policy=ANSWER)
     bench.tell(Trip(times=9), "w")
     bench.ask(Deposit(amount=1), "w", correlation_id="behind")
     bench.tell(Deposit(amount=2), "w")
@@ -335,7 +377,7 @@ def test_asked_commands_are_never_parked() -> None:
 @settings(max_examples=150, deadline=None)
 def test_every_ask_has_exactly_one_answer(told: list[Told]) -> None:
     """At the end each asked command has exactly one answer, and there are no other answers."""
-    bench = Bench(Account, policy=POLICY)
+    bench = Bench(Account, policy=ANSWER)
     send(bench, told)
     bench.settle()
     asked = [b"%d" % number for number, (_, _, asked) in enumerate(told) if asked]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from importlib import import_module, reload
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from repertory import ActorSystem, Command, Directive, Entity, Event, command, event, restart
 from repertory.actors.control import DropParked, RetryParked
+from repertory.actors.headers import Headers
 from repertory.actors.wire import encode
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.record import Output, Record
@@ -201,3 +203,17 @@ def test_the_command_line_lists_retries_and_drops(application: tuple[ModuleType,
         assert run(app, ["dead-letters", "show", target, "0@9", *log]).exit_code == 64
         operator.close()
         backend.close()
+
+
+def test_who_waits_for_the_answers_of_a_parked_key(running: Running) -> None:
+    """Entities with their keys and clients with their correlation ids, in the order of the commands."""
+    step = encode(Step(number=16))
+    asks: tuple[Headers, ...] = (
+        (("reply-to", b"walk.walker.commands"), ("reply-key", b"t-1"), ("correlation-id", b"c-1")),
+        (("reply-to", b"walk.replies/0"), ("correlation-id", b"7f3a")),
+    )
+    with closing(running._backend.appender()) as appender:
+        appender.append([Output("walk.walker.commands", 0, b"w", step, headers) for headers in asks])
+    running.settle()
+    (found,) = Operator(running.system, running._backend).parked()
+    assert (found.behind, found.askers) == (4, ("walker t-1", "client 7f3a"))

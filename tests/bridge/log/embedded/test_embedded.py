@@ -342,7 +342,7 @@ def test_a_directory_without_permission_is_named() -> None:
         try:
             if os.getuid() == 0:  # root may write anywhere: be nobody for a moment
                 os.seteuid(NOBODY)
-            with pytest.raises(LogUnavailable, match="cannot be opened"):
+            with pytest.raises(LogUnavailable, match="cannot be made: Permission denied"):
                 connect(f"sqlite:{folder / 'bank.db'}").ensure(SPECS)
         finally:
             os.seteuid(os.getuid())
