@@ -73,7 +73,17 @@ def _explain(error: Exception, data: bytes) -> str:
     text = Failure.of(error, "").message
     if isinstance(error, msgspec.ValidationError) and text.startswith("Invalid value '"):
         return f"unknown type {text.removeprefix('Invalid value ').removesuffix(' - at `$.type`')}"
+    if data[:1] in (b"{", b"[", b'"') and _is_json(data):
+        return f"it is JSON, not MessagePack ({len(data)} bytes)"
     return f"{text or type(error).__name__} ({len(data)} bytes)"
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 def check_depth(data: bytes, depth_max: int = DEPTH_MAX) -> None:
@@ -157,7 +167,7 @@ def refuse_unknown_fields(data: bytes, message: msgspec.Struct) -> None:
     if encode(message) == data:
         return
     if strange := unknown_fields(data, message):
-        raise DecodeError(f"{type(message).__name__} has no field {strange[0]!r}; run the code that wrote it")
+        raise DecodeError(f"{type(message).__name__} has no field {strange[0]!r}")
 
 
 def unknown_fields(data: bytes, message: msgspec.Struct) -> list[str]:

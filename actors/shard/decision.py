@@ -196,11 +196,11 @@ def _check_result(handler: Handler, result: object) -> None:
             raise ContractViolation(f"{handler!r} returned no event; its annotation requires at least one")
         for message in result:
             if type(message) not in handler.allowed or message is None or isinstance(message, Rejection):
-                _refuse(handler, message, "within a tuple")
+                _refuse(handler, message, " within a tuple")
     else:
         _refuse(handler, result, "")
 
 
 def _refuse(handler: Handler, result: object, where: str) -> NoReturn:
     names = ", ".join("Self" if r is NextState else r.__name__ for r in handler.results)
-    raise ContractViolation(f"{handler!r} returned {type(result).__name__} {where}; its annotation names {names}")
+    raise ContractViolation(f"{handler!r} returned {type(result).__name__}{where}; its annotation names {names}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import struct
 from typing import Any
 
@@ -75,6 +76,14 @@ def test_we_read_what_another_implementation_writes(message: Message, chance: An
     items = [*msgpack.unpackb(encode(message)).items(), *more.items()]
     chance.shuffle(items)
     assert decoder.decode(msgpack.packb(dict(items))) == message
+
+
+@pytest.mark.parametrize("value", [{"type": "Deposit", "amount": 1}, [1, 2], "text", {}])
+def test_json_is_called_by_its_name(value: object) -> None:
+    """A producer of another language that sends JSON reads what is wrong, and not what its bytes mean by chance."""
+    data = json.dumps(value).encode()
+    with pytest.raises(DecodeError, match=r"it is JSON, not MessagePack \(\d+ bytes\)"):
+        decoder.decode(data)
 
 
 def is_message_or_refused(data: bytes) -> Message | None:

@@ -341,6 +341,7 @@ def test_a_contradiction_stops_the_shard_with_a_sentence(contradict: Callable[[B
     assert len(text) < 2_000
     assert text.startswith("shard account/0 is stopped: ")
     assert text.endswith(".")
+    assert text.count("run the code that wrote it") <= 1
     assert re.search(r"; (if it was moved, set it back|restore|run the code|delete)|, and keep", text)
 
 

@@ -155,7 +155,10 @@ def refused(entity: Entity, act: Act, message: Command = Do()) -> str:  # noqa: 
 )  # fmt: skip
 def test_a_result_outside_the_annotation_is_a_failure(result: object) -> None:
     """A handler returns what its annotation names, and tuples only of events; any other result is a failure."""
-    assert "<@command Free.do> returned" in refused(Free(), lambda _, __: result)
+    said = refused(Free(), lambda _, __: result)
+    assert "<@command Free.do> returned" in said
+    assert " ;" not in said
+    assert "  " not in said
 
 
 def test_a_tuple_is_refused_where_the_annotation_names_one_event() -> None:
