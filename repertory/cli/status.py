@@ -91,6 +91,9 @@ def _shards(system: ActorSystem, shards: Sequence[ShardStatus]) -> TextTable:
         if shard.committed not in (None, shard.next_offset):
             position += f" (group: {shard.committed})"
         name = f"{shard.entity}/{shard.partition}"
+        if shard.unreadable:
+            table.row(name, "?", "?", "?", "?", f"cannot be read: {shard.unreadable}")
+            continue
         table.row(name, position, lag, shard.journaled, shard.stashed, ", ".join(shard.parked))
     return table
 

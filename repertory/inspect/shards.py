@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import msgspec
 
+from repertory.actors.wire import DecodeError
 from repertory.bridge import topics
+from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.port import Reader
 from repertory.bridge.system.committed import journal, shard_record, stashed_commands
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
@@ -16,7 +18,10 @@ LAG_COUNTED_MAX = 10_000
 
 
 class ShardStatus(msgspec.Struct, frozen=True):
-    """The status of one shard. ``lag`` counts its unhandled committed commands, up to `LAG_COUNTED_MAX` + 1."""
+    """The status of one shard. ``lag`` counts its unhandled committed commands, up to `LAG_COUNTED_MAX` + 1.
+
+    ``unreadable``: why its records cannot be read; the numbers mean nothing then. "" if they can.
+    """
 
     entity: str
     partition: int
@@ -26,6 +31,7 @@ class ShardStatus(msgspec.Struct, frozen=True):
     journaled: int
     stashed: int
     parked: list[str]
+    unreadable: str = ""
 
 
 def shard_status(reader: Reader, system: SystemDefinition, hosted: EntityDefinition, partition: int) -> ShardStatus:
@@ -47,7 +53,10 @@ def shard_status(reader: Reader, system: SystemDefinition, hosted: EntityDefinit
 
 
 def shard_statuses(reader: Reader, system: SystemDefinition) -> Iterator[ShardStatus]:
-    """Read the status of every shard of a system, in the order of ``host()``."""
+    """Read the status of every shard, in the order of ``host()``. One that cannot be read hides no other."""
     for hosted in system.hosted.values():
         for partition in range(hosted.partitions):
-            yield shard_status(reader, system, hosted, partition)
+            try:
+                yield shard_status(reader, system, hosted, partition)
+            except (DecodeError, Inconsistent) as error:
+                yield ShardStatus(hosted.behaviour.name, partition, 0, None, 0, 0, 0, [], str(error))

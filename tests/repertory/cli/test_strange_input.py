@@ -93,7 +93,7 @@ def test_json_stays_json() -> None:
 def strange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the URL of a log with strange keys, values, headers and failures; the target is ``strange_app:system``."""
     system = ActorSystem("strange")
-    system.host(Talker, partitions=1, supervise=restart(on={Refused: Directive.STOP}))
+    system.host(Talker, partitions=2, supervise=restart(on={Refused: Directive.STOP}))
     module = type(sys)("strange_app")
     module.system = system  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "strange_app", module)
@@ -136,6 +136,19 @@ def test_one_unreadable_record_hides_no_node(strange: str) -> None:
     assert done.exit_code == 0
     assert "strange.incidents/0@0 is not the status of a node and was skipped" in done.output
     assert "talker" in done.output
+
+
+@pytest.mark.parametrize("topic", ["state", "stash"])
+def test_one_unreadable_shard_hides_no_other(strange: str, topic: str) -> None:
+    """Bytes that are no record of ours in one shard's topics: its row says so, and the command goes on."""
+    with closing(connect(strange)) as backend, closing(backend.appender()) as appender:
+        key = b"\0shard" if topic == "state" else b"7"
+        appender.append([Output(f"strange.talker.{topic}", 0, key, b"\x1b[31m")])
+    done = CliRunner().invoke(app, ["status", "strange_app:system", "--log", strange], env={"COLUMNS": "300"})
+    assert done.exit_code == 0, done.output
+    assert "cannot be read" in done.output
+    assert "talker/1" in done.output
+    assert not raw_in(done.output)
 
 
 def test_help_keeps_its_brackets() -> None:
