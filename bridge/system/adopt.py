@@ -37,7 +37,7 @@ def adopt(system: SystemDefinition, backend: Backend, shard: ShardId, reason: st
     if not reason.strip():
         backend.close()
         raise ValueError(
-            "an adoption needs a reason: whoever reads the incidents must see why the topics were created again"
+            "an adoption needs a reason, which is kept among the incidents: why were the topics created again?"
         )
     found: list[IncidentReport | ShardFailed] = []
 

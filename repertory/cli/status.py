@@ -14,7 +14,7 @@ from repertory.bridge.log.port import Backend
 from repertory.bridge.node.status import NodeStatusRecord
 from repertory.bridge.system.system import ActorSystem, load_system
 from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console, errors, opened, sentences
-from repertory.inspect.nodes import readable_node_records
+from repertory.inspect.nodes import node_records
 from repertory.inspect.shards import LAG_COUNTED_MAX, ShardStatus, shard_statuses
 from repertory.supervision.process.proc import is_alive
 
@@ -35,7 +35,7 @@ def status(
         with opened(log, kafka_config, system.settings) as backend, closing(backend.reader()) as reader:
             _complete(system, backend)
             shards = list(shard_statuses(reader, system))
-            nodes, unreadable = readable_node_records(reader, system)
+            nodes, unreadable = node_records(reader, system)
     now_ms = time.time_ns() // 1_000_000
     for sentence in unreadable:
         errors.print(f"repertory: {sentence}", soft_wrap=True)

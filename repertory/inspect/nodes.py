@@ -9,13 +9,8 @@ from repertory.bridge.node.status import NodeStatusRecord, decode_node
 from repertory.bridge.system.definition import SystemDefinition
 
 
-def node_records(reader: Reader, system: SystemDefinition) -> list[NodeStatusRecord]:
-    """Return the latest status of each node, by name; an empty list if the log has no topic for it."""
-    return readable_node_records(reader, system)[0]
-
-
-def readable_node_records(reader: Reader, system: SystemDefinition) -> tuple[list[NodeStatusRecord], list[str]]:
-    """Return the latest status of each node, and a sentence for each record that cannot be read.
+def node_records(reader: Reader, system: SystemDefinition) -> tuple[list[NodeStatusRecord], list[str]]:
+    """Return the latest status of each node, by name, and a sentence for each record that cannot be read.
 
     Others may write to this topic, or another version did: one record must not hide the nodes of a week.
     """

@@ -221,7 +221,7 @@ def test_an_operator_adopts_restored_topics(
     with system.start(url) as running:
         running.settle()
         assert running.state(Sum, "k") == Sum(total=15)
-        (operator,) = node_records(running.reader, system)
+        ((operator,), _) = node_records(running.reader, system)
         assert "restored from tape 7" in str(operator)
     with pytest.raises(NotAdopted, match="no topic of sum/0 was created again"):
         adopt(system, connect(url), ShardId("sum", 0), "once more")

@@ -229,12 +229,11 @@ class EmbeddedLog:
 
     def _check_topics(self) -> None:
         """Abort the shards whose topics were deleted and created again; the recovery that follows refuses them."""
+        ids = self._store.topic_ids({topic for state in self._shards.values() for topic in state.ids})
         for shard, state in list(self._shards.items()):
-            ids = self._store.topic_ids(list(state.ids))
-            for topic in ids:
-                if ids[topic] != state.ids[topic]:
-                    self._abort(shard, f"{shard}: {topic} was deleted and created again")
-                    break
+            recreated = [topic for topic, known in state.ids.items() if ids.get(topic, known) != known]
+            if recreated:
+                self._abort(shard, f"{shard}: {recreated[0]} was deleted and created again")
 
     def _someone_left(self, now_s: float) -> bool:
         """Tell whether another member's lease ran out or its process died."""

@@ -109,7 +109,7 @@ class Store:
         count: int = self.rows("SELECT count(*) FROM partition WHERE topic = ?", (topic,))[0][0]
         return count or None
 
-    def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
+    def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
         """Return the ids of those of the topics that exist."""
         found: dict[str, str] = dict(self.rows("SELECT topic, id FROM topic"))
         return {topic: found[topic] for topic in topics if topic in found}

@@ -281,7 +281,7 @@ def test_status_shows_what_failed_when_the_node_is_gone(stage: Stage) -> None:
     os.kill(node.pid, signal.SIGKILL)
     stage.until(lambda: node.exit_code is not None, "the node is dead")
     node.stop()
-    (record,) = node_records(stage._reader, stage.app.system)
+    ((record,), _) = node_records(stage._reader, stage.app.system)
     assert (record.node, record.state) == ("one", "ended without a final report (exit code -9)")
     seen = {(incident.what, incident.next.partition(" in ")[0]) for incident in record.incidents}
     assert {

@@ -158,7 +158,7 @@ def test_a_failure_that_no_level_can_mend_ends_the_node_loudly(
     last = record.incidents[-1]
     assert last.next == "the node gives up"
     assert "told never to go on" in last.what
-    (kept,) = node_records(stage._reader, stage.app.system)
+    ((kept,), _) = node_records(stage._reader, stage.app.system)
     assert kept.incidents[-1].next == "the node gives up"
     monkeypatch.setenv("COUNTING_MENDED", "1")
     stage.node("one")
