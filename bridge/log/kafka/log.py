@@ -113,7 +113,8 @@ class KafkaLog:
             if len(records) != len(run):
                 self._on_errors(where, run)
             shard = self._shards.get(where)
-            if shard is None:
+            if shard is None or not shard.is_flowing:
+                fetched.pop(where, None)  # Its claim may have ended at an error behind its first records.
                 continue
             records = shard.take(records)
             if shard.is_overfull:
@@ -136,8 +137,7 @@ class KafkaLog:
             shard = self._shards.get(where)
             if shard is not None and shard.is_flowing:
                 reason = f"{where}: offset {shard.next_offset}, the next to fetch, is out of range: {describe(error)}"
-                self._wind_down(shard, shard.abort())
-                self._events.append(Aborted(where, reason, routine=False))
+                self._abort(shard, Aborted(where, reason, routine=False))
 
     def _drain(self) -> None:
         """Take the outcomes of claims; ignore those of claims that have ended."""
@@ -148,8 +148,19 @@ class KafkaLog:
             shard = self._shards.get(claim.shard)
             if shard is None or shard.claim is not claim:
                 continue
-            self._take_outcome(shard, claim, event)
-            self._events.append(event)
+            if isinstance(event, Aborted):
+                self._abort(shard, event)
+            else:
+                self._take_outcome(shard, claim, event)
+                self._events.append(event)
+
+    def _abort(self, shard: KafkaShard[Claim], aborted: Aborted) -> None:
+        """End a shard's claim, and report that in place of what the claim did and the owner has not heard of."""
+        self._wind_down(shard, shard.abort())
+        if aborted.routine:  # the shard may have been assigned to another worker
+            shard.forget_proof()
+        self._void_events(shard.where)
+        self._events.append(aborted)
 
     def _take_outcome(self, shard: KafkaShard[Claim], claim: Claim, event: LogEvent) -> None:
         match event:
@@ -166,10 +177,6 @@ class KafkaLog:
                     self._lease.renew(sent_s)
             case Fenced():
                 self._wind_down(shard, shard.fence(self._lease.now_s()))
-            case Aborted(routine=routine):
-                self._wind_down(shard, shard.abort())
-                if routine:  # the shard may have been assigned to another worker
-                    shard.forget_proof()
             case _:
                 raise AssertionError(f"{claim.shard}: a claim does not report {event}")
 
@@ -192,23 +199,19 @@ class KafkaLog:
         for where, shard in self._shards.items():
             shard.forget_proof()
             if shard.claim is not None:
-                self._wind_down(shard, shard.abort())
-                self._void_events(where)
                 reason = (
                     f"{where}: the group has not confirmed the membership for longer than a session; the shard is "
                     "claimed again once it does"
                 )
-                self._events.append(Aborted(where, reason, routine=True))
+                self._abort(shard, Aborted(where, reason, routine=True))
 
     def _check_topics(self, now_s: float) -> None:
         """Abort the claims of shards whose topics were created again; the recovery that follows refuses them."""
         for where, topic in self._topic_watch.recreated(now_s).items():
             shard = self._shards.get(where)
             if shard is not None and shard.claim is not None:
-                self._wind_down(shard, shard.abort())
-                self._void_events(where)
                 reason = f"{where}: {topic} was deleted and created again"
-                self._events.append(Aborted(where, reason, routine=False))
+                self._abort(shard, Aborted(where, reason, routine=False))
 
     # --- called by the owner ----------------------------------------------------------------------------------
 
@@ -231,9 +234,8 @@ class KafkaLog:
         now_s = time.monotonic()
         for where, shard in self._shards.items():
             if shard.claim is not None and shard.claim.is_stuck(now_s):
-                self._wind_down(shard, shard.abort())
                 reason = f"{where}: unknown outcome of a commit, the next claim decides it: librdkafka does not return"
-                self._events.append(Aborted(where, reason, routine=False))
+                self._abort(shard, Aborted(where, reason, routine=False))
 
     def _start(self, shard: KafkaShard[Claim]) -> None:
         claim = Claim(self._config, self._admin, self._member.group, shard.where, self._inbox, self._lease)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Message, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import (
     AclBinding,
@@ -21,6 +21,7 @@ from confluent_kafka.admin import (
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.kafka import KafkaBackend, parse_properties
 from repertory.bridge.log.kafka.config import LogLines
+from repertory.bridge.log.kafka.log import KafkaLog
 from repertory.bridge.log.port import (
     Aborted,
     Fetched,
@@ -137,6 +138,26 @@ def test_an_offset_that_is_gone_aborts(world: LogHarness) -> None:
 
 
 # --- brokers and rights ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.kafka
+def test_nothing_of_a_claim_comes_after_its_abort(world: LogHarness) -> None:
+    """An error behind records of the same fetch ends the claim: no record of it is delivered after ``Aborted``."""
+    driver, shard = world.working()
+    driver.log.begin(shard, 0)
+    other = world.shard(1)
+    gone = KafkaError(KafkaError.OFFSET_OUT_OF_RANGE)
+    log = driver.log
+    assert isinstance(log, KafkaLog)
+    log._take(
+        [
+            Message(topic=shard.topic, partition=shard.partition, offset=0, value=b"x", timestamp=(1, 0)),
+            Message(topic=other.topic, partition=other.partition, offset=0, value=b"x", timestamp=(1, 0)),
+            Message(topic=shard.topic, partition=shard.partition, error=gone),
+        ]
+    )
+    world.until(lambda: bool(driver.said(shard)), lambda: "an event")
+    assert [type(event) for event in driver.said(shard)] == [Aborted]
 
 
 def test_an_unreachable_broker_is_named() -> None:
