@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from repertory.bridge.node.handle import NodeHandle
     from repertory.bridge.reports import NodeReport, ShardLost, ShardRestored
     from repertory.bridge.system.client import Client
+    from repertory.bridge.system.failed import DeadLetter, Parked
+    from repertory.bridge.system.published import PublishedRecord
     from repertory.bridge.system.running import NotSettled, Running
     from repertory.bridge.system.settings import Settings
     from repertory.bridge.system.system import ActorSystem
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "ActorSystem": "bridge.system.system",
     "Client": "bridge.system.client",
+    "DeadLetter": "bridge.system.failed",
     "InvalidSetting": "bridge.log.port",
     "LogError": "bridge.log.port",
     "LogUnavailable": "bridge.log.port",
@@ -63,6 +66,8 @@ _LAZY = {
     "NodeReport": "bridge.reports",
     "NotSettled": "bridge.system.running",
     "OutcomeUnknown": "bridge.log.port",
+    "Parked": "bridge.system.failed",
+    "PublishedRecord": "bridge.system.published",
     "Running": "bridge.system.running",
     "Settings": "bridge.system.settings",
     "ShardLost": "bridge.reports",
@@ -85,6 +90,7 @@ __all__ = [
     "CommandHandler",
     "Context",
     "ContractViolation",
+    "DeadLetter",
     "DefinitionError",
     "Directive",
     "Done",
@@ -99,7 +105,9 @@ __all__ = [
     "NotSettled",
     "OutcomeUnknown",
     "OutputTooLarge",
+    "Parked",
     "Policy",
+    "PublishedRecord",
     "Rejection",
     "Running",
     "Sender",

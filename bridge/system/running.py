@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, cast
 import msgspec
 
 from repertory.actors.entity import Entity
+from repertory.actors.message import Message
 from repertory.actors.shard.changelog import ShardId, StashedRecord
 from repertory.bridge import kill_points, topics
 from repertory.bridge.assigned_shard import ShardPhase
@@ -21,6 +22,8 @@ from repertory.bridge.loop import ShardLoop
 from repertory.bridge.reports import ReportSink, ShardReport
 from repertory.bridge.system.client import Client
 from repertory.bridge.system.committed import entity_state, stashed_commands
+from repertory.bridge.system.failed import DeadLetter, Parked, dead_letters, parked_keys
+from repertory.bridge.system.published import PublishedRecord, published_records
 
 if TYPE_CHECKING:
     from repertory.bridge.system.definition import SystemDefinition
@@ -139,6 +142,23 @@ class Running:
         """Return an entity's committed state, None if it has none: it never existed, or has stopped."""
         hosted = self.system.hosted[entity]
         return cast("E | None", entity_state(self.reader, self.system, hosted, key).state)
+
+    def parked(self) -> list[Parked]:
+        """Return the parked keys: the command that each waits for, its failure, and how many commands are behind it."""
+        return list(parked_keys(self.reader, self.system))
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Return the commands that were not applied and never will be, oldest first in each partition."""
+        return list(dead_letters(self.reader, self.system))
+
+    def published(self, topic: str, *message_types: type[Message]) -> list[PublishedRecord]:
+        """Return the records of a topic outside the system, by partition and offset: key, value and headers.
+
+        A value is a message if the system's entities or ``message_types`` have its type, else the bytes.
+
+        Raises LookupError if there is no such topic.
+        """
+        return list(published_records(self.reader, self.system, topic, message_types))
 
     def _left(self) -> str | None:
         """Describe one thing that is still to be done; None if there is nothing."""

@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from repertory.actors.headers import Headers
+from repertory.bridge.system.failed import DeadLetter, Parked
 from repertory.bridge.system.system import load_system
 from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console, opened, sentences
 from repertory.inspect.readable import readable, readable_key
-from repertory.operate.operator import DeadLetter, Operator, Parked
+from repertory.operate.operator import Operator
 
 parked = typer.Typer(
     name="parked", help="Keys whose first command failed too often.", no_args_is_help=True, rich_markup_mode=None

@@ -2,86 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-
-import msgspec
+from collections.abc import Iterator
 
 from repertory.actors.control import DropParked, RetryParked
-from repertory.actors.headers import (
-    ASKED,
-    ATTEMPTS,
-    CAUSE,
-    CORRELATION_ID,
-    DEAD_LETTER,
-    EPOCH,
-    ERROR_MESSAGE,
-    ERROR_TYPE,
-    KEPT_PREFIX,
-    MESSAGE_ID,
-    REPLY_KEY,
-    REPLY_TO,
-    RETRY_OF,
-    SOURCE_OFFSET,
-    SOURCE_PARTITION,
-    SOURCE_TOPIC,
-    Headers,
-)
+from repertory.actors.headers import ASKED, CORRELATION_ID, MESSAGE_ID, REPLY_TO, RETRY_OF
 from repertory.actors.message import Done, Message, Undelivered
 from repertory.actors.placement import checked_key, partition_of
-from repertory.actors.shard.changelog import StashedRecord
 from repertory.actors.wire import MessageDecoder, encode
 from repertory.bridge import topics
 from repertory.bridge.log.port import Backend, LogUnavailable, Reader
-from repertory.bridge.log.record import Output, Record
-from repertory.bridge.system.committed import stashed_commands
-from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
-
-#: Headers that the command's sender wrote and that its dead letter keeps under another name.
-_OF_THE_SENDER = frozenset({KEPT_PREFIX + CAUSE, KEPT_PREFIX + EPOCH})
-#: A number in a header. The length is limited because Python refuses to parse thousands of digits.
-_NUMBER = re.compile("[0-9]{1,18}", re.ASCII)
-
-
-class Parked(msgspec.Struct, frozen=True):
-    """A parked key: its first stashed command, and the number of commands stashed behind that one.
-
-    ``askers``: who waits for the answers of these commands, in their order: ``transfer t-1``, or ``client 7f3a…`` with
-    the correlation id.
-    """
-
-    entity: str
-    partition: int
-    key: str
-    offset: int
-    record: StashedRecord
-    behind: int
-    askers: tuple[str, ...]
-
-
-class DeadLetter(msgspec.Struct, frozen=True):
-    """A dead letter, read from its headers. ``headers`` are the headers of the original command."""
-
-    record: Record
-    error: str
-    reason: str
-    attempts: int
-    source_topic: str
-    source_partition: int
-    source_offset: int
-    headers: Headers
-
-    @property
-    def address(self) -> str:
-        """``partition@offset`` within the dead-letters topic."""
-        return f"{self.record.partition}@{self.record.offset}"
-
-    @property
-    def retry_of(self) -> bytes:
-        """The value of the ``retry-of`` header of a retry."""
-        return f"{self.record.topic}/{self.record.partition}/{self.record.offset}".encode()
+from repertory.bridge.log.record import Output
+from repertory.bridge.system.definition import SystemDefinition
+from repertory.bridge.system.failed import DeadLetter, Parked, dead_letters, parked_keys, parked_on
 
 
 class Operator:
@@ -95,38 +29,17 @@ class Operator:
     # --- parked keys ------------------------------------------------------------------------------------------
 
     def parked(self) -> Iterator[Parked]:
-        """Yield all parked keys of the system."""
-        for hosted in self._system.hosted.values():
-            for partition in range(hosted.partitions):
-                yield from self._parked_on(hosted, partition)
+        """Return all parked keys of the system."""
+        return parked_keys(self._reader, self._system)
 
     def find_parked(self, entity: str, key: str) -> Parked:
         """Return a parked key. Raises LookupError if the key is not parked or the system hosts no such entity."""
         hosted = self._system.hosted[self._system.behaviour(entity).entity]
         partition = partition_of(checked_key(key).encode(), hosted.partitions)
-        for parked in self._parked_on(hosted, partition):
+        for parked in parked_on(self._reader, self._system, hosted, partition):
             if parked.key == key:
                 return parked
         raise LookupError(f"the key {key!r} of {hosted.behaviour.name} is not parked")
-
-    def _parked_on(self, hosted: EntityDefinition, partition: int) -> Iterator[Parked]:
-        stashed = stashed_commands(self._reader, self._system, hosted.behaviour, partition)
-        for offset, record in stashed:
-            if record.parked:
-                queue = [other for _, other in stashed if other.key == record.key]
-                askers = tuple(filter(None, map(self._asker, queue)))
-                yield Parked(hosted.behaviour.name, partition, record.key, offset, record, len(queue) - 1, askers)
-
-    def _asker(self, record: StashedRecord) -> str:
-        """Return who waits for the answer of a command; "" if it was not asked."""
-        headers = dict(record.headers)
-        if REPLY_TO not in headers:
-            return ""
-        topic = headers[REPLY_TO].decode("utf-8", "replace").partition("/")[0]
-        if REPLY_KEY in headers:
-            entity = topic.removeprefix(f"{self._system.name}.").removesuffix(".commands")
-            return f"{entity} {headers[REPLY_KEY].decode('utf-8', 'replace')}"
-        return f"client {headers.get(CORRELATION_ID, b'').decode('utf-8', 'replace')}"
 
     def retry(self, parked: Parked, timeout_s: float = 30.0) -> None:
         """Run a parked key's commands again, in order. Returns once the shard has accepted the request.
@@ -174,11 +87,8 @@ class Operator:
     # --- dead letters -----------------------------------------------------------------------------------------
 
     def dead_letters(self) -> Iterator[DeadLetter]:
-        """Yield all dead letters that the log still holds, oldest first in each partition."""
-        topic = topics.dead_letters_topic(self._system.name)
-        for partition in range(self._reader.partition_count(topic) or 0):
-            for record in self._reader.read(topic, partition, self._low(topic, partition)):
-                yield dead_letter(record)
+        """Return all dead letters that the log still holds, oldest first in each partition."""
+        return dead_letters(self._reader, self._system)
 
     def find_dead_letter(self, address: str) -> DeadLetter:
         """Return the dead letter at ``partition@offset``. Raises LookupError if there is none."""
@@ -223,27 +133,3 @@ class Operator:
         """Release what it holds."""
         self._appender.close()
         self._reader.close()
-
-
-def dead_letter(record: Record) -> DeadLetter:
-    """Read a record of the dead-letters topic. A field is empty or -1 if a foreign record lacks its header."""
-    found: Mapping[str, str] = {
-        name: value.decode("utf-8", "backslashreplace") for name, value in record.headers if name in DEAD_LETTER
-    }
-    kept = tuple(
-        (n.removeprefix(KEPT_PREFIX) if n in _OF_THE_SENDER else n, v) for n, v in record.headers if n not in found
-    )
-    return DeadLetter(
-        record,
-        found.get(ERROR_TYPE, ""),
-        found.get(ERROR_MESSAGE, ""),
-        _number(found.get(ATTEMPTS)),
-        found.get(SOURCE_TOPIC, ""),
-        _number(found.get(SOURCE_PARTITION)),
-        _number(found.get(SOURCE_OFFSET)),
-        kept,
-    )
-
-
-def _number(text: str | None) -> int:
-    return int(text) if text is not None and _NUMBER.fullmatch(text) else -1

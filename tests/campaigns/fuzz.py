@@ -57,10 +57,10 @@ from repertory.bridge.node.report_stream import LINE_BYTES_MAX, ReportLines
 from repertory.bridge.node.status import NodeStatus, decode_node
 from repertory.bridge.reports import IncidentReport, NodeReport, ShardAborted
 from repertory.bridge.system.committed import entity_state
+from repertory.bridge.system.failed import dead_letter
 from repertory.bridge.system.system import ActorSystem
 from repertory.inspect.readable import readable, readable_key
 from repertory.inspect.shards import shard_status
-from repertory.operate.operator import dead_letter
 from repertory.supervision.process.reports import NodeStopped, WorkerFailed, WorkerStarted, WorkerWaits
 from repertory.supervision.process.transport import FrameError, ReceiveBuffer, Serializer, frame
 from repertory.verify import verify

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from repertory.operate import operator
+from repertory.bridge.system import failed
 from tests.campaigns.fuzz import TARGETS, Found, fuzz, unsigned_frame
 from tests.campaigns.fuzz_sockets import frames_at_every_port
 
@@ -40,7 +40,7 @@ def test_the_same_seed_gives_the_same_inputs() -> None:
 
 def test_an_escaped_exception_is_found_and_can_be_reproduced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that trusts a number is found, and the error has the command that reproduces it."""
-    monkeypatch.setattr(operator, "_number", lambda text: int(text or 0))
+    monkeypatch.setattr(failed, "_number", lambda text: int(text or 0))
     with pytest.raises(
         Found, match=r"headers: ValueError: .*python -m tests.campaigns.fuzz --seed 1 --first (\d+) "
     ) as found:

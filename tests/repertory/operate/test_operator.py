@@ -20,10 +20,11 @@ from repertory.actors.wire import encode
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.record import Output, Record
 from repertory.bridge.system.client import Client
+from repertory.bridge.system.failed import dead_letter
 from repertory.bridge.system.running import Running
 from repertory.bridge.system.settings import Settings
 from repertory.cli.app import app
-from repertory.operate.operator import Operator, dead_letter
+from repertory.operate.operator import Operator
 from tests.support.paths import ROOT
 
 FIXED = {"yet": False}
