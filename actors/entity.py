@@ -24,6 +24,7 @@ from repertory.actors.message import (
     wire_name,
 )
 from repertory.actors.wire import MessageDecoder, by_wire_name, encode
+from repertory.supervision.traceback_text import message_of
 
 _RESERVED = frozenset({"replace"})
 
@@ -181,7 +182,7 @@ class Behaviour:
             return self.state_decode(encode(self.entity()))
         except Exception as error:
             raise DefinitionError(
-                f"{self.entity.__name__}: its defaults do not match its annotations: {error}."
+                f"{self.entity.__name__}: its defaults do not match its annotations: {message_of(error)}."
             ) from error
 
 

@@ -32,13 +32,15 @@ ADDRESS: Final = frozenset({REPLY_TO, REPLY_KEY, CORRELATION_ID, ABOUT})
 # Dead letters, beside the headers of the command that failed.
 ERROR_TYPE: Final = "error-type"
 ERROR_MESSAGE: Final = "error-message"
+#: Left out if no user code failed.
+ERROR_TRACEBACK: Final = "error-traceback"
 ATTEMPTS: Final = "attempts"
 SOURCE_TOPIC: Final = "source-topic"
 SOURCE_PARTITION: Final = "source-partition"
 SOURCE_OFFSET: Final = "source-offset"
 #: The headers that a dead letter adds. A header of the command with one of these names is kept with `KEPT_PREFIX`.
 DEAD_LETTER: Final = frozenset(
-    {CAUSE, ERROR_TYPE, ERROR_MESSAGE, ATTEMPTS, SOURCE_TOPIC, SOURCE_PARTITION, SOURCE_OFFSET}
+    {CAUSE, ERROR_TYPE, ERROR_MESSAGE, ERROR_TRACEBACK, ATTEMPTS, SOURCE_TOPIC, SOURCE_PARTITION, SOURCE_OFFSET}
 )
 KEPT_PREFIX: Final = "source-"
 #: A dead letter that an operator retries: ``topic/partition/offset`` of the dead letter.

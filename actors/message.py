@@ -156,7 +156,10 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
 
 class Undecodable(msgspec.Struct, frozen=True, gc=False):
-    """A record that cannot be decoded; ``error`` and ``reason`` say why. It becomes a dead letter."""
+    """A record that cannot be decoded; ``error`` and ``reason`` say why. It becomes a dead letter.
+
+    ``traceback``: that of user code (a ``__post_init__``) that refused it, else "".
+    """
 
     offset: int
     key: bytes | None
@@ -166,6 +169,7 @@ class Undecodable(msgspec.Struct, frozen=True, gc=False):
     error: str
     reason: str
     sender: Sender | None = None
+    traceback: str = ""
 
 
 def wire_name(message_type: type[Message]) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Union
 import msgspec
 
 from repertory.actors.message import TYPE_FIELD, DefinitionError, Message, wire_name
-from repertory.supervision.directive import Failure
+from repertory.supervision.traceback_text import message_of
 
 #: ``order="deterministic"``: equal values give equal bytes, so states can be compared as bytes.
 encode: Final = msgspec.msgpack.Encoder(order="deterministic").encode
@@ -70,7 +70,7 @@ class MessageDecoder:
 
 def _explain(error: Exception, data: bytes) -> str:
     """Describe the error in at most 1,000 characters, however long the bytes or the text of a ``__post_init__`` are."""
-    text = Failure.of(error, "").message
+    text = message_of(error)
     if isinstance(error, msgspec.ValidationError) and text.startswith("Invalid value '"):
         return f"unknown type {text.removeprefix('Invalid value ').removesuffix(' - at `$.type`')}"
     if data[:1] in (b"{", b"[", b'"') and _is_json(data):

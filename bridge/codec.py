@@ -34,6 +34,7 @@ from repertory.bridge import topics
 from repertory.bridge.log.port import Append, Transaction
 from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.bridge.nontransactional import append_of, with_epoch
+from repertory.supervision.traceback_text import user_traceback
 
 #: An error message in a header of a dead letter is cut to this length.
 _REASON_CHARS_MAX = 1_000
@@ -96,8 +97,9 @@ class Codec:
         except ValueError as error:  # DecodeError, UnicodeDecodeError, an invalid key
             name = "DecodeError" if isinstance(error, UnicodeDecodeError) else type(error).__name__
             return Undecodable(
-                record.offset, record.key, value, record.headers, record.timestamp_ms, name, str(error), sender
-            )
+                record.offset, record.key, value, record.headers, record.timestamp_ms, name, str(error), sender,
+                user_traceback(error),
+            )  # fmt: skip
         return Envelope(record.offset, key, message, value, record.headers, record.timestamp_ms, sender, about)
 
     def stashed_envelope(self, offset: int, record: StashedRecord) -> Envelope | Undecodable:
@@ -211,7 +213,7 @@ class Codec:
         return Output(to.topic, self._placed(to.topic, key), key, data, headers)
 
     def _dead_letter(self, output: DeadLettered, partition: int, cause: Header) -> Output:
-        own = (
+        own: Headers = (
             cause,
             (names.ERROR_TYPE, output.error.encode()),
             (names.ERROR_MESSAGE, output.reason[:_REASON_CHARS_MAX].encode("utf-8", "backslashreplace")),
@@ -220,6 +222,8 @@ class Codec:
             (names.SOURCE_PARTITION, b"%d" % partition),
             (names.SOURCE_OFFSET, b"%d" % output.offset),
         )
+        if output.traceback:
+            own = (*own, (names.ERROR_TRACEBACK, output.traceback.encode()))
         kept = tuple((f"{_PREFIX}{name}" if name in _RENAMED else name, value) for name, value in output.headers)
         return Output(self._dead_letters, 0, output.key, output.value, (*kept, *own))
 

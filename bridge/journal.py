@@ -6,6 +6,8 @@ After it, at least once, recovery reads the commands topic (fourth step); otherw
 
 from __future__ import annotations
 
+import msgspec
+
 from repertory.actors.headers import SEQ, VERSION
 from repertory.actors.message import Stopped
 from repertory.actors.placement import checked_key
@@ -15,6 +17,8 @@ from repertory.actors.shard.decision import evolve
 from repertory.actors.shard.recovered import RecoveredShard
 from repertory.actors.wire import DecodeError, refuse_unknown_fields
 from repertory.bridge.log.record import Record
+from repertory.supervision import Directive, Failure
+from repertory.supervision.traceback_text import message_of, user_traceback
 
 #: The remedy when a part of a shard's history is missing or contradicts the rest.
 REMEDY = "restore all topics of this entity from one backup"
@@ -27,6 +31,14 @@ class Inconsistent(Exception):
     def of(cls, shard: object, what: str) -> Inconsistent:
         """Return the error for a shard."""
         return cls(f"shard {shard} is stopped: {what}.")
+
+    def failure(self, shard: str) -> Failure:
+        """Return the failure that stops the shard: no restart can correct what is in the log.
+
+        It has a traceback only if user code failed on what is in the log; else the sentence says all.
+        """
+        failure = Failure.of(self, shard)
+        return msgspec.structs.replace(failure, directive=Directive.STOP, traceback=user_traceback(self))
 
 
 class JournalTail:
@@ -89,8 +101,8 @@ class JournalTail:
             raise
         except Exception as error:
             raise self._wrong(
-                f"the journal record {where} cannot be applied: {type(error).__name__}: {error!s:.1000}; run the code "
-                "that wrote it, or correct the @event method"
+                f"the journal record {where} cannot be applied: {type(error).__name__}: {message_of(error)}; run "
+                "the code that wrote it, or correct the @event method"
             ) from error
 
     def _wrong(self, what: str) -> Inconsistent:

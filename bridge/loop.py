@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import assert_never
 
-import msgspec
-
 from repertory.actors.shard.mailbox import Delivery
 from repertory.actors.shard.shard import Shard
 from repertory.actors.shard.turn_result import Counts, TurnResult
@@ -38,7 +36,7 @@ from repertory.bridge.recovery import Recovery
 from repertory.bridge.region import ShardRegion
 from repertory.bridge.reports import ReportSink
 from repertory.bridge.worker_log import WorkerLog
-from repertory.supervision import Directive, Exited, Failed, Failure, Start, Started, Stop
+from repertory.supervision import Exited, Failed, Failure, Start, Started, Stop
 
 #: A contradiction in the log is read again so many times before it stops the shard: a broker that has just restarted
 #: may not show all records yet.
@@ -107,9 +105,8 @@ class ShardLoop:
         except Inconsistent as error:
             if assigned.doubt() <= DOUBTS_MAX:
                 self._aborted(assigned, f"{error} {DOUBT}", routine=False)
-            else:  # No restart can correct what is in the log.
-                failure = Failure.of(error, assigned.name)
-                self._fail(assigned, msgspec.structs.replace(failure, directive=Directive.STOP))
+            else:
+                self._fail(assigned, error.failure(assigned.name))
 
     def _on_shard(self, assigned: AssignedShard, event: ShardEvent, now_s: float) -> None:
         if assigned.phase in DOWN and isinstance(event, Claimed | Replayed | Aborted):

@@ -35,6 +35,7 @@ from repertory.bridge.log.port import Claimed, Replayed
 from repertory.bridge.log.record import Record
 from repertory.bridge.nontransactional import NontransactionalRecovery
 from repertory.bridge.topics import SEEN_KEY, SHARD_KEY
+from repertory.supervision.traceback_text import message_of
 
 
 class Replay(msgspec.Struct, frozen=True):
@@ -201,8 +202,8 @@ class Recovery:
             raise
         except Exception as error:  # A __post_init__ is user code.
             raise self._wrong(
-                f"the snapshot of key {key!r} does not fit {self._config.behaviour.entity.__name__}: {error!s:.1000}; "
-                "run the code that wrote it"
+                f"the snapshot of key {key!r} does not fit {self._config.behaviour.entity.__name__}: "
+                f"{message_of(error)}; run the code that wrote it"
             ) from error
         return entity
 

@@ -71,6 +71,7 @@ class ShardFailed(WorkerReport, frozen=True, kw_only=True, tag="shard-failed"):
     error: str
     reason: str
     next: str
+    traceback: str = ""
 
 
 class ShardStalled(WorkerReport, frozen=True, kw_only=True, tag="shard-stalled"):
@@ -89,6 +90,7 @@ class IncidentReport(WorkerReport, frozen=True, kw_only=True, tag="incident"):
     reason: str
     outcome: str
     next: str
+    traceback: str = ""
 
 
 class WorkerDrained(WorkerReport, frozen=True, kw_only=True, tag="worker-drained"):

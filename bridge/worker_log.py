@@ -24,6 +24,12 @@ from repertory.bridge.reports import (
 )
 from repertory.bridge.text import one_line
 from repertory.supervision import Failure
+from repertory.supervision.traceback_text import bounded
+
+#: A report is a line of at most 4,096 bytes, and a node keeps the last incidents only. The log has whole tracebacks.
+REPORTED_TRACEBACK_BYTES_MAX = 2_000
+#: How many incidents of one turn are reported with a traceback: a bug may fail every command of a batch.
+REPORTED_TRACEBACKS_MAX = 5
 
 logger = logging.getLogger("repertory")
 
@@ -73,9 +79,18 @@ class WorkerLog:
         self._report(ShardAborted(shard=shard, reason=reason, routine=routine, next=then))
 
     def failed(self, shard: str, failure: Failure, then: str) -> None:
-        """A shard failed. ``then`` describes its supervisor's decision."""
-        _write_line(logging.ERROR, "shard %s failed: %s: %s; %s", shard, failure.error_type, failure.message, then)
-        self._report(ShardFailed(shard=shard, error=failure.error_type, reason=failure.message, next=then))
+        """A shard failed. ``then`` describes its supervisor's decision.
+
+        The traceback of a handler's failure was logged with its incident.
+        """
+        trace = "" if "@" in failure.where else failure.traceback
+        values = shard, failure.error_type, failure.message, then
+        _write_line(logging.ERROR, "shard %s failed: %s: %s; %s", *values, trace=trace)
+        report = ShardFailed(
+            shard=shard, error=failure.error_type, reason=failure.message, next=then,
+            traceback=bounded(failure.traceback, REPORTED_TRACEBACK_BYTES_MAX),
+        )  # fmt: skip
+        self._report(report)
 
     def stalled(self, shard: str, reason: str) -> None:
         """A shard's stash is full."""
@@ -85,18 +100,24 @@ class WorkerLog:
 
     def incidents(self, found: Sequence[Incident]) -> None:
         """Commands failed; the decisions about them are committed next."""
-        for incident in found:
-            _write_line(
-                logging.WARNING, "%s: %s: %s; %s", incident.where, incident.error, incident.reason, incident.next
-            )
-            logger.debug("%s", incident.traceback)
+        for number, incident in enumerate(found):
+            values = incident.where, incident.error, incident.reason, incident.next
+            trace = "" if incident.is_repeated else incident.traceback
+            _write_line(logging.WARNING, "%s: %s: %s; %s", *values, trace=trace)
+            reported = incident.traceback if number < REPORTED_TRACEBACKS_MAX else ""
             report = IncidentReport(
                 where=incident.where, error=incident.error, reason=incident.reason,
                 outcome=incident.outcome, next=incident.next,
+                traceback=bounded(reported, REPORTED_TRACEBACK_BYTES_MAX),
             )  # fmt: skip
             self._report(report)
 
 
-def _write_line(level: int, line: str, *values: object) -> None:
-    if logger.isEnabledFor(level):
-        logger.log(level, "%s", one_line(line % values))
+def _write_line(level: int, line: str, *values: object, trace: str = "") -> None:
+    """Log a line, with a traceback where any formatter of ``logging`` prints one: below the line."""
+    if not logger.isEnabledFor(level):
+        return
+    record = logger.makeRecord(logger.name, level, __file__, 0, "%s", (one_line(line % values),), None)
+    if trace:
+        record.exc_text = "\n".join(map(one_line, trace.splitlines()))
+    logger.handle(record)

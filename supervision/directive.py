@@ -1,16 +1,11 @@
 """A failure, and the directive that says what to do about it: two values that all levels of supervision share."""
 
 import enum
-import traceback
 from typing import Self
 
 import msgspec
 
-MESSAGE_CHARS_MAX = 1_000
-"""Enough for a sentence and its numbers. A message can quote a whole record, and a failure is kept for each child."""
-
-TRACEBACK_CHARS_MAX = 8_000
-"""About a hundred frames. With the message, far smaller than a Thespian frame (1 MiB) and a Kafka header."""
+from repertory.supervision.traceback_text import message_of, traceback_of
 
 
 class Directive(enum.Enum):
@@ -52,19 +47,19 @@ class Failure(msgspec.Struct, frozen=True):
     directive: Directive | None = None
 
     @classmethod
-    def of(cls, error: BaseException, where: str) -> Self:
-        """Describe `error`, which failed at `where`; never raises, whatever the error's own ``__str__`` does.
+    def of(cls, error: BaseException, where: str, doing: str = "") -> Self:
+        """Describe `error`, which failed at `where` while `doing` was under way; never raises.
 
-        The message keeps its first 1,000 characters. The traceback keeps 8,000, from both ends: its origin and
-        the place of the error. Text that is not valid UTF-8 is escaped.
+        See ``supervision.traceback_text`` for the bounds. An error that carries a failure (its attribute ``failure``)
+        has the traceback of that one: it reports what a child could not describe itself.
         """
-        report = traceback.TracebackException.from_exception(error)
         own, *bases = type(error).__mro__[:-1]
+        carried = getattr(error, "failure", None)
         return cls(
             error_type=qualified_name(own),
-            message=_printable(str(report))[:MESSAGE_CHARS_MAX],
+            message=message_of(error),
             where=where,
-            traceback=_both_ends(_printable("".join(report.format())), TRACEBACK_CHARS_MAX),
+            traceback=carried.traceback if isinstance(carried, Failure) else traceback_of(error, doing),
             bases=tuple(qualified_name(base) for base in bases),
         )
 
@@ -74,17 +69,3 @@ def qualified_name(error_type: type) -> str:
     if error_type.__module__ == "builtins":
         return error_type.__qualname__
     return f"{error_type.__module__}.{error_type.__qualname__}"
-
-
-def _printable(text: str) -> str:
-    """Escape lone surrogates, which UTF-8 headers and MessagePack strings cannot contain."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _both_ends(text: str, chars_max: int) -> str:
-    """Cut out the middle of a long text: the ends of a traceback are its most useful parts."""
-    if len(text) <= chars_max:
-        return text
-    gap = "\n[...]\n"
-    head = (chars_max - len(gap)) // 2
-    return text[:head] + gap + text[len(text) - (chars_max - len(gap) - head) :]

@@ -97,7 +97,7 @@ class StashedRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Stashed"
 
     ``attempt`` is the next one (1 + restarts so far); ``due_ms`` (epoch) is when it can run, 0 for a command behind the
     first of its key; ``delay_ms``: how long after its failure that was, which bounds the wait if the clock is set back.
-    ``parked``: only an operator retries it.
+    ``parked``: only an operator retries it. ``error``, ``reason`` and ``traceback`` are those of its last failure.
     """
 
     key: str
@@ -110,6 +110,7 @@ class StashedRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Stashed"
     parked: bool = False
     error: str = ""
     reason: str = ""
+    traceback: str = ""
 
 
 class SeenRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Seen", forbid_unknown_fields=True):

@@ -82,10 +82,10 @@ class CommandRunner:
         self.stalled = self._stash.no_room(key, self._config.limits)
         return self.stalled is None
 
-    def overflow(self, envelope: Envelope, attempt: int, turn: Turn) -> None:
+    def overflow(self, envelope: Envelope, attempt: int, turn: Turn, traceback: str = "") -> None:
         """Dead-letter a command for which the stash has no room."""
         assert self.stalled is not None
-        turn.dead_letter(envelope, "NoRoom", self.stalled, attempt)
+        turn.dead_letter(envelope, "NoRoom", self.stalled, attempt, traceback)
         self.stalled = None
 
     def _failed(
@@ -93,18 +93,18 @@ class CommandRunner:
     ) -> None:
         attempt, budget = 1 if stashed is None else stashed.attempt, self._entities.budget
         failed = judged(self._config, budget, envelope, attempt, error, now_ms, self._where(envelope))
-        fate = failed.fate
+        failure, fate = failed.failure, failed.fate
         if fate in (Fate.PARKED, Fate.RESTARTED) and stashed is None and not self.has_room(envelope):
             fate = Fate.NO_ROOM
         match fate:
             case Fate.ESCALATED:
-                self.failure = failed.failure
+                self.failure = failure
             case Fate.DEAD_LETTERED:
-                turn.dead_letter(envelope, failed.failure.error_type, failed.failure.message, attempt)
+                turn.dead_letter(envelope, failure.error_type, failure.message, attempt, failure.traceback)
                 if stashed is not None:
                     turn.leave(envelope)
             case Fate.NO_ROOM:
-                self.overflow(envelope, attempt, turn)
+                self.overflow(envelope, attempt, turn, failure.traceback)
             case Fate.PARKED | Fate.RESTARTED:
                 if fate is Fate.RESTARTED:
                     budget.restarted(envelope.key, failed.restarts_ms)
@@ -112,7 +112,7 @@ class CommandRunner:
                 message = self._config.behaviour.decoder.decode(envelope.value)
                 again = msgspec.structs.replace(envelope, message=message)
                 turn.keep(Stashed(again, failed.stashed(envelope, now_ms)), known=stashed is not None)
-        turn.incidents.append(failed.incident(fate))
+        turn.incidents.append(failed.incident(fate, stashed))
 
     def _where(self, envelope: Envelope) -> str:
         return f"{self._config.id}@{envelope.offset} key {envelope.key!r}"

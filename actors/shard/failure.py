@@ -43,10 +43,14 @@ class FailedCommand(msgspec.Struct, frozen=True):
             due_ms=0 if is_parked else now_ms + int(self.delay_s * 1000),
             delay_ms=0 if is_parked else int(self.delay_s * 1000),
             parked=is_parked, error=self.failure.error_type, reason=self.failure.message,
+            traceback=self.failure.traceback,
         )  # fmt: skip
 
-    def incident(self, fate: Fate) -> Incident:
-        """Return the incident for the operator; ``fate`` can be NO_ROOM in place of the judged one."""
+    def incident(self, fate: Fate, before: StashedRecord | None) -> Incident:
+        """Return the incident for the operator; ``fate`` can be NO_ROOM in place of the judged one.
+
+        ``before``: the record of the command after its last failure.
+        """
         match fate:
             case Fate.ESCALATED:
                 then = "the shard is restarted"
@@ -59,7 +63,10 @@ class FailedCommand(msgspec.Struct, frozen=True):
             case Fate.RESTARTED:
                 then = f"attempt {self.attempt + 1} follows in {self.delay_s:.2f} s"
         failure = self.failure
-        return Incident(failure.where, failure.error_type, failure.message, then, fate.value, failure.traceback)
+        is_repeated = before is not None and before.traceback == failure.traceback
+        return Incident(
+            failure.where, failure.error_type, failure.message, then, fate.value, failure.traceback, is_repeated
+        )
 
 
 def judged(
@@ -77,7 +84,9 @@ def judged(
     judgement = judge(config.policy, restarts, type(error), now_ms / 1000, draw, attempt=attempt)
     restarts_ms = tuple(round(at_s * 1000) for at_s in judgement.restarts)
     fate = _fate(judgement, answers=envelope.sender is not None and config.policy.asked == "answer")
-    return FailedCommand(Failure.of(error, where), fate, attempt, judgement.delay_s, restarts_ms)
+    handler = config.behaviour.handlers[type(envelope.message)]
+    doing = f"{handler.kind} {handler.owner.__name__}.{handler.name} handled it"
+    return FailedCommand(Failure.of(error, where, doing), fate, attempt, judgement.delay_s, restarts_ms)
 
 
 def _fate(judgement: Judgement, *, answers: bool) -> Fate:

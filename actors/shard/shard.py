@@ -167,7 +167,7 @@ class Shard:
         if redelivery is not None and redelivery.repeats(delivery.headers):
             turn.counts.repeated += 1
         elif isinstance(delivery, Undecodable):
-            turn.dead_letter(delivery, delivery.error, delivery.reason)
+            turn.dead_letter(delivery, delivery.error, delivery.reason, traceback=delivery.traceback)
         elif type(delivery.message) not in self._handlers:  # Only control commands are decoded without a handler.
             if delivery.offset not in self._obeyed:
                 turn.operate(delivery)

@@ -60,14 +60,14 @@ class Turn:
         self.changed: dict[str, None] = {}
         self.touched: dict[str, None] = {}
 
-    def dead_letter(self, delivery: Delivery, error: str, reason: str, attempts: int = 1) -> None:
+    def dead_letter(self, delivery: Delivery, error: str, reason: str, attempts: int = 1, traceback: str = "") -> None:
         """Dead-letter a command with its bytes and the reason, and answer the asker."""
         key = delivery.key.encode() if isinstance(delivery, Envelope) else delivery.key
         reason = reason[:REASON_CHARS_MAX]
         self.outputs.append(
-            DeadLettered(key, delivery.value, delivery.headers, error, reason, attempts, delivery.offset, 0)
+            DeadLettered(key, delivery.value, delivery.headers, error, reason, attempts, delivery.offset, 0, traceback)
         )
-        self.bytes += len(delivery.value or b"")
+        self.bytes += len(delivery.value or b"") + len(traceback)
         if delivery.sender is not None:
             answer = encode(Undelivered(reason=f"{error}: {reason}"))
             self.outputs.append(Replied(delivery.sender, answer, delivery.offset, 1))
@@ -137,7 +137,9 @@ class Turn:
             case DropParked(offset=offset, reason=reason) if first.envelope.offset == offset:
                 self._budget.renew(delivery.key)
                 self.leave(first.envelope)
-                self.dead_letter(first.envelope, "Dropped", f"{reason} ({_parked(first)})", first.record.attempt)
+                failed = first.record
+                why = f"{reason} ({_parked(first)})"
+                self.dead_letter(first.envelope, "Dropped", why, failed.attempt, failed.traceback)
 
     def obey(self, deliveries: Iterable[Delivery], obeyed: set[int], anchor: int) -> None:
         """Carry out at once the requests of operators behind commands without room, since they may make room.
@@ -168,7 +170,7 @@ class Turn:
     def _wrote(self, envelope: Envelope, record: StashedRecord | None) -> None:
         self.touched[envelope.key] = None
         self.changelog.append(StashedWritten(envelope.offset, record))
-        self.bytes += len(envelope.value)
+        self.bytes += len(envelope.value) + (0 if record is None else len(record.traceback))
 
 
 def _parked(stashed: Stashed) -> str:

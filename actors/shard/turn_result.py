@@ -66,6 +66,7 @@ class DeadLettered(msgspec.Struct, frozen=True, gc=False):
     attempts: int
     offset: int
     index: int
+    traceback: str = ""
 
 
 TurnOutput = Journaled | Told | Published | Replied | DeadLettered
@@ -75,7 +76,8 @@ class Incident(msgspec.Struct, frozen=True):
     """An event for the operator's log, one line: where, what happened, and what happens next.
 
     ``outcome`` is a short name of what happens next, for counters: restarted, parked, dead-lettered, no-room,
-    escalated, died, quarantined, unclean-takeover.
+    escalated, died, quarantined, unclean-takeover. ``is_repeated``: an earlier attempt of the command failed with the
+    same traceback.
     """
 
     where: str
@@ -84,6 +86,7 @@ class Incident(msgspec.Struct, frozen=True):
     next: str
     outcome: str
     traceback: str = ""
+    is_repeated: bool = False
 
 
 class Counts(msgspec.Struct):

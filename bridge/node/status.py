@@ -41,16 +41,21 @@ from repertory.supervision.process.reports import (
     WorkerStarted,
     WorkerWaits,
 )
+from repertory.supervision.traceback_text import bounded
 
 #: Bounds for the incidents that are kept: enough to see what happens, few enough to be written once a second.
 INCIDENTS_MAX = 20
 TEXT_CHARS_MAX = 300
+TRACEBACK_BYTES_MAX = 2_000
 #: Restarts are counted by the minute, for the number of restarts in the last hour.
 MINUTES_KEPT = 60
 
 
 class NodeIncident(msgspec.Struct, frozen=True):
-    """A failure: when (epoch), what, where, and what happens next. ``count``: how often in a row."""
+    """A failure: when (epoch), what, where, and what happens next. ``count``: how often in a row.
+
+    ``traceback``: that of user code, in at most ``TRACEBACK_BYTES_MAX``; "" if there is none.
+    """
 
     at_ms: int
     worker: str
@@ -58,6 +63,7 @@ class NodeIncident(msgspec.Struct, frozen=True):
     where: str
     next: str
     count: int = 1
+    traceback: str = ""
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
@@ -194,8 +200,9 @@ class NodeStatus:
                 self._workers[name] = WorkerStatus(0, f"ended with {how}", at_ms, restarts)
             case WorkerKilled(reason=reason):
                 self._metrics.add("repertory_worker_kills_total", worker=name, reason=reason)
-            case WorkerFailed(error_type=error_type, message=message, where=where):
-                self._add_incident(at_ms, name, f"{error_type}: {message}", where, "its supervisor decides")
+            case WorkerFailed(error_type=error_type, message=message, where=where, traceback=trace):
+                what = f"{error_type}: {message}"
+                self._add_incident(at_ms, name, what, where, "its supervisor decides", trace)
             case WorkerWaits(delay_s=delay_s):
                 self._complete_incident(name, f"it is started again in {delay_s:.2f} s")
             case WorkerDown():
@@ -224,10 +231,10 @@ class NodeStatus:
         match report:
             case IncidentReport(where=where, error=error, reason=reason, outcome=outcome):
                 self._metrics.add("repertory_incidents_total", entity=where.partition("/")[0], outcome=outcome)
-                self._add_incident(at_ms, report.worker, f"{error}: {reason}", where, report.next)
+                self._add_incident(at_ms, report.worker, f"{error}: {reason}", where, report.next, report.traceback)
             case ShardFailed(shard=shard, error=error, reason=reason):
                 self._metrics.add("repertory_shard_failures_total", shard=shard)
-                self._add_incident(at_ms, report.worker, f"{error}: {reason}", shard, report.next)
+                self._add_incident(at_ms, report.worker, f"{error}: {reason}", shard, report.next, report.traceback)
             case ShardAborted(shard=shard, reason=reason, routine=routine):
                 self._metrics.add("repertory_shard_aborts_total", shard=shard)
                 if routine:
@@ -261,12 +268,14 @@ class NodeStatus:
         self._incidents.append(NodeIncident(at_ms, worker, what, where, then))
         del self._incidents[:-INCIDENTS_MAX]
 
-    def _add_incident(self, at_ms: int, worker: str, what: str, where: str, then: str) -> None:
+    def _add_incident(self, at_ms: int, worker: str, what: str, where: str, then: str, trace: str = "") -> None:
         """Keep an incident. One equal to the last is counted there, so that a loop of failures displaces no others."""
-        incident = NodeIncident(at_ms, worker, what[:TEXT_CHARS_MAX], where[:TEXT_CHARS_MAX], then[:TEXT_CHARS_MAX])
+        what, where, then = (text[:TEXT_CHARS_MAX] for text in (what, where, then))
+        incident = NodeIncident(at_ms, worker, what, where, then, 1, bounded(trace, TRACEBACK_BYTES_MAX))
         last = self._incidents[-1] if self._incidents else None
         if last and (last.worker, last.what, last.where) == (worker, incident.what, incident.where):
-            incident = msgspec.structs.replace(incident, count=last.count + 1)
+            trace = incident.traceback or last.traceback
+            incident = msgspec.structs.replace(incident, count=last.count + 1, traceback=trace)
             self._incidents.pop()
         self._incidents.append(incident)
         del self._incidents[:-INCIDENTS_MAX]

@@ -18,6 +18,7 @@ from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record
 from repertory.bridge.nontransactional import CountingJournal
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
+from repertory.supervision.traceback_text import message_of
 
 
 class EntityState(msgspec.Struct, frozen=True):
@@ -68,8 +69,8 @@ def _snapshot(behaviour: Behaviour, record: Record, data: bytes) -> Entity:
         raise
     except Exception as error:  # A __post_init__ is user code.
         raise DecodeError(
-            f"the snapshot {record.place} does not fit {behaviour.entity.__name__}: {error!s:.1000}; run the code that "
-            "wrote it"
+            f"the snapshot {record.place} does not fit {behaviour.entity.__name__}: {message_of(error)}; run the code "
+            "that wrote it"
         ) from error
     return entity
 
@@ -115,8 +116,8 @@ def _evolved(behaviour: Behaviour, entity: Entity, record: Record) -> tuple[Enti
         raise
     except Exception as error:
         raise DecodeError(
-            f"the journal record {record.place} cannot be applied: {type(error).__name__}: {error!s:.1000}; run the "
-            "code that wrote it, or correct the @event method"
+            f"the journal record {record.place} cannot be applied: {type(error).__name__}: {message_of(error)}; run "
+            "the code that wrote it, or correct the @event method"
         ) from error
     return evolved, record.number(VERSION)
 

@@ -14,6 +14,7 @@ from repertory.actors.headers import (
     DEAD_LETTER,
     EPOCH,
     ERROR_MESSAGE,
+    ERROR_TRACEBACK,
     ERROR_TYPE,
     KEPT_PREFIX,
     REPLY_KEY,
@@ -68,14 +69,20 @@ class Parked(msgspec.Struct, frozen=True):
         """The message of the last failure."""
         return self.record.reason
 
+    @property
+    def traceback(self) -> str:
+        """Where the last failure was."""
+        return self.record.traceback
+
 
 class DeadLetter(msgspec.Struct, frozen=True):
     """A command that was not applied, as its dead letter has it. ``headers`` are those of the command.
 
     ``error`` is the type of its last failure (``ValueError``), or what else ended it: ``Dropped``, ``Quarantined``,
     ``Parked`` (asked, behind a parked command), ``NoRoom``, ``WrongPartition``; ``DecodeError`` or ``ValueError`` for a
-    record that is no command. ``reason`` says more. ``message`` is the command, None if this code cannot decode it. The
-    source is the record that it was; a field is empty or -1 if a foreign record lacks its header.
+    record that is no command. ``reason`` says more, ``traceback`` where user code failed. ``message`` is the command,
+    None if this code cannot decode it. The source is the record that it was; a field is empty or -1 if a foreign record
+    lacks its header.
     """
 
     record: Record
@@ -87,6 +94,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
     source_offset: int
     headers: Headers
     message: Message | None = None
+    traceback: str = ""
 
     @property
     def key(self) -> str | None:
@@ -169,6 +177,7 @@ def dead_letter(record: Record) -> DeadLetter:
         _number(found.get(SOURCE_PARTITION)),
         _number(found.get(SOURCE_OFFSET)),
         kept,
+        traceback=found.get(ERROR_TRACEBACK, ""),
     )
 
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from repertory.actors.message import DefinitionError
 from repertory.bridge.system.definition import SystemDefinition
+from repertory.supervision.traceback_text import message_of
 
 T = TypeVar("T")
 
@@ -53,7 +54,9 @@ def _imported(name: str) -> ModuleType:
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if not frame.filename.startswith(("<", *_LIBRARIES))] or frames
         where = f"{own[-1].filename}, line {own[-1].lineno}"
-        raise TargetError(f"{name} cannot be imported: {type(error).__name__}: {error} ({where})") from error
+        raise TargetError(
+            f"{name} cannot be imported: {type(error).__name__}: {message_of(error)} ({where})"
+        ) from error
 
 
 def _load_module(name: str) -> ModuleType:

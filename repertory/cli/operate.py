@@ -75,6 +75,7 @@ def show_parked(target: Target, entity: Entity, key: Key, log: LogUrl, kafka_con
         "attempts": found.record.attempt,
         "error": found.record.error,
         "reason": found.record.reason,
+        "traceback": found.record.traceback.splitlines(),
         "value": readable(found.record.value),
         "headers": _texts(found.record.headers),
     }
@@ -132,6 +133,7 @@ def show_dead_letter(target: Target, address: Address, log: LogUrl, kafka_config
         "error": letter.error,
         "reason": letter.reason,
         "attempts": letter.attempts,
+        "traceback": letter.traceback.splitlines(),
         "value": readable(letter.record.value),
         "bytes": (letter.record.value or b"").hex(),
         "headers": _texts(letter.headers),

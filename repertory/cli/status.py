@@ -76,6 +76,10 @@ def _print_json(
                 "standing": standing(node, now_ms),
                 "restarts_last_hour": node.restarts_since(now_ms - _HOUR_MS),
                 **msgspec.to_builtins(node, str_keys=True),
+                "incidents": [
+                    {**msgspec.to_builtins(incident), "traceback": incident.traceback.splitlines()}
+                    for incident in node.incidents
+                ],
             }
             for node in nodes
         ],

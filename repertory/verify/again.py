@@ -13,6 +13,7 @@ from repertory.actors.shard.turn import outputs_of
 from repertory.actors.shard.turn_result import Counts, Journaled, TurnOutput, TurnResult
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Output, Record, TopicPartition
+from repertory.supervision.traceback_text import message_of
 from repertory.verify.changelog import Changelog
 from repertory.verify.compare import equal
 from repertory.verify.findings import Findings
@@ -103,7 +104,7 @@ class Decider:
         except Exception as error:  # noqa: BLE001  user code
             if behaviour.has_mutable_fields and moment is not None:
                 self.moments[key] = Moment(behaviour.state_decode(data), data)
-            return Again(None, [], [], f"{type(error).__name__}: {error}"[:300])
+            return Again(None, [], [], f"{type(error).__name__}: {message_of(error)}"[:300])
         outputs: list[TurnOutput] = [
             Journaled(key, event, 0, 0, record.offset, index) for index, event in enumerate(decision.events)
         ]

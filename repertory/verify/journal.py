@@ -17,6 +17,7 @@ from repertory.actors.wire import DecodeError
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Record, TopicPartition
 from repertory.bridge.nontransactional import CountingJournal
+from repertory.supervision.traceback_text import message_of
 from repertory.verify.changelog import Changelog, StateEntry
 from repertory.verify.findings import Findings, Place, text
 from repertory.verify.gather import Records
@@ -175,7 +176,7 @@ class Journal:
             except MemoryError:
                 raise
             except Exception as error:  # noqa: BLE001  an @event method is user code
-                self._findings.states.wrong(record, f"cannot be applied: {type(error).__name__}: {error}")
+                self._findings.states.wrong(record, f"cannot be applied: {type(error).__name__}: {message_of(error)}")
                 life.data = None
                 return
         if on_step is not None:
@@ -237,4 +238,4 @@ def shown(behaviour: Behaviour, snapshot: bytes) -> str:
     try:
         return f"{behaviour.state_decode(snapshot)!r:.300}"
     except Exception as error:  # noqa: BLE001  as in `same`
-        return f"a snapshot that cannot be decoded ({error!r:.200})"
+        return f"a snapshot that cannot be decoded ({type(error).__name__}: {message_of(error):.200})"

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from repertory.actors.headers import ATTEMPTS, CAUSE, EPOCH, ERROR_MESSAGE, ERROR_TYPE, Headers
+from repertory.actors.headers import ATTEMPTS, CAUSE, EPOCH, ERROR_MESSAGE, ERROR_TRACEBACK, ERROR_TYPE, Headers
 from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.verify.findings import Place
 
@@ -123,5 +123,9 @@ _OF_THE_FAILURE = frozenset({ERROR_TYPE, ERROR_MESSAGE, ATTEMPTS})
 
 
 def without_failure(headers: Headers) -> Headers:
-    """Return a dead letter's headers with empty values for those that describe its failure."""
-    return tuple((name, b"" if name in _OF_THE_FAILURE else value) for name, value in headers)
+    """Return a dead letter's headers with empty values for those that describe its failure, without the traceback.
+
+    Line numbers change from build to build, and a failure may leave no traceback.
+    """
+    kept = (header for header in headers if header[0] != ERROR_TRACEBACK)
+    return tuple((name, b"" if name in _OF_THE_FAILURE else value) for name, value in kept)

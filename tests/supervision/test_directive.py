@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repertory.supervision import Directive, Failure
+from repertory.supervision.traceback_text import TRACEBACK_BYTES_MAX
 
 
 class BrokenError(ValueError):
@@ -54,7 +55,7 @@ def test_failure_is_bounded_and_encodable(text: str, times: int) -> None:
     """Whatever the message is, a failure stays within its bounds and every string of it is valid UTF-8."""
     failure = Failure.of(raised(BrokenError(text * times)), "here")
     assert len(failure.message) <= 1_000
-    assert len(failure.traceback) <= 8_000
+    assert len(failure.traceback.encode()) <= TRACEBACK_BYTES_MAX
     msgspec.msgpack.encode(failure)
 
 
@@ -65,11 +66,11 @@ def test_lone_surrogates_are_escaped() -> None:
 
 def test_long_traceback_keeps_both_ends() -> None:
     """A long traceback shows where the call came from and where it broke; the middle is marked as cut."""
-    failure = Failure.of(raised(BrokenError("x" * 20_000 + "END")), "here")
+    failure = Failure.of(raised(BrokenError("x\n" * 20_000 + "END")), "here")
     assert failure.traceback.startswith("Traceback (most recent call last)")
     assert "\n[...]\n" in failure.traceback
     assert failure.traceback.endswith("END\n")
-    assert len(failure.traceback) == 8_000
+    assert len(failure.traceback.encode()) == TRACEBACK_BYTES_MAX
 
 
 def test_describing_never_raises() -> None:

@@ -515,10 +515,16 @@ def test_a_turn_ends_at_its_bound_of_bytes(sizes: list[int], bytes_max: int) -> 
 
 @pytest.mark.parametrize("error", ["resume", "stop", "restart"])
 def test_failed_commands_count_towards_the_bound_of_bytes(error: str) -> None:
-    """Dead letters and stashed commands contain the bytes of their commands, which count like other output."""
+    """Dead letters and stashed commands contain the bytes and the traceback of their commands, which count too."""
     policy = restart(on={KeyError: Directive.RESUME, ValueError: Directive.STOP})
     command = Trip(times=1_000, error=error)
-    bench = Bench(Account, limits=Limits(turn_bytes_max=2 * len(encode(command)) + 1), policy=policy)
+    first = Bench(Account, policy=policy)
+    first.tell(command, "k0")
+    first.fetch()
+    failed = first.turn()
+    assert failed is not None
+    each = len(encode(command)) + len(failed.incidents[0].traceback)
+    bench = Bench(Account, limits=Limits(turn_bytes_max=2 * each + 1), policy=policy)
     for number in range(9):
         bench.tell(command, f"k{number}")
     bench.fetch()
