@@ -40,6 +40,10 @@ def checked_key(key: str) -> str:
     """Return a valid entity key; raise ValueError unless it is 1 to 255 bytes of UTF-8 without NUL."""
     if not isinstance(key, str):
         raise ValueError(f"a key is text, not {type(key).__name__}: {key!r:.100}")  # noqa: TRY004  one class to catch
-    if "\0" in key or not 1 <= len(key.encode()) <= KEY_BYTES_MAX:
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        size = 0  # A lone surrogate, as in the name of a file that is not UTF-8.
+    if "\0" in key or not 1 <= size <= KEY_BYTES_MAX:
         raise ValueError(f"a key has 1 to {KEY_BYTES_MAX} bytes of UTF-8 and no NUL: {key!r:.100}")
     return key

@@ -37,13 +37,15 @@ if TYPE_CHECKING:
         InvalidSetting,
         LogError,
         LogUnavailable,
+        LogUnusable,
         OutcomeUnknown,
+        Refused,
         SlotTaken,
         TopicMismatch,
     )
     from repertory.bridge.node.handle import NodeHandle
     from repertory.bridge.reports import NodeReport, ShardLost, ShardRestored
-    from repertory.bridge.system.client import Client
+    from repertory.bridge.system.client import Client, ClientClosed
     from repertory.bridge.system.failed import DeadLetter, Parked
     from repertory.bridge.system.published import PublishedRecord
     from repertory.bridge.system.running import NotSettled, Running
@@ -58,16 +60,19 @@ if TYPE_CHECKING:
 _LAZY = {
     "ActorSystem": "bridge.system.system",
     "Client": "bridge.system.client",
+    "ClientClosed": "bridge.system.client",
     "DeadLetter": "bridge.system.failed",
     "InvalidSetting": "bridge.log.port",
     "LogError": "bridge.log.port",
     "LogUnavailable": "bridge.log.port",
+    "LogUnusable": "bridge.log.port",
     "NodeHandle": "bridge.node.handle",
     "NodeReport": "bridge.reports",
     "NotSettled": "bridge.system.running",
     "OutcomeUnknown": "bridge.log.port",
     "Parked": "bridge.system.failed",
     "PublishedRecord": "bridge.system.published",
+    "Refused": "bridge.log.port",
     "Running": "bridge.system.running",
     "Settings": "bridge.system.settings",
     "ShardLost": "bridge.reports",
@@ -86,6 +91,7 @@ __all__ = [
     "ActorSystem",
     "Backoff",
     "Client",
+    "ClientClosed",
     "Command",
     "CommandHandler",
     "Context",
@@ -99,6 +105,7 @@ __all__ = [
     "InvalidSetting",
     "LogError",
     "LogUnavailable",
+    "LogUnusable",
     "Message",
     "NodeHandle",
     "NodeReport",
@@ -108,6 +115,7 @@ __all__ = [
     "Parked",
     "Policy",
     "PublishedRecord",
+    "Refused",
     "Rejection",
     "Running",
     "Sender",

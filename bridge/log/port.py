@@ -29,7 +29,9 @@ from repertory.bridge.log.record import Output, Record, TopicPartition
 #   ├── LogUnavailable      the log cannot be reached or used now: the worker exits, its supervisor retries
 #   ├── SlotTaken           another live worker has this node and slot: exit, never restart
 #   ├── InvalidSetting      a setting is unknown or would break a guarantee: refuse to start
-#   ├── TopicMismatch       a topic or partition is missing, cannot be created, or has another count: refuse
+#   ├── LogUnusable         it is no log of this repertory, or damaged: stop, an operator decides
+#   ├── Refused             nothing was written, and a repetition is refused too: change the records, or the log
+#   │   └── TopicMismatch   a topic or partition is missing, cannot be created, or has another count
 #   └── OutcomeUnknown      an append may or may not have happened: the caller decides
 
 
@@ -49,7 +51,15 @@ class InvalidSetting(LogError):
     """A setting is unknown, or would break a guarantee."""
 
 
-class TopicMismatch(LogError):
+class LogUnusable(LogError):
+    """The log is another application's, another version's, or damaged. Nothing in it was changed."""
+
+
+class Refused(LogError):
+    """The log refuses records for good: nothing was written, and the same records would be refused again."""
+
+
+class TopicMismatch(Refused):
     """A topic or partition is missing and cannot be created, or a topic's partition count differs from the code's."""
 
 
@@ -282,8 +292,10 @@ class Appender(Protocol):
         """Append durably and return the offsets, in order.
 
         Raises:
-            TopicMismatch: one of the partitions does not exist; nothing was appended.
-            LogUnavailable: nothing was appended.
+            Refused: the log takes none of the records, now or later (TopicMismatch: one of the partitions does not
+                exist); nothing was appended.
+            LogUnavailable: nothing was appended; a repetition may succeed.
+            LogUnusable: nothing was appended.
             OutcomeUnknown: some or all records may have been appended.
         """
 

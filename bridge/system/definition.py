@@ -127,6 +127,14 @@ class SystemDefinition:
         names = ", ".join(hosted.behaviour.name for hosted in self._hosted.values())
         raise LookupError(f"{self.name} hosts no entity {entity!r}; it hosts {names or 'no entities'}")
 
+    def definition(self, entity: type[Entity]) -> EntityDefinition:
+        """Return how an entity class is hosted; LookupError that lists the hosted classes."""
+        try:
+            return self._hosted[entity]
+        except (KeyError, TypeError):
+            names = ", ".join(hosted.__name__ for hosted in self._hosted)
+            raise LookupError(f"{self.name} does not host {entity!r}; it hosts {names or 'no entities'}") from None
+
     def topic_specs(self) -> list[TopicSpec]:
         """Return all topics that the system needs."""
         hosted = [(h.behaviour.name, h.partitions, h.behaviour.journaled) for h in self._hosted.values()]

@@ -139,8 +139,14 @@ class Running:
         return assigned is not None and assigned.phase is ShardPhase.RUNNING
 
     def state(self, entity: type[E], key: str) -> E | None:
-        """Return an entity's committed state, None if it has none: it never existed, or has stopped."""
-        hosted = self.system.hosted[entity]
+        """Return an entity's committed state, None if it has none: it never existed, or has stopped.
+
+        Raises:
+            LookupError: the system does not host the entity class.
+            ValueError: the key is invalid, or the records are not those of this code (DecodeError).
+            LogError: the log cannot be read.
+        """
+        hosted = self.system.definition(entity)
         return cast("E | None", entity_state(self.reader, self.system, hosted, key).state)
 
     def parked(self) -> list[Parked]:

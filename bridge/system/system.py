@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from repertory.bridge.log.connect import connect, read_kafka_config
 from repertory.bridge.node.handle import NodeHandle
 from repertory.bridge.node.publisher import HEARTBEAT_S, Publisher
+from repertory.bridge.system.client import Client, check_topics
 from repertory.bridge.system.definition import SystemDefinition
 from repertory.bridge.system.running import Running
 from repertory.bridge.system.target import load_object, target_of
@@ -32,6 +33,28 @@ class ActorSystem(SystemDefinition):
         Nothing happens by itself: ``running.settle()`` works until no command is left.
         """
         return Running(self, connect(log, self.settings, kafka_config or {}))
+
+    def client(self, log: str, *, kafka_config: Mapping[str, str] | str | None = None) -> Client:
+        """Return a client of the nodes that run on a log, for any process: a web server, a script. A context manager.
+
+        It starts no shard and creates no topic. ``kafka_config``: librdkafka settings, or a properties file of them.
+
+        Raises:
+            TopicMismatch: no node of this system has run on the log, or one with another number of partitions.
+            LogError: the log cannot be used; the message says why.
+            ValueError: the system hosts no entity, or the log is ``memory:``, which no other process can reach.
+        """
+        self.check()
+        if log == "memory:":
+            raise ValueError("memory: is for one process: use the client of what start() returns")
+        config = read_kafka_config(kafka_config) if isinstance(kafka_config, str) else kafka_config or {}
+        backend = connect(log, self.settings, config)
+        try:
+            check_topics(self, backend)
+            return Client(self, backend, owns_backend=True)
+        except BaseException:
+            backend.close()
+            raise
 
     def spawn(
         self,

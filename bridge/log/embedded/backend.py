@@ -9,7 +9,7 @@ from pathlib import Path
 from repertory.bridge.log.clock import Clock, SystemClock
 from repertory.bridge.log.embedded import schema
 from repertory.bridge.log.embedded.log import EmbeddedLog
-from repertory.bridge.log.embedded.store import Store, grouped
+from repertory.bridge.log.embedded.store import Store, exists, grouped
 from repertory.bridge.log.port import Log, Member, TopicMismatch, TopicSpec
 from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.bridge.system.settings import Settings
@@ -134,7 +134,7 @@ class EmbeddedBackend:
 
     def topics(self) -> Mapping[str, int]:
         """Return every topic with its number of partitions. A file that is not there has none, and is not made."""
-        if self._path and not Path(self._path).exists():
+        if self._path and not exists(self._path):
             return {}
         store = self._store()
         try:

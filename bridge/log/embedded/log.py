@@ -35,6 +35,7 @@ from repertory.bridge.log.port import (
     Lost,
     Member,
     OutcomeUnknown,
+    Refused,
     Replayed,
     SlotTaken,
     TopicMismatch,
@@ -172,7 +173,7 @@ class EmbeddedLog:
                     offsets = self._store.append(connection, groups)
                 if is_ours and now_s >= self._renew_at_s:
                     self._renew(connection, now_s)
-        except (OutcomeUnknown, TopicMismatch) as error:
+        except (OutcomeUnknown, Refused) as error:
             self._abort(shard, str(error))
             return
         if not is_ours:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ import msgspec
 from repertory.actors.headers import Headers
 from repertory.bridge.log.clock import Clock
 from repertory.bridge.log.embedded import schema
-from repertory.bridge.log.port import LogError, LogUnavailable, OutcomeUnknown, TopicMismatch
+from repertory.bridge.log.port import LogError, LogUnavailable, LogUnusable, OutcomeUnknown, Refused, TopicMismatch
 from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.bridge.system.settings import Settings
 from repertory.supervision.process.proc import writer_pid
@@ -50,30 +51,38 @@ _COLUMNS, _OFFSET_AT, _TIMESTAMP_AT = 7, 2, 6
 
 
 class Store:
-    """One connection, opened at first use by the thread that uses it, never carried across a fork."""
+    """One connection, opened at first use, never carried across a fork.
+
+    Several threads may use it, one after the other: the log in memory is one store, which clients in other threads
+    share with the worker. A thread that has begun a ``write`` keeps the others out until its end.
+    """
 
     def __init__(self, path: str, settings: Settings, clock: Clock) -> None:
         self.path, self.settings, self.clock = path, settings, clock  # path "" is memory
         self._connection: Connection | None = None
         self._pid = 0
+        self._lock = threading.RLock()
 
     def connection(self) -> Connection:
         """Return the connection, opening it first if need be."""
         if self._connection is None:
-            self._connection, self._pid = _open(self.path), os.getpid()
+            with self._lock:
+                if self._connection is None:
+                    self._connection, self._pid = _open(self.path), os.getpid()
         assert self._pid == os.getpid(), "an SQLite connection must not be used in a forked process"
         return self._connection
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Return all rows of a read."""
-        try:  # Nearly always at once: asked several times at each poll.
-            return self.connection().execute(sql, parameters).fetchall()
-        except sqlite3.Error:
-            return self._patiently(lambda: self.connection().execute(sql, parameters).fetchall())
+        with self._lock:
+            try:  # Nearly always at once: asked several times at each poll.
+                return self.connection().execute(sql, parameters).fetchall()
+            except sqlite3.Error:
+                return self._patiently(lambda: self.connection().execute(sql, parameters).fetchall())
 
     def version(self) -> tuple[int, int]:
         """Return a value that changes with every commit: of others the first part, of ourselves the second."""
-        if not self.path:  # Nobody else has this memory; asked at every poll.
+        if not self.path:  # No other process has this memory; asked at every poll.
             return 0, self.connection().total_changes
         return self.rows("PRAGMA data_version")[0][0], self.connection().total_changes
 
@@ -93,9 +102,11 @@ class Store:
                     size_bytes += sum([len(value) for _, _, value, _, _ in chunk if value])
             return rows
 
+        with self._lock:
+            found = self._patiently(read)
         return [
             Record(topic, partition, offset, key, value, _decode_headers(headers) if headers else (), timestamp_ms)
-            for offset, key, value, headers, timestamp_ms in self._patiently(read)
+            for offset, key, value, headers, timestamp_ms in found
         ]
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
@@ -126,23 +137,27 @@ class Store:
 
         Raises:
             LogUnavailable: the file could not be written, or another process kept it locked; nothing happened.
+            LogUnusable, Refused: nothing happened, and nothing will.
             OutcomeUnknown: the disk failed at the very commit.
         """
-        connection = self._patiently(self._begin)
-        committing = False
-        try:
-            yield connection
-            committing = True
-            self._commit(connection)
-        except sqlite3.Error as error:
-            self._roll_back(connection)
-            refusal = _refusal(error, str(self))
-            if committing and _code(error) == sqlite3.SQLITE_IOERR:
-                raise OutcomeUnknown(f"{refusal}; whether the transaction happened shows when it is read") from error
-            raise refusal from error
-        except BaseException:
-            self._roll_back(connection)
-            raise
+        with self._lock:
+            connection = self._patiently(self._begin)
+            committing = False
+            try:
+                yield connection
+                committing = True
+                self._commit(connection)
+            except sqlite3.Error as error:
+                self._roll_back(connection)
+                refusal = _refusal(error, str(self))
+                if committing and _code(error) == sqlite3.SQLITE_IOERR:
+                    raise OutcomeUnknown(
+                        f"{refusal}; whether the transaction happened shows when it is read"
+                    ) from error
+                raise refusal from error
+            except BaseException:
+                self._roll_back(connection)
+                raise
 
     def append(self, connection: Connection, groups: Groups) -> dict[TopicPartition, int]:
         """Append within a transaction, and return each partition's first offset; TopicMismatch if there is no such."""
@@ -209,7 +224,8 @@ class Store:
     def close(self) -> None:
         """Close the connection. A forked copy is left alone: closing it would disturb the parent's."""
         if self._connection is not None and self._pid == os.getpid():
-            self._connection.close()
+            with self._lock:
+                self._connection.close()
         self._connection = None
 
     def __str__(self) -> str:
@@ -229,13 +245,13 @@ def grouped(outputs: Iterable[Output]) -> Groups:
 def _open(path: str) -> sqlite3.Connection:
     """Open a log file, making it first where there is none."""
     if not path:
-        connection = sqlite3.connect(":memory:", isolation_level=None)
+        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         _build(connection)
         return connection
-    if not Path(path).exists():
+    if not exists(path):
         _create(Path(path))
     _inspect(path)
-    connection = sqlite3.connect(f"file:{quote(path)}?mode=rw", uri=True, isolation_level=None, timeout=0)
+    connection = _connect(f"{_uri(path)}?mode=rw")
     try:
         connection.execute("PRAGMA synchronous = FULL")
         _check_application(connection, path)
@@ -246,11 +262,28 @@ def _open(path: str) -> sqlite3.Connection:
     return connection
 
 
+def exists(path: str) -> bool:
+    """Tell whether a log file is there; LogUnavailable if that cannot be told."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError) as error:
+        raise LogUnavailable(f"the log {path!r} cannot be opened: {error}; choose another path") from error
+
+
+def _uri(path: str) -> str:
+    return f"file:{quote(os.fsencode(path))}"
+
+
+def _connect(uri: str) -> Connection:
+    """Open a file. Threads take turns (``Store``), and ``Store`` waits for other processes itself."""
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0, check_same_thread=False)
+
+
 def _check_schema(connection: Connection, path: str) -> None:
     """Refuse a log that another version of repertory made."""
     (version,) = connection.execute("SELECT schema_version FROM meta").fetchone()
     if version != schema.SCHEMA_VERSION:
-        raise LogError(
+        raise LogUnusable(
             f"the log {path} has schema {version}, this repertory knows {schema.SCHEMA_VERSION}: "
             "nothing in it was changed; use the repertory that made it"
         )
@@ -293,8 +326,7 @@ def _inspect(path: str) -> None:
     A look that no lock protects may fall into another worker's checkpoint, and the file then seems damaged. It is
     looked at again under locks.
     """
-    uri = f"file:{quote(path)}?mode=ro&immutable=1"
-    with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0)) as connection:
+    with contextlib.closing(_connect(f"{_uri(path)}?mode=ro&immutable=1")) as connection:
         try:
             _check_application(connection, path)
         except sqlite3.DatabaseError as error:
@@ -306,7 +338,7 @@ def _check_application(connection: Connection, path: str) -> None:
     """Refuse the database of another application."""
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     if application_id != schema.APPLICATION_ID:
-        raise LogError(
+        raise LogUnusable(
             f"{path} is an SQLite file but no repertory log (application id {application_id}): "
             "nothing in it was changed; choose another path"
         )
@@ -324,11 +356,13 @@ def _refusal(error: sqlite3.Error, what: str) -> LogError:
     """Put SQLite's error into a sentence with the file and the mend."""
     match _code(error):
         case sqlite3.SQLITE_NOTADB:
-            return LogError(f"{what} is not an SQLite file: nothing in it was changed; choose another path")
+            return LogUnusable(f"{what} is not an SQLite file: nothing in it was changed; choose another path")
         case sqlite3.SQLITE_CORRUPT:
-            return LogError(
+            return LogUnusable(
                 f"{what} is damaged ({error}): restore a copy, or move it and its -wal and -shm files away together"
             )
+        case sqlite3.SQLITE_TOOBIG:
+            return Refused(f"{what} takes no record of that size (SQLite's limit is 1 GB): nothing was written")
         case sqlite3.SQLITE_FULL:
             return LogUnavailable(f"{what} cannot grow, its disk is full: nothing was written; make room")
         case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH | sqlite3.SQLITE_READONLY:

@@ -141,13 +141,15 @@ class LogLines:
     """Writes librdkafka's log lines (it calls ``log``) to the logger ``repertory.kafka``, without secrets.
 
     ``coordinator_lost`` is set by the line that reports a broken connection to a transaction coordinator: the only
-    sign that a commit may have been sent twice (librdkafka repeats it silently). librdkafka calls ``log`` within the
-    owner's calls of ``poll``, on the owner's thread.
+    sign that a commit may have been sent twice (librdkafka repeats it silently). ``answer_lost`` is set by the lines
+    that report a request whose answer may be lost: a connection that was in use broke, or the request timed out.
+    librdkafka calls ``log`` within the owner's calls of ``poll``, on the owner's thread.
     """
 
     def __init__(self, secrets: tuple[str, ...]) -> None:
         self._secrets = secrets
         self.coordinator_lost = False
+        self.answer_lost = False
         self.last = ""
 
     def log(self, level: int, form: str, facility: str, client: str, line: str) -> None:
@@ -160,6 +162,8 @@ class LogLines:
             self.last = line
             if "TxnCoordinator" in line and "Disconnected" in line:
                 self.coordinator_lost = True
+        if facility == "REQTMOUT" or (facility == "FAIL" and "in state UP" in line):
+            self.answer_lost = True
         logger.log(level, form, facility, client, line)
 
     def record_error(self, error: object) -> None:

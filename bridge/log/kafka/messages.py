@@ -17,6 +17,8 @@ from repertory.bridge.log.record import Record, TopicPartition
 CLOSE_TIMEOUT_S = 3.0
 
 TIMED_OUT = KafkaError._TIMED_OUT
+#: A record was not acknowledged in its time; it may have been written.
+MESSAGE_TIMED_OUT = KafkaError._MSG_TIMED_OUT
 STATE = KafkaError._STATE
 PARTITION_EOF = KafkaError._PARTITION_EOF
 ALL_BROKERS_DOWN = KafkaError._ALL_BROKERS_DOWN
