@@ -9,13 +9,12 @@ from __future__ import annotations
 import msgspec
 
 from repertory.actors.headers import SEQ, VERSION
-from repertory.actors.message import Stopped
 from repertory.actors.placement import checked_key
 from repertory.actors.shard.cells import Cell
 from repertory.actors.shard.config import ShardConfig
-from repertory.actors.shard.decision import evolve
 from repertory.actors.shard.recovered import RecoveredShard
-from repertory.actors.wire import DecodeError, refuse_unknown_fields
+from repertory.actors.shard.replay import fold
+from repertory.actors.wire import DecodeError
 from repertory.bridge.log.record import Record
 from repertory.supervision import Directive, Failure
 from repertory.supervision.traceback_text import message_of, user_traceback
@@ -88,15 +87,8 @@ class JournalTail:
         self._window.wrote(key, seq)
 
     def _evolve(self, cell: Cell, record: Record, where: str) -> None:
-        behaviour, data = self._config.behaviour, record.value or b""
         try:
-            event = behaviour.journal.decode(data)
-            refuse_unknown_fields(data, event)
-            if type(event) is Stopped:
-                cell.state, cell.data, cell.version = behaviour.initial(), behaviour.initial_data, 0
-                return
-            cell.state, cell.data = evolve(behaviour, cell.state, data, type(event), bytes_max=1 << 62)
-            cell.version += 1
+            folded = fold(self._config.behaviour, cell.state, record.value or b"")
         except MemoryError:
             raise
         except Exception as error:
@@ -104,6 +96,8 @@ class JournalTail:
                 f"the journal record {where} cannot be applied: {type(error).__name__}: {message_of(error)}; run "
                 "the code that wrote it, or correct the @event method"
             ) from error
+        cell.state, cell.data = folded.state, folded.data
+        cell.version = 0 if folded.ends else cell.version + 1
 
     def _wrong(self, what: str) -> Inconsistent:
         return Inconsistent.of(self._config.id, what)

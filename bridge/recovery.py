@@ -14,19 +14,20 @@ Anything that contradicts this (a gap, a record beyond the shard record, bytes t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import msgspec
 
+from repertory.actors.entity import Entity
 from repertory.actors.headers import SEQ, VERSION
 from repertory.actors.message import Undecodable
 from repertory.actors.shard.cells import Cell
 from repertory.actors.shard.changelog import SeenRecord, ShardRecord, StashedRecord, StateRecord
 from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.recovered import RecoveredShard, new_shard
+from repertory.actors.shard.replay import restore
 from repertory.actors.shard.stash import Stashed
 from repertory.actors.shard.turn_result import Incident
-from repertory.actors.wire import DecodeError, encode, refuse_unknown_fields
+from repertory.actors.wire import DecodeError
 from repertory.bridge import codec as wire
 from repertory.bridge.codec import Codec
 from repertory.bridge.consistency import check_commands, check_offsets, check_topics, first_record
@@ -186,18 +187,16 @@ class Recovery:
                     f"torn; {REMEDY}"
                 )
             if state.snapshot is not None:
-                entity = self._snapshot(key, state.snapshot)
-                data = encode(entity) if behaviour.has_mutable_fields else state.snapshot
+                entity, data = self._snapshot(key, state.snapshot)
                 found.cells.put(key, Cell(entity, data, version, seq))
             elif state.ended:
                 found.cells.put(key, Cell(behaviour.initial(), behaviour.initial_data, 0, seq))
                 found.window.ended(key, seq)
         found.budget.restore({key: s.restarts_ms for key, (s, _, _) in self._states.items() if s.restarts_ms})
 
-    def _snapshot(self, key: str, data: bytes) -> Any:
+    def _snapshot(self, key: str, data: bytes) -> tuple[Entity, bytes]:
         try:
-            entity = self._config.behaviour.state_decode(data)
-            refuse_unknown_fields(data, entity)
+            return restore(self._config.behaviour, data)
         except MemoryError:
             raise
         except Exception as error:  # A __post_init__ is user code.
@@ -205,7 +204,6 @@ class Recovery:
                 f"the snapshot of key {key!r} does not fit {self._config.behaviour.entity.__name__}: "
                 f"{message_of(error)}; run the code that wrote it"
             ) from error
-        return entity
 
     def _restore_stashed(self, found: RecoveredShard) -> None:
         for offset in sorted(self._stashed):

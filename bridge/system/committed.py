@@ -8,9 +8,9 @@ import msgspec
 
 from repertory.actors.entity import Behaviour, Entity
 from repertory.actors.headers import SEQ, VERSION
-from repertory.actors.message import Stopped
 from repertory.actors.placement import checked_key, partition_of
 from repertory.actors.shard.changelog import ShardRecord, StashedRecord, StateRecord, first_shard_record
+from repertory.actors.shard.replay import fold, restore
 from repertory.actors.wire import DecodeError
 from repertory.bridge import codec as wire
 from repertory.bridge import topics
@@ -55,7 +55,7 @@ def entity_state(reader: Reader, system: SystemDefinition, hosted: EntityDefinit
             entity = _snapshot(behaviour, state, latest.snapshot)
     if behaviour.journaled:
         for event in journal(reader, system, behaviour, partition, record)[0]:
-            if event.key == raw_key and event.number(SEQ) > seq:
+            if event.key == raw_key and event.number(SEQ) > seq and event.number(SEQ) >= record.tail_start:
                 entity, version = _evolved(behaviour, entity, event)
     first = next((w for _, w in stashed_commands(reader, system, behaviour, partition) if w.key == key), None)
     parked = f"{first.error}: {first.reason}" if first is not None and first.parked else ""
@@ -64,7 +64,7 @@ def entity_state(reader: Reader, system: SystemDefinition, hosted: EntityDefinit
 
 def _snapshot(behaviour: Behaviour, record: Record, data: bytes) -> Entity:
     try:
-        entity: Entity = behaviour.state_decode(data)
+        return restore(behaviour, data)[0]
     except MemoryError:
         raise
     except Exception as error:  # A __post_init__ is user code.
@@ -72,7 +72,6 @@ def _snapshot(behaviour: Behaviour, record: Record, data: bytes) -> Entity:
             f"the snapshot {record.place} does not fit {behaviour.entity.__name__}: {message_of(error)}; run the code "
             "that wrote it"
         ) from error
-    return entity
 
 
 def shard_record(reader: Reader, system: SystemDefinition, behaviour: Behaviour, partition: int) -> ShardRecord:
@@ -107,11 +106,8 @@ def journal(
 
 
 def _evolved(behaviour: Behaviour, entity: Entity, record: Record) -> tuple[Entity, int]:
-    event = behaviour.journal.decode(record.value or b"")
-    if isinstance(event, Stopped):
-        return behaviour.initial(), 0
     try:
-        evolved: Entity = behaviour.events[type(event)].function(entity, event)
+        folded = fold(behaviour, entity, record.value or b"")
     except MemoryError:
         raise
     except Exception as error:
@@ -119,7 +115,7 @@ def _evolved(behaviour: Behaviour, entity: Entity, record: Record) -> tuple[Enti
             f"the journal record {record.place} cannot be applied: {type(error).__name__}: {message_of(error)}; run "
             "the code that wrote it, or correct the @event method"
         ) from error
-    return evolved, record.number(VERSION)
+    return folded.state, 0 if folded.ends else record.number(VERSION)
 
 
 def stashed_commands(

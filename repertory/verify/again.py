@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from repertory.actors.context import Directory
+import msgspec
+
+from repertory.actors.context import Directory, Tell
 from repertory.actors.entity import Entity
-from repertory.actors.message import Envelope
+from repertory.actors.message import Envelope, Message
 from repertory.actors.shard.changelog import ShardId, first_shard_record
 from repertory.actors.shard.decision import Decision, decide
 from repertory.actors.shard.turn import outputs_of
-from repertory.actors.shard.turn_result import Counts, Journaled, TurnOutput, TurnResult
+from repertory.actors.shard.turn_result import Counts, DeadLettered, Journaled, TurnOutput, TurnResult
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.supervision.traceback_text import message_of
@@ -18,8 +20,10 @@ from repertory.verify.changelog import Changelog
 from repertory.verify.compare import equal
 from repertory.verify.findings import Findings
 from repertory.verify.gather import Gathered
+from repertory.verify.headers import due
 from repertory.verify.produced import Made, digest, event_digest
 from repertory.verify.published import PublishedOutputs
+from repertory.verify.values import Receivers
 
 #: Restarts that are tried for a command whose attempt the log no longer records.
 _ATTEMPTS_MAX = 20
@@ -35,6 +39,7 @@ class Subject(NamedTuple):
     changelog: Changelog
     gathered: Gathered
     published: PublishedOutputs
+    receivers: Receivers
     findings: Findings
     directory: Directory
     output_bytes_max: int
@@ -60,6 +65,13 @@ class Again(NamedTuple):
     made: list[Made]
     outputs: list[Output]
     error: str
+
+    def published(self, index: int) -> Message | bytes:
+        """Return the value that the handler published as the output ``index``."""
+        assert self.decision is not None
+        collected = self.decision.outputs[index - len(self.decision.events)]
+        assert not isinstance(collected, Tell), collected
+        return collected.value
 
 
 class Decider:
@@ -115,12 +127,24 @@ class Decider:
         return Again(decision, made, encoded, "")
 
     def encoded(self, outputs: list[TurnOutput], offset: int) -> list[Output]:
-        """Return outputs as the codec encodes them, without the shard record that ends each transaction."""
+        """Return outputs as the codec encodes them, without the shard record that ends each transaction.
+
+        The headers of those that others receive are not the codec's, which may be what is wrong.
+        """
         result = TurnResult(self._shard, outputs, [], _FIRST_RECORD, offset, 0, _NO_COUNTS, [])
-        return list(self._codec.encode(result).records)[:-1]
+        records = self._codec.encode(result).records[:-1]
+        return [self._with_due_headers(*each) for each in zip(outputs, records, strict=True)]
+
+    def _with_due_headers(self, output: TurnOutput, record: Output) -> Output:
+        if isinstance(output, Journaled | DeadLettered):
+            return record
+        cause = f"{self._subject.prefix}{output.offset}/{output.index}".encode()
+        return msgspec.structs.replace(record, headers=due(output, self._codec.commands, cause))
 
     def made(self, output: Output, index: int) -> Made:
         """Return an output in the form in which the outputs in the log are compared."""
         target = self._subject.gathered.targets.number(TopicPartition(output.topic, output.partition))
+        decode = self._subject.receivers.of(output.topic, self._codec.commands)
         is_event = output.topic == self._codec.events
-        return Made(index, target, event_digest(output.key, output.value) if is_event else digest(output), -1)
+        found = event_digest(output.key, output.value, decode) if is_event else digest(output, decode)
+        return Made(index, target, found, -1)

@@ -10,17 +10,18 @@ from collections import Counter
 from collections.abc import Iterator
 
 from repertory.actors.control import is_control
-from repertory.actors.message import Done, Envelope, Undecodable, Undelivered
+from repertory.actors.message import Done, Envelope, Undecodable
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.decision import Decision
-from repertory.actors.shard.turn_result import DeadLettered, Replied
+from repertory.actors.shard.turn_result import Replied
 from repertory.actors.wire import encode
 from repertory.bridge.log.record import Record
 from repertory.verify.again import Again, Decider, Moment, Subject
 from repertory.verify.compare import equal, events_of, explain, is_given_up, without_doubles
 from repertory.verify.findings import Finding
 from repertory.verify.gather import DeadLetterEntry
-from repertory.verify.produced import Made, without_failure
+from repertory.verify.kept import KeptCommands
+from repertory.verify.produced import Made
 from repertory.verify.sequence import Sequence
 
 _DONE = encode(Done())
@@ -48,6 +49,7 @@ class Decisions:
         #: command is handled. Repeated commands are known only if the first command is still in the log.
         self._again = shard is not None and shard.epoch > 0
         self.judges = decides and not (is_cut and (subject.hosted.behaviour.stateful or self._again))
+        self._kept = KeptCommands(subject, self._decider, decides=decides, again=self._again)
         self._next = 0 if shard is None else shard.next
         #: Key -> its first stashed command.
         self._blocked: dict[str, int] = {}
@@ -118,7 +120,8 @@ class Decisions:
         elif dead:
             if stashed:
                 self._findings.completeness.wrong(record, "is both dead-lettered and stashed")
-            self._dead_letter(record, made, dead)
+            self.fates["dead-lettered"] += 1
+            self._kept.dead_letter(record, made, dead)
         elif stashed:
             self._stashed(record, made)
         else:
@@ -134,46 +137,12 @@ class Decisions:
         if stashed:
             self._findings.stashed.wrong(record, f"is stashed, but the shard record's next command is {self._next}")
 
-    def _dead_letter(self, record: Record, made: list[Made], dead: list[DeadLetterEntry]) -> None:
-        """Check that the dead letter holds the unchanged command, and that an ask was answered."""
-        self.fates["dead-lettered"] += 1
-        wrong, delivery = self._findings.dead.wrong, self._codec.decode(record)
-        first, *others = dead
-        for other in others:
-            if other.nth != first.nth:
-                wrong(other.place, f"is a second dead letter of command {record.offset}")
-        key = delivery.key.encode() if isinstance(delivery, Envelope) else delivery.key
-        outputs = [DeadLettered(key, delivery.value, delivery.headers, "", "", 0, record.offset, 0)]
-        answers = []
-        if delivery.sender is not None:
-            data = encode(Undelivered(reason=f"{first.error}: {first.reason}"))
-            answers = [Replied(delivery.sender, data, record.offset, 1)]
-        expected = self._decider.encoded([*outputs, *answers], record.offset)
-        if hash((expected[0].key, expected[0].value, without_failure(expected[0].headers))) != first.digest:
-            wrong(first.place, f"differs from the command {self._name(record.offset)}")
-        if first.nth != 0 or not first.error or not first.attempts.isdigit() or first.attempts == "0":
-            found = f"error {first.error!r:.100}, {first.attempts!r:.100} attempts, output {first.nth}"
-            wrong(first.place, f"has headers that no shard writes: {found}")
-        if self._decides and isinstance(delivery, Undecodable) and delivery.error != first.error:
-            wrong(first.place, f"has the error {first.error}, but its command cannot be decoded: {delivery.error}")
-        rest = [each for each in made if each.nth != first.nth]
-        due = [self._decider.made(output, index) for index, output in enumerate(expected[1:], 1)]
-        if self._again and is_given_up(dead):  # An earlier attempt may have sent outputs.
-            self._subject.published.excuse(self._source, record.offset)
-            rest = [each for each in rest if any(each[:3] == other[:3] for other in due)]
-        if not equal(rest, due):
-            explain(self._targets, self._findings, record, rest, due, "a dead letter")
-
     def _stashed(self, record: Record, made: list[Made]) -> None:
         """Check that the stash holds the unchanged command, and that the command has produced nothing."""
-        kept = self._changelog.stashed[record.offset]
         key = (record.key or b"").decode(errors="backslashreplace")
         first = self._blocked.setdefault(key, record.offset)
         self.fates["parked" if self._changelog.stashed[first].parked else "stashed"] += 1
-        original = (key, record.value, record.headers, record.timestamp_ms)
-        if (kept.key, kept.value, kept.headers, kept.timestamp_ms) != original:
-            place = self._changelog.place_of(record.offset)
-            self._findings.stashed.wrong(place, f"differs from the command {self._name(record.offset)}")
+        self._kept.stashed(record, key)
         for each in made:
             self._findings.completeness.wrong(self._targets.place(each), f"is of the stashed command {record.offset}")
 
@@ -249,7 +218,8 @@ class Decisions:
             return
         for index, output in enumerate(again.outputs):
             if self._subject.published.is_foreign(output.topic):
-                self._subject.published.expect(f"{self._name(record.offset)}/{index}", output, record)
+                decode = self._subject.receivers.of_value(again.published(index))
+                self._subject.published.expect(f"{self._name(record.offset)}/{index}", output, decode, record)
         self._go_on(key, again.decision)
 
     def _go_on(self, key: str, decision: Decision) -> None:

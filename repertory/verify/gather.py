@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import groupby
 from typing import NamedTuple
 
@@ -19,13 +19,16 @@ from repertory.actors.headers import (
     REPLY_TO,
 )
 from repertory.actors.shard.changelog import CHANGELOG_INDEX
-from repertory.actors.shard.seen_causes import SeenCauses
+from repertory.actors.shard.seen_causes import SeenCauses, Stamp
 from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record, TopicPartition
 from repertory.bridge.system.definition import SystemDefinition
+from repertory.verify.epochs import OwnerEpochs
 from repertory.verify.findings import Finding, Findings, Place
+from repertory.verify.headers import are_of_an_output
 from repertory.verify.produced import Cause, Produced, Targets, cause_of, digest, without_failure
+from repertory.verify.values import Receivers
 
 _SEEN_RECORDS = 500
 #: As in the codec: a longer number is not a partition, and the command is not an ask.
@@ -71,13 +74,22 @@ class Gathered:
     """The records outside the shards' own topics, by the shard whose command produced them."""
 
     def __init__(
-        self, records: Records, system: SystemDefinition, sources: list[TopicPartition], findings: Findings
+        self,
+        records: Records,
+        system: SystemDefinition,
+        sources: Collection[TopicPartition],
+        receivers: Receivers,
+        epochs: OwnerEpochs,
+        findings: Findings,
     ) -> None:
-        self._records, self._findings = records, findings
+        self._records, self._receivers, self._findings = records, receivers, findings
         self._causes_max = system.settings.seen_causes_max
-        #: Offsets of commands that were dropped as repetitions. There are some only if a sender works at least once,
-        #: and they are known only if the first command is still in the log.
+        #: Offsets of commands that were dropped as repetitions. There are some only if the shard has an epoch, and they
+        #: are known only if the first command is still in the log. ``maybe_repeated``: compaction has deleted the
+        #: shard record that began the first epoch, and these commands may have been handled before it.
         self.repeated: dict[TopicPartition, set[int]] = {source: set() for source in sources}
+        self.maybe_repeated: dict[TopicPartition, set[int]] = {source: set() for source in sources}
+        self._epochs = epochs
         self._answered: set[tuple[bytes, int]] = set()
         self.targets = Targets()
         self.produced = {source: Produced() for source in sources}
@@ -100,9 +112,7 @@ class Gathered:
                 if record.headers:
                     self._command(record)
                     if (stamp := seen.stamp(record.headers)) is not None:
-                        if seen.repeats(stamp):
-                            self.repeated[source].add(record.offset)
-                        seen.note(stamp)
+                        self._stamped(source, record.offset, seen, stamp)
                 if record.offset not in self.repeated[source]:
                     on_command(record)
         for place in self._records.partitions(self._replies_topic):
@@ -124,6 +134,20 @@ class Gathered:
         self.targets.lows[self.targets.number(place)] = low
         return low
 
+    def _stamped(self, source: TopicPartition, offset: int, seen: SeenCauses, stamp: Stamp) -> None:
+        """Note a command with the cause and epoch of a sender, as the shard does once it has an epoch itself."""
+        epochs = self._epochs.of(source)
+        if not epochs.last or offset < epochs.since:
+            return
+        if seen.repeats(stamp):
+            (self.maybe_repeated if offset < epochs.surely_since else self.repeated)[source].add(offset)
+        seen.note(stamp)
+
+    def repeated_of(self, source: TopicPartition, stashed: Collection[int]) -> set[int]:
+        """Return the commands of a shard that were dropped: of those that may have been, the ones without any trace."""
+        handled = self.produced[source].offsets() | self.dead[source].keys() | set(stashed)
+        return self.repeated[source] | (self.maybe_repeated[source] - handled)
+
     def _command(self, record: Record) -> None:
         """Record an ask, and a tell or a reply to an entity. Commands from outside the system may have any headers."""
         headers = dict(record.headers)
@@ -131,6 +155,10 @@ class Gathered:
             self._asks.append(asked)
         cause = cause_of(record)
         if cause is None or not cause.source.topic.startswith(self._prefix):
+            return
+        if not are_of_an_output(record.headers, cause.source.topic) or not self._epochs.fit(
+            cause.source, record.headers
+        ):
             return
         is_reply = CORRELATION_ID in headers and REPLY_TO not in headers
         self._note(record, cause, self._findings.replies if is_reply else self._findings.tells)
@@ -176,7 +204,8 @@ class Gathered:
             finding.wrong(record, f"names the cause {record.header(CAUSE)!r:.300}, which is not of this system")
         else:
             target = self.targets.number(TopicPartition(record.topic, record.partition))
-            self.produced[cause.source].add(cause, target, digest(record), record.offset)
+            decode = self._receivers.of(record.topic, cause.source.topic)
+            self.produced[cause.source].add(cause, target, digest(record, decode), record.offset)
             return True
         return False
 

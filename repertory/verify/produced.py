@@ -7,9 +7,11 @@ from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from repertory.actors.headers import ATTEMPTS, CAUSE, EPOCH, ERROR_MESSAGE, ERROR_TRACEBACK, ERROR_TYPE, Headers
+from repertory.actors.headers import ATTEMPTS, CAUSE, ERROR_MESSAGE, ERROR_TRACEBACK, ERROR_TYPE, Headers
 from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.verify.findings import Place
+from repertory.verify.headers import without_epoch
+from repertory.verify.values import Decode, as_read
 
 _CAUSE = re.compile(rb"([A-Za-z0-9._-]+)/([0-9]{1,9})/([0-9]{1,18})/([0-9]{1,18})")
 
@@ -43,17 +45,17 @@ def cause_of(record: Record) -> Cause | None:
     return Cause(TopicPartition(topic.decode(), int(partition)), int(offset), int(nth))
 
 
-def digest(record: Record | Output) -> int:
-    """Return a hash of a record's bytes without its offset and its owner's epoch. It differs between processes."""
-    headers = record.headers
-    if headers and headers[-1][0] == EPOCH:  # The next owner may send the same output again.
-        headers = headers[:-1]
-    return hash((record.key, record.value, headers))
+def digest(record: Record | Output, decode: Decode | None) -> int:
+    """Return a hash of a record as its receiver reads it, without its offset and its owner's epoch.
+
+    It differs between processes.
+    """
+    return hash((record.key, as_read(decode, record.value), without_epoch(record.headers)))
 
 
-def event_digest(key: bytes | None, value: bytes | None) -> int:
-    """Return a hash of an event without its seq and version, which `Journal` checks."""
-    return hash((key, value))
+def event_digest(key: bytes | None, value: bytes | None, decode: Decode | None) -> int:
+    """Return a hash of an event as a shard reads it, without its headers, which `Journal` checks."""
+    return hash((key, as_read(decode, value)))
 
 
 class Targets:
@@ -102,6 +104,10 @@ class Produced:
         self._digests.append(digest_)
         self._targets.append(target)
         self._places.append(place)
+
+    def offsets(self) -> set[int]:
+        """Return the offsets of the commands that have outputs."""
+        return set(self._offsets)
 
     def by_command(self) -> Iterator[tuple[int, list[Made]]]:
         """Yield the offset of each command with its records, by ascending offset, and by index within a command."""

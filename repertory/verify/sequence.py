@@ -37,7 +37,7 @@ class Sequence:
         if data is None or not entry.lives:
             return data is None and not entry.lives
         snapshot = snapshot_of(entry)
-        return snapshot == data or same(self._behaviour, snapshot, self._behaviour.state_decode(data), data)
+        return snapshot == data or same(self._behaviour, snapshot, self._behaviour.state_decode(data))
 
     def finish(self, finals: Mapping[str, bytes], unknown: Collection[str], where: Place) -> None:
         """Record the state records that match no state, and the entities whose last state is in no record."""

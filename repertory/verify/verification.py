@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from repertory.bridge import topics
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.port import Reader
@@ -20,12 +21,14 @@ from repertory.bridge.system.definition import SystemDefinition
 from repertory.verify.again import Moment, Subject
 from repertory.verify.changelog import Changelog
 from repertory.verify.decisions import Decisions
+from repertory.verify.epochs import OwnerEpochs
 from repertory.verify.findings import Check, Findings, Place
 from repertory.verify.gather import Gathered, Records
-from repertory.verify.journal import Journal, Step, same
+from repertory.verify.journal import Journal, Step
 from repertory.verify.published import PublishedOutputs
 from repertory.verify.restored import restored
 from repertory.verify.sequence import Sequence
+from repertory.verify.values import Receivers, alike
 
 
 class VerificationReport(msgspec.Struct, frozen=True):
@@ -86,8 +89,10 @@ class Verification:
             for topic, hosted in self._topology.entities.items()
             for partition in range(hosted.partitions)
         }
-        self._published = PublishedOutputs(system.name, self._hosted.keys(), self._findings)
-        self._gathered = Gathered(self._records, system, list(self._hosted), self._findings)
+        epochs = OwnerEpochs(reader, self._hosted)
+        self._published = PublishedOutputs(system.name, self._hosted.keys(), epochs, self._findings)
+        self._receivers = Receivers(self._topology.entities, topics.replies_topic(system.name))
+        self._gathered = Gathered(self._records, system, self._hosted, self._receivers, epochs, self._findings)
 
     def run(self, on_command: Callable[[Record], None], on_step: Callable[[Step], None] | None) -> VerificationReport:
         """Read everything and return the report."""
@@ -122,20 +127,20 @@ class Verification:
         journal, moments = None, dict[str, Moment]()
         made = self._gathered.produced[source]
         if hosted.behaviour.journaled:
-            journal = Journal(source, hosted, self._findings, changelog, low, self._gathered.targets)
+            journal = Journal(source, hosted, self._findings, changelog, low, self._gathered.targets, self._receivers)
             journal.read(self._records, made, on_step)
             moments = {key: Moment(state, data) for key, (state, data) in journal.bases().items() if data is not None}
         sequence = Sequence(changelog, hosted.behaviour, self._findings) if hosted.behaviour.stateful else None
         has_made = len(made) > 0
         limits = self._system.limits()
         subject = Subject(
-            source, hosted, changelog, self._gathered, self._published, self._findings, self._topology.directory,
-            limits.output_bytes_max, low,
+            source, hosted, changelog, self._gathered, self._published, self._receivers, self._findings,
+            self._topology.directory, limits.output_bytes_max, low,
         )  # fmt: skip
         decisions = Decisions(subject, moments, sequence, decides=self._decides)
         if journal is not None:
             decisions.unknown |= journal.bases().keys() - moments.keys()
-        repeated = self._gathered.repeated[source]
+        repeated = self._gathered.repeated_of(source, changelog.stashed)
         decisions.walk(record for record in self._records.read(*source) if record.offset not in repeated)
         self._fates += decisions.fates
         self._fates += Counter({"repeated": len(repeated)} if repeated else {})
@@ -219,21 +224,15 @@ class Verification:
         except (Inconsistent, AssertionError) as error:
             finding.wrong(where, f"{error}")
             return
-        living = {key: cell.data for key, cell in cells.items() if cell.version}
+        living = {key: cell.state for key, cell in cells.items() if cell.version}
         finding.looked_at += len(living)
         if journal is not None:
-            expected = {key: life.data for key, life in journal.lives.items() if life.version}
+            expected = {key: life.state for key, life in journal.lives.items() if life.version}
+            unknown = {*done.unknown, *(key for key, life in journal.lives.items() if life.data is None)}
         elif done.judges:
-            expected = {key: moment.data for key, moment in done.moments.items()}
+            expected, unknown = {key: moment.state for key, moment in done.moments.items()}, done.unknown
         else:
             return
-        for key in living.keys() | expected.keys():
-            lives, due = living.get(key), expected.get(key)
-            if key in done.unknown or lives == due:
-                continue
-            if (
-                lives is None
-                or due is None
-                or not same(hosted.behaviour, lives, hosted.behaviour.state_decode(due), due)
-            ):
+        for key in (living.keys() | expected.keys()) - unknown:
+            if not alike(living.get(key), expected.get(key)):
                 finding.wrong(where._replace(key=key), "would be restored to a different state")

@@ -17,7 +17,7 @@ from unittest.mock import patch
 import msgspec
 
 from repertory import Strategy
-from repertory.actors.shard import failure
+from repertory.actors.shard import decision, failure
 from repertory.actors.shard.mailbox import Delivery, Mailbox
 from repertory.actors.shard.redelivery import Redelivery
 from repertory.actors.shard.shard import Shard
@@ -42,7 +42,7 @@ from repertory.simulation import FAULTS, Scenario
 from repertory.simulation.api import silence
 from repertory.simulation.faulty_log import FaultyLog
 from repertory.supervision import machine, policy
-from tests.apps import simulated
+from tests.apps import gauges, simulated
 from tests.support.paths import ROOT
 
 DOCS = ROOT / "docs" / "reliability.rst"
@@ -59,6 +59,9 @@ def at_least_once(system: ActorSystem) -> ActorSystem:
 
 
 AT_LEAST_ONCE_SCENARIO = Scenario(system=at_least_once(simulated.system), commands=simulated.commands)
+
+
+TYPED_SCENARIO = Scenario(system=gauges.system, commands=gauges.commands)
 
 
 class Mutant(NamedTuple):
@@ -372,6 +375,17 @@ def tells_are_lost(stack: ExitStack) -> None:
         return mutated
 
     swap(stack, Shard, "_retry", retry)
+
+
+@mutant("actors/shard/decision.py", scenario=TYPED_SCENARIO)
+def live_state(stack: ExitStack) -> None:
+    """A state is used as the handler made it, not as a restore reads it"""
+    swap(
+        stack,
+        decision,
+        "_survived",
+        lambda made: lambda behaviour, state, size: (state, made(behaviour, state, size)[1]),
+    )
 
 
 # --- the embedded log -----------------------------------------------------------------------------------------

@@ -417,6 +417,12 @@ def tells_reordered(copy: Copy) -> None:
     copy.swap(first, second)
 
 
+def published_reordered(copy: Copy) -> None:
+    """Two published records of one paper are swapped, with their causes."""
+    first = copy.first(NEWS)
+    copy.swap(first, copy.last(NEWS, lambda r: r.partition == first.partition and r.key == first.key))
+
+
 def only_tell_lost(copy: Copy) -> None:
     """The only output of a teller's command is missing."""
     answered = {cause(r).rsplit(b"/", 1)[0] for r in copy.all(".replies")}
@@ -523,6 +529,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "what was published is lost": ("atomicity", lost(NEWS)),
     "what was published is doubled": ("duplicates", doubled(NEWS)),
     "what was published is altered": ("decisions", altered(NEWS, b"fake")),
+    "what was published is reordered": ("order", published_reordered),
     "something was published by no decision": ("decisions", publish),
     # states
     "a snapshot is altered": ("states", lambda c: alter_state(c, "account", snapshot=encode(Account(balance=-5)))),

@@ -1,0 +1,88 @@
+"""The headers of outputs, written down a second time: `verify` does not ask the codec that wrote them.
+
+They also tell an output of a shard from a command of a client. A client may send any headers, also those of a shard;
+a command counts as an output if its headers are exactly those that a shard writes. A client that imitates all of them
+cannot be told from a shard that has sent too much, and is reported as such.
+"""
+
+from __future__ import annotations
+
+import re
+
+from repertory.actors.headers import (
+    ABOUT,
+    CAUSE,
+    CORRELATION_ID,
+    EPOCH,
+    MESSAGE_ID,
+    NEXT,
+    REPLY_KEY,
+    REPLY_TO,
+    SEQ,
+    TURN,
+    VERSION,
+    Headers,
+)
+from repertory.actors.shard.turn_result import Replied, Told, TurnOutput
+
+_TELL = (CAUSE,)
+_ASK = (CAUSE, MESSAGE_ID, CORRELATION_ID, REPLY_TO, REPLY_KEY)
+_REPLY = (CAUSE, CORRELATION_ID)
+_OUTPUTS = frozenset({_TELL, _ASK, (*_ASK, ABOUT), _REPLY, (*_REPLY, ABOUT)})
+_EVENT = (CAUSE, SEQ, VERSION)
+_EVENTS = frozenset({_EVENT, (*_EVENT, EPOCH), (*_EVENT, EPOCH, TURN), (*_EVENT, EPOCH, TURN, NEXT)})
+_NUMBER = re.compile(rb"[1-9][0-9]{0,17}")
+
+
+def names(headers: Headers) -> tuple[str, ...]:
+    """Return the names of headers, in order."""
+    return tuple(name for name, _ in headers)
+
+
+def are_of_an_event(headers: Headers) -> bool:
+    """Whether a journal record has the headers that a shard writes, in their order."""
+    return names(headers) in _EVENTS
+
+
+def without_epoch(headers: Headers) -> Headers:
+    """Return headers without the epoch of their owner at the end: the next owner may send the same output again."""
+    return headers[:-1] if headers and headers[-1][0] == EPOCH else headers
+
+
+def epoch_of_output(headers: Headers) -> int:
+    """Return the epoch that ends the headers of an output, 0 if there is none, -1 if no shard writes it like that."""
+    if not headers or headers[-1][0] != EPOCH:
+        return 0
+    return int(headers[-1][1]) if _NUMBER.fullmatch(headers[-1][1]) else -1
+
+
+def are_of_an_output(headers: Headers, source: str) -> bool:
+    """Whether a command has the headers that a shard of the commands topic ``source`` writes, in their order."""
+    headers = without_epoch(headers)
+    if names(headers) not in _OUTPUTS:
+        return False
+    found = dict(headers)
+    if REPLY_TO in found:
+        is_own = found[CAUSE] == found[MESSAGE_ID] == found[CORRELATION_ID]
+        return is_own and found[REPLY_TO] == source.encode() and found.get(ABOUT) != b""
+    return found.get(ABOUT) != b""
+
+
+def are_of_a_publication(headers: Headers) -> bool:
+    """Whether a record of a topic outside the system has the headers that a shard writes."""
+    return names(without_epoch(headers)) == _TELL
+
+
+def due(output: TurnOutput, source: str, cause: bytes) -> Headers:
+    """Return the headers of a tell, an ask, a reply or a published record of an entity, without an epoch."""
+    match output:
+        case Told(reply_key=str(key), about=about):
+            asked = (cause, cause, cause, source.encode(), key.encode())
+            return (*zip(_ASK, asked, strict=True), *_about(about))
+        case Replied(to=to):
+            return ((CAUSE, cause), (CORRELATION_ID, to.correlation_id.encode()), *_about(to.about))
+    return ((CAUSE, cause),)
+
+
+def _about(about: str) -> Headers:
+    return ((ABOUT, about.encode()),) if about else ()
