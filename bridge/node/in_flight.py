@@ -12,11 +12,13 @@ import os
 from collections.abc import MutableSequence
 
 from repertory.actors.shard.crash_guard import COMMAND, SHARD
-from repertory.supervision.process.proc import pid_start
+from repertory.supervision.process.proc import start_ticks
 
-#: A row holds the worker's pid and the two fields that a shard writes: ``SHARD`` and ``COMMAND``.
+#: A row holds the worker's pid, the two fields that a shard writes (``SHARD`` and ``COMMAND``), and when the process
+#: started: a pid may be given to another process.
 PID = 0
-_FIELDS = 3
+_START = 3
+_FIELDS = 4
 
 
 class InFlightCommands:
@@ -35,8 +37,9 @@ class InFlightCommands:
         """Take over a slot in this process, keep the predecessor's entry, and return the row to write to."""
         now, last = self._row(2 * slot), self._row(2 * slot + 1)
         if now[COMMAND]:
-            last[PID], last[SHARD], last[COMMAND] = now[PID], now[SHARD], now[COMMAND]
-        now[PID], now[COMMAND] = os.getpid(), 0
+            last[:] = now
+        pid = os.getpid()
+        now[PID], now[_START], now[COMMAND] = pid, _start(pid), 0
         return now  # type: ignore[return-value]  # a memoryview of integers is used as a sequence of them
 
     def deaths(self, shard: int) -> list[tuple[int, int]]:
@@ -48,13 +51,18 @@ class InFlightCommands:
         found = []
         for number in range(2 * self._workers):
             row = self._row(number)
-            if row[SHARD] == shard and row[COMMAND] and pid_start(row[PID]) is None:
+            if row[SHARD] == shard and row[COMMAND] and _start(row[PID]) != row[_START]:
                 found.append((row[COMMAND] - 1, row[PID]))
                 row[COMMAND] = 0
         return found
 
     def _row(self, number: int) -> memoryview:
         return self._cells[number * _FIELDS : (number + 1) * _FIELDS]
+
+
+def _start(pid: int) -> int:
+    """Return when a process started, in clock ticks; -1 if it is gone."""
+    return int(start_ticks(pid) or -1)
 
 
 class _Node:

@@ -637,10 +637,10 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Write both tables into the documentation."""
+def write(tables: dict[str, str]) -> None:
+    """Write tables into the documentation, each between its comments."""
     text = DOCS.read_text(encoding="utf-8")
-    for name, made in (("faults", faults()), ("mutants", table())):
+    for name, made in tables.items():
         body = f".. {name}\n\n{made}\n\n.. /{name}\n"
         pattern = rf"^\.\. {name}\n.*?^\.\. /{name}\n"
         text = re.sub(pattern, lambda _, body=body: body, text, flags=re.DOTALL | re.MULTILINE)
@@ -648,4 +648,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    write({"faults": faults(), "mutants": table()})

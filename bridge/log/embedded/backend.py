@@ -97,7 +97,7 @@ class EmbeddedAppender:
     def append(self, outputs: Sequence[Output]) -> Sequence[int]:
         """Append all of it durably or nothing, and return the offsets, in order."""
         groups = grouped(outputs)
-        with self._store.write() as connection:
+        with self._store.write(appends=True) as connection:
             next_offsets = self._store.append(connection, groups)
         offsets = []
         for output in outputs:

@@ -167,7 +167,7 @@ class EmbeddedLog:
         until_ms = self._lease_until_ms(now_s)
         fence = (self._member.group, *shard, state.epoch, state.committed)
         try:
-            with self._store.write() as connection:
+            with self._store.write(appends=True) as connection:
                 is_ours = connection.execute(schema.FENCE, (transaction.next_offset, until_ms, *fence)).rowcount > 0
                 if is_ours:
                     offsets = self._store.append(connection, groups)

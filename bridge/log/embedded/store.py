@@ -77,7 +77,9 @@ class Store:
         with self._lock:
             try:  # Nearly always at once: asked several times at each poll.
                 return self.connection().execute(sql, parameters).fetchall()
-            except sqlite3.Error:
+            except sqlite3.Error as error:
+                if _code(error) not in _BUSY:  # SQLite may have undone the transaction around it: nothing may follow.
+                    raise _refusal(error, str(self)) from error
                 return self._patiently(lambda: self.connection().execute(sql, parameters).fetchall())
 
     def version(self) -> tuple[int, int]:
@@ -132,13 +134,15 @@ class Store:
         return TopicMismatch(f"{self} has no partition {topic}/{partition} ({what}): nothing was read or written")
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, *, appends: bool = False) -> Iterator[Connection]:
         """Run one write transaction: all that is executed within happens, or none of it.
 
+        ``appends``: it appends records, and must not be repeated if it may have happened.
+
         Raises:
-            LogUnavailable: the file could not be written, or another process kept it locked; nothing happened.
+            LogUnavailable: the file could not be written, or another process kept it locked.
             LogUnusable, Refused: nothing happened, and nothing will.
-            OutcomeUnknown: the disk failed at the very commit.
+            OutcomeUnknown: the very commit failed of a transaction that appends records.
         """
         with self._lock:
             connection = self._patiently(self._begin)
@@ -148,9 +152,11 @@ class Store:
                 committing = True
                 self._commit(connection)
             except sqlite3.Error as error:
+                # SQLite ends by itself a transaction whose COMMIT fails; one that it leaves open is undone by us.
+                was_open = connection.in_transaction
                 self._roll_back(connection)
-                refusal = _refusal(error, str(self))
-                if committing and _code(error) == sqlite3.SQLITE_IOERR:
+                refusal, is_decided = _refusal(error, str(self)), was_open or _code(error) == sqlite3.SQLITE_FULL
+                if appends and committing and not is_decided:
                     raise OutcomeUnknown(
                         f"{refusal}; whether the transaction happened shows when it is read"
                     ) from error

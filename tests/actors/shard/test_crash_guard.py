@@ -304,6 +304,22 @@ def test_each_stashed_command_is_handled_alone_once() -> None:
     assert not shard.shard._guard.is_careful
 
 
+def test_every_stashed_command_is_handled_alone_before_batches_begin_again() -> None:
+    """Several keys wait at the takeover: each first attempt is announced, also after the commands below the range."""
+    policy = restart(max_restarts=5, backoff=Backoff(first_s=0.1, factor=1, jitter=0))
+    shard = Bench(Account, limits=LIMITS, owner="a", policy=policy)
+    shard.take_over("a")
+    for key in "tuvw":
+        shard.tell(Trip(times=1), key)
+    shard.run()
+    shard.take_over("b")
+    shard.now_ms += 100
+    for key in "xyz":
+        shard.tell(Deposit(amount=1), key)
+    records = [(result.record.guarded, result.counts.applied) for result in turns(shard)]
+    assert records == [(0, 0), (1, 1), (2, 1), (3, 1), (-1, 1), (-1, 5), (-1, 2)]
+
+
 def test_a_system_without_a_node_announces_nothing() -> None:
     """A system in one process (tests, notebooks) has no node, and the next owner announces no commands."""
     shard = Bench(Account, limits=LIMITS)

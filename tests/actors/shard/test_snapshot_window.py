@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from repertory.actors.shard.config import Limits
@@ -120,6 +120,37 @@ def test_the_tail_is_bounded_and_never_moves_back(history: list[Any], window: in
 
     bench = Bench(Account, limits=Limits(snapshot_window_records=window, batch_records_max=batch))
     play(bench, history, check)
+
+
+#: A life whose end is recorded and not forgotten yet, before a restore.
+ENDED: dict[str, Any] = {
+    "history": [("tell", [(key, Deposit(amount=1)) for key in "ab"] + [("a", Close()), ("c", Deposit(amount=1))])],
+    "window": 3,
+    "restored": True,
+}
+
+
+@given(history=HISTORIES, window=st.integers(1, 9), restored=st.booleans())
+@example(**ENDED)
+@settings(max_examples=100, deadline=None)
+def test_what_has_ended_is_forgotten(history: list[Any], window: int, *, restored: bool) -> None:
+    """Once its events are out of the window, an ended life has no record, also after a restore; nor has its restarts.
+
+    The journal offset from which a restore reads follows the tail: it reads the window, and one turn more.
+    """
+    bench = Bench(Account, limits=Limits(snapshot_window_records=window))
+    play(bench, history, lambda _: None)
+    bench.settle()
+    if restored:
+        bench.crash()
+    bench.now_ms += int(1_000 * POLICY.within_s) + 1
+    for _ in range(window + 2):
+        bench.tell(Deposit(amount=1), "last")
+        bench.run()
+    parked = {key for key in bench.shard.stash if bench.shard.stash.queue(key)[0].record.parked}
+    assert set(bench.states) - {"last"} == ({*living(bench)} - {"last"}) | parked
+    read = [r for r in bench.topics[bench.codec.events] if r.offset >= bench.record.tail_offset]
+    assert len(read) <= window + 1
 
 
 @given(history=HISTORIES, batch=st.integers(1, 5))

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from repertory.bridge.log.connect import connect
+from repertory.bridge.log.embedded import schema
 from repertory.bridge.log.embedded.backend import EmbeddedBackend
 from repertory.bridge.log.embedded.log import EmbeddedLog
 from repertory.bridge.log.embedded.schema import allot
@@ -41,6 +42,7 @@ from repertory.bridge.log.port import (
 )
 from repertory.bridge.log.record import Output, TopicPartition
 from repertory.bridge.system.settings import Settings
+from repertory.supervision.process.proc import pid_start
 from tests.support.processes import started
 
 COMMANDS, EVENTS, STATE = "bank.account.commands", "bank.account.events", "bank.account.state"
@@ -79,8 +81,38 @@ while True:
                 commit(event.shard)
 """
 
+#: A member within a handler that takes long: it has joined, and polls no more.
+BUSY = """
+import sys
+from repertory.bridge.log.connect import connect
+from repertory.bridge.log.port import Member
+
+log = connect(sys.argv[1]).log(Member("bank", "here", 0), ["bank.account.commands"])
+print(len(log.poll(0)), flush=True)
+sys.stdin.read()
+"""
+
 #: The user without rights, on every Linux.
 NOBODY = 65_534
+
+
+#: Those of a member in a test's own process.
+LEASE = Settings(session_timeout_s=6.0)
+
+
+class Clock:
+    """Stands still unless it is told to go on; the calendar can jump alone."""
+
+    def __init__(self) -> None:
+        self.now_s, self.jumped_s = 1_000.0, 0.0
+
+    def monotonic_s(self) -> float:
+        """Return the time of leases."""
+        return self.now_s
+
+    def epoch_ms(self) -> int:
+        """Return the time of records."""
+        return int((self.now_s + self.jumped_s) * 1_000)
 
 
 class Worker:
@@ -201,6 +233,77 @@ def test_a_sleeping_process_is_fenced_and_recovers(url: str, start: Callable[...
         worker.kill()
     for partition in (0, 1):
         assert whole_transactions(url, partition) > 1
+
+
+@pytest.fixture
+def busy(url: str) -> Iterator[subprocess.Popen[str]]:
+    """Give a process that is a member with all shards, within a handler."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", BUSY, url]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "2\n"
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def other(busy: subprocess.Popen[str], url: str, path: Path) -> Iterator[tuple[EmbeddedLog, Clock]]:
+    """Give another member, and its clock: that of the machine, until the test sets it forward."""
+    assert busy.poll() is None
+    clock = Clock()
+    clock.now_s = time.monotonic()
+    log = EmbeddedBackend(url, LEASE, path=str(path), clock=clock).log(Member("bank", "here", 1), [COMMANDS])
+    assert log.poll(0) == []
+    yield log, clock
+    log.close()
+
+
+BOTH = [Assigned(SHARD), Assigned(OTHER)]
+
+
+@pytest.mark.processes
+def test_a_member_in_a_long_handler_is_not_evicted(other: tuple[EmbeddedLog, Clock]) -> None:
+    """A lease ends during a handler that takes long: the others wait until its supervisor would have killed it."""
+    log, clock = other
+    clock.now_s += LEASE.session_timeout_s + 1.0
+    assert log.poll(0) == []
+    clock.now_s += LEASE.busy_s - 2.0
+    assert log.poll(0) == []
+    clock.now_s += 2.0
+    assert log.poll(0) == BOTH
+
+
+@pytest.mark.processes
+def test_a_stopped_member_is_evicted_at_the_end_of_its_lease(
+    other: tuple[EmbeddedLog, Clock], busy: subprocess.Popen[str]
+) -> None:
+    """What is stopped runs no handler, so nothing is waited for beyond its lease."""
+    log, clock = other
+    os.kill(busy.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, busy.pid, os.WSTOPPED)
+    clock.now_s += LEASE.session_timeout_s - 1.0
+    assert log.poll(0) == []
+    clock.now_s += 2.0
+    assert log.poll(0) == BOTH
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("boot", [False, True])
+def test_a_pid_that_was_used_again_is_not_the_dead_member(
+    other: tuple[EmbeddedLog, Clock], busy: subprocess.Popen[str], *, boot: bool
+) -> None:
+    """A dead member is evicted at once, though another process has its pid by now, in this boot or after another."""
+    log, _ = other
+    start = pid_start(busy.pid)
+    assert start is not None
+    # As if the pid and, after the next boot, the moment of the start were those of the member that died.
+    dead = f"another-boot/{start.partition('/')[2]}" if boot else f"{start}1"
+    with log._store.write() as connection:
+        connection.execute("UPDATE member SET pid_start = ? WHERE pid = ?", (dead, busy.pid))
+        connection.execute(schema.CHANGED)
+    assert log.poll(0) == BOTH
 
 
 def stop_outside_of_a_write(worker: Worker, url: str) -> None:
@@ -401,21 +504,6 @@ def test_a_malformed_url_is_refused(url: str) -> None:
 # --- models ---------------------------------------------------------------------------------------------------
 
 
-class Clock:
-    """Stands still unless it is told to go on."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_000.0
-
-    def monotonic_s(self) -> float:
-        """Return the time of leases."""
-        return self.now_s
-
-    def epoch_ms(self) -> int:
-        """Return the time of records."""
-        return int(self.now_s * 1_000)
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -471,6 +559,17 @@ def test_commits_renew_the_lease(memory: EmbeddedBackend, clock: Clock) -> None:
         busy.commit(Transaction(SHARD, next_offset, []))
         assert other.poll(0) == []
     assert Committed(SHARD, {}) in busy.poll(0)
+
+
+@pytest.mark.parametrize("jump_s", [86_400.0, -86_400.0])
+def test_a_calendar_that_jumps_ends_no_lease(memory: EmbeddedBackend, clock: Clock, jump_s: float) -> None:
+    """Leases are measured on a clock that nobody sets: one that ran out has, and no other."""
+    first, second = (memory.log(Member("bank", "here", slot), [COMMANDS]) for slot in (0, 1))
+    first.poll(0)
+    clock.jumped_s = jump_s
+    assert second.poll(0) == []
+    clock.now_s += 7.0
+    assert second.poll(0) == BOTH
 
 
 def test_a_taken_slot_ends_the_sleeper(memory: EmbeddedBackend, clock: Clock) -> None:

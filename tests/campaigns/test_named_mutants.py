@@ -1,0 +1,284 @@
+"""Bugs that a named test must find: of the kernel, the embedded log and the processes, where no simulated run looks.
+
+This file holds the third table of mutants in ``docs/reliability.rst``. Each is planted alone, and the test beside it is
+run as pytest would run it, with its own fixtures, and has to fail.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import pytest
+
+from repertory.actors.shard.crash_guard import CrashGuard
+from repertory.actors.shard.recovered import RecoveredShard
+from repertory.actors.shard.restart_budget import RestartBudget
+from repertory.actors.shard.snapshot_window import SnapshotWindow
+from repertory.bridge.log.embedded import log as embedded
+from repertory.bridge.log.embedded.log import EmbeddedLog
+from repertory.bridge.log.embedded.store import Connection, Row, Store
+from repertory.bridge.node import in_flight
+from repertory.bridge.node.in_flight import InFlightCommands
+from repertory.bridge.recovery import Recovery
+from repertory.supervision.process import proc
+from tests.actors.shard import test_crash_guard as guards
+from tests.actors.shard import test_restart_budget as budgets
+from tests.actors.shard import test_snapshot_window as windows
+from tests.bridge.log.embedded import test_disk_faults as disks
+from tests.bridge.log.embedded import test_embedded as members
+from tests.bridge.node import test_in_flight as memories
+from tests.campaigns.mutants import DOCS, write
+
+pytestmark = pytest.mark.processes
+
+Patch = pytest.MonkeyPatch
+
+# The fixtures of the tests that are run here.
+disk, url, path, busy, other, clock = (
+    disks.disk, members.url, members.path, members.busy, members.other, members.clock,
+)  # fmt: skip
+memory, rows, start = members.memory, memories.rows, memories.start
+
+
+class Mutant(NamedTuple):
+    """A planted bug: its docstring is its name. ``found_by`` gets its other arguments from ``given``, then fixtures."""
+
+    plant: Callable[[Patch], None]
+    where: str
+    found_by: Callable[..., None]
+    given: dict[str, Any]
+
+
+MUTANTS: list[Mutant] = []
+
+
+def mutant(
+    where: str, found_by: Callable[..., None], **given: Any
+) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
+    """Register a mutant, with the test that finds it and the arguments of one of that test's cases."""
+
+    def register(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
+        MUTANTS.append(Mutant(plant, where, found_by, given))
+        return plant
+
+    return register
+
+
+def swap(patch: Patch, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Replace an attribute by the result of ``make`` for it."""
+    patch.setattr(owner, name, make(getattr(owner, name)))
+
+
+# --- the embedded log -----------------------------------------------------------------------------------------
+
+_failed_commit = disks.test_a_failed_commit_leaves_nothing_and_is_reported
+
+
+@mutant("bridge/log/embedded/store.py", _failed_commit, operation=disks.commit, fault="FULL")
+@mutant("bridge/log/embedded/store.py", _failed_commit, operation=disks.append, fault="IOERR_WRITE")
+def commit_swallowed(patch: Patch) -> None:
+    """A COMMIT that failed and was undone is taken for one that happened."""
+
+    def make(commit: Any) -> Any:
+        def mutated(store: Store, connection: Connection) -> None:
+            try:
+                commit(store, connection)
+            except sqlite3.Error:
+                store._roll_back(connection)
+
+        return mutated
+
+    swap(patch, Store, "_commit", make)
+
+
+@mutant("bridge/log/embedded/store.py", disks.test_a_transaction_may_fail_at_each_statement, operation=disks.ensure)
+def read_again(patch: Patch) -> None:
+    """A read that failed within a transaction is repeated, though SQLite may have undone what was before it."""
+
+    def make(rows: Any) -> Any:
+        def mutated(store: Store, sql: str, parameters: Any = ()) -> list[Row]:
+            try:
+                found: list[Row] = store.connection().execute(sql, parameters).fetchall()
+            except sqlite3.Error:
+                found = rows(store, sql, parameters)
+            return found
+
+        return mutated
+
+    swap(patch, Store, "rows", make)
+
+
+@mutant("bridge/log/embedded/log.py", members.test_a_member_in_a_long_handler_is_not_evicted)
+def evicted_within_a_handler(patch: Patch) -> None:
+    """A member is evicted at the end of its lease, though it may be within a handler."""
+    swap(patch, EmbeddedLog, "_is_busy", lambda _: lambda *_: False)
+
+
+@mutant("bridge/log/embedded/log.py", members.test_a_stopped_member_is_evicted_at_the_end_of_its_lease)
+def waits_for_the_stopped(patch: Patch) -> None:
+    """A member that is stopped is waited for as if it were within a handler."""
+    swap(patch, embedded, "is_stopped", lambda _: lambda _pid: False)
+
+
+_reused = members.test_a_pid_that_was_used_again_is_not_the_dead_member
+
+
+@mutant("bridge/log/embedded/log.py", _reused, boot=False)
+def a_reused_pid_lives(patch: Patch) -> None:
+    """A dead member lives on in another process with its pid."""
+    swap(patch, embedded, "is_alive", lambda _: lambda pid, _start: proc.start_ticks(pid) is not None)
+
+
+@mutant("supervision/process/proc.py", _reused, boot=True)
+def boots_are_alike(patch: Patch) -> None:
+    """A member of an earlier boot lives on in a process that has its pid and started as long after the boot."""
+    swap(patch, embedded, "is_alive", lambda _: lambda pid, start: proc.start_ticks(pid) == start.rpartition("/")[2])
+
+
+@mutant("bridge/log/embedded/log.py", members.test_a_calendar_that_jumps_ends_no_lease, jump_s=86_400.0)
+def leases_by_the_calendar(patch: Patch) -> None:
+    """Leases are measured on the wall clock."""
+
+    class Wall(members.Clock):
+        def monotonic_s(self) -> float:
+            return self.epoch_ms() / 1_000
+
+    patch.setattr(members.Clock, "monotonic_s", Wall.monotonic_s)
+
+
+# --- the shard ------------------------------------------------------------------------------------------------
+
+
+@mutant("actors/shard/crash_guard.py", guards.test_every_stashed_command_is_handled_alone_before_batches_begin_again)
+def stashed_are_not_marked(patch: Patch) -> None:
+    """Commands that were stashed when a node died are not suspected of its death."""
+
+    def make(unclean_takeover: Any) -> Any:
+        def mutated(guard: CrashGuard, *given: Any) -> Any:
+            incidents = unclean_takeover(guard, *given)
+            guard._untried = set()
+            return incidents
+
+        return mutated
+
+    swap(patch, CrashGuard, "_unclean_takeover", make)
+
+
+@mutant("bridge/recovery.py", windows.test_what_has_ended_is_forgotten, **windows.ENDED)
+def restored_ends_stay(patch: Patch) -> None:
+    """The end of a life that is restored is never forgotten: its record stays in the state topic for ever."""
+
+    def make(restore_states: Any) -> Any:
+        def mutated(recovery: Recovery, found: RecoveredShard) -> None:
+            restore_states(recovery, found)
+            found.window._ended.clear()
+
+        return mutated
+
+    swap(patch, Recovery, "_restore_states", make)
+
+
+@mutant("actors/shard/snapshot_window.py", windows.test_what_has_ended_is_forgotten, **windows.ENDED)
+def offsets_are_not_noted(patch: Patch) -> None:
+    """The offsets of journal records are not noted, so that every restore reads the whole journal."""
+    swap(patch, SnapshotWindow, "placed", lambda _: lambda *_: None)
+
+
+_expired = budgets.test_the_keys_that_expire_are_those_whose_last_restart_is_past
+
+
+@mutant("actors/shard/restart_budget.py", _expired, steps=budgets.IN_ANOTHER_ORDER)
+def budgets_expire_late(patch: Patch) -> None:
+    """Restarts that a recovery reads are not in their order: a key expires late, behind a later one."""
+
+    def restore(budget: RestartBudget, restarts_ms: Any) -> None:
+        budget._restarts = dict(restarts_ms)
+
+    patch.setattr(RestartBudget, "restore", restore)
+
+
+# --- processes ------------------------------------------------------------------------------------------------
+
+
+@mutant("bridge/node/in_flight.py", memories.test_a_pid_that_was_used_again_is_not_the_dead_process)
+def a_reused_pid_works_on(patch: Patch) -> None:
+    """The command of a dead worker is under way as long as another process has its pid."""
+    real = in_flight._start
+
+    def start(pid: int) -> int:
+        return min(real(pid), 1)
+
+    patch.setattr(in_flight, "_start", start)
+
+
+@mutant("bridge/node/in_flight.py", memories.test_a_death_is_told_once_to_the_owner_of_its_shard)
+def told_again(patch: Patch) -> None:
+    """A death is told to every later owner of the shard."""
+
+    def make(deaths: Any) -> Any:
+        def mutated(memory: InFlightCommands, shard: int) -> list[tuple[int, int]]:
+            before = memory._cells.tolist()
+            found: list[tuple[int, int]] = deaths(memory, shard)
+            for index, value in enumerate(before):
+                memory._cells[index] = value
+            return found
+
+        return mutated
+
+    swap(patch, InFlightCommands, "deaths", make)
+
+
+@mutant("bridge/node/in_flight.py", memories.test_the_successor_keeps_its_predecessors_command)
+def the_predecessor_is_forgotten(patch: Patch) -> None:
+    """A worker that takes a slot over erases the command that its predecessor died in."""
+
+    def make(enter: Any) -> Any:
+        def mutated(memory: InFlightCommands, slot: int) -> Any:
+            memory._row(2 * slot)[:] = memoryview(bytes(32)).cast("q")
+            return enter(memory, slot)
+
+        return mutated
+
+    swap(patch, InFlightCommands, "enter", make)
+
+
+# --- the check ------------------------------------------------------------------------------------------------
+
+
+def run(found_by: Callable[..., None], given: dict[str, Any], request: pytest.FixtureRequest) -> None:
+    """Run a test as pytest does: what is not given are fixtures. Of Hypothesis' tests, run the one example given."""
+    found_by = getattr(getattr(found_by, "hypothesis", None), "inner_test", found_by)
+    names = [name for name in inspect.signature(found_by).parameters if name not in given]
+    partial(found_by, **given)(**{name: request.getfixturevalue(name) for name in names})
+
+
+@pytest.mark.parametrize("planted", MUTANTS, ids=[planted.plant.__name__ for planted in MUTANTS])
+def test_it_is_found(planted: Mutant, monkeypatch: Patch, request: pytest.FixtureRequest) -> None:
+    """The named test fails while the bug is planted."""
+    with monkeypatch.context() as patch:
+        planted.plant(patch)
+        with pytest.raises((AssertionError, pytest.fail.Exception)):
+            run(planted.found_by, planted.given, request)
+
+
+def table() -> str:
+    """Return the table of these mutants."""
+    lines = [".. list-table::", "   :header-rows: 1", "", "   * - mutant", "     - where", "     - found by"]
+    for planted in MUTANTS:
+        assert planted.plant.__doc__
+        name = planted.plant.__doc__.split("\n")[0].rstrip(".")
+        lines += [f"   * - {name}", f"     - ``{planted.where}``", f"     - ``{planted.found_by.__name__}``"]
+    return "\n".join(lines)
+
+
+def test_the_table_is_in_the_documentation() -> None:
+    """``docs/reliability.rst`` has the table; ``python -m tests.campaigns.test_named_mutants`` writes it."""
+    assert table() in DOCS.read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write({"named-mutants": table()})
