@@ -3,77 +3,71 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Collection
 from itertools import pairwise
-from typing import NamedTuple
 
 from repertory.actors.headers import CAUSE, SEQ, VERSION
 from repertory.actors.placement import partition_of
-from repertory.actors.shard.changelog import CHANGELOG_INDEX, ShardRecord, StashedRecord, StateRecord
+from repertory.actors.shard.changelog import CHANGELOG_INDEX, ShardRecord
 from repertory.actors.wire import DecodeError
-from repertory.bridge.codec import decode_shard, decode_stashed, decode_state
+from repertory.bridge.codec import decode_shard, decode_state
 from repertory.bridge.consistency import recreated
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Record, TopicPartition
 from repertory.bridge.topics import SHARD_KEY
 from repertory.verify.findings import Findings, Place, text
 from repertory.verify.gather import Records
+from repertory.verify.headers import are_of_the_changelog, names
 from repertory.verify.produced import cause_of
-
-_NEVER_BACK = ("next", "seq", "tail_start", "tail_offset", "changelog")
-
-
-class StateEntry(NamedTuple):
-    """A state record of one key; ``state`` None is a tombstone."""
-
-    place: Place
-    state: StateRecord | None
-    seq: int
-    version: int
-
-    @property
-    def lives(self) -> bool:
-        """Whether the record holds an entity, not its end."""
-        return self.state is not None and self.state.snapshot is not None
+from repertory.verify.shard_records import ShardRecords
+from repertory.verify.stash_records import StashRecords, StateEntry
 
 
 class Changelog:
     """The state and stash topics of one shard. Filled by `read`."""
 
-    def __init__(self, source: TopicPartition, hosted: HostedEntity, findings: Findings) -> None:
-        self._source, self._hosted, self._findings = source, hosted, findings
+    def __init__(
+        self, source: TopicPartition, hosted: HostedEntity, operated: Collection[str], findings: Findings
+    ) -> None:
+        """``operated``: the keys whose budgets an operator may have renewed."""
+        self._source, self._hosted, self._operated, self._findings = source, hosted, operated, findings
+        self._shards, self._stash = ShardRecords(hosted, findings), StashRecords(findings)
+        #: The last shard record, brought up to date with the journal.
         self.shard: ShardRecord | None = None
         self.latest: dict[str, StateEntry] = {}
         #: The state records of each key, in order, that deciding or folding has not confirmed yet.
         self.unconfirmed: dict[str, list[StateEntry]] = {}
-        self.stashed: dict[int, StashedRecord] = {}
-        #: The last attempt of each command that was ever stashed, as far as the stash topic still holds it.
-        self.attempts: dict[int, int] = {}
+        self.stashed, self.attempts = self._stash.stashed, self._stash.attempts
         self.seq_last = -1
         #: Whether compaction has deleted nothing. If so, a skipped number means that a record was lost.
         self.is_complete = False
         self._skips: list[tuple[Place, str]] = []
-        self._stashed_places: dict[int, Place] = {}
         self._indexes = array("q")
 
-    def read(self, records: Records) -> None:
-        """Read both topics."""
+    def read(self, records: Records, *, decides: bool) -> None:
+        """Read both topics. ``decides``: the policies are those of the code that wrote the log."""
         last = -1
         for record in records.read(self._hosted.codec.state, self._source.partition):
             last = self._index(record, last)
             try:
                 if record.key == SHARD_KEY:
-                    self._shard_record(record, last)
+                    self._shards.take(record, decode_shard(record.value or b""), last)
                 elif not (record.key or b"").startswith(b"\0"):
-                    self._state(record)
+                    self._state(record, last)
             except DecodeError as error:
                 finding = self._findings.shards if record.key == SHARD_KEY else self._findings.states
                 finding.wrong(record, f"cannot be decoded: {error}")
         last = -1
         for record in records.read(self._hosted.codec.stash, self._source.partition):
             last = self._index(record, last)
-            self._stashed_command(record)
+            self._stash.take(record, last)
+        self.shard = self._shards.last
         self._check_indexes()
         self._check_stashed()
+        within_ms = self._hosted.policy.within_s * 1000 if decides else None
+        states = {key: entries for key, entries in self.unconfirmed.items() if key not in self._operated}
+        self._stash.settle(states, within_ms=within_ms, is_complete=self.is_complete)
+        self._shards.settle(sorted(self._indexes), self.stashed, records.reader.bounds(*self._source)[1])
         codec = self._hosted.codec
         if self.shard is not None and (
             names := recreated(codec, self.shard, records.reader.topic_ids([*codec.topics.values()]))
@@ -85,6 +79,8 @@ class Changelog:
         """Return the number of a record within the shard's changelog; it strictly increases within a topic."""
         finding = self._findings.writer
         finding.looked_at += 1
+        if not are_of_the_changelog(record):
+            finding.wrong(record, f"has headers that no shard writes to its changelog: {names(record.headers)}"[:500])
         self._findings.duplicates.looked_at += 1
         cause = cause_of(record)
         if cause is None or cause.source != self._source or cause.nth < CHANGELOG_INDEX:
@@ -112,27 +108,12 @@ class Changelog:
 
     # --- state ------------------------------------------------------------------------------------------------
 
-    def _shard_record(self, record: Record, index: int) -> None:
-        self._findings.shards.looked_at += 1
-        before, after = self.shard, decode_shard(record.value or b"")
-        self.shard = after
-        wrong = self._findings.shards.wrong
-        if record.number(SEQ) != after.seq:
-            wrong(record, f"has seq {after.seq}, but its header has {record.number(SEQ)}")
-        if index != CHANGELOG_INDEX + after.changelog - 1:
-            wrong(record, f"counts {after.changelog} changelog records, but is number {index - CHANGELOG_INDEX + 1}")
-        if after.tail_start > after.seq:
-            wrong(record, f"has tail_start {after.tail_start} behind its seq {after.seq}")
-        for name in _NEVER_BACK:
-            if before is not None and getattr(after, name) < getattr(before, name):
-                wrong(record, f"goes back in {name}: {getattr(before, name)} to {getattr(after, name)}")
-
-    def _state(self, record: Record) -> None:
+    def _state(self, record: Record, number: int) -> None:
         self._findings.states.looked_at += 1
         state = None if record.value is None else decode_state(record.value)
         key = text(record.key) or ""
         place = Place(record.topic, record.partition, record.offset, key)
-        entry = StateEntry(place, state, record.number(SEQ), record.number(VERSION))
+        entry = StateEntry(place, state, record.number(SEQ), record.number(VERSION), number, record.timestamp_ms)
         if partition_of(record.key or b"", self._hosted.partitions) != self._source.partition:
             self._findings.writer.wrong(record, "is on a partition that its key does not belong to")
         before = self.latest.get(key)
@@ -140,6 +121,8 @@ class Changelog:
             self._findings.states.wrong(record, f"goes back from seq {before.seq} to {entry.seq}")
         if entry.seq < 0 and state is not None and (state.snapshot is not None or state.ended):
             self._findings.states.wrong(record, "holds a state but no seq")
+        if entry.seq >= 0 and state is not None and state.snapshot is None and not state.ended:
+            self._findings.states.wrong(record, f"has seq {entry.seq}, but holds neither a state nor its end")
         if state is not None and list(state.restarts_ms) != sorted(state.restarts_ms):
             self._findings.states.wrong(record, f"lists restarts out of order: {state.restarts_ms}")
         self._note_skips(entry, before)
@@ -159,26 +142,13 @@ class Changelog:
 
     # --- stash ------------------------------------------------------------------------------------------------
 
-    def _stashed_command(self, record: Record) -> None:
-        self._findings.stashed.looked_at += 1
-        if record.key is None or not record.key.isdigit() or len(record.key) > 18:
-            self._findings.stashed.wrong(record, "has a key that is not an offset")
-            return
-        offset = int(record.key)
-        self._stashed_places[offset] = Place(record.topic, record.partition, record.offset, text(record.key))
-        if record.value is None:
-            self.stashed.pop(offset, None)
-            return
-        try:
-            self.stashed[offset] = decode_stashed(record.value)
-        except DecodeError as error:
-            self._findings.stashed.wrong(record, f"cannot be decoded: {error}")
-        else:
-            self.attempts[offset] = self.stashed[offset].attempt
-
     def place_of(self, offset: int) -> Place:
-        """Return the place of a command's stash record."""
-        return self._stashed_places[offset]
+        """Return the place of a command's last stash record."""
+        return self._stash.places[offset]
+
+    def digest_of(self, offset: int) -> int | None:
+        """Return the hash of a command as the stash keeps it, None if it never was there."""
+        return self._stash.digests.get(offset)
 
     def _check_stashed(self) -> None:
         """Compare the stashed commands of each key with the counts in its state record."""

@@ -113,6 +113,7 @@ class Decisions:
     def _command(self, record: Record, made: list[Made], dead: list[DeadLetterEntry]) -> None:
         """Derive the outcome of a command from its records, and check the records that this outcome requires."""
         self._findings.completeness.looked_at += 1
+        self._kept.stashed(record)
         stashed = record.offset in self._unmatched_stashed
         self._unmatched_stashed.discard(record.offset)
         if record.offset >= self._next:
@@ -138,11 +139,10 @@ class Decisions:
             self._findings.stashed.wrong(record, f"is stashed, but the shard record's next command is {self._next}")
 
     def _stashed(self, record: Record, made: list[Made]) -> None:
-        """Check that the stash holds the unchanged command, and that the command has produced nothing."""
+        """Check that the command has produced nothing."""
         key = (record.key or b"").decode(errors="backslashreplace")
         first = self._blocked.setdefault(key, record.offset)
         self.fates["parked" if self._changelog.stashed[first].parked else "stashed"] += 1
-        self._kept.stashed(record, key)
         for each in made:
             self._findings.completeness.wrong(self._targets.place(each), f"is of the stashed command {record.offset}")
 

@@ -18,6 +18,7 @@ from repertory.actors.headers import (
     REPLY_KEY,
     REPLY_TO,
 )
+from repertory.actors.message import RESERVED_PREFIX
 from repertory.actors.shard.changelog import CHANGELOG_INDEX
 from repertory.actors.shard.seen_causes import SeenCauses, Stamp
 from repertory.bridge import topics
@@ -25,12 +26,14 @@ from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record, TopicPartition
 from repertory.bridge.system.definition import SystemDefinition
 from repertory.verify.epochs import OwnerEpochs
-from repertory.verify.findings import Finding, Findings, Place
+from repertory.verify.findings import Finding, Findings, Place, text
 from repertory.verify.headers import are_of_an_output
 from repertory.verify.produced import Cause, Produced, Targets, cause_of, digest, without_failure
 from repertory.verify.values import Receivers
 
 _SEEN_RECORDS = 500
+#: In the wire name of an operator's request.
+_CONTROL = RESERVED_PREFIX.encode()
 #: As in the codec: a longer number is not a partition, and the command is not an ask.
 _PARTITION_DIGITS_MAX = 9
 
@@ -90,6 +93,8 @@ class Gathered:
         self.repeated: dict[TopicPartition, set[int]] = {source: set() for source in sources}
         self.maybe_repeated: dict[TopicPartition, set[int]] = {source: set() for source in sources}
         self._epochs = epochs
+        #: The keys for which an operator may have made a request.
+        self.operated: dict[TopicPartition, set[str]] = {source: set() for source in sources}
         self._answered: set[tuple[bytes, int]] = set()
         self.targets = Targets()
         self.produced = {source: Produced() for source in sources}
@@ -109,6 +114,8 @@ class Gathered:
             self._has_all_commands &= self._low(source) == 0
             seen = self._seen()
             for record in self._records.read(*source):
+                if _CONTROL in (record.value or b""):
+                    self.operated[source].add(text(record.key) or "")
                 if record.headers:
                     self._command(record)
                     if (stamp := seen.stamp(record.headers)) is not None:
@@ -200,6 +207,8 @@ class Gathered:
         finding.looked_at += 1
         if cause is None:
             finding.wrong(record, "has no cause")
+        elif not self._epochs.fit(cause.source, record.headers):
+            finding.wrong(record, f"has the epoch {record.header(EPOCH)!r:.100}, which is no owner's of its source")
         elif cause.source not in self.produced or cause.nth >= CHANGELOG_INDEX:
             finding.wrong(record, f"names the cause {record.header(CAUSE)!r:.300}, which is not of this system")
         else:

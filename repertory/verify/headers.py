@@ -22,8 +22,11 @@ from repertory.actors.headers import (
     TURN,
     VERSION,
     Headers,
+    value,
 )
 from repertory.actors.shard.turn_result import Replied, Told, TurnOutput
+from repertory.bridge.log.record import Record
+from repertory.bridge.topics import SEEN_KEY, SHARD_KEY
 
 _TELL = (CAUSE,)
 _ASK = (CAUSE, MESSAGE_ID, CORRELATION_ID, REPLY_TO, REPLY_KEY)
@@ -44,16 +47,23 @@ def are_of_an_event(headers: Headers) -> bool:
     return names(headers) in _EVENTS
 
 
+def are_of_the_changelog(record: Record) -> bool:
+    """Whether a state or stash record has the headers that a shard writes, in their order."""
+    if record.key == SHARD_KEY:
+        return names(record.headers) == (CAUSE, SEQ)
+    is_state = record.topic.endswith(".state") and not (record.key or b"").startswith(SEEN_KEY)
+    return names(record.headers) == ((CAUSE, SEQ, VERSION) if is_state else (CAUSE,))
+
+
 def without_epoch(headers: Headers) -> Headers:
     """Return headers without the epoch of their owner at the end: the next owner may send the same output again."""
     return headers[:-1] if headers and headers[-1][0] == EPOCH else headers
 
 
 def epoch_of_output(headers: Headers) -> int:
-    """Return the epoch that ends the headers of an output, 0 if there is none, -1 if no shard writes it like that."""
-    if not headers or headers[-1][0] != EPOCH:
-        return 0
-    return int(headers[-1][1]) if _NUMBER.fullmatch(headers[-1][1]) else -1
+    """Return the epoch in the headers of an output, 0 if there is none, -1 if no shard writes it like that."""
+    found = value(headers, EPOCH)
+    return 0 if found is None else int(found) if _NUMBER.fullmatch(found) else -1
 
 
 def are_of_an_output(headers: Headers, source: str) -> bool:

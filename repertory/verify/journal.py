@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from repertory.actors.entity import Behaviour, Entity
-from repertory.actors.headers import CAUSE, SEQ, VERSION
+from repertory.actors.headers import CAUSE, EPOCH, SEQ, VERSION
 from repertory.actors.message import Message
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.changelog import CHANGELOG_INDEX
@@ -18,11 +18,13 @@ from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Record, TopicPartition
 from repertory.bridge.nontransactional import CountingJournal
 from repertory.supervision.traceback_text import message_of
-from repertory.verify.changelog import Changelog, StateEntry
+from repertory.verify.changelog import Changelog
+from repertory.verify.epochs import OwnerEpochs
 from repertory.verify.findings import Findings, Place, text
 from repertory.verify.gather import Records
 from repertory.verify.headers import are_of_an_event, names
 from repertory.verify.produced import Cause, Produced, Targets, cause_of, event_digest
+from repertory.verify.stash_records import StateEntry
 from repertory.verify.values import Receivers, alike, state_of
 
 
@@ -64,6 +66,7 @@ class Journal:
         low: int,
         targets: Targets,
         receivers: Receivers,
+        epochs: OwnerEpochs,
     ) -> None:
         self._source, self._hosted, self._findings, self._changelog, self._low = (
             source,
@@ -73,6 +76,7 @@ class Journal:
             low,
         )
         self.target = targets.number(TopicPartition(hosted.codec.events, source.partition))
+        self._epochs = epochs
         self._decode = receivers.of(hosted.codec.events, source.topic)
         self.lives: dict[str, Life] = {}
         self.next_seq = 0
@@ -137,6 +141,8 @@ class Journal:
             writer.wrong(record, f"has version {version} where {life.version + 1} follows")
         if not are_of_an_event(record.headers):
             writer.wrong(record, f"has headers that no shard writes to a journal: {names(record.headers)}"[:500])
+        elif not self._epochs.fit(self._source, record.headers):
+            writer.wrong(record, f"has the epoch {record.header(EPOCH)!r:.100}, which is no owner's of the shard")
         if partition_of(record.key or b"", self._hosted.partitions) != self._source.partition:
             writer.wrong(record, "is on a partition that its key does not belong to")
         self.next_seq = seq + 1

@@ -89,7 +89,7 @@ class Verification:
             for topic, hosted in self._topology.entities.items()
             for partition in range(hosted.partitions)
         }
-        epochs = OwnerEpochs(reader, self._hosted)
+        self._epochs = epochs = OwnerEpochs(reader, self._hosted)
         self._published = PublishedOutputs(system.name, self._hosted.keys(), epochs, self._findings)
         self._receivers = Receivers(self._topology.entities, topics.replies_topic(system.name))
         self._gathered = Gathered(self._records, system, self._hosted, self._receivers, epochs, self._findings)
@@ -122,12 +122,14 @@ class Verification:
 
     def _shard(self, source: TopicPartition, hosted: HostedEntity, on_step: Callable[[Step], None] | None) -> None:
         low, high = self._reader.bounds(*source)
-        changelog = Changelog(source, hosted, self._findings)
-        changelog.read(self._records)
+        changelog = Changelog(source, hosted, self._gathered.operated[source], self._findings)
+        changelog.read(self._records, decides=self._decides)
         journal, moments = None, dict[str, Moment]()
         made = self._gathered.produced[source]
         if hosted.behaviour.journaled:
-            journal = Journal(source, hosted, self._findings, changelog, low, self._gathered.targets, self._receivers)
+            journal = Journal(
+                source, hosted, self._findings, changelog, low, self._gathered.targets, self._receivers, self._epochs
+            )
             journal.read(self._records, made, on_step)
             moments = {key: Moment(state, data) for key, (state, data) in journal.bases().items() if data is not None}
         sequence = Sequence(changelog, hosted.behaviour, self._findings) if hosted.behaviour.stateful else None

@@ -12,6 +12,7 @@ from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -24,7 +25,7 @@ from repertory.actors.message import Done
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.changelog import StashedRecord
 from repertory.actors.wire import encode
-from repertory.bridge.codec import decode_shard, decode_stashed, decode_state, encode_changelog_record
+from repertory.bridge.codec import Codec, decode_shard, decode_stashed, decode_state, encode_changelog_record
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.embedded.backend import EmbeddedBackend
 from repertory.bridge.log.record import Output, Record
@@ -366,6 +367,67 @@ def alter_state(copy: Copy, entity: str, **changes: Any) -> None:
     copy.alter(record, value=encode_changelog_record(changed))
 
 
+def alter_budget(copy: Copy, restarts: Callable[[tuple[int, ...]], tuple[int, ...]]) -> None:
+    """The latest state record of a parked key that was restarted has another budget."""
+    record = copy.last(
+        "teller.state", lambda r: r.key == b"q" and r.value is not None and bool(decode_state(r.value).restarts_ms)
+    )
+    state = decode_state(record.value or b"")
+    changed = msgspec.structs.replace(state, restarts_ms=restarts(state.restarts_ms))
+    copy.alter(record, value=encode_changelog_record(changed))
+
+
+def set_shard(entity: str, **fields: Any) -> Damage:
+    """Set fields of the last shard record of partition 0."""
+
+    def damage(copy: Copy) -> None:
+        record = copy.shard_record(entity)
+        shard = msgspec.structs.replace(decode_shard(record.value or b""), **fields)
+        copy.alter(record, value=encode_changelog_record(shard))
+
+    return damage
+
+
+def alter_failed(is_parked: str, **changes: Any) -> Damage:
+    """A stashed command that has failed, ``parked`` or ``restarted``, has other fields."""
+
+    def is_due(record: Record) -> bool:
+        found = None if record.value is None else decode_stashed(record.value)
+        return found is not None and bool(found.error) and found.parked is (is_parked == "parked")
+
+    def damage(copy: Copy) -> None:
+        record = copy.last("account.stash", is_due)
+        changed = msgspec.structs.replace(decode_stashed(record.value or b""), **changes)
+        copy.alter(record, value=encode_changelog_record(changed))
+
+    return damage
+
+
+def with_headers(suffix: str, change: Callable[[Headers], Headers], test: Callable[[Record], bool]) -> Damage:
+    """The last such record has other headers."""
+
+    def damage(copy: Copy) -> None:
+        record = copy.last(suffix, test)
+        copy.alter(record, headers=change(record.headers))
+
+    return damage
+
+
+def without(*lost: str) -> Callable[[Headers], Headers]:
+    """Lose headers."""
+    return lambda headers: tuple(header for header in headers if header[0] not in lost)
+
+
+def one_more(name: str = "x") -> Callable[[Headers], Headers]:
+    """Add a header."""
+    return lambda headers: (*headers, (name, b"1"))
+
+
+def has(*wanted: str) -> Callable[[Record], bool]:
+    """Test whether a record is an output with these headers."""
+    return lambda record: bool(cause(record)) and {*wanted} <= {name for name, _ in record.headers}
+
+
 def lose_last_state(copy: Copy, entity: str) -> None:
     """The latest state record of an entity is missing."""
     latest = {(r.partition, r.key): r for r in copy.all(f"{entity}.state") if r.key != SHARD_KEY}
@@ -573,7 +635,49 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "the group's offset moved back": ("shard records", lambda c: move_offset(c, -1)),
     "the group's offset is ahead": ("shard records", lambda c: move_offset(c, 1)),
     "a state counts restarts out of order": ("states", lambda c: alter_state(c, "account", restarts_ms=(2, 1))),
+    "a budget is erased": ("states", lambda c: alter_budget(c, lambda _: ())),
+    "a budget lost a restart": ("states", lambda c: alter_budget(c, lambda restarts: restarts[1:])),
+    "a budget has one restart more": ("states", lambda c: alter_budget(c, lambda restarts: (*restarts, restarts[-1]))),
+    "a suspect is planted": ("shard records", set_shard("account", suspect=3, deaths=1)),
+    "a suspect that is to come is planted": (
+        "shard records", lambda c: set_shard("account", suspect=c.committed["v.account.commands", 0], deaths=2)(c)
+    ),
+    "deaths are planted": ("shard records", set_shard("account", deaths=1)),
+    "an owner is planted": ("shard records", set_shard("account", owner="node/9")),
+    "a shard is closed": ("shard records", set_shard("account", closed=True)),
+    "an announcement is planted": ("shard records", set_shard("account", guarded=3)),
+    "guarded commands are planted": ("shard records", set_shard("account", guarded_below=1 << 40)),
+    "an epoch is planted": ("shard records", set_shard("account", epoch=1)),
+    "a mode is planted": ("shard records", set_shard("account", nontransactional=True)),
+    "seen commands are planted": ("shard records", set_shard("account", seen=1)),
+    "the ids of the topics are erased": ("shard records", set_shard("account", topic_ids={})),
+    "a state has a seq, and is none": ("states", lambda c: alter_state(c, "account", snapshot=None)),
+    # headers
+    "an ask has lost what it is about": (
+        "decisions", with_headers("account.commands", without("about"), has("about", "reply-to"))
+    ),
+    "an ask has lost its asker": ("atomicity", with_headers("account.commands", without("reply-key"), has("reply-to"))),
+    "a reply has lost what it is about": (
+        "decisions", with_headers("teller.commands", without("about"), has("about", "correlation-id"))
+    ),
+    "a tell has a header more": ("atomicity", with_headers("account.commands", one_more(), is_tell)),
+    "a reply has an epoch": ("replies", with_headers(".replies", one_more("epoch"), has("cause"))),
+    "what was published has a header more": ("atomicity", with_headers(NEWS, one_more(), has("cause"))),
+    "an event has a header more": ("single writer", with_headers("account.events", one_more(), has("cause"))),
+    "an event has an epoch": ("single writer", with_headers("account.events", one_more("epoch"), has("cause"))),
+    "a dead letter has a header more": ("dead letters", with_headers(".dead-letters", one_more(), has("cause"))),
+    "a state has a header more": ("single writer", with_headers(".state", one_more(), has("version"))),
+    "a shard record has a header more": (
+        "single writer", with_headers(".state", one_more(), lambda r: r.key == SHARD_KEY)
+    ),
+    "a stash record has a header more": ("single writer", with_headers(".stash", one_more(), has("cause"))),
     # stash
+    "a parked command is retried": ("stash", alter_failed("parked", parked=False)),
+    "a parked command has another attempt": ("stash", alter_failed("parked", attempt=9)),
+    "a parked command has no error": ("stash", alter_failed("parked", error="")),
+    "a restarted command has another attempt": ("stash", alter_failed("restarted", attempt=9)),
+    "a restarted command is due later": ("stash", alter_failed("restarted", due_ms=1 << 50)),
+    "a command that has left the stash was another": ("stash", alter_failed("restarted", timestamp_ms=1)),
     "the first stashed command is lost": ("completeness", lambda c: lose_stashed(c, "account", 0)),
     "the second stashed command is lost": ("completeness", lambda c: lose_stashed(c, "account", 1)),
     "a stashed command is lost and still counted": ("stash", lambda c: lose_stashed(c, "account", 2)),
@@ -622,6 +726,25 @@ def test_damage_is_found(copy: Copy, name: str) -> None:
     damage(copy)
     failing = copy.failing()
     assert check in failing, {n: [str(o) for o in c.offenders] for n, c in failing.items()}
+
+
+@pytest.mark.parametrize("lost", ["about", "reply-key", "correlation-id"])
+def test_a_codec_that_loses_a_header_is_found(copy: Copy, lost: str) -> None:
+    """The headers are not taken from the codec, which lost one when the log was written and loses it now."""
+    told, replied = Codec._told, Codec._replied
+
+    def losing(write: Any) -> Any:
+        def write_less(self: Codec, *given: Any) -> Output:
+            output = write(self, *given)
+            return msgspec.structs.replace(output, headers=without(lost)(output.headers))
+
+        return write_less
+
+    for record in copy.all(".commands"):
+        if cause(record):
+            copy.alter(record, headers=without(lost)(record.headers))
+    with patch.object(Codec, "_told", losing(told)), patch.object(Codec, "_replied", losing(replied)):
+        assert copy.failing()
 
 
 def test_a_failed_check_names_the_first_and_counts_the_others(copy: Copy) -> None:
