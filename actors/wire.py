@@ -16,7 +16,7 @@ from repertory.supervision.traceback_text import message_of
 #: ``order="deterministic"``: equal values give equal bytes, so states can be compared as bytes.
 encode: Final = msgspec.msgpack.Encoder(order="deterministic").encode
 
-#: Bytes that nest deeper are refused before any object is built (settings: ``depth_max``).
+#: Bytes that nest deeper are refused before any object is built: they would exhaust the stack (100,000 levels do).
 DEPTH_MAX: Final = 32
 
 #: All byte values except those that can begin an array or a map.

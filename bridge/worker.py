@@ -27,6 +27,7 @@ from repertory.bridge.log.port import InvalidSetting, Member, SlotTaken, TopicMi
 from repertory.bridge.loop import ShardLoop
 from repertory.bridge.node import in_flight
 from repertory.bridge.reports import WorkerDrained
+from repertory.bridge.system.settings import Settings
 from repertory.bridge.system.system import IN_A_NODE, load_system
 from repertory.bridge.system.target import TargetError
 from repertory.supervision import Directive, Policy
@@ -35,6 +36,9 @@ from repertory.supervision.process.node import run_node
 from repertory.supervision.process.reports import ReportWriter
 from repertory.supervision.process.work import Control, WorkSpec
 
+#: A node's settings on their way to its workers.
+_decode_settings = msgspec.json.Decoder(Settings).decode
+
 
 class ShardHost:
     """One worker: joins the group, runs the loop until it is asked to stop, drains its shards and leaves the group.
@@ -42,8 +46,8 @@ class ShardHost:
     Created and run on the data thread of a worker process.
     """
 
-    def __init__(self, target: str, log: str, node: str, slot: int, kafka_config: str | None) -> None:
-        self._system = load_system(target)
+    def __init__(self, target: str, log: str, node: str, slot: int, kafka_config: str | None, settings: str) -> None:
+        self._system = load_system(target).configured(_decode_settings(settings))
         self._url = log
         self._member = Member(self._system.name, node, slot)
         self._kafka_config = read_kafka_config(kafka_config)
@@ -82,11 +86,11 @@ class ShardHost:
             backend.close()
 
 
-def shard_host(target: str, log: str, node: str, slot: int, kafka_config: str | None) -> ShardHost:
-    """Create a shard host: the target of a worker's ``WorkSpec``."""
+def shard_host(target: str, log: str, node: str, slot: int, kafka_config: str | None, settings: str) -> ShardHost:
+    """Create a shard host: the target of a worker's ``WorkSpec``. ``settings``: the node's, as JSON."""
     _log_to_stderr(f"worker-{slot}")
     calm_the_collector()
-    return ShardHost(target, log, node, slot, kafka_config)
+    return ShardHost(target, log, node, slot, kafka_config, settings)
 
 
 def calm_the_collector() -> None:
@@ -116,13 +120,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--report-fd", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--kafka-config")
+    parser.add_argument("--settings", help="All settings, as JSON; without them, those of the environment.")
     options = parser.parse_args(arguments)
     lineage.end_with(options.parent, signal.SIGTERM)  # Stop gracefully, however the parent ended.
     _log_to_stderr("node")
     os.environ[IN_A_NODE] = "1"
     try:
-        system = load_system(options.target)
-    except (TargetError, DefinitionError) as error:
+        given = None if options.settings is None else _decode_settings(options.settings)
+        system = load_system(options.target).configured(given)
+    except (TargetError, DefinitionError, InvalidSetting) as error:
         sys.stderr.write(f"repertory: {error}\n")
         return os.EX_USAGE
     settings = system.settings
@@ -138,6 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "node": options.node,
                 "slot": slot,
                 "kafka_config": options.kafka_config,
+                "settings": msgspec.json.encode(settings).decode(),
             },
         )
         for slot in range(options.workers)

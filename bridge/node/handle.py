@@ -27,6 +27,7 @@ from repertory.bridge.reports import (
     ShardFenced,
     ShardStalled,
 )
+from repertory.bridge.system.settings import Settings
 from repertory.bridge.text import one_line
 from repertory.supervision.process.proc import pid_start
 from repertory.supervision.process.reports import (
@@ -57,6 +58,7 @@ class NodeHandle:
         *,
         workers: int,
         stop_timeout_s: float,
+        settings: Settings | None = None,
         node: str | None = None,
         kafka_config: str | None = None,
         publish: Callable[[NodeStatus], Publisher] | None = None,
@@ -74,6 +76,8 @@ class NodeHandle:
             sys.executable, "-m", "repertory.bridge.worker", target, "--log", log, "--workers", str(workers),
             "--node", self.name, "--report-fd", str(write_fd), "--parent", str(os.getpid()),
         ]  # fmt: skip
+        if settings is not None:
+            command += ["--settings", msgspec.json.encode(settings).decode()]
         if kafka_config is not None:
             command += ["--kafka-config", kafka_config]
         try:

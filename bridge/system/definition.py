@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping, MutableSequence, Sequence
+from typing import Self
 
 import msgspec
 
@@ -17,6 +19,7 @@ from repertory.bridge.hooked import Hook, hooked
 from repertory.bridge.hosted_entity import HostedEntity, Topology
 from repertory.bridge.log.port import Backend, TopicSpec
 from repertory.bridge.region import ShardRegion
+from repertory.bridge.system.configuration import configuration
 from repertory.bridge.system.settings import Settings
 from repertory.supervision import Backoff, Directive, Policy, Strategy, Tree, restart
 
@@ -58,6 +61,7 @@ class SystemDefinition:
 
     ``shards`` and ``workers`` are the policies of the two levels above the entities: how often a shard (a worker
     process) may fail before its worker (the node) gives up. ``topic_config`` is configuration for the commands topics.
+    ``settings`` are those of the code; a deployment may override them (``configured``).
     """
 
     def __init__(
@@ -116,6 +120,15 @@ class SystemDefinition:
         """Refuse two classes with the same wire name: records of one would be decoded as the other."""
         known = [message for hosted in self._hosted.values() for message in hosted.behaviour.messages.values()]
         by_wire_name([*known, *behaviour.messages.values()])
+
+    def configured(self, settings: Settings | None = None) -> Self:
+        """Return this system with the settings of its deployment, or with those given; this one stays as it is.
+
+        Raises InvalidSetting; see ``bridge.system.configuration``.
+        """
+        system = copy.copy(self)
+        system.settings = configuration(self.settings).settings if settings is None else settings
+        return system
 
     # --- for the rest of the bridge ---------------------------------------------------------------------------
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import math
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import msgspec
 
 from repertory.actors.shard.config import AT_LEAST_ONCE, EXACTLY_ONCE
@@ -9,6 +15,8 @@ from repertory.actors.shard.config import AT_LEAST_ONCE, EXACTLY_ONCE
 DELIVERIES = (EXACTLY_ONCE, AT_LEAST_ONCE)
 #: In a seen record each cause takes at most 14 bytes, and Kafka's default limit for a record is a million bytes.
 _SEEN_CAUSES_LIMIT = 50_000
+#: Longer times would be a mistake of unit: milliseconds instead of seconds.
+_TIME_MAX_S = 86_400
 #: A worker polls so often per session, however slow its handlers are: it proves its membership, and sees stop requests.
 _POLLS_A_SESSION = 6
 
@@ -16,8 +24,8 @@ _POLLS_A_SESSION = 6
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Cannot change after the start. Times are in seconds (``_s``), sizes in bytes; other numbers count records."""
 
-    #: Or "at-least-once": lower latency, but outputs of a shard may arrive twice; see "At least once". Change it only
-    #: while no worker runs.
+    #: "exactly-once", or "at-least-once": lower latency, but outputs of a shard may arrive twice. See "At least once".
+    #: Change it only while no worker runs.
     delivery: str = "exactly-once"
     #: At least once, how many messages of each source partition a shard remembers by their cause, to drop those that
     #: arrive again (0.1 kB each). Eight times what one turn sends; at most 50,000, which fit in one record of the log.
@@ -30,7 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     turn_bytes_max: int = 16_000_000
     #: Decoded commands in a shard's mailbox at which its partition is paused; it is resumed at half of them.
     mailbox_records_max: int = 4_000
-    #: The same in bytes, as they were sent; records that are fetched together may exceed it.
+    #: Bytes of those commands, as they were sent, at which the partition is paused as well; records that are fetched
+    #: together may exceed it.
     mailbox_bytes_max: int = 64_000_000
     #: How long an idle worker waits for records: the latency of a stop request.
     poll_timeout_s: float = 0.05
@@ -40,7 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stash_per_key_max: int = 1_000
     #: Stashed commands of one shard at which the partition is paused.
     stash_per_shard_max: int = 10_000
-    #: What happens to a command beyond those limits: True makes it a dead letter, False pauses the partition.
+    #: What happens to a command beyond the limits of the stash: true makes it a dead letter, false pauses the
+    #: partition.
     dead_letter_overflow: bool = False
     #: Consecutive process deaths while one command is handled, after which the command becomes a dead letter.
     deaths_max: int = 3
@@ -48,8 +58,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     output_bytes_max: int = 1_000_000
     #: Largest value that is decoded; a larger one is dead-lettered without being decoded.
     input_bytes_max: int = 1_048_588
-    #: Deepest nesting that is decoded: deeper values would exhaust the stack (100,000 levels do).
-    depth_max: int = 32
     #: A worker that sends no heartbeat for this long loses its shards; a handler may take longer. Kafka's
     #: ``session.timeout.ms``.
     session_timeout_s: float = 6.0
@@ -83,18 +91,63 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.progress_timeout_s + self.ping_timeout_s
 
     def __post_init__(self) -> None:
-        """Refuse invalid limits and times."""
-        if self.delivery not in DELIVERIES:
-            raise ValueError(
-                f"Settings: delivery must be {' or '.join(map(repr, DELIVERIES))}, not {self.delivery!r:.100}"
-            )
+        """Refuse invalid values."""
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            if name in ("delivery", "dead_letter_overflow") or (name == "replication_factor" and value == -1):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-                raise ValueError(f"Settings: {name} must be a number above 0, not {value!r}")
-        if self.seen_causes_max > _SEEN_CAUSES_LIMIT:
-            raise ValueError(
-                f"Settings: seen_causes_max must be at most {_SEEN_CAUSES_LIMIT}, not {self.seen_causes_max}"
-            )
+            if not FIELDS[name].allows(value):
+                raise ValueError(f"Settings: {name} must be {FIELDS[name].allowed}, not {value!r:.100}")
+
+
+class SettingField(NamedTuple):
+    """What a setting may be. ``low`` and ``high`` bound a number; a time is above 0 and at most ``high``."""
+
+    name: str
+    kind: type
+    low: int = 1
+    high: int | None = None
+
+    @property
+    def allowed(self) -> str:
+        """The values that it may have, in words, with their unit."""
+        if self.kind is str:
+            return " or ".join(f'"{delivery}"' for delivery in DELIVERIES)
+        if self.kind is bool:
+            return "true or false"
+        if self.kind is float:
+            return f"a number of seconds above 0, at most {self.high:,}"
+        what = "a whole number of bytes" if "_bytes_" in self.name else "a whole number"
+        default = "-1 (the broker's default) or " if self.name == "replication_factor" else ""
+        return f"{default}{what} from {self.low}" + (" on" if self.high is None else f" to {self.high:,}")
+
+    def allows(self, value: object) -> bool:
+        """Return whether it may have a value."""
+        if self.kind is str:
+            return value in DELIVERIES
+        if self.kind is bool or isinstance(value, bool):
+            return self.kind is bool and isinstance(value, bool)
+        if not isinstance(value, int | float if self.kind is float else int):
+            return False
+        if self.name == "replication_factor" and value == -1:
+            return True
+        return (0 if self.kind is float else self.low - 1) < value <= (math.inf if self.high is None else self.high)
+
+
+_HIGH = {"seen_causes_max": _SEEN_CAUSES_LIMIT, "replication_factor": 32_767}
+
+
+def _field(field: msgspec.structs.FieldInfo) -> SettingField:
+    return SettingField(field.name, field.type, high=_TIME_MAX_S if field.type is float else _HIGH.get(field.name))
+
+
+#: Every setting by its name, in the order of the class.
+FIELDS: Mapping[str, SettingField] = {field.name: _field(field) for field in msgspec.structs.fields(Settings)}
+
+
+def meanings() -> Mapping[str, str]:
+    """Return what each setting means, from the comments above; empty where the source is not installed."""
+    try:
+        source = inspect.getsource(Settings)
+    except OSError:
+        return {}
+    found = re.findall(r"((?:    #: .*\n)+)    (\w+): \w+ = ", source)
+    return {name: " ".join(re.findall(r"#: (.*)", comment)) for comment, name in found}

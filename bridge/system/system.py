@@ -23,6 +23,9 @@ IN_A_NODE = "REPERTORY_IN_A_NODE"
 class ActorSystem(SystemDefinition):
     """A named set of entities. Configure it at import time; ``run``, ``spawn`` or ``start`` it at most once.
 
+    Those three, and ``client``, apply the settings of the environment and of ``./pyproject.toml``, and raise
+    InvalidSetting where one is wrong.
+
     ``shards`` and ``workers`` are the policies of the two levels above the entities: how often a shard (a worker
     process) may fail before its worker (the node) gives up. ``topic_config`` is configuration for the commands topics.
     """
@@ -32,7 +35,8 @@ class ActorSystem(SystemDefinition):
 
         Nothing happens by itself: ``running.settle()`` works until no command is left.
         """
-        return Running(self, connect(log, self.settings, kafka_config or {}))
+        system = self.configured()
+        return Running(system, connect(log, system.settings, kafka_config or {}))
 
     def client(self, log: str, *, kafka_config: Mapping[str, str] | str | None = None) -> Client:
         """Return a client of the nodes that run on a log, for any process: a web server, a script. A context manager.
@@ -48,10 +52,11 @@ class ActorSystem(SystemDefinition):
         if log == "memory:":
             raise ValueError("memory: is for one process: use the client of what start() returns")
         config = read_kafka_config(kafka_config) if isinstance(kafka_config, str) else kafka_config or {}
-        backend = connect(log, self.settings, config)
+        system = self.configured()
+        backend = connect(log, system.settings, config)
         try:
-            check_topics(self, backend)
-            return Client(self, backend, owns_backend=True)
+            check_topics(system, backend)
+            return Client(system, backend, owns_backend=True)
         except BaseException:
             backend.close()
             raise
@@ -86,7 +91,8 @@ class ActorSystem(SystemDefinition):
             raise ValueError("memory: is for one process and cannot be shared by workers; use sqlite:PATH or start()")
         target = target or target_of(self)
         config = read_kafka_config(kafka_config)
-        backend = connect(log, self.settings, config)
+        settings = self.configured().settings
+        backend = connect(log, settings, config)
         try:
             self.prepare(backend)
         finally:
@@ -97,12 +103,13 @@ class ActorSystem(SystemDefinition):
             target,
             log,
             workers=workers,
-            stop_timeout_s=self.settings.stop_timeout_s,
+            stop_timeout_s=settings.stop_timeout_s,
+            settings=settings,
             node=node,
             kafka_config=kafka_config,
             publish=lambda incidents: Publisher(
                 incidents,
-                lambda: connect(log, self.settings, config),
+                lambda: connect(log, settings, config),
                 self.incidents_spec(),
                 heartbeat_s=heartbeat_s,
             ),

@@ -16,10 +16,12 @@ from repertory.actors.shard.changelog import ShardId
 from repertory.bridge.log.record import Record
 from repertory.bridge.system.adopt import adopt as adopt_topics
 from repertory.bridge.system.committed import entity_state
+from repertory.bridge.system.configuration import configuration
 from repertory.bridge.system.settings import Settings
 from repertory.bridge.system.system import ActorSystem, load_system
 from repertory.cli.operate import dead_letters, parked
-from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console, opened, sentences
+from repertory.cli.settings import settings
+from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, configured, console, opened, sentences
 from repertory.cli.simulate import simulate
 from repertory.cli.status import status
 from repertory.cli.verify import verify
@@ -35,6 +37,7 @@ app = typer.Typer(
 )
 app.add_typer(parked)
 app.add_typer(dead_letters)
+app.command()(settings)
 app.command()(simulate)
 app.command()(verify)
 app.command()(status)
@@ -109,7 +112,7 @@ def topics(
     topics of its entity were restored from one backup, while no node runs.
     """
     with sentences():
-        system = load_system(target)
+        system = configured(target)
         system.check()
         if adopt is not None:
             _adopt(system, adopt, reason, log, kafka_config)
@@ -153,7 +156,7 @@ def _adopt(system: ActorSystem, shard: str, reason: str, log: str | None, kafka_
 def state(target: Target, entity: str, key: str, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
     """Show one entity from the committed records: its fields, its version, and its stashed commands."""
     with sentences():
-        system = load_system(target)
+        system = configured(target)
         behaviour = system.behaviour(entity)
         hosted = system.hosted[behaviour.entity]
         with opened(log, kafka_config, system.settings) as backend, closing(backend.reader()) as reader:
@@ -179,7 +182,11 @@ def tail(
     kafka_config: KafkaConfig = None,
 ) -> None:
     """Print the committed records of a topic, decoded."""
-    with sentences(), opened(log, kafka_config, Settings()) as backend, closing(backend.reader()) as reader:
+    with (
+        sentences(),
+        opened(log, kafka_config, configuration(Settings()).settings) as backend,
+        closing(backend.reader()) as reader,
+    ):
         count = reader.partition_count(topic)
         if count is None:
             raise LookupError(f"there is no topic {topic!r} in {log}; repertory topics lists those of a system")

@@ -10,8 +10,7 @@ import typer
 
 from repertory.actors.headers import Headers
 from repertory.bridge.system.failed import DeadLetter, Parked
-from repertory.bridge.system.system import load_system
-from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console, opened, sentences
+from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, configured, console, opened, sentences
 from repertory.inspect.readable import readable, readable_key
 from repertory.operate.operator import Operator
 
@@ -34,7 +33,7 @@ _ASKERS_SHOWN = 3
 @contextlib.contextmanager
 def _operator(target: str, log: str, kafka_config: KafkaConfig) -> Iterator[Operator]:
     with sentences():
-        system = load_system(target)
+        system = configured(target)
         with (
             opened(log, kafka_config, system.settings) as backend,
             contextlib.closing(Operator(system, backend)) as operator,

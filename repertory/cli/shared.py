@@ -19,6 +19,7 @@ from repertory.actors.wire import DecodeError
 from repertory.bridge.log.connect import connect, read_kafka_config
 from repertory.bridge.log.port import Backend, LogError, LogUnavailable
 from repertory.bridge.system.settings import Settings
+from repertory.bridge.system.system import ActorSystem, load_system
 from repertory.bridge.system.target import TargetError
 from repertory.bridge.text import one_line, printable_json
 
@@ -88,6 +89,11 @@ def sentences() -> Iterator[None]:
         return
     errors.print(f"repertory: {sentence}", soft_wrap=True)
     raise typer.Exit(code)
+
+
+def configured(target: str) -> ActorSystem:
+    """Import a system, with the settings of this environment and directory. See ``load_system`` for the errors."""
+    return load_system(target).configured()
 
 
 @contextlib.contextmanager

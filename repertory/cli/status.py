@@ -12,8 +12,8 @@ import typer
 
 from repertory.bridge.log.port import Backend
 from repertory.bridge.node.status import NodeStatusRecord
-from repertory.bridge.system.system import ActorSystem, load_system
-from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console, errors, opened, sentences
+from repertory.bridge.system.system import ActorSystem
+from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, configured, console, errors, opened, sentences
 from repertory.inspect.nodes import node_records
 from repertory.inspect.shards import LAG_COUNTED_MAX, ShardStatus, shard_statuses
 from repertory.supervision.process.proc import is_alive
@@ -31,7 +31,7 @@ def status(
 ) -> None:
     """Show the position of each shard, and the workers, restarts and last failures of each node."""
     with sentences():
-        system = load_system(target)
+        system = configured(target)
         with opened(log, kafka_config, system.settings) as backend, closing(backend.reader()) as reader:
             _complete(system, backend)
             shards = list(shard_statuses(reader, system))

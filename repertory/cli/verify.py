@@ -11,8 +11,8 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from repertory.bridge.log.port import Backend
-from repertory.bridge.system.system import ActorSystem, load_system
-from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console, errors, opened, sentences
+from repertory.bridge.system.system import ActorSystem
+from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, configured, console, errors, opened, sentences
 from repertory.verify import VerificationReport, records_total
 from repertory.verify import verify as verify_system
 
@@ -30,7 +30,7 @@ def verify(
 ) -> None:
     """Check all records of a system in a log against its promises; exit 1 if one is broken. Stop the system first."""
     with sentences():
-        system = load_system(target)
+        system = configured(target)
         system.check()
         with opened(log, kafka_config, system.settings) as backend:
             _check_topics(system, backend)

@@ -276,7 +276,7 @@ def test_there_are_two_deliveries(delivery: Any) -> None:
 def test_the_causes_seen_from_a_sender_fit_one_record() -> None:
     """A larger setting is refused: the transaction that writes the seen record would always fail."""
     assert len(encode_changelog_record(SeenRecord(1, 0, (1 << 40, 1 << 31) * 50_000))) < 1_000_000
-    with pytest.raises(ValueError, match="seen_causes_max must be at most 50000, not 50001"):
+    with pytest.raises(ValueError, match="seen_causes_max must be a whole number from 1 to 50,000, not 50001"):
         Settings(seen_causes_max=50_001)
 
 
