@@ -46,6 +46,14 @@ class LogUnavailable(LogError):
 class SlotTaken(LogError):
     """Another live worker has this node and slot."""
 
+    @classmethod
+    def by(cls, holder: str, member: Member) -> SlotTaken:
+        """Return the error of a worker whose slot a live one has: nodes of one system have names of their own."""
+        return cls(
+            f"slot {member.slot} of node {member.node!r} in group {member.group} is held by {holder}: stop that node, "
+            "or start this one under another name: --node NAME, as in node=NAME of run() and spawn()"
+        )
+
 
 class InvalidSetting(LogError):
     """A setting is unknown, or would break a guarantee."""

@@ -287,10 +287,7 @@ class EmbeddedLog:
         if row and row[0] == self._owner:
             return False
         if row:  # Who is gone was deleted before.
-            raise SlotTaken(
-                f"slot {member.slot} of node {member.node} in group {member.group} is held by the live process "
-                f"{row[1]}: this worker leaves; stop the other one, or give this one another slot"
-            )
+            raise SlotTaken.by(f"the live process {row[1]}", member)
         _living.add(self._owner)
         pid = os.getpid()
         subscriptions = msgspec.json.encode(self._subscriptions).decode()

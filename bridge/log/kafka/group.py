@@ -138,10 +138,7 @@ class GroupMember:
         return not slot.assigned & self._subscriptions or assigned < shards
 
     def _slot_taken(self, by: str) -> SlotTaken:
-        return SlotTaken(
-            f"slot {self._member.slot} of node {self._member.node} in group {self._member.group} is taken by {by}: "
-            "stop the other worker, or start this one with another --node or slot"
-        )
+        return SlotTaken.by(by, self._member)
 
     def _fencing_error(self, why: str) -> LogError:
         """Return the error for a member that lost its slot to a live worker, or to a join request that came late.

@@ -127,10 +127,10 @@ def test_a_closed_slot_is_free(world: LogHarness) -> None:
 
 
 def test_a_live_slot_is_taken(world: LogHarness) -> None:
-    """A second live worker with the same node and slot is refused, and the first continues."""
+    """A second live worker with the same node and slot is refused, with the option that mends it; the first goes on."""
     first, shard = world.working()
     duplicate = world.backend.log(Member(world.group, "here", 0), [world.commands])
-    with pytest.raises(SlotTaken, match="slot 0"):
+    with pytest.raises(SlotTaken, match=r"slot 0 of node 'here' .* is held by .* another name: --node NAME"):
         duplicate.poll(5.0)
     duplicate.close()
     committed(first, world.transaction(shard, 0))
