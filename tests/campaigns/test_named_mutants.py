@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sqlite3
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from repertory.actors.shard.snapshot_window import SnapshotWindow
 from repertory.bridge.log.embedded import log as embedded
 from repertory.bridge.log.embedded.log import EmbeddedLog
 from repertory.bridge.log.embedded.store import Connection, Row, Store
+from repertory.bridge.log.kafka.lease import Lease
 from repertory.bridge.node import in_flight
 from repertory.bridge.node.in_flight import InFlightCommands
 from repertory.bridge.recovery import Recovery
@@ -30,6 +32,7 @@ from tests.actors.shard import test_restart_budget as budgets
 from tests.actors.shard import test_snapshot_window as windows
 from tests.bridge.log.embedded import test_disk_faults as disks
 from tests.bridge.log.embedded import test_embedded as members
+from tests.bridge.log.kafka import test_lease as leases
 from tests.bridge.node import test_in_flight as memories
 from tests.campaigns.mutants import DOCS, write
 
@@ -244,6 +247,15 @@ def the_predecessor_is_forgotten(patch: Patch) -> None:
         return mutated
 
     swap(patch, InFlightCommands, "enter", make)
+
+
+# --- clocks ---------------------------------------------------------------------------------------------------
+
+
+@mutant("bridge/log/kafka/lease.py", leases.test_it_runs_while_the_machine_sleeps)
+def the_lease_sleeps_too(patch: Patch) -> None:
+    """The lease of a Kafka worker stands still while the machine sleeps."""
+    patch.setattr(Lease.__init__, "__defaults__", (lambda: time.monotonic(),))  # noqa: PLW0108 - the test's own clock
 
 
 # --- the check ------------------------------------------------------------------------------------------------

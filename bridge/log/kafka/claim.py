@@ -291,8 +291,6 @@ class Claim:
     def _commit(self, transaction: Transaction, membership: object) -> bool:
         producer = self._producer
         assert producer is not None, "commit before Claimed"
-        producer.poll(0)
-        self._lines.coordinator_lost = False  # a connection that broke before this transaction carried none of it
         started_s = time.monotonic()
         deadline_s = started_s + self._config.settings.transaction_timeout_s
         shard = transaction.shard
@@ -303,6 +301,10 @@ class Claim:
             firsts = self._produce(producer, transaction.records, deadline_s)
             kill_points.reached("produced")
             slice_s = self._commit_slice_s
+            # Records have sequence numbers. A late copy of what follows would count for the *next* transaction: the
+            # offset would be set back, or only half of it would be committed.
+            producer.poll(0)
+            self._lines.answer_lost = False
             self._sliced(lambda: producer.send_offsets_to_transaction(offsets, membership, slice_s), deadline_s)
             kill_points.reached("offset-sent")
             kill_points.reached("commit-asked", ANSWER_LOST_S)
@@ -314,7 +316,7 @@ class Claim:
         took_s = time.monotonic() - started_s
         if took_s >= slice_s:
             return self._outcome_unknown(f"the commit took {took_s:.1f} s")
-        if self._lines.coordinator_lost:
+        if self._lines.answer_lost:
             return self._outcome_unknown(self._lines.last)
         if len(firsts) < len({output.topic for output in transaction.records}):
             # The first acknowledgement was lost; the broker answers the retry without an offset.

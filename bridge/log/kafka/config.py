@@ -50,7 +50,7 @@ _FIXED: Mapping[str, tuple[str | None, str]] = {
     "delivery.report.only.error": ("false", "a commit reports the offsets of what it wrote"),
     "partitioner": (None, "records are placed by murmur2 of their key, as Java's clients do"),
     "allow.auto.create.topics": ("false", "a topic made by accident has the wrong number of partitions"),
-    "log.connection.close": ("true", "a broken connection to the coordinator must be detected (a torn commit)"),
+    "log.connection.close": ("true", "a connection that broke during a commit must be detected (a torn commit)"),
     "log.queue": (None, _OURS),
     "log.thread.name": (None, _OURS),
     "test.mock.num.brokers": (None, "librdkafka's mock cluster shows aborted records as committed"),
@@ -119,7 +119,7 @@ def validated(config: Mapping[str, str]) -> dict[str, str]:
         if name == _LOG_LEVEL and (not value.isdigit() or int(value) < _LOG_LEVEL_MIN):
             raise InvalidSetting(
                 f"Kafka setting log_level={value!r} is refused: it must be at least {_LOG_LEVEL_MIN}, because only "
-                "the log shows that a connection to the coordinator was lost (which makes a producer unsafe)"
+                "the log shows that a connection broke during a commit (which makes a producer unsafe)"
             )
     return dict(config)
 
@@ -140,15 +140,13 @@ _KNOWN = ("will be ignored by this", "enable.gapless.guarantee is experimental")
 class LogLines:
     """Writes librdkafka's log lines (it calls ``log``) to the logger ``repertory.kafka``, without secrets.
 
-    ``coordinator_lost`` is set by the line that reports a broken connection to a transaction coordinator: the only
-    sign that a commit may have been sent twice (librdkafka repeats it silently). ``answer_lost`` is set by the lines
-    that report a request whose answer may be lost: a connection that was in use broke, or the request timed out.
-    librdkafka calls ``log`` within the owner's calls of ``poll``, on the owner's thread.
+    ``answer_lost`` is set by the lines that report a request whose answer may be lost: a connection that was in use
+    broke, or the request timed out. They are the only sign that librdkafka may have sent it twice. librdkafka calls
+    ``log`` within the owner's calls of ``poll``, on the owner's thread.
     """
 
     def __init__(self, secrets: tuple[str, ...]) -> None:
         self._secrets = secrets
-        self.coordinator_lost = False
         self.answer_lost = False
         self.last = ""
 
@@ -160,10 +158,8 @@ class LogLines:
             line = line.replace(secret, "***")  # `debug=all` prints settings
         if facility == "FAIL":
             self.last = line
-            if "TxnCoordinator" in line and "Disconnected" in line:
-                self.coordinator_lost = True
         if facility == "REQTMOUT" or (facility == "FAIL" and "in state UP" in line):
-            self.answer_lost = True
+            self.last, self.answer_lost = line, True
         logger.log(level, form, facility, client, line)
 
     def record_error(self, error: object) -> None:

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import socket
 import struct
 import threading
 import time
 
-END_TXN = 26  # the Kafka protocol's API key
+END_TXN, TXN_OFFSET_COMMIT = 26, 28  # the Kafka protocol's API keys
+
+
+class Catch(enum.Enum):
+    """What happens to a request that is caught, and to its client."""
+
+    CUT = "the request is held back, its connection closed"
+    """As a broken network does: the client repeats the request elsewhere, and the first copy arrives late."""
+    HOLD = "the request is held back, and the client waits for its answer"
+    """As a network that is silent: the client repeats the request when it has waited long enough."""
+    ANSWER = "the request is passed on, its answer held back"
+    """As a slow broker: there is no second request."""
 
 
 class LateRequestProxy:
-    """Forwards bytes; the next request of ``api_key`` after :meth:`arm` loses its client before it is sent on.
-
-    That is what a broken network does to a request that is under way: the client sees the connection close and
-    repeats it elsewhere, while the first copy arrives when it likes (:meth:`deliver`).
-    """
+    """Forwards bytes; the next request of ``api_key`` after :meth:`arm` is caught, until :meth:`deliver`."""
 
     def __init__(self, api_key: int) -> None:
-        self._api_key = api_key
-        self._armed = threading.Event()
+        self.api_key = api_key
+        self._catch: Catch | None = None
         self.caught = threading.Event()
-        self._answered = threading.Event()
+        self._answered, self._released = threading.Event(), threading.Event()
         self._late: tuple[socket.socket, bytes] | None = None
+        #: The connection on which answers are held back.
+        self._slow: socket.socket | None = None
         self._target: tuple[str, int] | None = None
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._server.getsockname()[1]
@@ -34,13 +44,18 @@ class LateRequestProxy:
         """Name the broker behind it."""
         self._target = ("127.0.0.1", port)
 
-    def arm(self) -> None:
+    def arm(self, catch: Catch = Catch.CUT) -> None:
         """Catch the next such request."""
         self.caught.clear()
-        self._armed.set()
+        self._answered.clear()
+        self._released.clear()
+        self._catch = catch
 
     def deliver(self) -> None:
-        """Send the caught request on, late, and wait for the broker's answer (nobody else does)."""
+        """Send the caught request on, late, and wait for the broker's answer; or let the caught answer through."""
+        if self._slow is not None:
+            self._released.set()
+            return
         assert self._late is not None
         upstream, request = self._late
         upstream.sendall(request)
@@ -48,6 +63,7 @@ class LateRequestProxy:
 
     def close(self) -> None:
         """Close everything."""
+        self._released.set()
         for each in [self._server, *self._open]:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -69,12 +85,17 @@ class LateRequestProxy:
                 body = _exactly(client, struct.unpack(">i", header)[0])
                 if body is None:
                     break
-                if self._armed.is_set() and struct.unpack(">h", body[:2])[0] == self._api_key:
-                    self._armed.clear()
-                    self._late = (upstream, header + body)
-                    client.shutdown(socket.SHUT_RDWR)
+                if self._catch is not None and struct.unpack(">h", body[:2])[0] == self.api_key:
+                    catch, self._catch = self._catch, None
+                    if catch is Catch.ANSWER:
+                        self._slow = upstream
+                    else:
+                        self._late = (upstream, header + body)
+                    if catch is Catch.CUT:
+                        client.shutdown(socket.SHUT_RDWR)
                     self.caught.set()
-                    return
+                    if catch is not Catch.ANSWER:
+                        return
                 upstream.sendall(header + body)
             upstream.shutdown(socket.SHUT_RDWR)
 
@@ -83,6 +104,8 @@ class LateRequestProxy:
             while data := upstream.recv(65_536):
                 if self._late is not None and self._late[0] is upstream:
                     self._answered.set()
+                if self._slow is upstream:
+                    self._released.wait()
                 client.sendall(data)
 
 

@@ -16,10 +16,11 @@ import pytest
 from confluent_kafka import Producer
 
 from repertory.bridge.log.connect import connect
+from repertory.bridge.log.kafka.log import KafkaLog
 from repertory.bridge.log.port import Aborted, Assigned, Committed, Fenced, Fetched, LogUnavailable, Member, SlotTaken
 from repertory.bridge.system.settings import Settings
 from tests.support.kafka.broker import Broker, BrokerMissingError
-from tests.support.kafka.tcp_proxy import END_TXN, LateRequestProxy
+from tests.support.kafka.tcp_proxy import END_TXN, TXN_OFFSET_COMMIT, Catch, LateRequestProxy
 from tests.support.logs.copier import CopierThread
 from tests.support.logs.log_driver import DEADLINE_S, LogHarness
 from tests.support.paths import ROOT
@@ -281,6 +282,10 @@ def test_rebalances_under_load_copy_everything_once(world: LogHarness, records: 
     assert copied() == Counter(values)
 
 
+#: The longest wait of a client for an answer in these tests. librdkafka's own is that of the transaction's timeout.
+ANSWER_MS = 2_000
+
+
 @pytest.fixture
 def proxied() -> Iterator[tuple[LogHarness, LateRequestProxy]]:
     """Give a world on a broker that is reached only through a proxy."""
@@ -292,7 +297,8 @@ def proxied() -> Iterator[tuple[LogHarness, LateRequestProxy]]:
     try:
         broker.start()
         proxy.forward_to(broker.port)
-        world = LogHarness(connect(f"kafka://127.0.0.1:{proxy.port}", Settings()), "kafka")
+        user = {"socket.timeout.ms": f"{ANSWER_MS}"}
+        world = LogHarness(connect(f"kafka://127.0.0.1:{proxy.port}", Settings(), user), "kafka")
         world.make()
         yield world, proxy
         world.close()
@@ -301,16 +307,18 @@ def proxied() -> Iterator[tuple[LogHarness, LateRequestProxy]]:
         broker.stop()
 
 
-def test_a_late_end_of_transaction_tears_nothing(proxied: tuple[LogHarness, LateRequestProxy]) -> None:
+@pytest.mark.parametrize("catch", [Catch.CUT, Catch.HOLD])
+def test_a_late_end_of_transaction_tears_nothing(proxied: tuple[LogHarness, LateRequestProxy], catch: Catch) -> None:
     """A commit whose connection broke is an unknown outcome; its late copy does not end the next transaction.
 
-    librdkafka repeats EndTxn without a word, so ``commit_transaction`` returns as if nothing had been.
+    librdkafka repeats EndTxn without a word, so ``commit_transaction`` returns as if nothing had been. It does so where
+    the network closes the connection, and where it closes the connection itself after it has waited for an answer.
     """
     world, proxy = proxied
     driver, shard = world.working()
     driver.log.commit(world.transaction(shard, 1, b"first"))
     driver.until(Committed, shard)
-    proxy.arm()
+    proxy.arm(catch)
     driver.log.commit(world.transaction(shard, 2, b"second"))
     aborted = driver.until(Aborted, shard)
     assert proxy.caught.is_set()
@@ -322,3 +330,39 @@ def test_a_late_end_of_transaction_tears_nothing(proxied: tuple[LogHarness, Late
     driver.log.commit(world.transaction(shard, 3, b"third"))
     driver.until(Committed, shard)
     assert [record.value for record in world.read(world.events)] == [b"first", b"second", b"third"]
+
+
+@pytest.mark.parametrize("catch", [Catch.CUT, Catch.HOLD])
+def test_an_offset_that_may_come_late_is_an_unknown_outcome(
+    proxied: tuple[LogHarness, LateRequestProxy], catch: Catch
+) -> None:
+    """librdkafka repeats TxnOffsetCommit too: a late copy would set the offset of the next transaction back."""
+    world, proxy = proxied
+    driver, shard = world.working()
+    proxy.api_key = TXN_OFFSET_COMMIT
+    proxy.arm(catch)
+    driver.log.commit(world.transaction(shard, 1, b"x"))
+    assert "unknown outcome" in driver.until(Aborted, shard).reason
+    assert proxy.caught.is_set()
+    assert driver.claimed_again(shard).committed == 1
+    assert [record.value for record in world.read(world.events)] == [b"x"]
+
+
+def test_a_commit_that_is_slow_is_not_trusted(proxied: tuple[LogHarness, LateRequestProxy]) -> None:
+    """Beyond its slice a commit may have been sent again, also if no connection broke: the next claim decides it."""
+    world, proxy = proxied
+    driver, shard = world.working()
+    log = driver.log
+    assert isinstance(log, KafkaLog)
+    claim = log._shards[shard].claim
+    assert claim is not None
+    claim._commit_slice_s = ANSWER_MS / 10_000
+    proxy.arm(Catch.ANSWER)
+    driver.log.commit(world.transaction(shard, 1, b"slow"))
+    assert proxy.caught.wait(DEADLINE_S)
+    time.sleep(claim._commit_slice_s)  # How slow the broker is; if it is slower the connection breaks as well.
+    proxy.deliver()
+    aborted = driver.until(Aborted, shard)
+    assert "unknown outcome" in aborted.reason
+    assert driver.claimed_again(shard).committed == 1
+    assert [record.value for record in world.read(world.events)] == [b"slow"]

@@ -287,10 +287,18 @@ def test_secrets_stay_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == ["CONF [client] sasl.password = ***"]
 
 
-def test_a_broken_coordinator_connection_is_noticed() -> None:
-    """The one line by which librdkafka tells that a transaction coordinator's connection broke marks the producer."""
+@pytest.mark.parametrize(
+    ("facility", "line", "lost"),
+    [
+        ("FAIL", "TxnCoordinator/1: Disconnected: closed by peer (after 3ms in state UP)", True),
+        ("FAIL", "127.0.0.1:9092/1: Disconnected (after 3ms in state UP)", True),
+        ("REQTMOUT", "TxnCoordinator/1: Timed out 1 in-flight, 0 retry-queued, 0 out-queue requests", True),
+        ("FAIL", "localhost:9092/1: Connect to ipv6#[::1]:9092 failed: Connection refused (in state CONNECT)", False),
+        ("GETPID", "Failed to acquire transactional PID from broker TxnCoordinator/1: retrying", False),
+    ],
+)
+def test_a_broken_connection_is_noticed(facility: str, line: str, *, lost: bool) -> None:
+    """Only these lines tell that a request may be under way twice. A connection that could not be made carried none."""
     lines = LogLines(())
-    lines.log(logging.INFO, "%s [%s] %s", "FAIL", "p", "127.0.0.1:9092/1: Disconnected (after 3ms in state UP)")
-    assert not lines.coordinator_lost
-    lines.log(logging.INFO, "%s [%s] %s", "FAIL", "p", "TxnCoordinator/1: 127.0.0.1:9092: Disconnected: closed by peer")
-    assert lines.coordinator_lost
+    lines.log(logging.INFO, "%s [%s] %s", facility, "p", line)
+    assert lines.answer_lost == lost

@@ -5,6 +5,7 @@ The simulator stands on the embedded log and cannot see them. This file holds th
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator
 
@@ -19,7 +20,7 @@ from repertory.bridge.log.port import Committed
 from repertory.bridge.log.record import TopicPartition
 from tests.bridge.log.kafka import test_fencing as fencing
 from tests.bridge.log.kafka import test_kafka_log as basics
-from tests.support.kafka.tcp_proxy import LateRequestProxy
+from tests.support.kafka.tcp_proxy import Catch, LateRequestProxy
 from tests.support.logs import log_driver
 from tests.support.logs.log_driver import LogHarness
 from tests.support.paths import ROOT
@@ -34,8 +35,21 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 
 
 def keep_the_dirty_producer(patch: pytest.MonkeyPatch) -> None:
-    """A producer is used again after its coordinator's connection was lost."""
-    patch.setattr(LogLines, "coordinator_lost", property(lambda _: False, lambda *_: None), raising=False)
+    """A producer is used again after a connection broke that carried its commit."""
+    patch.setattr(LogLines, "answer_lost", property(lambda _: False, lambda *_: None), raising=False)
+
+
+def trust_the_slow(patch: pytest.MonkeyPatch) -> None:
+    """A commit that took longer than its slice is taken for done."""
+    true_unknown = Claim._outcome_unknown
+
+    def unknown(claim: Claim, why: str) -> bool:
+        if not why.startswith("the commit took"):
+            return true_unknown(claim, why)
+        claim._report(Committed(claim.shard, {}))
+        return True
+
+    patch.setattr(Claim, "_outcome_unknown", unknown)
 
 
 def end_at_the_stable_offset(patch: pytest.MonkeyPatch) -> None:
@@ -151,20 +165,33 @@ def test_without_it_all_is_well(world: LogHarness, check: Callable[[LogHarness],
 proxied = fencing.proxied
 
 
-def test_a_dirty_producer_that_is_kept_is_found(
-    proxied: tuple[LogHarness, LateRequestProxy], monkeypatch: pytest.MonkeyPatch
+#: The same through a proxy.
+PROXIED: list[tuple[Patch, Callable[..., None]]] = [
+    (keep_the_dirty_producer, fencing.test_a_late_end_of_transaction_tears_nothing),
+    (keep_the_dirty_producer, fencing.test_an_offset_that_may_come_late_is_an_unknown_outcome),
+    (trust_the_slow, fencing.test_a_commit_that_is_slow_is_not_trusted),
+]
+
+
+@pytest.mark.parametrize(("plant", "found_by"), PROXIED, ids=lambda each: each.__name__)
+def test_it_is_found_through_a_proxy(
+    proxied: tuple[LogHarness, LateRequestProxy],
+    monkeypatch: pytest.MonkeyPatch,
+    plant: Patch,
+    found_by: Callable[..., None],
 ) -> None:
-    """The late EndTxn is either taken for a commit or ends the next transaction."""
+    """The named test fails where the network, or the broker, keeps an answer back."""
+    given = {"catch": Catch.HOLD} if "catch" in inspect.signature(found_by).parameters else {}
     with monkeypatch.context() as patch:
-        keep_the_dirty_producer(patch)
+        plant(patch)
         with pytest.raises(AssertionError):
-            fencing.test_a_late_end_of_transaction_tears_nothing(proxied)
+            found_by(proxied, **given)
 
 
 def test_the_table_names_them() -> None:
     """``docs/reliability.rst`` has a row for each."""
     text = DOCS.read_text()
-    for plant, found_by in [*MUTANTS, (keep_the_dirty_producer, fencing.test_a_late_end_of_transaction_tears_nothing)]:
+    for plant, found_by in [*MUTANTS, *PROXIED]:
         assert plant.__doc__
         row = re.escape(plant.__doc__.rstrip(".")) + r".*\n.*" + re.escape(found_by.__name__)
         assert re.search(row, text), f"docs/reliability.rst lacks {plant.__doc__} {found_by.__name__}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +36,19 @@ def test_it_lasts_a_session_from_the_latest_evidence(steps: list[tuple[float, bo
             latest_s = max(latest_s, clock.now_s - age_s)
         age = clock.now_s - latest_s
         assert (lease.is_due(), lease.is_expired()) == (age > SESSION_S / 3, age > SESSION_S)
+
+
+def test_it_runs_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The group does not sleep with us: the time asleep counts, which one clock of the machine tells, and no jump."""
+    clocks = {time.CLOCK_BOOTTIME: 100.0, time.CLOCK_MONOTONIC: 50.0, time.CLOCK_REALTIME: 1e9}
+    monkeypatch.setattr(time, "clock_gettime", clocks.__getitem__)
+    monkeypatch.setattr(time, "monotonic", lambda: clocks[time.CLOCK_MONOTONIC])
+    monkeypatch.setattr(time, "time", lambda: clocks[time.CLOCK_REALTIME])
+    lease = Lease(SESSION_S)
+    clocks[time.CLOCK_REALTIME] += 86_400
+    assert not lease.is_expired()
+    clocks[time.CLOCK_BOOTTIME] += SESSION_S + 1
+    assert lease.is_expired()
 
 
 def test_its_clock_goes_on() -> None:
