@@ -6,7 +6,7 @@ request that arrives twice or late does no harm.
 
 from __future__ import annotations
 
-from repertory.actors.message import Command, Envelope, Undecodable
+from repertory.actors.message import Command, Envelope, Event, Undecodable
 
 
 class RetryParked(Command, name="repertory.retry-parked"):
@@ -20,6 +20,19 @@ class DropParked(Command, name="repertory.drop-parked"):
 
     offset: int
     reason: str
+
+
+class RetryEnded(Event, name="repertory.retry-ended"):
+    """How a command ended that an operator retried: the answer to the operator, in the transaction of that end.
+
+    ``outcome``: applied, rejected, parked or dead-lettered; ``error`` and ``reason`` say why it was one of the last
+    two. ``reply`` is the encoded answer of the handler, b"" if it gave none.
+    """
+
+    outcome: str
+    error: str = ""
+    reason: str = ""
+    reply: bytes = b""
 
 
 CONTROL: tuple[type[Command], ...] = (RetryParked, DropParked)

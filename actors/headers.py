@@ -26,8 +26,6 @@ CORRELATION_ID: Final = "correlation-id"
 ABOUT: Final = "about"
 #: A command with one of these headers is an ask.
 ASKED: Final = frozenset({REPLY_TO, REPLY_KEY})
-#: The headers that address a reply.
-ADDRESS: Final = frozenset({REPLY_TO, REPLY_KEY, CORRELATION_ID, ABOUT})
 
 # Dead letters, beside the headers of the command that failed.
 ERROR_TYPE: Final = "error-type"
@@ -38,13 +36,18 @@ ATTEMPTS: Final = "attempts"
 SOURCE_TOPIC: Final = "source-topic"
 SOURCE_PARTITION: Final = "source-partition"
 SOURCE_OFFSET: Final = "source-offset"
-#: The headers that a dead letter adds. A header of the command with one of these names is kept with `KEPT_PREFIX`.
+#: The headers that a dead letter adds.
 DEAD_LETTER: Final = frozenset(
     {CAUSE, ERROR_TYPE, ERROR_MESSAGE, ERROR_TRACEBACK, ATTEMPTS, SOURCE_TOPIC, SOURCE_PARTITION, SOURCE_OFFSET}
 )
 KEPT_PREFIX: Final = "source-"
 #: A dead letter that an operator retries: ``topic/partition/offset`` of the dead letter.
 RETRY_OF: Final = "retry-of"
+#: Beside it: ``topic/partition/correlation-id`` of the operator who waits for the outcome, in the replies topic.
+RETRY_TO: Final = "retry-to"
+
+#: The headers that address a reply or an outcome.
+ADDRESS: Final = frozenset({REPLY_TO, REPLY_KEY, CORRELATION_ID, ABOUT, RETRY_TO})
 
 # At least once (``bridge.nontransactional``): the number of the owner that wrote a record, and the position of a
 # journal record within its turn, ``index/count``. The last record of a turn names the next command.
@@ -60,3 +63,26 @@ def value(headers: Headers, name: str) -> bytes | None:
         if header == name:
             found = each
     return found
+
+
+def kept(name: str) -> str:
+    """Return the name under which a dead letter keeps a header of its command; :func:`restored` undoes it.
+
+    A name that the dead letter needs itself gets `KEPT_PREFIX`, and so does one that would be taken for such a name.
+    Like the cause, the epoch is that of the command's sender.
+    """
+    return f"{KEPT_PREFIX}{name}" if _is_renamed(name) else name
+
+
+def restored(name: str) -> str:
+    """Return the name of a command's header that its dead letter keeps under another name."""
+    short = name.removeprefix(KEPT_PREFIX)
+    return short if short != name and _is_renamed(short) else name
+
+
+def _is_renamed(name: str) -> bool:
+    while name not in DEAD_LETTER and name != EPOCH:
+        if not name.startswith(KEPT_PREFIX):
+            return False
+        name = name.removeprefix(KEPT_PREFIX)
+    return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from types import FrameType
-from typing import Any, dataclass_transform
+from typing import Annotated, Any, dataclass_transform
 
 import msgspec
 
@@ -138,11 +138,34 @@ class Sender(msgspec.Struct, frozen=True):
     about: str = ""
 
 
+class RetryRequest(msgspec.Struct, frozen=True, gc=False):
+    """The last retry of a command by an operator, who waits for the outcome while it is ``open``.
+
+    ``offset``: of the record that requests it, in the commands partition of the command: the control command, or the
+    command itself if it was a dead letter. Requests up to there are executed: one may be read again after a crash.
+    """
+
+    offset: Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+    topic: str
+    partition: Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+    correlation_id: str
+    open: bool = True
+
+    @property
+    def to(self) -> Sender:
+        """The address of the operator."""
+        return Sender(self.topic, self.partition, None, self.correlation_id)
+
+    def closed(self) -> RetryRequest:
+        """Return it without anybody who waits."""
+        return msgspec.structs.replace(self, open=False)
+
+
 class Envelope(msgspec.Struct, frozen=True, gc=False):
     """A decoded command (or reply) and its origin.
 
     ``value`` and ``headers`` are those of the record at ``offset``, unchanged: they are kept if the command is stashed
-    or becomes a dead letter.
+    or becomes a dead letter. ``retry``: the operator who waits for the outcome.
     """
 
     offset: int
@@ -153,6 +176,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     timestamp_ms: int
     sender: Sender | None = None
     about: str = ""
+    retry: RetryRequest | None = None
 
 
 class Undecodable(msgspec.Struct, frozen=True, gc=False):
@@ -170,6 +194,7 @@ class Undecodable(msgspec.Struct, frozen=True, gc=False):
     reason: str
     sender: Sender | None = None
     traceback: str = ""
+    retry: RetryRequest | None = None
 
 
 def wire_name(message_type: type[Message]) -> str:

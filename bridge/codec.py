@@ -6,18 +6,16 @@ dead letter, in order with the other commands. No exception leaves `Codec.decode
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import msgspec
 
 from repertory.actors import headers as names
-from repertory.actors.context import TAG_BYTES_MAX
 from repertory.actors.entity import Behaviour
 from repertory.actors.headers import ABOUT, CAUSE, CORRELATION_ID, REPLY_KEY, REPLY_TO, SEQ, VERSION, Header, Headers
 from repertory.actors.message import Envelope, Sender, Undecodable
-from repertory.actors.placement import checked_key, key_of, partition_of
+from repertory.actors.placement import key_of, partition_of
 from repertory.actors.shard.changelog import (
     CHANGELOG_INDEX,
     ChangelogEntry,
@@ -31,6 +29,7 @@ from repertory.actors.shard.changelog import (
 from repertory.actors.shard.turn_result import DeadLettered, Journaled, Published, Replied, Told, TurnResult
 from repertory.actors.wire import DecodeError
 from repertory.bridge import topics
+from repertory.bridge.addresses import Addresses
 from repertory.bridge.log.port import Append, Transaction
 from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.bridge.nontransactional import append_of, with_epoch
@@ -39,8 +38,6 @@ from repertory.supervision.traceback_text import user_traceback
 #: An error message in a header of a dead letter is cut to this length.
 _REASON_CHARS_MAX = 1_000
 
-#: Headers of a command that get a prefix in its dead letter. Like the cause, the epoch is that of the command's sender.
-_RENAMED, _PREFIX = {names.EPOCH, *names.DEAD_LETTER}, names.KEPT_PREFIX
 
 #: Digits of the largest offset.
 _OFFSET_DIGITS_MAX = 19
@@ -64,7 +61,7 @@ class Codec:
         self.events = topics.events_topic(system, behaviour.name)
         self.state = topics.state_topic(system, behaviour.name)
         self.stash = topics.stash_topic(system, behaviour.name)
-        self._replies = topics.replies_topic(system)
+        self._addresses = Addresses(system, partition_count)
         self._dead_letters = topics.dead_letters_topic(system)
 
     @property
@@ -82,10 +79,11 @@ class Codec:
 
     def decode(self, record: Record) -> Envelope | Undecodable:
         """Decode a record of the commands topic; never raises."""
-        sender, about, value = None, "", record.value
+        sender, about, retry, value = None, "", None, record.value
         try:
-            if record.headers:
-                sender, about = self._addresses(record.headers)
+            if record.headers and (found := self._addresses.of(record)):
+                retry = self._addresses.retry(found, record.offset)
+                sender, about = self._addresses.sender(found)
             if record.key is None:
                 raise DecodeError("a command needs a key: that of its entity")
             if value is None:
@@ -98,42 +96,16 @@ class Codec:
             name = "DecodeError" if isinstance(error, UnicodeDecodeError) else type(error).__name__
             return Undecodable(
                 record.offset, record.key, value, record.headers, record.timestamp_ms, name, str(error), sender,
-                user_traceback(error),
+                user_traceback(error), retry,
             )  # fmt: skip
-        return Envelope(record.offset, key, message, value, record.headers, record.timestamp_ms, sender, about)
+        return Envelope(record.offset, key, message, value, record.headers, record.timestamp_ms, sender, about, retry)
 
     def stashed_envelope(self, offset: int, record: StashedRecord) -> Envelope | Undecodable:
         """Return a stashed command exactly as it was first decoded."""
         source = Record(
             self.commands, -1, offset, record.key.encode(), record.value, record.headers, record.timestamp_ms
         )
-        return self.decode(source)
-
-    def _addresses(self, headers: Headers) -> tuple[Sender | None, str]:
-        """Return who asked, and what a reply is about; DecodeError for an invalid ``reply-to``."""
-        found = {name: value for name, value in headers if name in names.ADDRESS}
-        if not found:
-            return None, ""
-        for name in (ABOUT, CORRELATION_ID):
-            if len(found.get(name, b"")) > TAG_BYTES_MAX:
-                raise DecodeError(f"header {name!r} has {len(found[name])} bytes, over {TAG_BYTES_MAX}")
-        about = found.get(ABOUT, b"").decode()
-        reply_to = found.get(REPLY_TO)
-        if reply_to is None:
-            return None, about
-        topic, _, partition = reply_to.decode().partition("/")
-        correlation_id = found.get(CORRELATION_ID, b"").decode()
-        if partition:
-            count = self._partition_count(topic) if topic == self._replies else None
-            if count is None or not _PARTITION.fullmatch(partition) or int(partition) >= count:
-                raise DecodeError(f"reply-to {reply_to!r:.200} is not a partition of {self._replies}")
-            return Sender(topic, int(partition), None, correlation_id, about), about
-        entity = topic.removeprefix(f"{self._system}.").removesuffix(".commands")
-        is_ours = _ENTITY.fullmatch(entity) and topic == topics.commands_topic(self._system, entity)
-        if not is_ours or self._partition_count(topic) is None:
-            raise DecodeError(f"reply-to {reply_to!r:.200} is not a commands topic of the system {self._system}")
-        key = checked_key(found.get(REPLY_KEY, b"").decode())
-        return Sender(topic, None, key, correlation_id, about), about
+        return msgspec.structs.replace(self.decode(source), retry=record.retry)
 
     # --- TurnResult -> Transaction ----------------------------------------------------------------------------
 
@@ -224,7 +196,7 @@ class Codec:
         )
         if output.traceback:
             own = (*own, (names.ERROR_TRACEBACK, output.traceback.encode()))
-        kept = tuple((f"{_PREFIX}{name}" if name in _RENAMED else name, value) for name, value in output.headers)
+        kept = tuple((names.kept(name), value) for name, value in output.headers if name != names.RETRY_TO)
         return Output(self._dead_letters, 0, output.key, output.value, (*kept, *own))
 
     def _changelog_output(self, entry: ChangelogEntry, partition: int, cause: Header) -> Output:
@@ -245,11 +217,6 @@ class Codec:
 
 
 T = TypeVar("T")
-
-#: What a `reply-to` may contain. The log is never asked for the partition count of any other name.
-_PARTITION = re.compile(r"[0-9]{1,9}", re.ASCII)
-_ENTITY = re.compile(r"[a-z0-9-]{1,100}")
-
 
 ChangelogRecord = ShardRecord | StateRecord | StashedRecord | SeenRecord
 

@@ -94,8 +94,7 @@ class ShardLoop:
     def _on(self, event: LogEvent) -> None:
         now_s = self._clock.monotonic_s()
         if isinstance(event, Assigned):
-            self._worker_log.assigned(str(event.shard))
-            self.region.add(event.shard, now_s)
+            self._worker_log.assigned(self.region.add(event.shard, now_s), self._log.partition_count)
             return
         assigned = self.region.assigned(event.shard)
         if assigned is None or (event.shard in self._claimed_since and not isinstance(event, Fenced | Lost)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, MutableSequence
 
+from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.crash_guard import COMMAND, SHARD
 from repertory.bridge import kill_points
 from repertory.bridge.assigned_shard import AssignedShard, ShardPhase
@@ -84,15 +85,21 @@ class ShardRegion:
                 return f"{assigned.name}@{command.offset} key {command.key!r:.100}"
         return ""
 
-    def add(self, place: TopicPartition, now_s: float) -> None:
-        """Add a shard; siblings are in the order of ``host()``, then of partition."""
+    def add(self, place: TopicPartition, now_s: float) -> ShardConfig:
+        """Add a shard and return its configuration; siblings are in the order of ``host()``, then of partition.
+
+        A partition that was added to the topic is no shard, since the code places no key there, and is not added.
+        """
         self.forget(place, now_s)
         config = self._topology.shard_config(*place, self._in_flight, self._owner)
+        if place.partition >= config.partitions:
+            return config
         assigned = AssignedShard(place, config, self._topology.entities[place.topic])
         later = min((p for p in self._assigned if self._rank(p) > self._rank(place)), key=self._rank, default=None)
         before = None if later is None else self._assigned[later].name
         self._assigned[place] = self._names[assigned.name] = assigned
         self.supervise(Add(assigned.name, before), now_s)
+        return config
 
     def forget(self, place: TopicPartition, now_s: float) -> None:
         """Remove a shard that is no longer assigned to this worker, with all its state."""

@@ -71,6 +71,24 @@ def incidents_spec(system: str) -> TopicSpec:
     )
 
 
+def wrong_count(topic: str, found: int, partitions: int) -> str:
+    """Return what is wrong with a topic that has another number of partitions than the code says, and the remedy."""
+    begins = f"{topic} has {found} partitions, the code says {partitions}"
+    if found < partitions:
+        return f"{begins}: the shards from {found} on cannot work; restore all topics of the entity from one backup"
+    if topic.endswith(".commands"):
+        extra = f"{partitions}" if found == partitions + 1 else f"{partitions} to {found - 1}"
+        return (
+            f"{begins}: nobody reads partitions {extra}, and producers that count {found} place keys on other shards; "
+            "Kafka removes no partitions: stop those producers, and move to a system of another name before the next "
+            "start, which is refused"
+        )
+    return (
+        f"{begins}: the partitions from {partitions} on are not used, and Kafka removes none; the next start is "
+        "refused: restore all topics of the entity from one backup, or move to a system of another name"
+    )
+
+
 def topic_specs(system: str, hosted: Iterable[tuple[str, int, bool]], extra: Mapping[str, str]) -> list[TopicSpec]:
     """Return all topics of a system. ``hosted``: per entity its name, partition count, and whether it is journaled.
 

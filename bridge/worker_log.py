@@ -6,8 +6,9 @@ Each line says what happened, where, and what happens next.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.turn_result import Incident
 from repertory.bridge.reports import (
     IncidentReport,
@@ -23,6 +24,7 @@ from repertory.bridge.reports import (
     ShardStalled,
 )
 from repertory.bridge.text import one_line
+from repertory.bridge.topics import wrong_count
 from repertory.supervision import Failure
 from repertory.supervision.traceback_text import bounded
 
@@ -39,10 +41,22 @@ class WorkerLog:
 
     def __init__(self, report: ReportSink) -> None:
         self._report = report
+        #: The commands topics of which it was said that they have more partitions than the code says.
+        self._said: set[str] = set()
 
-    def assigned(self, shard: str) -> None:
-        """The group assigned a shard to this worker."""
-        self._report(ShardAssigned(shard=shard))
+    def assigned(self, shard: ShardConfig, partition_count: Callable[[str], int | None]) -> None:
+        """The group assigned a shard to this worker, or a partition that is no shard: its topic has too many."""
+        if shard.id.partition < shard.partitions:
+            self._report(ShardAssigned(shard=str(shard.id)))
+        elif shard.topic not in self._said:
+            self._said.add(shard.topic)
+            found = max(partition_count(shard.topic) or 0, shard.id.partition + 1)
+            what = wrong_count(shard.topic, found, shard.partitions)
+            _write_line(logging.ERROR, "%s", what)
+            then = "the shards that the code knows are served as before"
+            self._report(
+                IncidentReport(where=shard.topic, error="PartitionsAdded", reason=what, outcome="not-read", next=then)
+            )
 
     def restoring(self, shard: str, topic: str, records: int) -> None:
         """A shard's recovery is in progress; ``records`` were read so far, now from ``topic``."""

@@ -10,10 +10,15 @@ from typing import Annotated
 import msgspec
 
 from repertory.actors.headers import Headers
+from repertory.actors.message import RetryRequest
 
 #: Index of the first changelog record of a shard. It only increases, so it never equals the index of a command's
 #: output, even if a command is retried in a later transaction.
 CHANGELOG_INDEX = 1 << 32
+
+#: Index of the answer to the operator who retried a command; no command has so many outputs. The offset of its cause is
+#: that of the request, so a command that is retried twice answers with two causes.
+RETRY_INDEX = CHANGELOG_INDEX - 1
 
 
 #: A count or an offset, where `Offset` also allows -1 for none. Numbers are checked as they are read: a number that no
@@ -97,7 +102,8 @@ class StashedRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Stashed"
 
     ``attempt`` is the next one (1 + restarts so far); ``due_ms`` (epoch) is when it can run, 0 for a command behind the
     first of its key; ``delay_ms``: how long after its failure that was, which bounds the wait if the clock is set back.
-    ``parked``: only an operator retries it. ``error``, ``reason`` and ``traceback`` are those of its last failure.
+    ``parked``: only an operator retries it. ``error``, ``reason`` and ``traceback`` are those of its last failure;
+    ``retry`` is the last retry of an operator.
     """
 
     key: str
@@ -111,6 +117,7 @@ class StashedRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Stashed"
     error: str = ""
     reason: str = ""
     traceback: str = ""
+    retry: RetryRequest | None = None
 
 
 class SeenRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Seen", forbid_unknown_fields=True):

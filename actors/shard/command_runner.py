@@ -10,12 +10,13 @@ from repertory.actors.shard.cells import Cell
 from repertory.actors.shard.changelog import StashedRecord
 from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.crash_guard import CrashGuard
-from repertory.actors.shard.decision import decide
+from repertory.actors.shard.decision import Decision, decide
 from repertory.actors.shard.entities import Entities
 from repertory.actors.shard.failure import Fate, judged
 from repertory.actors.shard.mailbox import Delivery
 from repertory.actors.shard.stash import Stash, Stashed
 from repertory.actors.shard.turn import Turn, outputs_of
+from repertory.actors.wire import encode
 from repertory.supervision.directive import Failure
 
 
@@ -73,6 +74,8 @@ class CommandRunner:
         if decision.outputs or decision.reply is not None:
             turn.outputs.extend(outputs_of(envelope, decision))
             turn.bytes += sum(map(len, decision.sent), len(decision.reply_data))
+        if envelope.retry is not None:
+            turn.end_retry(envelope.retry, "rejected" if decision.rejected else "applied", reply=_answer(decision))
         if stashed is not None:
             turn.leave(envelope)
 
@@ -116,3 +119,13 @@ class CommandRunner:
 
     def _where(self, envelope: Envelope) -> str:
         return f"{self._config.id}@{envelope.offset} key {envelope.key!r}"
+
+
+def _answer(decision: Decision) -> bytes:
+    """Return what a handler answered, for an operator, also if nobody asked: its rejection, its last event, or b""."""
+    if decision.reply_data or decision.rejection is None:
+        return decision.reply_data or (decision.events[len(decision.messages) - 1] if decision.messages else b"")
+    try:
+        return encode(decision.rejection)
+    except (TypeError, ValueError, OverflowError, RecursionError):  # Nobody would have got it.
+        return b""

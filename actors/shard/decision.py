@@ -27,7 +27,8 @@ _NOTHING: Sequence[Any] = ()
 class Decision(msgspec.Struct, frozen=True, gc=False):
     """The result of one command. ``events`` are encoded, ``Stopped`` included; ``reply`` is None if none is sent.
 
-    ``sent`` are the encoded values of ``outputs``, and ``reply_data`` is that of ``reply``.
+    ``sent`` are the encoded values of ``outputs``, and ``reply_data`` is that of ``reply``. ``rejection`` is what
+    the handler returned if ``rejected``, also if nobody is answered.
     """
 
     state: Entity
@@ -40,6 +41,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     reply_data: bytes
     rejected: bool
     stopped: bool
+    rejection: Message | None = None
 
 
 def decide(
@@ -74,8 +76,9 @@ def decide(
         reply = result if envelope.sender is not None and handler.kind == "@command" else None
         reply_data = b"" if reply is None else _sendable(reply, bytes_max)
         return Decision(
-            state, data, _NOTHING, _NOTHING, _NOTHING, _NOTHING, reply, reply_data, rejected=True, stopped=False
-        )
+            state, data, _NOTHING, _NOTHING, _NOTHING, _NOTHING, reply, reply_data,
+            rejected=True, stopped=False, rejection=result,
+        )  # fmt: skip
     messages = result if kind is tuple else (result,) if kind in behaviour.evolve else _NOTHING
     events: list[bytes] = []
     after, after_data = state, data

@@ -36,7 +36,7 @@ class FailedCommand(msgspec.Struct, frozen=True):
 
     def stashed(self, envelope: Envelope, now_ms: int) -> StashedRecord:
         """Return the record that keeps the command until its next attempt, or until an operator acts."""
-        is_parked = self.fate is Fate.PARKED
+        is_parked, retry = self.fate is Fate.PARKED, envelope.retry
         return StashedRecord(
             key=envelope.key, value=envelope.value, headers=envelope.headers, timestamp_ms=envelope.timestamp_ms,
             attempt=self.attempt if is_parked else self.attempt + 1,
@@ -44,6 +44,7 @@ class FailedCommand(msgspec.Struct, frozen=True):
             delay_ms=0 if is_parked else int(self.delay_s * 1000),
             parked=is_parked, error=self.failure.error_type, reason=self.failure.message,
             traceback=self.failure.traceback,
+            retry=retry.closed() if is_parked and retry is not None else retry,
         )  # fmt: skip
 
     def incident(self, fate: Fate, before: StashedRecord | None) -> Incident:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from repertory.actors.context import Publish, Reply, Tell
-from repertory.actors.control import DropParked, RetryParked, is_control
+from repertory.actors.control import DropParked, RetryEnded, RetryParked, is_control
 from repertory.actors.entity import resolved
-from repertory.actors.message import Done, Envelope, Undelivered
-from repertory.actors.shard.changelog import ChangelogEntry, StashedRecord, StashedWritten
+from repertory.actors.message import Done, Envelope, RetryRequest, Undelivered
+from repertory.actors.shard.changelog import RETRY_INDEX, ChangelogEntry, StashedRecord, StashedWritten
 from repertory.actors.shard.decision import Decision
 from repertory.actors.shard.failure import Fate
 from repertory.actors.shard.mailbox import Delivery
@@ -71,7 +73,18 @@ class Turn:
         if delivery.sender is not None:
             answer = encode(Undelivered(reason=f"{error}: {reason}"))
             self.outputs.append(Replied(delivery.sender, answer, delivery.offset, 1))
+        if delivery.retry is not None:
+            self.end_retry(delivery.retry, "dead-lettered", error, reason)
         self.counts.dead_lettered += 1
+
+    def end_retry(
+        self, retry: RetryRequest, outcome: str, error: str = "", reason: str = "", reply: bytes = b""
+    ) -> None:
+        """Tell the operator who retried a command how it ended, if one waits; see `RetryEnded`."""
+        if not retry.open:
+            return
+        ended = RetryEnded(outcome=outcome, error=error, reason=reason[:REASON_CHARS_MAX], reply=reply)
+        self.outputs.append(Replied(retry.to, encode(ended), retry.offset, RETRY_INDEX))
 
     def quarantine(self, envelope: Envelope, where: str, deaths: int, *, is_stashed: bool) -> None:
         """Dead-letter a command that kills every process that handles it."""
@@ -93,6 +106,10 @@ class Turn:
             self.counts.restarted += 1
             return
         self.counts.parked += 1
+        if (retry := stashed.envelope.retry) is not None:
+            self.end_retry(retry, "parked", stashed.record.error, stashed.record.reason)
+            ended = msgspec.structs.replace(stashed.envelope, retry=retry.closed())
+            self._stash.replace_first(Stashed(ended, stashed.record))
         for asked in self._stash.remove_asked(key) if self._answers else ():
             self._wrote(asked.envelope, None)
             self.dead_letter(asked.envelope, "Parked", _parked(stashed), asked.record.attempt)
@@ -104,8 +121,9 @@ class Turn:
             self.dead_letter(envelope, "Parked", _parked(first))
             return
         record = StashedRecord(
-            key=envelope.key, value=envelope.value, headers=envelope.headers, timestamp_ms=envelope.timestamp_ms
-        )
+            key=envelope.key, value=envelope.value, headers=envelope.headers, timestamp_ms=envelope.timestamp_ms,
+            retry=envelope.retry,
+        )  # fmt: skip
         self._stash.join(Stashed(envelope, record))
         self._wrote(envelope, record)
 
@@ -123,17 +141,18 @@ class Turn:
         first = next(iter(self._stash.queue(delivery.key)), None)
         if first is None or not first.record.parked:
             return
+        if first.record.retry is not None and delivery.offset <= first.record.retry.offset:
+            return  # It was executed before its turn (`obey`), and is read again after a crash.
         match message:
             case RetryParked(offset=offset) if first.envelope.offset == offset:
+                retried = msgspec.structs.replace(first.envelope, retry=_request(delivery))
                 record = StashedRecord(
-                    key=delivery.key,
-                    value=first.envelope.value,
-                    headers=first.envelope.headers,
-                    timestamp_ms=first.envelope.timestamp_ms,
-                )
+                    key=delivery.key, value=retried.value, headers=retried.headers, timestamp_ms=retried.timestamp_ms,
+                    retry=retried.retry,
+                )  # fmt: skip
                 self._budget.renew(delivery.key)
-                self._stash.replace_first(Stashed(first.envelope, record))
-                self._wrote(first.envelope, record)
+                self._stash.replace_first(Stashed(retried, record))
+                self._wrote(retried, record)
             case DropParked(offset=offset, reason=reason) if first.envelope.offset == offset:
                 self._budget.renew(delivery.key)
                 self.leave(first.envelope)
@@ -175,6 +194,14 @@ class Turn:
 
 def _parked(stashed: Stashed) -> str:
     return f"key {stashed.envelope.key!r} is parked by command {stashed.envelope.offset}: {stashed.record.reason}"
+
+
+def _request(control: Envelope) -> RetryRequest:
+    """Return the request of a control command. It is open if its sender can be answered, which an entity cannot."""
+    sender = control.sender
+    if sender is None or sender.partition is None:
+        return RetryRequest(control.offset, "", 0, "", open=False)
+    return RetryRequest(control.offset, sender.topic, sender.partition, sender.correlation_id)
 
 
 def outputs_of(envelope: Envelope, decision: Decision) -> Iterator[TurnOutput]:

@@ -332,6 +332,19 @@ class Member(msgspec.Struct, frozen=True):
         return f"{self.group}/{self.node}/{self.slot}"
 
 
+class MemberDescription(msgspec.Struct, frozen=True):
+    """A member of a group as the log sees it, whatever application it is.
+
+    ``instance_id``: that of `Member`, "" if it has none; ``client`` and ``host`` say where it runs; ``shards``: the
+    partitions that the group has assigned to it.
+    """
+
+    instance_id: str
+    client: str
+    host: str
+    shards: tuple[TopicPartition, ...]
+
+
 class Backend(Protocol):
     """A log that a URL names; opens its ports."""
 
@@ -347,6 +360,12 @@ class Backend(Protocol):
 
         Raises:
             TopicMismatch: a count differs, or a topic is missing and cannot be created. The message names the topic.
+        """
+
+    def members(self, group: str) -> Sequence[MemberDescription]:
+        """Return the members of a group that count as alive; a dead one may count for a session.
+
+        Raises LogUnavailable if the log cannot be asked.
         """
 
     def log(self, member: Member, subscriptions: Sequence[str]) -> Log:

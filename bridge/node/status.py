@@ -14,6 +14,7 @@ import msgspec
 
 from repertory.actors.wire import DecodeError
 from repertory.bridge.node.metrics import Metrics
+from repertory.bridge.node.shard_states import ShardStates
 from repertory.bridge.reports import (
     IncidentReport,
     NodeReport,
@@ -80,7 +81,8 @@ class NodeStatusRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Node"
 
     ``at_ms``: when it was written, at least every ``heartbeat_s`` unless that is 0. With ``pid`` and ``pid_start`` a
     reader on the same machine can check whether the node runs. ``restarts``: worker restarts by the minute (epoch).
-    ``metrics``: counters since ``started_ms``, by Prometheus name and labels.
+    ``metrics``: counters since ``started_ms``, by Prometheus name and labels. ``down``: the shards of its workers
+    that serve no commands now, and why.
     """
 
     node: str
@@ -94,6 +96,7 @@ class NodeStatusRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Node"
     restarts: Mapping[int, int]
     metrics: Mapping[str, int | float]
     incidents: tuple[NodeIncident, ...]
+    down: Mapping[str, str] = {}
 
     def restarts_since(self, since_ms: int) -> int:
         """Count the restarts of workers since a time, to the minute and for at most an hour before ``at_ms``."""
@@ -125,6 +128,7 @@ class NodeStatus:
         self._metrics = Metrics()
         self._state = "starting"
         self._workers: dict[str, WorkerStatus] = {}
+        self._shards = ShardStates()
         self._restarts: dict[int, int] = {}
         self._incidents: list[NodeIncident] = []
         #: If the last incident is a handover: how many more handovers it covers, and their longest gap.
@@ -136,6 +140,7 @@ class NodeStatus:
             return NodeStatusRecord(
                 self._node, self._pid, self._pid_start, self._started_ms, now_ms, self.heartbeat_s,
                 self._state, dict(self._workers), dict(self._restarts), self._metrics.series(), tuple(self._incidents),
+                self._shards.shown(),
             )  # fmt: skip
 
     def take(self, report: NodeReport) -> bool:
@@ -144,17 +149,18 @@ class NodeStatus:
         with self._lock:
             if report.dropped:
                 self._metrics.add("repertory_reports_dropped_total", report.dropped)
+            has_changed = self._shards.take(report)
             match report:
                 case NodeStarted() | NodeStopping() | NodeStopped() | Escalated():
                     self._take_node(report, at_ms)
                     return True
                 case WorkerDrained() | ShardAssigned() | ShardRestoring() | ShardRestored() | ShardLost():
-                    return False
+                    return has_changed
                 case (
                     WorkerStarted() | WorkerRunning() | WorkerWaits() | WorkerExited() | WorkerFailed()
                     | WorkerKilled() | WorkerDown()
                 ):  # fmt: skip
-                    return self._take_worker(report, at_ms)
+                    return self._take_worker(report, at_ms) or has_changed
                 case _:
                     return self._take_shard(report, at_ms)
 
@@ -164,6 +170,7 @@ class NodeStatus:
             if not self._state.startswith(("stopped", "gave up")):
                 self._state = f"ended without a final report (exit code {exit_code})"
             self._workers.clear()
+            self._shards = ShardStates()
 
     # --- the node and its workers -----------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import msgspec
 
@@ -19,6 +20,8 @@ from repertory.bridge.log.record import Record
 from repertory.bridge.nontransactional import CountingJournal
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
 from repertory.supervision.traceback_text import message_of
+
+T = TypeVar("T")
 
 
 class EntityState(msgspec.Struct, frozen=True):
@@ -40,13 +43,14 @@ def entity_state(reader: Reader, system: SystemDefinition, hosted: EntityDefinit
     behaviour = hosted.behaviour
     raw_key = checked_key(key).encode()
     partition = partition_of(raw_key, hosted.partitions)
-    record, state = first_shard_record(), None
+    shard, state = None, None
     for found in reader.read(topics.state_topic(system.name, behaviour.name), partition):
         if found.key == topics.SHARD_KEY and found.value is not None:
-            record = wire.decode_shard(found.value)
+            shard = found
         elif found.key == raw_key:
             state = found
-    latest = StateRecord() if state is None or state.value is None else wire.decode_state(state.value)
+    record = _decoded_shard(shard)
+    latest = StateRecord() if state is None or state.value is None else _decoded(wire.decode_state, state)
     seq, version = -1, 0
     entity = behaviour.initial()
     if state is not None and state.value is not None:
@@ -57,7 +61,8 @@ def entity_state(reader: Reader, system: SystemDefinition, hosted: EntityDefinit
         for event in journal(reader, system, behaviour, partition, record)[0]:
             if event.key == raw_key and event.number(SEQ) > seq and event.number(SEQ) >= record.tail_start:
                 entity, version = _evolved(behaviour, entity, event)
-    first = next((w for _, w in stashed_commands(reader, system, behaviour, partition) if w.key == key), None)
+    stashed = stashed_commands(reader, system, behaviour, partition, skip=lambda _: None)
+    first = next((w for _, w in stashed if w.key == key), None)
     parked = f"{first.error}: {first.reason}" if first is not None and first.parked else ""
     return EntityState(key, partition, version, entity if version else None, latest.stashed, parked)
 
@@ -75,12 +80,24 @@ def _snapshot(behaviour: Behaviour, record: Record, data: bytes) -> Entity:
 
 
 def shard_record(reader: Reader, system: SystemDefinition, behaviour: Behaviour, partition: int) -> ShardRecord:
-    """Return the latest shard record, or that of a shard which has committed nothing."""
-    record = first_shard_record()
+    """Return the latest shard record, or that of a shard which has committed nothing; DecodeError if it is none."""
+    shard = None
     for found in reader.read(topics.state_topic(system.name, behaviour.name), partition):
         if found.key == topics.SHARD_KEY and found.value is not None:
-            record = wire.decode_shard(found.value)
-    return record
+            shard = found
+    return _decoded_shard(shard)
+
+
+def _decoded_shard(record: Record | None) -> ShardRecord:
+    return first_shard_record() if record is None else _decoded(wire.decode_shard, record)
+
+
+def _decoded(decode: Callable[[bytes], T], record: Record) -> T:
+    """Decode a record's value; DecodeError names the record."""
+    try:
+        return decode(record.value or b"")
+    except DecodeError as error:
+        raise DecodeError(f"{record.place} cannot be decoded: {error}") from error
 
 
 def journal(
@@ -119,14 +136,29 @@ def _evolved(behaviour: Behaviour, entity: Entity, record: Record) -> tuple[Enti
 
 
 def stashed_commands(
-    reader: Reader, system: SystemDefinition, behaviour: Behaviour, partition: int
+    reader: Reader,
+    system: SystemDefinition,
+    behaviour: Behaviour,
+    partition: int,
+    *,
+    skip: Callable[[str], None] | None = None,
 ) -> list[tuple[int, StashedRecord]]:
-    """Return a shard's stashed commands, parked ones included, by their source offset."""
+    """Return a shard's stashed commands, parked ones included, by their source offset.
+
+    A record that cannot be decoded is a DecodeError that names it or, with ``skip``, is skipped after ``skip`` was
+    called with that sentence: the shard refuses to start, but an operator can still see the others.
+    """
     found: dict[int, StashedRecord] = {}
     for record in reader.read(topics.stash_topic(system.name, behaviour.name), partition):
-        offset = wire.stashed_offset(record)
-        if record.value is None:
-            found.pop(offset, None)
-        else:
-            found[offset] = wire.decode_stashed(record.value)
+        try:
+            offset = wire.stashed_offset(record)
+            if record.value is None:
+                found.pop(offset, None)
+            else:
+                found[offset] = wire.decode_stashed(record.value)
+        except DecodeError as error:
+            sentence = f"{record.place} is not a stashed command: {error}"
+            if skip is None:
+                raise DecodeError(sentence) from error
+            skip(sentence)
     return sorted(found.items())

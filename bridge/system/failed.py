@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
 from repertory.actors.headers import (
     ATTEMPTS,
-    CAUSE,
     CORRELATION_ID,
     DEAD_LETTER,
-    EPOCH,
     ERROR_MESSAGE,
     ERROR_TRACEBACK,
     ERROR_TYPE,
-    KEPT_PREFIX,
     REPLY_KEY,
     REPLY_TO,
     SOURCE_OFFSET,
     SOURCE_PARTITION,
     SOURCE_TOPIC,
     Headers,
+    restored,
 )
 from repertory.actors.message import Message
 from repertory.actors.shard.changelog import StashedRecord
@@ -33,8 +31,6 @@ from repertory.bridge.log.record import Record
 from repertory.bridge.system.committed import stashed_commands
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
 
-#: Headers that the command's sender wrote and that its dead letter keeps under another name.
-_OF_THE_SENDER = frozenset({KEPT_PREFIX + CAUSE, KEPT_PREFIX + EPOCH})
 #: A number in a header. The length is limited because Python refuses to parse thousands of digits.
 _NUMBER = re.compile("[0-9]{1,18}", re.ASCII)
 
@@ -107,6 +103,11 @@ class DeadLetter(msgspec.Struct, frozen=True):
         return f"{self.record.partition}@{self.record.offset}"
 
     @property
+    def source(self) -> str:
+        """The place of the command in its topic."""
+        return f"{self.source_topic}/{self.source_partition}@{self.source_offset}"
+
+    @property
     def retry_of(self) -> bytes:
         """The value of the ``retry-of`` header of a retry."""
         return f"{self.record.topic}/{self.record.partition}/{self.record.offset}".encode()
@@ -115,16 +116,22 @@ class DeadLetter(msgspec.Struct, frozen=True):
 # --- parked keys ----------------------------------------------------------------------------------------------
 
 
-def parked_keys(reader: Reader, system: SystemDefinition) -> Iterator[Parked]:
+#: Called with a sentence for each record that cannot be read, which is then skipped; None: it is a DecodeError.
+Skip = Callable[[str], None] | None
+
+
+def parked_keys(reader: Reader, system: SystemDefinition, *, skip: Skip = None) -> Iterator[Parked]:
     """Yield all parked keys of a system, by entity, partition and offset."""
     for hosted in system.hosted.values():
         for partition in range(hosted.partitions):
-            yield from parked_on(reader, system, hosted, partition)
+            yield from parked_on(reader, system, hosted, partition, skip=skip)
 
 
-def parked_on(reader: Reader, system: SystemDefinition, hosted: EntityDefinition, partition: int) -> Iterator[Parked]:
+def parked_on(
+    reader: Reader, system: SystemDefinition, hosted: EntityDefinition, partition: int, *, skip: Skip = None
+) -> Iterator[Parked]:
     """Yield the parked keys of one shard."""
-    stashed = stashed_commands(reader, system, hosted.behaviour, partition)
+    stashed = stashed_commands(reader, system, hosted.behaviour, partition, skip=skip)
     for offset, record in stashed:
         if record.parked:
             queue = [other for _, other in stashed if other.key == record.key]
@@ -165,9 +172,7 @@ def dead_letter(record: Record) -> DeadLetter:
     found: Mapping[str, str] = {
         name: value.decode("utf-8", "backslashreplace") for name, value in record.headers if name in DEAD_LETTER
     }
-    kept = tuple(
-        (n.removeprefix(KEPT_PREFIX) if n in _OF_THE_SENDER else n, v) for n, v in record.headers if n not in found
-    )
+    kept = tuple((restored(name), value) for name, value in record.headers if name not in DEAD_LETTER)
     return DeadLetter(
         record,
         found.get(ERROR_TYPE, ""),

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
 
 from repertory.actors.headers import Headers
-from repertory.bridge.system.failed import DeadLetter, Parked
-from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, configured, console, opened, sentences
+from repertory.bridge.system.failed import Parked
+from repertory.cli.shared import (
+    EX_UNAVAILABLE,
+    KafkaConfig,
+    LogUrl,
+    Target,
+    TextTable,
+    configured,
+    console,
+    errors,
+    opened,
+    sentences,
+)
 from repertory.inspect.readable import readable, readable_key
+from repertory.operate.marks import MarkedDeadLetter
 from repertory.operate.operator import Operator
+from repertory.operate.outcome import Outcome
 
 parked = typer.Typer(
     name="parked", help="Keys whose first command failed too often.", no_args_is_help=True, rich_markup_mode=None
@@ -24,10 +37,10 @@ dead_letters = typer.Typer(
 Entity = Annotated[str, typer.Argument(help="The entity's name, as in account.")]
 Key = Annotated[str, typer.Argument(help="The entity's key.")]
 Address = Annotated[str, typer.Argument(metavar="PARTITION@OFFSET", help="As list shows it.")]
-Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a worker's answer.")]
+Wait = Annotated[float, typer.Option("--wait", min=0.1, metavar="SECONDS", help="How long to wait for the outcome.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON, with whole keys and headers.")]
 
-
-_ASKERS_SHOWN = 3
+_ASKERS_SHOWN, _KEY_CHARS_SHOWN, _SKIPPED_SHOWN = 3, 60, 5
 
 
 @contextlib.contextmanager
@@ -42,15 +55,33 @@ def _operator(target: str, log: str, kafka_config: KafkaConfig) -> Iterator[Oper
 
 
 @parked.command("list")
-def list_parked(target: Target, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
+def list_parked(target: Target, log: LogUrl, as_json: AsJson = False, kafka_config: KafkaConfig = None) -> None:
     """List the parked keys: the failed command, its error, and the number of commands stashed behind it."""
     table = TextTable("entity", "key", "partition@offset", "behind", "asked by", "error", "reason")
     with _operator(target, log, kafka_config) as operator:
-        for found in operator.parked():
-            place = f"{found.partition}@{found.offset}"
-            row = (found.entity, readable_key(found.key.encode()), place, found.behind)
-            table.row(*row, _askers(found), found.record.error, found.record.reason)
-    console.print(table)
+        found = list(operator.parked())
+        skipped = operator.skipped
+    for each in found:
+        row = (each.entity, _cut(each.key.encode()), f"{each.partition}@{each.offset}", each.behind)
+        table.row(*row, _askers(each), each.record.error, each.record.reason)
+    _print_skipped(skipped)
+    if as_json:
+        console.show_json([_shown(each) for each in found])
+    else:
+        console.print(table)
+
+
+def _cut(key: bytes | None) -> str:
+    """Return a key for a table; ``show`` and ``--json`` have the whole key."""
+    text = readable_key(key)
+    return text if len(text) <= _KEY_CHARS_SHOWN else f"{text[:_KEY_CHARS_SHOWN]}… ({len(text)} characters)"
+
+
+def _print_skipped(skipped: Sequence[str]) -> None:
+    for sentence in skipped[:_SKIPPED_SHOWN]:
+        errors.print(f"repertory: {sentence}; it was skipped", soft_wrap=True)
+    if len(skipped) > _SKIPPED_SHOWN:
+        errors.print(f"repertory: {len(skipped)} records were skipped", soft_wrap=True)
 
 
 def _askers(found: Parked) -> str:
@@ -64,7 +95,13 @@ def show_parked(target: Target, entity: Entity, key: Key, log: LogUrl, kafka_con
     """Show the command that parked a key, and its failure."""
     with _operator(target, log, kafka_config) as operator:
         found = operator.find_parked(entity, key)
-    shown = {
+        skipped = operator.skipped
+    _print_skipped(skipped)
+    console.show_json(_shown(found))
+
+
+def _shown(found: Parked) -> dict[str, object]:
+    return {
         "entity": found.entity,
         "key": found.key,
         "partition": found.partition,
@@ -78,18 +115,20 @@ def show_parked(target: Target, entity: Entity, key: Key, log: LogUrl, kafka_con
         "value": readable(found.record.value),
         "headers": _texts(found.record.headers),
     }
-    console.show_json(shown)
 
 
 @parked.command("retry")
 def retry_parked(
-    target: Target, entity: Entity, key: Key, log: LogUrl, timeout: Timeout = 30.0, kafka_config: KafkaConfig = None
+    target: Target, entity: Entity, key: Key, log: LogUrl, wait: Wait = 30.0, kafka_config: KafkaConfig = None
 ) -> None:
-    """Run the commands of a parked key again, in order, exactly once."""
+    """Run the commands of a parked key again, in order, exactly once, and say how the first of them ended.
+
+    Exits 1 if it is parked or a dead letter again, and 69 if it still waits after --wait.
+    """
     with _operator(target, log, kafka_config) as operator:
         found = operator.find_parked(entity, key)
-        operator.retry(found, timeout)
-    console.print(f"{found.entity} {found.key!r} runs again, from {found.partition}@{found.offset}")
+        outcome = operator.retry(found, wait)
+    _print_outcome(f"{found.entity} {found.key!r}, command {found.partition}@{found.offset}", outcome, wait)
 
 
 @parked.command("drop")
@@ -99,45 +138,61 @@ def drop_parked(
     key: Key,
     log: LogUrl,
     reason: Annotated[str, typer.Option(help="The reason; the dead letter records it.")],
-    timeout: Timeout = 30.0,
+    wait: Wait = 30.0,
     kafka_config: KafkaConfig = None,
 ) -> None:
     """Dead-letter the first command of a parked key; the commands behind it run."""
     with _operator(target, log, kafka_config) as operator:
         found = operator.find_parked(entity, key)
-        operator.drop(found, reason, timeout)
+        operator.drop(found, reason, wait)
     console.print(f"{found.entity} {found.key!r}: {found.partition}@{found.offset} is now a dead letter")
 
 
 @dead_letters.command("list")
-def list_dead_letters(target: Target, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
-    """List the dead letters, oldest first."""
-    table = TextTable("address", "key", "source", "attempts", "error", "reason")
+def list_dead_letters(target: Target, log: LogUrl, as_json: AsJson = False, kafka_config: KafkaConfig = None) -> None:
+    """List the dead letters, oldest first; whether they were retried, and whether their asker was answered."""
+    table = TextTable("address", "key", "source", "attempts", "retried", "answered", "error", "reason")
     with _operator(target, log, kafka_config) as operator:
-        for letter in operator.dead_letters():
-            key = readable_key(letter.record.key)
-            table.row(letter.address, key, _source(letter), letter.attempts, letter.error, letter.reason)
-    console.print(table)
+        found = operator.marked(list(operator.dead_letters()))
+    for each in found:
+        letter = each.letter
+        row = (letter.address, _cut(letter.record.key), letter.source, letter.attempts)
+        table.row(*row, _times(each), "yes" if each.answered else "", letter.error, letter.reason)
+    if as_json:
+        console.show_json([_shown_letter(each) for each in found])
+    else:
+        console.print(table)
+
+
+def _times(found: MarkedDeadLetter) -> str:
+    times = len(found.retried)
+    return "" if not times else f"{times} times" if times > 1 else "yes"
 
 
 @dead_letters.command("show")
 def show_dead_letter(target: Target, address: Address, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
-    """Show one dead letter: the original command, and why it was not applied."""
+    """Show one dead letter: the original command, why it was not applied, and what became of it."""
     with _operator(target, log, kafka_config) as operator:
-        letter = operator.find_dead_letter(address)
-    shown = {
+        (found,) = operator.marked([operator.find_dead_letter(address)])
+    console.show_json(_shown_letter(found))
+
+
+def _shown_letter(found: MarkedDeadLetter) -> dict[str, object]:
+    letter = found.letter
+    return {
         "address": letter.address,
-        "source": _source(letter),
+        "source": letter.source,
         "key": readable_key(letter.record.key),
         "error": letter.error,
         "reason": letter.reason,
         "attempts": letter.attempts,
         "traceback": letter.traceback.splitlines(),
+        "retried": found.retried,
+        "answered": found.answered,
         "value": readable(letter.record.value),
         "bytes": (letter.record.value or b"").hex(),
         "headers": _texts(letter.headers),
     }
-    console.show_json(shown)
 
 
 @dead_letters.command("retry")
@@ -146,17 +201,36 @@ def retry_dead_letter(
     address: Address,
     log: LogUrl,
     force: Annotated[bool, typer.Option("--force", help="Also if it was an ask, or was retried before.")] = False,
+    wait: Wait = 30.0,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Append the command again at the end of its topic. Nobody receives its reply."""
+    """Append the command again at the end of its topic, and say how it ended. Nobody receives its reply.
+
+    Exits 1 if it is parked or a dead letter again, and 69 if it still waits after --wait.
+    """
     with _operator(target, log, kafka_config) as operator:
         letter = operator.find_dead_letter(address)
-        operator.retry_dead_letter(letter, force=force)
-    console.print(f"{letter.address} was appended to {letter.source_topic} again")
+        outcome = operator.retry_dead_letter(letter, force=force, wait_s=wait)
+    _print_outcome(f"{letter.address} was appended to {letter.source_topic} again and", outcome, wait)
 
 
-def _source(letter: DeadLetter) -> str:
-    return f"{letter.source_topic}/{letter.source_partition}@{letter.source_offset}"
+def _print_outcome(what: str, outcome: Outcome, wait_s: float) -> None:
+    """Say how a retry ended, and leave with the exit code that a script can use."""
+    answer = f": {readable(outcome.reply)}" if outcome.reply else ""
+    match outcome.what:
+        case "applied" | "rejected":
+            ends = f"was {outcome.what}{answer}"
+        case "parked":
+            ends = f"is parked again: {outcome.why}"
+        case "dead-lettered":
+            ends = f"is a dead letter again: {outcome.why}"
+        case "ignored":
+            ends = f"is not parked any more: {outcome.why}"
+        case _:
+            ends = f"still waits after {wait_s:g} s: {outcome.why}; the request is in the log"
+    console.print(f"{what} {ends}", soft_wrap=True)
+    if not outcome.is_handled:
+        raise typer.Exit(EX_UNAVAILABLE if outcome.what == "waiting" else 1)
 
 
 def _texts(headers: Headers) -> dict[str, str]:

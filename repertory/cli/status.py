@@ -3,88 +3,139 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Annotated
 
 import msgspec
 import typer
 
-from repertory.bridge.log.port import Backend
+from repertory.bridge.log.port import Backend, MemberDescription
 from repertory.bridge.node.status import NodeStatusRecord
 from repertory.bridge.system.system import ActorSystem
 from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, configured, console, errors, opened, sentences
-from repertory.inspect.nodes import node_records
+from repertory.inspect.nodes import age, node_records, standing
+from repertory.inspect.problems import Problem, find_problems, summary
 from repertory.inspect.shards import LAG_COUNTED_MAX, ShardStatus, shard_statuses
-from repertory.supervision.process.proc import is_alive
 
-#: A node is reported as silent after this many missed heartbeats.
-_HEARTBEATS_MISSED = 3
 _HOUR_MS = 3_600_000
+_KEYS_SHOWN, _KEY_CHARS_SHOWN = 10, 40
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """What the log says of a system at one moment."""
+
+    shards: Sequence[ShardStatus]
+    nodes: Sequence[NodeStatusRecord]
+    members: Sequence[MemberDescription]
+    problems: Sequence[Problem]
+    now_ms: int
+
+    @property
+    def fails(self) -> bool:
+        """Whether keys are parked or shards are down."""
+        return any(problem.is_failure for problem in self.problems)
+
+    @property
+    def summary(self) -> str:
+        """What was found, in one line."""
+        return summary(self.problems, sum(shard.is_read for shard in self.shards))
 
 
 def status(
     target: Target,
     log: LogUrl,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, with all counters.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Print one line; exit 1 if a key is parked or a shard is down, 0 if not. For probes."
+        ),
+    ] = False,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Show the position of each shard, and the workers, restarts and last failures of each node."""
+    """Show the position of each shard, and the workers, restarts and last failures of each node.
+
+    With --check a shard is down if it has no owner, does not serve, cannot be read, or lost commands to retention.
+    """
     with sentences():
         system = configured(target)
-        with opened(log, kafka_config, system.settings) as backend, closing(backend.reader()) as reader:
-            _complete(system, backend)
-            shards = list(shard_statuses(reader, system))
-            nodes, unreadable = node_records(reader, system)
-    now_ms = time.time_ns() // 1_000_000
+        with opened(log, kafka_config, system.settings) as backend:
+            found, unreadable = _find(system, backend)
     for sentence in unreadable:
         errors.print(f"repertory: {sentence}", soft_wrap=True)
     if as_json:
-        _print_json(system, shards, nodes, now_ms)
-        return
-    console.print(_shards(system, shards))
-    if nodes:
-        console.print(_nodes(nodes, now_ms))
-    for node in nodes:
-        if node.incidents:
-            console.print(_status(node, now_ms))
+        _print_json(system, found)
+    elif not check:
+        _print_tables(system, found)
+    if check:
+        (errors if as_json else console).print(f"{system.name}: {found.summary}", soft_wrap=True)
+        raise typer.Exit(1 if found.fails else 0)
 
 
-def standing(node: NodeStatusRecord, now_ms: int) -> str:
-    """Describe a node as far as this process can check it: its last reported state, and how old that is."""
-    age = f"{_age(now_ms - node.at_ms)} ago"
-    if not node.state.startswith(("starting", "running", "stopping")):
-        return f"{node.state}, {age}"
-    if is_alive(node.pid, node.pid_start):
-        return node.state
-    if not node.heartbeat_s:  # The log is a file, so this process is on the node's machine.
-        return f"dead: its process is gone, last reported {age}"
-    if now_ms - node.at_ms > _HEARTBEATS_MISSED * node.heartbeat_s * 1000:
-        return f"silent: dead or cut off from the log, last reported {age}"
-    return f"{node.state}, last reported {age}"
+def _find(system: ActorSystem, backend: Backend) -> tuple[_Found, list[str]]:
+    """Return what the log says, and a sentence for each record that cannot be read."""
+    topics = backend.topics()
+    _complete(system, backend, topics)
+    with closing(backend.reader()) as reader:
+        shards = list(shard_statuses(reader, system))
+        nodes, unreadable = node_records(reader, system)
+    members = backend.members(system.name)
+    now_ms = time.time_ns() // 1_000_000
+    problems = find_problems(system, shards, nodes, members, topics, now_ms)
+    return _Found(shards, nodes, members, problems, now_ms), unreadable
 
 
-def _print_json(
-    system: ActorSystem, shards: Sequence[ShardStatus], nodes: Sequence[NodeStatusRecord], now_ms: int
-) -> None:
+def _complete(system: ActorSystem, backend: Backend, found: Mapping[str, int]) -> None:
+    missing = [spec.name for spec in system.topic_specs() if spec.name not in found]
+    if missing:
+        raise LookupError(
+            f"{backend.url} has no topic {missing[0]!r}: the system {system.name} never ran there; repertory topics "
+            "shows what it needs"
+        )
+
+
+# --- JSON ---------------------------------------------------------------------------------------------------------
+
+
+def _print_json(system: ActorSystem, found: _Found) -> None:
     shown = {
         "system": system.name,
-        "at_ms": now_ms,
-        "shards": shards,
+        "at_ms": found.now_ms,
+        "ok": not found.fails,
+        "summary": found.summary,
+        "problems": found.problems,
+        "shards": found.shards,
+        "members": found.members,
         "nodes": [
             {
-                "standing": standing(node, now_ms),
-                "restarts_last_hour": node.restarts_since(now_ms - _HOUR_MS),
+                "standing": standing(node, found.now_ms),
+                "restarts_last_hour": node.restarts_since(found.now_ms - _HOUR_MS),
                 **msgspec.to_builtins(node, str_keys=True),
                 "incidents": [
                     {**msgspec.to_builtins(incident), "traceback": incident.traceback.splitlines()}
                     for incident in node.incidents
                 ],
             }
-            for node in nodes
+            for node in found.nodes
         ],
     }
     console.show_json(shown)
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def _print_tables(system: ActorSystem, found: _Found) -> None:
+    console.print(_shards(system, found.shards))
+    for problem in found.problems:
+        if problem.kind in ("partitions", "foreign", "lost", "not-serving"):
+            console.print(f"{problem.where}: {problem.what}", soft_wrap=True)
+    if found.nodes:
+        console.print(_nodes(found.nodes, found.now_ms))
+    for node in found.nodes:
+        if node.incidents:
+            console.print(_incidents(node, found.now_ms))
 
 
 def _shards(system: ActorSystem, shards: Sequence[ShardStatus]) -> TextTable:
@@ -94,12 +145,20 @@ def _shards(system: ActorSystem, shards: Sequence[ShardStatus]) -> TextTable:
         position = str(shard.next_offset)
         if shard.committed not in (None, shard.next_offset):
             position += f" (group: {shard.committed})"
-        name = f"{shard.entity}/{shard.partition}"
         if shard.unreadable:
-            table.row(name, "?", "?", "?", "?", f"cannot be read: {shard.unreadable}")
-            continue
-        table.row(name, position, lag, shard.journaled, shard.stashed, ", ".join(shard.parked))
+            table.row(shard.name, "?", "?", "?", "?", f"cannot be read: {shard.unreadable}")
+        elif not shard.is_read:
+            table.row(shard.name, "-", lag, "-", "-", "read by nobody: the code has no such partition")
+        else:
+            table.row(shard.name, position, lag, shard.journaled, shard.stashed, _keys(shard.parked))
     return table
+
+
+def _keys(keys: Sequence[str]) -> str:
+    """Return the first keys, cut; ``parked list --json`` has all of them."""
+    more = len(keys) - _KEYS_SHOWN
+    shown = [key if len(key) <= _KEY_CHARS_SHOWN else f"{key[:_KEY_CHARS_SHOWN]}…" for key in keys[:_KEYS_SHOWN]]
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
 def _nodes(nodes: Sequence[NodeStatusRecord], now_ms: int) -> TextTable:
@@ -113,30 +172,12 @@ def _nodes(nodes: Sequence[NodeStatusRecord], now_ms: int) -> TextTable:
     return table
 
 
-def _status(node: NodeStatusRecord, now_ms: int) -> TextTable:
+def _incidents(node: NodeStatusRecord, now_ms: int) -> TextTable:
     table = TextTable("when", "what", "where", "what happens next", title=f"last incidents of node {node.node}")
     for incident in node.incidents:
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(incident.at_ms / 1000))
         times = f" ({incident.count} times)" if incident.count > 1 else ""
         where = incident.where if incident.where.startswith("worker-") else f"{incident.where} {incident.worker}"
-        ago = _age(now_ms - incident.at_ms)
+        ago = age(now_ms - incident.at_ms)
         table.row(f"{when} ({ago} ago)", incident.what + times, where.strip(), incident.next)
     return table
-
-
-def _age(milliseconds: int) -> str:
-    seconds = max(0, milliseconds // 1000)
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
-
-
-def _complete(system: ActorSystem, backend: Backend) -> None:
-    found = backend.topics()
-    missing = [spec.name for spec in system.topic_specs() if spec.name not in found]
-    if missing:
-        raise LookupError(
-            f"{backend.url} has no topic {missing[0]!r}: the system {system.name} never ran there; repertory topics "
-            "shows what it needs"
-        )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from repertory.actors.wire import DecodeError
 from repertory.bridge import topics
 from repertory.bridge.journal import Inconsistent
-from repertory.bridge.log.port import Reader
+from repertory.bridge.log.port import Reader, TopicMismatch
 from repertory.bridge.system.committed import journal, shard_record, stashed_commands
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
 
@@ -20,7 +20,9 @@ LAG_COUNTED_MAX = 10_000
 class ShardStatus(msgspec.Struct, frozen=True):
     """The status of one shard. ``lag`` counts its unhandled committed commands, up to `LAG_COUNTED_MAX` + 1.
 
-    ``unreadable``: why its records cannot be read; the numbers mean nothing then. "" if they can.
+    ``lost``: the range of commands, from and to, that retention took before they were handled. ``unreadable``: why its
+    records cannot be read; the numbers mean nothing then. "" if they can. ``is_read``: False for a partition that was
+    added to the commands topic: the code places no key there, and nobody reads it.
     """
 
     entity: str
@@ -31,32 +33,64 @@ class ShardStatus(msgspec.Struct, frozen=True):
     journaled: int
     stashed: int
     parked: list[str]
+    lost: tuple[int, int] | None = None
     unreadable: str = ""
+    is_read: bool = True
+
+    @property
+    def name(self) -> str:
+        """The shard's name, ``account/3``."""
+        return f"{self.entity}/{self.partition}"
 
 
-def shard_status(reader: Reader, system: SystemDefinition, hosted: EntityDefinition, partition: int) -> ShardStatus:
-    """Return the status of a shard from its committed records."""
+def shard_status(
+    reader: Reader, system: SystemDefinition, hosted: EntityDefinition, partition: int, ids: Mapping[str, str]
+) -> ShardStatus:
+    """Return the status of a shard from its committed records. ``ids``: those of the entity's topics, by their role."""
     behaviour = hosted.behaviour
     record = shard_record(reader, system, behaviour, partition)
+    if other := [role for role, known in record.topic_ids.items() if ids.get(role, known) != known]:
+        name = f"{system.name}.{behaviour.name}.{other[0]}"
+        raise Inconsistent(f"{name} was deleted and created again since the shard record was written")
     if record.nontransactional and behaviour.journaled:
         _, record = journal(reader, system, behaviour, partition, record)
     commands = topics.commands_topic(system.name, behaviour.name)
-    lag = 0
-    for _ in reader.read(commands, partition, record.next):
-        lag += 1
-        if lag > LAG_COUNTED_MAX:
-            break
+    low, _ = reader.bounds(commands, partition)
+    lag = _lag(reader, commands, partition, record.next)
     stashed = stashed_commands(reader, system, behaviour, partition)
     parked = sorted({command.key for _, command in stashed if command.parked})
     committed = reader.committed(system.name, commands, partition)
-    return ShardStatus(behaviour.name, partition, record.next, committed, lag, record.seq, len(stashed), parked)
+    lost = (record.next, low - 1) if record.changelog and low > record.next else None
+    return ShardStatus(behaviour.name, partition, record.next, committed, lag, record.seq, len(stashed), parked, lost)
 
 
 def shard_statuses(reader: Reader, system: SystemDefinition) -> Iterator[ShardStatus]:
-    """Read the status of every shard, in the order of ``host()``. One that cannot be read hides no other."""
+    """Read the status of every shard, in the order of ``host()``, and the lag of partitions that are no shards.
+
+    A shard that cannot be read hides no other.
+    """
     for hosted in system.hosted.values():
+        name = hosted.behaviour.name
+        roles = {f"{system.name}.{name}.{role}": role for role in ("commands", "events", "state", "stash")}
+        ids = {roles[topic]: found for topic, found in reader.topic_ids([*roles]).items()}
         for partition in range(hosted.partitions):
             try:
-                yield shard_status(reader, system, hosted, partition)
-            except (DecodeError, Inconsistent) as error:
-                yield ShardStatus(hosted.behaviour.name, partition, 0, None, 0, 0, 0, [], str(error))
+                yield shard_status(reader, system, hosted, partition, ids)
+            except (DecodeError, Inconsistent, TopicMismatch) as error:
+                yield ShardStatus(name, partition, 0, None, 0, 0, 0, [], unreadable=str(error))
+        commands = topics.commands_topic(system.name, name)
+        for partition in range(hosted.partitions, reader.partition_count(commands) or 0):
+            low, _ = reader.bounds(commands, partition)
+            committed = reader.committed(system.name, commands, partition)
+            lag = _lag(reader, commands, partition, low)
+            yield ShardStatus(name, partition, low, committed, lag, 0, 0, [], is_read=False)
+
+
+def _lag(reader: Reader, commands: str, partition: int, next_offset: int) -> int:
+    """Count the commands of a partition from an offset on, up to `LAG_COUNTED_MAX` + 1."""
+    lag = 0
+    for _ in reader.read(commands, partition, next_offset):
+        lag += 1
+        if lag > LAG_COUNTED_MAX:
+            break
+    return lag

@@ -3,86 +3,100 @@
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from repertory.actors.control import DropParked, RetryParked
-from repertory.actors.headers import ASKED, CORRELATION_ID, MESSAGE_ID, REPLY_TO, RETRY_OF
-from repertory.actors.message import Done, Message, Undelivered
+from repertory.actors.control import DropParked, RetryEnded, RetryParked
+from repertory.actors.headers import ASKED, RETRY_OF, RETRY_TO
 from repertory.actors.placement import checked_key, partition_of
-from repertory.actors.wire import MessageDecoder, encode
+from repertory.actors.shard.changelog import StashedRecord
+from repertory.actors.wire import encode
 from repertory.bridge import topics
 from repertory.bridge.log.port import Backend, LogUnavailable, Reader
 from repertory.bridge.log.record import Output
+from repertory.bridge.system.committed import stashed_commands
 from repertory.bridge.system.definition import SystemDefinition
 from repertory.bridge.system.failed import DeadLetter, Parked, dead_letters, parked_keys, parked_on
+from repertory.operate.marks import MarkedDeadLetter, marked
+from repertory.operate.outcome import IGNORED, WAITING, Answers, Outcome, outcome_of
+from repertory.operate.waiting import Retried, why_it_waits
 
 
 class Operator:
-    """For use by one thread. Appends control commands to a shard's commands topic; the shard's owner executes them."""
+    """For use by one thread. Appends control commands to a shard's commands topic; the shard's owner executes them.
+
+    ``skipped`` names the records that a listing could not read: anybody may write to a topic.
+    """
 
     def __init__(self, system: SystemDefinition, backend: Backend) -> None:
-        self._system = system
+        self._system, self._backend = system, backend
         self._reader: Reader = backend.reader()
         self._appender = backend.appender()
+        self.skipped: list[str] = []
 
     # --- parked keys ------------------------------------------------------------------------------------------
 
     def parked(self) -> Iterator[Parked]:
         """Return all parked keys of the system."""
-        return parked_keys(self._reader, self._system)
+        return parked_keys(self._reader, self._system, skip=self.skipped.append)
 
     def find_parked(self, entity: str, key: str) -> Parked:
         """Return a parked key. Raises LookupError if the key is not parked or the system hosts no such entity."""
         hosted = self._system.hosted[self._system.behaviour(entity).entity]
         partition = partition_of(checked_key(key).encode(), hosted.partitions)
-        for parked in parked_on(self._reader, self._system, hosted, partition):
+        for parked in parked_on(self._reader, self._system, hosted, partition, skip=self.skipped.append):
             if parked.key == key:
                 return parked
         raise LookupError(f"the key {key!r} of {hosted.behaviour.name} is not parked")
 
-    def retry(self, parked: Parked, timeout_s: float = 30.0) -> None:
-        """Run a parked key's commands again, in order. Returns once the shard has accepted the request.
+    def retry(self, parked: Parked, wait_s: float = 30.0) -> Outcome:
+        """Run a parked key's commands again, in order, and return how the first of them ended.
+
+        If that takes longer than ``wait_s``, the outcome says what it waits for; the request stays in the log.
+        """
+        deadline_s = time.monotonic() + wait_s
+        answers = Answers(self._reader, self._system.name)
+        request = self._request(parked, RetryParked(offset=parked.offset), answers)
+        for answer in answers.follow(deadline_s):
+            if isinstance(answer, RetryEnded):
+                return outcome_of(answer)
+            record = self._stashed_at(parked.entity, parked.partition, parked.offset)
+            retry = None if record is None else record.retry
+            if retry is None or not retry.open or retry.offset != request:  # It has ended, or is not ours.
+                ended = answers.ended()
+                return Outcome(IGNORED, "another request retried or dropped it") if ended is None else outcome_of(ended)
+        return self._waits(Retried(parked.entity, parked.partition, parked.key, request, parked.offset))
+
+    def drop(self, parked: Parked, reason: str, wait_s: float = 30.0) -> None:
+        """Dead-letter a parked key's first command, with a reason; the commands behind it run.
 
         Raises LogUnavailable if no worker answers in time. The request stays in the log and is executed later.
         """
-        self._request(parked, RetryParked(offset=parked.offset), timeout_s)
-
-    def drop(self, parked: Parked, reason: str, timeout_s: float = 30.0) -> None:
-        """Dead-letter a parked key's first command, with a reason; the commands behind it run. Raises as ``retry``."""
         if not reason.strip():
             raise ValueError("a command is dropped with a reason, which the dead letter records; give one")
-        self._request(parked, DropParked(offset=parked.offset, reason=reason), timeout_s)
-
-    def _request(self, parked: Parked, message: RetryParked | DropParked, timeout_s: float) -> None:
-        replies, partition = topics.replies_topic(self._system.name), 0
-        correlation_id = uuid.uuid4().hex
-        _, position = self._reader.bounds(replies, partition)
-        headers = (
-            (MESSAGE_ID, correlation_id.encode()),
-            (CORRELATION_ID, correlation_id.encode()),
-            (REPLY_TO, f"{replies}/{partition}".encode()),
-        )
-        topic = topics.commands_topic(self._system.name, parked.entity)
-        self._appender.append([Output(topic, parked.partition, parked.key.encode(), encode(message), headers)])
-        answer = self._answer(replies, partition, position, correlation_id, timeout_s)
-        assert isinstance(answer, Done), f"a shard answered a control command with {answer}"
-
-    def _answer(self, topic: str, partition: int, position: int, correlation_id: str, timeout_s: float) -> Message:
-        decode = MessageDecoder([Done, Undelivered]).decode
-        deadline_s = time.monotonic() + timeout_s
-        while (left_s := deadline_s - time.monotonic()) > 0:
-            for record in self._reader.follow(topic, {partition: position}, left_s):
-                position = record.offset + 1
-                if record.header(CORRELATION_ID) == correlation_id.encode():
-                    found: Message = decode(record.value or b"")
-                    return found
-                if time.monotonic() > deadline_s:
-                    break
+        deadline_s = time.monotonic() + wait_s
+        answers = Answers(self._reader, self._system.name)
+        request = self._request(parked, DropParked(offset=parked.offset, reason=reason), answers)
+        if any(True for _ in answers.follow(deadline_s)):
+            return
+        waits = self._waits(Retried(parked.entity, parked.partition, parked.key, request, parked.offset))
         raise LogUnavailable(
-            f"no worker of {self._system.name} answered within {timeout_s:.0f} s; the request is in the log and is "
-            "executed when a worker runs"
+            f"no worker of {self._system.name} answered within {wait_s:g} s: {waits.why}; the request is in the log "
+            "and is executed when a worker reaches it"
         )
+
+    def _request(self, parked: Parked, message: RetryParked | DropParked, answers: Answers) -> int:
+        """Append a control command and return its offset."""
+        topic = topics.commands_topic(self._system.name, parked.entity)
+        output = Output(topic, parked.partition, parked.key.encode(), encode(message), answers.headers)
+        return self._appender.append([output])[0]
+
+    def _stashed_at(self, entity: str, partition: int, offset: int) -> StashedRecord | None:
+        hosted = self._system.hosted[self._system.behaviour(entity).entity]
+        found = stashed_commands(self._reader, self._system, hosted.behaviour, partition, skip=self.skipped.append)
+        return dict(found).get(offset)
+
+    def _waits(self, retried: Retried) -> Outcome:
+        return Outcome(WAITING, why_it_waits(self._reader, self._system, self._backend, retried))
 
     # --- dead letters -----------------------------------------------------------------------------------------
 
@@ -97,37 +111,40 @@ class Operator:
                 return letter
         raise LookupError(f"there is no dead letter {address!r}; `dead-letters list` shows the addresses, such as 0@17")
 
-    def retry_dead_letter(self, letter: DeadLetter, *, force: bool = False) -> None:
-        """Append the command again, at the end of its topic. Nobody receives its reply.
+    def marked(self, letters: Sequence[DeadLetter]) -> list[MarkedDeadLetter]:
+        """Return what became of dead letters."""
+        return marked(self._reader, self._system, letters)
 
-        Raises LookupError, unless ``force``, if the dead letter was retried before, or if the command was an ask: its
-        sender was answered with `Undelivered`, which says that the command is never applied.
+    def retry_dead_letter(self, letter: DeadLetter, *, force: bool = False, wait_s: float = 30.0) -> Outcome:
+        """Append the command again, at the end of its topic, and return how it ended. Nobody receives its reply.
+
+        Raises LookupError if its topic is not a commands topic of the system and, unless ``force``, if it was retried
+        before, or if its asker was answered with `Undelivered`, which says that the command is never applied.
         """
-        if not force:
-            if any(name in ASKED for name, _ in letter.headers):
-                raise LookupError(
-                    f"{letter.address} was an ask and was answered with Undelivered; --force retries it nevertheless"
-                )
-            if self._was_retried(letter):
-                raise LookupError(f"{letter.address} was retried before; --force retries it again")
-        headers = (*(header for header in letter.headers if header[0] not in ASKED), (RETRY_OF, letter.retry_of))
-        key = letter.record.key
-        count = self._reader.partition_count(letter.source_topic)
-        if count is None:
-            raise LookupError(f"{letter.address} came from the topic {letter.source_topic!r}, which no longer exists")
-        partition = letter.source_partition if key is None else partition_of(key, count)
-        self._appender.append([Output(letter.source_topic, partition, key, letter.record.value, headers)])
-
-    def _was_retried(self, letter: DeadLetter) -> bool:
-        topic, retry_of = letter.source_topic, letter.retry_of
-        return any(
-            record.header(RETRY_OF) == retry_of
-            for partition in range(self._reader.partition_count(topic) or 0)
-            for record in self._reader.read(topic, partition, self._low(topic, partition))
+        place, topic = letter.address, letter.source_topic
+        if topic not in self._system.commands_topics():
+            raise LookupError(f"{place} came from {topic!r}, which is not a commands topic of {self._system.name}")
+        (before,) = [MarkedDeadLetter(letter, (), answered=False)] if force else self.marked([letter])
+        if before.answered:
+            raise LookupError(f"{place} was an ask and was answered with Undelivered; --force retries it nevertheless")
+        if before.retried:
+            raise LookupError(f"{place} was retried before ({before.retried[-1]}); --force retries it again")
+        key, deadline_s = letter.record.key, time.monotonic() + wait_s
+        answers = Answers(self._reader, self._system.name)
+        left_out = {*ASKED, RETRY_OF, RETRY_TO}
+        headers = (
+            *(header for header in letter.headers if header[0] not in left_out),
+            (RETRY_OF, letter.retry_of),
+            answers.header(RETRY_TO),
         )
-
-    def _low(self, topic: str, partition: int) -> int:
-        return self._reader.bounds(topic, partition)[0]
+        hosted = next(h for h in self._system.hosted.values() if topic.endswith(f".{h.behaviour.name}.commands"))
+        partition = letter.source_partition if key is None else partition_of(key, hosted.partitions)
+        (offset,) = self._appender.append([Output(topic, partition, key, letter.record.value, headers)])
+        for answer in answers.follow(deadline_s):
+            if isinstance(answer, RetryEnded):
+                return outcome_of(answer)
+        text = "" if key is None else key.decode("utf-8", "replace")
+        return self._waits(Retried(hosted.behaviour.name, partition, text, offset, offset))
 
     def close(self) -> None:
         """Release what it holds."""

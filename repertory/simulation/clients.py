@@ -29,7 +29,7 @@ class Clients:
         self._system, self._appender = system, appender
         self._left = deque(commands)
         self._sent: list[Output] = []
-        self.count = 0
+        self.count = self._operated = 0
         self._hosted = [
             (topics.commands_topic(system.name, hosted.behaviour.name), hosted.partitions)
             for hosted in system.hosted.values()
@@ -59,8 +59,11 @@ class Clients:
             self._appender.append([self._sent[choices.below(len(self._sent), "again")]])
 
     def operate(self, place: TopicPartition, key: str, message: Command) -> None:
-        """Append a control command of an operator."""
-        self._appender.append([Output(*place, key.encode(), encode(message))])
+        """Append a control command of an operator, who waits for the answers."""
+        self._operated += 1
+        reply_to = f"{topics.replies_topic(self._system.name)}/{self._operated % topics.REPLIES_PARTITIONS}"
+        headers: Headers = ((REPLY_TO, reply_to.encode()), (CORRELATION_ID, b"o-%d" % self._operated))
+        self._appender.append([Output(*place, key.encode(), encode(message), headers)])
 
     def garbage(self, choices: Choices, input_bytes_max: int) -> None:
         """Append a record that is not a valid command, or a control command that must be ignored."""

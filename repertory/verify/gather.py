@@ -17,9 +17,10 @@ from repertory.actors.headers import (
     ERROR_TYPE,
     REPLY_KEY,
     REPLY_TO,
+    RETRY_TO,
 )
 from repertory.actors.message import RESERVED_PREFIX
-from repertory.actors.shard.changelog import CHANGELOG_INDEX
+from repertory.actors.shard.changelog import CHANGELOG_INDEX, RETRY_INDEX
 from repertory.actors.shard.seen_causes import SeenCauses, Stamp
 from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
@@ -96,6 +97,9 @@ class Gathered:
         #: The keys for which an operator may have made a request.
         self.operated: dict[TopicPartition, set[str]] = {source: set() for source in sources}
         self._answered: set[tuple[bytes, int]] = set()
+        #: Who waits for the outcome of a dead letter's retry; and the requests whose outcome was answered.
+        self._retries: set[bytes] = set()
+        self._retried: set[tuple[TopicPartition, int]] = set()
         self.targets = Targets()
         self.produced = {source: Produced() for source in sources}
         self.dead: dict[TopicPartition, dict[int, list[DeadLetterEntry]]] = {source: {} for source in sources}
@@ -160,6 +164,8 @@ class Gathered:
         headers = dict(record.headers)
         if REPLY_TO in headers and (asked := _asked(headers)) is not None:
             self._asks.append(asked)
+        if RETRY_TO in headers:
+            self._retries.add(headers[RETRY_TO])
         cause = cause_of(record)
         if cause is None or not cause.source.topic.startswith(self._prefix):
             return
@@ -174,9 +180,22 @@ class Gathered:
             self._answer(record, key)
 
     def _reply(self, record: Record) -> None:
-        if self._note(record, cause_of(record), self._findings.replies):
-            to = f"{record.topic}/{record.partition}".encode()
+        cause, to = cause_of(record), f"{record.topic}/{record.partition}".encode()
+        if cause is not None and cause.nth == RETRY_INDEX and cause.source in self.produced:
+            self._retry_ended(record, cause, to)
+        elif self._note(record, cause, self._findings.replies):
             self._answer(record, hash((to, b"", record.header(CORRELATION_ID) or b"")))
+
+    def _retry_ended(self, record: Record, cause: Cause, to: bytes) -> None:
+        """Check the answer to an operator who retried a command: there is one for each request, beside its `Done`."""
+        finding, correlation_id = self._findings.replies, record.header(CORRELATION_ID) or b""
+        finding.looked_at += 1
+        if cause[:2] in self._retried and record.header(EPOCH) is None:
+            finding.wrong(record, "is a second outcome of one retry")
+        self._retried.add(cause[:2])
+        is_asked = hash((to, b"", correlation_id)) in self._asks or to + b"/" + correlation_id in self._retries
+        if not is_asked and self._has_all_commands:
+            finding.wrong(record, "is the outcome of a retry that nobody requested")
 
     def _answer(self, record: Record, key: int) -> None:
         """Record a reply. At least once, a repeated reply of a command to the same ask is not a second reply."""

@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from repertory.bridge.log.clock import Clock, SystemClock
 from repertory.bridge.log.embedded import schema
-from repertory.bridge.log.embedded.log import EmbeddedLog
+from repertory.bridge.log.embedded.log import EmbeddedLog, lives
 from repertory.bridge.log.embedded.store import Store, exists, grouped
-from repertory.bridge.log.port import Log, Member, TopicMismatch, TopicSpec
+from repertory.bridge.log.port import Log, Member, MemberDescription, TopicMismatch, TopicSpec
 from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.bridge.system.settings import Settings
 from repertory.supervision.process.proc import writer_pid
@@ -160,6 +162,26 @@ class EmbeddedBackend:
         finally:
             store.release()
         return [spec.name for spec in made]
+
+    def members(self, group: str) -> Sequence[MemberDescription]:
+        """Return the members whose processes run; nobody but systems of ours can be one."""
+        if self._path and not exists(self._path):
+            return []
+        store = self._store()
+        try:
+            rows = store.rows(schema.MEMBER_SHARDS, (group,))
+        finally:
+            store.release()
+        found: dict[str, MemberDescription] = {}
+        for owner, node, slot, pid, start, topic, partition in rows:
+            if not lives(owner, pid, start):
+                continue
+            before = found.get(owner) or MemberDescription(
+                Member(group, node, slot).instance_id, f"process {pid}", "this machine", ()
+            )
+            shards = before.shards if topic is None else (*before.shards, TopicPartition(topic, partition))
+            found[owner] = msgspec.structs.replace(before, shards=shards)
+        return list(found.values())
 
     def log(self, member: Member, subscriptions: Sequence[str]) -> EmbeddedLog:
         """Return a member that joins its group at the first poll."""

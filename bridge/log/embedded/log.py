@@ -56,7 +56,7 @@ _LOOK_S = 0.5
 _living: set[str] = set()
 
 
-def _lives(owner: str, pid: int, start: str) -> bool:
+def lives(owner: str, pid: int, start: str) -> bool:
     """Tell whether an owner still runs, by what it wrote down about itself.
 
     Of an owner with our own pid we know it, also when that pid was another process's in an earlier boot.
@@ -247,7 +247,7 @@ class EmbeddedLog:
         return [
             owner
             for owner, pid, start, until_ms in rows
-            if not _lives(owner, pid, start) or (until_ms <= now_s * 1000 and not self._is_busy(pid, until_ms, now_s))
+            if not lives(owner, pid, start) or (until_ms <= now_s * 1000 and not self._is_busy(pid, until_ms, now_s))
         ]
 
     def _is_busy(self, pid: int, until_ms: int, now_s: float) -> bool:

@@ -111,6 +111,12 @@ MEMBERS = "SELECT owner, subscriptions FROM member WHERE grp = ? ORDER BY slot, 
 
 OTHERS = "SELECT owner, pid, pid_start, lease_until_ms FROM member WHERE grp = ? AND owner <> ?"
 
+MEMBER_SHARDS = """
+SELECT m.owner, m.node, m.slot, m.pid, m.pid_start, s.topic, s.partition
+FROM member AS m LEFT JOIN shard AS s ON s.grp = m.grp AND s.owner = m.owner
+WHERE m.grp = ? ORDER BY m.node, m.slot, s.topic, s.partition
+"""
+
 OCCUPANT = "SELECT owner, pid FROM member WHERE grp = ? AND node = ? AND slot = ?"
 
 OWNERS = "SELECT topic, partition, owner FROM shard WHERE grp = ?"

@@ -18,6 +18,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not re-expo
     OffsetSpec,
     TopicDescription,
 )
+from confluent_kafka.admin import MemberDescription as KafkaMember  # type: ignore[attr-defined]  # not re-exported
 from confluent_kafka.cimpl import NewTopic
 
 from repertory.bridge.log.kafka.config import KafkaConfig
@@ -31,7 +32,7 @@ from repertory.bridge.log.kafka.messages import (
     describe,
     error_of,
 )
-from repertory.bridge.log.port import LogUnavailable, Member, TopicMismatch, TopicSpec
+from repertory.bridge.log.port import LogUnavailable, Member, MemberDescription, TopicMismatch, TopicSpec
 from repertory.bridge.log.record import TopicPartition
 
 T = TypeVar("T")
@@ -134,6 +135,11 @@ class Admin:
             return None
         self._counts[topic] = len(found.partitions)
         return self._counts[topic]
+
+    def saw(self, shard: TopicPartition) -> None:
+        """Forget a cached number of partitions that is too small for a partition that exists."""
+        if self._counts.get(shard.topic, shard.partition + 1) <= shard.partition:
+            self._counts.pop(shard.topic, None)
 
     def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
         """Return the ids of those of the topics that exist; KafkaException if the cluster does not answer."""
@@ -300,22 +306,38 @@ class Admin:
             lambda: str(_result(self._client.describe_cluster(request_timeout=COORDINATOR_WAIT_S)).cluster_id)
         )
 
-    def slot(self, member: Member) -> Slot:
-        """Describe a slot of a group.
+    def members(self, group: str) -> list[MemberDescription]:
+        """Describe the members of a group."""
+        return [
+            MemberDescription(
+                each.group_instance_id or "",
+                each.client_id,
+                each.host.removeprefix("/"),
+                tuple(TopicPartition(place.topic, place.partition) for place in _assigned_to(each)),
+            )
+            for each in self._members(group)
+        ]
 
-        The admin client may abort the process while the coordinator does not answer (see :meth:`committed`), so a
-        consumer asks first. The first claim needs that consumer anyway.
-        """
-        self.committed(member.group, TopicPartition(f"{member.group}.control", 0))
-        group = self._retry(lambda: self._described(member.group))
-        members = group.members if group is not None else ()
-        assigned = {m.group_instance_id: m.assignment.topic_partitions if m.assignment else [] for m in members}
+    def slot(self, member: Member) -> Slot:
+        """Describe a slot of a group."""
+        members = self._members(member.group)
+        assigned = {m.group_instance_id: _assigned_to(m) for m in members}
         all_assigned = frozenset(TopicPartition(p.topic, p.partition) for each in assigned.values() for p in each)
         for other in members:
             if other.group_instance_id == member.instance_id:
                 topics = frozenset(p.topic for p in assigned[member.instance_id])
                 return Slot(other.member_id, topics, all_assigned)
         return Slot(None, None)
+
+    def _members(self, group: str) -> Sequence[KafkaMember]:
+        """Ask for the members of a group.
+
+        The admin client may abort the process while the coordinator does not answer (see :meth:`committed`), so a
+        consumer asks first. The first claim needs that consumer anyway.
+        """
+        self.committed(group, TopicPartition(f"{group}.control", 0))
+        found = self._retry(lambda: self._described(group))
+        return found.members if found is not None else ()
 
     def _described(self, name: str) -> ConsumerGroupDescription | None:
         """Ask with a new client: one whose connection broke may never find a coordinator again (see ``committed``).
@@ -346,6 +368,10 @@ def _result(future: Future[T]) -> T:
         return future.result(timeout=3 * REQUEST_TIMEOUT_S)
     except FutureTimeoutError:
         raise KafkaException(KafkaError(TIMED_OUT)) from None
+
+
+def _assigned_to(member: KafkaMember) -> Sequence[KafkaPartition]:
+    return member.assignment.topic_partitions if member.assignment else ()
 
 
 def _describe_spec(spec: TopicSpec) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from confluent_kafka import KafkaException
+
 from repertory.bridge.log.kafka.admin import Admin
 from repertory.bridge.log.kafka.appender import KafkaAppender
 from repertory.bridge.log.kafka.config import KafkaConfig
 from repertory.bridge.log.kafka.log import KafkaLog
+from repertory.bridge.log.kafka.messages import describe, error_of
 from repertory.bridge.log.kafka.reader import KafkaReader
-from repertory.bridge.log.port import InvalidSetting, Member, TopicSpec
+from repertory.bridge.log.port import InvalidSetting, LogUnavailable, Member, MemberDescription, TopicSpec
 from repertory.bridge.system.settings import Settings
 
 _SCHEME = "kafka://"
@@ -39,6 +42,15 @@ class KafkaBackend:
     def ensure(self, specs: Sequence[TopicSpec]) -> Sequence[str]:
         """See ``Backend.ensure``."""
         return self._admin.ensure(specs)
+
+    def members(self, group: str) -> Sequence[MemberDescription]:
+        """See ``Backend.members``."""
+        try:
+            return self._admin.members(group)
+        except KafkaException as failure:
+            raise LogUnavailable(
+                f"the group {group} cannot be asked for its members: {describe(error_of(failure))}"
+            ) from None
 
     def log(self, member: Member, subscriptions: Sequence[str]) -> KafkaLog:
         """See ``Backend.log``. The first poll joins the group."""

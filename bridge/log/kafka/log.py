@@ -347,6 +347,7 @@ class KafkaLog:
         if fresh:
             self._lease.renew(now_s)
         for where in shards:
+            self._admin.saw(where)
             self._shards[where] = KafkaShard(where, now_s if fresh else -math.inf)
             self._events.append(Assigned(where))
 

@@ -31,7 +31,7 @@ from repertory.bridge.reports import (
 from repertory.bridge.system.settings import Settings
 from repertory.bridge.topics import incidents_spec, incidents_topic
 from repertory.bridge.worker_log import WorkerLog
-from repertory.cli.status import standing
+from repertory.inspect.nodes import standing
 from repertory.supervision.process.proc import pid_start
 from repertory.supervision.process.reports import (
     Escalated,

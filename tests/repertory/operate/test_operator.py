@@ -190,7 +190,8 @@ def test_the_command_line_lists_retries_and_drops(application: tuple[ModuleType,
         assert "told to stop" in run(app, ["parked", "list", target, *log]).output
         assert '"behind": 1' in run(app, ["parked", "show", target, "counter", "bad", *log]).output
         retried = run(app, ["parked", "retry", target, "counter", "bad", *log])
-        assert retried.exit_code == 0, retried.output
+        assert retried.exit_code == 1, retried.output
+        assert "is parked again: ValueError: told to stop" in retried.output
         refused = run(app, ["parked", "drop", target, "counter", "good", "--reason", "x", *log])
         assert refused.exit_code == 64
         while not list(operator.parked()):
@@ -199,7 +200,7 @@ def test_the_command_line_lists_retries_and_drops(application: tuple[ModuleType,
         assert dropped.exit_code == 0, dropped.output
         assert "a typo" in run(app, ["dead-letters", "list", target, *log]).output
         assert "told to stop" in run(app, ["dead-letters", "show", target, "0@0", *log]).output
-        assert run(app, ["dead-letters", "retry", target, "0@0", *log]).exit_code == 0
+        assert run(app, ["dead-letters", "retry", target, "0@0", *log]).exit_code == 1
         assert run(app, ["dead-letters", "retry", target, "0@0", *log]).exit_code == 64
         assert run(app, ["dead-letters", "show", target, "0@9", *log]).exit_code == 64
         operator.close()

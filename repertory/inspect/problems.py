@@ -1,0 +1,120 @@
+"""What is wrong with a system, as ``repertory status --check`` finds it: each problem in one sentence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from repertory.bridge import topics
+from repertory.bridge.log.port import MemberDescription
+from repertory.bridge.node.status import NodeStatusRecord
+from repertory.bridge.system.definition import SystemDefinition
+from repertory.inspect.nodes import is_up
+from repertory.inspect.shards import ShardStatus
+
+#: Keys and shards that a summary names; the others are counted.
+_NAMED_MAX = 3
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Something that is wrong. ``kind`` is one of the words of `KINDS`, ``where`` a shard, a topic or a member."""
+
+    kind: str
+    where: str
+    what: str
+    is_failure: bool = True
+
+
+#: What ``--check`` fails for, and in which words its summary counts it.
+KINDS: Mapping[str, str] = {
+    "parked": "keys are parked",
+    "lost": "shards lost commands to retention",
+    "unreadable": "shards cannot be read",
+    "no-owner": "shards have no owner",
+    "not-serving": "shards do not serve",
+    "partitions": "topics have other numbers of partitions",
+    "foreign": "members of the group are not of this system",
+}
+
+
+def find_problems(
+    system: SystemDefinition,
+    shards: Iterable[ShardStatus],
+    nodes: Sequence[NodeStatusRecord],
+    members: Sequence[MemberDescription],
+    found: Mapping[str, int],
+    now_ms: int,
+) -> list[Problem]:
+    """Return all problems. ``found`` are the topics of the log with their numbers of partitions."""
+    ours = [member for member in members if not is_foreign(system, member)]
+    owned = {place for member in ours for place in member.shards}
+    down = {name: state for node in nodes if is_up(node, now_ms) for name, state in node.down.items()}
+    problems: list[Problem] = []
+    for shard in shards:
+        if shard.is_read:
+            place = (topics.commands_topic(system.name, shard.entity), shard.partition)
+            problems += _of_shard(shard, down.get(shard.name, ""), is_owned=place in owned)
+    for spec in system.topic_specs():
+        if (count := found.get(spec.name, spec.partitions)) != spec.partitions:
+            problems.append(Problem("partitions", spec.name, topics.wrong_count(spec.name, count, spec.partitions)))
+    problems += [
+        Problem("foreign", member.client, foreign_member(system.name, member), is_failure=bool(member.shards))
+        for member in members
+        if is_foreign(system, member)
+    ]
+    return problems
+
+
+def _of_shard(shard: ShardStatus, state: str, *, is_owned: bool) -> list[Problem]:
+    name, found = shard.name, []
+    if shard.unreadable:
+        found.append(Problem("unreadable", name, shard.unreadable))
+    if shard.lost is not None:
+        first, last = shard.lost
+        what = f"commands {first} to {last} were taken by retention and never handled; see repertory skip-lost"
+        found.append(Problem("lost", name, what))
+    if not is_owned:
+        found.append(Problem("no-owner", name, "no worker has it"))
+    elif state:
+        found.append(Problem("not-serving", name, state))
+    return [*found, *(Problem("parked", f"{shard.entity} {key}", "its first command failed") for key in shard.parked)]
+
+
+def is_foreign(system: SystemDefinition, member: MemberDescription) -> bool:
+    """Return whether a member of the system's group is not a worker of this system, or has partitions that are not.
+
+    A worker's name within the group is ``{system}/{node}/{slot}``. Another build of the same name may host others.
+    """
+    parts = member.instance_id.split("/")
+    is_worker = len(parts) >= 3 and parts[0] == system.name and parts[-1].isdigit()
+    known = {*system.commands_topics(), topics.control_topic(system.name)}
+    return not is_worker or any(place.topic not in known for place in member.shards)
+
+
+def foreign_member(group: str, member: MemberDescription) -> str:
+    """Return what a foreign member of a group does there, and the remedy."""
+    name = member.instance_id or "no instance id"
+    has = f"has {', '.join(map(str, member.shards))}" if member.shards else "has no partition now"
+    return (
+        f"client {member.client!r} ({name}) on {member.host} is in the consumer group {group!r} and is no worker of "
+        f"this system; it {has}. Its partitions are not served, and its offsets are not ours: give that application "
+        "a group.id of its own"
+    )
+
+
+def summary(problems: Sequence[Problem], shards: int) -> str:
+    """Return one line: what is wrong, or that nothing is."""
+    failures = [problem for problem in problems if problem.is_failure]
+    if not failures:
+        warned = f"; {len(problems)} warnings" if problems else ""
+        return f"ok: {shards} shards have an owner, no key is parked{warned}"
+    counts = Counter(problem.kind for problem in failures)
+    return "; ".join(_counted(kind, [p for p in failures if p.kind == kind]) for kind in KINDS if counts[kind])
+
+
+def _counted(kind: str, found: Sequence[Problem]) -> str:
+    more = len(found) - _NAMED_MAX
+    names = ", ".join(problem.where for problem in found[:_NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
+    return f"{len(found)} {KINDS[kind]}: {names}"
