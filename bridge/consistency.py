@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from repertory.actors.shard.changelog import ShardRecord, first_shard_record
+from repertory.actors.shard.changelog import LOST, RECREATED, Accepted, ShardRecord, first_shard_record
 from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.turn_result import Incident
 from repertory.bridge.codec import Codec
@@ -34,13 +34,13 @@ def check_topics(
     """Check that each topic is the one that the shard record knows; return the record with all ids, and incidents.
 
     A topic that was deleted and created again has the same name, and offsets that mean other records: commands would be
-    skipped, and nothing would contradict it. If an operator adopts the topics, the new ids are recorded.
+    skipped, and nothing would contradict it. If an operator accepts the topics, the new ids are recorded.
     """
     merged = msgspec.structs.replace(record, topic_ids={**record.topic_ids, **_ids(codec, claimed)})
     names = recreated(codec, record, claimed.ids)
     if not names:
         return merged, ()
-    if not config.adopt:
+    if (accepts := _accepted(config, RECREATED)) is None:
         raise Inconsistent.of(
             config.id,
             f"{names} deleted and created again since this shard wrote its last record; its offsets and records "
@@ -49,11 +49,9 @@ def check_topics(
             "else delete the system's topics and its group to start over",
         )
     then = f"the shard continues at command {record.next}"
-    return merged, (
-        Incident(
-            str(config.id), "TopicsAdopted", f"{names} deleted and created again: {config.adopt}", then, "adopted"
-        ),
-    )
+    what = f"{names} deleted and created again: {accepts.reason}"
+    merged = msgspec.structs.replace(merged, accepted=(*merged.accepted, accepts))
+    return merged, (Incident(str(config.id), "TopicsAdopted", what, then, RECREATED),)
 
 
 def recreated(codec: Codec, record: ShardRecord, ids: Mapping[str, str]) -> str:
@@ -63,31 +61,53 @@ def recreated(codec: Codec, record: ShardRecord, ids: Mapping[str, str]) -> str:
     return f"{' and '.join(found)} {'were' if len(found) > 1 else 'was'}" if found else ""
 
 
-def check_offsets(config: ShardConfig, codec: Codec, claimed: Claimed, next_offset: int) -> None:
-    """Check the next command of a shard record against the group's offset and the commands topic."""
-    if claimed.committed not in (None, next_offset):
+def check_offsets(
+    config: ShardConfig, codec: Codec, claimed: Claimed, record: ShardRecord
+) -> tuple[ShardRecord, tuple[Incident, ...]]:
+    """Check the next command of a shard record against the group's offset; return as `check_commands` does."""
+    if claimed.committed not in (None, record.next):
         raise Inconsistent.of(
             config.id,
-            f"the group's offset is {claimed.committed}, the shard record says {next_offset}: the offset was "
-            f"moved, or a transaction is torn; if it was moved, set it back to {next_offset}",
+            f"the group's offset is {claimed.committed}, the shard record says {record.next}: the offset was "
+            f"moved, or a transaction is torn; if it was moved, set it back to {record.next}",
         )
-    check_commands(config, codec, claimed, next_offset)
+    return check_commands(config, codec, claimed, record)
 
 
-def check_commands(config: ShardConfig, codec: Codec, claimed: Claimed, next_offset: int) -> None:
-    """Check that the commands topic still has the next command and those after it."""
-    if claimed.start_offset > next_offset:
+def check_commands(
+    config: ShardConfig, codec: Codec, claimed: Claimed, record: ShardRecord
+) -> tuple[ShardRecord, tuple[Incident, ...]]:
+    """Check that the commands topic still has the next command and those after it.
+
+    Returns the record and incidents; if an operator accepts that commands are lost, the record continues behind them.
+    """
+    if claimed.end_offset < record.next:
         raise Inconsistent.of(
             config.id,
-            f"commands {next_offset} to {claimed.start_offset - 1} are missing from {codec.commands} and were "
-            "never handled; restore them from a backup, and keep commands longer (retention.ms=-1)",
-        )
-    if claimed.end_offset < next_offset:
-        raise Inconsistent.of(
-            config.id,
-            f"{codec.commands} ends at {claimed.end_offset} where {next_offset} is next: its tail is lost; "
+            f"{codec.commands} ends at {claimed.end_offset} where {record.next} is next: its tail is lost; "
             "restore it from a backup",
         )
+    if claimed.start_offset <= record.next:
+        return record, ()
+    lost = f"commands {record.next} to {claimed.start_offset - 1}"
+    if (accepts := _accepted(config, LOST)) is None:
+        raise Inconsistent.of(
+            config.id,
+            f"{lost} are missing from {codec.commands} and were never handled; restore them from a backup, or accept "
+            f"the loss: repertory skip-lost … --shard {config.id} --reason …; and keep commands longer "
+            "(retention.ms=-1)",
+        )
+    accepts = msgspec.structs.replace(accepts, first=record.next, last=claimed.start_offset - 1)
+    incident = Incident(
+        str(config.id), "CommandsLost", f"{lost} are skipped: {accepts.reason}",
+        f"the shard continues at command {claimed.start_offset}", LOST,
+    )  # fmt: skip
+    record = msgspec.structs.replace(record, next=claimed.start_offset, accepted=(*record.accepted, accepts))
+    return record, (incident,)
+
+
+def _accepted(config: ShardConfig, what: str) -> Accepted | None:
+    return config.accepts if config.accepts is not None and config.accepts.what == what else None
 
 
 def _ids(codec: Codec, claimed: Claimed) -> dict[str, str]:

@@ -8,7 +8,7 @@ import msgspec
 
 from repertory.actors.context import Directory
 from repertory.actors.entity import Behaviour
-from repertory.actors.shard.changelog import ShardId
+from repertory.actors.shard.changelog import Accepted, ShardId
 from repertory.actors.shard.config import Limits, ShardConfig
 from repertory.bridge.codec import Codec
 from repertory.supervision.policy import Policy
@@ -30,8 +30,8 @@ class Topology(msgspec.Struct, frozen=True):
     entities: Mapping[str, HostedEntity]
     directory: Directory
     limits: Limits
-    #: Shards whose topics an operator adopts, and why; with any, all shards only recover.
-    adopt: Mapping[ShardId, str] = {}
+    #: What an operator accepts about shards (``bridge.system.accept``); with any, all shards only recover.
+    accepts: Mapping[ShardId, Accepted] = {}
 
     def shard_config(
         self, topic: str, partition: int, in_flight: MutableSequence[int] | None = None, owner: str = ""
@@ -46,5 +46,5 @@ class Topology(msgspec.Struct, frozen=True):
         return ShardConfig(
             shard, topic, hosted.partitions, hosted.behaviour, hosted.policy,
             self.directory, self.limits, hosted.first_number + partition,
-            [0, 0, 0] if in_flight is None else in_flight, owner, self.adopt.get(shard, ""), bool(self.adopt),
+            [0, 0, 0] if in_flight is None else in_flight, owner, self.accepts.get(shard), bool(self.accepts),
         )  # fmt: skip

@@ -141,7 +141,8 @@ class Recovery:
         else:
             record, self._incidents = check_topics(self._config, codec, claimed, self._record)
         if not record.nontransactional:  # Else the group's offset may lag behind, and the journal has the rest.
-            check_offsets(self._config, codec, claimed, record.next)
+            record, more = check_offsets(self._config, codec, claimed, record)
+            self._incidents += more
         return record
 
     # --- stash ------------------------------------------------------------------------------------------------
@@ -257,7 +258,8 @@ class Recovery:
         assert found is not None
         record = found.record
         if record.nontransactional:
-            check_commands(self._config, self._codec, self._claimed, record.next)
+            record, more = check_commands(self._config, self._codec, self._claimed, record)
+            found = self._found = msgspec.structs.replace(found, record=record, incidents=(*found.incidents, *more))
         if nontransactional is not None:
             self._found = msgspec.structs.replace(found, seen=nontransactional.seen)
             if (from_offset := max(record.seen, self._claimed.start_offset)) < record.next:

@@ -37,6 +37,25 @@ class ShardId(msgspec.Struct, frozen=True, order=True):
         return f"{self.entity}/{self.partition}"
 
 
+class Accepted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an operator has accepted about a shard, because nothing else lets it go on: who, when and why.
+
+    ``what`` is one of `ACCEPTED`. ``first`` and ``last``: the commands that retention took before they were handled;
+    -1 where topics were created again.
+    """
+
+    what: str
+    reason: str
+    who: str = ""
+    at_ms: Count = 0
+    first: Offset = -1
+    last: Offset = -1
+
+
+#: What can be accepted: topics that were created again, and commands that are lost.
+RECREATED, LOST = ACCEPTED = ("recreated-topics", "lost-commands")
+
+
 class ShardRecord(
     msgspec.Struct, frozen=True, tag_field="type", tag="Shard", forbid_unknown_fields=True, omit_defaults=True
 ):
@@ -59,6 +78,8 @@ class ShardRecord(
 
     ``topic_ids``: the log's id of each topic of the shard, by its role (``commands``, ``events``, ``state``,
     ``stash``). A topic that was deleted and created again has the same name and other records, and another id.
+
+    ``accepted``: what operators have accepted, oldest first; ``verify`` and ``status`` show it.
     """
 
     next: Count
@@ -76,6 +97,7 @@ class ShardRecord(
     nontransactional: bool = False
     seen: Count = 0
     topic_ids: dict[str, str] = {}
+    accepted: tuple[Accepted, ...] = ()
 
 
 def first_shard_record(next_offset: int = 0) -> ShardRecord:

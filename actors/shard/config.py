@@ -8,7 +8,7 @@ import msgspec
 
 from repertory.actors.context import Directory
 from repertory.actors.entity import Behaviour
-from repertory.actors.shard.changelog import ShardId
+from repertory.actors.shard.changelog import Accepted, ShardId
 from repertory.supervision.policy import Policy
 
 EXACTLY_ONCE, AT_LEAST_ONCE = "exactly-once", "at-least-once"
@@ -47,7 +47,7 @@ class ShardConfig(msgspec.Struct, frozen=True):
     in_flight: MutableSequence[int] = msgspec.field(default_factory=lambda: [0, 0, 0])
     #: The run of the node that holds this memory, as shard records name it; empty if no memory outlives the process.
     owner: str = ""
-    #: Why an operator accepts topics that were created again; empty if none does (``bridge.consistency``).
-    adopt: str = ""
+    #: What an operator accepts about the shard, if anything (``bridge.consistency``).
+    accepts: Accepted | None = None
     #: Whether the shard only recovers and handles no command.
     recovers_only: bool = False

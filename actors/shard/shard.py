@@ -237,6 +237,7 @@ class Shard:
             self._next, entities.seq, tail_start, entities.window.tail_offset(tail_start),
             last.changelog + len(turn.changelog) + 1,
             epoch=last.epoch, nontransactional=last.nontransactional, seen=seen, topic_ids=last.topic_ids,
+            accepted=last.accepted,
         )  # fmt: skip
         return guard.signed(record)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -10,7 +11,7 @@ import msgspec
 from repertory.actors.entity import Behaviour, Entity
 from repertory.actors.headers import SEQ, VERSION
 from repertory.actors.placement import checked_key, partition_of
-from repertory.actors.shard.changelog import ShardRecord, StashedRecord, StateRecord, first_shard_record
+from repertory.actors.shard.changelog import LOST, Accepted, ShardRecord, StashedRecord, StateRecord, first_shard_record
 from repertory.actors.shard.replay import fold, restore
 from repertory.actors.wire import DecodeError
 from repertory.bridge import codec as wire
@@ -88,6 +89,14 @@ def shard_record(reader: Reader, system: SystemDefinition, behaviour: Behaviour,
     return _decoded_shard(shard)
 
 
+def current_record(reader: Reader, system: SystemDefinition, behaviour: Behaviour, partition: int) -> ShardRecord:
+    """Return the shard record, brought up to date with the journal if the shard works without transactions."""
+    record = shard_record(reader, system, behaviour, partition)
+    if record.nontransactional and behaviour.journaled:
+        _, record = journal(reader, system, behaviour, partition, record)
+    return record
+
+
 def _decoded_shard(record: Record | None) -> ShardRecord:
     return first_shard_record() if record is None else _decoded(wire.decode_shard, record)
 
@@ -162,3 +171,15 @@ def stashed_commands(
                 raise DecodeError(sentence) from error
             skip(sentence)
     return sorted(found.items())
+
+
+def accepted_of(shard: str, accepted: Accepted) -> str:
+    """Describe what an operator accepted (``bridge.system.accept``): which shard, what, who, when and why."""
+    what = "topics that were created again were adopted"
+    if accepted.what == LOST:
+        what = f"commands {accepted.first} to {accepted.last} are lost and were skipped"
+    try:
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(accepted.at_ms / 1000))
+    except (OverflowError, ValueError, OSError):  # A record may hold any number.
+        at = f"{accepted.at_ms} ms"
+    return f"{shard}: {what} by {accepted.who or 'an operator'} at {at}: {accepted.reason}"

@@ -13,7 +13,7 @@ import msgspec
 
 from repertory.actors.entity import Entity
 from repertory.actors.message import Message
-from repertory.actors.shard.changelog import ShardId, StashedRecord
+from repertory.actors.shard.changelog import Accepted, ShardId, StashedRecord
 from repertory.bridge import kill_points, topics
 from repertory.bridge.assigned_shard import ShardPhase
 from repertory.bridge.log.clock import Clock, SystemClock
@@ -54,12 +54,12 @@ class Running:
         backend: Backend,
         clock: Clock | None = None,
         *,
-        adopt: Mapping[ShardId, str] | None = None,
+        accepts: Mapping[ShardId, Accepted] | None = None,
     ) -> None:
-        """``adopt``: shards whose recreated topics are adopted, and why (``ActorSystem.adopt``)."""
+        """``accepts``: what an operator accepts about shards; see ``bridge.system.accept``."""
         self.system = system
         self._backend = backend
-        self._adopt = adopt or {}
+        self._accepts = accepts or {}
         self._clock = clock or SystemClock()
         #: Called at each kill point (``bridge.kill_points``) that this worker reaches; a test may raise there.
         self.on_kill_point: Callable[[str], None] | None = None
@@ -80,7 +80,7 @@ class Running:
     def _start(self) -> tuple[Log, ShardLoop]:
         member = Member(self.system.name, socket.gethostname(), 0)
         log = self._backend.log(member, self.system.commands_topics())
-        topology = msgspec.structs.replace(self.system.topology(log.partition_count), adopt=self._adopt)
+        topology = msgspec.structs.replace(self.system.topology(log.partition_count), accepts=self._accepts)
         loop = ShardLoop(
             log,
             self.system.region(topology, owner=self.owner),

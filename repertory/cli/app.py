@@ -14,7 +14,8 @@ import typer
 
 from repertory.actors.shard.changelog import ShardId
 from repertory.bridge.log.record import Record
-from repertory.bridge.system.adopt import adopt as adopt_topics
+from repertory.bridge.system.accept import adopt as adopt_topics
+from repertory.bridge.system.accept import skip_lost as skip_lost_commands
 from repertory.bridge.system.committed import entity_state
 from repertory.bridge.system.configuration import configuration
 from repertory.bridge.system.settings import Settings
@@ -142,14 +143,42 @@ def topics(
 def _adopt(system: ActorSystem, shard: str, reason: str, log: str | None, kafka_config: Path | None) -> None:
     if log is None:
         raise ValueError("--adopt needs --log: where the topics are")
+    accepted = _shard(system, shard)
+    with opened(log, kafka_config, system.settings) as backend:
+        adopted = adopt_topics(system, backend, accepted, reason)
+    console.print(f"adopted: {adopted}", soft_wrap=True)
+
+
+@app.command()
+def skip_lost(
+    target: Target,
+    log: LogUrl,
+    shard: Annotated[str, typer.Option(metavar="ENTITY/N", help="The shard, as in account/0.")],
+    reason: Annotated[str, typer.Option(help="Why: it is kept in the shard record.")],
+    kafka_config: KafkaConfig = None,
+) -> None:
+    """Go on behind commands that retention took before they were handled: they are lost, and this accepts it.
+
+    For a shard that refuses to start for that reason, while no node runs. Restore the commands from a backup instead
+    if there is one. status and verify show which commands were skipped, by whom, when and why.
+    """
+    with sentences():
+        system = configured(target)
+        system.check()
+        found = _shard(system, shard)
+        with opened(log, kafka_config, system.settings) as backend:
+            skipped = skip_lost_commands(system, backend, found, reason)
+    console.print(f"{found}: {skipped}", soft_wrap=True)
+
+
+def _shard(system: ActorSystem, shard: str) -> ShardId:
+    """Return a shard by its name, ``account/0``; LookupError if there is none."""
     entity, _, partition = shard.rpartition("/")
     behaviour = system.behaviour(entity)
     hosted = system.hosted[behaviour.entity]
-    if not partition.isdigit() or int(partition) >= hosted.partitions:
+    if not partition.isascii() or not partition.isdigit() or int(partition[:9]) >= hosted.partitions:
         raise LookupError(f"there is no shard {shard!r}: {behaviour.name} has shards 0 to {hosted.partitions - 1}")
-    with opened(log, kafka_config, system.settings) as backend:
-        adopted = adopt_topics(system, backend, ShardId(behaviour.name, int(partition)), reason)
-    console.print(f"adopted: {adopted}", soft_wrap=True)
+    return ShardId(behaviour.name, int(partition))
 
 
 @app.command()

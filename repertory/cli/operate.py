@@ -25,7 +25,7 @@ from repertory.cli.shared import (
 from repertory.inspect.readable import readable, readable_key
 from repertory.operate.marks import MarkedDeadLetter
 from repertory.operate.operator import Operator
-from repertory.operate.outcome import Outcome
+from repertory.operate.outcome import RetryOutcome
 
 parked = typer.Typer(
     name="parked", help="Keys whose first command failed too often.", no_args_is_help=True, rich_markup_mode=None
@@ -214,7 +214,7 @@ def retry_dead_letter(
     _print_outcome(f"{letter.address} was appended to {letter.source_topic} again and", outcome, wait)
 
 
-def _print_outcome(what: str, outcome: Outcome, wait_s: float) -> None:
+def _print_outcome(what: str, outcome: RetryOutcome, wait_s: float) -> None:
     """Say how a retry ended, and leave with the exit code that a script can use."""
     answer = f": {readable(outcome.reply)}" if outcome.reply else ""
     match outcome.what:

@@ -12,6 +12,7 @@ import typer
 
 from repertory.bridge.log.port import Backend, MemberDescription
 from repertory.bridge.node.status import NodeStatusRecord
+from repertory.bridge.system.committed import accepted_of
 from repertory.bridge.system.system import ActorSystem
 from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, configured, console, errors, opened, sentences
 from repertory.inspect.nodes import age, node_records, standing
@@ -131,6 +132,9 @@ def _print_tables(system: ActorSystem, found: _Found) -> None:
     for problem in found.problems:
         if problem.kind in ("partitions", "foreign", "lost", "not-serving"):
             console.print(f"{problem.where}: {problem.what}", soft_wrap=True)
+    for shard in found.shards:
+        for accepted in shard.accepted:
+            console.print(f"accepted: {accepted_of(shard.name, accepted)}", soft_wrap=True)
     if found.nodes:
         console.print(_nodes(found.nodes, found.now_ms))
     for node in found.nodes:

@@ -45,6 +45,8 @@ def verify(
     console.print(
         f"commands: {fates or 'none'}; {report.records:,} records read in {report.seconds:.1f} s", soft_wrap=True
     )
+    for sentence in report.accepted:
+        console.print(f"accepted: {sentence}", soft_wrap=True)
     if report.grew:
         errors.print(
             "repertory: records were added during the verification; stop the system and verify again", soft_wrap=True

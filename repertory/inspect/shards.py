@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from repertory.actors.shard.changelog import Accepted
 from repertory.actors.wire import DecodeError
 from repertory.bridge import topics
 from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.port import Reader, TopicMismatch
-from repertory.bridge.system.committed import journal, shard_record, stashed_commands
+from repertory.bridge.system.committed import current_record, stashed_commands
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
 
 #: ``status`` counts up to this many unhandled commands exactly; above it, it prints "more than".
@@ -21,7 +22,8 @@ class ShardStatus(msgspec.Struct, frozen=True):
     """The status of one shard. ``lag`` counts its unhandled committed commands, up to `LAG_COUNTED_MAX` + 1.
 
     ``lost``: the range of commands, from and to, that retention took before they were handled. ``unreadable``: why its
-    records cannot be read; the numbers mean nothing then. "" if they can. ``is_read``: False for a partition that was
+    records cannot be read; the numbers mean nothing then. "" if they can. ``accepted``: what operators have accepted,
+    lost commands and recreated topics. ``is_read``: False for a partition that was
     added to the commands topic: the code places no key there, and nobody reads it.
     """
 
@@ -34,6 +36,7 @@ class ShardStatus(msgspec.Struct, frozen=True):
     stashed: int
     parked: list[str]
     lost: tuple[int, int] | None = None
+    accepted: tuple[Accepted, ...] = ()
     unreadable: str = ""
     is_read: bool = True
 
@@ -44,16 +47,14 @@ class ShardStatus(msgspec.Struct, frozen=True):
 
 
 def shard_status(
-    reader: Reader, system: SystemDefinition, hosted: EntityDefinition, partition: int, ids: Mapping[str, str]
+    reader: Reader, system: SystemDefinition, hosted: EntityDefinition, partition: int, ids: Mapping[str, str] = {}
 ) -> ShardStatus:
     """Return the status of a shard from its committed records. ``ids``: those of the entity's topics, by their role."""
     behaviour = hosted.behaviour
-    record = shard_record(reader, system, behaviour, partition)
+    record = current_record(reader, system, behaviour, partition)
     if other := [role for role, known in record.topic_ids.items() if ids.get(role, known) != known]:
         name = f"{system.name}.{behaviour.name}.{other[0]}"
         raise Inconsistent(f"{name} was deleted and created again since the shard record was written")
-    if record.nontransactional and behaviour.journaled:
-        _, record = journal(reader, system, behaviour, partition, record)
     commands = topics.commands_topic(system.name, behaviour.name)
     low, _ = reader.bounds(commands, partition)
     lag = _lag(reader, commands, partition, record.next)
@@ -61,7 +62,9 @@ def shard_status(
     parked = sorted({command.key for _, command in stashed if command.parked})
     committed = reader.committed(system.name, commands, partition)
     lost = (record.next, low - 1) if record.changelog and low > record.next else None
-    return ShardStatus(behaviour.name, partition, record.next, committed, lag, record.seq, len(stashed), parked, lost)
+    return ShardStatus(
+        behaviour.name, partition, record.next, committed, lag, record.seq, len(stashed), parked, lost, record.accepted
+    )
 
 
 def shard_statuses(reader: Reader, system: SystemDefinition) -> Iterator[ShardStatus]:

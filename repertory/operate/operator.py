@@ -17,7 +17,7 @@ from repertory.bridge.system.committed import stashed_commands
 from repertory.bridge.system.definition import SystemDefinition
 from repertory.bridge.system.failed import DeadLetter, Parked, dead_letters, parked_keys, parked_on
 from repertory.operate.marks import MarkedDeadLetter, marked
-from repertory.operate.outcome import IGNORED, WAITING, Answers, Outcome, outcome_of
+from repertory.operate.outcome import IGNORED, WAITING, Answers, RetryOutcome, outcome_of
 from repertory.operate.waiting import Retried, why_it_waits
 
 
@@ -48,7 +48,7 @@ class Operator:
                 return parked
         raise LookupError(f"the key {key!r} of {hosted.behaviour.name} is not parked")
 
-    def retry(self, parked: Parked, wait_s: float = 30.0) -> Outcome:
+    def retry(self, parked: Parked, wait_s: float = 30.0) -> RetryOutcome:
         """Run a parked key's commands again, in order, and return how the first of them ended.
 
         If that takes longer than ``wait_s``, the outcome says what it waits for; the request stays in the log.
@@ -63,7 +63,11 @@ class Operator:
             retry = None if record is None else record.retry
             if retry is None or not retry.open or retry.offset != request:  # It has ended, or is not ours.
                 ended = answers.ended()
-                return Outcome(IGNORED, "another request retried or dropped it") if ended is None else outcome_of(ended)
+                return (
+                    RetryOutcome(IGNORED, "another request retried or dropped it")
+                    if ended is None
+                    else outcome_of(ended)
+                )
         return self._waits(Retried(parked.entity, parked.partition, parked.key, request, parked.offset))
 
     def drop(self, parked: Parked, reason: str, wait_s: float = 30.0) -> None:
@@ -95,8 +99,8 @@ class Operator:
         found = stashed_commands(self._reader, self._system, hosted.behaviour, partition, skip=self.skipped.append)
         return dict(found).get(offset)
 
-    def _waits(self, retried: Retried) -> Outcome:
-        return Outcome(WAITING, why_it_waits(self._reader, self._system, self._backend, retried))
+    def _waits(self, retried: Retried) -> RetryOutcome:
+        return RetryOutcome(WAITING, why_it_waits(self._reader, self._system, self._backend, retried))
 
     # --- dead letters -----------------------------------------------------------------------------------------
 
@@ -115,7 +119,7 @@ class Operator:
         """Return what became of dead letters."""
         return marked(self._reader, self._system, letters)
 
-    def retry_dead_letter(self, letter: DeadLetter, *, force: bool = False, wait_s: float = 30.0) -> Outcome:
+    def retry_dead_letter(self, letter: DeadLetter, *, force: bool = False, wait_s: float = 30.0) -> RetryOutcome:
         """Append the command again, at the end of its topic, and return how it ended. Nobody receives its reply.
 
         Raises LookupError if its topic is not a commands topic of the system and, unless ``force``, if it was retried

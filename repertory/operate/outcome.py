@@ -22,7 +22,7 @@ _PARTITION = 0
 WAITING, IGNORED = "waiting", "ignored"
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class RetryOutcome(msgspec.Struct, frozen=True):
     """How a retry ended. ``what``: applied, rejected, parked, dead-lettered, waiting or ignored.
 
     ``reply``: the encoded answer of the handler, b"" if it gave none. ``why``: the error of a command that is parked or
@@ -94,6 +94,6 @@ class Answers:
         return found
 
 
-def outcome_of(ended: RetryEnded) -> Outcome:
+def outcome_of(ended: RetryEnded) -> RetryOutcome:
     """Return the outcome that a shard has answered."""
-    return Outcome(ended.outcome, f"{ended.error}: {ended.reason}" if ended.error else "", ended.reply)
+    return RetryOutcome(ended.outcome, f"{ended.error}: {ended.reason}" if ended.error else "", ended.reply)

@@ -9,7 +9,7 @@ from repertory.bridge import topics
 from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.port import Backend, Reader
 from repertory.bridge.log.record import TopicPartition
-from repertory.bridge.system.committed import journal, shard_record, stashed_commands
+from repertory.bridge.system.committed import current_record, stashed_commands
 from repertory.bridge.system.definition import SystemDefinition
 
 
@@ -31,9 +31,7 @@ def why_it_waits(reader: Reader, system: SystemDefinition, backend: Backend, ret
         return f"no worker has the shard {name}: no node of {system.name} is running"
     behaviour = system.behaviour(retried.entity)
     try:
-        record = shard_record(reader, system, behaviour, retried.partition)
-        if record.nontransactional and behaviour.journaled:
-            _, record = journal(reader, system, behaviour, retried.partition, record)
+        record = current_record(reader, system, behaviour, retried.partition)
     except (DecodeError, Inconsistent) as error:
         return f"the shard {name} cannot be read: {error}"
     stashed = stashed_commands(reader, system, behaviour, retried.partition, skip=lambda _: None)

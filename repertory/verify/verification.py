@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
+from repertory.actors.shard.changelog import ShardRecord
 from repertory.bridge import topics
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record, TopicPartition
+from repertory.bridge.system.committed import accepted_of
 from repertory.bridge.system.definition import SystemDefinition
+from repertory.verify.accepted import check_skipped
 from repertory.verify.again import Moment, Subject
 from repertory.verify.changelog import Changelog
 from repertory.verify.decisions import Decisions
@@ -34,6 +37,8 @@ from repertory.verify.values import Receivers, alike
 class VerificationReport(msgspec.Struct, frozen=True):
     """The result of a verification. ``fates`` counts commands by their outcome.
 
+    ``accepted``: what operators have accepted, as the shard records say.
+
     ``grew``: records were added during the verification, so that a violation may only be a command in progress.
     """
 
@@ -44,6 +49,7 @@ class VerificationReport(msgspec.Struct, frozen=True):
     seconds: float
     fates: dict[str, int]
     checks: list[Check]
+    accepted: list[str] = []
 
 
 def verify(
@@ -82,6 +88,7 @@ class Verification:
         self._reader, self._system, self._decides = reader, system, decides
         self._findings = Findings()
         self._fates: Counter[str] = Counter()
+        self._accepted: list[str] = []
         self._records = Records(reader, seen)
         self._topology = system.topology(reader.partition_count)
         self._hosted = {
@@ -111,6 +118,7 @@ class Verification:
             round(time.monotonic() - started_s, 3),
             dict(sorted(self._fates.items())),
             checks,
+            self._accepted,
         )
 
     def _ends(self) -> list[int]:
@@ -134,6 +142,8 @@ class Verification:
             moments = {key: Moment(state, data) for key, (state, data) in journal.bases().items() if data is not None}
         sequence = Sequence(changelog, hosted.behaviour, self._findings) if hosted.behaviour.stateful else None
         has_made = len(made) > 0
+        if changelog.shard is not None and changelog.shard.accepted:
+            self._check_accepted(source, hosted, changelog.shard, low, {*made.offsets(), *changelog.stashed})
         limits = self._system.limits()
         subject = Subject(
             source, hosted, changelog, self._gathered, self._published, self._receivers, self._findings,
@@ -151,6 +161,15 @@ class Verification:
         committed = self._reader.committed(self._system.name, *source)
         self._check_shard(source, hosted, changelog, journal, (committed, low, high), has_made=has_made)
         self._check_restore(source, hosted, journal, decisions, committed)
+
+    def _check_accepted(
+        self, source: TopicPartition, hosted: HostedEntity, shard: ShardRecord, low: int, traces: Collection[int]
+    ) -> None:
+        """Note what operators have accepted, and check that nothing else is missing than that."""
+        where = Place(hosted.codec.state, source.partition, -1, "\0shard")
+        name = f"{hosted.behaviour.name}/{source.partition}"
+        self._accepted += [accepted_of(name, accepted) for accepted in shard.accepted]
+        check_skipped(shard, source, low, traces, where, self._findings.shards)
 
     def _check_states(
         self,

@@ -18,7 +18,7 @@ from repertory.actors.shard.changelog import ShardId
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.port import LogError
 from repertory.bridge.reports import ShardFailed, ShardReport
-from repertory.bridge.system.adopt import NotAdopted, adopt
+from repertory.bridge.system.accept import NotAccepted, adopt
 from repertory.bridge.system.client import Client
 from repertory.bridge.system.running import NotSettled, Running
 from repertory.inspect.nodes import node_records
@@ -214,7 +214,7 @@ def test_an_operator_adopts_restored_topics(
         running.close()
         return
     running.close()
-    with pytest.raises(ValueError, match="an adoption needs a reason"):
+    with pytest.raises(ValueError, match="give a reason"):
         adopt(system, connect(url), ShardId("sum", 0), " ")
     assert adopt(system, connect(url), ShardId("sum", 0), "restored from tape 7").endswith("restored from tape 7")
     assert "was deleted" in reason
@@ -223,7 +223,7 @@ def test_an_operator_adopts_restored_topics(
         assert running.state(Sum, "k") == Sum(total=15)
         ((operator,), _) = node_records(running.reader, system)
         assert "restored from tape 7" in str(operator)
-    with pytest.raises(NotAdopted, match="no topic of sum/0 was created again"):
+    with pytest.raises(NotAccepted, match="no topic of sum/0 was created again"):
         adopt(system, connect(url), ShardId("sum", 0), "once more")
 
 
@@ -237,5 +237,5 @@ def test_adopting_does_not_hide_what_is_lost(
     running = recreate(running, f"{system.name}.sum.events")
     running.close()
     if kind != "memory":
-        with pytest.raises(NotAdopted, match=r"sum/0 cannot be adopted: .*records are lost"):
+        with pytest.raises(NotAccepted, match=r"sum/0 cannot go on: .*records are lost"):
             adopt(system, connect(url), ShardId("sum", 0), "restored")

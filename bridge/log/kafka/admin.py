@@ -87,7 +87,12 @@ class Admin:
         return self._lines.last
 
     def close(self) -> None:
-        """Release the clients; make no request after this. A request under way keeps its client until it ends."""
+        """Release the clients; make no request after this. A request under way keeps its client until it ends.
+
+        Idempotent.
+        """
+        if not hasattr(self, "_client"):
+            return
         holder: list[object] = [self._client, *self._group_clients.values()]
         del self._client
         self._group_clients.clear()

@@ -92,11 +92,11 @@ def test_what_anybody_wrote_is_shown_as_it_is(repertory: Run, tmp_path: Path) ->
     backend.close()
     with counting.system.start(log) as running:
         running.settle()
-    listed = repertory("dead-letters", "list", TARGET, "--log", log, COLUMNS="60")
+    listed = repertory("dead-letters", "list", TARGET, "--log", log, COLUMNS="80")
     assert listed.returncode == 0, listed.stderr
     assert "\x1b" not in listed.stdout
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in listed.stdout.splitlines() if "│" in line]
-    address, key, source, _, error, reason = ("".join(column) for column in zip(*lines, strict=True))
+    address, key, source, _, _, _, error, reason = ("".join(column) for column in zip(*lines, strict=True))
     assert (address, key, source, error) == ("0@0", r"[/key]\x07", f"{topic}/0@0", "DecodeError")
     assert "[/b]" in reason
 
