@@ -62,8 +62,7 @@ def entity_state(reader: Reader, system: SystemDefinition, hosted: EntityDefinit
         for event in journal(reader, system, behaviour, partition, record)[0]:
             if event.key == raw_key and event.number(SEQ) > seq and event.number(SEQ) >= record.tail_start:
                 entity, version = _evolved(behaviour, entity, event)
-    stashed = stashed_commands(reader, system, behaviour, partition, skip=lambda _: None)
-    first = next((w for _, w in stashed if w.key == key), None)
+    first = next((w for _, w in stashed_commands(reader, system, behaviour, partition) if w.key == key), None)
     parked = f"{first.error}: {first.reason}" if first is not None and first.parked else ""
     return EntityState(key, partition, version, entity if version else None, latest.stashed, parked)
 

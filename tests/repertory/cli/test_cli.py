@@ -164,7 +164,7 @@ def test_what_cannot_be_adopted(repertory: Run) -> None:
     refused(repertory("topics", TARGET, "--adopt", "counter/0", "--reason", "restored"), "--log")
     refused(repertory(*adopt, "nobody/0", "--reason", "restored"), "nobody", "counter")
     refused(repertory(*adopt, "counter/400", "--reason", "restored"), "counter/400", "0 to")
-    refused(repertory(*adopt, "counter/0"), "needs a reason")
+    refused(repertory(*adopt, "counter/0"), "give a reason")
     refused(repertory(*adopt, "counter/0", "--reason", "restored"), "no topic of counter/0 was created again")
 
 
