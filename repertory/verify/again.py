@@ -90,7 +90,7 @@ class Decider:
         attempts = [*([] if known is None else [known]), *range(1, restarts + 2)]
         first: Again | None = None
         for attempt in attempts:
-            again = self._decide(record, delivery, attempt)
+            again = self._without_deleted(made, self._decide(record, delivery, attempt))
             if again.decision is not None and equal(made, again.made):
                 return again
             if first is None or first.decision is None:
@@ -101,6 +101,19 @@ class Decider:
             delivery = decoded
         assert first is not None
         return first
+
+    def _without_deleted(self, made: list[Made], again: Again) -> Again:
+        """Return a decision without the events that are missing because the journal's first events were deleted.
+
+        An event that is missing behind them leaves a gap in the numbers of the journal, which `Journal` finds.
+        """
+        cut = self._subject.gathered.targets.cut
+        if not cut:
+            return again
+        found = {each.nth for each in made}
+        kept = [each for each in again.made if each.target not in cut or each.nth in found]
+        self._subject.findings.atomicity.unverifiable += len(kept) < len(again.made)
+        return again._replace(made=kept)
 
     def _decide(self, record: Record, delivery: Envelope, attempt: int) -> Again:
         behaviour, subject, key = self._behaviour, self._subject, delivery.key

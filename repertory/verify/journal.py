@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -24,8 +24,9 @@ from repertory.verify.findings import Findings, Place, text
 from repertory.verify.gather import Records
 from repertory.verify.headers import are_of_an_event, names
 from repertory.verify.produced import Cause, Produced, Targets, cause_of, event_digest
+from repertory.verify.snapshots import begun, same, shown, snapshot_of
 from repertory.verify.stash_records import StateEntry
-from repertory.verify.values import Receivers, alike, state_of
+from repertory.verify.values import Receivers
 
 
 class Step(NamedTuple):
@@ -45,13 +46,15 @@ class Life:
     ``data`` is None after an event that could not be applied: from there on, the state is not known.
     """
 
-    __slots__ = ("base", "cause", "covered", "data", "seq", "state", "version")
+    __slots__ = ("base", "cause", "covered", "data", "is_read", "seq", "state", "version")
 
     def __init__(self, state: Entity, data: bytes) -> None:
         self.state, self.version, self.seq, self.covered = state, 0, -1, -1
         self.data: bytes | None = data
         self.base: tuple[Entity, bytes | None] | None = None
         self.cause = (-1, -1)
+        #: Whether an event of this life, or of one before it, was read.
+        self.is_read = False
 
 
 class Journal:
@@ -75,11 +78,15 @@ class Journal:
             changelog,
             low,
         )
+        self._targets = targets
         self.target = targets.number(TopicPartition(hosted.codec.events, source.partition))
         self._epochs = epochs
         self._decode = receivers.of(hosted.codec.events, source.topic)
         self.lives: dict[str, Life] = {}
+        #: The seq that follows; -1 if retention has deleted all events.
         self.next_seq = 0
+        #: Whether retention has deleted the first events: a fold begins with a snapshot then.
+        self.is_cut = False
         self._tail_start = 0 if changelog.shard is None else changelog.shard.tail_start
         self._unconfirmed: dict[tuple[str, int], list[StateEntry]] = {}
         for key, entries in changelog.unconfirmed.items():
@@ -91,6 +98,8 @@ class Journal:
         """Fold all events that count, and record each event for its command."""
         place = TopicPartition(self._hosted.codec.events, self._source.partition)
         counted = self._counted(records, place)
+        if records.reader.bounds(*place)[0] > 0:
+            self._begin_behind_the_cut(records.reader.read(*place), counted)
         for record in records.read(*place):
             if counted is not None and record.offset not in counted:
                 continue
@@ -128,13 +137,31 @@ class Journal:
         found, self._changelog.shard = counted.settle()
         return {record.offset for record in found}
 
+    def _begin_behind_the_cut(self, journal: Iterable[Record], counted: Collection[int] | None) -> None:
+        """Begin with the snapshots that are older than the first event that is left. What is before it is unknown."""
+        self.is_cut = True
+        self._targets.cut.add(self.target)
+        remaining = (record for record in journal if counted is None or record.offset in counted)
+        self.next_seq = next((int(record.header(SEQ) or b"-1") for record in remaining), -1)
+        older = [place for place in self._unconfirmed if self.next_seq < 0 or place[1] < self.next_seq]
+        for key, seq in sorted(older, key=lambda place: place[1]):
+            for entry in self._unconfirmed.pop((key, seq)):
+                life = self.lives[key] = self._new_life()
+                life.version, life.seq, life.data = entry.version, entry.seq, None
+                self._check_state(self._hosted.behaviour, entry, life)
+
+    def _new_life(self) -> Life:
+        return Life(self._hosted.behaviour.initial(), self._hosted.behaviour.initial_data)
+
     def _event(self, record: Record, cause: Cause | None, on_step: Callable[[Step], None] | None) -> None:
         behaviour, writer = self._hosted.behaviour, self._findings.writer
         seq, version = record.number(SEQ), record.number(VERSION)
         key = text(record.key) or ""
         life = self.lives.get(key)
-        if life is None:
-            life = self.lives[key] = Life(behaviour.initial(), behaviour.initial_data)
+        if life is None or (self.is_cut and not life.is_read and version != life.version + 1):
+            life = self.lives[key] = self._new_life()
+            if self.is_cut and version != 1:
+                life.version, life.data = version - 1, None
         if seq != self.next_seq:
             writer.wrong(record, f"has seq {seq} where {self.next_seq} follows")
         if version != life.version + 1:
@@ -145,18 +172,21 @@ class Journal:
             writer.wrong(record, f"has the epoch {record.header(EPOCH)!r:.100}, which is no owner's of the shard")
         if partition_of(record.key or b"", self._hosted.partitions) != self._source.partition:
             writer.wrong(record, "is on a partition that its key does not belong to")
-        self.next_seq = seq + 1
+        self.next_seq, was_read, life.is_read = seq + 1, life.is_read, True
         life.seq, life.version = max(life.seq, seq), version
         if seq < self._tail_start:
             life.covered = seq
         if cause is not None:
-            self._order(record, life, cause)
+            self._order(record, life, cause, is_known=was_read or not self.is_cut)
         self._advance(behaviour, record, key, life, on_step)
         for entry in self._unconfirmed.pop((key, seq), ()):
             self._check_state(behaviour, entry, life)
 
-    def _order(self, record: Record, life: Life, cause: Cause) -> None:
-        """Check that the causes of one key strictly increase: no command overtakes a stashed one of its key."""
+    def _order(self, record: Record, life: Life, cause: Cause, *, is_known: bool) -> None:
+        """Check that the causes of one key strictly increase: no command overtakes a stashed one of its key.
+
+        ``is_known``: the event before this one of the key is known, or that there is none.
+        """
         self._findings.order.looked_at += 1
         place = (cause.offset, cause.nth)
         if place <= life.cause:
@@ -166,7 +196,7 @@ class Journal:
             )
         life.cause = max(place, life.cause)
         if life.base is None and cause.offset >= self._low:
-            life.base = life.state, life.data
+            life.base = life.state, life.data if is_known else None
 
     def _advance(
         self, behaviour: Behaviour, record: Record, key: str, life: Life, on_step: Callable[[Step], None] | None
@@ -196,7 +226,10 @@ class Journal:
         """Return the entities before the first command that is still in the log."""
         if self._low == 0:
             return {}
-        return {key: life.base or (life.state, life.data) for key, life in self.lives.items()}
+        return {
+            key: life.base or (life.state, life.data if life.is_read or not self.is_cut else None)
+            for key, life in self.lives.items()
+        }
 
     # --- states -----------------------------------------------------------------------------------------------
 
@@ -206,10 +239,15 @@ class Journal:
         if entry.version != life.version:
             wrong(entry.place, f"has version {entry.version}, but the journal has {life.version}")
         elif not entry.lives:
+            if self.is_cut and not life.version:
+                life.state, life.data = behaviour.initial(), behaviour.initial_data
             if life.version:
                 wrong(entry.place, f"holds no entity, but the journal has {life.version} events before it")
         elif life.version == 0:
             wrong(entry.place, "holds an entity, but the journal ends it")
+        elif life.data is None and self.is_cut:
+            self._findings.states.unverifiable += 1
+            life.state, life.data = begun(behaviour, entry)
         elif life.data is not None and not same(behaviour, snapshot_of(entry), life.state):
             wrong(
                 entry.place, f"holds {shown(behaviour, snapshot_of(entry))}, but the journal gives {life.state!r:.300}"
@@ -225,25 +263,3 @@ class Journal:
                 self._findings.states.wrong(
                     place, f"covers seq {latest}, but a restore begins behind the key's seq {life.covered}"
                 )
-
-
-def snapshot_of(entry: StateEntry) -> bytes:
-    """Return the encoded entity of a state record that holds one."""
-    assert entry.state is not None and entry.state.snapshot is not None, entry
-    return entry.state.snapshot
-
-
-def same(behaviour: Behaviour, snapshot: bytes, state: Entity) -> bool:
-    """Whether a snapshot is that of an entity, as this code reads it: see ``repertory.verify.values``."""
-    try:
-        return alike(state_of(behaviour, snapshot), state)
-    except Exception:  # noqa: BLE001  msgspec's errors, and those of a __post_init__
-        return False
-
-
-def shown(behaviour: Behaviour, snapshot: bytes) -> str:
-    """Return a snapshot as text."""
-    try:
-        return f"{state_of(behaviour, snapshot)!r:.300}"
-    except Exception as error:  # noqa: BLE001  as in `same`
-        return f"a snapshot that cannot be decoded ({type(error).__name__}: {message_of(error):.200})"

@@ -65,6 +65,8 @@ class Targets:
         self._numbers: dict[TopicPartition, int] = {}
         self._names: list[TopicPartition] = []
         self.lows: dict[int, int] = {}
+        #: The partitions of journals whose first events were deleted.
+        self.cut: set[int] = set()
 
     def number(self, place: TopicPartition) -> int:
         """Return the number of a partition."""
@@ -84,7 +86,7 @@ class Targets:
 
     def is_cut(self, number: int) -> bool:
         """Whether older records of a partition were deleted, so that a missing record may be one of them."""
-        return self.lows.get(number, 0) > 0
+        return self.lows.get(number, 0) > 0 or number in self.cut
 
 
 class Produced:

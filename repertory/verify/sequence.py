@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from repertory.actors.entity import Behaviour
 from repertory.verify.changelog import Changelog
 from repertory.verify.findings import Findings, Place
-from repertory.verify.journal import same, shown, snapshot_of
+from repertory.verify.snapshots import same, shown, snapshot_of
 from repertory.verify.stash_records import StateEntry
 
 

@@ -174,6 +174,61 @@ def test_compaction_is_no_damage(planted: Planted) -> None:
     assert planted.failing() == set()
 
 
+# --- retention ----------------------------------------------------------------------------------------------------
+
+
+def cut(planted: Planted, *topics_: str) -> None:
+    """Delete the oldest 40 % of the records of some topics, as retention does: the tail of a journal stays."""
+    for topic in topics_:
+        for partition in (0, 1):
+            found = [record for record in planted.records(topic) if record.partition == partition]
+            for record in found[: len(found) * 2 // 5]:
+                planted.remove(record)
+
+
+COMMANDS, EVENTS = "bank.{}.commands", "bank.{}.events"
+CUTS = [
+    (COMMANDS.format("transfer"),),
+    (COMMANDS.format("account"),),
+    (COMMANDS.format("transfer"), COMMANDS.format("account")),
+    (EVENTS.format("account"),),
+    (EVENTS.format("transfer"),),
+    (EVENTS.format("transfer"), EVENTS.format("account")),
+    tuple(kind.format(entity) for kind in (COMMANDS, EVENTS) for entity in ("account", "transfer")),
+]
+
+
+@pytest.mark.parametrize("deleted", CUTS)
+def test_what_retention_has_deleted_cannot_be_checked(planted: Planted, deleted: tuple[str, ...]) -> None:
+    """No check fails, of the bank or of the runtime, and those that had to leave something out count it."""
+    cut(planted, *deleted)
+    with closing(planted._backend.reader()) as reader:
+        checks = audit(reader, system)
+    assert not [(check.name, check.detail) for check in checks if not check.ok]
+    assert any(check.unverifiable for check in checks)
+    if deleted != (COMMANDS.format("account"),):  # The journals still have what those commands did.
+        assert any(check.unverifiable for check in checks[: len(BANK)])
+
+
+@pytest.mark.parametrize("deleted", CUTS)
+def test_damage_behind_what_retention_has_deleted_is_found(planted: Planted, deleted: tuple[str, ...]) -> None:
+    """What is left is checked."""
+    cut(planted, *deleted)
+    record = planted.records("bank.account.events", Deposited)[-1]
+    event = msgspec.msgpack.decode(record.value or b"", type=Deposited)
+    planted.write(record, msgspec.structs.replace(event, amount=event.amount + 1))
+    assert MOVED in planted.failing()
+
+
+def test_a_transfer_that_nobody_asked_for_is_found_after_retention(planted: Planted) -> None:
+    """Its start names a command that is not among the deleted ones."""
+    cut(planted, COMMANDS.format("transfer"))
+    record = next(r for r in planted.records("bank.transfer.commands") if r.value and b"StartTransfer" in r.value)
+    planted.remove(record)
+    planted.append("bank.transfer.commands", record.partition, b"other", record.value)
+    assert ENDED in planted.failing()
+
+
 # --- the bank's money ---------------------------------------------------------------------------------------------
 
 

@@ -529,7 +529,9 @@ NO_COMMAND = StashedRecord(key="q", value=b"", headers=(), timestamp_ms=0)
 NOWHERE = b"v.account.commands/0/999999/0"
 DAMAGES: dict[str, tuple[str, Damage]] = {
     # events
-    "an event is lost": ("single writer", lambda c: c.lose(c.first("account.events"))),
+    "an event is lost": (  # Not the first of its partition, which retention may have deleted.
+        "single writer", lambda c: c.lose(c.first("account.events", lambda r: r.offset > 0))
+    ),
     "the last event is lost": ("shard records", lost("account.events")),
     "an event is lost and is not counted": ("completeness", skipped),
     "an event is doubled": ("duplicates", doubled("account.events")),
@@ -778,6 +780,60 @@ def test_what_was_deleted_cannot_be_judged(copy: Copy, suffix: str) -> None:
     report = copy.report()
     assert report.ok, [str(o) for check in report.checks for o in check.offenders]
     assert any(check.unverifiable for check in report.checks)
+
+
+def cut_journal(copy: Copy, entity: str = "account") -> None:
+    """Delete the events below the tail, which a restore does not read."""
+    for partition in range(2):
+        tail_start = decode_shard(copy.shard_record(entity, partition).value or b"").tail_start
+        assert tail_start > 10
+        place = f"v.{entity}.events", partition
+        copy.topics[place] = [r for r in copy.topics[place] if int(r.header("seq") or b"") >= tail_start]
+
+
+@pytest.mark.parametrize("also", [(), (".commands",), ("account.commands",), (".replies", NEWS), (".dead-letters",)])
+def test_a_journal_whose_beginning_was_deleted_begins_with_its_snapshots(copy: Copy, also: tuple[str, ...]) -> None:
+    """What the shard still reads is checked: alone, and with other topics that were cut."""
+    cut_journal(copy)
+    for suffix in also:
+        cut(copy, suffix, 0.3)
+    report = copy.report()
+    assert report.ok, [str(o) for check in report.checks for o in check.offenders]
+    checks = {check.name: check for check in report.checks}
+    assert checks["states"].unverifiable and checks["states"].looked_at
+    assert checks["restore"].looked_at > 5
+
+
+def test_a_journal_that_has_lost_its_tail_is_found(copy: Copy) -> None:
+    """Retention that took what a restore must read."""
+    cut(copy, "account.events", 0.98)
+    assert "restore" in copy.failing()
+
+
+def test_compaction_after_retention_is_no_damage(copy: Copy) -> None:
+    """Both at once: only the last snapshot of each key is left to begin with."""
+    cut_journal(copy)
+    for (topic, _), records in copy.topics.items():
+        if topic.endswith((".state", ".stash")):
+            last = {record.key: record for record in records}
+            records[:] = [record for record in records if last[record.key] is record and record.value is not None]
+    report = copy.report()
+    assert report.ok, [str(o) for check in report.checks for o in check.offenders]
+
+
+@pytest.mark.parametrize(
+    ("check", "damage"),
+    [
+        ("single writer", lambda c: c.lose(c.all("account.events")[3])),
+        ("decisions", lambda c: c.alter(c.last("account.events"), value=encode(Deposited(amount=77)))),
+        ("states", lambda c: alter_state(c, "account", snapshot=encode(Account(balance=-5)))),
+    ],
+)
+def test_damage_behind_a_journal_that_was_cut_is_found(copy: Copy, check: str, damage: Damage) -> None:
+    """The rest of the journal has no gap, and agrees with the commands and the snapshots."""
+    cut_journal(copy)
+    damage(copy)
+    assert check in copy.failing()
 
 
 def test_damage_behind_what_was_deleted_is_found(copy: Copy) -> None:
