@@ -398,15 +398,14 @@ def no_fence(stack: ExitStack) -> None:
         stack,
         schema,
         "FENCE",
-        lambda sql: sql.replace("epoch = ?", "(epoch = ? OR 1)").replace("next_offset IS ?", "(next_offset IS ? OR 1)"),
+        lambda sql: sql.replace("epoch = ?", "(epoch = ? OR 1)"),
     )
 
 
 @mutant("bridge/log/embedded/log.py")
 def no_epoch(stack: ExitStack) -> None:
-    """Taking and claiming a shard do not raise its epoch."""
-    for name in ("CLAIM", "TAKE"):
-        swap(stack, schema, name, lambda sql: sql.replace("epoch = epoch + 1", "epoch = epoch"))
+    """Taking a shard does not raise its epoch."""
+    swap(stack, schema, "TAKE", lambda sql: sql.replace("epoch = epoch + 1", "epoch = epoch"))
 
 
 @mutant("bridge/log/embedded/log.py")

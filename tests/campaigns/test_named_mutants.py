@@ -20,6 +20,7 @@ from repertory.actors.shard.recovered import RecoveredShard
 from repertory.actors.shard.restart_budget import RestartBudget
 from repertory.actors.shard.snapshot_window import SnapshotWindow
 from repertory.bridge.log.embedded import log as embedded
+from repertory.bridge.log.embedded import schema
 from repertory.bridge.log.embedded.log import EmbeddedLog
 from repertory.bridge.log.embedded.store import Connection, Row, Store
 from repertory.bridge.log.kafka.lease import Lease
@@ -151,6 +152,12 @@ def leases_by_the_calendar(patch: Patch) -> None:
             return self.epoch_ms() / 1_000
 
     patch.setattr(members.Clock, "monotonic_s", Wall.monotonic_s)
+
+
+@mutant("bridge/log/embedded/log.py", members.test_a_member_that_was_evicted_before_its_claim_claims_nothing)
+def a_former_owner_claims(patch: Patch) -> None:
+    """A claim does not ask who owns the shard now."""
+    swap(patch, schema, "CLAIM", lambda sql: sql.replace("owner = ?", "(owner = ? OR 1)"))
 
 
 # --- the shard ------------------------------------------------------------------------------------------------

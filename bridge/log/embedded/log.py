@@ -4,8 +4,8 @@ Non-obvious, and relied upon:
 
 - A worker is a member until somebody *evicts* it in a transaction of the file, which a lease that ran out or a dead
   process allows and nothing else does. So a slow worker whom nobody replaced has lost nothing.
-- Taking and claiming a shard both raise its epoch; the first statement of a commit asks for the epoch that its
-  worker holds. That alone decides who may write: leases, pids and shares only decide who should.
+- Taking a shard raises its epoch; the first statement of a commit asks for the epoch that its worker claimed. That
+  alone decides who may write: leases, pids and shares only decide who should.
 - A lease is measured on the machine's monotonic clock, which all its processes share; a member of an earlier boot
   is known by its ``pid_start``.
 """
@@ -76,7 +76,6 @@ class _Shard(msgspec.Struct):
     """What a log knows of a shard that it owns. ``epoch`` is None until it is claimed, ``position`` until begun."""
 
     epoch: int | None = None
-    committed: int | None = None
     position: int | None = None
     paused: bool = False
     replay: _Replay | None = None
@@ -164,11 +163,10 @@ class EmbeddedLog:
             return
         groups = grouped(transaction.records)
         now_s = self._store.clock.monotonic_s()
-        until_ms = self._lease_until_ms(now_s)
-        fence = (self._member.group, *shard, state.epoch, state.committed)
+        fence = (transaction.next_offset, self._member.group, *shard, state.epoch)
         try:
             with self._store.write(appends=True) as connection:
-                is_ours = connection.execute(schema.FENCE, (transaction.next_offset, until_ms, *fence)).rowcount > 0
+                is_ours = connection.execute(schema.FENCE, fence).rowcount > 0
                 if is_ours:
                     offsets = self._store.append(connection, groups)
                 if is_ours and now_s >= self._renew_at_s:
@@ -179,7 +177,6 @@ class EmbeddedLog:
         if not is_ours:
             self._fence(shard)
             return
-        state.committed = transaction.next_offset
         first_offsets: dict[str, int] = {}
         for (topic, _), offset in offsets.items():
             first_offsets.setdefault(topic, offset)
@@ -265,7 +262,7 @@ class EmbeddedLog:
             connection.executemany("DELETE FROM member WHERE owner = ?", departed)
             entered = self._enter(connection, now_s)
             self._free_ownerless(connection)
-            mine, gave_up = self._share(connection, now_s)
+            mine, gave_up = self._share(connection)
             self._renew(connection, now_s)
             if departed or entered or gave_up:
                 connection.execute(schema.CHANGED)
@@ -295,7 +292,7 @@ class EmbeddedLog:
         connection.execute("INSERT INTO member VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*slot, *identity))
         return True
 
-    def _share(self, connection: Connection, now_s: float) -> tuple[list[TopicPartition], bool]:
+    def _share(self, connection: Connection) -> tuple[list[TopicPartition], bool]:
         """Move towards our share, and return what is ours now and whether something was given up.
 
         A shard that another member has beyond its own share is taken later, when that member has let it go.
@@ -313,7 +310,7 @@ class EmbeddedLog:
         for shard, owner in owners.items():
             if allotted.get(shard) == self._owner:
                 if owner is None:
-                    connection.execute(schema.TAKE, (self._owner, self._lease_until_ms(now_s), group, *shard))
+                    connection.execute(schema.TAKE, (self._owner, group, *shard))
                 if owner in (None, self._owner):
                     mine.append(shard)
             elif owner == self._owner:
@@ -322,13 +319,9 @@ class EmbeddedLog:
         return mine, gave_up
 
     def _renew(self, connection: Connection, now_s: float) -> None:
-        """Renew the lease of the membership and of every shard, within a transaction."""
+        """Renew the lease, within a transaction."""
         until_ms = self._lease_until_ms(now_s)
         connection.execute("UPDATE member SET lease_until_ms = ? WHERE owner = ?", (until_ms, self._owner))
-        connection.execute(
-            "UPDATE shard SET lease_until_ms = ? WHERE grp = ? AND owner = ?",
-            (until_ms, self._member.group, self._owner),
-        )
         self._renew_at_s = now_s + self._lease_s / 3
 
     def _free_ownerless(self, connection: Connection) -> None:
@@ -353,9 +346,7 @@ class EmbeddedLog:
     def _fence(self, shard: TopicPartition) -> None:
         """Forget a shard that a later owner claimed; whether it is still ours is seen at the next poll."""
         self._forget(shard)
-        self._events.append(
-            Fenced(shard, f"{shard} has another owner or another committed offset: nothing was written")
-        )
+        self._events.append(Fenced(shard, f"{shard} has another owner: nothing was written"))
         self._renew_at_s = 0.0
 
     def _forget(self, shard: TopicPartition) -> None:
@@ -365,17 +356,17 @@ class EmbeddedLog:
     # --- reading ---
 
     def _claim_all(self) -> None:
-        """Claim what was asked for: one transaction, so that many shards cost one sync."""
+        """Claim what was asked for, in one transaction: the epoch and what was committed under the earlier ones."""
         if not self._claims:
             return
-        group, until_ms = self._member.group, self._lease_until_ms(self._store.clock.monotonic_s())
+        group = self._member.group
         answers: list[Claimed | TopicPartition] = []
         with self._store.write() as connection:
             for shard, topics in self._claims.items():
-                rows = connection.execute(schema.CLAIM, (until_ms, group, *shard, self._owner)).fetchall()
+                rows = connection.execute(schema.CLAIM, (group, *shard, self._owner)).fetchall()
                 if rows:
                     ((epoch, committed),) = rows
-                    self._shards[shard] = _Shard(epoch=epoch, committed=committed)
+                    self._shards[shard] = _Shard(epoch=epoch)
                     ends = {topic: self._store.bounds(topic, shard.partition)[1] for topic in topics}
                     ids = self._shards[shard].ids = self._store.topic_ids((shard.topic, *topics))
                     answers.append(Claimed(shard, committed, *self._store.bounds(*shard), ends, ids))

@@ -33,7 +33,7 @@ CREATE TABLE record (
 ) WITHOUT ROWID;
 CREATE TABLE shard (
     grp TEXT NOT NULL, topic TEXT NOT NULL, partition INTEGER NOT NULL,
-    epoch INTEGER NOT NULL, owner TEXT, lease_until_ms INTEGER, next_offset INTEGER,
+    epoch INTEGER NOT NULL, owner TEXT, next_offset INTEGER,
     PRIMARY KEY (grp, topic, partition)
 ) WITHOUT ROWID;
 CREATE TABLE member (
@@ -44,11 +44,8 @@ CREATE TABLE member (
 COMMIT;
 """
 
-#: The fence, first statement of every commit: no row, no commit. ``IS`` because the first commit replaces NULL.
-FENCE = """
-UPDATE shard SET next_offset = ?, lease_until_ms = ?
-WHERE grp = ? AND topic = ? AND partition = ? AND epoch = ? AND next_offset IS ?
-"""
+#: The fence, first statement of every commit: no row, no commit.
+FENCE = "UPDATE shard SET next_offset = ? WHERE grp = ? AND topic = ? AND partition = ? AND epoch = ?"
 
 #: Parameters: how many records, topic, partition. None is numbered: Python 3.12 warns of ``?1``.
 RESERVE = """
@@ -79,14 +76,10 @@ SELECT
 FROM partition AS p WHERE p.topic = ? AND p.partition = ?
 """
 
-TAKE = """
-UPDATE shard SET owner = ?, lease_until_ms = ?, epoch = epoch + 1 WHERE grp = ? AND topic = ? AND partition = ?
-"""
+#: A taken shard has a new epoch: no earlier owner can write it any more.
+TAKE = "UPDATE shard SET owner = ?, epoch = epoch + 1 WHERE grp = ? AND topic = ? AND partition = ?"
 
-CLAIM = """
-UPDATE shard SET epoch = epoch + 1, lease_until_ms = ? WHERE grp = ? AND topic = ? AND partition = ? AND owner = ?
-RETURNING epoch, next_offset
-"""
+CLAIM = "SELECT epoch, next_offset FROM shard WHERE grp = ? AND topic = ? AND partition = ? AND owner = ?"
 
 
 @cache

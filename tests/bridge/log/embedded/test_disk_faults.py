@@ -179,13 +179,6 @@ def commit(world: World) -> object:
     return world.member
 
 
-def claim(world: World) -> object:
-    """Claim two shards."""
-    world.member.claim(SHARD, [EVENTS])
-    world.member.claim(OTHER, [EVENTS])
-    return world.member.poll(0)
-
-
 def join(world: World) -> object:
     """Become a member."""
     return world.other.poll(0)
@@ -218,7 +211,6 @@ def ensure(world: World) -> object:
 OPERATIONS: dict[Callable[[World], object], object] = {
     append: [1, 0],
     commit: [Committed],
-    claim: [Claimed, Claimed],
     join: [],
     renew: [],
     evict: [Assigned, Assigned],

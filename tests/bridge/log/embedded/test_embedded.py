@@ -572,13 +572,28 @@ def test_a_calendar_that_jumps_ends_no_lease(memory: EmbeddedBackend, clock: Clo
     assert second.poll(0) == BOTH
 
 
+def test_a_member_that_was_evicted_before_its_claim_claims_nothing(memory: EmbeddedBackend, clock: Clock) -> None:
+    """Who sleeps between two steps of a poll is no owner any more when it claims: the rightful one is not fenced."""
+    first, second = (memory.log(Member("bank", "here", slot), [COMMANDS]) for slot in (0, 1))
+    first.poll(0)
+    first.claim(SHARD, [])
+    clock.now_s += 7.0
+    assert second.poll(0) == BOTH
+    second.claim(SHARD, [])
+    assert isinstance(second.poll(0)[0], Claimed)
+    first._claim_all()  # The rest of the poll within which it fell asleep.
+    second.commit(Transaction(SHARD, 1, []))
+    assert second.poll(0) == [Committed(SHARD, {})]
+    assert [type(event) for event in first.poll(0) if event.shard == SHARD] == [Fenced]
+
+
 def test_a_taken_slot_ends_the_sleeper(memory: EmbeddedBackend, clock: Clock) -> None:
     """Who wakes up and finds its slot with a live successor leaves, and the successor goes on."""
     old, new = (memory.log(Member("bank", "here", 0), [COMMANDS]) for _ in (0, 1))
     old.poll(0)
     clock.now_s += 7.0
     assert new.poll(0) == [Assigned(SHARD), Assigned(OTHER)]
-    with pytest.raises(SlotTaken, match="slot 0 of node here in group bank"):
+    with pytest.raises(SlotTaken, match="slot 0 of node 'here' in group bank"):
         old.poll(0)
 
 
