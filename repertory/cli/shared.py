@@ -43,8 +43,8 @@ class PlainConsole(Console):
 console = PlainConsole(highlight=False)
 errors = PlainConsole(stderr=True, highlight=False)
 
-#: Exit codes of sysexits.h, so that a script knows whether to correct the call or to try again later.
-EX_USAGE, EX_UNAVAILABLE = 64, 69
+#: Exit codes of sysexits.h, so that a script knows whether to correct the call or the code, or to wait.
+EX_USAGE, EX_UNAVAILABLE, EX_SOFTWARE = 64, 69, 70
 
 Target = Annotated[
     str, typer.Argument(metavar="MODULE:SYSTEM", help="Where the system is, as in examples.banking:system.")

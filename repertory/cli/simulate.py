@@ -6,10 +6,11 @@ import importlib
 import importlib.util
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Annotated
 
@@ -18,11 +19,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from repertory.bridge.system.system import ActorSystem, load_system
 from repertory.bridge.system.target import TargetError
-from repertory.cli.shared import Target, TextTable, console, errors, sentences
-from repertory.simulation.api import SimulationFailed, failed, silence
+from repertory.cli.shared import EX_SOFTWARE, Target, TextTable, console, errors, sentences
+from repertory.simulation.api import DIFFERS, silence
+from repertory.simulation.failure import failed
 from repertory.simulation.generate import generated
+from repertory.simulation.invariant import no_invariant, user_frames
 from repertory.simulation.jobs import cores, running
-from repertory.simulation.runs import Result, Scenario, Totals, no_invariant
+from repertory.simulation.runs import Scenario, Totals
 from repertory.simulation.swarm import FAULTS, PROBES
 
 #: From this number of seeds on, a rare branch that was never reached is a failure.
@@ -30,6 +33,9 @@ _LONG = 2_000
 #: The most seeds of one call that are run again in another process.
 _GUARDED_MAX = 200
 _OTHER_HASH_SEED = "4711"
+#: What the line begins with that has the traces.
+_TRACES = "traces of repertory simulate: "
+_STDERR_CHARS_MAX = 1_000
 
 
 def simulate(
@@ -49,27 +55,47 @@ def simulate(
     ] = 100,
     minimise: Annotated[bool, typer.Option(help="Minimise a failing schedule.")] = True,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes [as many as there are cores].")] = None,
+    allow_error: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TYPE",
+            help="An error with which handlers are meant to fail, as a failure shows it: ValueError, bank.Frozen. "
+            "May be given several times; allowed_errors of the scenario count too.",
+        ),
+    ] = None,
     traces: Annotated[
         str, typer.Option(hidden=True, metavar="SEED,…", help="Only print the traces of these seeds, as JSON.")
     ] = "",
 ) -> None:
-    """Simulate a system under faults, one run for each seed; exit 1 with a minimised schedule if a promise breaks."""
+    """Simulate a system under faults, one run for each seed; exit 1 with a minimised schedule if a promise breaks.
+
+    The exit code is 1, too, if a key was parked or a command dead-lettered and no injected fault explains it;
+    --allow-error names errors that are meant to happen.
+    """
     with sentences():
         system = load_system(target)
         system.check()
         module = _scenario_module(target, scenario)
-        made = _scenario(system, module)
-        made.workload(first_seed)
-    if traces:
-        with silence():
-            typer.echo(json.dumps({seed: made.run(int(seed)).trace for seed in traces.split(",")}))
-        return
-    wanted, command = range(first_seed, first_seed + seeds), _command(target, scenario)
-    raise typer.Exit(_run(made, wanted, jobs or cores(), minimise=minimise, twice_every=twice_every, command=command))
+        arguments = _arguments(target, scenario, allow_error or ())
+        made = _scenario(system, module, allow_error or (), arguments)
+    try:
+        if traces:
+            with silence():
+                typer.echo(_TRACES + json.dumps({seed: made.run(int(seed)).trace for seed in traces.split(",")}))
+            return
+        wanted = range(first_seed, first_seed + seeds)
+        code = _run(made, wanted, jobs or cores(), minimise=minimise, twice_every=twice_every, arguments=arguments)
+    except Exception as error:
+        notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+        errors.print(f"repertory: {type(error).__name__}: {error}\n{user_frames(error)}{notes}", soft_wrap=True)
+        raise typer.Exit(EX_SOFTWARE) from error
+    raise typer.Exit(code)
 
 
-def _command(target: str, scenario: str | None) -> str:
-    return f"repertory simulate {target}" + (f" --scenario {scenario}" if scenario else "")
+def _arguments(target: str, scenario: str | None, allowed: Sequence[str]) -> list[str]:
+    """Return the arguments that say what is simulated."""
+    arguments = ["simulate", target] + ([] if scenario is None else ["--scenario", scenario])
+    return arguments + [part for error in allowed for part in ("--allow-error", error)]
 
 
 def _scenario_module(target: str, name: str | None) -> ModuleType | None:
@@ -88,12 +114,23 @@ def _scenario_module(target: str, name: str | None) -> ModuleType | None:
         raise TargetError(f"the scenario {name} cannot be imported: {error}") from error
 
 
-def _scenario(system: ActorSystem, module: ModuleType | None) -> Scenario:
-    commands = getattr(module, "commands", None) or generated(system)
-    return Scenario(system=system, commands=commands, invariant=getattr(module, "invariant", no_invariant))
+def _scenario(
+    system: ActorSystem, module: ModuleType | None, allowed: Sequence[str], arguments: Sequence[str]
+) -> Scenario:
+    # Twice: what is wrong may be that a seed does not do the same again.
+    replay = ["repertory", *arguments, "--seeds", "1", "--twice-every", "1", "--first-seed"]
+    return Scenario(
+        system=system,
+        commands=getattr(module, "commands", None) or generated(system),
+        invariant=getattr(module, "invariant", no_invariant),
+        allowed_errors=(*getattr(module, "allowed_errors", ()), *allowed),
+        again=lambda seed: shlex.join([*replay, str(seed)]),
+    )
 
 
-def _run(scenario: Scenario, seeds: range, jobs: int, *, minimise: bool, twice_every: int, command: str) -> int:
+def _run(
+    scenario: Scenario, seeds: range, jobs: int, *, minimise: bool, twice_every: int, arguments: Sequence[str]
+) -> int:
     totals, guarded, started_s = Totals(), dict[int, str](), time.monotonic()
     columns = (
         TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
@@ -109,16 +146,16 @@ def _run(scenario: Scenario, seeds: range, jobs: int, *, minimise: bool, twice_e
             progress.advance(task)
             if result.violation is not None:
                 progress.stop()
-                _print_failure(scenario, result, minimise=minimise, command=command)
+                console.print(str(failed(scenario, result, minimise=minimise)), soft_wrap=True)
                 return 1
             if twice_every and (result.seed - seeds.start) % twice_every == 0 and len(guarded) < _GUARDED_MAX:
                 guarded[result.seed] = result.trace
     console.print(figures(totals, jobs, time.monotonic() - started_s))
-    differing = _differing(command, guarded)
+    differing = _differing(arguments, guarded)
     if differing is not None:
         console.print(
-            f"seed {differing} did not do the same in another process: the system depends on more than the seed "
-            "(a clock, random numbers, the order of a set); remove that dependency",
+            f"seed {differing} did not do the same in another process: {DIFFERS}\nrun it again: "
+            f"{scenario.again(differing)}",
             soft_wrap=True,
         )
         return 1
@@ -131,23 +168,24 @@ def _run(scenario: Scenario, seeds: range, jobs: int, *, minimise: bool, twice_e
     return 0
 
 
-def _print_failure(scenario: Scenario, result: Result, *, minimise: bool, command: str) -> None:
-    failure: SimulationFailed = failed(scenario, result, minimise=minimise)
-    text = str(failure).rpartition("run it again: ")[0]
-    again = f"run it again: {command} --seeds 1 --first-seed {result.seed}"
-    console.print(f"{text}{again}", soft_wrap=True)
+def _differing(arguments: Sequence[str], guarded: Mapping[int, str]) -> int | None:
+    """Run seeds again in another process, and return the first that did not do the same.
 
-
-def _differing(command: str, guarded: Mapping[int, str]) -> int | None:
-    """Run seeds again in another process, and return the first that did not do the same."""
+    Raises ChildProcessError if that process fails. Its other lines of output are those of handlers and invariants.
+    """
     if not guarded:
         return None
-    _, _, *arguments = command.split()
     environment = {**os.environ, "PYTHONHASHSEED": _OTHER_HASH_SEED}
-    call = [sys.executable, "-c", "from repertory.cli.app import main; main()", "simulate", *arguments]
+    call = [sys.executable, "-c", "from repertory.cli.app import main; main()", *arguments]
     call += ["--traces", ",".join(map(str, guarded))]
-    done = subprocess.run(call, capture_output=True, text=True, check=True, env=environment)  # noqa: S603
-    traces = json.loads(done.stdout)
+    done = subprocess.run(call, capture_output=True, text=True, check=False, env=environment)  # noqa: S603
+    found = [line for line in done.stdout.splitlines() if line.startswith(_TRACES)]
+    if done.returncode or not found:
+        raise ChildProcessError(
+            f"the process that runs {len(guarded)} seeds again failed (exit code {done.returncode}): "
+            f"{done.stderr.strip()[-_STDERR_CHARS_MAX:] or 'it printed nothing'}"
+        )
+    traces = json.loads(found[-1].removeprefix(_TRACES))
     return next((seed for seed, trace in guarded.items() if traces[str(seed)] != trace), None)
 
 

@@ -12,9 +12,11 @@ without faults would leave; this is checked for every system. ``invariant`` chec
 ``repertory simulate module:system --seeds 1000`` does the same from the command line.
 """
 
-from repertory.simulation.api import SimulationFailed, simulate
+from repertory.simulation.api import simulate
+from repertory.simulation.failure import SimulationFailed
 from repertory.simulation.generate import generated
-from repertory.simulation.runs import Outcome, Result, Scenario, Totals
+from repertory.simulation.invariant import Outcome
+from repertory.simulation.runs import Result, Scenario, Totals
 from repertory.simulation.swarm import FAULTS
 from repertory.simulation.virtual import Violation
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from repertory.actors.control import is_control
@@ -143,7 +143,7 @@ class Scan:
             partition, committed, commands, self._outputs[str(place)], stash,
             frozenset(int(offset) for shard, offset in raised if shard == str(place)),
             frozenset(int(offset) for shard, offset in deadly if shard == str(place)),
-            settings.dead_letter_overflow,
+            settings.dead_letter_overflow, settings.output_bytes_max,
         )  # fmt: skip
         model = Model(hosted, self._cluster.topology.directory, self._cluster.system.name, seen)
         model.run()
@@ -245,11 +245,11 @@ class Scan:
                     "stashed commands keep their order", f"{shard.config.id} {key!r} {where}: {queue}, not {life.queue}"
                 )
 
-    def records(self) -> Iterator[list[Record]]:
-        """Yield the records of each partition."""
+    def records(self) -> Mapping[tuple[str, int], list[Record]]:
+        """Return the records of each partition."""
         if not self._topics:
             self._read_all()
-        return iter(self._topics.values())
+        return self._topics
 
 
 def _command_of(record: Record) -> bytes:

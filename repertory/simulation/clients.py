@@ -30,6 +30,8 @@ class Clients:
         self._left = deque(commands)
         self._sent: list[Output] = []
         self.count = self._operated = 0
+        #: Where the records stand that are not valid commands, as ``topic/partition/offset``.
+        self.garbage_places: set[str] = set()
         self._hosted = [
             (topics.commands_topic(system.name, hosted.behaviour.name), hosted.partitions)
             for hosted in system.hosted.values()
@@ -76,7 +78,8 @@ class Clients:
             key = known.key
             value = value or known.value
             partition = partition if value is known.value else partition_of(key or b"", partitions)
-        self._appender.append([Output(topic, partition, key, value, headers)])
+        (offset,) = self._appender.append([Output(topic, partition, key, value, headers)])
+        self.garbage_places.add(f"{topic}/{partition}/{offset}")
 
     def _output(self, handler: CommandHandler[Any, Any, Any], key: str, message: Command) -> Output:
         hosted = self._system.hosted.get(handler.owner)

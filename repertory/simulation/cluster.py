@@ -200,11 +200,6 @@ class SimulatedCluster:
             self._skip()
         raise Violation("everything is handled once the faults are over", left or "the workers never came to rest")
 
-    @property
-    def lossless(self) -> bool:
-        """Whether no fault can have prevented a command from being applied."""
-        return not (self.handler_faults.raised or self.handler_faults.deaths or self.faults["garbage"])
-
     # --- invariants -------------------------------------------------------------------------------------------
 
     def _check_turn(self, worker: SimulatedWorker) -> None:
@@ -248,9 +243,10 @@ class SimulatedCluster:
         total = sum(hosted.partitions for hosted in self.system.hosted.values())
         return None if len(owners) == total else f"{len(owners)} of {total} shards have an owner"
 
-    def trace(self, topics_read: Iterable[Sequence[Record]]) -> str:
-        """Return a digest of the run: the same for the same seed in every process."""
+    def trace(self, topics_read: Iterable[Sequence[Record]], violation: str | None) -> str:
+        """Return a digest of the run and of what is wrong with it: the same for the same seed in every process."""
         digest = self._digest.copy()
+        digest.update(repr(violation).encode("utf-8", "backslashreplace"))
         digest.update(repr(list(self.choices.tape.items())).encode())
         for records in topics_read:
             digest.update(_encode(records))

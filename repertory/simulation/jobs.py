@@ -58,7 +58,7 @@ class _Job:
     """One process and the pipe for its results. ``done`` is the number of results received."""
 
     def __init__(self, scenario: Scenario, seeds: Sequence[int]) -> None:
-        self.seeds, self.done = seeds, 0
+        self.seeds, self.done, self._again = seeds, 0, scenario.again
         self.received, sending = multiprocessing.Pipe(duplex=False)
         process = multiprocessing.get_context("fork").Process(
             target=_run, args=(scenario, seeds, sending, os.getpid()), daemon=True
@@ -72,7 +72,7 @@ class _Job:
         self._process.join()
         return ChildProcessError(
             f"process {self._process.pid} of the simulation died (exit code {self._process.exitcode}) "
-            f"while it ran seed {self.seeds[self.done]}: run that seed alone"
+            f"while it ran seed {self.seeds[self.done]}: run that seed alone: {self._again(self.seeds[self.done])}"
         )
 
     def end(self) -> None:
@@ -100,7 +100,7 @@ def _raised(scenario: Scenario, seed: int) -> NoReturn:
     scenario.run(seed)
     raise AssertionError(
         f"seed {seed} raised in another process but not in this one: the system depends on more than its seed "
-        "(a clock, random numbers, the order of a set); remove that dependency"
+        f"(a clock, random numbers, the order of a set); remove that dependency; run it again: {scenario.again(seed)}"
     )
 
 
@@ -115,7 +115,7 @@ def _run(scenario: Scenario, seeds: Sequence[int], sending: Connection, parent_p
             result = scenario.run(seed)
             broken = result.violation is not None
             found = result if broken else msgspec.structs.replace(result, tape={}, schedule=())
-        except Exception:  # noqa: BLE001  whatever a user's commands or invariant raise
+        except BaseException:  # noqa: BLE001  whatever a user's commands or invariant raise
             found = seed
         with contextlib.suppress(BrokenPipeError):
             sending.send(found)

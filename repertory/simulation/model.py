@@ -55,6 +55,8 @@ class Seen(msgspec.Struct, frozen=True):
     deadly: frozenset[int]
     #: Whether a command is dead-lettered if the stash is full.
     overflows: bool
+    #: The most bytes that an output may have.
+    output_bytes_max: int
 
 
 class ModelEntity:
@@ -171,7 +173,7 @@ class Model:
         try:
             return decide(
                 self._hosted.behaviour, life.state, life.data, delivery, self._directory,
-                cause=f"{self._prefix}{delivery.offset}", attempt=attempt, bytes_max=1_000_000,
+                cause=f"{self._prefix}{delivery.offset}", attempt=attempt, bytes_max=self._seen.output_bytes_max,
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001  user code may raise anything
             life.state = self._hosted.behaviour.state_decode(life.data)  # The handler may have changed it in place.

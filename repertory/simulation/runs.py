@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import time
@@ -10,13 +11,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from repertory.bridge.log.port import Reader
 from repertory.bridge.system.system import ActorSystem
+from repertory.simulation.again import call_again
 from repertory.simulation.check import Scan
 from repertory.simulation.choices import FromTape, Seeded, Source, Tape
 from repertory.simulation.clients import ClientCommand
 from repertory.simulation.cluster import SimulatedCluster
+from repertory.simulation.invariant import Invariant, Outcome, hold, no_invariant, user_frames
 from repertory.simulation.swarm import FAULTS
+from repertory.simulation.time_limit import TICK_S, TICKS_MAX, RunTooLong, limited
+from repertory.simulation.unexplained import AllowedError, check_explained, is_lossless
 from repertory.simulation.virtual import Violation
 from repertory.verify import verify
 
@@ -25,26 +29,10 @@ VERIFIED_EVERY = 10
 #: More than any run needs: a workload that makes more is taken to be endless.
 WORKLOAD_MAX = 10_000
 
+#: The name of the rule that a run ends; see ``time_limit``.
+ENDS = "a run ends"
+
 Commands = Callable[[random.Random], Iterable[ClientCommand]]
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """The argument of a user's invariant: the log at the end of a run.
-
-    ``lossless`` is False if faults may have prevented commands from being applied: their handlers were made to fail, so
-    that they were dead-lettered or are parked, or records that are not valid commands were sent.
-    """
-
-    system: ActorSystem
-    reader: Reader
-    lossless: bool
-
-
-Invariant = Callable[[Outcome], None]
-
-
-def no_invariant(_outcome: Outcome) -> None:
-    """Accept every outcome."""
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -75,12 +63,17 @@ def drawn(commands: Commands, seed: int) -> list[ClientCommand]:
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """What is simulated: a system, the commands of its clients, the invariant, and the kinds of faults."""
+    """What is simulated: a system, the commands of its clients, the invariant, and the kinds of faults.
+
+    ``allowed_errors``: see ``simulate``. ``again`` returns the command that runs a seed again.
+    """
 
     system: ActorSystem
     commands: Commands
     invariant: Invariant = no_invariant
     kinds: tuple[str, ...] = tuple(FAULTS)
+    allowed_errors: tuple[AllowedError, ...] = ()
+    again: Callable[[int], str] = call_again
 
     def workload(self, seed: int) -> list[ClientCommand]:
         """Return the commands that the clients send with this seed. Raises ValueError if they are endless."""
@@ -89,42 +82,53 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     def run(self, seed: int) -> Result:
         """Run one seed."""
         try:
-            return self._run(seed, self.workload(seed), Seeded(seed))
-        except Exception as error:
-            error.add_note(f"while seed {seed} was simulated")
+            return self._run(seed, None, Seeded(seed))
+        except BaseException as error:
+            error.add_note(f"while seed {seed} was simulated; run it again: {self.again(seed)}")
             raise
 
     def replay(self, seed: int, commands: Sequence[ClientCommand], tape: Tape) -> Result:
         """Run again with the choices of a tape, or with fewer commands."""
         return self._run(seed, commands, FromTape(tape))
 
-    def _run(self, seed: int, commands: Sequence[ClientCommand], source: Source) -> Result:
+    def _run(self, seed: int, commands: Sequence[ClientCommand] | None, source: Source) -> Result:
+        """Run a seed, with its own commands if none are given, within the limit of ``time_limit``."""
         started_s = time.process_time()
-        cluster = SimulatedCluster(self.system, commands, source, self.kinds)
+        with contextlib.ExitStack() as stack:
+            try:
+                with limited():
+                    workload = self.workload(seed) if commands is None else commands
+                    cluster = SimulatedCluster(self.system, workload, source, self.kinds)
+                    stack.callback(cluster.close)
+                    return self._result(seed, cluster, started_s)
+            except RunTooLong as error:
+                stack.pop_all()  # It was interrupted anywhere, and cannot be closed in order.
+                detail = f"it took more than {TICK_S * TICKS_MAX:.0f} s, and was here:\n{user_frames(error)}"
+                return Result(seed, detail, ENDS, "", {}, (), 0, 0.0, {}, {}, time.process_time() - started_s)
+
+    def _result(self, seed: int, cluster: SimulatedCluster, started_s: float) -> Result:
         scan = Scan(cluster)
         rule, violation, handled = "", None, 0
         try:
-            try:
-                cluster.run()
-                scan.check()
-                handled = scan.commands
-                if seed % VERIFIED_EVERY == 0:
-                    _verify(cluster)
-                self._hold(Outcome(cluster.system, cluster.reader, cluster.lossless))
-            except Violation as error:
-                rule, violation = error.rule, error.detail
-            return Result(
-                seed, violation, rule, cluster.trace(scan.records()), cluster.choices.tape, cluster.schedule, handled,
-                cluster.clock.monotonic_s(), cluster.faults, cluster.probes, time.process_time() - started_s,
-            )  # fmt: skip
-        finally:
-            cluster.close()
+            cluster.run()
+            scan.check()
+            handled = scan.commands
+            if seed % VERIFIED_EVERY == 0:
+                _verify(cluster)
+            self.judge(cluster, scan)
+        except Violation as error:
+            rule, violation = error.rule, error.detail
+        trace = cluster.trace(scan.records().values(), violation)
+        return Result(
+            seed, violation, rule, trace, cluster.choices.tape, cluster.schedule, handled, cluster.clock.monotonic_s(),
+            cluster.faults, cluster.probes, time.process_time() - started_s,
+        )  # fmt: skip
 
-    def _hold(self, outcome: Outcome) -> None:
-        try:
-            self.invariant(outcome)
-        except AssertionError as error:
-            raise Violation("the invariant of the application", str(error) or repr(error)) from error
+    def judge(self, cluster: SimulatedCluster, scan: Scan) -> None:
+        """Check what is asked of the application, not of the runtime. Raises Violation."""
+        records = scan.records()
+        check_explained(cluster, records, self.allowed_errors)
+        hold(self.invariant, Outcome(cluster.system, cluster.reader, is_lossless(cluster, records)))
 
 
 def _verify(cluster: SimulatedCluster) -> None:

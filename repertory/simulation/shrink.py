@@ -32,6 +32,11 @@ class Minimised:
         choices = dict(self.tape)
         self._reduce(list(choices), lambda kept: self._fails({place: choices[place] for place in kept}, self.commands))
 
+    def repeat(self) -> None:
+        """Run the smallest run once more: where tracebacks are shown, its result has those of the handlers."""
+        self._left = 1
+        self._fails(self.tape, self.commands)
+
     def _only(self, steps: Sequence[int]) -> Tape:
         kept = frozenset(steps)
         return {place: chosen for place, chosen in self.tape.items() if place[0] in kept}

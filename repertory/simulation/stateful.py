@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from hypothesis import strategies as st
@@ -20,8 +20,10 @@ from repertory.simulation.choices import FromTape, Place
 from repertory.simulation.clients import ClientCommand
 from repertory.simulation.cluster import SimulatedCluster
 from repertory.simulation.fault_injector import FaultInjector
-from repertory.simulation.runs import WORKLOAD_MAX, Commands, Invariant, Outcome, drawn, no_invariant
+from repertory.simulation.invariant import Invariant, no_invariant
+from repertory.simulation.runs import WORKLOAD_MAX, Commands, Scenario, drawn
 from repertory.simulation.swarm import FAULTS
+from repertory.simulation.unexplained import AllowedError
 
 #: The choices of a run's configuration that are drawn, with their numbers of values; see ``swarm.draw``.
 _DRAWN = {
@@ -66,7 +68,7 @@ class Simulation(RuleBasedStateMachine):
 
     system: ClassVar[ActorSystem]
     workload: ClassVar[Sequence[ClientCommand]]
-    invariant_holds: ClassVar[Invariant]
+    scenario: ClassVar[Scenario]
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,19 +124,26 @@ class Simulation(RuleBasedStateMachine):
             with silence():
                 cluster.heal()
                 cluster.settle()
-                Scan(cluster).check()
-                type(self).invariant_holds(Outcome(cluster.system, cluster.reader, lossless=cluster.lossless))
+                scan = Scan(cluster)
+                scan.check()
+                self.scenario.judge(cluster, scan)
         finally:
             cluster.close()
 
 
 def state_machine(
-    system: ActorSystem, *, commands: Commands, invariant: Invariant = no_invariant
+    system: ActorSystem,
+    *,
+    commands: Commands,
+    invariant: Invariant = no_invariant,
+    allowed_errors: Iterable[AllowedError] = (),
 ) -> type[RuleBasedStateMachine]:
     """Return a state machine that sends commands, lets workers take turns, and injects faults; ``.TestCase`` runs it.
 
-    At the end of each example all faults end, all commands must be handled, and ``invariant`` must hold.
+    At the end of each example all faults end, all commands must be handled, what failed must be explained or among
+    ``allowed_errors`` (see ``simulate``), and ``invariant`` must hold.
     """
     workload = drawn(commands, _WORKLOAD_SEED)
-    namespace = {"system": system, "workload": workload, "invariant_holds": staticmethod(invariant)}
+    scenario = Scenario(system=system, commands=commands, invariant=invariant, allowed_errors=tuple(allowed_errors))
+    namespace = {"system": system, "workload": workload, "scenario": scenario}
     return type("Simulation", (Simulation,), namespace)

@@ -146,7 +146,6 @@ def draw(choices: Choices, base: Settings, wanted: tuple[str, ...]) -> Swarm:
         stash_per_shard_max=(10_000, 3, 20)[choices.below(3, "waiting-shard")],
         dead_letter_overflow=bool(choices.below(2, "overflow")),
         deaths_max=(3, 1, 2)[choices.below(3, "deaths")],
-        input_bytes_max=20_000,
         session_timeout_s=session_s,
         progress_timeout_s=5.0,
         stop_timeout_s=3.0,

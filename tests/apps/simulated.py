@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from repertory import ActorSystem, Backoff, Command, Directive, restart
+from repertory import ActorSystem, Backoff, Command, ContractViolation, Directive, restart
 from tests.actors.domain import (
     Account,
     Bag,
@@ -42,6 +42,8 @@ for entity in (Account, Teller, Router, Desk, Bag):
     system.host(entity, partitions=2, supervise=ANSWER if entity is Account else POLICY)
 
 COMMANDS = 200
+#: ``Trip`` and ``Spoil`` raise these, so that entities also fail where no fault is injected.
+allowed_errors = (RuntimeError, KeyError, ValueError, ContractViolation)
 
 
 def commands(random: Random, count: int = COMMANDS) -> Iterator[tuple[Any, str, Command]]:

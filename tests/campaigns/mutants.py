@@ -47,7 +47,7 @@ from tests.support.paths import ROOT
 
 DOCS = ROOT / "docs" / "reliability.rst"
 FIRST_SEED = 5_000
-SCENARIO = Scenario(system=simulated.system, commands=simulated.commands)
+SCENARIO = Scenario(system=simulated.system, commands=simulated.commands, allowed_errors=simulated.allowed_errors)
 
 
 def at_least_once(system: ActorSystem) -> ActorSystem:
@@ -58,7 +58,9 @@ def at_least_once(system: ActorSystem) -> ActorSystem:
     return made
 
 
-AT_LEAST_ONCE_SCENARIO = Scenario(system=at_least_once(simulated.system), commands=simulated.commands)
+AT_LEAST_ONCE_SCENARIO = Scenario(
+    system=at_least_once(simulated.system), commands=simulated.commands, allowed_errors=simulated.allowed_errors
+)
 
 
 TYPED_SCENARIO = Scenario(system=gauges.system, commands=gauges.commands)

@@ -42,7 +42,13 @@ RANDOM = Random(0)  # noqa: S311  reproducible on purpose
 
 def test_no_fault_breaks_a_promise() -> None:
     """Under all faults, the committed records match the model, and all commands are handled in the end."""
-    totals = simulate(simulated.system, commands=simulated.commands, seeds=SEEDS, minimise=False)
+    totals = simulate(
+        simulated.system,
+        commands=simulated.commands,
+        allowed_errors=simulated.allowed_errors,
+        seeds=SEEDS,
+        minimise=False,
+    )
     assert totals.runs == len(SEEDS)
     assert totals.commands >= 200 * len(SEEDS)
     assert set(totals.faults) == set(FAULTS)
@@ -51,7 +57,13 @@ def test_no_fault_breaks_a_promise() -> None:
 def test_no_fault_breaks_a_promise_of_at_least_once() -> None:
     """With torn and late appends among the faults, the journal records that count are those of the model."""
     system = at_least_once(simulated.system)
-    totals = simulate(system, commands=simulated.commands, seeds=range(60), minimise=False)
+    totals = simulate(
+        system,
+        commands=simulated.commands,
+        allowed_errors=simulated.allowed_errors,
+        seeds=range(60),
+        minimise=False,
+    )
     assert totals.runs == 60
     assert totals.probes["late append written"] > 0
 
@@ -81,7 +93,8 @@ def test_a_false_invariant_fails_with_a_minimised_run() -> None:
         simulate(bank, commands=bank_scenario.commands, invariant=nothing_is_ever_written, seeds=range(7, 9))
     error = failure.value
     assert error.seed == 7
-    assert error.command == "simulate(..., seeds=[7])"
+    here = "tests/repertory/simulation/test_simulation.py::test_a_false_invariant_fails_with_a_minimised_run"
+    assert error.command == f"REPERTORY_SIMULATION_SEED=7 python -m pytest {here}"
     assert not error.schedule, "no fault is needed to break it"
     assert len(error.commands) == 1
     assert error.command in str(error)
@@ -153,7 +166,14 @@ def test_an_entity_that_depends_on_its_process_is_found() -> None:
 def test_jobs_do_what_one_process_does() -> None:
     """Two processes run half of the seeds each; the totals are the same."""
     alone, shared = (
-        simulate(simulated.system, commands=simulated.commands, seeds=range(2_000, 2_009), jobs=jobs, twice_every=0)
+        simulate(
+            simulated.system,
+            commands=simulated.commands,
+            allowed_errors=simulated.allowed_errors,
+            seeds=range(2_000, 2_009),
+            jobs=jobs,
+            twice_every=0,
+        )
         for jobs in (1, 2)
     )
     assert (shared.runs, shared.commands) == (alone.runs, alone.commands) == (9, alone.commands)
@@ -172,13 +192,16 @@ def test_a_seed_that_fails_in_another_process_is_minimised_in_this_one() -> None
 
 
 def test_what_a_run_raises_in_another_process_is_raised_here() -> None:
-    """An error in user code is raised unchanged, with its traceback."""
+    """An error in user code is raised unchanged, with its traceback, and with its seed."""
 
-    def broken(_outcome: Outcome) -> None:
+    def broken(_: Random) -> Iterator[ClientCommand]:
         raise LookupError("of the user's own")
 
-    with pytest.raises(LookupError, match="of the user's own"):
-        simulate(bank, commands=bank_scenario.commands, invariant=broken, seeds=range(4), jobs=2)
+    with pytest.raises(LookupError, match="of the user's own") as failure:
+        simulate(bank, commands=broken, seeds=range(4), jobs=2)
+    assert failure.value.__notes__[0].startswith(
+        "while seed 0 was simulated; run it again: REPERTORY_SIMULATION_SEED=0"
+    )
     assert not multiprocessing.active_children()
 
 
@@ -213,7 +236,8 @@ def test_commands_without_end_are_refused() -> None:
         ValueError, match="endless makes more than 10,000 commands for one run; end it earlier"
     ) as failure:
         simulate(simulated.system, commands=endless)
-    assert failure.value.__notes__ == ["while seed 0 was simulated"]
+    (note,) = failure.value.__notes__
+    assert note.startswith("while seed 0 was simulated; run it again: ")
 
 
 def test_an_unknown_fault_is_refused() -> None:

@@ -20,7 +20,7 @@ QUICK = settings(
     suppress_health_check=list(HealthCheck), database=None, phases=(Phase.generate,),
 )  # fmt: skip
 
-machine = state_machine(simulated.system, commands=simulated.commands)
+machine = state_machine(simulated.system, commands=simulated.commands, allowed_errors=simulated.allowed_errors)
 TestSimulation = machine.TestCase
 TestSimulation.settings = QUICK
 
