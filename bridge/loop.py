@@ -15,6 +15,7 @@ from repertory.actors.shard.shard import Shard
 from repertory.actors.shard.turn_result import Counts, TurnResult
 from repertory.bridge import kill_points
 from repertory.bridge.assigned_shard import DOWN, AssignedShard, ShardPhase
+from repertory.bridge.drain import Drain
 from repertory.bridge.interruption import WholeTicks
 from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.clock import Clock, elapsed
@@ -57,12 +58,13 @@ class ShardLoop:
         report: ReportSink = lambda _report: None,
         progress: Callable[[], None] = lambda: None,
         deaths: Callable[[int], Iterable[tuple[int, int]]] = lambda _number: (),
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         #: ``region``: the shards of this worker.
         self._log, self.region, self._clock, self._worker_log = log, region, clock, WorkerLog(report)
         #: How long all shards together may decide before the log is polled again; each shard has an equal share.
         self._poll_timeout_s, self._turns_max_s = poll_timeout_s, turns_max_s
-        self._progress, self._deaths = progress, deaths
+        self._progress, self._deaths, self._is_stopping = progress, deaths, is_stopping
         #: The shards claimed since the last poll: events of that poll for them precede the claim, and are ignored.
         self._claimed_since: set[TopicPartition] = set()
         self.counts, self.commits = Counts(), 0
@@ -182,6 +184,8 @@ class ShardLoop:
     # --- claim and recovery -----------------------------------------------------------------------------------
 
     def _claim(self, assigned: AssignedShard, incarnation: int | None = None) -> None:
+        if self._is_stopping():
+            return  # Another worker of the node gave the shard up, in the same stop: it is for the other nodes.
         assigned.claim(self._clock.monotonic_s(), incarnation)
         kill_points.reached("claiming")
         self._claimed_since.add(assigned.place)
@@ -264,23 +268,15 @@ class ShardLoop:
     # --- drain ------------------------------------------------------------------------------------------------
 
     def drain(self, deadline_s: float) -> bool:
-        """Wait for the commits in flight, then hand each shard over; False if the deadline passed first."""
-        self.ticks.refuse_interrupted()
-        if not self._answered(deadline_s):
-            return False
-        for assigned in self.region:
-            if assigned.phase is ShardPhase.RUNNING and assigned.shard and (result := assigned.shard.handover_result()):
-                self._commit(assigned, result)
-        return self._answered(deadline_s)
-
-    def _answered(self, deadline_s: float) -> bool:
-        """Accept nothing new until every commit is answered; False if the deadline passed first."""
-        while any(assigned.phase is ShardPhase.COMMITTING for assigned in self.region):
-            left_s = deadline_s - self._clock.monotonic_s()
-            if left_s <= 0:
-                return False
-            self._claimed_since.clear()
-            for event in self._log.poll(min(left_s, self._poll_timeout_s)):
-                if not isinstance(event, Fetched | Assigned):
-                    self._on(event)
-        return True
+        """Finish the turns under way and hand each shard over; False if the deadline passed first."""
+        with self.ticks:
+            drain = Drain(
+                self._log,
+                self.region,
+                self._clock,
+                on=self._on,
+                commit=self._commit,
+                stop=self._stop,
+                poll_timeout_s=self._poll_timeout_s,
+            )
+            return drain.run(deadline_s)

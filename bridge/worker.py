@@ -72,6 +72,7 @@ class ShardHost:
             report=control.report,
             progress=control.progress,
             deaths=in_flight.of_this_node().deaths,
+            is_stopping=control.stopping.is_set,
         )
         control.under_way = region.under_way
         control.started()

@@ -1,9 +1,10 @@
 """The decisions of a supervisor: `step(tree, event, now_s)` returns the next tree and the commands to carry out.
 
 Only this module changes the phase of a child. `PHASE_TABLE` lists all changes. `step` determines the changes that an
-event means, and `_take_next_steps` then stops and starts children whose turn has come:
+event means, and `_take_next_steps` then stops and starts children:
 
-- Stops go one at a time, the last child first. The next child stops when the one before has exited (as in OTP).
+- All children that an event stops are told at once, the last child first. OTP waits for the exit of each before it
+  tells the next. Here a worker that is told last would first take over the shards that the others give up.
 - Starts go in start order and do not wait for each other's Started. OTP waits. Here a child is a process, or a shard
   that restores for seconds, and children must not depend on a sibling while they start.
 - Except under one_for_one, no child starts while a sibling is being stopped, or while a sibling waits whose failure it
@@ -46,6 +47,7 @@ def step(tree: Tree, event: TreeEvent, now_s: float) -> tuple[Tree, tuple[TreeCo
     Events of an old incarnation, events of unknown children, and repeated events have no effect.
     """
     commands: tuple[TreeCommand, ...] = ()
+    before = tree
     match event:
         case Add():
             tree = _add(tree, event)
@@ -68,7 +70,7 @@ def step(tree: Tree, event: TreeEvent, now_s: float) -> tuple[Tree, tuple[TreeCo
         case _:
             assert_never(event)
     tree, more = _take_next_steps(tree)
-    return tree, commands + more
+    return tree, commands + _stops(before, tree) + more
 
 
 def _add(tree: Tree, event: Add) -> Tree:
@@ -92,8 +94,6 @@ def _failed(tree: Tree, child: Child, failure: Failure, now_s: float) -> tuple[T
     tree = _put(tree, replace(child, failure=failure))
     if child.phase in LIVE:
         return _fail(tree, child.name, failure, directive, now_s)
-    if child.phase in LEAVING and tree.awaited != child.name:  # It ended before it was its turn to stop.
-        return _change(tree, child.name, ChildChange.EXITED), ()
     late = child.phase in (ChildPhase.WAITING, ChildPhase.READY) and child.failure == _unreported(child)
     if late and directive is not Directive.RESTART:  # The exit has been counted already; only the directive differs.
         return _fail(tree, child.name, failure, directive, now_s)
@@ -163,13 +163,11 @@ def _halt(tree: Tree, phase: TreePhase, failure: Failure | None) -> Tree:
 
 
 def _take_next_steps(tree: Tree) -> tuple[Tree, tuple[TreeCommand, ...]]:
-    """Do all that the phases now allow: the next stop, all starts, or the end of the tree."""
-    tree, stops = _stop_next(tree)
+    """Do all that the phases now allow: all starts, or the end of the tree."""
     if tree.phase is TreePhase.RUNNING:
-        tree, starts = _start_ready(tree)
-        return tree, stops + starts
+        return _start_ready(tree)
     if any(child.phase in LEAVING for child in tree.children):
-        return tree, stops
+        return tree, ()
     if tree.phase is TreePhase.STOPPING:
         return replace(tree, phase=TreePhase.STOPPED), ()
     if tree.phase is TreePhase.ESCALATING:
@@ -178,14 +176,10 @@ def _take_next_steps(tree: Tree) -> tuple[Tree, tuple[TreeCommand, ...]]:
     return tree, ()
 
 
-def _stop_next(tree: Tree) -> tuple[Tree, tuple[TreeCommand, ...]]:
-    """Stop the last child that is to stop, unless an earlier stop is still awaited."""
-    if tree.awaited is not None:
-        return tree, ()
-    for child in reversed(tree.children):
-        if child.phase in LEAVING:
-            return replace(tree, awaited=child.name), (Stop(child.name, child.incarnation),)
-    return tree, ()
+def _stops(before: Tree, after: Tree) -> tuple[TreeCommand, ...]:
+    """Stop the children that an event has marked to be stopped, the last one first."""
+    leaving = [child for child in reversed(after.children) if child.phase in LEAVING]
+    return tuple(Stop(each.name, each.incarnation) for each in leaving if before.child(each.name).phase not in LEAVING)
 
 
 def _start_ready(tree: Tree) -> tuple[Tree, tuple[TreeCommand, ...]]:
@@ -219,8 +213,7 @@ def _change(tree: Tree, name: str, change: ChildChange) -> Tree:
     after = PHASE_TABLE[change].get(child.phase)
     if after is None:
         return tree
-    awaited = tree.awaited if after in LEAVING or tree.awaited != name else None
-    return _put(replace(tree, awaited=awaited), replace(child, phase=after))
+    return _put(tree, replace(child, phase=after))
 
 
 def _put(tree: Tree, child: Child) -> Tree:

@@ -50,7 +50,7 @@ _P = ChildPhase
 LIVE: Final = (_P.STARTING, _P.RUNNING)
 """Running as far as is known, and not to be stopped. Only in these phases is a failure judged and counted."""
 LEAVING: Final = (_P.RESTARTING, _P.STOPPING, _P.REMOVING)
-"""Being stopped: Stop was sent, or will be when it is the child's turn."""
+"""Being stopped: Stop was sent, Exited has not been received."""
 
 PHASE_TABLE: Final[Mapping[ChildChange, Mapping[ChildPhase, ChildPhase]]] = {
     ChildChange.ADD: {_P.ABSENT: _P.READY, _P.STOPPED: _P.READY, _P.REMOVING: _P.RESTARTING},

@@ -6,8 +6,7 @@
   before the next event.
 - ``Start`` is answered by ``Started``, ``Failed`` or ``Exited`` with its incarnation.
 - ``Stop`` is always answered by ``Exited`` with its incarnation: after a kill if necessary, and also if the child has
-  just failed. Only then is the next sibling stopped. For a child that stops synchronously, the shell passes ``Exited``
-  itself.
+  just failed. Several may be under way. For a child that stops synchronously, the shell passes ``Exited`` itself.
 - ``WakeAfter`` is answered by ``Due`` with its incarnation. Timers need not be cancelled: a stale one is ignored.
 - After ``Failed`` an incarnation is over. The shell makes sure that it exits, or kills it, at the latest before it
   carries out the child's next ``Start``. A later ``Exited`` has no effect.
@@ -29,10 +28,10 @@ class TreePhase(enum.Enum):
 
     RUNNING = "running"
     STOPPING = "stopping"
-    """StopRequested was received; the children stop one after another."""
+    """StopRequested was received; the children are being stopped."""
     STOPPED = "stopped"
     ESCALATING = "escalating"
-    """It gave up; the children stop one after another, then Escalate follows."""
+    """It gave up; the children are being stopped, then Escalate follows."""
     ESCALATED = "escalated"
     """Escalate was sent. All children are down."""
 
@@ -57,8 +56,7 @@ class Tree(msgspec.Struct, frozen=True):
 
     ``policy`` has this level's budget and backoff. ``seed`` makes the jitter differ between trees and repeatable in a
     run. ``restarts`` is the sliding window. ``last_incarnation`` counts for all children together, so that a child that
-    is removed and added again gets a new one. ``awaited`` is the child that was sent Stop and has not exited.
-    ``failure`` is the one that was escalated.
+    is removed and added again gets a new one. ``failure`` is the one that was escalated.
     """
 
     policy: Policy
@@ -68,7 +66,6 @@ class Tree(msgspec.Struct, frozen=True):
     children: tuple[Child, ...] = ()
     restarts: tuple[float, ...] = ()
     last_incarnation: int = 0
-    awaited: str | None = None
     failure: Failure | None = None
 
     def child(self, name: str) -> Child:

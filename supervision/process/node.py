@@ -59,10 +59,10 @@ def run_node(
     """Run the workers until a stop is requested or supervision gives up; return the exit code.
 
     Call it on the main thread of a fresh process: all other processes are forked from it, so no thread, Kafka client or
-    child may exist yet. It handles SIGTERM and SIGINT: the first starts a graceful stop (the last child first, all of
-    them within ``stop_timeout_s``), the second kills all workers at once. A worker is killed, and restarted as
-    ``policy`` says, if it answers no ping for ``ping_timeout_s``, or if ``progress_timeout_s`` is given and its data
-    thread makes no progress for that long.
+    child may exist yet. It handles SIGTERM and SIGINT: the first starts a graceful stop (all workers are told before
+    any is waited for, and end within ``stop_timeout_s``), the second kills all workers at once. A worker is killed, and
+    restarted as ``policy`` says, if it answers no ping for ``ping_timeout_s``, or if ``progress_timeout_s`` is given
+    and its data thread makes no progress for that long.
 
     Returns 0 after a graceful stop, 128 + the signal's number after the second signal, and 70 (EX_SOFTWARE) otherwise,
     with one sentence on stderr and in the last report. When it returns, no process, thread or port of the tree is left

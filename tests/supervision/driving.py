@@ -55,8 +55,6 @@ def event_of(tree: Tree, move: Move) -> TreeEvent:
     """Turn a choice into an event: aimed at a child to which it matters if there is one, else noise."""
     phases = {"crash": LIVE, "die": LIVE, "up": (ChildPhase.STARTING,), "wake": (ChildPhase.WAITING,), "obey": LEAVING}
     aimed = [child for child in tree.children if child.phase in phases.get(move.kind, ())]
-    if move.kind == "obey":
-        aimed = [child for child in aimed if child.name == tree.awaited]
     name = aimed[move.pick % len(aimed)].name if aimed else NAMES[move.pick % len(NAMES)]
     incarnation = max(0, tree.child(name).incarnation - move.age)
     match move.kind:
@@ -140,8 +138,9 @@ def drain(tree: Tree, now_s: float = 0.0) -> tuple[Tree, list[TreeCommand]]:
     commands: list[TreeCommand] = []
     for _ in range(100):
         waiting = [child for child in tree.children if child.phase is ChildPhase.WAITING]
-        if tree.awaited is not None:
-            event: TreeEvent = Exited(tree.awaited, tree.child(tree.awaited).incarnation)
+        leaving = [child for child in tree.children if child.phase in LEAVING]
+        if leaving:
+            event: TreeEvent = Exited(leaving[-1].name, leaving[-1].incarnation)
         elif waiting:
             event = Due(waiting[0].name, waiting[0].incarnation)
         else:

@@ -113,7 +113,8 @@ def test_a_lost_child_is_forgotten_at_once() -> None:
     tree, commands = play(family(ONE), Remove("b", gone=True))
     assert (tree.names(), commands) == (("a", "c", "d"), ())
     tree, _ = play(family(ONE), StopRequested())
-    assert play(tree, Remove("d", gone=True))[1] == (Stop("c", 3),)
+    tree, commands = play(tree, Remove("d", gone=True), Exited("c", 3), Exited("b", 2), Exited("a", 1))
+    assert (tree.phase, commands) == (TreePhase.STOPPED, ())
 
 
 def test_a_lost_sibling_releases_the_group() -> None:
@@ -161,9 +162,9 @@ def test_policy_names_types_also_for_failures_that_came_as_data() -> None:
 def test_escalate_asks_no_budget(strategy: Strategy) -> None:
     """ESCALATE stops everybody else, last first, and then escalates that failure."""
     tree, commands = play(family(strategy, 3), Failed("b", 2, failure(Directive.ESCALATE)))
-    assert commands == (Stop("c", 3),)
+    assert commands == (Stop("c", 3), Stop("a", 1))
     assert tree.phase is TreePhase.ESCALATING
-    assert play(tree, Exited("c", 3))[1] == (Stop("a", 1),)
+    assert play(tree, Exited("c", 3))[1] == ()
     tree, commands = play(tree, Exited("c", 3), Exited("a", 1))
     assert commands == (Escalate(failure(Directive.ESCALATE)),)
     assert (tree.phase, tree.failure) == (TreePhase.ESCALATED, failure(Directive.ESCALATE))
@@ -218,7 +219,8 @@ def test_a_late_report_is_heard_until_the_next_start() -> None:
 def test_only_an_exit_that_was_counted_has_a_late_report(first: TreeEvent) -> None:
     """What a child said or says of an end that cost no restart does not stop it, however late and often it comes."""
     tree, _ = crash(family(ALL, 3), "b")
-    tree, _ = play(tree, first, Failed("a", 1, failure(Directive.STOP)), Failed("a", 1, failure(Directive.STOP)))
+    late = Failed("a", 1, failure(Directive.STOP))
+    tree, _ = play(tree, first, late, late, Exited("a", 1), late)
     assert tree.child("a").phase is ChildPhase.READY
 
 
@@ -242,17 +244,33 @@ def test_a_report_while_stopping_is_remembered_and_not_judged() -> None:
     """A child that was told to stop is awaited until its exit, whatever it reports, and is restarted with its group."""
     tree, _ = crash(family(ALL, 2), "a")
     tree, commands = play(tree, Failed("b", 2, failure(Directive.ESCALATE)))
-    assert (tree.awaited, tree.phase, commands) == ("b", TreePhase.RUNNING, ())
+    assert (tree.child("b").phase, tree.phase, commands) == (ChildPhase.RESTARTING, TreePhase.RUNNING, ())
     assert tree.child("b").failure == failure(Directive.ESCALATE)
     assert play(tree, Due("a", 1), Exited("b", 2))[1] == (Start("a", 3), Start("b", 4))
 
 
-def test_a_sibling_that_dies_before_its_turn_is_not_told_to_stop() -> None:
-    """A child that fails or exits before its Stop was sent is down; it costs no restart."""
+def test_all_are_told_to_stop_before_any_has_stopped() -> None:
+    """One that is told last would take over what the first gives up; so nobody is told last. Each is told once."""
+    assert play(family(ONE), StopRequested())[1] == (Stop("d", 4), Stop("c", 3), Stop("b", 2), Stop("a", 1))
+    tree, commands = crash(family(ALL), "b")
+    assert commands[1:] == (Stop("d", 4), Stop("c", 3), Stop("a", 1))
+    assert play(tree, StopRequested())[1] == ()
+
+
+def test_a_worker_that_waits_for_its_restart_is_not_started_by_a_stop() -> None:
+    """A stop ends the backoff: its timer, if it fires, starts nobody."""
+    tree, _ = crash(family(ONE, 2), "a")
+    tree, commands = play(tree, StopRequested(), Due("a", 1))
+    assert (commands, tree.child("a").phase) == ((), ChildPhase.STOPPED)
+    assert play(tree, Exited("b", 2))[0].phase is TreePhase.STOPPED
+
+
+def test_a_sibling_that_fails_while_it_stops_costs_no_restart() -> None:
+    """It was told to stop, and how it ends does not matter."""
     for event in (Failed("a", 1, BROKEN), Exited("a", 1)):
         tree, _ = crash(family(ALL, 3), "b")
-        tree, _ = play(tree, event)
-        assert tree.child("a").phase is ChildPhase.READY
+        tree, commands = play(tree, event, Exited("a", 1))
+        assert (tree.child("a").phase, commands) == (ChildPhase.READY, ())
         tree, commands = play(tree, Exited("c", 3))
         assert (commands, tree.restarts) == ((), (0.0,))
 

@@ -179,11 +179,6 @@ def test_repeated_events_change_nothing(story: list[Happening]) -> None:
     for happening in story:
         if isinstance(happening.event, Started | Failed | Exited | Due | StopRequested):
             again, commands = step(happening.after, happening.event, happening.now_s)
-            if (
-                isinstance(happening.event, Exited) and commands
-            ):  # It was no repetition: now the child was told to stop.
-                assert happening.after.awaited == happening.event.child
-                continue
             assert (again, commands) == (happening.after, ())
 
 
@@ -202,24 +197,16 @@ def test_every_waiting_child_has_exactly_one_pending_due(story: list[Happening])
 
 @thorough
 @every_story
-def test_stops_go_one_at_a_time(story: list[Happening]) -> None:
-    """A child is told to stop only when the one told before has exited or was taken away, and the last one first."""
-    told: tuple[str, int] | None = None
+def test_stops_go_at_once(story: list[Happening]) -> None:
+    """Whom an event stops is told by that event, the last child first, and each incarnation is told once."""
+    told: set[tuple[str, int]] = set()
     for happening in story:
-        match happening.event:
-            case Exited(name, incarnation) if told == (name, incarnation):
-                told = None
-            case Remove(name, gone=True) if told and told[0] == name:
-                told = None
-            case _:
-                pass
-        for command in happening.commands:
-            if isinstance(command, Stop):
-                assert told is None
-                told = (command.child, command.incarnation)
-                leaving = [child.name for child in happening.after.children if child.phase in LEAVING]
-                assert leaving[-1] == command.child
-        assert happening.after.awaited == (told and told[0])
+        stops = [(command.child, command.incarnation) for command in happening.commands if isinstance(command, Stop)]
+        assert told.isdisjoint(stops)
+        told.update(stops)
+        leaving = [(child.name, child.incarnation) for child in happening.after.children if child.phase in LEAVING]
+        assert told.issuperset(leaving)
+        assert [child for child in reversed(leaving) if child in stops] == stops
 
 
 @thorough
@@ -251,15 +238,13 @@ def test_nothing_grows_without_bound(story: list[Happening]) -> None:
 @thorough
 @every_story
 def test_stop_always_ends(story: list[Happening]) -> None:
-    """A tree asked to stop tells its live children in reverse order, each once, and ends when all have exited."""
+    """A tree asked to stop tells its live children at once, and ends when all have exited."""
     tree = story[-1].after if story else family(Strategy.ONE_FOR_ONE)
-    expected = [child.name for child in reversed(tree.children) if child.phase in (*LIVE, *LEAVING)]
-    told = [tree.awaited] if tree.awaited else []
-    expected = told + [name for name in expected if name not in told]
+    expected = tuple(Stop(child.name, child.incarnation) for child in reversed(tree.children) if child.phase in LIVE)
     tree, commands = step(tree, StopRequested(), 1e6)
+    assert commands == expected
     tree, more = drain(tree, 1e6)
-    assert told + [command.child for command in (*commands, *more) if isinstance(command, Stop)] == expected
-    assert all(isinstance(command, Stop) for command in (*commands, *more))
+    assert more == []
     assert tree.phase is TreePhase.STOPPED
     assert {child.phase for child in tree.children} <= {ChildPhase.STOPPED}
 
@@ -278,21 +263,15 @@ def test_everybody_gets_where_it_goes(story: list[Happening]) -> None:
 @quick
 @given(st.sampled_from(Strategy), st.integers(0, 3), st.randoms(use_true_random=False))
 def test_a_group_is_down_before_it_comes_up(strategy: Strategy, failed: int, order: "st.DrawFn") -> None:
-    """Siblings stop in reverse start order; when all are down and the wait is over, the group starts in start order."""
+    """Siblings stop at once, in any order; when all are down and the wait is over, the group starts in start order."""
     tree = family(strategy)
     group = affected(strategy, NAMES, NAMES[failed])
     tree, commands = crash(tree, NAMES[failed])
-    stopped = [command.child for command in commands if isinstance(command, Stop)]
-    due = Due(NAMES[failed], failed + 1)
-    while tree.awaited or due:
-        if due and (not tree.awaited or order.random() < 0.3):  # type: ignore[attr-defined] # a Random, says the strategy
-            tree, commands = step(tree, due, 0.0)
-            due = None  # type: ignore[assignment] # delivered
-        else:
-            assert tree.awaited
-            tree, commands = step(tree, Exited(tree.awaited, tree.child(tree.awaited).incarnation), 0.0)
-        stopped += [command.child for command in commands if isinstance(command, Stop)]
-        if tree.awaited or due:
-            assert not any(isinstance(command, Start) for command in commands)
-    assert stopped == [name for name in reversed(group) if name != NAMES[failed]]
+    stops = [command for command in commands if isinstance(command, Stop)]
+    assert [stop.child for stop in stops] == [name for name in reversed(group) if name != NAMES[failed]]
+    answers = [Due(NAMES[failed], failed + 1), *(Exited(stop.child, stop.incarnation) for stop in stops)]
+    order.shuffle(answers)  # type: ignore[attr-defined] # a Random, says the strategy
+    for number, answer in enumerate(answers, 1):
+        tree, commands = step(tree, answer, 0.0)
+        assert bool(commands) == (number == len(answers))
     assert [command.child for command in commands if isinstance(command, Start)] == list(group)

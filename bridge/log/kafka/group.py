@@ -40,6 +40,8 @@ PROOF_TIMEOUT_S = 5.0
 TICK_S = 1.0
 #: A planned handover that takes longer is left to the session timeout.
 HANDOVER_TIMEOUT_S = 3.0
+#: How long each poll of a leaving worker waits.
+LEAVING_POLL_S = 0.01
 #: A member that still holds the slot after this many sessions is a live worker: it sends heartbeats.
 HOLDER_SESSIONS_MAX = 2.0
 #: How often the group is asked who holds the slot.
@@ -175,7 +177,8 @@ class GroupMember:
         """Change the subscription, which makes the group rebalance.
 
         A returning static member gets its predecessor's assignment back unchecked (KIP-345: the broker compares the
-        protocol's name, not the subscription), so a worker whose predecessor left in order asks for a rebalance here.
+        protocol's name, not the subscription), so a worker whose predecessor was killed without shards, or while it
+        gave some back, asks for a rebalance here.
         Without cached metadata of the topic, librdkafka 2.16.1 gives everything up and does not join again.
         """
         try:
@@ -276,7 +279,7 @@ class GroupMember:
         _unassign(consumer, partitions)
 
     def _shards_of(self, partitions: list[KafkaPartition]) -> list[TopicPartition]:
-        """Leave out the control topic, which only a leaving worker subscribes to."""
+        """Leave out the control topic, to which a worker subscribes to make the group rebalance."""
         return [TopicPartition(p.topic, p.partition) for p in partitions if p.topic in self._subscriptions]
 
     # --- proof of membership ----------------------------------------------------------------------------------
@@ -359,19 +362,26 @@ class GroupMember:
     # --- leaving ----------------------------------------------------------------------------------------------
 
     def leave(self) -> None:
-        """Hand the shards over, then leave. If a static member only closes, they stay idle until its session ends.
+        """Leave the group, which assigns the shards to others at once.
 
-        Subscribing to a topic without shards makes the group assign them to others. It has done so when we receive
-        the next assignment.
+        A static member that only closes does not leave: its shards stay idle until its session ends, and so does each
+        rebalance meanwhile, which waits for it. Unsubscribing makes librdkafka 2.16.1 send the request to leave all
+        the same, once nothing is assigned; ``close`` waits until it is answered. Before the first assignment the
+        consumer does not know yet that it is a member, and would send nothing: so that is awaited.
         """
-        if self._failure is None and self._fenced_by is None and self._down_since_s is None and self._assignments:
-            before = self._assignments
-            self._resubscribe([self._control])
-            deadline_s = time.monotonic() + HANDOVER_TIMEOUT_S
-            while self._assignments == before and self._failure is None and time.monotonic() < deadline_s:
-                self._consumer.poll(0.05)
+        deadline_s = time.monotonic() + HANDOVER_TIMEOUT_S
+        while self._is_well() and not self._assignments and time.monotonic() < deadline_s:
+            self._consumer.poll(LEAVING_POLL_S)
+        if self._is_well():
+            self._consumer.unsubscribe()
+            while self._consumer.assignment() and self._is_well() and time.monotonic() < deadline_s:
+                self._consumer.poll(LEAVING_POLL_S)
         close_bounded(self._consumer.close, "consumer")
         self._slot_lock.close()
+
+    def _is_well(self) -> bool:
+        """Return whether the group can be left in order: no other member took our place, and a broker answers."""
+        return self._failure is None and self._fenced_by is None and self._down_since_s is None
 
     def abandon(self) -> None:
         """Stop without leaving the group, as a killed process does: the slot is held until its session ends.

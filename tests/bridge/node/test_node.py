@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections import Counter as Multiset
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,16 @@ import pytest
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.port import Backend, Reader
 from repertory.bridge.node.handle import NodeHandle
-from repertory.bridge.reports import IncidentReport, NodeReport, ShardFenced, ShardHandedOver, ShardRestored
+from repertory.bridge.reports import (
+    IncidentReport,
+    NodeReport,
+    ShardAssigned,
+    ShardFenced,
+    ShardHandedOver,
+    ShardLost,
+    ShardRestored,
+    WorkerDrained,
+)
 from repertory.bridge.system.client import Client
 from repertory.bridge.topics import commands_topic, events_topic
 from repertory.inspect.nodes import node_records
@@ -45,6 +55,7 @@ class Stage:
         self.app, self.url = app, url
         self.nodes: list[NodeHandle] = []
         self.reports: list[NodeReport] = []
+        self.reports_of: defaultdict[str, list[NodeReport]] = defaultdict(list)
         self._backend: Backend = connect(url)
         app.system.prepare(self._backend)
         self._client = Client(app.system, self._backend)
@@ -88,7 +99,9 @@ class Stage:
         while not condition():
             assert time.monotonic() < deadline_s, f"never: {what}; {self.reports[-20:]}"
             for node in self.nodes:
-                self.reports += node.poll(0.05)
+                reports = node.poll(0.05)
+                self.reports += reports
+                self.reports_of[node.name] += reports
 
     def put_to_sleep(self, pid: int) -> None:
         """Stop a process, but not while it holds the file's write lock: there its supervisor would have to kill it."""
@@ -228,6 +241,36 @@ def test_a_planned_handover_reports_its_gap(stage: Stage) -> None:
     assert not [report for report in stage.reported(IncidentReport) if report.error == "UncleanTakeover"]
     (entry,) = [entry for entry in first.record().incidents if "second/" in entry.what]
     assert entry.next.startswith("served again")
+
+
+def test_a_node_that_stops_takes_nothing_new(stage: Stage) -> None:
+    """Its workers leave together: none takes over what another gives up. The other node does, and nothing is lost."""
+    first, second = stage.node("first", workers=2), stage.node("second")
+
+    def served(node: NodeHandle) -> list[int]:
+        """Return how many shards each worker of a node serves that serves any."""
+        found: set[tuple[str, str]] = set()
+        for report in stage.reports_of[node.name]:
+            if isinstance(report, ShardRestored):
+                found.add((report.worker, report.shard))
+            elif isinstance(report, ShardLost):
+                found.discard((report.worker, report.shard))
+        return [*Multiset(worker for worker, _ in found).values()]
+
+    stage.until(lambda: sorted(served(first) + served(second)) == [1, 1, 2], "each worker has its share")
+    stage.send(1_000)
+    before = len(stage.reports_of["first"])
+    first.signal(signal.SIGTERM)
+    stage.until(lambda: first._read_fd is None, "the first node has ended")
+    after = stage.reports_of["first"][before:]
+    assert first.stop() == 0
+    stage.nodes.remove(first)
+    assert not [report for report in after if isinstance(report, ShardAssigned | ShardRestored | WorkerKilled)]
+    assert [report.complete for report in after if isinstance(report, WorkerDrained)] == [True, True]
+    stage.send(1_000)
+    stage.check()
+    stage.until(lambda: served(second) == [4], "the second serves all")
+    assert second.exit_code is None
 
 
 def test_a_second_node_with_a_live_slot_leaves_with_a_sentence(stage: Stage, capfd: pytest.CaptureFixture[str]) -> None:

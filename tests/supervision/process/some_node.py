@@ -31,7 +31,7 @@ def main() -> int:
         [WorkSpec(name, "some_work:Steady", arguments) for name, arguments in told["workers"].items()],
         restart(
             max_restarts=told["max_restarts"],
-            backoff=Backoff(first_s=0.01),
+            backoff=Backoff(first_s=told["backoff_s"], max_s=30.0),
             on={KeyError: Directive.STOP, ConnectionError: Directive.ESCALATE, EOFError: Directive.RESUME},
         ),
         Strategy(told["strategy"]),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from repertory.supervision.process.reports import WorkerReport
 from repertory.supervision.process.work import Control
@@ -49,9 +50,11 @@ class Much(WorkerReport, frozen=True, kw_only=True, tag="much"):
 class Steady:
     """Works until it is asked to stop; first does ``deed``, in incarnations up to ``until``."""
 
-    def __init__(self, deed: str = "nothing", until: int = 1_000_000) -> None:
+    def __init__(self, deed: str = "nothing", until: int = 1_000_000, where: str = "") -> None:
         self.deed = DEEDS[deed]
         self.until = until
+        #: A directory that the workers share.
+        self.where = Path(where)
 
     def run(self, control: Control) -> None:
         """Report the pid, so that a test can wait for it."""
@@ -59,13 +62,26 @@ class Steady:
         control.report(Ready(pid=os.getpid()))
         if control.incarnation <= self.until:
             self.deed(control)
+        if self.deed is stop_together:
+            self._await_others(control)
         while not control.stopping.wait(0.02):
             control.progress()
         control.report(Drained())
 
+    def _await_others(self, control: Control) -> None:
+        """Once told to stop, wait until all workers of the node (there are two) have been told."""
+        control.stopping.wait()
+        (self.where / f"{control.worker}.told").touch()
+        while len(list(self.where.glob("*.told"))) < 2:
+            time.sleep(0.01)
+
 
 def nothing(_control: Control) -> None:
     """Work as it should be."""
+
+
+def stop_together(_control: Control) -> None:
+    """Stop only when the other worker is told to stop too; see `Steady`."""
 
 
 def fail(_control: Control) -> None:
@@ -155,6 +171,7 @@ DEEDS: dict[str, Callable[[Control], None]] = {
     deed.__name__: deed
     for deed in (
         nothing,
+        stop_together,
         fail,
         be_fenced,
         stumble,

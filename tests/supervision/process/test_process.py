@@ -44,6 +44,7 @@ class Node:
             "ping_timeout_s": 10.0,
             "stop_timeout_s": 5.0,
             "progress_timeout_s": None,
+            "backoff_s": 0.01,
         }
         read_fd, write_fd = os.pipe()
         self.log = log
@@ -306,14 +307,36 @@ def test_what_moves_on_is_not_killed(start: StartNode) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_one_signal_stops_in_reverse_order(start: StartNode, number: int) -> None:
-    """Each work drains, the last first, and the exit code is 0."""
-    node = start()
+def test_one_signal_stops_all_at_once(start: StartNode, number: int, tmp_path: Path) -> None:
+    """Each work is told before any has ended: here none ends until the others are told too. The exit code is 0."""
+    together = {"deed": "stop_together", "where": str(tmp_path)}
+    node = start(workers={"w0": together, "w1": together}, stop_timeout_s=PATIENCE_S)
     node.ready()
     node.stop(number)
     node.ended_by_itself(0)
-    assert [event["worker"] for event in node.seen if event["event"] == "drained"] == ["w1", "w0"]
+    assert sorted(str(event["worker"]) for event in node.seen if event["event"] == "drained") == ["w0", "w1"]
     assert not [event for event in node.seen if event["event"] == "worker-killed"]
+
+
+def test_a_worker_that_waits_for_its_restart_stays_down(start: StartNode) -> None:
+    """A stop that comes within the backoff of a worker starts nobody, and does not wait for the backoff."""
+    node = start(workers=misbehaving("fail"), backoff_s=2 * PATIENCE_S)
+    node.ready()
+    node.expect("worker-waits", worker="w0")
+    node.stop()
+    node.ended_by_itself(0)
+    assert [event["incarnation"] for event in node.seen if event["event"] == "worker-started"] == [1, 2]
+
+
+def test_a_worker_that_is_starting_is_stopped_too(start: StartNode) -> None:
+    """A stop that comes while a worker is started again is heard by the new one."""
+    node = start()
+    node.ready()["w0"].kill()
+    node.expect("worker-started", worker="w0", incarnation=3)
+    node.stop()
+    node.ended_by_itself(0)
+    assert not [event for event in node.seen if event["event"] == "worker-killed"]
+    assert max(event["incarnation"] for event in node.seen if event["event"] == "worker-started") == 3  # type: ignore[type-var]
 
 
 def test_signals_that_come_together_are_one(start: StartNode) -> None:
