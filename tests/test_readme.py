@@ -23,7 +23,7 @@ from repertory.bridge.log.kafka.shard import PHASE_TABLE as KAFKA_PHASE_TABLE
 from repertory.bridge.log.kafka.shard import KafkaChange, KafkaPhase, KafkaShard
 from repertory.bridge.system.settings import Settings
 from repertory.supervision import PHASE_TABLE, ChildChange, ChildPhase, phase_table_rst
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, located, named
 
 README = ROOT / "README.rst"
 ARCHITECTURE = ROOT / "docs" / "architecture.rst"
@@ -64,7 +64,7 @@ def example(path: Path) -> Path:
 
 def settings_table() -> str:
     """Render every setting with its default and reason, from the comments above it."""
-    source = (ROOT / "bridge" / "system" / "settings.py").read_text(encoding="utf-8")
+    source = located("bridge/system/settings.py").read_text(encoding="utf-8")
     rows = re.findall(r"((?:    #: .*\n)+)    (\w+): \w+ = (.*)\n", source)
     assert [name for _, name, _ in rows] == list(Settings.__struct_fields__)
     lines = [".. list-table::", "   :header-rows: 1", "", "   * - setting", "     - default", "     - reason"]
@@ -93,14 +93,14 @@ def modules(*folders: str) -> Iterator[Path]:
     """Yield the modules of folders, packages first, as paths below the root."""
     for folder in folders:
         yield from sorted(
-            (path.relative_to(ROOT) for path in (ROOT / folder).rglob("*.py")),
+            (Path(named(path)) for path in located(folder).rglob("*.py")),
             key=lambda path: (path.parent.as_posix(), path.name),
         )
 
 
 def docstring(path: Path) -> str:
     """Return the docstring of a module."""
-    found = ast.get_docstring(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+    found = ast.get_docstring(ast.parse(located(str(path)).read_text(encoding="utf-8")))
     assert found, f"{path} has no docstring"
     return found
 
@@ -150,7 +150,7 @@ def test_the_journey_names_functions_that_exist() -> None:
     steps = re.findall(r"``([\w/]+\.py)`` ``(\w+)``", journey)
     assert len(steps) >= 10
     for path, name in steps:
-        tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+        tree = ast.parse(located(str(path)).read_text(encoding="utf-8"))
         names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
         assert name in names, f"{path} has no {name}"
 
@@ -162,7 +162,7 @@ def test_documents_name_files_that_exist(path: Path) -> None:
         r"``((?:actors|bridge|supervision|repertory|examples|benchmarks|tests|docs)/[\w/]+\.(?:py|rst))``",
         path.read_text(encoding="utf-8"),
     )
-    assert not [name for name in named if not (ROOT / name).is_file()]
+    assert not [name for name in named if not located(name).is_file()]
 
 
 def test_the_architecture_page_lists_every_place_that_knows_of_at_least_once() -> None:
@@ -171,7 +171,7 @@ def test_the_architecture_page_lists_every_place_that_knows_of_at_least_once() -
     listed = set(re.findall(r"``([\w/]+\.py)``", text[text.index("\nAt least once\n") :]))
     knowing = set()
     for path in modules(*MAPPED[:-2]):
-        tokens = tokenize.generate_tokens(io.StringIO((ROOT / path).read_text(encoding="utf-8")).readline)
+        tokens = tokenize.generate_tokens(io.StringIO(located(str(path)).read_text(encoding="utf-8")).readline)
         if any(token.type == tokenize.NAME and token.string in AT_LEAST_ONCE_NAMES for token in tokens):
             knowing.add(path.as_posix())
     assert listed == knowing

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support.paths import LINKED, ROOT, located, named
 
 #: The folders that are installed as ``repertory.…``: the first three are linked from there.
-LINKED = ("actors", "bridge", "supervision")
 PACKAGES = (*LINKED, "repertory")
 EVERYWHERE = (*PACKAGES, "examples", "benchmarks")
 
@@ -64,11 +63,12 @@ ADAPTERS = re.compile(r"bridge/log/(kafka|embedded)/.*|supervision/process/.*|re
 def sources(*folders: str) -> Iterator[tuple[str, ast.Module, str]]:
     """Yield path, syntax tree and text of every module; links are not followed."""
     for folder in folders:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            if path.relative_to(ROOT).parts[:1] == ("repertory",) and path.relative_to(ROOT).parts[1] in LINKED:
+        for path in sorted(located(folder).rglob("*.py")):
+            name = named(path)
+            if name.split("/")[0] != folder:
                 continue
             text = path.read_text(encoding="utf-8")
-            yield path.relative_to(ROOT).as_posix(), ast.parse(text), text
+            yield name, ast.parse(text), text
 
 
 def imports(tree: ast.Module) -> Iterator[str]:
@@ -149,7 +149,7 @@ def test_the_rooms_of_the_bridge() -> None:
             continue
         for module in imports(tree):
             other = module.removeprefix("repertory.bridge.")
-            if other == module or other in GROUND or not (ROOT / "bridge" / f"{other.replace('.', '/')}.py").is_file():
+            if other == module or other in GROUND or not located(f"bridge/{other.replace('.', '/')}.py").is_file():
                 continue
             assert own not in GROUND, f"{path} imports {module}, and everything imports {path}"
             assert room_of(other) in MAY_IMPORT[room_of(own)], f"{path} ({room_of(own)}) imports {module}"
@@ -226,7 +226,7 @@ def test_nothing_is_left_for_later_in_the_code(word: str) -> None:
 @pytest.mark.parametrize("folder", PACKAGES)
 def test_every_package_says_what_its_rooms_are(folder: str) -> None:
     """Each package has an ``__init__`` with a docstring: what is in it, and which module to enter first."""
-    for path in sorted((ROOT / folder).rglob("*.py")):
+    for path in sorted(located(folder).rglob("*.py")):
         init = path.parent / "__init__.py"
         assert init.is_file(), f"{init.relative_to(ROOT)} is missing: setuptools would not ship the package"
         assert ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))), f"{init.relative_to(ROOT)} says nothing"

@@ -130,6 +130,34 @@ def test_the_sdist_holds_files_and_no_links(sdist: Path) -> None:
     assert not LINKED & {name.split("/")[0] for name in names}
 
 
+def tracked() -> set[str]:
+    """Return the files that git tracks, under the names that they have in an sdist."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    links = {f"repertory/{name}" for name in LINKED}
+    names = {name for name in listed if name and not name.startswith(".") and name not in links}
+    return {f"repertory/{name}" if name.split("/")[0] in LINKED else name for name in names}
+
+
+def test_the_sdist_holds_what_its_tests_need(sdist: Path, tmp_path: Path) -> None:
+    """Every file that git tracks, and nothing but those; all tests are found there, and those that read its files pass.
+
+    Whoever packages a distribution runs the tests of what was published.
+    """
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.iterdir()
+    made = ("PKG-INFO", "repertory.egg-info/")
+    found = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
+    found = {name for name in found if not name.startswith(made)}
+    if (ROOT / ".git").exists():
+        assert found == tracked()
+    options = ["-q", "-p", "no:cacheprovider"]
+    run(sys.executable, "-m", "pytest", *options, "--collect-only", cwd=unpacked)  # Imports all of them.
+    run(sys.executable, "-m", "pytest", *options, "tests/test_tidy.py", "tests/test_mentions.py", cwd=unpacked)
+
+
 def test_the_wheel_holds_the_package_and_nothing_else(sdist: Path, wheel: Path) -> None:
     """Each module and each ``py.typed`` once, under ``repertory``: the files of the checkout, and of the sdist."""
     with zipfile.ZipFile(wheel) as archive:

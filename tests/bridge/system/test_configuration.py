@@ -20,7 +20,7 @@ from repertory.bridge.system.configuration import OTHER_VARIABLES, PREFIX, confi
 from repertory.bridge.system.settings import FIELDS, meanings
 from repertory.bridge.system.system import load_system
 from repertory.bridge.topics import dead_letters_topic
-from tests.support.paths import ROOT
+from tests.support.paths import LINKED, ROOT, located
 
 #: A value for each setting that is neither its default nor one of the others here, as TOML writes it.
 VALUES = {name: ('"at-least-once"' if name == "delivery" else "true" if name == "dead_letter_overflow" else "7")
@@ -217,7 +217,7 @@ def test_every_variable_that_anything_reads_is_known() -> None:
 
 def test_every_setting_is_used_and_explained() -> None:
     """A setting without an effect would mislead whoever sets it."""
-    sources = [path for folder in ("actors", "bridge", "supervision") for path in (ROOT / folder).rglob("*.py")]
+    sources = [path for folder in LINKED for path in located(folder).rglob("*.py")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in sources if path.name != "settings.py")
     for name in FIELDS:
         assert name in Limits.__struct_fields__ or re.search(rf"settings\.{name}\b", text) or name in DERIVED, name
