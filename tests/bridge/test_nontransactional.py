@@ -269,7 +269,7 @@ def test_a_record_that_no_shard_wrote_is_a_decode_error(turn: str) -> None:
 @pytest.mark.parametrize("delivery", ["at-most-once", "", "AT-LEAST-ONCE", 1])
 def test_there_are_two_deliveries(delivery: Any) -> None:
     """Any other value is refused with a sentence that names both."""
-    with pytest.raises(ValueError, match="'exactly-once' or 'at-least-once', not"):
+    with pytest.raises(ValueError, match='"exactly-once" or "at-least-once", not'):
         Settings(delivery=delivery)
 
 

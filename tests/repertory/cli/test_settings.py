@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from repertory.bridge.system.settings import FIELDS, Settings
 from repertory.cli.app import app
+from repertory.cli.shared import console
 
 TARGET = "tests.apps.counting:system"
 
@@ -19,7 +20,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pyproject.toml").write_text("[tool.repertory]\ndeaths_max = 4\n", encoding="utf-8")
     monkeypatch.setenv("REPERTORY_BATCH_RECORDS_MAX", "2000")
-    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setattr(console, "_width", 500)  # It was measured when it was made.
 
 
 def test_every_setting_is_shown(tmp_path: Path) -> None:
