@@ -38,6 +38,7 @@ OTHER_VARIABLES = frozenset(
         "REPERTORY_DIFFERENTIAL_FIRST",
         "REPERTORY_RECORDED_KILLS",
         "REPERTORY_NONTRANSACTIONAL_SEEDS",
+        "REPERTORY_SIMULATION_SEED",
     }
 )
 #: What Kubernetes sets in every container for a service that is called "repertory" or "repertory-…".
