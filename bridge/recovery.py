@@ -35,6 +35,7 @@ from repertory.bridge.journal import REMEDY, Inconsistent, JournalTail, entity_k
 from repertory.bridge.log.port import Claimed, Replayed
 from repertory.bridge.log.record import Record
 from repertory.bridge.nontransactional import NontransactionalRecovery
+from repertory.bridge.silence import silenced
 from repertory.bridge.topics import SEEN_KEY, SHARD_KEY
 from repertory.supervision.traceback_text import message_of
 
@@ -70,8 +71,9 @@ class Recovery:
         self.records = 0
         self.wanted: Replay | None = Replay(codec.state, 0, claimed.ends[codec.state])
 
+    @silenced()
     def feed(self, replayed: Replayed) -> None:
-        """Process records of the wanted range."""
+        """Process records of the wanted range. What events log and print was logged when they happened."""
         assert self.wanted is not None and replayed.topic == self.wanted.topic, replayed.topic
         self.records += len(replayed.records)
         codec, is_complete = self._codec, replayed.complete

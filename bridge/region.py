@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, MutableSequence
 
+from repertory.actors.message import Envelope
+from repertory.actors.shard.changelog import ShardId
 from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.crash_guard import COMMAND, SHARD
 from repertory.bridge import kill_points
@@ -75,15 +77,21 @@ class ShardRegion:
 
     def under_way(self) -> str:
         """Return the command in a handler now, as ``account/3@17 key 'a-1'``, or ""; may be called on any thread."""
-        if self._in_flight is None or not self._in_flight[COMMAND]:
+        if (found := self.handled()) is None:
             return ""
+        return f"{found[0]}@{found[1].offset} key {found[1].key!r:.100}"
+
+    def handled(self) -> tuple[ShardId, Envelope] | None:
+        """Return the command in a handler now, and its shard; may be called on any thread."""
+        if self._in_flight is None or not self._in_flight[COMMAND]:
+            return None
         for assigned in tuple(self._assigned.values()):
             shard = assigned.shard
             if shard is None or assigned.config.number != self._in_flight[SHARD]:
                 continue
             if (command := shard.handling) is not None:
-                return f"{assigned.name}@{command.offset} key {command.key!r:.100}"
-        return ""
+                return assigned.config.id, command
+        return None
 
     def add(self, place: TopicPartition, now_s: float) -> ShardConfig:
         """Add a shard and return its configuration; siblings are in the order of ``host()``, then of partition.

@@ -93,6 +93,10 @@ class IncidentReport(WorkerReport, frozen=True, kw_only=True, tag="incident"):
     traceback: str = ""
 
 
+class WorkerJoined(WorkerReport, frozen=True, kw_only=True, tag="worker-joined"):
+    """A worker is a member of the group, and has been assigned shards, or none."""
+
+
 class WorkerDrained(WorkerReport, frozen=True, kw_only=True, tag="worker-drained"):
     """A worker has drained its shards before it stops. ``complete``: all of them, before the deadline."""
 
@@ -114,7 +118,7 @@ ShardReport = (
     | IncidentReport
 )
 #: All reports of the processes of a node.
-NodeReport = SupervisionReport | ShardReport | WorkerDrained
+NodeReport = SupervisionReport | ShardReport | WorkerJoined | WorkerDrained
 
 #: Receives a loop's reports. It must not block and must not raise.
 ReportSink = Callable[[ShardReport], None]

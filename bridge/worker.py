@@ -13,20 +13,20 @@ import logging
 import os
 import signal
 import sys
-import time
 import uuid
 from collections.abc import Sequence
 
 import msgspec
 
 from repertory.actors.message import DefinitionError
-from repertory.bridge import kill_points
+from repertory.bridge import kill_points, log_lines
 from repertory.bridge.log.clock import SystemClock
 from repertory.bridge.log.connect import connect, read_kafka_config
 from repertory.bridge.log.port import InvalidSetting, Member, SlotTaken, TopicMismatch
+from repertory.bridge.log_lines import LogOptions
 from repertory.bridge.loop import ShardLoop
 from repertory.bridge.node import in_flight
-from repertory.bridge.reports import WorkerDrained
+from repertory.bridge.reports import WorkerDrained, WorkerJoined
 from repertory.bridge.system.settings import Settings
 from repertory.bridge.system.system import IN_A_NODE, load_system
 from repertory.bridge.system.target import TargetError
@@ -75,10 +75,15 @@ class ShardHost:
             is_stopping=control.stopping.is_set,
         )
         control.under_way = region.under_way
+        log_lines.follow(system.name, region.handled)
         control.started()
+        has_joined = False
         try:
             while not control.stopping.is_set():
                 loop.tick()
+                if not has_joined and log.is_member:
+                    has_joined = True
+                    control.report(WorkerJoined())
             kill_points.reached("stopping")
             drained = loop.drain(clock.monotonic_s() + system.settings.stop_timeout_s / 2)
             control.report(WorkerDrained(complete=drained, commits=loop.commits))
@@ -89,7 +94,7 @@ class ShardHost:
 
 def shard_host(target: str, log: str, node: str, slot: int, kafka_config: str | None, settings: str) -> ShardHost:
     """Create a shard host: the target of a worker's ``WorkSpec``. ``settings``: the node's, as JSON."""
-    _log_to_stderr(f"worker-{slot}")
+    log_lines.work_as(f"worker-{slot}")
     calm_the_collector()
     return ShardHost(target, log, node, slot, kafka_config, settings)
 
@@ -122,16 +127,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--kafka-config")
     parser.add_argument("--settings", help="All settings, as JSON; without them, those of the environment.")
+    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--log-format", default="text")
+    parser.add_argument("--log-config")
     options = parser.parse_args(arguments)
     lineage.end_with(options.parent, signal.SIGTERM)  # Stop gracefully, however the parent ended.
-    _log_to_stderr("node")
     os.environ[IN_A_NODE] = "1"
     try:
+        log_lines.set_up(LogOptions(options.verbose, options.log_format, options.log_config), options.node)
+        logging.captureWarnings(capture=True)
         given = None if options.settings is None else _decode_settings(options.settings)
         system = load_system(options.target).configured(given)
-    except (TargetError, DefinitionError, InvalidSetting) as error:
+    except (TargetError, DefinitionError, InvalidSetting, ValueError) as error:
         sys.stderr.write(f"repertory: {error}\n")
         return os.EX_USAGE
+    log_lines.add_coordinates()  # The application may have added handlers.
     settings = system.settings
     in_flight.share_with_workers(options.workers, f"{options.node}/{uuid.uuid4().hex[:8]}")
     kill_points.arm()
@@ -159,20 +169,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         progress_timeout_s=settings.progress_timeout_s,
         reports=ReportWriter(options.report_fd),
     )
-
-
-def _log_to_stderr(name: str) -> None:
-    """Write log lines to stderr, with the worker's name and the time in UTC."""
-    handler = logging.StreamHandler()
-    formatter = logging.Formatter(
-        f"%(asctime)s.%(msecs)03dZ {name} %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
-    )
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    logger = logging.getLogger("repertory")
-    logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
 
 
 if __name__ == "__main__":

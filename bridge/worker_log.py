@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.turn_result import Incident
+from repertory.bridge.log_lines import entry
 from repertory.bridge.reports import (
     IncidentReport,
     ReportSink,
@@ -23,7 +24,6 @@ from repertory.bridge.reports import (
     ShardRestoring,
     ShardStalled,
 )
-from repertory.bridge.text import one_line
 from repertory.bridge.topics import wrong_count
 from repertory.supervision import Failure
 from repertory.supervision.traceback_text import bounded
@@ -128,10 +128,5 @@ class WorkerLog:
 
 
 def _write_line(level: int, line: str, *values: object, trace: str = "") -> None:
-    """Log a line, with a traceback where any formatter of ``logging`` prints one: below the line."""
-    if not logger.isEnabledFor(level):
-        return
-    record = logger.makeRecord(logger.name, level, __file__, 0, "%s", (one_line(line % values),), None)
-    if trace:
-        record.exc_text = "\n".join(map(one_line, trace.splitlines()))
-    logger.handle(record)
+    if logger.isEnabledFor(level):
+        logger.handle(entry(logger, level, line % values, trace))

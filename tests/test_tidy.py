@@ -24,7 +24,7 @@ AROUND = {
 }
 
 #: Modules of the bridge that import nothing else of it, so that every room may import them.
-GROUND = {"kill_points", "reports", "system.settings", "text"}
+GROUND = {"kill_points", "log_lines", "reports", "silence", "system.settings", "text"}
 #: The rooms of the bridge, by the first pattern that a module's path matches, and the rooms that each may import.
 ROOMS = {
     "port": re.compile(r"log\.(port|record|clock)"),

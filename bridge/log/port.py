@@ -199,6 +199,10 @@ class Log(Protocol):
     A request for a shard that the worker no longer owns is void: it has no answer, or ``Fenced``.
     """
 
+    @property
+    def is_member(self) -> bool:
+        """Whether the worker has joined the group, and the group has assigned shards to it, or none."""
+
     def poll(self, timeout_s: float) -> Sequence[LogEvent]:
         """Return the events since the last call; wait up to ``timeout_s`` if there are none.
 

@@ -16,16 +16,21 @@ from typing import Self
 
 import msgspec
 
+from repertory.bridge.log_lines import LOG_DEFAULTS, LogOptions, entry
 from repertory.bridge.node.publisher import Publisher
+from repertory.bridge.node.readiness import Readiness
 from repertory.bridge.node.report_stream import ReportLines
 from repertory.bridge.node.status import NodeStatus, NodeStatusRecord
 from repertory.bridge.reports import (
     IncidentReport,
     NodeReport,
     ShardAborted,
+    ShardAssigned,
     ShardFailed,
     ShardFenced,
+    ShardHandedOver,
     ShardStalled,
+    WorkerJoined,
 )
 from repertory.bridge.system.settings import Settings
 from repertory.bridge.text import one_line
@@ -62,7 +67,10 @@ class NodeHandle:
         node: str | None = None,
         kafka_config: str | None = None,
         publish: Callable[[NodeStatus], Publisher] | None = None,
+        log_options: LogOptions = LOG_DEFAULTS,
+        shards: int = 0,
     ) -> None:
+        """``shards``: how many the system has, on all nodes."""
         self._stop_timeout_s = stop_timeout_s
         #: The node's name within the group; by default this machine's.
         self.name = node or socket.gethostname()
@@ -74,7 +82,7 @@ class NodeHandle:
         read_fd, write_fd = os.pipe()
         command = [
             sys.executable, "-m", "repertory.bridge.worker", target, "--log", log, "--workers", str(workers),
-            "--node", self.name, "--report-fd", str(write_fd), "--parent", str(os.getpid()),
+            "--node", self.name, "--report-fd", str(write_fd), "--parent", str(os.getpid()), *log_options.arguments(),
         ]  # fmt: skip
         if settings is not None:
             command += ["--settings", msgspec.json.encode(settings).decode()]
@@ -91,6 +99,7 @@ class NodeHandle:
         os.set_blocking(read_fd, False)
         self._read_fd: int | None = read_fd
         started_ms = time.time_ns() // 1_000_000
+        self._readiness = Readiness(self.name, workers, shards, started_ms / 1000)
         self._status = NodeStatus(self.name, self.pid, pid_start(self.pid) or "", started_ms)
         self._publisher = None if publish is None else publish(self._status)
 
@@ -104,6 +113,11 @@ class NodeHandle:
         """The exit code of the node process, None while it runs."""
         return self._process.poll()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether all workers had joined and their shards were recovered, according to the reports so far."""
+        return self._readiness.reached
+
     def record(self) -> NodeStatusRecord:
         """Return the status from the reports so far: workers, counters, last incidents. Any thread may call it."""
         return self._status.record(time.time_ns() // 1_000_000)
@@ -112,6 +126,8 @@ class NodeHandle:
         """Return new reports; wait up to ``timeout_s`` for the first. Empty if there are none or the node has ended."""
         if self._read_fd is None:
             return []
+        if (ready := self._readiness.sentence(time.time())) is not None:
+            logger.info("%s", one_line(ready))
         if not select.select([self._read_fd], [], [], timeout_s)[0]:
             return []
         reports = list(self._read())
@@ -144,6 +160,7 @@ class NodeHandle:
             case _:
                 pass
         self.reports_lost += report.dropped
+        self._readiness.take(report)
         if self._status.take(report) and self._publisher is not None:
             self._publisher.changed()
 
@@ -198,16 +215,22 @@ class NodeHandle:
 
 
 def log_report(report: Report) -> None:
-    """Write one report as a log line: the event and its fields."""
+    """Write one report as a log line: the event and its fields. The traceback of a worker's failure is below it."""
+    level = _level(report)
+    if not logger.isEnabledFor(level):
+        return
     fields = msgspec.to_builtins(report)
     shown = " ".join(f"{name}={value}" for name, value in fields.items() if name not in _NOT_SHOWN)
-    logger.log(_level(report), "%s %s", report.event, one_line(shown))
+    trace = report.traceback if isinstance(report, WorkerFailed) else ""
+    logger.handle(entry(logger, level, f"{report.event} {shown}", trace))
 
 
 def _level(report: Report) -> int:
     match report:
-        case IncidentReport() | ShardAborted() | ShardFenced() | ShardFailed() | ShardStalled():
+        case IncidentReport() | ShardAborted() | ShardFenced() | ShardFailed() | ShardStalled() | ShardHandedOver():
             return logging.DEBUG  # The worker has logged it; see `bridge.worker_log`.
+        case WorkerJoined() | ShardAssigned():
+            return logging.DEBUG  # A line says when the node is ready.
         case WorkerFailed() | WorkerKilled() | Escalated():
             return logging.WARNING
         case _:

@@ -28,6 +28,7 @@ from repertory.bridge.reports import (
     ShardRestoring,
     ShardStalled,
     WorkerDrained,
+    WorkerJoined,
 )
 from repertory.supervision.process.reports import (
     Escalated,
@@ -154,7 +155,9 @@ class NodeStatus:
                 case NodeStarted() | NodeStopping() | NodeStopped() | Escalated():
                     self._take_node(report, at_ms)
                     return True
-                case WorkerDrained() | ShardAssigned() | ShardRestoring() | ShardRestored() | ShardLost():
+                case WorkerJoined() | WorkerDrained() | ShardAssigned() | ShardRestoring() | ShardRestored():
+                    return has_changed
+                case ShardLost():
                     return has_changed
                 case (
                     WorkerStarted() | WorkerRunning() | WorkerWaits() | WorkerExited() | WorkerFailed()

@@ -19,6 +19,7 @@ from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record
 from repertory.bridge.nontransactional import CountingJournal
+from repertory.bridge.silence import silenced
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
 from repertory.supervision.traceback_text import message_of
 
@@ -36,8 +37,11 @@ class EntityState(msgspec.Struct, frozen=True):
     parked: str
 
 
+@silenced()
 def entity_state(reader: Reader, system: SystemDefinition, hosted: EntityDefinition, key: str) -> EntityState:
     """Read one entity's snapshot and the tail of the journal; see ``bridge.recovery`` for the whole shard.
+
+    What events log and print was logged when they happened, and is not shown again.
 
     Raises ValueError for an invalid key, DecodeError for records that this code cannot decode.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import threading
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Self, TypeVar, cast
 import msgspec
 
 from repertory.actors.entity import Entity
-from repertory.actors.message import Message
+from repertory.actors.message import Envelope, Message
 from repertory.actors.shard.changelog import Accepted, ShardId, StashedRecord
-from repertory.bridge import kill_points, topics
+from repertory.bridge import kill_points, log_lines, topics
 from repertory.bridge.assigned_shard import ShardPhase
 from repertory.bridge.log.clock import Clock, SystemClock
 from repertory.bridge.log.port import Backend, Log, Member, Reader
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from repertory.bridge.system.definition import SystemDefinition
 
 E = TypeVar("E", bound=Entity)
+
+logger = logging.getLogger("repertory")
 
 
 def _is_behind_parked(command: StashedRecord, stashed: Sequence[tuple[int, StashedRecord]]) -> bool:
@@ -83,7 +86,7 @@ class Running:
         topology = msgspec.structs.replace(self.system.topology(log.partition_count), accepts=self._accepts)
         loop = ShardLoop(
             log,
-            self.system.region(topology, owner=self.owner),
+            self.system.region(topology, in_flight=[0, 0, 0], owner=self.owner),
             self._clock,
             poll_timeout_s=self.system.settings.poll_timeout_s,
             turns_max_s=self.system.settings.turns_max_s,
@@ -108,8 +111,9 @@ class Running:
             return self.loop.tick(timeout_s)
 
     def run_forever(self) -> None:
-        """Work until SIGTERM or Ctrl-C."""
-        stopping = threading.Event()
+        """Work until SIGTERM or Ctrl-C. Log lines of this thread name the command that is in a handler."""
+        stopping, started_s, is_ready = threading.Event(), self._clock.monotonic_s(), False
+        log_lines.follow(self.system.name, self._handled)
         before = {
             number: signal.signal(number, lambda *_: stopping.set()) for number in (signal.SIGTERM, signal.SIGINT)
         }
@@ -117,6 +121,10 @@ class Running:
             while not stopping.is_set():
                 if not self.tick(self.system.settings.poll_timeout_s):
                     stopping.wait(self.system.settings.poll_timeout_s)
+                if not is_ready and self._has_recovered_all():
+                    is_ready, seconds = True, self._clock.monotonic_s() - started_s
+                    count = len(self.loop.region)
+                    logger.info("%s is ready: %d shards in this process, %.1f s", self.system.name, count, seconds)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -137,6 +145,17 @@ class Running:
         """Return whether a shard is recovered here, and no commit of it is in flight."""
         assigned = self.loop.region.named(str(shard))
         return assigned is not None and assigned.phase is ShardPhase.RUNNING
+
+    def _handled(self) -> tuple[ShardId, Envelope] | None:
+        return self.loop.region.handled()
+
+    def _has_recovered_all(self) -> bool:
+        shards = (
+            ShardId(hosted.behaviour.name, partition)
+            for hosted in self.system.hosted.values()
+            for partition in range(hosted.partitions)
+        )
+        return all(map(self.has_recovered, shards))
 
     def state(self, entity: type[E], key: str) -> E | None:
         """Return an entity's committed state, None if it has none: it never existed, or has stopped.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Mapping
 
+from repertory.bridge import log_lines
 from repertory.bridge.log.connect import connect, read_kafka_config
+from repertory.bridge.log_lines import LOG_DEFAULTS, LogOptions
 from repertory.bridge.node.handle import NodeHandle
 from repertory.bridge.node.publisher import HEARTBEAT_S, Publisher
 from repertory.bridge.system.client import Client, check_topics
@@ -69,11 +72,13 @@ class ActorSystem(SystemDefinition):
         workers: int = 1,
         node: str | None = None,
         kafka_config: str | None = None,
+        log_options: LogOptions = LOG_DEFAULTS,
     ) -> NodeHandle:
         """Start a node of supervised worker processes and return its handle; the log is checked first.
 
         ``target`` (``module:system``) is where the workers import this system from; it is searched for if not given.
         ``node`` is this machine's name within the group, ``kafka_config`` a properties file of librdkafka settings.
+        ``log_options``: how its processes log, to stderr; lines of handlers name their command.
 
         Raises:
             LogError: the log cannot be used; the message says why.
@@ -113,6 +118,8 @@ class ActorSystem(SystemDefinition):
                 self.incidents_spec(),
                 heartbeat_s=heartbeat_s,
             ),
+            log_options=log_options,
+            shards=sum(hosted.partitions for hosted in self.hosted.values()),
         )
 
     def run(
@@ -123,12 +130,15 @@ class ActorSystem(SystemDefinition):
         workers: int = 1,
         node: str | None = None,
         kafka_config: str | None = None,
+        log_options: LogOptions = LOG_DEFAULTS,
     ) -> int:
         """Run until SIGTERM or Ctrl-C, supervised, and return the exit code. See ``spawn`` for arguments and errors.
 
         On ``memory:`` the system runs in this process, with a warning: no other process can reach the log, and its
-        content is lost at exit.
+        content is lost at exit. This process logs as the node does, unless its root logger has handlers.
         """
+        log_lines.work_as("node")
+        log_lines.set_up(log_options, node or socket.gethostname())
         if log == "memory:" and workers == 1:
             logger.warning(
                 "memory: keeps all records in this process; they are lost at exit, and no other process can reach them"
@@ -136,7 +146,10 @@ class ActorSystem(SystemDefinition):
             with self.start(log) as running:
                 running.run_forever()
             return 0
-        return self.spawn(target, log=log, workers=workers, node=node, kafka_config=kafka_config).wait()
+        spawned = self.spawn(
+            target, log=log, workers=workers, node=node, kafka_config=kafka_config, log_options=log_options
+        )
+        return spawned.wait()
 
 
 def load_system(target: str) -> ActorSystem:

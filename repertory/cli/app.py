@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import enum
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from importlib.metadata import version
@@ -13,7 +13,9 @@ import msgspec
 import typer
 
 from repertory.actors.shard.changelog import ShardId
+from repertory.bridge import log_lines
 from repertory.bridge.log.record import Record
+from repertory.bridge.log_lines import LogOptions
 from repertory.bridge.system.accept import adopt as adopt_topics
 from repertory.bridge.system.accept import skip_lost as skip_lost_commands
 from repertory.bridge.system.committed import entity_state
@@ -27,6 +29,19 @@ from repertory.cli.simulate import simulate
 from repertory.cli.status import status
 from repertory.cli.verify import verify
 from repertory.inspect.readable import readable, readable_key
+
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Log DEBUG lines too, those of libraries included."),
+]
+
+
+class LogFormat(enum.Enum):
+    """The formats of log lines."""
+
+    TEXT = "text"
+    JSON = "json"
+
 
 app = typer.Typer(
     name="repertory",
@@ -52,30 +67,42 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def main_options(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the runtime does.")] = False,
+    context: typer.Context,
+    verbose: Verbose = False,
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
     """Set up logging for every command."""
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(message)s", level=logging.DEBUG if verbose else logging.INFO
-    )
+    log_lines.work_as("repertory")
+    log_lines.set_up(LogOptions(verbose))
+    context.obj = verbose
 
 
 @app.command()
 def run(
+    context: typer.Context,
     target: Target,
     log: LogUrl = "memory:",
     workers: Annotated[int, typer.Option(min=1, help="Worker processes of this node.")] = 1,
     node: Annotated[str | None, typer.Option(help="This machine's name within the group [the host name].")] = None,
     kafka_config: KafkaConfig = None,
+    verbose: Verbose = False,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="One line of text, or one JSON object, for each line that is logged.")
+    ] = LogFormat.TEXT,
+    log_config: Annotated[
+        Path | None,
+        typer.Option(help="How to log: JSON for logging.config.dictConfig, or an INI file for fileConfig."),
+    ] = None,
 ) -> None:
     """Run a system, supervised, until SIGTERM or Ctrl-C; a second signal, half a second later or more, kills."""
     with sentences():
         system = load_system(target)
         config = None if kafka_config is None else str(kafka_config)
-        code = system.run(target, log=log, workers=workers, node=node, kafka_config=config)
+        file = None if log_config is None else str(log_config)
+        options = LogOptions(verbose or context.obj, log_format.value, file)
+        code = system.run(target, log=log, workers=workers, node=node, kafka_config=config, log_options=options)
     raise typer.Exit(code)
 
 

@@ -52,6 +52,9 @@ Target = Annotated[
 LogUrl = Annotated[
     str, typer.Option("--log", envvar="REPERTORY_LOG", help="memory:, sqlite:PATH or kafka://host:port[,host:port…]")
 ]
+HandlerOutput = Annotated[
+    bool, typer.Option("--handler-output", help="Show what handlers log and print while they decide again.")
+]
 KafkaConfig = Annotated[
     Path | None, typer.Option(help="librdkafka settings, key=value lines: passed through, or refused with the reason.")
 ]

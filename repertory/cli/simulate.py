@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from repertory.bridge.system.system import ActorSystem, load_system
 from repertory.bridge.system.target import TargetError
-from repertory.cli.shared import EX_SOFTWARE, Target, TextTable, console, errors, sentences
+from repertory.cli.shared import EX_SOFTWARE, HandlerOutput, Target, TextTable, console, errors, sentences
 from repertory.simulation.api import DIFFERS, silence
 from repertory.simulation.failure import failed
 from repertory.simulation.generate import generated
@@ -63,6 +63,7 @@ def simulate(
             "May be given several times; allowed_errors of the scenario count too.",
         ),
     ] = None,
+    handler_output: HandlerOutput = False,
     traces: Annotated[
         str, typer.Option(hidden=True, metavar="SEED,…", help="Only print the traces of these seeds, as JSON.")
     ] = "",
@@ -77,7 +78,7 @@ def simulate(
         system.check()
         module = _scenario_module(target, scenario)
         arguments = _arguments(target, scenario, allow_error or ())
-        made = _scenario(system, module, allow_error or (), arguments)
+        made = _scenario(system, module, allow_error or (), arguments, silent=not handler_output)
     try:
         if traces:
             with silence():
@@ -115,7 +116,7 @@ def _scenario_module(target: str, name: str | None) -> ModuleType | None:
 
 
 def _scenario(
-    system: ActorSystem, module: ModuleType | None, allowed: Sequence[str], arguments: Sequence[str]
+    system: ActorSystem, module: ModuleType | None, allowed: Sequence[str], arguments: Sequence[str], *, silent: bool
 ) -> Scenario:
     # Twice: what is wrong may be that a seed does not do the same again.
     replay = ["repertory", *arguments, "--seeds", "1", "--twice-every", "1", "--first-seed"]
@@ -124,6 +125,7 @@ def _scenario(
         commands=getattr(module, "commands", None) or generated(system),
         invariant=getattr(module, "invariant", no_invariant),
         allowed_errors=(*getattr(module, "allowed_errors", ()), *allowed),
+        silent=silent,
         again=lambda seed: shlex.join([*replay, str(seed)]),
     )
 

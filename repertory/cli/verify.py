@@ -12,7 +12,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from repertory.bridge.log.port import Backend
 from repertory.bridge.system.system import ActorSystem
-from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, configured, console, errors, opened, sentences
+from repertory.cli.shared import (
+    HandlerOutput,
+    KafkaConfig,
+    LogUrl,
+    Target,
+    TextTable,
+    configured,
+    console,
+    errors,
+    opened,
+    sentences,
+)
 from repertory.verify import VerificationReport, records_total
 from repertory.verify import verify as verify_system
 
@@ -26,6 +37,7 @@ def verify(
     decide: Annotated[
         bool, typer.Option(help="Decide every command again and compare; needs the code that wrote the log.")
     ] = True,
+    handler_output: HandlerOutput = False,
     kafka_config: KafkaConfig = None,
 ) -> None:
     """Check all records of a system in a log against its promises; exit 1 if one is broken. Stop the system first."""
@@ -34,7 +46,7 @@ def verify(
         system.check()
         with opened(log, kafka_config, system.settings) as backend:
             _check_topics(system, backend)
-            report = _verified(system, backend, decides=decide)
+            report = _verified(system, backend, decides=decide, silent=not handler_output)
         if json is not None:
             try:
                 json.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
@@ -47,6 +59,12 @@ def verify(
     )
     for sentence in report.accepted:
         console.print(f"accepted: {sentence}", soft_wrap=True)
+    if report.silenced:
+        errors.print(
+            f"repertory: {report.silenced:,} lines that handlers logged or printed are not shown: they only decided "
+            "again what they had decided; --handler-output shows them",
+            soft_wrap=True,
+        )
     if report.grew:
         errors.print(
             "repertory: records were added during the verification; stop the system and verify again", soft_wrap=True
@@ -65,11 +83,13 @@ def _check_topics(system: ActorSystem, backend: Backend) -> None:
             )
 
 
-def _verified(system: ActorSystem, backend: Backend, *, decides: bool) -> VerificationReport:
+def _verified(system: ActorSystem, backend: Backend, *, decides: bool, silent: bool) -> VerificationReport:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with closing(backend.reader()) as reader, Progress(*columns, console=errors, transient=True) as progress:
         task = progress.add_task("records", total=records_total(reader, system))
-        return verify_system(reader, system, decides=decides, seen=lambda count: progress.advance(task, count))
+        return verify_system(
+            reader, system, decides=decides, seen=lambda count: progress.advance(task, count), silent=silent
+        )
 
 
 def _table(report: VerificationReport) -> TextTable:

@@ -38,6 +38,7 @@ def simulate(
     twice_every: int = 50,
     minimise: bool = True,
     jobs: int = 1,
+    silent: bool = True,
     progress: Callable[[Totals], None] = lambda _: None,
 ) -> Totals:
     """Simulate a system with each seed and return the totals. The first seed that breaks a promise raises.
@@ -46,7 +47,8 @@ def simulate(
     By default, commands are drawn from the handlers' types. ``invariant`` is called with an ``Outcome`` after each run
     and raises AssertionError. ``faults`` names the kinds that may be injected (see ``FAULTS``). Every
     ``twice_every``-th seed runs twice and must do the same both times. ``jobs`` is the number of processes, which are
-    forked here; 1 is this process. A seed takes about 50 ms, and fails if it takes more than a minute.
+    forked here; 1 is this process. A seed takes about 50 ms, and fails if it takes more than a minute. ``silent``: what
+    handlers log and print is not shown, since nothing happens; the invariant is heard.
 
     A run in which a key was parked or a command dead-lettered, and no injected fault explains it, fails too (see
     ``repertory.simulation.unexplained``). ``allowed_errors`` are exception classes, or their names as such a failure
@@ -66,7 +68,7 @@ def simulate(
         seeds, twice_every, jobs = (only,), 1, 1
     scenario = Scenario(
         system=system, commands=commands or generated(system), invariant=invariant, kinds=kinds,
-        allowed_errors=tuple(allowed_errors),
+        allowed_errors=tuple(allowed_errors), silent=silent,
     )  # fmt: skip
     totals = Totals()
     with silence(), running(scenario, seeds, jobs) as results:

@@ -66,6 +66,8 @@ class FaultyLog:
         self.held_until_s = 0.0
         self.delay_s = 0.0
         self.unavailable = False
+        #: See ``Log``: no simulated worker asks.
+        self.is_member = True
 
     # --- the port ---------------------------------------------------------------------------------------------
 

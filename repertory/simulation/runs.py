@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
+from repertory.bridge.silence import silenced
 from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.again import call_again
 from repertory.simulation.check import Scan
@@ -65,7 +66,8 @@ def drawn(commands: Commands, seed: int) -> list[ClientCommand]:
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """What is simulated: a system, the commands of its clients, the invariant, and the kinds of faults.
 
-    ``allowed_errors``: see ``simulate``. ``again`` returns the command that runs a seed again.
+    ``allowed_errors``: see ``simulate``. ``again`` returns the command that runs a seed again. ``silent``: what
+    handlers log and print is not shown; the invariant is heard.
     """
 
     system: ActorSystem
@@ -74,6 +76,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     kinds: tuple[str, ...] = tuple(FAULTS)
     allowed_errors: tuple[AllowedError, ...] = ()
     again: Callable[[int], str] = call_again
+    silent: bool = True
 
     def workload(self, seed: int) -> list[ClientCommand]:
         """Return the commands that the clients send with this seed. Raises ValueError if they are endless."""
@@ -110,11 +113,12 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         scan = Scan(cluster)
         rule, violation, handled = "", None, 0
         try:
-            cluster.run()
-            scan.check()
-            handled = scan.commands
-            if seed % VERIFIED_EVERY == 0:
-                _verify(cluster)
+            with silenced() if self.silent else contextlib.nullcontext():
+                cluster.run()
+                scan.check()
+                handled = scan.commands
+                if seed % VERIFIED_EVERY == 0:
+                    _verify(cluster)
             self.judge(cluster, scan)
         except Violation as error:
             rule, violation = error.rule, error.detail

@@ -13,6 +13,7 @@ from typing import ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from repertory.bridge.silence import silenced
 from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.api import silence
 from repertory.simulation.check import Scan
@@ -78,7 +79,7 @@ class Simulation(RuleBasedStateMachine):
     def begin(self, values: dict[str, int]) -> None:
         """Start a node."""
         self.source = Drawn({(0, name, 0): value for name, value in values.items()})
-        with silence():
+        with silence(), silenced():
             self.cluster = SimulatedCluster(self.system, [], self.source, tuple(FAULTS))
         self.injector = FaultInjector(self.cluster)
 
@@ -94,7 +95,7 @@ class Simulation(RuleBasedStateMachine):
     def work(self, turns: int) -> None:
         """Workers take turns."""
         assert self.cluster is not None
-        with silence():
+        with silence(), silenced():
             for _ in range(turns):
                 self.cluster.turn_one()
 
@@ -111,7 +112,7 @@ class Simulation(RuleBasedStateMachine):
         assert self.cluster is not None
         self.cluster.begin_step()
         self.source.then.numbers = list(numbers)
-        with silence():
+        with silence(), silenced():
             self.injector.do(kind)
         self.source.then.numbers = []
 
@@ -121,11 +122,12 @@ class Simulation(RuleBasedStateMachine):
         if cluster is None:
             return
         try:
-            with silence():
+            with silence(), silenced():
                 cluster.heal()
                 cluster.settle()
                 scan = Scan(cluster)
                 scan.check()
+            with silence():
                 self.scenario.judge(cluster, scan)
         finally:
             cluster.close()

@@ -18,6 +18,7 @@ from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record, TopicPartition
+from repertory.bridge.silence import silenced
 from repertory.bridge.system.committed import accepted_of
 from repertory.bridge.system.definition import SystemDefinition
 from repertory.verify.accepted import check_skipped
@@ -40,6 +41,7 @@ class VerificationReport(msgspec.Struct, frozen=True):
     ``accepted``: what operators have accepted, as the shard records say.
 
     ``grew``: records were added during the verification, so that a violation may only be a command in progress.
+    ``silenced``: how many lines handlers logged or printed when their commands were decided again.
     """
 
     system: str
@@ -50,6 +52,7 @@ class VerificationReport(msgspec.Struct, frozen=True):
     fates: dict[str, int]
     checks: list[Check]
     accepted: list[str] = []
+    silenced: int = 0
 
 
 def verify(
@@ -60,14 +63,22 @@ def verify(
     seen: Callable[[int], None] = lambda _: None,
     on_command: Callable[[Record], None] = lambda _: None,
     on_step: Callable[[Step], None] | None = None,
+    silent: bool = True,
 ) -> VerificationReport:
     """Verify all committed records of a system. No node of the system should be running.
 
     ``decides``: decide each command again, which needs the code that wrote the log. ``seen`` is called with the number
     of records read since its last call. For invariants of the application, ``on_command`` is called with each command
-    and ``on_step`` with each event, in the order of their partition.
+    and ``on_step`` with each event, in the order of their partition. ``silent``: what handlers log and print is counted
+    and not shown, since nothing happens again; the functions given here are heard.
     """
-    return Verification(reader, system, decides=decides, seen=seen).run(on_command, on_step)
+    verification = Verification(reader, system, decides=decides, seen=seen)
+    if not silent:
+        return verification.run(on_command, on_step)
+    with silenced() as quiet:
+        before = quiet.lines
+        report = verification.run(quiet.outside(on_command), None if on_step is None else quiet.outside(on_step))
+        return msgspec.structs.replace(report, silenced=quiet.lines - before)
 
 
 def records_total(reader: Reader, system: SystemDefinition) -> int:

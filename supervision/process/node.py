@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import secrets
 import select
@@ -76,6 +77,7 @@ def run_node(
     lineage.become_node()
     transport.secure(secrets.token_bytes(transport.DIGEST_BYTES))
     transport.log_to_stderr()
+    logging.root.addFilter(_is_not_of_thespian)
     with _signals() as signals:
         try:
             exit_code, sentence = _supervise(tuple(specs), policy, strategy, timeouts, reports, signals)
@@ -90,6 +92,11 @@ def run_node(
     if sentence:
         sys.stderr.write(f"repertory: {sentence}\n")
     return exit_code
+
+
+def _is_not_of_thespian(record: logging.LogRecord) -> bool:
+    """Drop what Thespian logs to the root logger of this process; its warnings go to stderr by another way."""
+    return "/thespian/" not in record.pathname
 
 
 class _Signals:

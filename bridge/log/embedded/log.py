@@ -100,6 +100,11 @@ class EmbeddedLog:
         self._membership: int | None = None
         self._look_at_s = self._renew_at_s = 0.0
 
+    @property
+    def is_member(self) -> bool:
+        """See ``Log.is_member``."""
+        return self._joined
+
     def poll(self, timeout_s: float) -> Sequence[LogEvent]:
         """Return what has happened since the last call; in memory at once, since nothing can come while we wait."""
         assert not self._closed, "a closed log is not polled"

@@ -137,6 +137,11 @@ def _is_allowed(name: str, value: str, allowed: str | None) -> bool:
 _KNOWN = ("will be ignored by this", "enable.gapless.guarantee is experimental")
 
 
+#: Lines that are logged at another level than librdkafka's. A failed transaction is reported by its claim, which knows
+#: whether that is part of a rebalance (then it is no error). What is sent again, as at each first start, is no warning.
+_LEVELS = {"TXNERR": logging.DEBUG, "GETPID": logging.INFO, "REQTMOUT": logging.INFO}
+
+
 class LogLines:
     """Writes librdkafka's log lines (it calls ``log``) to the logger ``repertory.kafka``, without secrets.
 
@@ -160,7 +165,7 @@ class LogLines:
             self.last = line
         if facility == "REQTMOUT" or (facility == "FAIL" and "in state UP" in line):
             self.last, self.answer_lost = line, True
-        logger.log(level, form, facility, client, line)
+        logger.log(min(level, _LEVELS.get(facility, level)), form, facility, client, line)
 
     def record_error(self, error: object) -> None:
         """Keep the error of an error callback, for a later error message."""

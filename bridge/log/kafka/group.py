@@ -213,6 +213,11 @@ class GroupMember:
             raise self._failure
         return messages
 
+    @property
+    def has_joined(self) -> bool:
+        """Whether the group has assigned shards to this member, or none."""
+        return self._assignments > 0
+
     def metadata(self) -> object:
         """Return the current group metadata, for one transaction. Never cache it."""
         return self._consumer.consumer_group_metadata()

@@ -74,6 +74,11 @@ class KafkaLog:
 
     # --- poll -------------------------------------------------------------------------------------------------
 
+    @property
+    def is_member(self) -> bool:
+        """See ``Log.is_member``."""
+        return self._group is not None and self._group.has_joined
+
     def poll(self, timeout_s: float) -> Sequence[LogEvent]:
         """See ``Log.poll``. The first call joins the group."""
         if self._group is None:

@@ -346,6 +346,11 @@ class RecordedLog:
         last = [self._doom(transaction.shard)] if doomed else []
         self._inner.commit(Transaction(transaction.shard, transaction.next_offset, [*sends, *last]))
 
+    @property
+    def is_member(self) -> bool:
+        """See ``Log.is_member``."""
+        return self._inner.is_member
+
     def partition_count(self, topic: str) -> int | None:
         """See ``Log.partition_count``."""
         return self._inner.partition_count(topic)
