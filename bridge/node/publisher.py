@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from repertory.bridge.log.port import Backend, TopicMismatch, TopicSpec
+from repertory.bridge.log.port import Backend, LogUnavailable, TopicMismatch, TopicSpec
 from repertory.bridge.log.record import Output
 from repertory.bridge.node.status import NodeStatus
 
@@ -89,7 +89,10 @@ class Publisher:
                     last = self._closing.is_set()
                     record = self._status.record(time.time_ns() // 1_000_000)
                     value = msgspec.msgpack.encode(record)
-                    appender.append([Output(self._topic.name, 0, record.node.encode(), value)])
+                    try:
+                        appender.append([Output(self._topic.name, 0, record.node.encode(), value)])
+                    except TopicMismatch as gone:  # It was deleted; the next attempt creates it again.
+                        raise LogUnavailable(str(gone)) from gone
                     self._closing.wait(INTERVAL_S)
             finally:
                 appender.close()

@@ -165,7 +165,7 @@ class Admin:
         """Raise TopicMismatch if a partition does not exist: librdkafka would wait, or raise one of many errors."""
         count = self.partition_count(shard.topic)
         if not 0 <= shard.partition < (count or 0):
-            what = f"it has {count} partitions" if count else "there is no such topic"
+            what = f"it has {count} partitions" if count else "there is no such topic, or this user may not see it"
             raise TopicMismatch(f"{doing}: there is no partition {shard} ({what})")
 
     def ensure(self, specs: Sequence[TopicSpec]) -> list[str]:

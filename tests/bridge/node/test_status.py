@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -15,6 +18,7 @@ from hypothesis import strategies as st
 from repertory.actors.shard.turn_result import Incident
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.port import Backend
+from repertory.bridge.node import publisher as publisher_module
 from repertory.bridge.node.metrics import SERIES_MAX, Metrics
 from repertory.bridge.node.publisher import Publisher
 from repertory.bridge.node.status import INCIDENTS_MAX, NodeStatus, NodeStatusRecord, decode_node
@@ -283,6 +287,31 @@ def test_a_topic_that_is_not_to_be_had_is_one_line(backend: Backend, caplog: pyt
     publisher.close()
     assert [line.levelname for line in caplog.records] == ["WARNING"]
     assert "t.incidents" in caplog.text
+
+
+def until_written(backend: Backend) -> None:
+    """Wait until the topic has a record."""
+    deadline_s = time.monotonic() + 60.0
+    while incidents_topic("t") not in backend.topics() or not written(backend):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
+def test_a_topic_that_was_deleted_is_created_again(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A node that runs on writes its next record to a new topic, after one log line."""
+    monkeypatch.setattr(publisher_module, "RETRY_S", 0.05)
+    publisher = Publisher(incidents(), lambda: connect(backend.url), incidents_spec("t"), heartbeat_s=0.0)
+    publisher.changed()
+    until_written(backend)
+    with closing(sqlite3.connect(tmp_path / "incidents.db", isolation_level=None, timeout=60)) as connection:
+        for table in ("topic", "partition", "record"):
+            connection.execute(f"DELETE FROM {table} WHERE topic = ?", (incidents_topic("t"),))  # noqa: S608
+    publisher.changed()
+    until_written(backend)
+    publisher.close()
+    assert [line.levelname for line in caplog.records] == ["WARNING"]
 
 
 def test_a_log_out_of_reach_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
