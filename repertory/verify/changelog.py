@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from repertory.actors.headers import CAUSE, SEQ, VERSION
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.changelog import CHANGELOG_INDEX, ShardRecord
 from repertory.actors.wire import DecodeError
-from repertory.bridge.codec import decode_shard, decode_state
+from repertory.bridge.codec import decode_seen, decode_shard, decode_state
 from repertory.bridge.consistency import recreated
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Record, TopicPartition
-from repertory.bridge.topics import SHARD_KEY
+from repertory.bridge.topics import SEEN_KEY, SHARD_KEY
 from repertory.verify.findings import Findings, Place, text
 from repertory.verify.gather import Records
 from repertory.verify.headers import are_of_the_changelog, names
@@ -26,11 +25,8 @@ from repertory.verify.stash_records import StashRecords, StateEntry
 class Changelog:
     """The state and stash topics of one shard. Filled by `read`."""
 
-    def __init__(
-        self, source: TopicPartition, hosted: HostedEntity, operated: Collection[str], findings: Findings
-    ) -> None:
-        """``operated``: the keys whose budgets an operator may have renewed."""
-        self._source, self._hosted, self._operated, self._findings = source, hosted, operated, findings
+    def __init__(self, source: TopicPartition, hosted: HostedEntity, findings: Findings) -> None:
+        self._source, self._hosted, self._findings = source, hosted, findings
         self._shards, self._stash = ShardRecords(hosted, findings), StashRecords(findings)
         #: The last shard record, brought up to date with the journal.
         self.shard: ShardRecord | None = None
@@ -41,8 +37,12 @@ class Changelog:
         self.seq_last = -1
         #: Whether compaction has deleted nothing. If so, a skipped number means that a record was lost.
         self.is_complete = False
+        #: Whether the shard has written down messages that it has received.
+        self.has_seen = False
         self._skips: list[tuple[Place, str]] = []
-        self._indexes = array("q")
+        self._indexes, self._times_ms = array("q"), array("q")
+        #: When the latest record up to each changelog number was written, if none is missing.
+        self._latest_ms: list[int] = []
 
     def read(self, records: Records, *, decides: bool) -> None:
         """Read both topics. ``decides``: the policies are those of the code that wrote the log."""
@@ -54,6 +54,11 @@ class Changelog:
                     self._shards.take(record, decode_shard(record.value or b""), last)
                 elif not (record.key or b"").startswith(b"\0"):
                     self._state(record, last)
+                elif (record.key or b"").startswith(SEEN_KEY):
+                    self.has_seen = True
+                    decode_seen(record.value or b"")
+                else:
+                    self._findings.states.wrong(record, "has a key that no shard writes")
             except DecodeError as error:
                 finding = self._findings.shards if record.key == SHARD_KEY else self._findings.states
                 finding.wrong(record, f"cannot be decoded: {error}")
@@ -64,9 +69,8 @@ class Changelog:
         self.shard = self._shards.last
         self._check_indexes()
         self._check_stashed()
-        within_ms = self._hosted.policy.within_s * 1000 if decides else None
-        states = {key: entries for key, entries in self.unconfirmed.items() if key not in self._operated}
-        self._stash.settle(states, within_ms=within_ms, is_complete=self.is_complete)
+        forgotten = self._forgotten if decides and self.is_complete and not self._is_nontransactional else None
+        self._stash.settle(self.unconfirmed, forgotten=forgotten, is_complete=self.is_complete)
         self._shards.settle(sorted(self._indexes), self.stashed, records.reader.bounds(*self._source)[1])
         codec = self._hosted.codec
         if self.shard is not None and (
@@ -91,6 +95,7 @@ class Changelog:
         if cause.nth <= last:
             finding.wrong(record, f"has changelog number {cause.nth}, behind number {last}")
         self._indexes.append(cause.nth)
+        self._times_ms.append(record.timestamp_ms)
         return max(last, cause.nth)
 
     def _check_indexes(self) -> None:
@@ -102,9 +107,22 @@ class Changelog:
                 place = Place(self._hosted.codec.state, self._source.partition)
                 self._findings.duplicates.wrong(place, f"two changelog records have the cause index {first}")
         self.is_complete = self.shard is not None and len(self._indexes) - doubles == self.shard.changelog
+        if self.is_complete:
+            by_index = sorted(zip(self._indexes, self._times_ms, strict=True))
+            self._latest_ms = list(accumulate((at_ms for _, at_ms in by_index), max))
         if self.is_complete and self._hosted.behaviour.stateful:
             for skipped, sentence in self._skips:
                 self._findings.writer.wrong(skipped, sentence)
+
+    @property
+    def _is_nontransactional(self) -> bool:
+        """Whether turns can have left no changelog record, so that a clock that went ahead left no trace."""
+        return self.shard is not None and self.shard.epoch > 0
+
+    def _forgotten(self, number: int) -> float:
+        """Return up to when restarts were forgotten: a clock that went ahead and was set back has forgotten more."""
+        latest_ms = self._latest_ms[min(number - CHANGELOG_INDEX, len(self._latest_ms) - 1)]
+        return latest_ms - self._hosted.policy.within_s * 1000
 
     # --- state ------------------------------------------------------------------------------------------------
 
@@ -113,7 +131,7 @@ class Changelog:
         state = None if record.value is None else decode_state(record.value)
         key = text(record.key) or ""
         place = Place(record.topic, record.partition, record.offset, key)
-        entry = StateEntry(place, state, record.number(SEQ), record.number(VERSION), number, record.timestamp_ms)
+        entry = StateEntry(place, state, record.number(SEQ), record.number(VERSION), number)
         if partition_of(record.key or b"", self._hosted.partitions) != self._source.partition:
             self._findings.writer.wrong(record, "is on a partition that its key does not belong to")
         before = self.latest.get(key)
@@ -123,6 +141,10 @@ class Changelog:
             self._findings.states.wrong(record, "holds a state but no seq")
         if entry.seq >= 0 and state is not None and state.snapshot is None and not state.ended:
             self._findings.states.wrong(record, f"has seq {entry.seq}, but holds neither a state nor its end")
+        if state is not None and state.ended and state.snapshot is not None:
+            self._findings.states.wrong(record, "holds a state and its end")
+        if state is not None and (state.stashed == 0) != (state.stashed_first < 0):
+            self._findings.stashed.wrong(record, f"counts {state.stashed} stashed commands from {state.stashed_first}")
         if state is not None and list(state.restarts_ms) != sorted(state.restarts_ms):
             self._findings.states.wrong(record, f"lists restarts out of order: {state.restarts_ms}")
         self._note_skips(entry, before)

@@ -1,4 +1,7 @@
-"""The epochs of each shard's owners: which commands it can have dropped, and which outputs can be its own."""
+"""The epochs of each shard's owners: which commands it can have dropped, and which outputs can be its own.
+
+And, in the same topic, the messages that it remembers in order to drop them when they come again.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from repertory.actors.headers import Headers
+from repertory.actors.shard.changelog import SeenRecord
 from repertory.actors.wire import DecodeError
 from repertory.bridge import topics
-from repertory.bridge.codec import decode_shard
+from repertory.bridge.codec import decode_seen, decode_shard
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record, TopicPartition
@@ -25,6 +29,10 @@ class Epochs(NamedTuple):
     last: int
     since: int
     surely_since: int
+    #: Of the last shard record, and the state topic with its seen records: the messages of the commands below ``seen``.
+    seen: int = 0
+    state: str = ""
+    recorded: Mapping[str, SeenRecord] = {}
 
 
 class OwnerEpochs:
@@ -38,7 +46,7 @@ class OwnerEpochs:
         """Return the epochs of a shard."""
         if source not in self._known:
             state = self._hosted[source].codec.state
-            self._known[source] = _epochs(self._reader.read(state, source.partition))
+            self._known[source] = _epochs(self._reader.read(state, source.partition))._replace(state=state)
         return self._known[source]
 
     def fit(self, source: TopicPartition, headers: Headers) -> bool:
@@ -52,16 +60,19 @@ class OwnerEpochs:
 
 def _epochs(state: Iterable[Record]) -> Epochs:
     """Return the epochs of a shard from the records of its state topic; records that cannot be decoded are skipped."""
-    before, found = None, Epochs(0, 0, 0)
+    before, found, recorded = None, Epochs(0, 0, 0), dict[str, SeenRecord]()
     for record in state:
-        if record.key != topics.SHARD_KEY or record.value is None:
-            continue
+        key, value = record.key or b"", record.value or b""
         try:
-            shard = decode_shard(record.value)
+            if key.startswith(topics.SEEN_KEY):
+                recorded[key.removeprefix(topics.SEEN_KEY).decode("utf-8", "replace")] = decode_seen(value)
+            if key != topics.SHARD_KEY:
+                continue
+            shard = decode_shard(value)
         except DecodeError:
             continue
         if shard.epoch and not found.last:
             is_first = before is not None or shard.changelog == 1
             found = Epochs(shard.epoch, shard.next if is_first else 0, shard.next)
-        before, found = shard, found._replace(last=shard.epoch)
-    return found
+        before, found = shard, found._replace(last=shard.epoch, seen=shard.seen)
+    return found._replace(recorded=recorded)

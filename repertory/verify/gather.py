@@ -19,22 +19,20 @@ from repertory.actors.headers import (
     REPLY_TO,
     RETRY_TO,
 )
-from repertory.actors.message import RESERVED_PREFIX
 from repertory.actors.shard.changelog import CHANGELOG_INDEX, RETRY_INDEX
-from repertory.actors.shard.seen_causes import SeenCauses, Stamp
+from repertory.actors.shard.seen_causes import SeenCauses
 from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record, TopicPartition
 from repertory.bridge.system.definition import SystemDefinition
 from repertory.verify.epochs import OwnerEpochs
-from repertory.verify.findings import Finding, Findings, Place, text
+from repertory.verify.findings import Finding, Findings, Place
 from repertory.verify.headers import are_of_an_output
 from repertory.verify.produced import Cause, Produced, Targets, cause_of, digest, without_failure
+from repertory.verify.repetitions import Repetitions
 from repertory.verify.values import Receivers
 
 _SEEN_RECORDS = 500
-#: In the wire name of an operator's request.
-_CONTROL = RESERVED_PREFIX.encode()
 #: As in the codec: a longer number is not a partition, and the command is not an ask.
 _PARTITION_DIGITS_MAX = 9
 
@@ -88,14 +86,8 @@ class Gathered:
     ) -> None:
         self._records, self._receivers, self._findings = records, receivers, findings
         self._causes_max = system.settings.seen_causes_max
-        #: Offsets of commands that were dropped as repetitions. There are some only if the shard has an epoch, and they
-        #: are known only if the first command is still in the log. ``maybe_repeated``: compaction has deleted the
-        #: shard record that began the first epoch, and these commands may have been handled before it.
-        self.repeated: dict[TopicPartition, set[int]] = {source: set() for source in sources}
-        self.maybe_repeated: dict[TopicPartition, set[int]] = {source: set() for source in sources}
+        self._repetitions: dict[TopicPartition, Repetitions] = {}
         self._epochs = epochs
-        #: The keys for which an operator may have made a request.
-        self.operated: dict[TopicPartition, set[str]] = {source: set() for source in sources}
         self._answered: set[tuple[bytes, int]] = set()
         #: Who waits for the outcome of a dead letter's retry; and the requests whose outcome was answered.
         self._retries: set[bytes] = set()
@@ -115,16 +107,16 @@ class Gathered:
     def read(self, on_command: Callable[[Record], None]) -> None:
         """Read the commands, the replies and the dead letters."""
         for source in self.produced:
-            self._has_all_commands &= self._low(source) == 0
-            seen = self._seen()
+            is_whole = self._low(source) == 0
+            self._has_all_commands &= is_whole
+            repetitions = self._repetitions[source] = Repetitions(
+                source, self._epochs, self._seen(), is_whole=is_whole, findings=self._findings
+            )
             for record in self._records.read(*source):
-                if _CONTROL in (record.value or b""):
-                    self.operated[source].add(text(record.key) or "")
                 if record.headers:
                     self._command(record)
-                    if (stamp := seen.stamp(record.headers)) is not None:
-                        self._stamped(source, record.offset, seen, stamp)
-                if record.offset not in self.repeated[source]:
+                    repetitions.take(record)
+                if record.offset not in repetitions.repeated:
                     on_command(record)
         for place in self._records.partitions(self._replies_topic):
             self._low(place)
@@ -145,19 +137,15 @@ class Gathered:
         self.targets.lows[self.targets.number(place)] = low
         return low
 
-    def _stamped(self, source: TopicPartition, offset: int, seen: SeenCauses, stamp: Stamp) -> None:
-        """Note a command with the cause and epoch of a sender, as the shard does once it has an epoch itself."""
-        epochs = self._epochs.of(source)
-        if not epochs.last or offset < epochs.since:
-            return
-        if seen.repeats(stamp):
-            (self.maybe_repeated if offset < epochs.surely_since else self.repeated)[source].add(offset)
-        seen.note(stamp)
+    def repeated_of(self, source: TopicPartition, stashed: Collection[int], *, has_seen: bool) -> set[int]:
+        """Return the commands of a shard that were dropped: of those that may have been, the ones without any trace.
 
-    def repeated_of(self, source: TopicPartition, stashed: Collection[int]) -> set[int]:
-        """Return the commands of a shard that were dropped: of those that may have been, the ones without any trace."""
-        handled = self.produced[source].offsets() | self.dead[source].keys() | set(stashed)
-        return self.repeated[source] | (self.maybe_repeated[source] - handled)
+        ``has_seen``: the shard has written seen records, which are compared with the commands.
+        """
+        found = self._repetitions[source]
+        if has_seen:
+            found.compare()
+        return found.repeated | (found.maybe - self.produced[source].offsets() - self.dead[source].keys() - {*stashed})
 
     def _command(self, record: Record) -> None:
         """Record an ask, and a tell or a reply to an entity. Commands from outside the system may have any headers."""

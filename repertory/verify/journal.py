@@ -88,6 +88,8 @@ class Journal:
         #: Whether retention has deleted the first events: a fold begins with a snapshot then.
         self.is_cut = False
         self._tail_start = 0 if changelog.shard is None else changelog.shard.tail_start
+        #: The first seq below that of the shard record which no state record covers.
+        self._uncovered = 0 if changelog.shard is None else changelog.shard.seq
         self._unconfirmed: dict[tuple[str, int], list[StateEntry]] = {}
         for key, entries in changelog.unconfirmed.items():
             for entry in entries:
@@ -176,6 +178,8 @@ class Journal:
         life.seq, life.version = max(life.seq, seq), version
         if seq < self._tail_start:
             life.covered = seq
+        if seq < self._uncovered and ((entry := self._changelog.latest.get(key)) is None or entry.seq < seq):
+            self._uncovered = seq
         if cause is not None:
             self._order(record, life, cause, is_known=was_read or not self.is_cut)
         self._advance(behaviour, record, key, life, on_step)
@@ -255,6 +259,10 @@ class Journal:
 
     def _check_latest(self) -> None:
         """Check that a snapshot covers the events below the tail: a restore does not read those events."""
+        if self._tail_start < self._uncovered and not self.is_cut:
+            place = Place(self._hosted.codec.state, self._source.partition, -1, "\0shard")
+            sentence = f"has tail_start {self._tail_start}, but snapshots cover the events below {self._uncovered}"
+            self._findings.shards.wrong(place, sentence)
         for key, life in self.lives.items():
             entry = self._changelog.latest.get(key)
             latest = -1 if entry is None else entry.seq

@@ -82,6 +82,8 @@ def _contradictions(shard: ShardRecord, hosted: HostedEntity) -> Iterator[str]:
     """Yield what no shard record says, whatever came before it."""
     if shard.tail_start > shard.seq:
         yield f"has tail_start {shard.tail_start} behind its seq {shard.seq}"
+    if not hosted.behaviour.journaled and (shard.tail_start, shard.tail_offset) != (shard.seq, 0):
+        yield f"has a tail from seq {shard.tail_start} at {shard.tail_offset} on, but the entity has no journal"
     if (shard.suspect < 0) != (shard.deaths == 0):
         yield f"counts {shard.deaths} deaths of the suspect {shard.suspect}"
     if shard.closed and (not shard.owner or shard.guarded >= 0):

@@ -7,7 +7,7 @@ Each restart is an entry of its key's budget, in the state record of the same tr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -27,7 +27,6 @@ class StateEntry(NamedTuple):
     seq: int
     version: int
     number: int
-    timestamp_ms: int
 
     @property
     def lives(self) -> bool:
@@ -93,18 +92,25 @@ class StashRecords:
 
     # --- with the states --------------------------------------------------------------------------------------
 
-    def settle(self, states: dict[str, list[StateEntry]], *, within_ms: float | None, is_complete: bool) -> None:
+    def settle(
+        self, states: dict[str, list[StateEntry]], *, forgotten: Callable[[int], float] | None, is_complete: bool
+    ) -> None:
         """Check each key's stash records and state records in the order in which they were written.
 
-        ``within_ms``: of the budgets, None if they are not checked. ``is_complete``: compaction has deleted nothing.
+        ``is_complete``: compaction has deleted nothing. ``forgotten`` returns up to when (epoch, in ms) a shard has
+        forgotten restarts before it wrote the record with a changelog number; None if that is not known.
         """
         for key in {*states, *self._of_key}:
             entries: list[StateEntry | _StashEntry] = [*states.get(key, ()), *self._of_key.get(key, ())]
             entries.sort(key=lambda entry: entry.number)
-            self._history(entries, within_ms, is_complete=is_complete)
+            self._history(entries, forgotten, is_complete=is_complete)
 
     def _history(
-        self, entries: Iterable[StateEntry | _StashEntry], within_ms: float | None, *, is_complete: bool
+        self,
+        entries: Iterable[StateEntry | _StashEntry],
+        forgotten: Callable[[int], float] | None,
+        *,
+        is_complete: bool,
     ) -> None:
         queue: dict[int, StashedRecord] = {}
         spent: list[int] = []
@@ -115,8 +121,8 @@ class StashRecords:
                     self._counted(entry, queue)
                     self._restarted(entry, latest)
                 latest = None
-                if within_ms is not None:
-                    self._budget(entry, spent, within_ms, is_complete=is_complete)
+                if forgotten is not None:
+                    self._budget(entry, spent, forgotten(entry.number))
                 spent = [*entry.restarts_ms]
                 continue
             latest, before = entry, queue.pop(entry.offset, None)
@@ -146,14 +152,14 @@ class StashRecords:
             latest.place, f"was restarted at {at_ms}, but its key's last restart is {entry.restarts_ms[-1]}"
         )
 
-    def _budget(self, entry: StateEntry, spent: list[int], within_ms: float, *, is_complete: bool) -> None:
+    def _budget(self, entry: StateEntry, spent: list[int], forgotten_ms: float) -> None:
         """Check that a budget lost no restart within its window, and got none that did not happen."""
-        kept = [at_ms for at_ms in spent if at_ms >= entry.timestamp_ms - within_ms]
+        kept = [at_ms for at_ms in spent if at_ms >= forgotten_ms]
         if len(entry.restarts_ms) < len(kept):
             self._findings.states.wrong(
                 entry.place, f"counts {len(entry.restarts_ms)} restarts, but the key was restarted at {kept}"
             )
-        if is_complete and len(entry.restarts_ms) > len(spent):
+        if len(entry.restarts_ms) > len(spent):
             self._findings.states.wrong(
                 entry.place, f"counts the restarts {entry.restarts_ms}, but the key was restarted at {spent}"
             )

@@ -141,7 +141,7 @@ class Verification:
 
     def _shard(self, source: TopicPartition, hosted: HostedEntity, on_step: Callable[[Step], None] | None) -> None:
         low, high = self._reader.bounds(*source)
-        changelog = Changelog(source, hosted, self._gathered.operated[source], self._findings)
+        changelog = Changelog(source, hosted, self._findings)
         changelog.read(self._records, decides=self._decides)
         journal, moments = None, dict[str, Moment]()
         made = self._gathered.produced[source]
@@ -163,7 +163,7 @@ class Verification:
         decisions = Decisions(subject, moments, sequence, decides=self._decides)
         if journal is not None:
             decisions.unknown |= journal.bases().keys() - moments.keys()
-        repeated = self._gathered.repeated_of(source, changelog.stashed)
+        repeated = self._gathered.repeated_of(source, changelog.stashed, has_seen=changelog.has_seen)
         decisions.walk(record for record in self._records.read(*source) if record.offset not in repeated)
         self._fates += decisions.fates
         self._fates += Counter({"repeated": len(repeated)} if repeated else {})

@@ -626,6 +626,8 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "the tail is behind the end": ("shard records", lambda c: c.alter_shard("account", tail_start=1_000)),
     "the tail begins too late": ("restore", lambda c: c.alter_shard("account", tail_offset=10_000)),
     "a snapshot is missing below the tail": ("restore", lambda c: c.alter_shard("account", tail_start=9)),
+    "the tail begins too early": ("shard records", lambda c: c.alter_shard("account", tail_start=-1)),
+    "a shard without a journal has a tail": ("shard records", set_shard("teller", tail_offset=1)),
     "next moved back": ("shard records", lambda c: moved_back(c, "next")),
     "seq moved back": ("shard records", lambda c: moved_back(c, "seq")),
     "tail_start moved back": ("shard records", lambda c: moved_back(c, "tail_start")),
@@ -653,6 +655,8 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "a mode is planted": ("shard records", set_shard("account", nontransactional=True)),
     "seen commands are planted": ("shard records", set_shard("account", seen=1)),
     "the ids of the topics are erased": ("shard records", set_shard("account", topic_ids={})),
+    "a living state has ended": ("states", lambda c: alter_state(c, "account", ended=True)),
+    "a state has a first stashed command, and none": ("stash", lambda c: alter_state(c, "account", stashed_first=3)),
     "a state has a seq, and is none": ("states", lambda c: alter_state(c, "account", snapshot=None)),
     # headers
     "an ask has lost what it is about": (
