@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from repertory.bridge import topics
+from repertory.bridge.log.members import foreign_member, is_foreign
 from repertory.bridge.log.port import MemberDescription
 from repertory.bridge.node.status import NodeStatusRecord
 from repertory.bridge.system.definition import SystemDefinition
@@ -48,8 +49,8 @@ def find_problems(
     now_ms: int,
 ) -> list[Problem]:
     """Return all problems. ``found`` are the topics of the log with their numbers of partitions."""
-    ours = [member for member in members if not is_foreign(system, member)]
-    owned = {place for member in ours for place in member.shards}
+    foreign = [member for member in members if is_foreign(member, system.name, system.commands_topics())]
+    owned = {place for member in members if member not in foreign for place in member.shards}
     down = {name: state for node in nodes if is_up(node, now_ms) for name, state in node.down.items()}
     problems: list[Problem] = []
     for shard in shards:
@@ -60,9 +61,8 @@ def find_problems(
         if (count := found.get(spec.name, spec.partitions)) != spec.partitions:
             problems.append(Problem("partitions", spec.name, topics.wrong_count(spec.name, count, spec.partitions)))
     problems += [
-        Problem("foreign", member.client, foreign_member(system.name, member), is_failure=bool(member.shards))
-        for member in members
-        if is_foreign(system, member)
+        Problem("foreign", member.client, foreign_member(member, system.name), is_failure=bool(member.shards))
+        for member in foreign
     ]
     return problems
 
@@ -80,28 +80,6 @@ def _of_shard(shard: ShardStatus, state: str, *, is_owned: bool) -> list[Problem
     elif state:
         found.append(Problem("not-serving", name, state))
     return [*found, *(Problem("parked", f"{shard.entity} {key}", "its first command failed") for key in shard.parked)]
-
-
-def is_foreign(system: SystemDefinition, member: MemberDescription) -> bool:
-    """Return whether a member of the system's group is not a worker of this system, or has partitions that are not.
-
-    A worker's name within the group is ``{system}/{node}/{slot}``. Another build of the same name may host others.
-    """
-    parts = member.instance_id.split("/")
-    is_worker = len(parts) >= 3 and parts[0] == system.name and parts[-1].isdigit()
-    known = {*system.commands_topics(), topics.control_topic(system.name)}
-    return not is_worker or any(place.topic not in known for place in member.shards)
-
-
-def foreign_member(group: str, member: MemberDescription) -> str:
-    """Return what a foreign member of a group does there, and the remedy."""
-    name = member.instance_id or "no instance id"
-    has = f"has {', '.join(map(str, member.shards))}" if member.shards else "has no partition now"
-    return (
-        f"client {member.client!r} ({name}) on {member.host} is in the consumer group {group!r} and is no worker of "
-        f"this system; it {has}. Its partitions are not served, and its offsets are not ours: give that application "
-        "a group.id of its own"
-    )
 
 
 def summary(problems: Sequence[Problem], shards: int) -> str:

@@ -54,12 +54,13 @@ _INTERNAL_TOPICS = frozenset({"__consumer_offsets", "__transaction_state", "__cl
 class Slot(NamedTuple):
     """A slot as the group describes it: the member that holds it, and the topics assigned to that member.
 
-    ``all_assigned`` are the partitions that the group has assigned to any member.
+    ``all_assigned`` are the partitions that the group has assigned to any member; ``members`` are all of them.
     """
 
     holder: str | None
     assigned: frozenset[str] | None
     all_assigned: frozenset[TopicPartition] = frozenset()
+    members: tuple[MemberDescription, ...] = ()
 
 
 class Admin:
@@ -313,26 +314,18 @@ class Admin:
 
     def members(self, group: str) -> list[MemberDescription]:
         """Describe the members of a group."""
-        return [
-            MemberDescription(
-                each.group_instance_id or "",
-                each.client_id,
-                each.host.removeprefix("/"),
-                tuple(TopicPartition(place.topic, place.partition) for place in _assigned_to(each)),
-            )
-            for each in self._members(group)
-        ]
+        return [_description(member) for member in self._members(group)]
 
     def slot(self, member: Member) -> Slot:
         """Describe a slot of a group."""
-        members = self._members(member.group)
-        assigned = {m.group_instance_id: _assigned_to(m) for m in members}
-        all_assigned = frozenset(TopicPartition(p.topic, p.partition) for each in assigned.values() for p in each)
-        for other in members:
-            if other.group_instance_id == member.instance_id:
-                topics = frozenset(p.topic for p in assigned[member.instance_id])
-                return Slot(other.member_id, topics, all_assigned)
-        return Slot(None, None)
+        found = self._members(member.group)
+        members = tuple(map(_description, found))
+        all_assigned = frozenset(place for each in members for place in each.shards)
+        for other, described in zip(found, members, strict=True):
+            if described.instance_id == member.instance_id:
+                topics = frozenset(place.topic for place in described.shards)
+                return Slot(other.member_id, topics, all_assigned, members)
+        return Slot(None, None, members=members)
 
     def _members(self, group: str) -> Sequence[KafkaMember]:
         """Ask for the members of a group.
@@ -375,8 +368,10 @@ def _result(future: Future[T]) -> T:
         raise KafkaException(KafkaError(TIMED_OUT)) from None
 
 
-def _assigned_to(member: KafkaMember) -> Sequence[KafkaPartition]:
-    return member.assignment.topic_partitions if member.assignment else ()
+def _description(member: KafkaMember) -> MemberDescription:
+    places = member.assignment.topic_partitions if member.assignment else ()
+    shards = tuple(TopicPartition(place.topic, place.partition) for place in places)
+    return MemberDescription(member.group_instance_id or "", member.client_id, member.host.removeprefix("/"), shards)
 
 
 def _describe_spec(spec: TopicSpec) -> str:

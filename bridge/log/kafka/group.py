@@ -17,6 +17,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from repertory.bridge.log.kafka.admin import Admin
 from repertory.bridge.log.kafka.config import KafkaConfig, logger
+from repertory.bridge.log.kafka.group_watch import GroupWatch
 from repertory.bridge.log.kafka.hidden import GRACE_S, HiddenWatch
 from repertory.bridge.log.kafka.lease import boottime_s
 from repertory.bridge.log.kafka.messages import (
@@ -93,6 +94,7 @@ class GroupMember:
         self._brokers = config.brokers
         self._hidden_watch = HiddenWatch(config.settings.transaction_timeout_s + GRACE_S)
         self._lines = config.lines()
+        self._group_watch = GroupWatch(admin, member.group, self._subscriptions)
         self._slot_lock = self._lock_slot()
         try:
             #: The broker would assign us what the predecessor had last, without a rebalance.
@@ -133,6 +135,7 @@ class GroupMember:
             slot = self._admin.slot(self._member)
         except KafkaException as failure:
             raise self._unavailable(failure) from None
+        self._group_watch.check(slot.members)
         if slot.assigned is None:
             return False
         shards = sum(self._admin.partition_count(topic) or 0 for topic in self._subscriptions)
@@ -238,6 +241,7 @@ class GroupMember:
         """Deliver log lines. While all brokers are down, ping one: librdkafka does not report a recovery."""
         self._tick_due_s = now_s + TICK_S
         self._admin.serve()
+        self._group_watch.tick(now_s)
         if self._down_since_s is None:
             return
         if self._ping is None:
@@ -276,6 +280,7 @@ class GroupMember:
         self._listener.assigned(self._shards_of(partitions))
 
     def _on_revoke(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        self._group_watch.revoked(time.monotonic())
         self._listener.revoked(self._shards_of(partitions), "the group assigned it to another worker", lost=False)
         _unassign(consumer, partitions)
 
@@ -382,6 +387,7 @@ class GroupMember:
             while self._consumer.assignment() and self._is_well() and time.monotonic() < deadline_s:
                 self._consumer.poll(LEAVING_POLL_S)
         close_bounded(self._consumer.close, "consumer")
+        self._group_watch.close()
         self._slot_lock.close()
 
     def _is_well(self) -> bool:
