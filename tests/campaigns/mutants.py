@@ -58,6 +58,10 @@ def at_least_once(system: ActorSystem) -> ActorSystem:
     return made
 
 
+#: Handlers run out of memory, and nothing else is wrong: for what other faults would hide.
+MEMORY_SCENARIO = Scenario(
+    system=simulated.system, commands=simulated.commands, kinds=("memory",), allowed_errors=simulated.allowed_errors
+)
 AT_LEAST_ONCE_SCENARIO = Scenario(
     system=at_least_once(simulated.system), commands=simulated.commands, allowed_errors=simulated.allowed_errors
 )
@@ -495,7 +499,7 @@ def innocent(stack: ExitStack) -> None:
     swap(stack, Shard, "__init__", init)
 
 
-@mutant("actors/shard/shard.py", seeds=200)
+@mutant("actors/shard/shard.py", scenario=MEMORY_SCENARIO)
 def suspect_among_others(stack: ExitStack) -> None:
     """Others are handled in the same turn as a command that has killed, and as its dead letter"""
 

@@ -143,6 +143,12 @@ def boots_are_alike(patch: Patch) -> None:
     swap(patch, embedded, "is_alive", lambda _: lambda pid, start: proc.start_ticks(pid) == start.rpartition("/")[2])
 
 
+@mutant("bridge/log/embedded/log.py", members.test_a_dead_member_is_noticed_long_before_its_lease_ends)
+def nobody_looks(patch: Patch) -> None:
+    """Dead members are noticed only when a lease is renewed."""
+    swap(patch, EmbeddedLog, "_someone_left", lambda _: lambda *_: False)
+
+
 @mutant("bridge/log/embedded/log.py", members.test_a_calendar_that_jumps_ends_no_lease, jump_s=86_400.0)
 def leases_by_the_calendar(patch: Patch) -> None:
     """Leases are measured on the wall clock."""

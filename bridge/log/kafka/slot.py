@@ -19,7 +19,7 @@ import uuid
 from pathlib import Path
 
 from repertory.bridge.log.port import Member
-from repertory.supervision.process.proc import holds_socket, start_ticks
+from repertory.supervision.process.proc import holds_socket
 
 _SOCKETS = Path("/proc/net/unix")
 
@@ -31,7 +31,7 @@ class SlotLock:
         digest = hashlib.blake2b(f"{cluster}\0{member.instance_id}".encode(), digest_size=16).hexdigest()
         pid = os.getpid()
         self._prefix = f"repertory-{digest}-"
-        self._name = f"{self._prefix}{pid}-{start_ticks(pid)}-{uuid.uuid4().hex[:8]}"
+        self._name = f"{self._prefix}{pid}-{uuid.uuid4().hex[:8]}"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(f"\0{self._name}")
 
@@ -42,9 +42,8 @@ class SlotLock:
             columns, _, name = line.partition(" @")
             if not name.startswith(self._prefix) or name == self._name:
                 continue
-            pid, _, rest = name.removeprefix(self._prefix).partition("-")
-            start = rest.partition("-")[0]
-            if pid.isdigit() and start_ticks(int(pid)) == start and holds_socket(int(pid), columns.rpartition(" ")[2]):
+            pid = name.removeprefix(self._prefix).partition("-")[0]
+            if pid.isdigit() and holds_socket(int(pid), columns.rpartition(" ")[2]):
                 return int(pid)
         return None
 

@@ -529,6 +529,19 @@ def test_a_change_of_members_is_seen_at_the_next_poll(memory: EmbeddedBackend) -
     assert first.poll(0) == [Assigned(OTHER)]
 
 
+def test_a_dead_member_is_noticed_long_before_its_lease_ends(clock: Clock) -> None:
+    """The others look for members whose process has died: their shards do not wait for the next renewal of a lease."""
+    backend = EmbeddedBackend("memory:", Settings(session_timeout_s=3_600.0), clock=clock)
+    backend.ensure(SPECS)
+    first, second = (backend.log(Member("bank", "here", slot), [COMMANDS]) for slot in (0, 1))
+    assert first.poll(0) == BOTH
+    assert second.poll(0) == []
+    first.abandon()
+    clock.now_s += 1.0
+    assert second.poll(0) == BOTH
+    backend.close()
+
+
 def test_an_evicted_member_loses_everything(memory: EmbeddedBackend, clock: Clock) -> None:
     """Who was evicted while it slept hears ``Lost`` for each shard that it had, also for one that it gets back."""
     first, second = (memory.log(Member("bank", "here", slot), [COMMANDS]) for slot in (0, 1))
