@@ -40,6 +40,10 @@ class KeptCommands:
         if first.nth != 0 or not first.error or not first.attempts.isdigit() or first.attempts == "0":
             found = f"error {first.error!r:.100}, {first.attempts!r:.100} attempts, output {first.nth}"
             wrong(first.place, f"has headers that no shard writes: {found}")
+        changelog = self._subject.changelog
+        attempts = changelog.attempts.get(record.offset, 1)
+        if changelog.is_complete and not is_given_up(dead) and first.attempts != str(attempts):
+            wrong(first.place, f"counts {first.attempts!r:.100} attempts, but the command was at attempt {attempts}")
         if self._decides and isinstance(delivery, Undecodable) and delivery.error != first.error:
             wrong(first.place, f"has the error {first.error}, but its command cannot be decoded: {delivery.error}")
         rest = [each for each in made if each.nth != first.nth]

@@ -715,6 +715,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "a dead letter is altered": ("dead letters", altered(".dead-letters", b"fake")),
     "a dead letter has another source": ("dead letters", restated(".dead-letters", "source-offset", b"0")),
     "a dead letter has no attempts": ("dead letters", restated(".dead-letters", "attempts", b"0")),
+    "a dead letter has other attempts": ("dead letters", restated(".dead-letters", "attempts", b"7")),
     "a dead letter has another error": (
         "dead letters",
         restated(".dead-letters", "error-type", b"KeyError", lambda r: r.header("error-type") == b"DecodeError"),
@@ -855,6 +856,20 @@ def test_compaction_is_no_damage(copy: Copy) -> None:
             records[:] = [record for record in records if last[record.key] is record and record.value is not None]
     report = copy.report()
     assert report.ok, [str(o) for check in report.checks for o in check.offenders]
+
+
+def test_what_others_publish_is_no_damage(copy: Copy) -> None:
+    """A topic outside the system has other writers too, with whatever headers."""
+    ours = cause(copy.first(NEWS))
+    for headers in (
+        (),
+        (("cause", b"\xff"),),
+        (("cause", b"other.account.commands/0/1/0"),),
+        (("cause", ours), ("trace", b"1")),
+        (("cause", ours), ("epoch", b"3")),
+    ):
+        copy.add(copy.first(NEWS), headers=headers)
+    assert copy.report().ok
 
 
 def test_an_offset_that_expired_is_no_damage(copy: Copy) -> None:
