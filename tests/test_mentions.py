@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,13 @@ COMMANDS = dict(commands(typer.main.get_command(app)))
 OPTIONS = set().union(*COMMANDS.values())
 
 
+@cache
+def modules() -> list[tuple[str, ast.Module]]:
+    """Return all modules; read once."""
+    return [(path, tree) for path, tree, _ in sources(*EVERYWHERE)]
+
+
+@cache
 def ours() -> set[str]:
     """Return the options of our long runs and measurements, which documents name without their program."""
     found = set()
@@ -108,7 +116,7 @@ def wrong_commands(text: str) -> list[str]:
 
 def test_messages_name_commands_and_options_that_exist() -> None:
     """Whoever types what a message of the package says gets what it promises."""
-    for path, tree, _ in sources(*EVERYWHERE):
+    for path, tree in modules():
         known = OPTIONS | KAFKA
         if path.startswith("examples"):
             known = known | set().union(*dict(commands(typer.main.get_command(banking))).values())
@@ -125,7 +133,7 @@ def test_messages_name_commands_and_options_that_exist() -> None:
 
 def test_messages_name_functions_that_exist() -> None:
     """``system.start()`` in a message is a method of ``ActorSystem``, and so on for what users hold in their hands."""
-    for path, tree, _ in sources(*EVERYWHERE):
+    for path, tree in modules():
         for line, text in [*messages(tree), *((1, docstring) for docstring in docstrings(tree).values())]:
             for owner, name in _CALL.findall(text):
                 assert hasattr(CLASSES[owner], name), f"{path}:{line} names {owner}.{name}()"
@@ -135,7 +143,7 @@ def test_messages_name_functions_that_exist() -> None:
 
 def test_docstrings_name_commands_that_exist() -> None:
     """The same between the backticks of docstrings."""
-    for path, tree, _ in sources(*EVERYWHERE):
+    for path, tree in modules():
         for text in docstrings(tree).values():
             wrong = [each for snippet in re.findall(r"``(.+?)``", text, re.DOTALL) for each in wrong_commands(snippet)]
             assert not wrong, f"{path} names what is no command: {wrong[0]}"
