@@ -88,3 +88,30 @@ def test_every_phase_can_be_reached_and_left() -> None:
     for phase in ShardPhase:
         assert any(phase in nexts.values() for nexts in SHARD_PHASE_TABLE.values())
         assert any(nexts.get(phase, phase) is not phase for nexts in SHARD_PHASE_TABLE.values())
+
+
+def test_a_commit_ends_a_series_of_aborts() -> None:
+    """The delay before the next claim grows while nothing is committed; after a commit it begins again."""
+    assigned = in_phase(P.COMMITTING)
+    delays_s = [assigned.abort(10.0, routine=False)]
+    for _ in range(2):
+        for change in PATHS[P.COMMITTING]:
+            make(assigned, change)
+        delays_s.append(assigned.abort(10.0, routine=False))
+    assert delays_s == sorted(set(delays_s))
+    for change in PATHS[P.COMMITTING]:
+        make(assigned, change)
+    make(assigned, C.COMMITTED)
+    assert assigned.abort(10.0, routine=False) == delays_s[0]
+    for change in PATHS[P.COMMITTING]:
+        make(assigned, change)
+    make(assigned, C.COMMITTED)
+    assert assigned.abort(10.0, routine=True) == 0.0
+
+
+def test_a_recovery_that_succeeds_ends_the_doubts() -> None:
+    """Only contradictions in a row stop a shard for good: years may lie between two of them."""
+    assigned = in_phase(P.RECOVERING)
+    assert [assigned.doubt(), assigned.doubt()] == [1, 2]
+    make(assigned, C.RECOVERED)
+    assert assigned.doubt() == 1

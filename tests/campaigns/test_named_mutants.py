@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import pytest
 
@@ -19,23 +20,29 @@ from repertory.actors.shard.crash_guard import CrashGuard
 from repertory.actors.shard.recovered import RecoveredShard
 from repertory.actors.shard.restart_budget import RestartBudget
 from repertory.actors.shard.snapshot_window import SnapshotWindow
+from repertory.bridge.assigned_shard import AssignedShard
 from repertory.bridge.log.embedded import log as embedded
 from repertory.bridge.log.embedded import schema
 from repertory.bridge.log.embedded.log import EmbeddedLog
 from repertory.bridge.log.embedded.store import Connection, Row, Store
 from repertory.bridge.log.kafka.lease import Lease
+from repertory.bridge.log.port import SlotTaken
 from repertory.bridge.node import in_flight
 from repertory.bridge.node.in_flight import InFlightCommands
 from repertory.bridge.recovery import Recovery
 from repertory.supervision.process import proc
+from repertory.supervision.process.worker_process import WorkerProcess
 from tests.actors.shard import test_crash_guard as guards
 from tests.actors.shard import test_restart_budget as budgets
 from tests.actors.shard import test_snapshot_window as windows
+from tests.bridge import test_assigned_shard as shards
+from tests.bridge import test_worker_policy as policies
 from tests.bridge.log.embedded import test_disk_faults as disks
 from tests.bridge.log.embedded import test_embedded as members
 from tests.bridge.log.kafka import test_lease as leases
 from tests.bridge.node import test_in_flight as memories
 from tests.campaigns.mutants import DOCS, write
+from tests.supervision.process import test_worker_process as exits
 
 pytestmark = pytest.mark.processes
 
@@ -260,6 +267,58 @@ def the_predecessor_is_forgotten(patch: Patch) -> None:
         return mutated
 
     swap(patch, InFlightCommands, "enter", make)
+
+
+@mutant("supervision/process/worker_process.py", exits.test_the_earliest_deadline_counts)
+def the_last_deadline_counts(patch: Patch) -> None:
+    """A later deadline for a worker's exit replaces an earlier one."""
+
+    def exit_by(process: WorkerProcess, deadline_s: float, why: str) -> None:
+        process.deadline = (deadline_s, why)
+
+    patch.setattr(WorkerProcess, "exit_by", exit_by)
+
+
+@mutant("bridge/worker.py", policies.test_what_no_restart_mends_escalates, error=SlotTaken)
+def a_taken_slot_is_tried_again(patch: Patch) -> None:
+    """A worker whose slot is taken is restarted."""
+    swap(patch, policies, "worker_policy", lambda _: lambda policy: policy)
+
+
+# --- the worker's loop ----------------------------------------------------------------------------------------
+
+
+@mutant("bridge/assigned_shard.py", shards.test_a_commit_ends_a_series_of_aborts)
+def aborts_add_up(patch: Patch) -> None:
+    """The delay before a claim grows with every abort there ever was, though commits lie between them."""
+
+    def make(committed: Any) -> Any:
+        def mutated(assigned: AssignedShard) -> Any:
+            aborts = assigned._aborts
+            result = committed(assigned)
+            assigned._aborts = aborts
+            return result
+
+        return mutated
+
+    swap(patch, AssignedShard, "committed", make)
+    patch.setattr("repertory.bridge.assigned_shard.Recovery", Mock())  # As in that test's module.
+
+
+@mutant("bridge/assigned_shard.py", shards.test_a_recovery_that_succeeds_ends_the_doubts)
+def doubts_add_up(patch: Patch) -> None:
+    """The third contradiction that a shard ever met stops it for good."""
+
+    def make(start: Any) -> Any:
+        def mutated(assigned: AssignedShard, shard: Any) -> None:
+            doubts = assigned._doubts
+            start(assigned, shard)
+            assigned._doubts = doubts
+
+        return mutated
+
+    swap(patch, AssignedShard, "start", make)
+    patch.setattr("repertory.bridge.assigned_shard.Recovery", Mock())
 
 
 # --- clocks ---------------------------------------------------------------------------------------------------

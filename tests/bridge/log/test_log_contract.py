@@ -465,6 +465,24 @@ def test_a_sleeper_is_fenced(short_lease: LogHarness) -> None:
     assert values(world.read(world.events)) == [b"old", b"new"]
 
 
+def test_a_sleeper_that_was_replaced_commits_nothing(short_lease: LogHarness) -> None:
+    """Not even before its successor has claimed the shard: that the shard was given to another has ended it."""
+    world = short_lease
+    old, shard = world.working(slot=0)
+    committed(old, world.transaction(shard, 1, b"old"))
+    old.asleep = True
+    new = world.join(1)
+    world.until(lambda: shard in new.owned, lambda: f"{shard} among {new.owned}")
+    old.log.commit(world.transaction(shard, 2, b"late"))
+    old.asleep, old.is_supervised, new.is_supervised = False, True, True
+
+    def ended() -> bool:
+        return any(isinstance(event, Fenced | Aborted | Lost) for event in old.said(shard))
+
+    world.until(ended, lambda: f"the end of {shard}, but only {old.pending}")
+    assert values(world.read(world.events)) == [b"old"]
+
+
 def test_a_sleeper_rejoins(short_lease: LogHarness) -> None:
     """A member that slept past its lease joins again and works, and receives ``Lost`` for what it has no more.
 

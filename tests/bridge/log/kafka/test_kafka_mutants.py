@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
+from confluent_kafka import Consumer
 
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.kafka.admin import Admin
@@ -18,6 +19,8 @@ from repertory.bridge.log.kafka.config import KafkaConfig, LogLines
 from repertory.bridge.log.kafka.group import GroupMember
 from repertory.bridge.log.port import Committed
 from repertory.bridge.log.record import TopicPartition
+from repertory.bridge.system.settings import Settings
+from tests.bridge.log import test_log_contract as contract
 from tests.bridge.log.kafka import test_fencing as fencing
 from tests.bridge.log.kafka import test_kafka_log as basics
 from tests.support.kafka.tcp_proxy import Catch, LateRequestProxy
@@ -76,6 +79,16 @@ def keep_the_metadata(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(GroupMember, "metadata", lambda group: kept.setdefault(id(group), true_metadata(group)))
 
 
+def ask_no_member(patch: pytest.MonkeyPatch) -> None:
+    """A commit does not say which member of the group it is of."""
+
+    def metadata(group: GroupMember) -> object:
+        outsider = Consumer({"bootstrap.servers": group._brokers, "group.id": group._member.group})
+        return outsider.consumer_group_metadata()
+
+    patch.setattr(GroupMember, "metadata", metadata)
+
+
 def show_what_was_aborted(patch: pytest.MonkeyPatch) -> None:
     """Readers do not ask for committed records only."""
     true_reader = KafkaConfig.reader
@@ -120,6 +133,19 @@ def commits_go_on_after_a_rebalance(world: LogHarness) -> None:
     raise AssertionError("every commit was refused")
 
 
+def replaced(world: LogHarness) -> None:
+    """See the contract suite; with a short session."""
+    short = {"max.poll.interval.ms": "6000"}
+    lasting = LogHarness(connect(world.backend.url, Settings(session_timeout_s=6.0), short), "kafka")
+    lasting.make()
+    try:
+        contract.test_a_sleeper_that_was_replaced_commits_nothing(lasting)
+    finally:
+        lasting.close()
+
+
+replaced.__name__ = contract.test_a_sleeper_that_was_replaced_commits_nothing.__name__
+
 #: What is planted, and the test that has to fail then.
 MUTANTS: list[tuple[Patch, Callable[..., None]]] = [
     (end_at_the_stable_offset, basics.test_a_replay_waits_for_an_open_transaction),
@@ -127,6 +153,7 @@ MUTANTS: list[tuple[Patch, Callable[..., None]]] = [
     (shut_nobody_out, fencing.test_after_a_false_fencing_the_owner_is_assigned_again),
     (keep_the_metadata, commits_go_on_after_a_rebalance),
     (leave_the_offset_out, offset_goes_with_the_records),
+    (ask_no_member, replaced),
 ]
 
 
