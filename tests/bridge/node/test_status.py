@@ -15,9 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from repertory import ActorSystem
 from repertory.actors.shard.turn_result import Incident
 from repertory.bridge.log.connect import connect
-from repertory.bridge.log.port import Backend
+from repertory.bridge.log.port import Backend, MemberDescription
+from repertory.bridge.log.record import TopicPartition
 from repertory.bridge.node import publisher as publisher_module
 from repertory.bridge.node.metrics import SERIES_MAX, Metrics
 from repertory.bridge.node.publisher import Publisher
@@ -26,16 +28,22 @@ from repertory.bridge.reports import (
     IncidentReport,
     NodeReport,
     ShardAborted,
+    ShardAssigned,
     ShardFailed,
     ShardFenced,
     ShardHandedOver,
+    ShardLost,
     ShardReport,
+    ShardRestored,
+    ShardRestoring,
     ShardStalled,
 )
 from repertory.bridge.system.settings import Settings
 from repertory.bridge.topics import incidents_spec, incidents_topic
 from repertory.bridge.worker_log import WorkerLog
 from repertory.inspect.nodes import standing
+from repertory.inspect.problems import find_problems, summary
+from repertory.inspect.shards import ShardStatus
 from repertory.supervision.process.proc import pid_start
 from repertory.supervision.process.reports import (
     Escalated,
@@ -48,6 +56,7 @@ from repertory.supervision.process.reports import (
     WorkerStarted,
     WorkerWaits,
 )
+from tests.apps import counting
 from tests.bridge.node.some_reports import any_report
 
 NOW_MS = 1_700_000_000_000
@@ -337,3 +346,66 @@ def test_a_failure_is_one_log_line_whatever_its_message(caplog: pytest.LogCaptur
         r"account/3@17 key 'a': ValueError: first\nnode-stopped exit_code=0 \x1b[2J; its key is parked"
     ]
     assert [report.event for report in reported] == ["incident"]
+
+
+# --- shards that do not serve ---------------------------------------------------------------------------------------
+
+
+def of_shard(kind: type[ShardReport], shard: str = "a/3", worker: str = W0, **fields: object) -> ShardReport:
+    """Return a report about a shard."""
+    return msgspec.convert({"event": kind.__struct_config__.tag, "shard": shard, "worker": worker, **fields}, kind)
+
+
+ASSIGNED = of_shard(ShardAssigned)
+RESTORED = of_shard(ShardRestored, records=1, seconds=0.1)
+ABORTED = of_shard(ShardAborted, reason="a broker", routine=False, next="n")
+
+
+@pytest.mark.parametrize(
+    ("reports", "down"),
+    [
+        ((ASSIGNED,), {"a/3": "recovering"}),
+        ((ASSIGNED, of_shard(ShardRestoring, topic="t", records=1)), {"a/3": "recovering"}),
+        ((ASSIGNED, RESTORED), {}),
+        ((ASSIGNED, RESTORED, ABORTED), {"a/3": "starts over: a broker"}),
+        ((ASSIGNED, RESTORED, ABORTED, RESTORED), {}),
+        ((ASSIGNED, shard_failed()), {"a/3": "failed: no"}),
+        ((ASSIGNED, of_shard(ShardLost, reason="r")), {}),
+        ((ASSIGNED, of_shard(ShardFenced, reason="r", next="n")), {}),
+        ((ASSIGNED, of_shard(ShardLost, worker="worker-1", reason="r")), {"a/3": "recovering"}),
+        ((ASSIGNED, WorkerExited(worker=W0, incarnation=1, pid=2, how="SIGKILL")), {}),
+        ((ASSIGNED, WorkerExited(worker="worker-1", incarnation=1, pid=2, how="SIGKILL")), {"a/3": "recovering"}),
+        ((ASSIGNED, NodeStopped(pid=1, exit_code=0, sentence="", killed=0, left=0)), {}),
+    ],
+)
+def test_which_shards_of_a_node_do_not_serve(reports: tuple[NodeReport, ...], down: dict[str, str]) -> None:
+    """Those that were assigned and are not recovered, or are no longer; a shard that moved is its new worker's."""
+    found = incidents(NodeStarted(at_s=AT_S, pid=1), *reports)
+    assert found.record(NOW_MS).down == down
+    found.end(0)
+    assert found.record(NOW_MS).down == {}
+
+
+def test_the_reasons_of_many_shards_are_bounded() -> None:
+    """A thousand shards may fail, each with a long reason, and all are in one record."""
+    record = incidents(*(shard_failed(f"a/{n}", "x" * 9_999) for n in range(1_000))).record(NOW_MS)
+    assert len(record.down) == 1_000
+    assert len(msgspec.msgpack.encode(record.down)) < 25_000
+
+
+def test_a_shard_that_does_not_serve_is_a_problem() -> None:
+    """Of a node that runs; what a dead one said last is about shards that others may have by now."""
+    system = ActorSystem("down")
+    system.host(counting.Counter, partitions=1)
+    shard = ShardStatus("counter", 0, 1, 1, 0, 0, 0, [])
+    place = TopicPartition("down.counter.commands", 0)
+    member = MemberDescription("down/host/0", "c", "h", (place,))
+    for down, kinds in (({}, []), ({"counter/0": "recovering"}, ["not-serving"]), ({"other/0": "recovering"}, [])):
+        node = msgspec.structs.replace(incidents(NodeStarted(at_s=AT_S, pid=1)).record(NOW_MS), down=down)
+        found = find_problems(system, [shard], [node], [member], {}, NOW_MS)
+        assert [problem.kind for problem in found] == kinds
+        gone = msgspec.structs.replace(node, pid=2**22 + 1)
+        assert find_problems(system, [shard], [gone], [member], {}, NOW_MS) == []
+    (nobody,) = find_problems(system, [shard], [node], [], {}, NOW_MS)
+    assert (nobody.kind, nobody.where) == ("no-owner", "counter/0")
+    assert summary([nobody], 1) == "1 shards have no owner: counter/0"
