@@ -64,6 +64,8 @@ class Running:
         self._backend = backend
         self._accepts = accepts or {}
         self._clock = clock or SystemClock()
+        self._is_closed = False
+        self._lives = 0
         #: Called at each kill point (``bridge.kill_points``) that this worker reaches; a test may raise there.
         self.on_kill_point: Callable[[str], None] | None = None
         #: The run of a node that is recorded in shard records (``actors.shard.crash_guard``). Empty: the next owner
@@ -81,12 +83,13 @@ class Running:
             raise
 
     def _start(self) -> tuple[Log, ShardLoop]:
+        self._lives += 1
         member = Member(self.system.name, socket.gethostname(), 0)
         log = self._backend.log(member, self.system.commands_topics())
         topology = msgspec.structs.replace(self.system.topology(log.partition_count), accepts=self._accepts)
         loop = ShardLoop(
             log,
-            self.system.region(topology, in_flight=[0, 0, 0], owner=self.owner),
+            self.system.region(topology, seed=self._lives, in_flight=[0, 0, 0], owner=self.owner),
             self._clock,
             poll_timeout_s=self.system.settings.poll_timeout_s,
             turns_max_s=self.system.settings.turns_max_s,
@@ -103,6 +106,8 @@ class Running:
 
     def tick(self, timeout_s: float = 0.0) -> bool:
         """Run one tick of the loop; return whether anything happened."""
+        if self._is_closed:
+            raise RuntimeError(f"this worker of {self.system.name} was closed: start another one")
         if self.loop.ticks.is_interrupted:
             self.crash()
         if self.on_kill_point is None:
@@ -203,12 +208,14 @@ class Running:
 
     def crash(self) -> None:
         """Drop everything in the worker's memory without leaving the group, and start a new worker."""
+        self.loop.ticks.is_interrupted = True  # If Ctrl-C comes below, the next tick begins here.
         self._log.abandon()
         self._log, self.loop = self._start()
 
     def close(self) -> None:
-        """Finish the commits in flight, leave the group and close the log."""
-        if not self.loop.ticks.is_interrupted:
+        """Finish the commits in flight, leave the group and close the log. May be called again after Ctrl-C."""
+        is_first, self._is_closed = not self._is_closed, True
+        if is_first and not self.loop.ticks.is_interrupted:
             self.loop.drain(self._clock.monotonic_s() + self.system.settings.stop_timeout_s)
         self._log.close()
         self.client.close()

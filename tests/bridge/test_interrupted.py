@@ -67,7 +67,15 @@ class Stateful(Entity):
         return self.replace(total=self.total + cmd.n)
 
 
-LEAVES: list[type[BaseException]] = [KeyboardInterrupt, SystemExit, MemoryError, pytest.skip.Exception, GeneratorExit]
+#: Ctrl-C; what the runtime and the handlers of a process raise; pytest's outcomes, also from pytest-timeout's signal.
+LEAVES: list[type[BaseException]] = [
+    KeyboardInterrupt,
+    SystemExit,
+    MemoryError,
+    GeneratorExit,
+    pytest.skip.Exception,
+    pytest.fail.Exception,
+]
 COUNT = 5
 TOTAL = sum(range(1, COUNT + 1))
 
@@ -137,19 +145,24 @@ def test_a_handler_that_is_interrupted(url: str, system: ActorSystem, leaves: ty
 def test_every_point_of_the_way(url: str, system: ActorSystem, point: str) -> None:
     """Wherever an exception leaves the worker, nothing is lost and nothing is handled twice."""
     with system.start(url) as running:
-        for nth in range(1, 4):
+        for nth, leaves in enumerate((KeyboardInterrupt, MemoryError, SystemExit), 1):
             passed = itertools.count(1)
 
-            def leave(reached: str, nth: int = nth, passed: Iterator[int] = passed) -> None:
+            def leave(
+                reached: str,
+                nth: int = nth,
+                leaves: type[BaseException] = leaves,
+                passed: Iterator[int] = passed,
+            ) -> None:
                 if reached == point and next(passed) == nth:
-                    raise KeyboardInterrupt
+                    raise leaves
 
             running.on_kill_point = leave
             if nth == 1:
                 send(running)
             try:
                 running.settle()
-            except KeyboardInterrupt:
+            except leaves:
                 continue
             break
         running.on_kill_point = None
@@ -233,6 +246,39 @@ def test_closing_after_an_interruption_hands_nothing_over(tmp_path: Path, system
         pytest.fail("the handler was not interrupted")
     before_handler.clear()
     with system.start(url) as running:
+        check(running)
+
+
+def test_a_worker_that_was_closed_says_so(url: str, system: ActorSystem) -> None:
+    """A second close does nothing; further work is refused with a sentence."""
+    with system.start(url) as running:
+        send(running)
+        running.settle()
+        running.close()
+        running.close()
+        with pytest.raises(RuntimeError, match="this worker of sums was closed: start another one"):
+            running.tick()
+
+
+def test_a_crash_that_is_interrupted_is_begun_again(url: str, system: ActorSystem) -> None:
+    """Between two workers there is no worker that could go on with half of a state."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with system.start(url) as running:
+        send(running)
+        running.tick()
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            for step in range(1, 40):
+                with contextlib.suppress(KeyboardInterrupt):
+                    signal.setitimer(signal.ITIMER_REAL, step * 0.00005)
+                    running.crash()
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
         check(running)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from repertory.bridge.log.kafka.admin import Admin
+from repertory.bridge.log.kafka.callbacks import Callbacks
 from repertory.bridge.log.kafka.config import KafkaConfig
 from repertory.bridge.log.kafka.messages import (
     FATAL,
@@ -35,7 +36,7 @@ class KafkaAppender:
     def __init__(self, config: KafkaConfig, admin: Admin, *, gapless: bool = False) -> None:
         self._admin = admin
         self._timeout_s = config.settings.transaction_timeout_s + DECISION_SLACK_S
-        self._lines = config.lines()
+        self._lines, self._callbacks = config.lines(), Callbacks()
         self._settings = config.nontransactional(self._lines) if gapless else config.appender(self._lines)
         self._producer: Producer | None = create_client(Producer, self._settings)
         self._gapless, self._has_failed = gapless, False
@@ -72,7 +73,7 @@ class KafkaAppender:
         """Return a producer that can be used, and forget which connections have broken before."""
         assert self._producer is not None, "append after close"
         try:
-            self._producer.poll(0.0)
+            self._callbacks.poll(self._producer.poll, 0.0)
         except KafkaException:
             self._has_failed = True
         if self._has_failed and not self._gapless:
@@ -83,7 +84,7 @@ class KafkaAppender:
     def _serve(self, producer: Producer, timeout_s: float = 0.1) -> None:
         """Run delivery callbacks."""
         try:
-            producer.poll(timeout_s)
+            self._callbacks.poll(producer.poll, timeout_s)
         except KafkaException as failure:  # A gap: the producer failed fatally, and reports it here.
             self._has_failed = True
             raise OutcomeUnknown(describe(error_of(failure))) from failure

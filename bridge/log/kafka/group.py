@@ -16,7 +16,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from repertory.bridge.log.kafka.admin import Admin
-from repertory.bridge.log.kafka.config import KafkaConfig, logger
+from repertory.bridge.log.kafka.callbacks import Callbacks
+from repertory.bridge.log.kafka.config import Config, KafkaConfig, logger
 from repertory.bridge.log.kafka.group_watch import GroupWatch
 from repertory.bridge.log.kafka.hidden import GRACE_S, HiddenWatch
 from repertory.bridge.log.kafka.lease import boottime_s
@@ -89,6 +90,8 @@ class GroupMember:
         self._ping: Future[object] | None = None
         self._tick_due_s = 0.0
         self._assignments = 0
+        self._is_closed = False
+        self._callbacks = Callbacks()
         #: librdkafka's error after another member took our place in the group.
         self._fenced_by: str | None = None
         self._brokers = config.brokers
@@ -102,7 +105,11 @@ class GroupMember:
             if admin.partition_count(self._control) is None:
                 admin.ensure([TopicSpec(self._control, 1, {})])
             identity = (member.group, member.instance_id, f"repertory-{member.node}-{member.slot}")
-            callbacks = {"error_cb": self.handle_error, "on_commit": self._on_commit, "stats_cb": self._on_statistics}
+            callbacks: Config = {
+                "error_cb": self._callbacks.kept(self.handle_error),
+                "on_commit": self._callbacks.kept(self._on_commit),
+                "stats_cb": self._callbacks.kept(self._on_statistics),
+            }
             self._consumer = create_client(Consumer, config.member(self._lines, *identity) | callbacks)
             self._subscribe(list(subscriptions))
         except BaseException:  # KeyboardInterrupt too: the process may live on, and take the slot again.
@@ -174,7 +181,8 @@ class GroupMember:
         return self._slot_taken(f"another worker, which joined later ({why})")
 
     def _subscribe(self, topics: list[str]) -> None:
-        self._consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+        on_assign, on_revoke, on_lost = map(self._callbacks.kept, (self._on_assign, self._on_revoke, self._on_lost))
+        self._consumer.subscribe(topics, on_assign=on_assign, on_revoke=on_revoke, on_lost=on_lost)
 
     def _resubscribe(self, topics: list[str]) -> None:
         """Change the subscription, which makes the group rebalance.
@@ -208,7 +216,7 @@ class GroupMember:
         if self._must_resubscribe and self._assignments:
             self._must_resubscribe = False
             self._resubscribe([*self._subscriptions, self._control])
-        message = self._consumer.poll(wait_s)
+        message = self._polled(wait_s)
         messages = [] if message is None else [message, *self._consumer.consume(records_max - 1, 0.0)]
         if self._fenced_by is not None:
             self._failure = self._fencing_error(self._fenced_by)
@@ -220,6 +228,10 @@ class GroupMember:
     def has_joined(self) -> bool:
         """Whether the group has assigned shards to this member, or none."""
         return self._assignments > 0
+
+    def _polled(self, wait_s: float) -> Message | None:
+        """Poll the consumer, and raise what its callbacks raised."""
+        return self._callbacks.poll(self._consumer.poll, wait_s)
 
     def metadata(self) -> object:
         """Return the current group metadata, for one transaction. Never cache it."""
@@ -377,18 +389,23 @@ class GroupMember:
         A static member that only closes does not leave: its shards stay idle until its session ends, and so does each
         rebalance meanwhile, which waits for it. Unsubscribing makes librdkafka 2.16.1 send the request to leave all
         the same, once nothing is assigned; ``close`` waits until it is answered. Before the first assignment the
-        consumer does not know yet that it is a member, and would send nothing: so that is awaited.
+        consumer does not know yet that it is a member, and would send nothing: so that is awaited. Idempotent, also
+        after Ctrl-C.
         """
-        deadline_s = time.monotonic() + HANDOVER_TIMEOUT_S
+        if not self._is_closed:
+            self._unsubscribe(time.monotonic() + HANDOVER_TIMEOUT_S)
+            self._is_closed = True
+            close_bounded(self._consumer.close, "consumer")
+            self._group_watch.close()
+        self._slot_lock.close()
+
+    def _unsubscribe(self, deadline_s: float) -> None:
         while self._is_well() and not self._assignments and time.monotonic() < deadline_s:
-            self._consumer.poll(LEAVING_POLL_S)
+            self._polled(LEAVING_POLL_S)
         if self._is_well():
             self._consumer.unsubscribe()
             while self._consumer.assignment() and self._is_well() and time.monotonic() < deadline_s:
-                self._consumer.poll(LEAVING_POLL_S)
-        close_bounded(self._consumer.close, "consumer")
-        self._group_watch.close()
-        self._slot_lock.close()
+                self._polled(LEAVING_POLL_S)
 
     def _is_well(self) -> bool:
         """Return whether the group can be left in order: no other member took our place, and a broker answers."""
@@ -399,11 +416,14 @@ class GroupMember:
 
         librdkafka's destructor neither commits nor leaves. But while a rebalance waits for its callback, which no
         longer runs, the destructor never returns (2.16.1, seen in every second crash right after a join; compare its
-        issue #4527). An empty assignment completes the rebalance.
+        issue #4527). An empty assignment completes the rebalance. Idempotent, also after Ctrl-C.
         """
         self._slot_lock.close()
+        if self._is_closed:
+            return
         with suppress(KafkaException):
             self._consumer.incremental_assign([])
+        self._is_closed = True
         holder = [self._consumer]
         del self._consumer
         close_bounded(holder.clear, "consumer")
