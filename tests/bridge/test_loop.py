@@ -20,7 +20,7 @@ from repertory.actors.shard.changelog import ShardRecord
 from repertory.actors.wire import encode
 from repertory.bridge.codec import decode_state
 from repertory.bridge.log.embedded.backend import EmbeddedBackend
-from repertory.bridge.log.record import Output, Record
+from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.bridge.loop import DOUBTS_MAX
 from repertory.bridge.recovery import Recovery
 from repertory.bridge.region import RegionEscalated
@@ -412,6 +412,20 @@ def test_siblings_are_restarted_while_their_commits_are_in_flight(strategy: Stra
     with pytest.raises(RegionEscalated, match="Escalating"):
         world.running.settle(timeout_s=3_600)
     world.close()
+
+
+def test_siblings_are_in_the_order_of_hosting() -> None:
+    """In whatever order shards are assigned: as ``rest_for_one`` means it, by ``host()``, then by partition."""
+    system = ActorSystem("bank")
+    for entity in (Teller, Account):
+        system.host(entity, partitions=2)
+    names = ["teller/0", "teller/1", "account/0", "account/1"]
+    for order in itertools.permutations(names):
+        region = system.region(system.topology(lambda _: 2))
+        for name in order:
+            entity_name, _, partition = name.partition("/")
+            region.add(TopicPartition(f"bank.{entity_name}.commands", int(partition)), 0.0)
+        assert [child.name for child in region.tree.children] == names
 
 
 def test_settle_after_a_crash_includes_stashed_commands() -> None:

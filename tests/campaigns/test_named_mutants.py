@@ -20,6 +20,7 @@ from repertory.actors.shard.crash_guard import CrashGuard
 from repertory.actors.shard.recovered import RecoveredShard
 from repertory.actors.shard.restart_budget import RestartBudget
 from repertory.actors.shard.snapshot_window import SnapshotWindow
+from repertory.bridge import region
 from repertory.bridge.assigned_shard import AssignedShard
 from repertory.bridge.log.embedded import log as embedded
 from repertory.bridge.log.embedded import schema
@@ -36,6 +37,7 @@ from tests.actors.shard import test_crash_guard as guards
 from tests.actors.shard import test_restart_budget as budgets
 from tests.actors.shard import test_snapshot_window as windows
 from tests.bridge import test_assigned_shard as shards
+from tests.bridge import test_loop as loops
 from tests.bridge import test_worker_policy as policies
 from tests.bridge.log.embedded import test_disk_faults as disks
 from tests.bridge.log.embedded import test_embedded as members
@@ -286,6 +288,12 @@ def a_taken_slot_is_tried_again(patch: Patch) -> None:
 
 
 # --- the worker's loop ----------------------------------------------------------------------------------------
+
+
+@mutant("bridge/region.py", loops.test_siblings_are_in_the_order_of_hosting)
+def in_order_of_assignment(patch: Patch) -> None:
+    """The shards of a worker are siblings in the order in which they were assigned."""
+    swap(patch, region, "Add", lambda add: lambda child, _before: add(child, None))
 
 
 @mutant("bridge/assigned_shard.py", shards.test_a_commit_ends_a_series_of_aborts)
