@@ -30,11 +30,20 @@ class OutputTooLarge(ContractViolation):
     """A command would produce a record over ``output_bytes_max``. By default the command is dead-lettered."""
 
 
+class OutputRefused(Exception):
+    """The log refuses a record of a command for good. By default the command is dead-lettered.
+
+    Nothing raises it: it is the name of the failure in policies and dead letters. Reasons are a record larger than its
+    topic takes, one without a key for a compacted topic, a topic that was deleted or that this user may not write.
+    """
+
+
 class Directory(msgspec.Struct, frozen=True):
-    """What a handler can address: the hosted entities by class, and topics by name."""
+    """What a handler can address: the hosted entities by class, topics by name, and those declared to publish to."""
 
     hosted: Callable[[type], bool]
     partition_count: Callable[[str], int | None]
+    publishes: Callable[[str], bool] = lambda _topic: False
 
 
 class Tell(msgspec.Struct, frozen=True):
@@ -145,17 +154,18 @@ class Context:
         self.collected.append(Tell(handler, checked_key(key), self._message(message), asked=True, about=about))
 
     def publish(self, topic: str, value: Message | bytes, *, key: str | None = None) -> None:
-        """Append to a topic outside the system; the topic must exist."""
+        """Append to a topic outside the system that ``ActorSystem(publishes=…)`` declares.
+
+        A record with a ``key`` goes to the partition that Java's default partitioner chooses for it, one without to the
+        partition that follows from its cause. What the log refuses for good is a failure of the command: OutputRefused.
+        """
         if not isinstance(value, Message | bytes):
             raise ContractViolation(f"publish takes a message or bytes, not {type(value).__name__}")
-        system, _, _ = self.cause.partition(".")
-        if topic.startswith(f"{system}."):
+        if not self._directory.publishes(topic):
             raise ContractViolation(
-                f"publish to {topic!r}: topics that begin with {system}. are the system's own, and a restore relies on "
-                "what its shards write there; publish to another, or tell an entity"
+                f"publish to {topic!r}: the system does not declare it; say "
+                f"ActorSystem(…, publishes={{{topic!r}: Publishes()}})"
             )
-        if self._directory.partition_count(topic) is None:
-            raise ContractViolation(f"publish to {topic!r}: there is no such topic; create it first")
         self.collected.append(Publish(topic, value, None if key is None else checked_key(key)))
 
     def reply(self, value: Event | Rejection, *, to: Sender | None = None) -> None:

@@ -27,7 +27,12 @@ def murmur2(data: bytes) -> int:
 @lru_cache(maxsize=65_536)
 def partition_of(key: bytes, partitions: int) -> int:
     """Return the partition of a key. Cached: the hash takes about 3 µs in Python, a hit 0.1 µs."""
-    return (murmur2(key) & 0x7FFFFFFF) % partitions
+    return spread(key, partitions)
+
+
+def spread(data: bytes, partitions: int) -> int:
+    """Return the partition of bytes that do not come again; see ``partition_of`` for keys."""
+    return (murmur2(data) & 0x7FFFFFFF) % partitions
 
 
 @lru_cache(maxsize=65_536)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -33,12 +33,14 @@ class TestKit(Generic[E]):
 
     Every command is asked, so ``reply`` is the answer that an asker would get. The checks are those of a shard: the
     contract, that events and states survive their encoding, their size. ``run`` raises the handler's exception and
-    keeps the state as it was. Every topic that ``publish`` names is assumed to exist.
+    keeps the state as it was. ``publishes`` names the topics that ``Context.publish`` may name, as the system declares
+    them: ``publishes=system.publishes``.
     """
 
     __test__ = False  # Not a test class for pytest.
 
-    def __init__(self, entity: E, *, key: str = "key", timestamp_ms: int = 0) -> None:
+    def __init__(self, entity: E, *, key: str = "key", timestamp_ms: int = 0, publishes: Iterable[str] = ()) -> None:
+        self._directory = Directory(lambda _: True, lambda _: 1 << 31, frozenset(publishes).__contains__)
         self._behaviour = resolved(type(entity))
         self._key = key
         self._timestamp_ms = timestamp_ms
@@ -58,10 +60,9 @@ class TestKit(Generic[E]):
         if isinstance(message, Command) and sender is None:
             sender = Sender(topic="replies", partition=0, correlation_id=f"{self._offset}")
         envelope = Envelope(self._offset, self._key, received, data, (), self._timestamp_ms, sender, about)
-        directory = Directory(hosted=lambda _: True, partition_count=lambda _: 1 << 31)
         try:
             decision = decide(
-                behaviour, self.state, self._data, envelope, directory,
+                behaviour, self.state, self._data, envelope, self._directory,
                 cause=f"test/0/{self._offset}", attempt=attempt, bytes_max=1_000_000,
             )  # fmt: skip
         except Exception:

@@ -28,10 +28,11 @@ from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.shard import Shard
 from repertory.actors.shard.turn_result import TurnResult
 from repertory.bridge.hosted_entity import HostedEntity
-from repertory.bridge.log.port import Claimed
+from repertory.bridge.log.port import Claimed, OutputsRefused
 from repertory.bridge.log.record import TopicPartition
 from repertory.bridge.recovery import Recovery
-from repertory.supervision import Backoff
+from repertory.bridge.refusals import Refusals
+from repertory.supervision import Backoff, Failure
 
 #: The delay before a shard is claimed again after an abort. An abort never counts as a restart: a log that is out of
 #: reach for too long raises LogUnavailable.
@@ -96,6 +97,8 @@ class AssignedShard:
         #: The shard's name in the supervision tree and in log lines.
         self.name = str(config.id)
         self.incarnation = 0
+        #: Kept over claims: what the log refuses for good.
+        self.refusals = Refusals(hosted.codec)
         #: Consecutive aborts, and when the shard is claimed again after the latest of them.
         self._aborts = 0
         self.reclaim_s: float | None = None
@@ -184,7 +187,14 @@ class AssignedShard:
         result, self._result = self._result, None
         assert result is not None, self.name
         self._aborts = 0
+        self.refusals.committed(result)
         return result
+
+    def refused(self, event: OutputsRefused) -> Failure | None:
+        """Search the guilty command of the turn that was in flight; return a failure if the shard has to stop."""
+        assert self._result is not None, self.name
+        self._aborts = 0  # Each refusal brings the search forward.
+        return self.refusals.blame(event, self._result, self.name)
 
     # --- abort and stop ---------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from repertory.actors import headers as names
 from repertory.actors.entity import Behaviour
 from repertory.actors.headers import ABOUT, CAUSE, CORRELATION_ID, REPLY_KEY, REPLY_TO, SEQ, VERSION, Header, Headers
 from repertory.actors.message import Envelope, Sender, Undecodable
-from repertory.actors.placement import key_of, partition_of
+from repertory.actors.placement import key_of, partition_of, spread
 from repertory.actors.shard.changelog import (
     CHANGELOG_INDEX,
     ChangelogEntry,
@@ -61,8 +61,8 @@ class Codec:
         self.events = topics.events_topic(system, behaviour.name)
         self.state = topics.state_topic(system, behaviour.name)
         self.stash = topics.stash_topic(system, behaviour.name)
+        self.dead_letters = topics.dead_letters_topic(system)
         self._addresses = Addresses(system, partition_count)
-        self._dead_letters = topics.dead_letters_topic(system)
 
     @property
     def topics(self) -> Mapping[str, str]:
@@ -115,7 +115,7 @@ class Codec:
         prefix = f"{self.commands}/{partition}/"
         records = self._outputs(result, prefix)
         if result.record.epoch:  # At least once.
-            records = with_epoch(records, self._dead_letters, result.record.epoch)
+            records = with_epoch(records, self.dead_letters, result.record.epoch)
         last = CHANGELOG_INDEX + result.record.changelog - 1
         for index, entry in enumerate(result.changelog, last - len(result.changelog)):
             records.append(self._changelog_output(entry, partition, _cause(prefix, result.anchor, index)))
@@ -132,7 +132,7 @@ class Codec:
         assert result.nontransactional and not result.changelog, result.shard
         outputs = self._outputs(result, f"{self.commands}/{partition}/")
         shard = TopicPartition(self.commands, partition)
-        return append_of(shard, with_epoch(outputs, self._dead_letters, record.epoch), self.events, record.next)
+        return append_of(shard, with_epoch(outputs, self.dead_letters, record.epoch), self.events, record.next)
 
     def _outputs(self, result: TurnResult, prefix: str) -> list[Output]:
         """Return the outputs of a turn's commands."""
@@ -153,7 +153,10 @@ class Codec:
                 return self._told(output, cause)
             case Published():
                 key = None if output.key is None else output.key.encode()
-                return Output(output.topic, self._placed(output.topic, key), key, output.data, (cause,))
+                partition = (
+                    self._placed(output.topic, cause[1], spread) if key is None else self._placed(output.topic, key)
+                )
+                return Output(output.topic, partition, key, output.data, (cause,))
             case Replied():
                 return self._replied(output.to, output.data, cause)
             case DeadLettered():
@@ -197,7 +200,7 @@ class Codec:
         if output.traceback:
             own = (*own, (names.ERROR_TRACEBACK, output.traceback.encode()))
         kept = tuple((names.kept(name), value) for name, value in output.headers if name != names.RETRY_TO)
-        return Output(self._dead_letters, 0, output.key, output.value, (*kept, *own))
+        return Output(self.dead_letters, 0, output.key, output.value, (*kept, *own))
 
     def _changelog_output(self, entry: ChangelogEntry, partition: int, cause: Header) -> Output:
         if isinstance(entry, SeenWritten):
@@ -210,10 +213,9 @@ class Codec:
         headers = (cause, (SEQ, b"%d" % entry.seq), (VERSION, b"%d" % entry.version))
         return Output(self.state, partition, entry.key.encode(), value, headers)
 
-    def _placed(self, topic: str, key: bytes | None) -> int:
+    def _placed(self, topic: str, key: bytes, place: Callable[[bytes, int], int] = partition_of) -> int:
         count = self._partition_count(topic)
-        assert count is not None, f"{topic} was deleted while the system runs"
-        return 0 if key is None else partition_of(key, count)
+        return 0 if count is None else place(key, count)  # The log refuses what is for a topic that is gone.
 
 
 T = TypeVar("T")

@@ -29,6 +29,7 @@ from repertory.bridge.log.port import (
     Log,
     LogEvent,
     Lost,
+    OutputsRefused,
     Replayed,
     ShardEvent,
 )
@@ -110,7 +111,7 @@ class ShardLoop:
                 self._fail(assigned, error.failure(assigned.name))
 
     def _on_shard(self, assigned: AssignedShard, event: ShardEvent, now_s: float) -> None:
-        if assigned.phase in DOWN and isinstance(event, Claimed | Replayed | Aborted):
+        if assigned.phase in DOWN and isinstance(event, Claimed | Replayed | Aborted | OutputsRefused):
             return  # Answers a request from before the stop or abort; the shard is claimed again when it starts.
         match event:
             case Fetched(_, records):
@@ -124,6 +125,8 @@ class ShardLoop:
                 self._replayed(assigned, event)
             case Aborted(_, reason, routine):
                 self._aborted(assigned, reason, routine=routine)
+            case OutputsRefused():
+                self._refused(assigned, event)
             case Fenced(_, reason) | Lost(_, reason):
                 self._worker_log.lost(assigned.name, reason, fenced=isinstance(event, Fenced))
                 self.region.forget(event.shard, now_s)
@@ -147,7 +150,8 @@ class ShardLoop:
         now_ms = self._clock.epoch_ms()
         if not shard.ready(now_ms):
             return False
-        result = shard.decide(now_ms, elapsed(self._clock, self._turns_max_s / len(self.region)))
+        time_is_up = elapsed(self._clock, self._turns_max_s / len(self.region))
+        result = shard.decide(now_ms, time_is_up, assigned.refusals.records_max)
         self._progress()
         kill_points.reached("decided")
         if shard.stalled:
@@ -206,7 +210,7 @@ class ShardLoop:
             self._log.replay(assigned.place, wanted.topic, wanted.from_offset, wanted.to_offset)
             return
         recovered = recovery.recovered()
-        shard, record = Shard(assigned.config, recovered), recovered.record
+        shard, record = Shard(assigned.config, recovered, assigned.refusals.reasons), recovered.record
         kill_points.reached("restored")
         assigned.start(shard)
         self._worker_log.restored(assigned.name, recovery.records, self._clock.monotonic_s() - assigned.claimed_s)
@@ -223,6 +227,13 @@ class ShardLoop:
         """Drop the shard's state and claim again with increasing delay; this does not count as a failure."""
         delay_s = assigned.abort(self._clock.monotonic_s(), routine=routine)
         self._worker_log.aborted(assigned.name, reason, delay_s, routine=routine)
+
+    def _refused(self, assigned: AssignedShard, refused: OutputsRefused) -> None:
+        """Start over without the command whose outputs are refused for good, or with fewer commands to find it."""
+        if (failure := assigned.refused(refused)) is None:
+            self._aborted(assigned, refused.reason, routine=True)
+        else:
+            self._fail(assigned, failure)
 
     def _check_failure(self, assigned: AssignedShard) -> None:
         """Report an escalated failure of a handler to the supervisor, once the commands before it are committed."""
@@ -271,12 +282,7 @@ class ShardLoop:
         """Finish the turns under way and hand each shard over; False if the deadline passed first."""
         with self.ticks:
             drain = Drain(
-                self._log,
-                self.region,
-                self._clock,
-                on=self._on,
-                commit=self._commit,
-                stop=self._stop,
-                poll_timeout_s=self._poll_timeout_s,
-            )
+                self._log, self.region, self._clock,
+                on=self._on, commit=self._commit, stop=self._stop, poll_timeout_s=self._poll_timeout_s,
+            )  # fmt: skip
             return drain.run(deadline_s)

@@ -10,7 +10,7 @@ that a module that only defines entities loads neither a log nor the supervision
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from repertory.actors.context import Context, ContractViolation, OutputTooLarge
+from repertory.actors.context import Context, ContractViolation, OutputRefused, OutputTooLarge
 from repertory.actors.entity import Entity
 from repertory.actors.handler import CommandHandler, command, event, reply
 from repertory.actors.message import (
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from repertory.bridge.system.client import Client, ClientClosed
     from repertory.bridge.system.failed import DeadLetter, Parked
     from repertory.bridge.system.published import PublishedRecord
+    from repertory.bridge.system.publishes import Publishes
     from repertory.bridge.system.running import NotSettled, Running
     from repertory.bridge.system.settings import Settings
     from repertory.bridge.system.system import ActorSystem
@@ -73,6 +74,7 @@ _LAZY = {
     "OutcomeUnknown": "bridge.log.port",
     "Parked": "bridge.system.failed",
     "PublishedRecord": "bridge.system.published",
+    "Publishes": "bridge.system.publishes",
     "Refused": "bridge.log.port",
     "Running": "bridge.system.running",
     "Settings": "bridge.system.settings",
@@ -113,10 +115,12 @@ __all__ = [
     "NodeReport",
     "NotSettled",
     "OutcomeUnknown",
+    "OutputRefused",
     "OutputTooLarge",
     "Parked",
     "Policy",
     "PublishedRecord",
+    "Publishes",
     "Refused",
     "Rejection",
     "Running",

@@ -155,12 +155,13 @@ class SeenRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Seen", forb
 
 
 class StateWritten(msgspec.Struct, frozen=True, gc=False):
-    """The state record of one entity; None is a tombstone."""
+    """The state record of one entity; None is a tombstone. ``offset``: the command that changed it; -1 if none did."""
 
     key: str
     record: StateRecord | None
     version: int
     seq: int
+    offset: int = -1
 
 
 class StashedWritten(msgspec.Struct, frozen=True, gc=False):

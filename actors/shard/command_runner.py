@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
+from repertory.actors.context import OutputRefused
 from repertory.actors.message import Envelope
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.cells import Cell
@@ -24,10 +27,15 @@ class CommandRunner:
     """Mutable; owned by its shard, with which it shares the entities, the stash and the crash guard."""
 
     __slots__ = (
-        "_cause_prefix", "_config", "_entities", "_guard", "_handlers", "_stash", "envelope", "failure", "stalled",
+        "_cause_prefix", "_config", "_entities", "_guard", "_handlers", "_refused", "_stash", "envelope", "failure",
+        "stalled",
     )  # fmt: skip
 
-    def __init__(self, config: ShardConfig, entities: Entities, guard: CrashGuard, stash: Stash) -> None:
+    def __init__(
+        self, config: ShardConfig, entities: Entities, guard: CrashGuard, stash: Stash, refused: Mapping[int, str]
+    ) -> None:
+        """``refused``: commands whose outputs the log refuses for good, by offset, and why; each is judged once."""
+        self._refused = dict(refused)
         self._config, self._entities, self._guard, self._stash = config, entities, guard, stash
         self._handlers = config.behaviour.handlers
         self._cause_prefix = f"{config.topic}/{config.id.partition}/"
@@ -51,6 +59,11 @@ class CommandRunner:
             cell = Cell(behaviour.initial(), behaviour.initial_data)
         if not guard.admits(envelope.offset):
             turn.quarantine(envelope, self._where(envelope), guard.deaths, is_stashed=stashed is not None)
+            return
+        if envelope.offset in self._refused:
+            guard.leave()
+            turn.refused.append(envelope.offset)
+            self._failed(envelope, stashed, OutputRefused(self._refused.pop(envelope.offset)), now_ms, turn)
             return
         takes_context = self._handlers[type(envelope.message)].takes_context
         self.envelope = envelope

@@ -55,7 +55,7 @@ class Entities:
         cell.state, cell.data = decision.state, decision.data
         self.cells.put(key, cell)
         if self._behaviour.stateful:
-            turn.changed[key] = None
+            turn.changed[key] = envelope.offset
         if decision.stopped:
             cell.version = 0
             if not self._behaviour.journaled:
@@ -81,7 +81,7 @@ class Entities:
         ``ahead``: number of records of the window that are snapshotted before they are due.
         """
         for key in {**turn.touched, **turn.changed, **dict.fromkeys(self.window.due(self.seq + ahead))}:
-            turn.changelog.append(self._state_written(key, changed=key in turn.changed))
+            turn.changelog.append(self._state_written(key, turn.changed.get(key, -1)))
         tail_start = self.window.tail_start(self.seq)
         for key in self.window.forgettable(tail_start):
             self.window.forgotten(key)
@@ -89,21 +89,22 @@ class Entities:
                 turn.changelog.append(StateWritten(key, None, 0, self.cells.remove(key).seq))
         return tail_start
 
-    def _state_written(self, key: str, *, changed: bool) -> StateWritten:
+    def _state_written(self, key: str, changed_by: int) -> StateWritten:
+        """Return the state record of a key; ``changed_by`` is the command that changed a stateful entity, or -1."""
         queue = self.stash.queue(key)
         stashed, first = len(queue), queue[0].envelope.offset if queue else -1
         restarts = self.budget.of(key)
         cell = self.cells.get(key)
         if cell is None:
             record = StateRecord(stashed=stashed, stashed_first=first, restarts_ms=restarts)
-            return StateWritten(key, record if stashed or restarts else None, 0, -1)
-        if changed:
+            return StateWritten(key, record if stashed or restarts else None, 0, -1, changed_by)
+        if changed_by >= 0:
             cell.version, cell.seq = cell.version + 1, self.seq
             self.seq += 1
         if cell.version == 0:
             self.window.ended(key, cell.seq)
             record = StateRecord(ended=True, stashed=stashed, stashed_first=first, restarts_ms=restarts)
-            return StateWritten(key, record, 0, cell.seq)
+            return StateWritten(key, record, 0, cell.seq, changed_by)
         self.window.snapshotted(key)
         record = StateRecord(snapshot=cell.data, stashed=stashed, stashed_first=first, restarts_ms=restarts)
-        return StateWritten(key, record, cell.version, cell.seq)
+        return StateWritten(key, record, cell.version, cell.seq, changed_by)

@@ -10,7 +10,8 @@ and recovers another from the log, so decisions that were not committed leave no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 import msgspec
 
@@ -33,7 +34,10 @@ from repertory.supervision.directive import Failure
 class Shard:
     """Mutable; owned by the thread of the loop."""
 
-    def __init__(self, config: ShardConfig, recovered: RecoveredShard) -> None:
+    def __init__(
+        self, config: ShardConfig, recovered: RecoveredShard, refused: Mapping[int, str] = MappingProxyType({})
+    ) -> None:
+        """``refused``: the commands whose outputs the log refuses for good, by offset, and why."""
         record = recovered.record
         self.config = config
         #: The shard record after the last turn.
@@ -47,7 +51,7 @@ class Shard:
             config.behaviour, recovered.cells, recovered.window, recovered.stash, recovered.budget, record.seq
         )
         self._guard = CrashGuard(config, record, recovered.end_offset)
-        self._runner = CommandRunner(config, self._entities, self._guard, self.stash)
+        self._runner = CommandRunner(config, self._entities, self._guard, self.stash, refused)
         self._has_group_offset, self._recovery_incidents = recovered.has_group_offset, recovered.incidents
         #: For at least once; None while this log was only ever written exactly once.
         self._redelivery = Redelivery(config, record.next, recovered.seen) if record.epoch else None
@@ -116,15 +120,18 @@ class Shard:
             return None
         return self._record_only(closed=True)
 
-    def decide(self, now_ms: int, time_is_up: Callable[[], bool] = lambda: False) -> TurnResult | None:
+    def decide(
+        self, now_ms: int, time_is_up: Callable[[], bool] = lambda: False, records_max: int | None = None
+    ) -> TurnResult | None:
         """Handle stashed commands that are due and then commands from the mailbox, up to a batch.
 
         ``now_ms`` is epoch time; ``time_is_up`` is called after each command, and ends the batch if it returns True.
+        ``records_max``: take no more commands than that.
         Returns None if no command was handled, and no announcement must be written or cleared.
         """
         guard, runner = self._guard, self._runner
         turn = Turn(self.stash, self._entities.budget, answers=self.config.policy.asked == "answer")
-        batch_max = self.config.limits.batch_records_max
+        batch_max = records_max or self.config.limits.batch_records_max
         runner.stalled = None
         self._entities.watch_clock(now_ms)
         guard.begin_turn()
@@ -219,7 +226,7 @@ class Shard:
         self.record = record or self._end_transaction(turn, now_ms)
         return TurnResult(
             self.config.id, turn.outputs, turn.changelog, self.record, turn.anchor, last.seq, turn.counts,
-            turn.incidents, nontransactional,
+            turn.incidents, nontransactional, turn.handled, tuple(turn.refused),
         )  # fmt: skip
 
     def _can_do_without_transaction(self) -> bool:

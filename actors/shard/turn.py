@@ -41,6 +41,7 @@ class Turn:
         "incidents",
         "outputs",
         "overflowed",
+        "refused",
         "touched",
     )  # fmt: skip
 
@@ -57,9 +58,12 @@ class Turn:
         self.bytes = 0
         #: Number of commands that had to be stashed behind others of their key, and for which the stash had no room.
         self.overflowed = 0
+        #: The commands that were judged because the log refuses their outputs.
+        self.refused: list[int] = []
         self.anchor = -1
-        #: Keys whose state record is due: stateful ones that changed, and those whose queue changed.
-        self.changed: dict[str, None] = {}
+        #: Keys whose state record is due: stateful ones that changed, with the offset of the last command that changed
+        #: them, and those whose queue changed.
+        self.changed: dict[str, int] = {}
         self.touched: dict[str, None] = {}
 
     def dead_letter(self, delivery: Delivery, error: str, reason: str, attempts: int = 1, traceback: str = "") -> None:

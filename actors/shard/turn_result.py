@@ -110,7 +110,8 @@ class TurnResult(msgspec.Struct, frozen=True):
     """One turn of a shard: the outputs of its commands, and its changelog entries (states, stashed commands, causes).
 
     ``anchor`` is the offset of the last command handled: the cause of the changelog entries. ``first_seq`` is the seq
-    of the first journal record. A ``nontransactional`` turn has no changelog entries.
+    of the first journal record. A ``nontransactional`` turn has no changelog entries. ``handled`` is the number of its
+    commands; ``refused`` are those that were judged because the log refuses their outputs.
     """
 
     shard: ShardId
@@ -122,3 +123,5 @@ class TurnResult(msgspec.Struct, frozen=True):
     counts: Counts
     incidents: list[Incident]
     nontransactional: bool = False
+    handled: int = 0
+    refused: tuple[int, ...] = ()

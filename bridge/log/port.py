@@ -7,11 +7,11 @@ One thread calls a ``Log``; the log may use threads of its own.
 The life of a shard as events (methods that the owner calls are in brackets)::
 
     Assigned ─(claim)─> Claimed ─(replay)*─> Replayed … Replayed(complete) ─(begin)─> Fetched …
-                                                           └─(commit | append)─> Committed | Aborted | Fenced
-    Aborted: drop all state, then (claim) again        Fenced: drop all state, wait for Assigned
+                                       └─(commit | append)─> Committed | Aborted | OutputsRefused | Fenced
+    Aborted, OutputsRefused: drop all state, then (claim) again     Fenced: drop all state, wait for Assigned
     Lost:    drop all state; the shard has no further events until it is Assigned again
 
-After ``claim``, ``Lost``, ``Aborted`` or ``Fenced`` no event of the time before it is delivered.
+After ``claim``, ``Lost``, ``Aborted``, ``OutputsRefused`` or ``Fenced`` no event of the time before it is delivered.
 """
 
 from __future__ import annotations
@@ -147,6 +147,19 @@ class Aborted(msgspec.Struct, frozen=True):
     routine: bool
 
 
+class OutputsRefused(msgspec.Struct, frozen=True):
+    """As ``Aborted``, because the log refuses at least one of ``outputs`` each time; the owner must not send it again.
+
+    Unless ``all_refused``, a broker refused them together, and some may be innocent: the owner finds the guilty one by
+    sending fewer. After an ``append``, other outputs may have been written.
+    """
+
+    shard: TopicPartition
+    outputs: Sequence[Output]
+    reason: str
+    all_refused: bool
+
+
 class Fenced(msgspec.Struct, frozen=True):
     """A later owner claimed the shard, or a coordinator's timeout had the same effect.
 
@@ -159,15 +172,15 @@ class Fenced(msgspec.Struct, frozen=True):
 
 
 #: Events of a shard that was assigned before.
-ShardEvent = Lost | Claimed | Replayed | Fetched | Committed | Aborted | Fenced
+ShardEvent = Lost | Claimed | Replayed | Fetched | Committed | Aborted | OutputsRefused | Fenced
 LogEvent = Assigned | ShardEvent
 
 
 class Transaction(msgspec.Struct, frozen=True):
     """What one shard commits atomically: ``records`` to append, and its next input offset, 0 or more.
 
-    Records for a partition that does not exist abort it. Above ``Settings.output_bytes_max`` each log has its own limit
-    for the size of a record.
+    Records for a missing topic outside the group's own (``{group}.…``) are refused; those for another missing partition
+    abort it. Above ``Settings.output_bytes_max`` each log has its own limit for the size of a record.
     """
 
     shard: TopicPartition
@@ -238,20 +251,20 @@ class Log(Protocol):
         """Undo ``pause``. Idempotent."""
 
     def commit(self, transaction: Transaction) -> None:
-        """Commit atomically. Answered by ``Committed``, ``Aborted`` or ``Fenced``. One at a time per shard.
+        """Commit atomically. Answered by ``Committed``, ``Aborted``, ``OutputsRefused`` or ``Fenced``. One at a time.
 
         Raises:
             LogUnavailable: the log cannot be written; nothing happened.
         """
 
     def append(self, append: Append) -> None:
-        """Append in order, instead of a ``commit``. Answered by ``Committed``, ``Aborted`` or ``Fenced``.
+        """Append in order, instead of a ``commit``, which has the same answers.
 
         Earlier owners need not be fenced: a log may still write an append after a later owner's claim.
         """
 
     def partition_count(self, topic: str) -> int | None:
-        """Return a topic's number of partitions, None if the topic does not exist. Cached; may ask the log once."""
+        """Return a topic's number of partitions, None if it does not exist. Cached; renewed now and then by the log."""
 
     def close(self) -> None:
         """Finish or abort requests in progress within the configured time, give the shards back, leave the group."""

@@ -9,7 +9,7 @@ from typing import Self
 
 import msgspec
 
-from repertory.actors.context import Directory, OutputTooLarge
+from repertory.actors.context import Directory, OutputRefused, OutputTooLarge
 from repertory.actors.entity import Behaviour, Entity, resolved
 from repertory.actors.shard.config import Limits
 from repertory.actors.wire import by_wire_name
@@ -20,15 +20,13 @@ from repertory.bridge.hosted_entity import HostedEntity, Topology
 from repertory.bridge.log.port import Backend, TopicSpec
 from repertory.bridge.region import ShardRegion
 from repertory.bridge.system.configuration import configuration
+from repertory.bridge.system.publishes import PARTITIONS_MAX, Publishes, checked_publishes, prepare_published
 from repertory.bridge.system.settings import Settings
 from repertory.supervision import Backoff, Directive, Policy, Strategy, Tree, restart
 
 #: Kafka allows 249 characters for a topic name: the longest suffix takes 13, and the entity's name needs room too.
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _NAME_CHARS_MAX = 100
-
-#: Kafka's default limit on the partitions of one topic that a cluster of modest size is asked to create at once.
-PARTITIONS_MAX = 10_000
 
 DEFAULTS = Settings()
 
@@ -42,18 +40,15 @@ class EntityDefinition(msgspec.Struct, frozen=True):
 
 
 class _PartitionCounts:
-    """Partition counts by topic: looked up for every message that is sent, so cached once they are known."""
+    """Partition counts by topic: those of the system's own topics never change, the log knows those of others."""
 
     def __init__(self, ask: Callable[[str], int | None], specs: Sequence[TopicSpec]) -> None:
         self._ask = ask
-        self._known = {spec.name: spec.partitions for spec in specs}
+        self._own = {spec.name: spec.partitions for spec in specs}
 
     def __call__(self, topic: str) -> int | None:
         """Return a topic's number of partitions, None if the topic does not exist (yet)."""
-        count = self._known.get(topic) or self._ask(topic)
-        if count is not None:
-            self._known[topic] = count
-        return count
+        return self._own.get(topic) or self._ask(topic)
 
 
 class SystemDefinition:
@@ -62,6 +57,7 @@ class SystemDefinition:
     ``shards`` and ``workers`` are the policies of the two levels above the entities: how often a shard (a worker
     process) may fail before its worker (the node) gives up. ``topic_config`` is configuration for the commands topics.
     ``settings`` are those of the code; a deployment may override them (``configured``).
+    ``publishes`` declares the topics outside the system that ``Context.publish`` may name.
     """
 
     def __init__(
@@ -74,6 +70,7 @@ class SystemDefinition:
         workers: Policy | None = None,
         worker_strategy: Strategy = Strategy.ONE_FOR_ONE,
         topic_config: Mapping[str, str] | None = None,
+        publishes: Mapping[str, Publishes] | None = None,
     ) -> None:
         if not _NAME.fullmatch(name) or len(name) > _NAME_CHARS_MAX:
             raise ValueError(
@@ -86,6 +83,8 @@ class SystemDefinition:
         self.workers = workers or restart(max_restarts=20, within_s=60, backoff=Backoff(first_s=0.02, max_s=5))
         self.worker_strategy = worker_strategy
         self._topic_config = dict(topic_config or {})
+        #: The topics outside the system that its handlers publish to, by name.
+        self.publishes = checked_publishes(name, publishes or {})
         self._hosted: dict[type[Entity], EntityDefinition] = {}
 
     def __repr__(self) -> str:
@@ -110,8 +109,12 @@ class SystemDefinition:
                 f"{entity.__name__}: partitions must be a number from 1 to {PARTITIONS_MAX}, not {partitions!r}"
             )
         policy = supervise or restart()
-        # An output that is too large is too large again on a retry: by default its command is dead-lettered at once.
-        rules: dict[type[BaseException], Directive] = {OutputTooLarge: Directive.RESUME, **policy.on}
+        # What is too large or refused is so again on a retry: by default its command is dead-lettered at once.
+        rules: dict[type[BaseException], Directive] = {
+            OutputTooLarge: Directive.RESUME,
+            OutputRefused: Directive.RESUME,
+            **policy.on,
+        }
         policy = msgspec.structs.replace(policy, on=rules)
         self._check_wire_names(behaviour)
         self._hosted[entity] = EntityDefinition(behaviour, partitions, policy)
@@ -178,7 +181,7 @@ class SystemDefinition:
             entity = HostedEntity(hosted.behaviour, codec, hosted.policy, hosted.partitions, number)
             entities[codec.commands] = entity if hook is None else hooked(entity, hook)
             number += hosted.partitions
-        directory = Directory(hosted=self._hosted.__contains__, partition_count=counts)
+        directory = Directory(self._hosted.__contains__, counts, self.publishes.__contains__)
         return Topology(entities, directory, self.limits())
 
     def region(
@@ -196,6 +199,9 @@ class SystemDefinition:
             raise ValueError(f"the system {self.name} hosts no entity; call system.host(…) first")
 
     def prepare(self, backend: Backend) -> Sequence[str]:
-        """Create missing topics and check the others; return those created. See ``Backend.ensure`` for the errors."""
+        """Create missing topics and check the others; return those created.
+
+        See ``Backend.ensure`` and ``prepare_published`` for the errors.
+        """
         self.check()
-        return backend.ensure(self.topic_specs())
+        return [*backend.ensure(self.topic_specs()), *prepare_published(backend, self.name, self.publishes)]

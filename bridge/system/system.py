@@ -31,6 +31,7 @@ class ActorSystem(SystemDefinition):
 
     ``shards`` and ``workers`` are the policies of the two levels above the entities: how often a shard (a worker
     process) may fail before its worker (the node) gives up. ``topic_config`` is configuration for the commands topics.
+    ``publishes`` declares the topics outside the system that ``Context.publish`` may name.
     """
 
     def start(self, log: str = "memory:", *, kafka_config: Mapping[str, str] | None = None) -> Running:

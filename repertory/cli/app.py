@@ -120,6 +120,15 @@ def check(target: Target) -> None:
         events = ", ".join(message.__name__ for message in behaviour.events)
         table.row(behaviour.name, kind, hosted.partitions, commands, events)
     console.print(table)
+    if system.publishes:
+        published = TextTable("publishes to", "partitions", "config")
+        for topic, declared in system.publishes.items():
+            published.row(topic, declared.partitions or "any", _config(declared.config or {}))
+        console.print(published)
+
+
+def _config(config: Mapping[str, str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in config.items())
 
 
 @app.command()
@@ -135,6 +144,8 @@ def topics(
     kafka_config: KafkaConfig = None,
 ) -> None:
     """List the topics that a system needs, and show which are missing; --create creates these.
+
+    Topics that it publishes to are listed too, and created where the system declares their partitions.
 
     --adopt is for a shard that refuses to start because its topics were deleted and created again: use it after all
     topics of its entity were restored from one backup, while no node runs.
@@ -161,8 +172,14 @@ def topics(
         if count not in (None, spec.partitions):
             state = f"has {count} partitions"
         wrong += state not in ("", "made", "there", "missing, not needed")
-        config = " ".join(f"{name}={value}" for name, value in spec.config.items())
-        table.row(spec.name, spec.partitions, config, state)
+        table.row(spec.name, spec.partitions, _config(spec.config), state)
+    for topic, declared in system.publishes.items():
+        count = found.get(topic)
+        state = "" if log is None else "missing" if count is None else "made" if topic in made else "there"
+        if count is not None and declared.partitions not in (None, count):
+            state = f"there, with {count} partitions"
+        wrong += state == "missing"
+        table.row(topic, declared.partitions or "any", _config(declared.config or {}), state)
     console.print(table)
     raise typer.Exit(1 if wrong else 0)
 

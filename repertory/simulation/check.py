@@ -135,7 +135,8 @@ class Scan:
         stash = self._stashed(hosted, place)
         committed = self._reader.committed(self._cluster.system.name, *place) or 0
         handler_faults, settings = self._cluster.handler_faults, self._cluster.swarm.settings
-        raised = [cause.rsplit("/", 1) for cause in handler_faults.raised]
+        failed = {*handler_faults.raised, *self._cluster.refusals.commands}
+        raised = [cause.rsplit("/", 1) for cause in failed]
         deadly = [
             cause.rsplit("/", 1) for cause, count in handler_faults.deaths.items() if count >= settings.deaths_max
         ]

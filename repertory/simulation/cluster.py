@@ -26,6 +26,7 @@ from repertory.simulation.commit_monitor import CommitMonitor
 from repertory.simulation.handler_faults import HandlerFaults
 from repertory.simulation.killable import KillableBackend
 from repertory.simulation.node import SimulatedNode
+from repertory.simulation.output_refusals import OutputRefusals
 from repertory.simulation.swarm import Swarm, draw, simulated
 from repertory.simulation.virtual import Violation, VirtualClock
 from repertory.simulation.worker import Killed, Kit, SimulatedWorker
@@ -65,10 +66,11 @@ class SimulatedCluster:
         self.monitor = CommitMonitor(self.reader, states)
         self.monitor.probes = self.probes
         self.clients = Clients(self.system, self.backend.appender(), commands)
+        self.refusals = OutputRefusals(topics.dead_letters_topic(self.system.name))
         kit = Kit(
             self.system, self.swarm, self.backend, self.clock, self.monitor,
             self.system.topology(self.reader.partition_count, hook=self._before_handler),
-            self._reported, self.probes, [], lambda: self.node.owner,
+            self._reported, self.probes, [], lambda: self.node.owner, self.refusals,
         )  # fmt: skip
         self.node = SimulatedNode(kit)
         self._kit = kit

@@ -58,7 +58,16 @@ class FaultInjector:
         match kind:
             case "kill" | "kill-at" | "nap" | "sleep" | "stuck" | "unavailable":
                 return self._to_worker(kind, worker)
-            case "abort" | "unknown-written" | "unknown-lost" | "fenced" | "slow-commit" | "claim-fails" | "hold":
+            case (
+                "abort"
+                | "unknown-written"
+                | "unknown-lost"
+                | "fenced"
+                | "slow-commit"
+                | "claim-fails"
+                | "hold"
+                | "refuse"
+            ):
                 return self._to_log(kind, worker)
             case "abort-reading" | "hide" | "lost" | "said-twice":
                 return self._to_shard(kind, worker)
@@ -117,6 +126,8 @@ class FaultInjector:
         match kind:
             case "slow-commit":
                 worker.log.delay_s = (0.05, 0.5, 5.0)[self._choices.below(3, "slow-by")]
+            case "refuse":
+                self._cluster.refusals.armed += 1
             case "claim-fails":
                 worker.log.failing_claims += 1
             case "hold":

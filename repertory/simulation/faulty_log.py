@@ -25,11 +25,13 @@ from repertory.bridge.log.port import (
     LogEvent,
     LogUnavailable,
     Lost,
+    OutputsRefused,
     Replayed,
     Transaction,
 )
 from repertory.bridge.log.record import Output, TopicPartition
 from repertory.simulation.commit_monitor import CommitMonitor
+from repertory.simulation.output_refusals import OutputRefusals
 from repertory.simulation.pending import Pending, cut, overtaken, torn
 from repertory.simulation.virtual import VirtualClock
 
@@ -38,19 +40,11 @@ class FaultyLog:
     """Faults are armed from outside and take effect at the next opportunity."""
 
     def __init__(
-        self,
-        inner: Log,
-        appender: Appender,
-        worker: str,
-        clock: VirtualClock,
-        monitor: CommitMonitor,
-        *,
-        piece: int = 0,
-        events: int = 0,
-        markers: int = 0,
-    ) -> None:
+        self, inner: Log, appender: Appender, worker: str, clock: VirtualClock, monitor: CommitMonitor,
+        refusals: OutputRefusals, *, piece: int = 0, events: int = 0, markers: int = 0,
+    ) -> None:  # fmt: skip
         self._inner, self._worker, self._clock, self._monitor = inner, worker, clock, monitor
-        self._appender = appender
+        self._appender, self._refusals = appender, refusals
         self._piece, self._events, self._markers = piece, events, markers
         #: Events of the log that are not delivered yet. The first may be the rest of a larger event.
         self._queue: deque[LogEvent] = deque()
@@ -127,6 +121,10 @@ class FaultyLog:
 
     def _send(self, sent: Transaction | Append) -> None:
         shard = sent.shard
+        if (refused := self._refusals.refusal(sent)) is not None:
+            self._monitor.probes["outputs refused"] += 1
+            self._emit(refused)
+            return
         match self.fates.popleft() if self.fates else "":
             case "fenced":
                 self._write(torn(sent, "fenced"))
@@ -235,7 +233,7 @@ class FaultyLog:
     def _hidden_until_s(self, event: LogEvent) -> float:
         return self._hidden.get(event.shard, 0.0) if isinstance(event, Fetched | Replayed) else 0.0
 
-    def _emit(self, event: Aborted | Fenced | Lost) -> None:
+    def _emit(self, event: Aborted | Fenced | Lost | OutputsRefused) -> None:
         """Queue an event that voids all work in progress of a shard; deliver nothing else before its next claim."""
         self._forget(event.shard)
         self._muted.add(event.shard)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from repertory.actors.context import Directory, Publish, Reply, Tell
+from repertory.actors.context import Directory, OutputRefused, Publish, Reply, Tell
 from repertory.actors.control import RetryParked, is_control
 from repertory.actors.entity import resolved
 from repertory.actors.headers import ERROR_TYPE
@@ -29,7 +29,7 @@ from repertory.supervision.directive import qualified_name
 
 #: A handler that fails at this many attempts in a row is assumed to fail always.
 _ATTEMPTS_MAX = 12
-_INJECTED = frozenset(qualified_name(error) for error in INJECTED)
+_INJECTED = frozenset(qualified_name(error) for error in (*INJECTED, OutputRefused))
 _NO_RECORDS: Mapping[int, Record] = {}
 
 
@@ -49,7 +49,7 @@ class Seen(msgspec.Struct, frozen=True):
     commands: list[Record]
     outputs: Mapping[int, Mapping[int, Record]]
     stash: Mapping[int, StashedRecord]
-    #: The commands whose handlers were made to fail.
+    #: The commands whose handlers were made to fail, or whose outputs were refused.
     raised: frozenset[int]
     #: The commands that crashed so many processes that they may be dead-lettered.
     deadly: frozenset[int]

@@ -26,6 +26,7 @@ FAULTS: Mapping[str, str] = MappingProxyType(
         "unknown-lost": "F22: the next commit is not written, and its outcome is reported as unknown",
         "fenced": "F26 F28: the next commit is fenced although there is no later owner",
         "slow-commit": "F16 F21: the next commit arrives late, or after its sender's death",
+        "refuse": "the log refuses an output for good: its command is judged as if its handler had failed",
         "claim-fails": "F17 F30: the next claim is aborted",
         "abort-reading": "F18 F30: a restore or a fetch of a shard is aborted",
         "lost": "F24 F25: a shard is revoked and assigned again to the same worker",
@@ -63,6 +64,7 @@ PROBES = (
     "drained",
     "hidden for a while",
     "not drained in time",
+    "outputs refused",
     "killed for no progress",
     "late commit refused",
     "late commit written",
@@ -187,6 +189,7 @@ def simulated(system: ActorSystem, swarm: Swarm) -> ActorSystem:
         shard_strategy=swarm.strategies[0],
         workers=swarm.workers_policy,
         worker_strategy=swarm.strategies[1],
+        publishes=system.publishes,
     )
     for entity, hosted in system.hosted.items():
         policy = msgspec.structs.replace(hosted.policy, on={**hosted.policy.on, **INJECTED})

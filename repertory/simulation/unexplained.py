@@ -2,7 +2,8 @@
 
 A parked key or a dead letter is *explained* if the simulator is its cause:
 
-- the error is one of its own (``InjectedRestart`` and its like, which it raises before a handler is called),
+- the error is one of its own (``InjectedRestart`` and its like, which it raises before a handler is called, and
+  OutputRefused),
 - the command killed as many processes as it takes for a quarantine: handlers that the simulator killed,
 - its operator dropped the command, which was parked before: what parked it is judged,
 - the stash had no room for it: the bounds of a run are the simulator's,
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from repertory.actors.context import OutputRefused
 from repertory.bridge.codec import decode_stashed
 from repertory.bridge.log.record import Record
 from repertory.bridge.system.failed import dead_letter
@@ -46,7 +48,7 @@ AllowedError = type[BaseException] | str
 _KEYS_SHOWN = 20
 #: What a traceback has that was not suppressed.
 _FRAME = '  File "'
-_INJECTED = frozenset(qualified_name(error) for error in INJECTED)
+_INJECTED = frozenset(qualified_name(error) for error in (*INJECTED, OutputRefused))
 #: Ends of a command that are the consequence of something else, which is judged, or of what the simulator did.
 _CONSEQUENCES = frozenset({"Dropped", "NoRoom", "Parked", "Quarantined"})
 

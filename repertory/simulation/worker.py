@@ -18,6 +18,7 @@ from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.commit_monitor import CommitMonitor
 from repertory.simulation.faulty_log import FaultyLog
 from repertory.simulation.killable import KillableBackend
+from repertory.simulation.output_refusals import OutputRefusals
 from repertory.simulation.swarm import Swarm
 from repertory.simulation.virtual import VirtualClock
 from repertory.simulation.watch import SupervisionMonitor
@@ -43,6 +44,7 @@ class Kit(msgspec.Struct, frozen=True):
     dead: list[list[int]]
     #: The name of the node's run in shard records.
     owner: Callable[[], str]
+    refusals: OutputRefusals
 
     def deaths(self, shard: int) -> list[tuple[int, int]]:
         """See ``bridge.node.in_flight``."""
@@ -80,7 +82,7 @@ class SimulatedWorker:
         inner = kit.backend.log_of(member, kit.system.commands_topics())
         swarm = kit.swarm
         self.log = FaultyLog(
-            inner, kit.backend.appender(), f"{name}#{incarnation}", kit.clock, kit.monitor,
+            inner, kit.backend.appender(), f"{name}#{incarnation}", kit.clock, kit.monitor, kit.refusals,
             piece=swarm.piece, events=swarm.events, markers=swarm.markers,
         )  # fmt: skip
         self.in_flight = [incarnation, 0, 0]

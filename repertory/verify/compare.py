@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from repertory.actors.context import OutputRefused
 from repertory.bridge.log.record import Record
+from repertory.supervision.directive import qualified_name
 from repertory.verify.findings import Findings
 from repertory.verify.gather import DeadLetterEntry
 from repertory.verify.produced import Made, Targets
@@ -40,9 +42,15 @@ def explain(targets: Targets, findings: Findings, record: Record, made: list[Mad
             )
 
 
+_GIVEN_UP = ("Quarantined", qualified_name(OutputRefused))
+
+
 def is_given_up(dead: list[DeadLetterEntry]) -> bool:
-    """Whether a command was dead-lettered because it crashed processes: an earlier attempt may have sent outputs."""
-    return any(letter.error == "Quarantined" for letter in dead)
+    """Whether a command was dead-lettered although its handler passed: an earlier attempt may have sent outputs.
+
+    It crashed processes, or the log refused one of its outputs.
+    """
+    return any(letter.error in _GIVEN_UP for letter in dead)
 
 
 def without_doubles(targets: Targets, findings: Findings, made: list[Made], *, again: bool) -> list[Made]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from repertory.actors.context import OutputRefused
 from repertory.actors.control import is_control
 from repertory.actors.message import Done, Envelope, Undecodable
 from repertory.actors.placement import partition_of
@@ -16,6 +17,7 @@ from repertory.actors.shard.decision import Decision
 from repertory.actors.shard.turn_result import Replied
 from repertory.actors.wire import encode
 from repertory.bridge.log.record import Record
+from repertory.supervision.directive import qualified_name
 from repertory.verify.again import Again, Decider, Moment, Subject
 from repertory.verify.compare import equal, events_of, explain, is_given_up, without_doubles
 from repertory.verify.findings import Finding
@@ -143,6 +145,9 @@ class Decisions:
         key = (record.key or b"").decode(errors="backslashreplace")
         first = self._blocked.setdefault(key, record.offset)
         self.fates["parked" if self._changelog.stashed[first].parked else "stashed"] += 1
+        if self._again and self._changelog.stashed[record.offset].error == qualified_name(OutputRefused):
+            self._subject.published.excuse(self._source, record.offset)
+            return  # Its other outputs may have been sent.
         for each in made:
             self._findings.completeness.wrong(self._targets.place(each), f"is of the stashed command {record.offset}")
 

@@ -14,6 +14,7 @@ from repertory import (
     Directive,
     Entity,
     Event,
+    Publishes,
     Rejection,
     command,
     event,
@@ -43,7 +44,7 @@ from tests.actors.domain import (
 )
 
 NAME = os.environ.get("MIXED_NAME", "v")
-#: A topic outside the system, which has to exist.
+#: A topic outside the system.
 NEWS = f"{NAME}-news"
 NEWS_SPEC = TopicSpec(NEWS, 2, {})
 
@@ -90,7 +91,9 @@ POLICY = restart(
 )
 #: Small, so that every shard has snapshots, a tail that is in none, and many transactions.
 system = ActorSystem(
-    NAME, settings=Settings(snapshot_window_records=12, batch_records_max=int(os.environ.get("MIXED_BATCH", "5")))
+    NAME,
+    settings=Settings(snapshot_window_records=12, batch_records_max=int(os.environ.get("MIXED_BATCH", "5"))),
+    publishes={NEWS: Publishes(partitions=2)},
 )
 for entity in (Account, Teller, Router, Desk, Paper):
     system.host(entity, partitions=2, supervise=POLICY)

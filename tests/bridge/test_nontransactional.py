@@ -23,7 +23,8 @@ from repertory.bridge.system.system import ActorSystem
 from repertory.bridge.topics import SEEN_KEY
 from repertory.verify import verify
 from tests.actors.domain import Account, Close, Deposit, Pay, Router, Split, Teller, Trip, Withdraw
-from tests.apps.mixed import NEWS, NEWS_SPEC, Paper, Print
+from tests.apps.mixed import NEWS, Paper, Print
+from tests.apps.mixed import system as mixed
 from tests.bridge.test_loop import ALL, CRASHES, SENT, Crash, LoopHarness, Sent
 from tests.support.logs.torn_log import TornBackend
 
@@ -34,9 +35,9 @@ class NontransactionalHarness(LoopHarness):
     kind_of_log = TornBackend
     backend: TornBackend
 
-    def __init__(self, entities: Sequence[Any], *, partitions: int = 2, limits: Settings) -> None:
+    def __init__(self, entities: Sequence[Any], *, partitions: int = 2, limits: Settings, **more: Any) -> None:
         limits = msgspec.structs.replace(limits, delivery="at-least-once")
-        super().__init__(entities, partitions=partitions, limits=limits)
+        super().__init__(entities, partitions=partitions, limits=limits, **more)
 
     def records(self, topic: str) -> Iterator[Record]:
         """Yield the records that count: each cause once, of a journal only whole turns, all dead letters."""
@@ -67,7 +68,7 @@ class NontransactionalHarness(LoopHarness):
     def switch(self, delivery: str) -> None:
         """Restart the system with another delivery."""
         limits = msgspec.structs.replace(self.system.settings, delivery=delivery)
-        system = ActorSystem("bank", settings=limits)
+        system = ActorSystem("bank", settings=limits, publishes=self.system.publishes)
         for entity, hosted in self.system.hosted.items():
             system.host(entity, partitions=hosted.partitions, supervise=hosted.policy)
         self.system = self.running.system = system
@@ -374,8 +375,7 @@ def test_verify_accepts_repeated_records(seed: int) -> None:
 
 def harness_with_a_torn_turn(**limits: Any) -> NontransactionalHarness:
     """Return a system that crashed after a page was published, and before any other record of its turn."""
-    world = NontransactionalHarness([Paper], partitions=1, limits=Settings(**limits))
-    world.backend.ensure([NEWS_SPEC])
+    world = NontransactionalHarness([Paper], partitions=1, limits=Settings(**limits), publishes=mixed.publishes)
     world.send([(Paper, "p", Print(page=1), True)])
     world.settle()
     world.send([(Paper, "p", Print(page=2), True)])

@@ -18,12 +18,12 @@ from repertory import (
     Event,
     Parked,
     PublishedRecord,
+    Publishes,
     command,
     event,
     restart,
 )
 from repertory.bridge.log.connect import connect
-from repertory.bridge.log.port import TopicSpec
 from repertory.bridge.log.record import Output
 from repertory.bridge.system.running import Running
 from repertory.bridge.topics import commands_topic
@@ -76,11 +76,10 @@ class Parcels(Entity):
 @pytest.fixture
 def running(url: str) -> Iterator[Running]:
     """Run a system of its own, since Kafka keeps the topics of all tests."""
-    system = ActorSystem(f"reads-{uuid.uuid4().hex[:8]}")
+    system = ActorSystem(f"reads-{uuid.uuid4().hex[:8]}", publishes={NEWS: Publishes(partitions=2)})
     policy = restart(on={ValueError: Directive.STOP, KeyError: Directive.RESUME})
     system.host(Parcels, partitions=2, supervise=policy)
     backend = connect(url)
-    backend.ensure([TopicSpec(NEWS, 2, {})])
     with Running(system, backend) as running:
         yield running
 

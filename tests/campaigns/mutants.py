@@ -52,7 +52,8 @@ SCENARIO = Scenario(system=simulated.system, commands=simulated.commands, allowe
 
 def at_least_once(system: ActorSystem) -> ActorSystem:
     """Return the same system with at-least-once delivery."""
-    made = ActorSystem(system.name, settings=msgspec.structs.replace(system.settings, delivery="at-least-once"))
+    settings = msgspec.structs.replace(system.settings, delivery="at-least-once")
+    made = ActorSystem(system.name, settings=settings, publishes=system.publishes)
     for entity, hosted in system.hosted.items():
         made.host(entity, partitions=hosted.partitions, supervise=hosted.policy)
     return made

@@ -35,13 +35,14 @@ from repertory.bridge.log.port import (
     Lost,
     Member,
     OutcomeUnknown,
+    OutputsRefused,
     Refused,
     Replayed,
     SlotTaken,
     TopicMismatch,
     Transaction,
 )
-from repertory.bridge.log.record import TopicPartition
+from repertory.bridge.log.record import Output, TopicPartition
 from repertory.supervision.process.proc import is_alive, is_stopped, pid_start
 
 #: Replayed records of one poll over all shards, so shards that are ready do not wait long for those that restore.
@@ -96,6 +97,7 @@ class EmbeddedLog:
         self._claims: dict[TopicPartition, Sequence[str]] = {}
         self._events: list[LogEvent] = []
         self._ends: dict[tuple[str, int], int] = {}
+        self._counts: dict[str, int | None] = {}
         self._version: tuple[int, int] | None = None
         self._membership: int | None = None
         self._look_at_s = self._renew_at_s = 0.0
@@ -176,8 +178,14 @@ class EmbeddedLog:
                     offsets = self._store.append(connection, groups)
                 if is_ours and now_s >= self._renew_at_s:
                     self._renew(connection, now_s)
-        except (OutcomeUnknown, Refused) as error:
+        except OutcomeUnknown as error:
             self._abort(shard, str(error))
+            return
+        except TopicMismatch as error:
+            self._refuse_missing(transaction, str(error))
+            return
+        except Refused as error:
+            self._refuse(shard, transaction.records, str(error), all_refused=False)
             return
         if not is_ours:
             self._fence(shard)
@@ -192,8 +200,10 @@ class EmbeddedLog:
         self.commit(Transaction(append.shard, append.next_offset, [*append.outputs, *append.journal]))
 
     def partition_count(self, topic: str) -> int | None:
-        """Return a topic's number of partitions, None if there is no such topic."""
-        return self._store.partition_count(topic)
+        """Return a topic's number of partitions, None if there is no such topic. Read again once topics were made."""
+        if topic not in self._counts:
+            self._counts[topic] = self._store.partition_count(topic)
+        return self._counts[topic]
 
     def close(self) -> None:
         """Hand the shards back and leave."""
@@ -232,6 +242,7 @@ class EmbeddedLog:
 
     def _check_topics(self) -> None:
         """Abort the shards whose topics were deleted and created again; the recovery that follows refuses them."""
+        self._counts.clear()
         ids = self._store.topic_ids({topic for state in self._shards.values() for topic in state.ids})
         for shard, state in list(self._shards.items()):
             recreated = [topic for topic, known in state.ids.items() if ids.get(topic, known) != known]
@@ -347,6 +358,25 @@ class EmbeddedLog:
         self._shards[shard] = _Shard()
         self._claims.pop(shard, None)
         self._events.append(Aborted(shard, reason, routine=False))
+
+    def _refuse_missing(self, transaction: Transaction, reason: str) -> None:
+        """Refuse the records for topics of others that do not exist; another missing partition is no record's fault."""
+        self._counts.clear()
+        own = f"{self._member.group}."
+        missing = [
+            output for output in transaction.records
+            if not output.topic.startswith(own) and self.partition_count(output.topic) is None
+        ]  # fmt: skip
+        if missing:
+            self._refuse(transaction.shard, missing, reason, all_refused=True)
+        else:
+            self._abort(transaction.shard, reason)
+
+    def _refuse(self, shard: TopicPartition, outputs: Sequence[Output], reason: str, *, all_refused: bool) -> None:
+        """Have a shard claimed again, and name the records that are refused for good."""
+        self._shards[shard] = _Shard()
+        self._claims.pop(shard, None)
+        self._events.append(OutputsRefused(shard, outputs, reason, all_refused))
 
     def _fence(self, shard: TopicPartition) -> None:
         """Forget a shard that a later owner claimed; whether it is still ours is seen at the next poll."""

@@ -21,7 +21,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not re-expo
 from confluent_kafka.admin import MemberDescription as KafkaMember  # type: ignore[attr-defined]  # not re-exported
 from confluent_kafka.cimpl import NewTopic
 
-from repertory.bridge.log.kafka.config import KafkaConfig
+from repertory.bridge.log.kafka.config import KafkaConfig, logger
 from repertory.bridge.log.kafka.messages import (
     STALE_METADATA,
     TIMED_OUT,
@@ -71,6 +71,7 @@ class Admin:
         self._lines = config.lines()
         self._counts: dict[str, int] = {}
         self._absent: dict[str, float] = {}
+        self._doubted: set[str] = set()
         #: By group: the consumer that asks for the group's offsets, and never joins it.
         self._group_clients: dict[str, Consumer] = {}
         self._group_clients_lock = threading.Lock()
@@ -146,6 +147,46 @@ class Admin:
         """Forget a cached number of partitions that is too small for a partition that exists."""
         if self._counts.get(shard.topic, shard.partition + 1) <= shard.partition:
             self._counts.pop(shard.topic, None)
+
+    def forget(self, *topics: str) -> None:
+        """Ask for the partition counts of topics again when they are needed next."""
+        for topic in topics:
+            self._counts.pop(topic, None)
+            self._absent.pop(topic, None)
+
+    def doubt(self, topics: Iterable[str]) -> None:
+        """Have the partition counts of topics renewed by the next claim: a commit of records for them failed."""
+        self._doubted.update(topics)
+
+    def renew_doubted(self) -> None:
+        """Ask for the partition counts that are in doubt; KafkaException if the cluster does not answer."""
+        doubted = set(self._doubted)
+        self.renew(doubted, self.describe_topics(doubted) if doubted else {})
+        self._doubted -= doubted
+
+    def cached_outside(self, system: str) -> set[str]:
+        """Return the topics outside a system whose partition counts are cached."""
+        return {topic for topic in list(self._counts) if not topic.startswith(f"{system}.")}
+
+    def renew(self, topics: Iterable[str], answers: Mapping[str, Future[TopicDescription]]) -> None:
+        """Renew partition counts of topics outside the system from the answers of ``describe_topics``.
+
+        Raises KafkaException for an answer that does not say whether there is such a topic.
+        """
+        for topic in topics:
+            try:
+                count = len(_result(answers[topic]).partitions)
+            except KafkaException as failure:
+                if error_of(failure).code() not in UNKNOWN_TOPIC:
+                    raise
+                self._counts.pop(topic, None)
+                continue
+            before, self._counts[topic] = self._counts.get(topic, count), count
+            if before != count:
+                logger.warning(
+                    "topic %s has %d partitions, it had %d: what is published to it is placed by the new number",
+                    topic, count, before,
+                )  # fmt: skip
 
     def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
         """Return the ids of those of the topics that exist; KafkaException if the cluster does not answer."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -24,6 +25,8 @@ from repertory.bridge.log.record import Output, TopicPartition
 
 #: librdkafka reports every delivery by its own timeout. One that is not reported this much later never will be.
 DECISION_SLACK_S = 5.0
+#: After a fatal error the reports of the records that were sent come at once. Of others there is none.
+DRAIN_S = 1.0
 
 
 class KafkaAppender:
@@ -40,6 +43,8 @@ class KafkaAppender:
         self._settings = config.nontransactional(self._lines) if gapless else config.appender(self._lines)
         self._producer: Producer | None = create_client(Producer, self._settings)
         self._gapless, self._has_failed = gapless, False
+        #: The records of the last append that failed, and why.
+        self.errors: list[tuple[Output, KafkaError]] = []
 
     def append(self, outputs: Sequence[Output]) -> Sequence[int]:
         """See ``Appender.append``.
@@ -51,19 +56,29 @@ class KafkaAppender:
             self._admin.require(where, "nothing was appended")
         producer = self._ready()
         deliveries = [_Delivery(output) for output in outputs]
-        deadline_s = time.monotonic() + self._timeout_s
-        for index, delivery in enumerate(deliveries):
-            if not self._enqueue(producer, delivery, deadline_s):
-                del deliveries[index + 1 :]  # Those after it never left the process.
-                break
-        for delivery in deliveries:
-            while not delivery.decided and time.monotonic() < deadline_s:
-                self._serve(producer)
+        try:
+            self._deliver(producer, deliveries)
+        except OutcomeUnknown:  # A fatal error comes before the reports that say of which records it is.
+            _drain(producer, deliveries)
+            raise
+        finally:
+            self.errors = [(each.output, each.error) for each in deliveries if each.error is not None]
         failed = [delivery for delivery in deliveries if not delivery.decided or delivery.error is not None]
         if failed:
             self._serve(producer, 0.0)  # The log line of a broken connection is in this queue before the report.
             raise self._failure(failed, len(deliveries) - len(failed))
         return [delivery.offset for delivery in deliveries]
+
+    def _deliver(self, producer: Producer, deliveries: list[_Delivery]) -> None:
+        """Send records, and wait for their reports; those that never left the process are removed."""
+        deadline_s = time.monotonic() + self._timeout_s
+        for index, delivery in enumerate(deliveries):
+            if not self._enqueue(producer, delivery, deadline_s):
+                del deliveries[index + 1 :]
+                break
+        for delivery in deliveries:
+            while not delivery.decided and time.monotonic() < deadline_s:
+                self._serve(producer)
 
     def close(self) -> None:
         """See ``Appender.close``. Nothing is under way: every append knew its outcome when it returned."""
@@ -136,6 +151,14 @@ class KafkaAppender:
             return delivery.output.topic not in self._admin.topic_ids([delivery.output.topic])
         except KafkaException:
             return False
+
+
+def _drain(producer: Producer, deliveries: Sequence[_Delivery]) -> None:
+    """Take the reports that a producer still has after a fatal error."""
+    deadline_s = time.monotonic() + DRAIN_S
+    while time.monotonic() < deadline_s and not all(delivery.decided for delivery in deliveries):
+        with suppress(KafkaException):
+            producer.poll(0.05)
 
 
 class _Delivery:

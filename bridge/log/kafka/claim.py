@@ -18,7 +18,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from repertory.bridge import kill_points
@@ -26,6 +26,7 @@ from repertory.bridge.log.kafka import hanging
 from repertory.bridge.log.kafka.admin import Admin
 from repertory.bridge.log.kafka.appender import KafkaAppender
 from repertory.bridge.log.kafka.config import KafkaConfig
+from repertory.bridge.log.kafka.delivery import DeliveryReports
 from repertory.bridge.log.kafka.lease import Lease
 from repertory.bridge.log.kafka.messages import (
     FENCED,
@@ -38,6 +39,7 @@ from repertory.bridge.log.kafka.messages import (
     error_of,
 )
 from repertory.bridge.log.kafka.ranges import RangeReader
+from repertory.bridge.log.kafka.sending import Sending, no_partition, partition_count
 from repertory.bridge.log.port import (
     Aborted,
     Append,
@@ -47,9 +49,10 @@ from repertory.bridge.log.port import (
     LogError,
     LogEvent,
     Replayed,
+    TopicMismatch,
     Transaction,
 )
-from repertory.bridge.log.record import Output, TopicPartition
+from repertory.bridge.log.record import TopicPartition
 
 T = TypeVar("T")
 
@@ -79,7 +82,13 @@ class Claim:
     """The owner's methods return at once; the outcomes are appended to ``inbox``. One job at a time."""
 
     def __init__(
-        self, config: KafkaConfig, admin: Admin, group: str, shard: TopicPartition, inbox: Inbox, lease: Lease
+        self,
+        config: KafkaConfig,
+        admin: Admin,
+        group: str,
+        shard: TopicPartition,
+        inbox: Inbox,
+        lease: Lease,
     ) -> None:
         self.shard = shard
         #: Set while no commit is under way. A revoke waits for it, for a bounded time.
@@ -124,10 +133,13 @@ class Claim:
         """Close the consumer that only replays need."""
         self._jobs.put(self._close_reader)
 
-    def commit(self, transaction: Transaction, membership: object) -> None:
-        """Commit the transaction. ``membership`` is the consumer's group metadata, read for this commit."""
+    def commit(self, transaction: Transaction, membership: object, *, reports_all: bool) -> None:
+        """Commit the transaction. ``membership`` is the consumer's group metadata, read for this commit.
+
+        ``reports_all``: ask for a delivery report of each record, as a commit failed and nobody knows why.
+        """
         self.settled.clear()
-        self._jobs.put(partial(self._commit, transaction, membership))
+        self._jobs.put(partial(self._commit, transaction, membership, reports_all=reports_all))
 
     def append(self, append: Append) -> None:
         """Append without a transaction: first the outputs, then, once those are acknowledged, the journal."""
@@ -215,6 +227,7 @@ class Claim:
         The ends count uncommitted records: the markers of a committed transaction are written a little after its
         acknowledgement, and a replay that ended at the last stable offset would miss it (KAFKA-10167).
         """
+        self._admin.renew_doubted()
         committed = self._committed(topics)
         start_offset = self._admin.low(self.shard)
         places = [TopicPartition(topic, self.shard.partition) for topic in topics]
@@ -288,17 +301,19 @@ class Claim:
 
     # --- transactions -----------------------------------------------------------------------------------------
 
-    def _commit(self, transaction: Transaction, membership: object) -> bool:
+    def _commit(self, transaction: Transaction, membership: object, *, reports_all: bool) -> bool:
         producer = self._producer
         assert producer is not None, "commit before Claimed"
         started_s = time.monotonic()
         deadline_s = started_s + self._config.settings.transaction_timeout_s
         shard = transaction.shard
         offsets = [KafkaPartition(shard.topic, shard.partition, transaction.next_offset)]
+        reports = DeliveryReports(self._group, reports_all=reports_all)
+        sending = Sending(producer, self._admin, reports, self._lines, self._cancelled, deadline_s)
         try:
             producer.begin_transaction()
             kill_points.reached("begun")
-            firsts = self._produce(producer, transaction.records, deadline_s)
+            sending.queue(transaction.records)
             kill_points.reached("produced")
             slice_s = self._commit_slice_s
             # Records have sequence numbers. A late copy of what follows would count for the *next* transaction: the
@@ -307,10 +322,15 @@ class Claim:
             self._lines.answer_lost = False
             self._sliced(lambda: producer.send_offsets_to_transaction(offsets, membership, slice_s), deadline_s)
             kill_points.reached("offset-sent")
+            sending.await_reports()
             kill_points.reached("commit-asked", ANSWER_LOST_S)
             self._sliced(lambda: producer.commit_transaction(slice_s), deadline_s)
         except KafkaException as failure:
-            return self._fail(error_of(failure), f"committing up to offset {transaction.next_offset}")
+            sending.take_unauthorized(transaction.records)
+            return self._fail_commit(error_of(failure), transaction, reports)
+        except LogError as failure:
+            error = KafkaError(TIMED_OUT, f"{failure}", txn_requires_abort=True)
+            return self._fail_commit(error, transaction, reports)
         kill_points.reached("committed")
         producer.poll(0)  # the log line of a broken connection is in this queue before the commit returns
         took_s = time.monotonic() - started_s
@@ -318,60 +338,21 @@ class Claim:
             return self._outcome_unknown(f"the commit took {took_s:.1f} s")
         if self._lines.answer_lost:
             return self._outcome_unknown(self._lines.last)
-        if len(firsts) < len({output.topic for output in transaction.records}):
+        if len(reports.firsts) < len({output.topic for output in transaction.records}):
             # The first acknowledgement was lost; the broker answers the retry without an offset.
             return self._outcome_unknown("the broker did not report the offsets of the records")
-        self._report(Committed(shard, firsts))
+        self._report(Committed(shard, reports.firsts))
         return True
 
-    def _produce(self, producer: Producer, outputs: Sequence[Output], deadline_s: float) -> dict[str, int]:
-        """Queue all outputs. The returned dictionary gets each topic's first offset when that record is delivered.
-
-        Only the first record of each topic has a delivery callback (1 µs each). A failed delivery of any other makes
-        the transaction abortable in librdkafka, so the commit fails.
-        """
-        firsts: dict[str, int] = {}
-
-        def note(error: KafkaError | None, message: Message) -> None:
-            topic, offset = message.topic(), message.offset()
-            if error is None and topic is not None and offset is not None:
-                firsts[topic] = offset
-
-        counts: dict[str, int] = {}
-        produce = producer.produce
-        for output in outputs:
-            topic, headers = output.topic, output.headers
-            callback = None
-            if topic not in counts:
-                if counts:
-                    kill_points.reached("producing")
-                if point := kill_points.PRODUCING.get(topic.rpartition(".")[2]):
-                    kill_points.reached(point)
-                counts[topic] = self._admin.partition_count(topic) or 0
-                callback = note
-            if not 0 <= output.partition < counts[topic]:
-                # librdkafka would wait half a minute for a missing topic, and choose a partition itself for -1.
-                raise KafkaException(_no_partition(topic, output.partition))
-            while True:
-                try:
-                    produce(
-                        topic,
-                        output.value,
-                        output.key,
-                        output.partition,
-                        callback,
-                        None,
-                        0,
-                        list(headers) if headers else None,
-                    )
-                    break
-                except BufferError:
-                    producer.poll(0.01)  # wait for room
-                    if time.monotonic() > deadline_s or self._cancelled.is_set():
-                        raise KafkaException(
-                            KafkaError(TIMED_OUT, "the queue to the brokers stays full", txn_requires_abort=True)
-                        ) from None
-        return firsts
+    def _fail_commit(self, error: KafkaError, transaction: Transaction, reports: DeliveryReports) -> bool:
+        """End the claim after a failed commit: name the records that were refused for good, if there are any."""
+        assert self._producer is not None
+        self._admin.doubt({each.topic for each in transaction.records if reports.is_outside(each.topic)})
+        if error.code() not in FENCED and (refused := reports.event(self.shard, transaction.records)) is not None:
+            self._abort()
+            self._report(refused)
+            return False
+        return self._fail(error, f"committing up to offset {transaction.next_offset}")
 
     # --- without a transaction --------------------------------------------------------------------------------
 
@@ -388,18 +369,34 @@ class Claim:
                     text = f"{self.shard}: the group has not confirmed the membership for a session; the append stops"
                     self._report(Aborted(self.shard, text, routine=True))
                     return False
+                for topic in {output.topic for output in outputs}:
+                    partition_count(self._admin, topic, self._cancelled)  # One that is new may be unknown for a moment.
                 if outputs is append.journal:
                     kill_points.reached("journal-sent", ANSWER_LOST_S)
                 offsets = appender.append(outputs) if outputs else ()
                 for output, offset in zip(outputs, offsets, strict=True):
                     firsts.setdefault(output.topic, offset)
         except LogError as failure:
-            return self._outcome_unknown(f"{failure}")
+            return self._fail_append(failure, append, appender)
         if -1 in firsts.values():
             return self._outcome_unknown("the broker did not report the offsets of the records")
         kill_points.reached("appended")
         self._report(Committed(self.shard, firsts))
         return True
+
+    def _fail_append(self, failure: LogError, append: Append, appender: KafkaAppender) -> bool:
+        """End the claim after a failed append: name the records that were refused for good, if there are any."""
+        reports, outputs = DeliveryReports(self._group, reports_all=True), [*append.outputs, *append.journal]
+        self._admin.doubt({output.topic for output in outputs if reports.is_outside(output.topic)})
+        for output, error in appender.errors:
+            reports.report(output, error)
+        for output in outputs if isinstance(failure, TopicMismatch) else ():
+            if self._admin.partition_count(output.topic) is None:
+                reports.refuse(output, no_partition(output.topic, output.partition))
+        if (refused := reports.event(self.shard, outputs)) is None:
+            return self._outcome_unknown(f"{failure}")
+        self._report(refused)
+        return False
 
     def _sliced(self, call: Callable[[], None], deadline_s: float) -> None:
         """Repeat a call until it succeeds, fails or is too late. librdkafka requires the same arguments each time."""
@@ -444,8 +441,3 @@ class Claim:
         """Report the outcome, then let a waiting revoke continue."""
         self._emit(event)
         self.settled.set()
-
-
-def _no_partition(topic: str, partition: int) -> KafkaError:
-    text = f"there is no partition {topic}/{partition}"
-    return KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, text, txn_requires_abort=True)

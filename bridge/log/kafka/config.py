@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 
 from repertory.bridge.log.port import InvalidSetting
@@ -140,19 +141,23 @@ _KNOWN = ("will be ignored by this", "enable.gapless.guarantee is experimental")
 #: Lines that are logged at another level than librdkafka's. A failed transaction is reported by its claim, which knows
 #: whether that is part of a rebalance (then it is no error). What is sent again, as at each first start, is no warning.
 _LEVELS = {"TXNERR": logging.DEBUG, "GETPID": logging.INFO, "REQTMOUT": logging.INFO}
+#: A line of the facility ADDPARTS, of librdkafka 2.16.1: a partition that the transaction may not write.
+_UNAUTHORIZED = re.compile(r'Failed to add partition "([^"]+)" \[[0-9]+\] to transaction: .*Topic authorization failed')
 
 
 class LogLines:
     """Writes librdkafka's log lines (it calls ``log``) to the logger ``repertory.kafka``, without secrets.
 
     ``answer_lost`` is set by the lines that report a request whose answer may be lost: a connection that was in use
-    broke, or the request timed out. They are the only sign that librdkafka may have sent it twice. librdkafka calls
+    broke, or the request timed out. They are the only sign that librdkafka may have sent it twice. ``unauthorized``
+    are the topics that a transaction was not allowed to write: no error and no report names them. librdkafka calls
     ``log`` within the owner's calls of ``poll``, on the owner's thread.
     """
 
     def __init__(self, secrets: tuple[str, ...]) -> None:
         self._secrets = secrets
         self.answer_lost = False
+        self.unauthorized: set[str] = set()
         self.last = ""
 
     def log(self, level: int, form: str, facility: str, client: str, line: str) -> None:
@@ -165,6 +170,8 @@ class LogLines:
             self.last = line
         if facility == "REQTMOUT" or (facility == "FAIL" and "in state UP" in line):
             self.last, self.answer_lost = line, True
+        if facility == "ADDPARTS" and (found := _UNAUTHORIZED.search(line)):
+            self.unauthorized.add(found[1])
         logger.log(min(level, _LEVELS.get(facility, level)), form, facility, client, line)
 
     def record_error(self, error: object) -> None:

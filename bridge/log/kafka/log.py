@@ -35,6 +35,7 @@ from repertory.bridge.log.port import (
     LogEvent,
     Lost,
     Member,
+    OutputsRefused,
     Replayed,
     Transaction,
 )
@@ -68,7 +69,7 @@ class KafkaLog:
         self._events: list[LogEvent] = []
         self._polled_s = 0.0
         self._inbox: Inbox = deque()
-        self._topic_watch = TopicWatch(admin)
+        self._topic_watch = TopicWatch(admin, member.group)
         self._group_offsets_due_s = 0.0
         self._ended: list[Claim] = []
 
@@ -153,16 +154,16 @@ class KafkaLog:
             shard = self._shards.get(claim.shard)
             if shard is None or shard.claim is not claim:
                 continue
-            if isinstance(event, Aborted):
+            if isinstance(event, Aborted | OutputsRefused):
                 self._abort(shard, event)
             else:
                 self._take_outcome(shard, claim, event)
                 self._events.append(event)
 
-    def _abort(self, shard: KafkaShard[Claim], aborted: Aborted) -> None:
+    def _abort(self, shard: KafkaShard[Claim], aborted: Aborted | OutputsRefused) -> None:
         """End a shard's claim, and report that in place of what the claim did and the owner has not heard of."""
         self._wind_down(shard, shard.abort())
-        if aborted.routine:  # the shard may have been assigned to another worker
+        if isinstance(aborted, Aborted) and aborted.routine:  # the shard may have been assigned to another worker
             shard.forget_proof()
         self._void_events(shard.where)
         self._events.append(aborted)
@@ -287,8 +288,8 @@ class KafkaLog:
         mine = self._shards.get(transaction.shard)
         if mine is None or mine.claim is None or self._group is None:
             return
-        mine.commit(transaction.next_offset, self._lease.now_s())
-        mine.claim.commit(transaction, self._group.metadata())
+        mine.commit(transaction.next_offset, self._lease.now_s(), is_turn=len(transaction.records) > 1)
+        mine.claim.commit(transaction, self._group.metadata(), reports_all=mine.has_failed_commit)
 
     def append(self, append: Append) -> None:
         """See ``Log.append``."""

@@ -53,6 +53,7 @@ STALE_METADATA = frozenset({KafkaError._TIMED_OUT, KafkaError.FENCED_LEADER_EPOC
 FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
 #: The member's generation is not the group's: a rebalance is under way, or the worker is no longer a member.
 NOT_A_MEMBER = frozenset({KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.FENCED_INSTANCE_ID})
+UNKNOWN_PARTITION = KafkaError._UNKNOWN_PARTITION
 #: No broker knows the topic.
 UNKNOWN_TOPIC = frozenset({KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART})
 #: The partition has no such offset; reported because of ``auto.offset.reset=error``.

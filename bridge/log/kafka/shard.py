@@ -108,10 +108,11 @@ class GroupOffset:
 
 
 class _InFlight(NamedTuple):
-    """A commit or append under way: its next offset, and when it was sent (None for an append)."""
+    """What is under way: its next offset, when it was sent (None for an append), and whether it is a turn."""
 
     next_offset: int
     sent_s: float | None
+    is_turn: bool
 
 
 ClaimT = TypeVar("ClaimT")
@@ -145,6 +146,7 @@ class KafkaShard(Generic[ClaimT]):
     __slots__ = (
         "_asked_s",
         "_committed_offset",
+        "_failed_offset",
         "_fetched_ahead",
         "_in_flight",
         "_proved_s",
@@ -176,6 +178,7 @@ class KafkaShard(Generic[ClaimT]):
         self._fetched_ahead: list[Record] = []  # while paused
         self._in_flight: _InFlight | None = None
         self._committed_offset = -1  # the next offset as last committed since the assignment; -1: none was
+        self._failed_offset = -1  # the next offset of a commit that failed and was not made up for; -1: none
         #: None unless this claim has written without a transaction.
         self.group_offset: GroupOffset | None = None
 
@@ -252,6 +255,8 @@ class KafkaShard(Generic[ClaimT]):
 
     def abort(self) -> ClaimT | None:
         """The claim failed. Return the claim, to be cancelled."""
+        if self._in_flight is not None:
+            self._failed_offset = max(self._failed_offset, self._in_flight.next_offset)
         return self._end(KafkaChange.ABORT)
 
     def fence(self, now_s: float) -> ClaimT | None:
@@ -304,22 +309,29 @@ class KafkaShard(Generic[ClaimT]):
 
     # --- commits ----------------------------------------------------------------------------------------------
 
-    def commit(self, next_offset: int, sent_s: float) -> None:
-        """A transaction is sent."""
+    @property
+    def has_failed_commit(self) -> bool:
+        """Whether a commit failed, and no later one went as far: the reason may be a record of its turn."""
+        return self._failed_offset >= 0
+
+    def commit(self, next_offset: int, sent_s: float, *, is_turn: bool = True) -> None:
+        """A transaction is sent; ``is_turn``: it has more than the shard's own record."""
         self._change(KafkaChange.COMMIT)
-        self._in_flight = _InFlight(next_offset, sent_s)
+        self._in_flight = _InFlight(next_offset, sent_s, is_turn)
 
     def append(self, next_offset: int) -> None:
         """An append without a transaction is sent: the group's offset must follow by itself."""
         self._change(KafkaChange.COMMIT)
-        self._in_flight = _InFlight(next_offset, None)
+        self._in_flight = _InFlight(next_offset, None, is_turn=True)
         self.group_offset = self.group_offset or GroupOffset(self._committed_offset)
 
     def committed(self) -> float | None:
         """What was sent happened. Return when it was sent if that is evidence of membership; None for an append."""
         self._change(KafkaChange.COMMITTED)
         assert self._in_flight is not None
-        (self._committed_offset, sent_s), self._in_flight = self._in_flight, None
+        (self._committed_offset, sent_s, is_turn), self._in_flight = self._in_flight, None
+        if is_turn and self._committed_offset >= self._failed_offset:
+            self._failed_offset = -1
         if self.group_offset is not None:
             self.group_offset.next_offset = self._committed_offset
             self.group_offset.is_behind = True

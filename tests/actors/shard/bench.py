@@ -59,7 +59,7 @@ class Bench:
         for each in hosted:
             self._counts[f"{SYSTEM}.{resolved(each).name}.commands"] = partitions
         self.codec = Codec(SYSTEM, self.behaviour, self._counts.get, input_bytes_max=1_048_588)
-        directory = Directory(hosted=hosted.__contains__, partition_count=self._counts.get)
+        directory = Directory(hosted.__contains__, self._counts.get, (extra_partitions or {}).__contains__)
         name = ShardId(self.behaviour.name, partition)
         self.config = ShardConfig(
             name, self.codec.commands, partitions, self.behaviour, policy, directory, limits, owner=owner

@@ -283,7 +283,7 @@ LARGE = "x" * 1_000_000
 )
 def test_an_output_over_the_bound_is_output_too_large(act: Act) -> None:
     """Any output over output_bytes_max, raw bytes included, is OutputTooLarge."""
-    kit = TestKit(Free())
+    kit = TestKit(Free(), publishes=["elsewhere"])
     acts[:] = [act]
     with pytest.raises(OutputTooLarge):
         kit.run(Do())
@@ -431,7 +431,7 @@ def test_an_address_must_exist() -> None:
     assert "Account is not hosted by this system" in next(iter(bench.shard.stash.queue("k"))).record.reason
 
 
-def test_only_topics_outside_that_exist_can_be_published_to() -> None:
+def test_only_declared_topics_can_be_published_to() -> None:
     """A missing topic would block the transaction, and a record in one of the system's own topics would corrupt it."""
     bench = Bench(Free, extra_partitions={"outside": 3})
     acts[:] = [lambda _, ctx: ctx.publish("outside", b"raw", key="k")]
@@ -440,10 +440,11 @@ def test_only_topics_outside_that_exist_can_be_published_to() -> None:
     result = bench.turn()
     assert result is not None
     assert result.outputs == [Published("outside", "k", b"raw", 0, 0)]
-    for topic, said in {"nowhere": "there is no such topic", "t.free.events": "the system's own"}.items():
+    for topic in ("nowhere", "t.free.events"):
         acts[:] = [lambda _, ctx, topic=topic: ctx.publish(topic, b"raw")]
         bench.tell(Do(), topic)
         bench.run()
+        said = f"publish to {topic!r}: the system does not declare it; say ActorSystem(…, publishes="
         assert said in bench.shard.stash.queue(topic)[0].record.reason
 
 

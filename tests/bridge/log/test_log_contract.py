@@ -15,6 +15,7 @@ from repertory.bridge.log.port import (
     Fetched,
     Lost,
     Member,
+    OutputsRefused,
     Replayed,
     SlotTaken,
     TopicMismatch,
@@ -394,14 +395,19 @@ def test_bytes_survive(world: LogHarness) -> None:
     assert read == contents * 2
 
 
-@pytest.mark.parametrize(("topic", "partition"), [("no-such-topic", 0), ("events", 2), ("events", -1)])
-def test_a_missing_partition_aborts_the_whole_transaction(world: LogHarness, topic: str, partition: int) -> None:
-    """A transaction for a partition that does not exist is aborted, and none of its records is written."""
+@pytest.mark.parametrize(("topic", "partition"), [("gone", 0), ("events", 2), ("events", -1), ("{}.gone", 0)])
+def test_a_missing_partition_refuses_the_whole_transaction(world: LogHarness, topic: str, partition: int) -> None:
+    """If a topic of others is missing, its records are named. Nothing is written."""
     driver, shard = world.working()
-    place = TopicPartition(world.events if topic == "events" else f"{world.group}.{topic}", partition)
+    place = TopicPartition(world.events if topic == "events" else topic.format(world.group), partition)
     outputs = [Output(world.events, 0, b"k", b"x"), Output(*place, b"k", b"y")]
     driver.log.commit(Transaction(shard, 9, outputs))
-    assert str(place) in driver.until(Aborted, shard).reason
+    if topic != "gone":
+        assert str(place) in driver.until(Aborted, shard).reason
+    else:
+        refused = driver.until(OutputsRefused, shard)
+        assert str(place) in refused.reason
+        assert (list(refused.outputs), refused.all_refused) == (outputs[1:], True)
     assert world.read(world.events) == world.read(world.events, 1) == []
     assert world.reader.committed(world.group, *shard) is None
     driver.claimed_again(shard)

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from repertory import ActorSystem, Settings
+from repertory import ActorSystem, Publishes, Settings
 from repertory.actors.headers import Headers
 from repertory.actors.placement import partition_of
 from repertory.actors.wire import encode
@@ -67,7 +67,8 @@ def url(request: pytest.FixtureRequest) -> str:
 
 def made(name: str, **settings: str) -> ActorSystem:
     """Return the system."""
-    system = ActorSystem(name, settings=Settings(**settings))  # type: ignore[arg-type]
+    publishes = {f"{name}-outside": Publishes(partitions=1)}
+    system = ActorSystem(name, settings=Settings(**settings), publishes=publishes)  # type: ignore[arg-type]
     system.host(Account, partitions=1)
     system.host(Teller, partitions=1)
     return system

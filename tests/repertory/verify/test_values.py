@@ -16,13 +16,12 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from repertory import ActorSystem, Command, Context, Entity, Event, Settings, command, event, partition_of
+from repertory import ActorSystem, Command, Context, Entity, Event, Publishes, Settings, command, event, partition_of
 from repertory.actors.shard import decision
 from repertory.actors.shard.changelog import StateRecord
 from repertory.actors.wire import DecodeError, encode
 from repertory.bridge.codec import decode_state, encode_changelog_record
 from repertory.bridge.log.connect import connect
-from repertory.bridge.log.port import TopicSpec
 from repertory.bridge.log.record import Output, Record
 from repertory.bridge.system.running import Running
 from repertory.verify import VerificationReport, verify
@@ -78,7 +77,8 @@ def build(name: str, kind: Any, default: Any, *, more: bool = False) -> Build:
     keep.__annotations__ = {"cmd": note, "return": Self}
     noter = type(Entity)("Noter", (Entity,), {**own, "note": command(note_), "noted": event(noted_)}, name="Noter")
     keeper = type(Entity)("Keeper", (Entity,), {**own, "note": command(keep)}, name="Keeper")
-    system = ActorSystem(name, settings=Settings(snapshot_window_records=3))
+    publishes = {f"{name}-news": Publishes(partitions=1)}
+    system = ActorSystem(name, settings=Settings(snapshot_window_records=3), publishes=publishes)
     system.host(noter, partitions=1)
     system.host(keeper, partitions=1)
     return Build(system, noter, keeper, note)
@@ -91,8 +91,6 @@ def failing(report: VerificationReport) -> dict[str, list[str]]:
 
 def written(url: str, old: Build, values: list[Any]) -> None:
     """Let a build write a log: the journal has a tail that no snapshot covers."""
-    with closing(connect(url)) as backend:
-        backend.ensure([TopicSpec(f"{old.system.name}-news", 1, {})])
     with old.system.start(url) as running:
         for number, value in enumerate(values * 8):
             note = old.note(value=value)

@@ -30,6 +30,7 @@ from repertory.bridge.log.port import (
     Lost,
     Member,
     OutcomeUnknown,
+    OutputsRefused,
     Reader,
     Replayed,
     TopicMismatch,
@@ -271,11 +272,14 @@ class RecordedLog:
         self._shards: dict[TopicPartition, _Consumed] = defaultdict(_Consumed)
 
     def poll(self, timeout_s: float) -> Sequence[LogEvent]:
-        """See ``Log.poll``."""
+        """See ``Log.poll``. The owner did not write the record of a doomed transaction: it hears of an abort."""
         events = self._inner.poll(timeout_s)
         for event in events:
             self._on(event)
-        return events
+        return [
+            Aborted(event.shard, event.reason, routine=False) if isinstance(event, OutputsRefused) else event
+            for event in events
+        ]
 
     def _on(self, event: LogEvent) -> None:
         match event:
@@ -287,7 +291,7 @@ class RecordedLog:
                     self._diary.polled(self._restorer, records)
             case Committed(shard, first_offsets):
                 self._decided(shard, "ok", first_offsets)
-            case Aborted(shard) | Fenced(shard) | Lost(shard):
+            case Aborted(shard) | OutputsRefused(shard) | Fenced(shard) | Lost(shard):
                 self._decided(shard, "info")
                 if isinstance(event, Fenced | Lost):
                     self._diary.moved(self._consumer(shard), shard)  # Another client continues there.

@@ -21,6 +21,7 @@ from repertory.bridge.log.port import (
     LogEvent,
     Lost,
     Member,
+    OutputsRefused,
     Transaction,
 )
 from repertory.bridge.log.record import Output, Record, TopicPartition
@@ -63,7 +64,7 @@ class Copier:
                 self._fetched[shard] += records
             case Committed():
                 self._busy.discard(shard)
-            case Aborted():
+            case Aborted() | OutputsRefused():
                 self._drop(shard)
                 self.log.claim(shard, ())
             case Lost() | Fenced():

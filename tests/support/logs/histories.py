@@ -32,6 +32,7 @@ from repertory.bridge.log.port import (
     LogEvent,
     Lost,
     Member,
+    OutputsRefused,
     Replayed,
     TopicSpec,
     Transaction,
@@ -448,7 +449,7 @@ class Player:
                     case Fetched(_, records):
                         assert assigned.phase == "begun", event
                         assigned.fetched += records
-                    case Lost() | Aborted() | Fenced():
+                    case Lost() | Aborted() | OutputsRefused() | Fenced():
                         assigned.live = False
                         assigned.answers.append(event)
                     case _:
@@ -713,7 +714,7 @@ class Player:
         sleeper.asleep = False
 
         def answered() -> bool:
-            kinds = (Lost, Aborted, Fenced, Committed)
+            kinds = (Lost, Aborted, OutputsRefused, Fenced, Committed)
             return any(d is sleeper and isinstance(e, kinds) and e.shard == assigned.shard for d, e in self._unexpected)
 
         self._until(answered, f"the answer to {assigned.shard}'s sleeping owner")

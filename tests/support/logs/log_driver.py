@@ -20,6 +20,7 @@ from repertory.bridge.log.port import (
     LogUnavailable,
     Lost,
     Member,
+    OutputsRefused,
     Reader,
     TopicSpec,
     Transaction,
@@ -82,7 +83,7 @@ class Driver:
 
         def found() -> LogEvent | None:
             for event in self.pending:
-                if isinstance(event, Committed | Aborted | Fenced) and event.shard == shard:
+                if isinstance(event, Committed | Aborted | OutputsRefused | Fenced) and event.shard == shard:
                     self.pending.remove(event)
                     return event
             return None

@@ -1,0 +1,79 @@
+"""``Refusals``: finds the command whose outputs the log refuses for good, so that it stops no other.
+
+Pure. A refused turn wrote nothing, and would be refused again. The log names the records that it may have refused. If
+they are all of one command, that command is judged by its entity's policy instead of being handled once more, as if its
+handler had raised OutputRefused. If a broker refused the records of several commands together, the next turn takes half
+as many commands: it commits, or it is refused with fewer. So the command is found after as many turns as the logarithm
+of a batch. What is found is kept in memory until it is committed; another owner of the shard finds it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from repertory.actors.context import OutputRefused
+from repertory.actors.headers import CAUSE, value
+from repertory.actors.shard.changelog import CHANGELOG_INDEX, StateWritten
+from repertory.actors.shard.turn_result import TurnResult
+from repertory.bridge.codec import Codec
+from repertory.bridge.log.port import OutputsRefused
+from repertory.bridge.log.record import Output
+from repertory.supervision import Directive, Failure
+
+
+class Refusals:
+    """The refusals of one assigned shard, which owns it."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._reasons: dict[int, str] = {}
+        #: How many of the next commands the guilty one may be among; 0: there is none.
+        self._suspected = 0
+
+    @property
+    def reasons(self) -> Mapping[int, str]:
+        """The commands (offsets) that are judged instead of handled, and why their outputs were refused."""
+        return self._reasons
+
+    @property
+    def records_max(self) -> int | None:
+        """The most commands that the next turn takes; None: as many as usual."""
+        return max(1, self._suspected // 2) if self._suspected else None
+
+    def blame(self, refused: OutputsRefused, result: TurnResult, shard: str) -> Failure | None:
+        """Search the guilty commands of a refused turn; return the failure of the shard if it cannot go on."""
+        commands = {self._command(output, result) for output in refused.outputs} - {-1}
+        if len(commands) > 1 and result.handled > 1 and not refused.all_refused:
+            self._suspected = result.handled
+            return None
+        why = ""
+        if not commands:
+            why = "the record is the shard's own"
+        elif judged := commands & self._reasons.keys():
+            why = f"it is the record of what became of command {min(judged)}, whose outputs were refused before"
+        elif any(output.topic == self._codec.dead_letters for output in refused.outputs):
+            why = f"it is the dead letter of command {min(commands)}"
+        if why:
+            failure = Failure.of(OutputRefused(f"{refused.reason}; {why}: correct the topic, then restart"), shard)
+            return msgspec.structs.replace(failure, directive=Directive.STOP, traceback="")
+        self._reasons.update(dict.fromkeys(commands, refused.reason))
+        self._suspected = 0
+        return None
+
+    def committed(self, result: TurnResult) -> None:
+        """Note that a turn is committed: none of its commands is guilty, and the fate of those found is recorded."""
+        self._suspected = max(0, self._suspected - result.handled)
+        for offset in result.refused:
+            del self._reasons[offset]
+
+    def _command(self, output: Output, result: TurnResult) -> int:
+        """Return the offset of the command that made a record; -1 for a record of the shard itself."""
+        if output.topic == self._codec.stash:
+            return int(output.key or b"-1")
+        if output.topic == self._codec.state:
+            changed = {each.key.encode(): each.offset for each in result.changelog if isinstance(each, StateWritten)}
+            return changed.get(output.key or b"", -1)
+        _, offset, index = (value(output.headers, CAUSE) or b"").rsplit(b"/", 2)
+        return int(offset) if int(index) < CHANGELOG_INDEX else -1
