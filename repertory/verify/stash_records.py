@@ -181,8 +181,10 @@ def _flaw(found: StashedRecord) -> str:
     waits = found.due_ms or found.delay_ms
     if found.parked and (waits or not found.error):
         return f"is parked, with a due time {found.due_ms} and the error {found.error!r:.100}"
-    if not found.error and (waits or found.attempt != 1):
-        return f"has not failed, but has attempt {found.attempt} and the due time {found.due_ms}"
+    if not found.error and (waits or found.attempt != 1 or found.reason or found.traceback):
+        return (
+            f"has not failed, but has attempt {found.attempt}, due {found.due_ms}, and the reason {found.reason!r:.100}"
+        )
     if found.error and not found.parked and (found.attempt < 2 or found.due_ms < found.delay_ms or not found.due_ms):
         return f"is restarted, with attempt {found.attempt} at {found.due_ms}, {found.delay_ms} ms later"
     return ""

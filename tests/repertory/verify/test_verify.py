@@ -681,6 +681,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "a parked command is retried": ("stash", alter_failed("parked", parked=False)),
     "a parked command has another attempt": ("stash", alter_failed("parked", attempt=9)),
     "a parked command has no error": ("stash", alter_failed("parked", error="")),
+    "a command behind others has a reason": ("stash", lambda c: alter_stashed(c, reason="x")),
     "a restarted command has another attempt": ("stash", alter_failed("restarted", attempt=9)),
     "a restarted command is due later": ("stash", alter_failed("restarted", due_ms=1 << 50)),
     "a command that has left the stash was another": ("stash", alter_failed("restarted", timestamp_ms=1)),
