@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from msgspec import Meta
 
-from repertory import Command, Entity, Event, Rejection, command, event
+from repertory import Command, Context, Entity, Event, Rejection, command, event
 
 #: A positive amount. A command with another amount is dead-lettered before a handler sees it.
 Cents = Annotated[int, Meta(gt=0)]
@@ -17,7 +17,7 @@ class Open(Command):
 
 
 class Close(Command):
-    """Refuse deposits from now on. The balance can still be withdrawn at any time."""
+    """Refuse deposits from now on. The balance can still be withdrawn at any time, which ends the account's life."""
 
 
 class Deposit(Command):
@@ -99,9 +99,11 @@ class Account(Entity):
         return Opened(initial=cmd.initial)
 
     @command
-    def close(self, _cmd: Close) -> Closed | AccountClosed:
+    def close(self, _cmd: Close, ctx: Context) -> Closed | AccountClosed:
         if not self.is_open:
             return AccountClosed()
+        if not self.balance:
+            ctx.stop()  # As if it had never been: it takes no memory, and may be opened again.
         return Closed()
 
     @command
@@ -111,9 +113,11 @@ class Account(Entity):
         return Deposited(amount=cmd.amount, transfer=cmd.transfer)
 
     @command
-    def withdraw(self, cmd: Withdraw) -> Withdrawn | InsufficientFunds:
+    def withdraw(self, cmd: Withdraw, ctx: Context) -> Withdrawn | InsufficientFunds:
         if cmd.amount > self.balance:
             return InsufficientFunds(balance=self.balance)
+        if cmd.amount == self.balance and not self.is_open:
+            ctx.stop()
         return Withdrawn(amount=cmd.amount, transfer=cmd.transfer)
 
     @command

@@ -5,19 +5,50 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
+from examples.banking.accounts import Account, Close, Deposit, Open, Withdraw
 from examples.banking.audit import LEFT, audit
 from examples.banking.load import AddressedCommand, Load
+from examples.banking.transfers import RetryRefund, StartTransfer, Transfer
 from repertory.simulation import Outcome
 
 #: A transfer makes about five commands in the log.
-_ACCOUNTS, _TRANSFERS = 12, 42
+_ACCOUNTS, _TRANSFERS = 12, 36
+#: Accounts with a few cents: they are emptied, closed and opened again all the time.
+_PURSES, _PURSE_CENTS_MAX = 4, 3
 
 
 def commands(random: Random) -> Iterator[AddressedCommand]:
-    """Yield the commands of one run: open accounts, close some, and transfer money between them."""
+    """Yield the commands of one run: open accounts, close some, and transfer money between them.
+
+    In between, cash is paid in and out of purses, and so are transfers: their lives end and begin again.
+    """
     load = Load("s", accounts=_ACCOUNTS, transfers=_TRANSFERS, seed=random.randrange(1 << 30))
     yield from load.openings()
-    yield from load.transfers()
+    for number, transfer in enumerate(load.transfers()):
+        yield transfer
+        yield _cash(random)
+        if number % 4 == 0:
+            source, target = random.sample([_purse(random), _purse(random), "s-a0"], 2)
+            start = StartTransfer(source=source, target=target, amount=random.randint(1, _PURSE_CENTS_MAX))
+            yield Transfer.start, f"s-p{number}", start
+        if number % 9 == 0:
+            yield Transfer.retry_refund, f"s-t{random.randrange(_TRANSFERS)}", RetryRefund()
+
+
+def _purse(random: Random) -> str:
+    return f"s-purse{random.randrange(_PURSES)}"
+
+
+def _cash(random: Random) -> AddressedCommand:
+    """Return a command for a purse."""
+    amount = random.randint(1, _PURSE_CENTS_MAX)
+    kinds: list[AddressedCommand] = [
+        (Account.open, _purse(random), Open(initial=amount - 1)),
+        (Account.deposit, _purse(random), Deposit(amount=amount)),
+        (Account.withdraw, _purse(random), Withdraw(amount=amount)),
+        (Account.close, _purse(random), Close()),
+    ]
+    return random.choice(kinds)
 
 
 def invariant(outcome: Outcome) -> None:

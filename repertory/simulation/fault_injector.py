@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _RAISED = (InjectedRestart, InjectedResume, InjectedStop, InjectedEscalation)
 _WORKERS_MAX = 3
+#: Injected more often than the others: what is stashed and parked, and what becomes of it, meets all other faults.
+_MORE = ("raise", "raise", "operate", "operate")
 
 
 class FaultInjector:
@@ -33,10 +35,12 @@ class FaultInjector:
     def __init__(self, cluster: SimulatedCluster) -> None:
         self._cluster, self._choices = cluster, cluster.choices
         self._swarm = cluster.swarm
+        kinds = self._swarm.kinds
+        self._drawn = (*kinds, *(kind for kind in _MORE if kind in kinds))
 
     def act(self) -> None:
         """Do nothing in most cases, else inject one fault."""
-        kinds = self._swarm.kinds
+        kinds = self._drawn
         chosen = self._choices.rarely(len(kinds), self._swarm.rate, "fault") if kinds else 0
         if chosen:
             self.do(kinds[chosen - 1])

@@ -18,6 +18,12 @@ from repertory.simulation.clients import ClientCommand
 #: Few keys, so that many commands have the same key.
 _KEYS = 6
 _TRIES = 20
+#: One text, bytes or collection in so many is large, where its type allows it. A text can still be a key, which has at
+#: most 255 bytes.
+_LARGE_EVERY, _LARGE_CHARS, _LARGE_BYTES, _LARGE_ITEMS = 30, 200, 20_000, 40
+#: Methods of a handler's context. A handler that names them is drawn more often, once more for each: ends of life,
+#: messages, replies and published records meet more of what can go wrong than a change of state does.
+_OUTPUTS = ("ask", "publish", "reply", "stop", "tell")
 
 
 def generated(system: ActorSystem, *, commands: int = 200) -> Callable[[random.Random], Iterator[ClientCommand]]:
@@ -32,9 +38,11 @@ def generated(system: ActorSystem, *, commands: int = 200) -> Callable[[random.R
         if isinstance(handler, CommandHandler)
     ]
 
+    weights = [_weight(handler) for handler in handlers]
+
     def draw(source: random.Random) -> Iterator[ClientCommand]:
         for _ in range(commands):
-            handler = source.choice(handlers)
+            (handler,) = source.choices(handlers, weights)
             key = f"k{source.randrange(_KEYS)}"
             yield handler, key, _message(source, handler)
 
@@ -42,6 +50,11 @@ def generated(system: ActorSystem, *, commands: int = 200) -> Callable[[random.R
     for handler in handlers:
         _message(probe, handler)
     return draw
+
+
+def _weight(handler: CommandHandler[Any, Any, Any]) -> int:
+    names = getattr(getattr(handler.function, "__code__", None), "co_names", ())
+    return 1 + sum(name in names for name in _OUTPUTS)
 
 
 def _message(source: random.Random, handler: CommandHandler[Any, Any, Any]) -> Command:
@@ -79,10 +92,11 @@ def _value(source: random.Random, info: inspect.Type) -> object:  # noqa: PLR091
             return low + source.randrange(20)
         case inspect.FloatType():
             return source.randrange(20) / 2
-        case inspect.StrType():
-            return f"k{source.randrange(_KEYS)}"
-        case inspect.BytesType():
-            return b"AA=="
+        case inspect.StrType(max_length=longest):
+            text = f"k{source.randrange(_KEYS)}"
+            return text.ljust(_size(source, len(text), _LARGE_CHARS, longest), "k")
+        case inspect.BytesType(max_length=longest):
+            return bytes(_size(source, 1, _LARGE_BYTES, longest))
         case inspect.LiteralType(values=values):
             return source.choice(values)
         case inspect.EnumType(cls=cls):
@@ -94,13 +108,19 @@ def _value(source: random.Random, info: inspect.Type) -> object:  # noqa: PLR091
             return _value(source, source.choice(types))
         case inspect.Metadata(type=inner):
             return _value(source, inner)
-        case inspect.ListType(item_type=item) | inspect.SetType(item_type=item):
-            return [_value(source, item) for _ in range(source.randrange(3))]
-        case inspect.VarTupleType(item_type=item) | inspect.FrozenSetType(item_type=item):
-            return [_value(source, item) for _ in range(source.randrange(3))]
+        case inspect.ListType() | inspect.SetType() | inspect.VarTupleType() | inspect.FrozenSetType():
+            count = _size(source, source.randrange(3), _LARGE_ITEMS, info.max_length)
+            return [_value(source, info.item_type) for _ in range(count)]
         case inspect.TupleType(item_types=items):
             return [_value(source, item) for item in items]
         case inspect.DictType(key_type=key, value_type=value):
             return {_value(source, key): _value(source, value) for _ in range(source.randrange(3))}
         case _:
             return None
+
+
+def _size(source: random.Random, usual: int, large: int, longest: int | None) -> int:
+    """Return a usual size in most cases, else a large one that the type allows."""
+    if source.randrange(_LARGE_EVERY):
+        return usual
+    return large if longest is None else min(large, longest)

@@ -30,6 +30,7 @@ from repertory.simulation.unexplained import AllowedError
 _DRAWN = {
     "batch": 5, "mailbox": 5, "window": 5, "waiting-key": 3, "waiting-shard": 3, "workers": 3, "partitions": 3,
     "piece": 4, "events": 3, "markers": 3, "session": 3, "shard-strategy": 3, "worker-strategy": 3, "overflow": 2,
+    "turn-bytes": 3, "mailbox-bytes": 3,
 }  # fmt: skip
 _WORKLOAD_SEED = 0
 

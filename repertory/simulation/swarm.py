@@ -144,6 +144,8 @@ def draw(choices: Choices, base: Settings, wanted: tuple[str, ...]) -> Swarm:
         batch_records_max=(64, 1, 2, 5, 16)[choices.below(5, "batch")],
         mailbox_records_max=(64, 1, 2, 3, 8)[choices.below(5, "mailbox")],
         snapshot_window_records=(1_000, 1, 3, 8, 30)[choices.below(5, "window")],
+        turn_bytes_max=(base.turn_bytes_max, 200, 2_000)[choices.below(3, "turn-bytes")],
+        mailbox_bytes_max=(base.mailbox_bytes_max, 300, 3_000)[choices.below(3, "mailbox-bytes")],
         stash_per_key_max=(1_000, 2, 5)[choices.below(3, "waiting-key")],
         stash_per_shard_max=(10_000, 3, 20)[choices.below(3, "waiting-shard")],
         dead_letter_overflow=bool(choices.below(2, "overflow")),

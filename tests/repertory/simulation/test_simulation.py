@@ -13,12 +13,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Annotated, Self
 
 import pytest
+from msgspec import Meta
 
 from examples.banking import scenario as bank_scenario
 from examples.banking import system as bank
-from repertory import ActorSystem, Entity, Event, command, event
+from repertory import ActorSystem, Command, Context, Entity, Event, command, event
 from repertory.bridge.log.record import TopicPartition
 from repertory.bridge.region import ShardPhase
 from repertory.simulation import FAULTS, Outcome, Scenario, SimulationFailed, generated, simulate
@@ -260,6 +262,50 @@ def test_generated_commands_are_those_of_the_handlers() -> None:
     """Values satisfy the constraints of their types: Cents are above 0, account numbers match their pattern."""
     drawn = list(generated(bank, commands=300)(RANDOM))
     assert len({type(message) for _, _, message in drawn}) == 7
+
+
+class Note(Command):
+    """Values of all sizes."""
+
+    text: str
+    short: Annotated[str, Meta(max_length=4)]
+    data: bytes
+    items: tuple[int, ...]
+    few: Annotated[list[int], Meta(max_length=5)]
+
+
+class Leave(Command):
+    """End."""
+
+
+class Guest(Entity):
+    """Stateful."""
+
+    notes: int = 0
+
+    @command
+    def note(self, cmd: Note) -> Self:
+        return self.replace(notes=self.notes + len(cmd.items))
+
+    @command
+    def leave(self, _cmd: Leave, ctx: Context) -> Self:
+        ctx.stop()
+        return self
+
+
+def test_generated_values_are_large_now_and_then_and_never_too_large() -> None:
+    """A text can still be a key, and the limits of a type hold. A handler that ends lives is drawn more often."""
+    system = ActorSystem("guests")
+    system.host(Guest, partitions=1)
+    drawn = [message for _, _, message in generated(system, commands=600)(RANDOM)]
+    notes = [message for message in drawn if isinstance(message, Note)]
+    assert len(drawn) - len(notes) > len(notes), "a handler that stops has twice the weight"
+    assert {len(note.text) for note in notes} == {2, 200}
+    assert {len(note.short) for note in notes} == {2, 4}
+    assert {len(note.data) for note in notes} == {1, 20_000}
+    assert {len(note.items) for note in notes} >= {0, 40}
+    assert max(len(note.few) for note in notes) == 5
+    simulate(system, seeds=range(3))
 
 
 # --- faults ---------------------------------------------------------------------------------------------------
