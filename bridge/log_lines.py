@@ -178,7 +178,7 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the lines of one entry."""
-        first, *rest = record.getMessage().split("\n")
+        first, *rest = record.getMessage().rstrip("\n").split("\n")
         where = ""
         if (handled := handled_of(record)) is not None:
             shard = f"{handled.entity}/{handled.partition}@{handled.offset}"

@@ -26,10 +26,9 @@ from repertory.bridge.reports import (
 )
 from repertory.bridge.topics import wrong_count
 from repertory.supervision import Failure
+from repertory.supervision.process.reports import REPORTED_TRACEBACK_BYTES_MAX
 from repertory.supervision.traceback_text import bounded
 
-#: A report is a line of at most 4,096 bytes, and a node keeps the last incidents only. The log has whole tracebacks.
-REPORTED_TRACEBACK_BYTES_MAX = 2_000
 #: How many incidents of one turn are reported with a traceback: a bug may fail every command of a batch.
 REPORTED_TRACEBACKS_MAX = 5
 

@@ -31,6 +31,7 @@ from repertory.bridge.reports import (
     WorkerJoined,
 )
 from repertory.supervision.process.reports import (
+    REPORTED_TRACEBACK_BYTES_MAX,
     Escalated,
     NodeStarted,
     NodeStopped,
@@ -48,7 +49,6 @@ from repertory.supervision.traceback_text import bounded
 #: Bounds for the incidents that are kept: enough to see what happens, few enough to be written once a second.
 INCIDENTS_MAX = 20
 TEXT_CHARS_MAX = 300
-TRACEBACK_BYTES_MAX = 2_000
 #: Restarts are counted by the minute, for the number of restarts in the last hour.
 MINUTES_KEPT = 60
 
@@ -56,7 +56,7 @@ MINUTES_KEPT = 60
 class NodeIncident(msgspec.Struct, frozen=True):
     """A failure: when (epoch), what, where, and what happens next. ``count``: how often in a row.
 
-    ``traceback``: that of user code, in at most ``TRACEBACK_BYTES_MAX``; "" if there is none.
+    ``traceback``: that of user code, in at most ``REPORTED_TRACEBACK_BYTES_MAX``; "" if there is none.
     """
 
     at_ms: int
@@ -281,7 +281,7 @@ class NodeStatus:
     def _add_incident(self, at_ms: int, worker: str, what: str, where: str, then: str, trace: str = "") -> None:
         """Keep an incident. One equal to the last is counted there, so that a loop of failures displaces no others."""
         what, where, then = (text[:TEXT_CHARS_MAX] for text in (what, where, then))
-        incident = NodeIncident(at_ms, worker, what, where, then, 1, bounded(trace, TRACEBACK_BYTES_MAX))
+        incident = NodeIncident(at_ms, worker, what, where, then, 1, bounded(trace, REPORTED_TRACEBACK_BYTES_MAX))
         last = self._incidents[-1] if self._incidents else None
         if last and (last.worker, last.what, last.where) == (worker, incident.what, incident.where):
             trace = incident.traceback or last.traceback

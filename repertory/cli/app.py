@@ -85,7 +85,7 @@ def run(
     target: Target,
     log: LogUrl = "memory:",
     workers: Annotated[int, typer.Option(min=1, help="Worker processes of this node.")] = 1,
-    node: Annotated[str | None, typer.Option(help="This machine's name within the group [the host name].")] = None,
+    node: Annotated[str | None, typer.Option(help="This machine's name in the group [the host name].")] = None,
     kafka_config: KafkaConfig = None,
     verbose: Verbose = False,
     log_format: Annotated[

@@ -44,6 +44,7 @@ from repertory.supervision.process.messages import (
     WorkStarted,
 )
 from repertory.supervision.process.reports import (
+    REPORTED_TRACEBACK_BYTES_MAX,
     Escalated,
     ReportWriter,
     WorkerDown,
@@ -57,6 +58,7 @@ from repertory.supervision.process.reports import (
 from repertory.supervision.process.supervised import EXIT_TIMEOUT_S, SupervisedProcess
 from repertory.supervision.process.work import WorkSpec
 from repertory.supervision.process.worker_process import Silence, WorkerProcess
+from repertory.supervision.traceback_text import bounded
 from repertory.supervision.tree import (
     Add,
     Due,
@@ -183,7 +185,7 @@ class Guardian(Actor):  # type: ignore[misc] # Thespian has no types
                 error_type=failure.error_type,
                 message=failure.message,
                 where=failure.where,
-                traceback=failure.traceback,
+                traceback=bounded(failure.traceback, REPORTED_TRACEBACK_BYTES_MAX),
             )
             self._reports.write(failed)
             self._step(Failed(worker, incarnation, self._tree.policy.of_one_gone(failure)))

@@ -18,6 +18,9 @@ import msgspec
 #: Strings of a report are not cut below this; a report that is still too long then is dropped.
 REPORT_TEXT_BYTES_MIN = 64
 
+#: The traceback of a report, so that the rest of the line has room: it keeps both ends. The log has the whole of it.
+REPORTED_TRACEBACK_BYTES_MAX = 2_000
+
 #: Bounds for the numbers of a report, so that a reader can calculate with each of them and encode the result.
 Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=10**12)]

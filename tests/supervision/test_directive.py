@@ -73,6 +73,16 @@ def test_long_traceback_keeps_both_ends() -> None:
     assert len(failure.traceback.encode()) == TRACEBACK_BYTES_MAX
 
 
+def test_an_error_that_reports_a_failure_has_its_traceback() -> None:
+    """What escalates was described where it failed: the frames of the report say nothing to an operator."""
+    inner = Failure.of(raised(BrokenError("no funds")), "account/3@120 key a-1")
+    outer = raised(RuntimeError("account/3 failed"))
+    outer.failure = inner  # type: ignore[attr-defined]
+    assert Failure.of(outer, "worker-0#1").traceback == inner.traceback
+    outer.failure = "mine"  # type: ignore[attr-defined]
+    assert "account/3 failed" in Failure.of(outer, "worker-0#1").traceback
+
+
 def test_describing_never_raises() -> None:
     """An exception whose own text fails is described all the same."""
     failure = Failure.of(raised(UnprintableError()), "here")

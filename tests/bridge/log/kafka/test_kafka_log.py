@@ -280,6 +280,23 @@ def test_properties_files() -> None:
         parse_properties("what is this")
 
 
+def test_a_rebalance_is_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A transaction that a rebalance ends is reported by its claim, and what is sent again is no warning.
+
+    These are the lines of a normal start under load. What librdkafka says of other things keeps its level.
+    """
+    lines = LogLines(())
+    with caplog.at_level(logging.DEBUG, "repertory.kafka"):
+        lines.log(logging.ERROR, "%s [%s] %s", "TXNERR", "p", "Specified group generation id is not valid")
+        lines.log(logging.WARNING, "%s [%s] %s", "GETPID", "p", "Failed to acquire transactional PID: retrying")
+        lines.log(logging.WARNING, "%s [%s] %s", "REQTMOUT", "c", "Timed out 3 in-flight")
+        lines.log(logging.DEBUG, "%s [%s] %s", "GETPID", "p", "details")
+        lines.log(logging.ERROR, "%s [%s] %s", "FAIL", "p", "Connection refused")
+    levels = [record.levelno for record in caplog.records]
+    assert levels == [logging.DEBUG, logging.INFO, logging.INFO, logging.DEBUG, logging.ERROR]
+    assert lines.answer_lost
+
+
 def test_secrets_stay_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     """What librdkafka logs goes to `repertory.kafka`, with secrets blotted out."""
     with caplog.at_level(logging.DEBUG, "repertory.kafka"):
