@@ -38,6 +38,7 @@ from repertory import (
     restart,
 )
 from repertory.bridge.log.connect import connect
+from repertory.bridge.reports import ShardAborted
 from repertory.verify import verify
 from tests.support.kafka.broker import Broker, BrokerMissingError
 
@@ -146,8 +147,10 @@ def check_dead(running: Running, guilty: set[int]) -> None:
 def test_a_broker_that_refuses_a_record_stops_no_other_command(kafka_url: str, delivery: str) -> None:
     """Too large for its topic, without a key to a compacted topic, to a topic that was deleted, in either delivery."""
     system = system_with("small", "compact", "gone", "fine", delivery=delivery)
+    reasons: list[str] = []
     small, compact, gone, fine = system.publishes
     with system.start(kafka_url) as running:
+        running.report = lambda report: reasons.append(report.reason) if isinstance(report, ShardAborted) else None
         send(running, [Write(number=number, topic=fine) for number in range(3)])
         running.settle()
         delete_on_kafka(kafka_url, gone)
@@ -166,6 +169,10 @@ def test_a_broker_that_refuses_a_record_stops_no_other_command(kafka_url: str, d
         found = published(running, small) + published(running, compact) + published(running, fine)
         assert sorted(found) == innocent
         assert delivery == AT_LEAST_ONCE or set(found.values()) == {1}
+        # The small topic takes less than a batch: that is learned once, and then each refusal names its record.
+        assert sum("at most 2,000 bytes" in reason for reason in reasons) == 1
+        together = [reason for reason in reasons if "MSG_SIZE_TOO_LARGE" in reason and "one of" in reason]
+        assert len(together) == 1, together
 
 
 @pytest.mark.kafka

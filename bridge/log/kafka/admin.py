@@ -14,8 +14,10 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not re-exported
     AdminClient,
+    ConfigResource,
     ConsumerGroupDescription,
     OffsetSpec,
+    ResourceType,
     TopicDescription,
 )
 from confluent_kafka.admin import MemberDescription as KafkaMember  # type: ignore[attr-defined]  # not re-exported
@@ -187,6 +189,12 @@ class Admin:
                     "topic %s has %d partitions, it had %d: what is published to it is placed by the new number",
                     topic, count, before,
                 )  # fmt: skip
+
+    def batch_bytes_max(self, topic: str) -> int:
+        """Return the most bytes that a topic takes at once, its ``max.message.bytes``; KafkaException if unknown."""
+        resource = ConfigResource(ResourceType.TOPIC, topic)
+        future = self._client.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)[resource]
+        return int(_result(future)["max.message.bytes"].value)
 
     def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
         """Return the ids of those of the topics that exist; KafkaException if the cluster does not answer."""

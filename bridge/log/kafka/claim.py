@@ -48,6 +48,7 @@ from repertory.bridge.log.port import (
     Fenced,
     LogError,
     LogEvent,
+    OutputsRefused,
     Replayed,
     TopicMismatch,
     Transaction,
@@ -350,7 +351,7 @@ class Claim:
         self._admin.doubt({each.topic for each in transaction.records if reports.is_outside(each.topic)})
         if error.code() not in FENCED and (refused := reports.event(self.shard, transaction.records)) is not None:
             self._abort()
-            self._report(refused)
+            self._report(self._named(refused))
             return False
         return self._fail(error, f"committing up to offset {transaction.next_offset}")
 
@@ -395,8 +396,23 @@ class Claim:
                 reports.refuse(output, no_partition(output.topic, output.partition))
         if (refused := reports.event(self.shard, outputs)) is None:
             return self._outcome_unknown(f"{failure}")
-        self._report(refused)
+        self._report(self._named(refused))
         return False
+
+    def _named(self, refused: OutputsRefused) -> OutputsRefused | Aborted:
+        """Return the refusal, or an abort if later batches are smaller: those are refused only for a record's sake."""
+        if refused.all_refused:
+            return refused
+        topics = {output.topic for output in refused.outputs}
+        try:
+            limit_bytes = min(self._admin.batch_bytes_max(topic) for topic in topics)
+        except (KafkaException, LookupError, ValueError):
+            return refused
+        if limit_bytes >= self._config.batch_bytes_max:
+            return refused
+        self._config.batch_bytes_max = limit_bytes
+        text = f"{refused.reason}; from now on batches have at most {limit_bytes:,} bytes, as the topic takes"
+        return Aborted(self.shard, text, routine=True)
 
     def _sliced(self, call: Callable[[], None], deadline_s: float) -> None:
         """Repeat a call until it succeeds, fails or is too late. librdkafka requires the same arguments each time."""

@@ -58,6 +58,8 @@ _FIXED: Mapping[str, tuple[str | None, str]] = {
 }
 _LOG_LEVEL = "log_level"
 _LOG_LEVEL_MIN = 6
+#: librdkafka's default of ``batch.size``.
+_BATCH_BYTES = 1_000_000
 _ALL_ACKS = frozenset({"all", "-1"})
 _DAY_MS = 86_400_000
 _SECRET_WORDS = ("password", "secret", "token", "pem", "jaas", "sasl.username", "oauthbearer.config")
@@ -186,6 +188,8 @@ class KafkaConfig:
         self.brokers = brokers
         self.settings = settings
         self._user = validated(user)
+        #: The most bytes of a batch of shards' producers: librdkafka's default, the user's, or what a topic takes.
+        self.batch_bytes_max = int(self._user.get("batch.size", _BATCH_BYTES))
         self.secrets = tuple(
             value for name, value in user.items() if value and any(word in name for word in _SECRET_WORDS)
         )
@@ -246,7 +250,7 @@ class KafkaConfig:
         """Build for one shard's transactional producer."""
         timeout_ms = int(self.settings.transaction_timeout_s * 1_000)
         identity: Config = {"transactional.id": transactional_id, "transaction.timeout.ms": timeout_ms}
-        return self._build(lines, _PRODUCING, _DURABLE | identity)
+        return self._build(lines, _PRODUCING, _DURABLE | identity | {"batch.size": self.batch_bytes_max})
 
     def appender(self, lines: LogLines) -> Config:
         """Build for an idempotent producer outside any shard."""
@@ -261,7 +265,7 @@ class KafkaConfig:
         """
         timeout_ms = int(self.settings.transaction_timeout_s * 1_000) + 60_000
         gapless: Config = {"enable.gapless.guarantee": True, "delivery.timeout.ms": timeout_ms}
-        return self._build(lines, _PRODUCING, _DURABLE | gapless)
+        return self._build(lines, _PRODUCING, _DURABLE | gapless | {"batch.size": self.batch_bytes_max})
 
     def _fetching(self) -> Config:
         return {
