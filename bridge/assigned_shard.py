@@ -83,6 +83,9 @@ SHARD_PHASE_TABLE: Final[Mapping[ShardChange, Mapping[ShardPhase, ShardPhase]]] 
 }
 """Every change of phase: change → phase → next phase. A change that is not in the table is a bug and raises."""
 
+#: In these phases a shard is on its way, and has decided nothing.
+UNFINISHED: Final = (_P.CLAIMING, _P.RECOVERING)
+
 #: In these phases nothing is in memory, and answers to earlier requests are ignored.
 DOWN: Final = (_P.STOPPED, _P.ABORTED)
 
@@ -99,9 +102,9 @@ class AssignedShard:
         self.incarnation = 0
         #: Kept over claims: what the log refuses for good.
         self.refusals = Refusals(hosted.codec)
-        #: Consecutive aborts, and when the shard is claimed again after the latest of them.
         self._aborts = 0
-        self.reclaim_s: float | None = None
+        #: Since or from when the shard is to be claimed: it was started, or the backoff after an abort is over.
+        self.claim_due_s: float | None = None
         self.claimed_s = 0.0
         self._reported_s = 0.0
         self._doubts = 0
@@ -129,11 +132,15 @@ class AssignedShard:
 
     # --- claim and recovery -----------------------------------------------------------------------------------
 
-    def claim(self, now_s: float, incarnation: int | None = None) -> None:
-        """Begin to fence earlier owners; ``incarnation`` is that of a new start by the supervisor."""
+    def await_claim(self, now_s: float, incarnation: int) -> None:
+        """The supervisor has started the shard: it is claimed in turn (``ShardRegion.claimable``)."""
+        self.incarnation = incarnation
+        self.claim_due_s = now_s
+
+    def claim(self, now_s: float) -> None:
+        """Begin to fence earlier owners."""
         self._change(ShardChange.CLAIM)
-        self.incarnation = self.incarnation if incarnation is None else incarnation
-        self.reclaim_s = None
+        self.claim_due_s = None
         self.claimed_s = self._reported_s = now_s
 
     def begin_recovery(self, claimed: Claimed) -> Recovery:
@@ -204,7 +211,7 @@ class AssignedShard:
         self._drop()
         self._aborts += 1
         delay_s = 0.0 if routine and self._aborts == 1 else RECLAIM_BACKOFF.delay_s(self._aborts, 0.0)
-        self.reclaim_s = now_s + delay_s
+        self.claim_due_s = now_s + delay_s
         return delay_s
 
     def stop(self) -> None:
@@ -213,7 +220,7 @@ class AssignedShard:
         self._drop()
 
     def _drop(self) -> None:
-        self._recovery = self._shard = self._result = self.reclaim_s = None
+        self._recovery = self._shard = self._result = self.claim_due_s = None
         self._is_paused = False
 
     def _change(self, change: ShardChange) -> None:

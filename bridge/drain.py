@@ -10,13 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from repertory.actors.shard.turn_result import TurnResult
-from repertory.bridge.assigned_shard import AssignedShard, ShardPhase
+from repertory.bridge.assigned_shard import UNFINISHED, AssignedShard, ShardPhase
 from repertory.bridge.log.clock import Clock
 from repertory.bridge.log.port import Assigned, Fetched, Log, LogEvent
 from repertory.bridge.region import ShardRegion
-
-#: Shards in these phases have nothing to hand over.
-UNFINISHED = (ShardPhase.CLAIMING, ShardPhase.RECOVERING)
 
 
 class Drain:

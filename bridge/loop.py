@@ -33,7 +33,6 @@ from repertory.bridge.log.port import (
     Replayed,
     ShardEvent,
 )
-from repertory.bridge.log.record import TopicPartition
 from repertory.bridge.recovery import Recovery
 from repertory.bridge.region import ShardRegion
 from repertory.bridge.reports import ReportSink
@@ -66,8 +65,6 @@ class ShardLoop:
         #: How long all shards together may decide before the log is polled again; each shard has an equal share.
         self._poll_timeout_s, self._turns_max_s = poll_timeout_s, turns_max_s
         self._progress, self._deaths, self._is_stopping = progress, deaths, is_stopping
-        #: The shards claimed since the last poll: events of that poll for them precede the claim, and are ignored.
-        self._claimed_since: set[TopicPartition] = set()
         self.counts, self.commits = Counts(), 0
         self.ticks = WholeTicks()
 
@@ -80,7 +77,6 @@ class ShardLoop:
         with self.ticks:
             next_due_in_s = self.region.next_due_in_s(self._clock.monotonic_s(), self._clock.epoch_ms)
             limit_s = self._poll_timeout_s if timeout_s is None else timeout_s
-            self._claimed_since.clear()
             events = self._log.poll(limit_s if next_due_in_s is None else min(limit_s, next_due_in_s))
             self._progress()
             kill_points.reached("polled")
@@ -100,7 +96,7 @@ class ShardLoop:
             self._worker_log.assigned(self.region.add(event.shard, now_s), self._log.partition_count)
             return
         assigned = self.region.assigned(event.shard)
-        if assigned is None or (event.shard in self._claimed_since and not isinstance(event, Fenced | Lost)):
+        if assigned is None:
             return
         try:
             self._on_shard(assigned, event, now_s)
@@ -187,13 +183,15 @@ class ShardLoop:
 
     # --- claim and recovery -----------------------------------------------------------------------------------
 
-    def _claim(self, assigned: AssignedShard, incarnation: int | None = None) -> None:
+    def _claim_some(self) -> None:
+        """Claim the shards whose turn it is, after all events of the poll: none of those is about this claim."""
         if self._is_stopping():
-            return  # Another worker of the node gave the shard up, in the same stop: it is for the other nodes.
-        assigned.claim(self._clock.monotonic_s(), incarnation)
-        kill_points.reached("claiming")
-        self._claimed_since.add(assigned.place)
-        self._log.claim(assigned.place, assigned.hosted.codec.restored_topics)
+            return  # What other workers of the node give up in the same stop is for the other nodes.
+        now_s = self._clock.monotonic_s()
+        for assigned in self.region.claimable(now_s):
+            assigned.claim(now_s)
+            kill_points.reached("claiming")
+            self._log.claim(assigned.place, assigned.hosted.codec.restored_topics)
 
     def _replayed(self, assigned: AssignedShard, event: Replayed) -> None:
         kill_points.reached("restoring")
@@ -253,13 +251,10 @@ class ShardLoop:
         self._log.pause(assigned.place)
 
     def _wake(self) -> None:
-        """Run what is due: restarts after a backoff, claims after an abort."""
-        now_s = self._clock.monotonic_s()
-        self.region.due(now_s)
+        """Run what is due: restarts after a backoff, claims."""
+        self.region.due(self._clock.monotonic_s())
         self._carry_out()
-        for assigned in self.region:
-            if assigned.reclaim_s is not None and assigned.reclaim_s <= now_s:
-                self._claim(assigned)
+        self._claim_some()
 
     def _carry_out(self) -> None:
         """Carry out the commands of the supervision tree, in order."""
@@ -268,7 +263,7 @@ class ShardLoop:
             match command:
                 case Start(_, incarnation):
                     if assigned is not None:
-                        self._claim(assigned, incarnation)
+                        assigned.await_claim(self._clock.monotonic_s(), incarnation)
                 case Stop(child, incarnation):
                     if assigned is not None:
                         self._stop(assigned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, MutableSequence
 
@@ -44,7 +45,7 @@ class ShardRegion:
     def __init__(
         self, topology: Topology, tree: Tree, in_flight: MutableSequence[int] | None = None, owner: str = ""
     ) -> None:
-        """``in_flight`` and ``owner``: see `Topology.shard_config`."""
+        """``in_flight`` and ``owner``: see `Topology.shard_config`. The tree's seed decides the order of claims."""
         self._topology = topology
         self._order = {topic: index for index, topic in enumerate(topology.entities)}
         self._in_flight, self._owner = in_flight, owner
@@ -144,6 +145,15 @@ class ShardRegion:
             self._timers.remove(timer)
             self.supervise(Due(timer[1], timer[2]), now_s)
 
+    def claimable(self, now_s: float) -> list[AssignedShard]:
+        """Return the shards to claim now, in an order of this worker's life.
+
+        In a fixed order the last shards would be ready last in every life, and rarely served by a worker that is
+        killed again and again while it restores its shards.
+        """
+        due = [a for a in self._assigned.values() if a.claim_due_s is not None and a.claim_due_s <= now_s]
+        return sorted(due, key=lambda assigned: zlib.crc32(f"{self._tree.seed}/{assigned.name}".encode()))
+
     def describe_decision(self, name: str, now_s: float) -> str:
         """Describe the tree's decision about a shard that failed."""
         if self._tree.phase is not TreePhase.RUNNING:
@@ -156,8 +166,8 @@ class ShardRegion:
         instants = [due_s - now_s for due_s, _, _ in self._timers]
         now_ms = None
         for assigned in self._assigned.values():
-            if assigned.reclaim_s is not None:
-                instants.append(assigned.reclaim_s - now_s)
+            if assigned.claim_due_s is not None:
+                instants.append(assigned.claim_due_s - now_s)
             if assigned.phase is not ShardPhase.RUNNING or (shard := assigned.shard) is None:
                 continue
             if len(shard.mailbox) and shard.stalled is None:

@@ -59,7 +59,7 @@ class ShardHost:
         log = backend.log(self._member, system.commands_topics())
         region = system.region(
             system.topology(log.partition_count, hook=kill_points.within_handler()),
-            seed=self._member.slot,
+            seed=control.incarnation,
             in_flight=in_flight.of_this_node().enter(self._member.slot),
             owner=in_flight.of_this_node().owner,
         )

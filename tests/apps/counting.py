@@ -103,7 +103,10 @@ system = ActorSystem(
     ),
     shards=restart(max_restarts=int(os.environ.get("COUNTING_SHARDS_RESTARTS", "10")), backoff=Backoff(first_s=0.05)),
     shard_strategy=Strategy(os.environ.get("COUNTING_SHARD_STRATEGY", "one_for_one")),
-    workers=restart(max_restarts=int(os.environ.get("COUNTING_WORKERS_RESTARTS", "20")), backoff=Backoff(first_s=0.02)),
+    workers=restart(
+        max_restarts=int(os.environ.get("COUNTING_WORKERS_RESTARTS", "20")),
+        backoff=Backoff(first_s=0.02, max_s=float(os.environ.get("COUNTING_WORKERS_BACKOFF_S", "5"))),
+    ),
     worker_strategy=Strategy(os.environ.get("COUNTING_WORKER_STRATEGY", "one_for_one")),
 )
 system.host(

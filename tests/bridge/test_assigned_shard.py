@@ -37,7 +37,7 @@ def make(assigned: AssignedShard, change: ShardChange) -> None:
     value: Any = Mock(handled=1, refused=())
     match change:
         case C.CLAIM:
-            assigned.claim(10.0, 1)
+            assigned.claim(10.0)
         case C.CLAIMED:
             assigned.begin_recovery(value)
         case C.RECOVERED:
@@ -68,7 +68,7 @@ def test_a_legal_change_leads_to_the_phase_in_the_table(phase: ShardPhase, chang
     make(assigned, change)
     assert assigned.phase is SHARD_PHASE_TABLE[change][phase]
     assert (assigned.shard is not None) == (assigned.phase in (P.RUNNING, P.COMMITTING))
-    assert (assigned.reclaim_s is not None) == (assigned.phase is P.ABORTED)
+    assert (assigned.claim_due_s is not None) == (assigned.phase is P.ABORTED)
     if assigned.phase in DOWN:
         with pytest.raises(AssertionError):
             _ = assigned.recovery

@@ -276,7 +276,7 @@ def restart_at_once(stack: ExitStack) -> None:
             for child in region.tree.children:
                 assigned = region.named(child.name)
                 if child.phase.value == "waiting" and assigned is not None:
-                    assigned.reclaim_s = now_s
+                    assigned.claim_due_s = now_s
             return commands
 
         return mutated
