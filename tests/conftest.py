@@ -10,6 +10,9 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.kafka.broker import Broker, BrokerMissingError
 
+# A console takes its width when it is created: no test may depend on the terminal, or on who imports a command first.
+os.environ["COLUMNS"] = "400"
+
 # No test asserts on time: on a busy machine an example takes as long as it takes.
 settings.register_profile("repertory", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repertory")
