@@ -36,6 +36,7 @@ from repertory.bridge.log.port import Append, Claimed, Committed, Lost, Transact
 from repertory.bridge.loop import ShardLoop
 from repertory.bridge.nontransactional import CountingJournal, NontransactionalRecovery, Placed
 from repertory.bridge.recovery import Recovery
+from repertory.bridge.refusals import Refusals
 from repertory.bridge.region import ShardRegion
 from repertory.bridge.system.system import ActorSystem
 from repertory.simulation import FAULTS, Scenario
@@ -62,6 +63,10 @@ def at_least_once(system: ActorSystem) -> ActorSystem:
 #: Handlers run out of memory, and nothing else is wrong: for what other faults would hide.
 MEMORY_SCENARIO = Scenario(
     system=simulated.system, commands=simulated.commands, kinds=("memory",), allowed_errors=simulated.allowed_errors
+)
+#: Outputs are refused, and nothing else is wrong.
+REFUSING_SCENARIO = Scenario(
+    system=simulated.system, commands=simulated.commands, kinds=("refuse",), allowed_errors=simulated.allowed_errors
 )
 AT_LEAST_ONCE_SCENARIO = Scenario(
     system=at_least_once(simulated.system), commands=simulated.commands, allowed_errors=simulated.allowed_errors
@@ -119,6 +124,39 @@ def find(planted: Mutant) -> Found | None:
 def swap(stack: ExitStack, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
     """Replace an attribute by the result of ``make`` for it."""
     stack.enter_context(patch.object(owner, name, make(getattr(owner, name))))
+
+
+# --- refused outputs ------------------------------------------------------------------------------------------
+
+
+@mutant("bridge/refusals.py", scenario=REFUSING_SCENARIO)
+def all_blamed(stack: ExitStack) -> None:
+    """Every command whose record was refused together with another is judged."""
+
+    def make(blame: Any) -> Any:
+        return lambda refusals, refused, result, shard: blame(
+            refusals, msgspec.structs.replace(refused, all_refused=True), result, shard
+        )
+
+    swap(stack, Refusals, "blame", make)
+
+
+@mutant("bridge/refusals.py", scenario=REFUSING_SCENARIO)
+def first_blamed(stack: ExitStack) -> None:
+    """The first of the commands that were refused together is judged."""
+
+    def make(blame: Any) -> Any:
+        return lambda refusals, refused, result, shard: blame(
+            refusals, msgspec.structs.replace(refused, outputs=refused.outputs[:1]), result, shard
+        )
+
+    swap(stack, Refusals, "blame", make)
+
+
+@mutant("bridge/refusals.py", scenario=REFUSING_SCENARIO)
+def refusal_forgotten(stack: ExitStack) -> None:
+    """A refused command is handled again, and refused again."""
+    swap(stack, Refusals, "reasons", lambda _: property(lambda _refusals: {}))
 
 
 # --- the loop -------------------------------------------------------------------------------------------------
