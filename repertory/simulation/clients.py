@@ -21,6 +21,9 @@ from repertory.simulation.choices import Choices
 #: A handler, a key and a command, as ``Client.tell_all`` takes them.
 ClientCommand = tuple[CommandHandler[Any, Any, Any], str, Command]
 
+#: Correlation ids of the operator begin so.
+OPERATOR = b"o-"
+
 
 class Clients:
     """Sends a workload in bursts. Every third command is an ask."""
@@ -64,7 +67,7 @@ class Clients:
         """Append a control command of an operator, who waits for the answers."""
         self._operated += 1
         reply_to = f"{topics.replies_topic(self._system.name)}/{self._operated % topics.REPLIES_PARTITIONS}"
-        headers: Headers = ((REPLY_TO, reply_to.encode()), (CORRELATION_ID, b"o-%d" % self._operated))
+        headers: Headers = ((REPLY_TO, reply_to.encode()), (CORRELATION_ID, OPERATOR + b"%d" % self._operated))
         self._appender.append([Output(*place, key.encode(), encode(message), headers)])
 
     def garbage(self, choices: Choices, input_bytes_max: int) -> None:

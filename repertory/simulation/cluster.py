@@ -66,7 +66,8 @@ class SimulatedCluster:
         self.monitor = CommitMonitor(self.reader, states)
         self.monitor.probes = self.probes
         self.clients = Clients(self.system, self.backend.appender(), commands)
-        self.refusals = OutputRefusals(topics.dead_letters_topic(self.system.name))
+        name = self.system.name
+        self.refusals = OutputRefusals(topics.dead_letters_topic(name), topics.replies_topic(name))
         kit = Kit(
             self.system, self.swarm, self.backend, self.clock, self.monitor,
             self.system.topology(self.reader.partition_count, hook=self._before_handler),

@@ -8,18 +8,19 @@ from repertory.actors.headers import CAUSE, value
 from repertory.actors.shard.changelog import CHANGELOG_INDEX
 from repertory.bridge.log.port import Append, OutputsRefused, Transaction
 from repertory.bridge.log.record import Output
+from repertory.simulation.clients import OPERATOR
 
 
 class OutputRefusals:
     """Shared by all logs of one run. What is refused once is refused each time, whoever sends it.
 
     Only outputs that were never sent before are chosen: at least once, they could be written already. The records of
-    what became of a refused command are not refused: that would rightly stop its shard.
+    what became of a command are not refused, nor are answers to the operator: that would rightly stop its shard.
     """
 
-    def __init__(self, dead_letters: str) -> None:
-        """``dead_letters``: their topic."""
-        self._dead_letters = dead_letters
+    def __init__(self, dead_letters: str, replies: str) -> None:
+        """``dead_letters`` and ``replies``: their topics."""
+        self._dead_letters, self._replies = dead_letters, replies
         #: How many more outputs are to be chosen.
         self.armed = 0
         #: The commands whose outputs are refused, by cause.
@@ -31,7 +32,11 @@ class OutputRefusals:
         """Return the refusal of a transaction or an append, None if nothing in it is refused."""
         records = sent.records if isinstance(sent, Transaction) else [*sent.outputs, *sent.journal]
         dead = {_command(each) for each in records if each.topic == self._dead_letters}
-        outputs = [each for each in records if _index(each) < CHANGELOG_INDEX and _command(each) not in dead]
+        outputs = [
+            each for each in records
+            if _index(each) < CHANGELOG_INDEX and _command(each) not in dead
+            and not (each.topic == self._replies and (each.key or b"").startswith(OPERATOR))
+        ]  # fmt: skip
         self._choose(outputs)
         self._sent.update(_cause(output) for output in outputs)
         first = next((output for output in outputs if _identity(output) in self._refused), None)

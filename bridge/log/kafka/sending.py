@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
@@ -109,7 +110,8 @@ class Sending:
 
     def take_unauthorized(self, outputs: Sequence[Output]) -> None:
         """After a failure: note the records for topics that the transaction was not allowed to write."""
-        self._producer.poll(0)
+        with suppress(KafkaException):  # A fenced producer raises that here again.
+            self._producer.poll(0)
         error = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
         for output in outputs if self._lines.unauthorized else ():
             if output.topic in self._lines.unauthorized:
