@@ -68,6 +68,8 @@ RETRY_WAIT_S = 0.02
 REPLAY_BATCHES_MAX = 8
 #: A kill point after the commit request waits this long: the request was sent, the answer has not arrived.
 ANSWER_LOST_S = 0.001
+#: What a broker counts of a batch beside what librdkafka counts for ``batch.size``: less than this.
+BATCH_OVERHEAD_BYTES = 200
 #: How often an idle producer is polled, which delivers its log lines.
 IDLE_POLL_S = 1.0
 
@@ -408,10 +410,11 @@ class Claim:
             limit_bytes = min(self._admin.batch_bytes_max(topic) for topic in topics)
         except (KafkaException, LookupError, ValueError):
             return refused
-        if limit_bytes >= self._config.batch_bytes_max:
+        batch_bytes = max(1, limit_bytes - BATCH_OVERHEAD_BYTES)
+        if batch_bytes >= self._config.batch_bytes_max:
             return refused
-        self._config.batch_bytes_max = limit_bytes
-        text = f"{refused.reason}; from now on batches have at most {limit_bytes:,} bytes, as the topic takes"
+        self._config.batch_bytes_max = batch_bytes
+        text = f"{refused.reason}; from now on batches have at most the {limit_bytes:,} bytes that the topic takes"
         return Aborted(self.shard, text, routine=True)
 
     def _sliced(self, call: Callable[[], None], deadline_s: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -75,22 +76,24 @@ class DeliveryReports:
     def event(self, shard: TopicPartition, outputs: Sequence[Output]) -> OutputsRefused | None:
         """Return the event for a transaction with these outputs, None if no record was refused so far.
 
-        A topic that refuses everything refuses all outputs for it. Otherwise a broker refuses a batch together.
+        A topic that refuses everything refuses all outputs for it. Otherwise a broker refuses a batch together, which
+        is of one partition: a record that was refused alone in its partition is guilty.
         """
         if not self._refused:
             return None
-        first = self._refused[0]
-        if first.refusal.blame is Blame.TOPIC:
-            topics = {each.output.topic for each in self._refused if each.refusal.blame is Blame.TOPIC}
+        topics = {each.output.topic for each in self._refused if each.refusal.blame is Blame.TOPIC}
+        together = Counter((each.output.topic, each.output.partition) for each in self._refused)
+        alone = [each for each in self._refused if together[each.output.topic, each.output.partition] == 1]
+        first = next((each for each in self._refused if each.output.topic in topics), (*alone, *self._refused)[0])
+        if topics:
             refused = [output for output in outputs if output.topic in topics]
         else:
-            refused = [each.output for each in self._refused if each.refusal.blame is Blame.RECORD]
+            refused = [each.output for each in alone or self._refused]
+        is_certain = bool(topics or alone)
         where = f"{first.output.topic}/{first.output.partition}"
-        what = (
-            f"a record of {first.output.size_bytes:,} bytes" if len(refused) == 1 else f"one of {len(refused)} records"
-        )
+        what = f"a record of {first.output.size_bytes:,} bytes" if is_certain else f"one of {len(refused)} records"
         reason = f"{where} refuses {what} for good: {first.refusal.why} ({describe(first.error)})"
-        return OutputsRefused(shard, refused, reason, first.refusal.blame is Blame.TOPIC or len(refused) == 1)
+        return OutputsRefused(shard, refused, reason, is_certain)
 
 
 class _Report:
