@@ -10,7 +10,7 @@ that a module that only defines entities loads neither a log nor the supervision
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from repertory.actors.context import Context, ContractViolation, OutputRefused, OutputTooLarge
+from repertory.actors.context import Context, ContractViolation, OutputRefused, OutputTooLarge, Publish, Reply, Tell
 from repertory.actors.entity import Entity
 from repertory.actors.handler import CommandHandler, command, event, reply
 from repertory.actors.message import (
@@ -119,10 +119,12 @@ __all__ = [
     "OutputTooLarge",
     "Parked",
     "Policy",
+    "Publish",
     "PublishedRecord",
     "Publishes",
     "Refused",
     "Rejection",
+    "Reply",
     "Running",
     "Sender",
     "Settings",
@@ -132,6 +134,7 @@ __all__ = [
     "Stopped",
     "Strategy",
     "TargetError",
+    "Tell",
     "TestKit",
     "TopicMismatch",
     "Undelivered",

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
@@ -101,18 +102,30 @@ def _arguments(target: str, scenario: str | None, allowed: Sequence[str]) -> lis
 
 def _scenario_module(target: str, name: str | None) -> ModuleType | None:
     """Return the module with the workload and the invariant, None if there is none."""
-    module = target.partition(":")[0]
+    name = name or _beside(target.partition(":")[0])
     if name is None:
-        if module.endswith(".py"):
-            return None
-        name = f"{module}.scenario"
-        package = sys.modules.get(module)
-        if package is None or not hasattr(package, "__path__") or importlib.util.find_spec(name) is None:
-            return None
+        return None
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise TargetError(f"the scenario {name} cannot be imported: {error}") from error
+
+
+def _beside(target: str) -> str | None:
+    """Return the module ``scenario`` in the folder of a system's module, which is imported; None if there is none."""
+    module = sys.modules.get(target) or sys.modules.get(Path(target).stem)
+    file = getattr(module, "__file__", None)
+    if module is None or file is None:
+        return None
+    package = module.__name__ if hasattr(module, "__path__") else module.__name__.rpartition(".")[0]
+    name = f"{package}.scenario" if package else "scenario"
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(file).resolve().parent
+    return (
+        name if Path(spec.origin).resolve() in (folder / "scenario.py", folder / "scenario" / "__init__.py") else None
+    )
 
 
 def _scenario(

@@ -28,15 +28,15 @@ class Problem(msgspec.Struct, frozen=True):
     is_failure: bool = True
 
 
-#: What ``--check`` fails for, and in which words its summary counts it.
-KINDS: Mapping[str, str] = {
-    "parked": "keys are parked",
-    "lost": "shards lost commands to retention",
-    "unreadable": "shards cannot be read",
-    "no-owner": "shards have no owner",
-    "not-serving": "shards do not serve",
-    "partitions": "topics have other numbers of partitions",
-    "foreign": "members of the group are not of this system",
+#: What ``--check`` fails for, and in which words its summary counts one and several.
+KINDS: Mapping[str, tuple[str, str]] = {
+    "parked": ("key is parked", "keys are parked"),
+    "lost": ("shard lost commands to retention", "shards lost commands to retention"),
+    "unreadable": ("shard cannot be read", "shards cannot be read"),
+    "no-owner": ("shard has no owner", "shards have no owner"),
+    "not-serving": ("shard does not serve", "shards do not serve"),
+    "partitions": ("topic has another number of partitions", "topics have other numbers of partitions"),
+    "foreign": ("member of the group is not of this system", "members of the group are not of this system"),
 }
 
 
@@ -86,7 +86,7 @@ def summary(problems: Sequence[Problem], shards: int) -> str:
     """Return one line: what is wrong, or that nothing is."""
     failures = [problem for problem in problems if problem.is_failure]
     if not failures:
-        warned = f"; {len(problems)} warnings" if problems else ""
+        warned = f"; {len(problems)} warning{'s' if len(problems) > 1 else ''}" if problems else ""
         return f"ok: {shards} shards have an owner, no key is parked{warned}"
     counts = Counter(problem.kind for problem in failures)
     return "; ".join(_counted(kind, [p for p in failures if p.kind == kind]) for kind in KINDS if counts[kind])
@@ -95,4 +95,4 @@ def summary(problems: Sequence[Problem], shards: int) -> str:
 def _counted(kind: str, found: Sequence[Problem]) -> str:
     more = len(found) - _NAMED_MAX
     names = ", ".join(problem.where for problem in found[:_NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
-    return f"{len(found)} {KINDS[kind]}: {names}"
+    return f"{len(found)} {KINDS[kind][len(found) != 1]}: {names}"

@@ -14,6 +14,7 @@ from repertory.actors.handler import CommandHandler
 from repertory.actors.message import Command
 from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.clients import ClientCommand
+from repertory.supervision.traceback_text import message_of
 
 #: Few keys, so that many commands have the same key.
 _KEYS = 6
@@ -58,18 +59,19 @@ def _weight(handler: CommandHandler[Any, Any, Any]) -> int:
 
 
 def _message(source: random.Random, handler: CommandHandler[Any, Any, Any]) -> Command:
-    message_type = handler.message_types[0]
+    message_type, reason = handler.message_types[0], ""
     for _ in range(_TRIES):
         try:
             data = msgspec.to_builtins(_struct(source, message_type))
             made = msgspec.convert(data, message_type)
-        except (msgspec.ValidationError, ValueError):
+        except (msgspec.ValidationError, ValueError) as error:
+            reason = message_of(error)
             continue
         assert isinstance(made, Command), made
         return made
     raise ValueError(
-        f"no valid {message_type.__qualname__} could be drawn from its field types; pass commands= to simulate, or "
-        "write a scenario module"
+        f"no valid {message_type.__qualname__} could be drawn from its field types: {reason}; pass commands= to "
+        "simulate, or write a module `scenario` with commands(random) beside the system"
     )
 
 

@@ -169,7 +169,7 @@ def test_an_operator_accepts_the_loss(system: ActorSystem, url: str, lost: tuple
     assert "repertory skip-lost … --shard box/0 --reason …" in failed[0].reason
     assert not verified(system, url).ok
     assert f"{gap} were taken by retention and never handled" in run(url, "status", "lost_app:system").output
-    assert "1 shards lost commands to retention: box/0" in run(url, "status", "lost_app:system", "--check").output
+    assert "1 shard lost commands to retention: box/0" in run(url, "status", "lost_app:system", "--check").output
     skip = ("skip-lost", "lost_app:system", "--shard", "box/0", "--reason")
     done = run(url, *skip, "retention was two days")
     assert done.exit_code == 0, done.output

@@ -408,4 +408,4 @@ def test_a_shard_that_does_not_serve_is_a_problem() -> None:
         assert find_problems(system, [shard], [gone], [member], {}, NOW_MS) == []
     (nobody,) = find_problems(system, [shard], [node], [], {}, NOW_MS)
     assert (nobody.kind, nobody.where) == ("no-owner", "counter/0")
-    assert summary([nobody], 1) == "1 shards have no owner: counter/0"
+    assert summary([nobody], 1) == "1 shard has no owner: counter/0"

@@ -309,3 +309,46 @@ def test_simulate_leaves_no_process_behind(
 def test_simulate_refuses_a_scenario_that_is_none(repertory: Run) -> None:
     """A scenario that cannot be imported is one sentence."""
     refused(repertory("simulate", TARGET, "--scenario", "no.such.module"), "no.such.module", "cannot be imported")
+
+
+@pytest.mark.parametrize("target", ["app:system", "app.py:system", "./app:system", "shop.app:system", "shop:system"])
+def test_simulate_finds_the_scenario_in_the_folder_of_the_system(repertory: Run, tmp_path: Path, target: str) -> None:
+    """A module, a path, a module of a package and a package: each has its ``scenario`` beside it, and no other one."""
+    folder = tmp_path / "shop" if target.startswith("shop") else tmp_path
+    folder.mkdir(exist_ok=True)
+    (folder / ("__init__.py" if target == "shop:system" else "app.py")).write_text(
+        "from tests.apps.counting import system\n", encoding="utf-8"
+    )
+    elsewhere = tmp_path if folder != tmp_path else tmp_path / "other"
+    elsewhere.mkdir(exist_ok=True)
+    for place, word in ((folder, "beside"), (elsewhere, "elsewhere")):
+        (place / "scenario.py").write_text(
+            f"def invariant(outcome):\n    raise AssertionError('the one {word} it')\n", encoding="utf-8"
+        )
+    done = repertory("simulate", target, "--seeds", "1", "--no-minimise", "--allow-error", "RuntimeError")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "the one beside it" in done.stdout
+
+
+def test_simulate_says_which_field_no_command_can_be_drawn_for(repertory: Run, tmp_path: Path) -> None:
+    """A pattern, say: the sentence names the field and its type, and the way on."""
+    (tmp_path / "shop.py").write_text(
+        """
+from typing import Annotated
+from msgspec import Meta
+from repertory import ActorSystem, Command, Entity, command
+
+class Place(Command):
+    item: Annotated[str, Meta(pattern="^tea$")]
+
+class Order(Entity):
+    @command
+    def place(self, cmd: Place) -> None:
+        pass
+
+system = ActorSystem("shop")
+system.host(Order, partitions=1)
+""",
+        encoding="utf-8",
+    )
+    refused(repertory("simulate", "shop:system"), "no valid Place", "$.item", "^tea$", "`scenario`")

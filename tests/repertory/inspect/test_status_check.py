@@ -164,7 +164,7 @@ def test_check_fails_for_a_shard_that_cannot_be_read(system: ActorSystem, url: s
         appender.append([Output(f"{system.name}.clock.state", 0, b"\0shard", b"\xc1")])
     done = status("--check")
     assert done.exit_code == 1
-    assert "1 shards cannot be read: clock/0" in done.output
+    assert "1 shard cannot be read: clock/0" in done.output
 
 
 # --- partitions ---------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_partitions_that_are_added_are_read_by_nobody(
     assert "nknown partition" not in caplog.text
     done = status("--check")
     assert done.exit_code == 1
-    assert f"1 topics have other numbers of partitions: {topic}" in done.output
+    assert f"1 topic has another number of partitions: {topic}" in done.output
     done = status()
     assert says in done.output
     assert "read by nobody" in done.output
@@ -225,7 +225,7 @@ def test_partitions_of_other_topics(system: ActorSystem, url: str, status: Calla
     topic = f"{system.name}.clock.{role}"
     partitions(url, topic, 3)
     assert f"{topic} has 3 partitions, the code says 2: the partitions from 2 on are not used" in status().output
-    assert "1 topics have other numbers of partitions" in status("--check").output
+    assert "1 topic has another number of partitions" in status("--check").output
     with pytest.raises(TopicMismatch, match="3 partitions"):
         system.start(url)
 

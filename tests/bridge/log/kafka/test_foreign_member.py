@@ -113,7 +113,7 @@ def test_a_stranger_who_was_there_first(system: ActorSystem, kafka_url: str, cap
             done = status(kafka_url, "--check")
             assert done.exit_code == 1
             assert "2 shards have no owner" in done.output
-            assert "1 members of the group are not of this system: someone-elses-report" in done.output
+            assert "1 member of the group is not of this system: someone-elses-report" in done.output
             assert "give that application a group.id of its own" in status(kafka_url).output
             consumer.close()
             until(lambda: status(kafka_url, "--check").exit_code == 0)
@@ -132,7 +132,7 @@ def test_a_stranger_who_joins_a_running_system(
             until(lambda: SAYS in caplog.text, consumer)
             done = status(kafka_url, "--check")
             assert done.exit_code == 1
-            assert "1 shards have no owner: bell/" in done.output
+            assert "1 shard has no owner: bell/" in done.output
             members = json.loads(status(kafka_url, "--json").stdout)["members"]
             (foreign,) = [member for member in members if member["client"] == "someone-elses-report"]
             assert [shard[0] for shard in foreign["shards"]] == [f"{system.name}.bell.commands"]
