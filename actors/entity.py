@@ -158,7 +158,9 @@ class Behaviour:
         for handler in self.handlers.values():
             for result in handler.results:
                 if issubclass(result, Event) and result not in self.events:
-                    raise handler.refusal(f"returns {result.__qualname__}, which no @event method of {name} takes")
+                    raise handler.refusal(
+                        f"returns {result.__qualname__}, which no @event method of {name} takes; write one"
+                    )
         results = [result for handler in self.handlers.values() for result in handler.results]
         rejections = [result for result in results if issubclass(result, Rejection)]
         for message_type in (*self.handlers, *self.events, *rejections, self.entity):

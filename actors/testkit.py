@@ -40,6 +40,10 @@ class TestKit(Generic[E]):
     __test__ = False  # Not a test class for pytest.
 
     def __init__(self, entity: E, *, key: str = "key", timestamp_ms: int = 0, publishes: Iterable[str] = ()) -> None:
+        given: object = entity
+        if not isinstance(given, Entity):
+            name = given.__name__ if isinstance(given, type) else "Account"
+            raise TypeError(f"TestKit takes an entity, as in TestKit({name}()), not {given!r:.100}")
         self._directory = Directory(lambda _: True, lambda _: 1 << 31, frozenset(publishes).__contains__)
         self._behaviour = resolved(type(entity))
         self._key = key
@@ -56,7 +60,11 @@ class TestKit(Generic[E]):
         if type(message) not in behaviour.handlers:
             raise LookupError(f"{behaviour.entity.__name__} has no handler for {type(message).__name__}")
         data = encode(message)
-        received: Message = behaviour.decoder.decode(data)
+        try:
+            received: Message = behaviour.decoder.decode(data)
+        except DecodeError as error:
+            name = type(message).__name__
+            raise DecodeError(f"{name} cannot be decoded again: {error}; correct its fields") from error
         if isinstance(message, Command) and sender is None:
             sender = Sender(topic="replies", partition=0, correlation_id=f"{self._offset}")
         envelope = Envelope(self._offset, self._key, received, data, (), self._timestamp_ms, sender, about)

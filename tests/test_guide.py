@@ -149,6 +149,7 @@ class Terminal:
 
 
 @pytest.mark.processes
+@pytest.mark.timeout(300)
 def test_the_guide_works_in_order(tmp_path: Path) -> None:
     """Whoever copies each program and types each command sees what the guide shows, up to the section on Kafka."""
     with ExitStack() as stack:

@@ -85,9 +85,11 @@ class Client:
         return message_ids
 
     def _output(self, handler: CommandHandler[Any, Any, Any], key: str, message: Command, message_id: str) -> Output:
-        hosted = self._system.hosted.get(handler.owner) if isinstance(handler, CommandHandler) else None
+        if not isinstance(handler, CommandHandler):
+            raise ValueError(f"{handler!r} is not a @command method of an entity, such as Account.deposit")  # noqa: TRY004
+        hosted = self._system.hosted.get(handler.owner)
         if hosted is None:
-            raise ValueError(f"{self._system.name} hosts no entity with the handler {handler!r}")
+            raise ValueError(f"{self._system.name} hosts no entity with the handler {handler!r}; add system.host(…)")
         if type(message) not in handler.message_types:
             raise ValueError(f"{handler!r} does not take {type(message).__name__}")
         raw_key = checked_key(key).encode()

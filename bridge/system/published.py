@@ -39,7 +39,8 @@ def published_records(
     """
     count = reader.partition_count(topic)
     if count is None:
-        raise LookupError(f"there is no topic {topic!r} in this log")
+        declared = ", ".join(system.publishes) or "no topic"
+        raise LookupError(f"there is no topic {topic!r} in this log; {system.name} publishes to {declared}")
     own = MessageDecoder(message_types)
     hosted = MessageDecoder(
         {name: known for each in system.hosted.values() for name, known in each.behaviour.messages.items()}.values()

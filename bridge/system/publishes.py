@@ -32,6 +32,10 @@ class Publishes(msgspec.Struct, frozen=True):
 
 def checked_publishes(system: str, publishes: Mapping[str, Publishes]) -> Mapping[str, Publishes]:
     """Return the declared topics by name; ValueError for what cannot be one."""
+    if not isinstance(publishes, Mapping):
+        raise ValueError(  # noqa: TRY004  one class to catch
+            f'{system}: publishes is a dict such as {{"order-events": Publishes(partitions=3)}}, not {publishes!r:.100}'
+        )
     for topic, declared in publishes.items():
         where = f"{system} publishes to {topic!r:.300}"
         if not isinstance(topic, str) or not _TOPIC.fullmatch(topic) or topic in (".", ".."):

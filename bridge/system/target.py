@@ -29,7 +29,8 @@ def load_object(target: str, kind: type[T]) -> T:
     """Import a target and return the object that it names; TargetError unless that is a ``kind``."""
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:
-        raise TargetError(f"{target!r} is not a target: write module:system, as in examples.banking:system")
+        example = f"{module_name or 'examples.banking'}:{attribute or 'system'}"
+        raise TargetError(f"{target!r} is not a target: write module:system, as in {example}")
     module = _imported(module_name)
     if not hasattr(module, attribute):
         found = [name for name, value in vars(module).items() if isinstance(value, kind)]

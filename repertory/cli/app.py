@@ -160,7 +160,7 @@ def topics(
         found: Mapping[str, int] = {}
         made: list[str] = []
         if log is not None:
-            with opened(log, kafka_config, system.settings) as backend:
+            with opened(log, kafka_config, system.settings, may_be_new=True) as backend:
                 made = [*system.prepare(backend), *backend.ensure([incidents])] if create else []
                 found = backend.topics()
     table = TextTable("topic", "partitions", "config", "state")
@@ -232,7 +232,10 @@ def state(target: Target, entity: str, key: str, log: LogUrl, kafka_config: Kafk
         system = configured(target)
         behaviour = system.behaviour(entity)
         hosted = system.hosted[behaviour.entity]
-        with opened(log, kafka_config, system.settings) as backend, closing(backend.reader()) as reader:
+        with (
+            opened(log, kafka_config, system.settings, system=system) as backend,
+            closing(backend.reader()) as reader,
+        ):
             found = entity_state(reader, system, hosted, key)
     shown = {
         "entity": behaviour.name,

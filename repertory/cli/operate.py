@@ -48,7 +48,7 @@ def _operator(target: str, log: str, kafka_config: KafkaConfig) -> Iterator[Oper
     with sentences():
         system = configured(target)
         with (
-            opened(log, kafka_config, system.settings) as backend,
+            opened(log, kafka_config, system.settings, system=system) as backend,
             contextlib.closing(Operator(system, backend)) as operator,
         ):
             yield operator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,11 +100,43 @@ def configured(target: str) -> ActorSystem:
 
 
 @contextlib.contextmanager
-def opened(log: str, kafka_config: Path | None, settings: Settings) -> Iterator[Backend]:
-    """Open an existing log, and close it afterwards."""
+def opened(
+    log: str,
+    kafka_config: Path | None,
+    settings: Settings,
+    *,
+    system: ActorSystem | None = None,
+    may_be_new: bool = False,
+) -> Iterator[Backend]:
+    """Open a log, and close it afterwards.
+
+    Raises LookupError if it is a file that does not exist, unless it ``may_be_new``, or if ``system`` never ran on it.
+    """
     backend = connect(log, settings, read_kafka_config(None if kafka_config is None else str(kafka_config)))
     try:
-        backend.topics()
+        if not may_be_new:
+            _check_file(log)
+        found = backend.topics()
+        if system is not None:
+            _check_topics(system, log, found)
         yield backend
     finally:
         backend.close()
+
+
+def _check_file(log: str) -> None:
+    """Refuse a path that leads nowhere: to open it would make an empty log, in which nothing is wrong."""
+    scheme, _, path = log.partition(":")
+    if scheme == "sqlite":
+        with contextlib.suppress(PermissionError):  # The log itself says so, with the remedy.
+            if not Path(path).exists():
+                raise LookupError(f"there is no log {log}: {Path(path).absolute()} does not exist")
+
+
+def _check_topics(system: ActorSystem, log: str, found: Mapping[str, int]) -> None:
+    missing = [spec.name for spec in system.topic_specs() if spec.name not in found]
+    if missing:
+        raise LookupError(
+            f"{log} has no topic {missing[0]!r}: the system {system.name} never ran there; repertory topics shows what "
+            "it needs"
+        )

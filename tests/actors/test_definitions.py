@@ -300,7 +300,7 @@ HANDLER_MISTAKES: list[tuple[Callable[[], None], str]] = [
     (list_of_events, "is annotated to return list"),
     (event_handler_returns_none, "an event handler returns Self"),
     (stopped_returned, "is annotated to return Stopped"),
-    (event_without_event_method, "returns Deposited, which no @event method of Bad takes"),
+    (event_without_event_method, "returns Deposited, which no @event method of Bad takes; write one"),
     (two_handlers_for_one_message, "takes Deposit, and so does Bad.first; a message has one handler"),
     (two_replies_for_one_message, "takes Withdrawn, and so does Bad.second; a message has one handler"),
     (journaled_and_stateful, "journaled or stateful, never both"),
@@ -715,6 +715,14 @@ def test_a_name_that_never_exists_is_refused_with_the_name() -> None:
 
     with pytest.raises(DefinitionError, match="Dangling: an annotation names 'Nowhere', which does not exist"):
         TestKit(Dangling())
+
+
+def test_a_test_kit_says_what_it_takes_and_which_message_is_wrong() -> None:
+    """A class instead of an entity, and a field of another type, are named with what to write instead."""
+    with pytest.raises(TypeError, match=r"^TestKit takes an entity, as in TestKit\(Account\(\)\), not <class"):
+        TestKit(Account)  # type: ignore[type-var]
+    with pytest.raises(ValueError, match=r"^Deposit cannot be decoded again: Expected `int`.*; correct its fields$"):
+        TestKit(Account()).run(Deposit(amount="7"))  # type: ignore[arg-type]
 
 
 def test_a_class_that_is_not_an_entity_is_refused() -> None:

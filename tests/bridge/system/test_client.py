@@ -113,8 +113,8 @@ def commands(running: Running) -> list[bytes]:
     ("handler", "key", "message", "words"),
     [
         (Stranger.greet, "k", Foreign(), "hosts no entity with the handler"),
-        ("note", "k", Note(text="x"), "hosts no entity with the handler 'note'"),
-        (None, "k", Note(text="x"), "hosts no entity with the handler None"),
+        ("note", "k", Note(text="x"), "'note' is not a @command method of an entity"),
+        (None, "k", Note(text="x"), "None is not a @command method of an entity"),
         (Notebook.note, "k", Foreign(), "does not take Foreign"),
         (Notebook.note, "k", "text", "does not take str"),
         (Notebook.note, "k", Note, "does not take"),

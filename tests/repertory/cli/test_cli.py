@@ -16,9 +16,13 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from typer.testing import CliRunner
 
 from repertory.bridge.log.connect import connect
+from repertory.bridge.log.port import TopicSpec
 from repertory.bridge.log.record import Output
+from repertory.cli.app import app
+from repertory.cli.shared import EX_USAGE
 from repertory.supervision.process.node import SAME_REQUEST_S
 from tests.apps import counting
 from tests.support.paths import ROOT
@@ -104,7 +108,7 @@ def test_what_anybody_wrote_is_shown_as_it_is(repertory: Run, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("tests.apps.counting", ["module:system"]),
+        ("tests.apps.counting", ["module:system, as in tests.apps.counting:system"]),
         ("tests.apps.nowhere:system", ["tests.apps.nowhere"]),
         ("tests.apps.counting:nothing", ["nothing", "system"]),
         ("tests.apps.counting:Counter", ["Counter", "not an ActorSystem"]),
@@ -352,3 +356,40 @@ system.host(Order, partitions=1)
         encoding="utf-8",
     )
     refused(repertory("simulate", "shop:system"), "no valid Place", "$.item", "^tea$", "`scenario`")
+
+
+#: What reads a log, with what it is called for.
+READING = [
+    ["status", TARGET], ["status", TARGET, "--check"], ["state", TARGET, "counter", "k"], ["parked", "list", TARGET],
+    ["parked", "show", TARGET, "counter", "k"], ["parked", "retry", TARGET, "counter", "k"],
+    ["parked", "drop", TARGET, "counter", "k", "--reason", "x"], ["dead-letters", "list", TARGET],
+    ["dead-letters", "show", TARGET, "0@0"], ["dead-letters", "retry", TARGET, "0@0"], ["verify", TARGET],
+]  # fmt: skip
+#: What accepts something of a log that is there.
+ACCEPTING = [
+    ["skip-lost", TARGET, "--shard", "counter/0", "--reason", "x"],
+    ["topics", TARGET, "--adopt", "counter/0", "--reason", "x"],
+]
+
+
+@pytest.mark.parametrize(
+    "arguments", [*READING, *ACCEPTING, ["tail", "counting.control"]], ids=lambda each: " ".join(each[:2])
+)
+def test_a_misspelt_file_is_no_empty_log(tmp_path: Path, arguments: list[str]) -> None:
+    """What only reads a log makes none: in a new one no command was ever lost, and nothing says that it is new."""
+    done = CliRunner().invoke(app, [*arguments, "--log", f"sqlite:{tmp_path}/bnak.db"])
+    assert done.exit_code == EX_USAGE, done.output
+    assert f"there is no log sqlite:{tmp_path}/bnak.db" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", READING, ids=lambda each: " ".join(each[:2]))
+def test_a_log_on_which_the_system_never_ran_is_said_so(tmp_path: Path, arguments: list[str]) -> None:
+    """The log of another system is none of this one, whatever reads it."""
+    url = f"sqlite:{tmp_path}/other.db"
+    with closing(connect(url)) as backend:
+        backend.ensure([TopicSpec("other.control", 1, {})])
+    done = CliRunner().invoke(app, [*arguments, "--log", url])
+    assert done.exit_code == EX_USAGE, done.output
+    assert "has no topic 'counting.c" in done.stderr
+    assert "repertory topics" in done.stderr
