@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import msgspec
 
 from repertory.actors.context import OutputRefused
@@ -32,10 +30,10 @@ class CommandRunner:
     )  # fmt: skip
 
     def __init__(
-        self, config: ShardConfig, entities: Entities, guard: CrashGuard, stash: Stash, refused: Mapping[int, str]
+        self, config: ShardConfig, entities: Entities, guard: CrashGuard, stash: Stash, refused: dict[int, str]
     ) -> None:
-        """``refused``: commands whose outputs the log refuses for good, by offset, and why; each is judged once."""
-        self._refused = dict(refused)
+        """``refused``: commands whose outputs the log refuses for good, by offset, and why; taken out when judged."""
+        self._refused = refused
         self._config, self._entities, self._guard, self._stash = config, entities, guard, stash
         self._handlers = config.behaviour.handlers
         self._cause_prefix = f"{config.topic}/{config.id.partition}/"

@@ -51,7 +51,8 @@ class Shard:
             config.behaviour, recovered.cells, recovered.window, recovered.stash, recovered.budget, record.seq
         )
         self._guard = CrashGuard(config, record, recovered.end_offset)
-        self._runner = CommandRunner(config, self._entities, self._guard, self.stash, refused)
+        self._refused = dict(refused)
+        self._runner = CommandRunner(config, self._entities, self._guard, self.stash, self._refused)
         self._has_group_offset, self._recovery_incidents = recovered.has_group_offset, recovered.incidents
         #: For at least once; None while this log was only ever written exactly once.
         self._redelivery = Redelivery(config, record.next, recovered.seen) if record.epoch else None
@@ -130,7 +131,8 @@ class Shard:
         Returns None if no command was handled, and no announcement must be written or cleared.
         """
         guard, runner = self._guard, self._runner
-        turn = Turn(self.stash, self._entities.budget, answers=self.config.policy.asked == "answer")
+        answers = self.config.policy.asked == "answer"
+        turn = Turn(self.stash, self._entities.budget, answers=answers, refusals=self._refused)
         batch_max = records_max or self.config.limits.batch_records_max
         runner.stalled = None
         self._entities.watch_clock(now_ms)

@@ -31,6 +31,7 @@ class Turn:
     __slots__ = (
         "_answers",
         "_budget",
+        "_refusals",
         "_stash",
         "anchor",
         "bytes",
@@ -45,9 +46,13 @@ class Turn:
         "touched",
     )  # fmt: skip
 
-    def __init__(self, stash: Stash, budget: RestartBudget, *, answers: bool) -> None:
-        """``answers``: asked commands are answered instead of parked (``restart(asked="answer")``)."""
-        self._stash, self._budget, self._answers = stash, budget, answers
+    def __init__(self, stash: Stash, budget: RestartBudget, *, answers: bool, refusals: dict[int, str]) -> None:
+        """``answers``: asked commands are answered instead of parked (``restart(asked="answer")``).
+
+        ``refusals``: the commands whose outputs the log refuses for good, by offset; an operator's request among them
+        is carried out, and is not answered.
+        """
+        self._stash, self._budget, self._answers, self._refusals = stash, budget, answers, refusals
         self.outputs: list[TurnOutput] = []
         self.changelog: list[ChangelogEntry] = []
         self.counts = Counts()
@@ -88,7 +93,7 @@ class Turn:
         if not retry.open:
             return
         ended = RetryEnded(outcome=outcome, error=error, reason=reason[:REASON_CHARS_MAX], reply=reply)
-        self.outputs.append(Replied(retry.to, encode(ended), retry.offset, RETRY_INDEX))
+        self._to_operator(Replied(retry.to, encode(ended), retry.offset, RETRY_INDEX))
 
     def quarantine(self, envelope: Envelope, where: str, deaths: int, *, is_stashed: bool) -> None:
         """Dead-letter a command that kills every process that handles it."""
@@ -188,7 +193,14 @@ class Turn:
     def answer(self, delivery: Envelope) -> None:
         """Answer an operator's request with Done."""
         if delivery.sender is not None:
-            self.outputs.append(Replied(delivery.sender, _DONE, delivery.offset, 0))
+            self._to_operator(Replied(delivery.sender, _DONE, delivery.offset, 0))
+
+    def _to_operator(self, answer: Replied) -> None:
+        """Answer an operator, who waits for a limited time: where the log takes no answer, nothing depends on it."""
+        if self._refusals.pop(answer.offset, None) is None:
+            self.outputs.append(answer)
+        else:
+            self.refused.append(answer.offset)
 
     def _wrote(self, envelope: Envelope, record: StashedRecord | None) -> None:
         self.touched[envelope.key] = None

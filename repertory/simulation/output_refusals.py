@@ -15,7 +15,8 @@ class OutputRefusals:
     """Shared by all logs of one run. What is refused once is refused each time, whoever sends it.
 
     Only outputs that were never sent before are chosen: at least once, they could be written already. The records of
-    what became of a command are not refused, nor are answers to the operator: that would rightly stop its shard.
+    what became of a command are not refused: that would rightly stop its shard. Nor are answers to the operator:
+    requests are carried out without them, but ``verify`` misses them.
     """
 
     def __init__(self, dead_letters: str, replies: str) -> None:

@@ -20,17 +20,18 @@ from msgspec import Meta
 
 from examples.banking import scenario as bank_scenario
 from examples.banking import system as bank
-from repertory import ActorSystem, Command, Context, Entity, Event, command, event
+from repertory import ActorSystem, Command, Context, Directive, Entity, Event, command, event, restart
+from repertory.actors.control import DropParked, RetryParked
 from repertory.bridge.log.record import TopicPartition
 from repertory.bridge.region import ShardPhase
-from repertory.simulation import FAULTS, Outcome, Scenario, SimulationFailed, generated, simulate
+from repertory.simulation import FAULTS, Outcome, Scenario, SimulationFailed, generated, output_refusals, simulate
 from repertory.simulation.check import Scan
 from repertory.simulation.choices import FromTape, Place, Seeded
 from repertory.simulation.clients import ClientCommand
 from repertory.simulation.cluster import SimulatedCluster
 from repertory.simulation.swarm import InjectedEscalation
 from repertory.simulation.worker import SimulatedWorker
-from tests.actors.domain import Account, Deposit, Pay, Teller
+from tests.actors.domain import Account, Deposit, Pay, Teller, Trip
 from tests.apps import simulated
 from tests.campaigns.mutants import at_least_once
 from tests.support.paths import ROOT
@@ -428,6 +429,31 @@ def a_sibling_restores() -> tuple[SimulatedCluster, SimulatedWorker, TopicPartit
     cluster.handler_faults.armed.append((InjectedEscalation, 1))
     cluster.clients.add((Teller.pay, "t", Pay(account="a", amount=1)))
     return cluster, worker, assigned_shards[Teller].place
+
+
+def test_an_answer_to_an_operator_that_the_log_refuses_stops_no_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request is carried out, and nobody is answered.
+
+    Found by seed 1014 of the test system: the answer was taken for the record of what became of a refused command.
+    The fault ``refuse`` spares such answers, because ``verify`` misses them.
+    """
+    monkeypatch.setattr(output_refusals, "OPERATOR", b"nobody")
+    system = ActorSystem("one")
+    system.host(Account, partitions=1, supervise=restart(on={ValueError: Directive.STOP}))
+    cluster = SimulatedCluster(system, [(Account.trip, "a", Trip(times=9, error="stop"))], FromTape({}), ())
+    cluster.settle()
+    place = TopicPartition("one.account.commands", 0)
+    for message in (RetryParked(offset=0), DropParked(offset=0, reason="enough")):
+        cluster.refusals.armed = 1
+        cluster.clients.operate(place, "a", message)
+        cluster.clients.add((Account.deposit, "b", Deposit(amount=1)))
+        cluster.settle()
+    assert cluster.refusals.commands == {f"{place}/1", f"{place}/3"}
+    assert not cluster.probes["shard-failed"]
+    assert cluster.reader.bounds("one.account.events", 0)[1] == 2
+    assert cluster.reader.bounds("one.dead-letters", 0)[1] == 1
+    Scan(cluster).check()
+    cluster.close()
 
 
 def test_choices_are_the_same_for_the_same_seed() -> None:
