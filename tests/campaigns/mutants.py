@@ -691,5 +691,12 @@ def write(tables: dict[str, str]) -> None:
     DOCS.write_text(text, encoding="utf-8")
 
 
+def main() -> None:
+    """Write the tables. They are of the module with which the other mutants register, not of this program."""
+    from tests.campaigns import mutants, scenarios  # noqa: PLC0415  they import this module
+
+    mutants.write({"faults": mutants.faults(), "mutants": mutants.table(), "scenarios": scenarios.table()})
+
+
 if __name__ == "__main__":
-    write({"faults": faults(), "mutants": table()})
+    main()
