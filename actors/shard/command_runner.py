@@ -51,7 +51,10 @@ class CommandRunner:
         cell = self._entities.cells.get(key)
         if cell is None:
             if partition_of(key.encode(), config.partitions) != config.id.partition:
-                reason = f"key {key!r} belongs on partition {partition_of(key.encode(), config.partitions)}"
+                reason = (
+                    f"key {key!r} belongs on partition {partition_of(key.encode(), config.partitions)}: its producer "
+                    "needs Java's default partitioner (in librdkafka partitioner=murmur2_random)"
+                )
                 turn.dead_letter(envelope, "WrongPartition", reason)
                 return
             cell = Cell(behaviour.initial(), behaviour.initial_data)

@@ -41,8 +41,9 @@ def logger() -> logging.Logger:
 
 
 @pytest.fixture
-def _in_a_handler() -> Iterator[None]:
-    """Pretend that a command is in a handler of this thread."""
+def _in_a_handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pretend that a command is in a handler of this thread, in a process of no node, whatever ran here before."""
+    monkeypatch.setattr(log_lines._Process, "node", "")
     log_lines.work_as("worker-3")
     log_lines.follow("bank", lambda: (ShardId("account", 2), ENVELOPE))
     yield

@@ -422,6 +422,7 @@ def test_records_that_cannot_be_handled_are_dead_lettered_in_order() -> None:
     bench.run()
     assert [event["amount"] for event in bench.journal] == [1, 2]
     assert bench.errors() == ["DecodeError", "WrongPartition", "DecodeError", "DecodeError"]
+    assert b"partitioner=murmur2_random" in (bench.dead_letters[1].header("error-message") or b"")
     assert [answer["type"] for answer in bench.replies] == ["Undelivered", "Undelivered"]
     assert foreign not in bench.shard.cells
 
