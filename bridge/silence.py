@@ -86,10 +86,10 @@ def silenced() -> Iterator[Silenced]:
         return
     made, before, stdout = Silenced(), _Current.silenced, sys.stdout
     filtered = list(handlers())
-    for handler in filtered:
-        handler.addFilter(made)
-    sys.stdout, _Current.silenced = _Printed(made, stdout), made
-    try:
+    try:  # Ctrl-C may come at any moment.
+        for handler in filtered:
+            handler.addFilter(made)
+        sys.stdout, _Current.silenced = _Printed(made, stdout), made
         yield made
     finally:
         sys.stdout, _Current.silenced = stdout, before
