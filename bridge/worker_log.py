@@ -40,7 +40,7 @@ class WorkerLog:
 
     def __init__(self, report: ReportSink) -> None:
         self._report = report
-        #: The commands topics of which it was said that they have more partitions than the code says.
+        #: The commands topics that were reported to have more partitions than the code declares.
         self._said: set[str] = set()
 
     def assigned(self, shard: ShardConfig, partition_count: Callable[[str], int | None]) -> None:

@@ -84,7 +84,7 @@ def _snapshot(behaviour: Behaviour, record: Record, data: bytes) -> Entity:
 
 
 def shard_record(reader: Reader, system: SystemDefinition, behaviour: Behaviour, partition: int) -> ShardRecord:
-    """Return the latest shard record, or that of a shard which has committed nothing; DecodeError if it is none."""
+    """Return the latest shard record, or that of a shard which has committed nothing; DecodeError if it is invalid."""
     shard = None
     for found in reader.read(topics.state_topic(system.name, behaviour.name), partition):
         if found.key == topics.SHARD_KEY and found.value is not None:

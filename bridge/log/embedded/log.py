@@ -42,7 +42,7 @@ from repertory.bridge.log.port import (
     TopicMismatch,
     Transaction,
 )
-from repertory.bridge.log.record import Output, TopicPartition
+from repertory.bridge.log.record import TopicPartition
 from repertory.supervision.process.proc import is_alive, is_stopped, pid_start
 
 #: Replayed records of one poll over all shards, so shards that are ready do not wait long for those that restore.
@@ -185,7 +185,7 @@ class EmbeddedLog:
             self._refuse_missing(transaction, str(error))
             return
         except Refused as error:
-            self._refuse(shard, transaction.records, str(error), all_refused=False)
+            self._start_over(OutputsRefused(shard, transaction.records, str(error), all_refused=False))
             return
         if not is_ours:
             self._fence(shard)
@@ -354,10 +354,13 @@ class EmbeddedLog:
             self._events.append(Lost(shard, reason))
 
     def _abort(self, shard: TopicPartition, reason: str) -> None:
+        self._start_over(Aborted(shard, reason, routine=False))
+
+    def _start_over(self, event: Aborted | OutputsRefused) -> None:
         """Have a shard claimed again."""
-        self._shards[shard] = _Shard()
-        self._claims.pop(shard, None)
-        self._events.append(Aborted(shard, reason, routine=False))
+        self._shards[event.shard] = _Shard()
+        self._claims.pop(event.shard, None)
+        self._events.append(event)
 
     def _refuse_missing(self, transaction: Transaction, reason: str) -> None:
         """Refuse the records for topics of others that do not exist; another missing partition is no record's fault."""
@@ -368,15 +371,9 @@ class EmbeddedLog:
             if not output.topic.startswith(own) and self.partition_count(output.topic) is None
         ]  # fmt: skip
         if missing:
-            self._refuse(transaction.shard, missing, reason, all_refused=True)
+            self._start_over(OutputsRefused(transaction.shard, missing, reason, all_refused=True))
         else:
             self._abort(transaction.shard, reason)
-
-    def _refuse(self, shard: TopicPartition, outputs: Sequence[Output], reason: str, *, all_refused: bool) -> None:
-        """Have a shard claimed again, and name the records that are refused for good."""
-        self._shards[shard] = _Shard()
-        self._claims.pop(shard, None)
-        self._events.append(OutputsRefused(shard, outputs, reason, all_refused))
 
     def _fence(self, shard: TopicPartition) -> None:
         """Forget a shard that a later owner claimed; whether it is still ours is seen at the next poll."""

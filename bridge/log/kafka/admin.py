@@ -176,13 +176,11 @@ class Admin:
         Raises KafkaException for an answer that does not say whether there is such a topic.
         """
         for topic in topics:
-            try:
-                count = len(_result(answers[topic]).partitions)
-            except KafkaException as failure:
-                if error_of(failure).code() not in UNKNOWN_TOPIC:
-                    raise
+            found = _existing(answers[topic])
+            if found is None:
                 self._counts.pop(topic, None)
                 continue
+            count = len(found.partitions)
             before, self._counts[topic] = self._counts.get(topic, count), count
             if before != count:
                 logger.warning(
@@ -198,14 +196,8 @@ class Admin:
 
     def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
         """Return the ids of those of the topics that exist; KafkaException if the cluster does not answer."""
-        ids = {}
-        for topic, future in self.describe_topics(topics).items():
-            try:
-                ids[topic] = str(_result(future).topic_id)
-            except KafkaException as failure:
-                if error_of(failure).code() not in UNKNOWN_TOPIC:
-                    raise
-        return ids
+        found = {topic: _existing(future) for topic, future in self.describe_topics(topics).items()}
+        return {topic: str(each.topic_id) for topic, each in found.items() if each is not None}
 
     def describe_topics(self, topics: Iterable[str]) -> dict[str, Future[TopicDescription]]:
         """Ask for the descriptions of topics, and do not wait."""
@@ -415,6 +407,16 @@ def _result(future: Future[T]) -> T:
         return future.result(timeout=3 * REQUEST_TIMEOUT_S)
     except FutureTimeoutError:
         raise KafkaException(KafkaError(TIMED_OUT)) from None
+
+
+def _existing(future: Future[TopicDescription]) -> TopicDescription | None:
+    """Wait for the description of a topic; None if there is no such topic."""
+    try:
+        return _result(future)
+    except KafkaException as failure:
+        if error_of(failure).code() not in UNKNOWN_TOPIC:
+            raise
+        return None
 
 
 def _description(member: KafkaMember) -> MemberDescription:

@@ -25,7 +25,7 @@ from repertory.bridge.log.record import Output, TopicPartition
 
 #: librdkafka reports every delivery by its own timeout. One that is not reported this much later never will be.
 DECISION_SLACK_S = 5.0
-#: After a fatal error the reports of the records that were sent come at once. Of others there is none.
+#: After a fatal error the reports of records that were sent arrive at once; other records have no report.
 DRAIN_S = 1.0
 
 
@@ -59,7 +59,7 @@ class KafkaAppender:
         try:
             self._deliver(producer, deliveries)
         except OutcomeUnknown:  # A fatal error comes before the reports that say of which records it is.
-            _drain(producer, deliveries)
+            self._drain(producer, deliveries)
             raise
         finally:
             self.errors = [(each.output, each.error) for each in deliveries if each.error is not None]
@@ -103,6 +103,13 @@ class KafkaAppender:
         except KafkaException as failure:  # A gap: the producer failed fatally, and reports it here.
             self._has_failed = True
             raise OutcomeUnknown(describe(error_of(failure))) from failure
+
+    def _drain(self, producer: Producer, deliveries: Sequence[_Delivery]) -> None:
+        """Take the reports that a producer still has after a fatal error."""
+        deadline_s = time.monotonic() + DRAIN_S
+        while time.monotonic() < deadline_s and not all(delivery.decided for delivery in deliveries):
+            with suppress(KafkaException):
+                self._callbacks.poll(producer.poll, 0.05)
 
     def _enqueue(self, producer: Producer, delivery: _Delivery, deadline_s: float) -> bool:
         """Put one record into the queue, waiting for room; return whether that was possible."""
@@ -151,14 +158,6 @@ class KafkaAppender:
             return delivery.output.topic not in self._admin.topic_ids([delivery.output.topic])
         except KafkaException:
             return False
-
-
-def _drain(producer: Producer, deliveries: Sequence[_Delivery]) -> None:
-    """Take the reports that a producer still has after a fatal error."""
-    deadline_s = time.monotonic() + DRAIN_S
-    while time.monotonic() < deadline_s and not all(delivery.decided for delivery in deliveries):
-        with suppress(KafkaException):
-            producer.poll(0.05)
 
 
 class _Delivery:
