@@ -10,7 +10,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicCollection
+from confluent_kafka import Consumer, ConsumerGroupState, IsolationLevel, KafkaError, KafkaException, TopicCollection
 from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not re-exported
     AdminClient,
@@ -57,12 +57,14 @@ class Slot(NamedTuple):
     """A slot as the group describes it: the member that holds it, and the topics assigned to that member.
 
     ``all_assigned`` are the partitions that the group has assigned to any member; ``members`` are all of them.
+    ``is_steady`` if no rebalance is under way.
     """
 
     holder: str | None
     assigned: frozenset[str] | None
     all_assigned: frozenset[TopicPartition] = frozenset()
     members: tuple[MemberDescription, ...] = ()
+    is_steady: bool = True
 
 
 class Admin:
@@ -355,28 +357,31 @@ class Admin:
 
     def members(self, group: str) -> list[MemberDescription]:
         """Describe the members of a group."""
-        return [_description(member) for member in self._members(group)]
+        found = self._group(group)
+        return [_description(member) for member in found.members] if found is not None else []
 
     def slot(self, member: Member) -> Slot:
         """Describe a slot of a group."""
-        found = self._members(member.group)
-        members = tuple(map(_description, found))
+        found = self._group(member.group)
+        if found is None:
+            return Slot(None, None)
+        members = tuple(map(_description, found.members))
         all_assigned = frozenset(place for each in members for place in each.shards)
-        for other, described in zip(found, members, strict=True):
+        is_steady = found.state == ConsumerGroupState.STABLE
+        for other, described in zip(found.members, members, strict=True):
             if described.instance_id == member.instance_id:
                 topics = frozenset(place.topic for place in described.shards)
-                return Slot(other.member_id, topics, all_assigned, members)
+                return Slot(other.member_id, topics, all_assigned, members, is_steady)
         return Slot(None, None, members=members)
 
-    def _members(self, group: str) -> Sequence[KafkaMember]:
-        """Ask for the members of a group.
+    def _group(self, group: str) -> ConsumerGroupDescription | None:
+        """Describe a group, None if there is none.
 
         The admin client may abort the process while the coordinator does not answer (see :meth:`committed`), so a
         consumer asks first. The first claim needs that consumer anyway.
         """
         self.committed(group, TopicPartition(f"{group}.control", 0))
-        found = self._retry(lambda: self._described(group))
-        return found.members if found is not None else ()
+        return self._retry(lambda: self._described(group))
 
     def _described(self, name: str) -> ConsumerGroupDescription | None:
         """Ask with a new client: one whose connection broke may never find a coordinator again (see ``committed``).

@@ -6,6 +6,7 @@ second, and shards that do not move continue during a rebalance.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -46,6 +47,8 @@ HANDOVER_TIMEOUT_S = 3.0
 LEAVING_POLL_S = 0.01
 #: A member that still holds the slot after this many sessions is a live worker: it sends heartbeats.
 HOLDER_SESSIONS_MAX = 2.0
+#: For how many sessions there must have been no rebalance, within which the group asks nobody for heartbeats.
+HOLDER_STEADY_SESSIONS = 1.5
 #: How often the group is asked who holds the slot.
 HOLDER_POLL_S = 0.2
 #: Timeout of the metadata request before the subscription changes.
@@ -85,6 +88,7 @@ class GroupMember:
         self._control = f"{member.group}.control"
         self._failure: LogError | None = None
         self._proof_asked_s: float | None = None  # when the proof under way was asked for
+        self._unanswered = 0  # the plain offset commits that are not answered yet
         self._proof_retry_s = 0.0
         self._down_since_s: float | None = None
         self._ping: Future[object] | None = None
@@ -156,9 +160,10 @@ class GroupMember:
         """Return the error for a member that lost its slot to a live worker, or to a join request that came late.
 
         A late request is one of our own, repeated over another connection, or the last one of our killed predecessor.
-        The group takes it for a worker, but it sends no heartbeats, so the group frees the slot after a session.
+        The group takes it for a worker, but it sends no heartbeats, so the group frees the slot after a session. In a
+        rebalance it waits for no heartbeats, and keeps whoever asked to join: that proves nothing.
         """
-        holder = None
+        holder, unsteady_s = None, -math.inf
         asked_s = time.monotonic()
         deadline_s = asked_s + HOLDER_SESSIONS_MAX * self._session_s
         while asked_s < deadline_s:
@@ -172,13 +177,18 @@ class GroupMember:
             if (pid := self._slot_lock.other_pid()) is not None:
                 return self._slot_taken(f"process {pid} of this machine, which joined later ({why})")
             if slot.holder is None or holder not in (None, slot.holder):
-                return LogUnavailable(
-                    f"{self._member.instance_id} was shut out by a request to join that came late ({why})"
-                )
+                return self._shut_out(why)
             holder = slot.holder
+            if not slot.is_steady:
+                unsteady_s = answered_s
             time.sleep(HOLDER_POLL_S)
             asked_s = time.monotonic()
+        if asked_s < unsteady_s + HOLDER_STEADY_SESSIONS * self._session_s:
+            return self._shut_out(why)
         return self._slot_taken(f"another worker, which joined later ({why})")
+
+    def _shut_out(self, why: str) -> LogUnavailable:
+        return LogUnavailable(f"{self._member.instance_id} was shut out by a request to join that came late ({why})")
 
     def _subscribe(self, topics: list[str]) -> None:
         on_assign, on_revoke, on_lost = map(self._callbacks.kept, (self._on_assign, self._on_revoke, self._on_lost))
@@ -294,11 +304,26 @@ class GroupMember:
     def _on_revoke(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         self._group_watch.revoked(time.monotonic())
         self._listener.revoked(self._shards_of(partitions), "the group assigned it to another worker", lost=False)
+        self._await_commits()
         _unassign(consumer, partitions)
 
     def _on_lost(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         self._listener.revoked(self._shards_of(partitions), "the worker is no longer a member of the group", lost=True)
+        self._await_commits()
         _unassign(consumer, partitions)
+
+    def _await_commits(self) -> None:
+        """Wait for the answers to our plain offset commits: none may arrive while partitions are given up.
+
+        One that says that our slot was taken, after all partitions were unassigned and before that is complete, sends
+        librdkafka 2.16.0 into an endless recursion of ``rd_kafka_cgrp_assignment_done`` and
+        ``rd_kafka_rebalance_op_incr``, which ends the process. A commit that waits for its answer gets it after all
+        earlier ones.
+        """
+        if self._unanswered:
+            with suppress(KafkaException):  # `poll` gets the error too
+                self._consumer.commit(offsets=[KafkaPartition(self._control, 0, 0)], asynchronous=False)
+            self._unanswered = 0
 
     def _shards_of(self, partitions: list[KafkaPartition]) -> list[TopicPartition]:
         """Leave out the control topic, to which a worker subscribes to make the group rebalance."""
@@ -319,7 +344,7 @@ class GroupMember:
         ) or now_s < self._proof_retry_s:
             return
         try:
-            self._consumer.commit(offsets=[KafkaPartition(self._control, 0, 0)], asynchronous=True)
+            self._commit([KafkaPartition(self._control, 0, 0)])
             self._proof_asked_s = now_s
         except KafkaException as failure:
             self._unproved(error_of(failure))
@@ -331,15 +356,20 @@ class GroupMember:
         """
         targets = [KafkaPartition(*where, offset) for where, offset in offsets.items()]
         try:
-            self._consumer.commit(offsets=targets, asynchronous=True)
+            self._commit(targets)
         except KafkaException as failure:
             self._group_offsets_refused(error_of(failure), targets)
+
+    def _commit(self, offsets: list[KafkaPartition]) -> None:
+        self._consumer.commit(offsets=offsets, asynchronous=True)
+        self._unanswered += 1
 
     def _group_offsets_refused(self, refusal: KafkaError, partitions: Sequence[KafkaPartition]) -> None:
         logger.info("offsets of %s are not committed: %s", self._member.instance_id, describe(refusal))
         self._listener.group_offsets_refused([TopicPartition(p.topic, p.partition) for p in partitions])
 
     def _on_commit(self, error: KafkaError | None, partitions: list[KafkaPartition]) -> None:
+        self._unanswered = max(0, self._unanswered - 1)
         if any(p.topic != self._control for p in partitions):
             refusal = error or next((p.error for p in partitions if p.error is not None), None)
             if refusal is not None:

@@ -10,14 +10,17 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from unittest.mock import patch
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer
 
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.kafka.log import KafkaLog
 from repertory.bridge.log.port import Aborted, Assigned, Committed, Fenced, Fetched, LogUnavailable, Member, SlotTaken
+from repertory.bridge.log.record import TopicPartition
 from repertory.bridge.system.settings import Settings
 from tests.support.kafka.broker import Broker, BrokerMissingError
 from tests.support.kafka.tcp_proxy import END_TXN, TXN_OFFSET_COMMIT, Catch, LateRequestProxy
@@ -236,7 +239,7 @@ def test_a_worker_that_a_late_request_shut_out_may_come_back(world: LogHarness) 
     world.join(0).claimed(shard)
 
 
-def join_again(broker: str, group: str, member: Member) -> None:
+def join_again(broker: str, group: str, member: Member, session_ms: int = 6_000) -> None:
     """Send the request with which a static member joins (JoinGroup, version 5), as its client would, and leave."""
 
     def text(value: str) -> bytes:
@@ -244,12 +247,83 @@ def join_again(broker: str, group: str, member: Member) -> None:
 
     header = struct.pack(">hhi", 11, 5, 1) + text("repertory-here-0")
     instance = text(member.instance_id)
-    body = text(group) + struct.pack(">ii", 6_000, 60_000) + text("") + instance + text("consumer")
-    request = header + body + struct.pack(">i", 1) + text("cooperative-sticky") + struct.pack(">i", 0)
+    body = text(group) + struct.pack(">ii", session_ms, 60_000) + text("") + instance + text("consumer")
+    subscription = struct.pack(">hii", 0, 0, 0)  # No topics. Of none at all, librdkafka's group leader aborts.
+    protocols = struct.pack(">i", 1) + text("cooperative-sticky") + struct.pack(">i", len(subscription)) + subscription
+    request = header + body + protocols
     host, _, port = broker.partition(":")
-    with socket.create_connection((host, int(port))) as connection:
+    with socket.create_connection((host, int(port))) as connection, suppress(TimeoutError):
+        connection.settimeout(1.0)  # The answer waits for the end of a rebalance.
         connection.sendall(struct.pack(">i", len(request)) + request)
         connection.recv(4)
+
+
+def test_who_joins_during_a_rebalance_proves_nothing(kafka_url: str) -> None:
+    """While the group waits for others it asks nobody for heartbeats, and a late request holds the slot for long.
+
+    So it is after a machine slept: all its workers join again at once. A worker that then ended for good, because
+    another had its slot, would be missing.
+    """
+    world = LogHarness(connect(kafka_url, Settings(session_timeout_s=session_s())), "kafka")
+    world.make()
+    try:
+        driver = world.join(0)
+        world.settled(driver)
+        group, broker = driver.log._group, world.backend.url.removeprefix("kafka://")
+        assert group is not None
+        until_s = time.monotonic() + DEADLINE_S
+        for _ in range(2):  # The second time the group waits for this silent member to join again.
+            join_again(broker, world.group, Member(world.group, "silent", 0), session_ms=30_000)
+            join_again(broker, world.group, Member(world.group, "silent", 1), session_ms=30_000)
+        while group._admin.slot(Member(world.group, "here", 0)).is_steady:
+            driver.log.poll(0.01)
+            assert time.monotonic() < until_s
+        join_again(broker, world.group, Member(world.group, "here", 0))
+        with pytest.raises(LogUnavailable, match="a request to join that came late"):  # noqa: PT012
+            while time.monotonic() < until_s:
+                driver.log.poll(0.01)
+    finally:
+        world.close()
+
+
+def fenced_while_it_gives_up_everything(url: str) -> None:
+    """In a process of its own: a proof of membership is under way when the group takes a worker's shards and slot."""
+    world = LogHarness(connect(url), "kafka")
+    world.make()
+    driver = world.join(0)
+    world.settled(driver)
+    group = driver.log._group
+    revoked = group._listener.revoked
+
+    def fenced(shards: Sequence[TopicPartition], reason: str, *, lost: bool) -> None:
+        revoked(shards, reason, lost=lost)
+        join_again(url.removeprefix("kafka://"), world.group, Member(world.group, "here", 0))
+        group.prove()
+
+    def unassign_all(consumer: Consumer, _: object) -> None:
+        consumer.incremental_unassign(consumer.assignment())
+
+    with (
+        patch.object(group._listener, "revoked", fenced),
+        patch("repertory.bridge.log.kafka.group._unassign", unassign_all),
+    ):
+        world.join(1)
+        try:
+            world.until(lambda: False, lambda: "the fencing")
+        except LogUnavailable as error:
+            sys.stdout.write(f"{error}\n")
+            sys.stdout.flush()
+    os._exit(0)
+
+
+def test_a_fenced_worker_that_gives_up_everything_survives(world: LogHarness) -> None:
+    """librdkafka's thread recursed until its stack was full, when this proof was refused: the process was gone."""
+    script = f"from {__name__} import *; fenced_while_it_gives_up_everything({world.backend.url!r})"
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "was shut out by a request to join that came late" in ended.stdout
 
 
 @pytest.mark.parametrize("records", [3_000])
