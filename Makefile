@@ -10,8 +10,8 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 # What needs neither a broker nor other processes, and takes no more than milliseconds for each test.
 PURE := not kafka and not processes and not simulation
-# What needs the machine for itself: its processes and sessions would starve beside other tests.
-ALONE := kafka or processes
+# What starts processes or a broker and mostly waits for them: beside the rest it would starve, but two go well together.
+WAITING := kafka or processes
 # For `make matrix`: the versions to look for, where besides PATH, and which tests.
 VERSIONS := 3.11 3.12 3.13 3.14
 PYENV_ROOT ?= $(HOME)/.pyenv
@@ -27,8 +27,8 @@ demo: $(READY) ## Run the banking simulation: two supervised workers, killed as 
 	$(PY) -m examples.banking
 
 test: $(READY) lint ## Run the whole test suite, a real Apache Kafka included (Java and Maven are needed).
-	$(PY) -m pytest -n auto --dist worksteal -m "not ($(ALONE))"
-	$(PY) -m pytest -m "$(ALONE)"
+	$(PY) -m pytest -n auto --dist worksteal -m "not ($(WAITING))"
+	$(PY) -m pytest -n 2 --dist loadfile -m "$(WAITING)"
 
 check: $(READY) lint ## The quick half: style, types, pure tests. Under a minute, no broker.
 	$(PY) -m pytest -n auto --dist worksteal -m "$(PURE)"
