@@ -21,77 +21,121 @@ R = TypeVar("R")
 _FRAMEWORK = __name__.partition(".")[0]
 
 
-class Silenced(logging.Filter):
+class Silenced:
     """What is dropped on one thread, and how many lines that were. Made by `silenced`."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.lines = 0
-        self._thread, self._is_lifted = threading.get_ident(), False
+        self.is_lifted = False
         self._last: logging.LogRecord | None = None
 
-    @property
-    def holds(self) -> bool:
-        """Whether the current thread is silent now."""
-        return threading.get_ident() == self._thread and not self._is_lifted
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Drop a line of the application."""
-        if not self.holds or record.name.partition(".")[0] == _FRAMEWORK:
-            return True
-        if record is not self._last:  # Several handlers may see one line.
+    def drop(self, record: logging.LogRecord) -> None:
+        """Count a line; several handlers may see it."""
+        if record is not self._last:
             self.lines, self._last = self.lines + 1, record
-        return False
 
     def outside(self, function: Callable[P, R]) -> Callable[P, R]:
         """Return a function of the caller's, within which nothing is dropped."""
 
         def call(*values: P.args, **named: P.kwargs) -> R:
-            before, self._is_lifted = self._is_lifted, True
+            before, self.is_lifted = self.is_lifted, True
             try:
                 return function(*values, **named)
             finally:
-                self._is_lifted = before
+                self.is_lifted = before
 
         return call
 
 
-class _Printed:
-    """Takes the place of stdout: drops what the silent thread prints, and hands on all else."""
+class _Current(threading.local):
+    """The silence of each thread."""
 
-    def __init__(self, silenced: Silenced, stdout: TextIO) -> None:
-        self._silenced, self._stdout = silenced, stdout
+    silenced: Silenced | None = None
+
+    def holds(self) -> Silenced | None:
+        """Return the current thread's silence, None if it is heard now."""
+        return None if self.silenced is None or self.silenced.is_lifted else self.silenced
+
+
+_current = _Current()
+
+
+class _Dropper(logging.Filter):
+    """Drops the application's lines of a silent thread."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        held = _current.holds()
+        if held is None or record.name.partition(".")[0] == _FRAMEWORK:
+            return True
+        held.drop(record)
+        return False
+
+
+class _Printed:
+    """Takes the place of stdout: drops what a silent thread prints, and hands on all else."""
+
+    def __init__(self, stdout: TextIO) -> None:
+        self.stdout = stdout
 
     def write(self, text: str) -> int:
-        if not self._silenced.holds:
-            return self._stdout.write(text)
-        self._silenced.lines += text.count("\n")
+        held = _current.holds()
+        if held is None:
+            return self.stdout.write(text)
+        held.lines += text.count("\n")
         return len(text)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stdout, name)
+        return getattr(self.stdout, name)
 
 
-class _Current:
-    """The innermost silence of this process."""
+class _Ears:
+    """The handlers and the stdout of this process, which drop lines while any thread is silent."""
 
-    silenced: Silenced | None = None
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._silences: set[Silenced] = set()
+        self._filtered: set[logging.Handler] = set()
+        self._dropper = _Dropper()
+
+    def close(self, silence: Silenced) -> None:
+        """Begin to drop."""
+        with self._lock:
+            self._silences.add(silence)
+            for handler in handlers():
+                self._filtered.add(handler)
+                handler.addFilter(self._dropper)
+            if not isinstance(sys.stdout, _Printed):
+                sys.stdout = _Printed(sys.stdout)
+
+    def open(self, silence: Silenced) -> None:
+        """Leave all as it was, unless another thread is still silent."""
+        with self._lock:
+            self._silences.discard(silence)
+            if self._silences:
+                return
+            while self._filtered:
+                self._filtered.pop().removeFilter(self._dropper)
+            if isinstance(sys.stdout, _Printed):
+                sys.stdout = sys.stdout.stdout
+
+
+_ears = _Ears()
 
 
 @contextlib.contextmanager
 def silenced() -> Iterator[Silenced]:
-    """Drop what user code logs and prints on this thread. Within a silence of the same thread it changes nothing."""
-    if _Current.silenced is not None and _Current.silenced.holds:
-        yield _Current.silenced
+    """Drop what user code logs and prints on this thread. Within a silence of the same thread it changes nothing.
+
+    Threads may be silent at the same time, and end it in any order.
+    """
+    if (held := _current.holds()) is not None:
+        yield held
         return
-    made, before, stdout = Silenced(), _Current.silenced, sys.stdout
-    filtered = list(handlers())
+    made, before = Silenced(), _current.silenced
     try:  # Ctrl-C may come at any moment.
-        for handler in filtered:
-            handler.addFilter(made)
-        sys.stdout, _Current.silenced = _Printed(made, stdout), made
+        _ears.close(made)
+        _current.silenced = made
         yield made
     finally:
-        sys.stdout, _Current.silenced = stdout, before
-        for handler in filtered:
-            handler.removeFilter(made)
+        _current.silenced = before
+        _ears.open(made)

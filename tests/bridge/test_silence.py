@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 
 import pytest
@@ -72,3 +73,32 @@ def test_a_silence_within_a_silence_is_the_same(caplog: pytest.LogCaptureFixture
     assert inner is outer
     assert outer.lines == 3
     assert not caplog.records
+
+
+def test_silences_of_threads_end_in_any_order(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two workers recover in one process, and the first to begin ends first: nobody is silent afterwards."""
+    began, end = threading.Event(), threading.Event()
+
+    def recover() -> None:
+        with silenced():
+            shop.info("charging in the background")
+            began.set()
+            end.wait()
+            shop.info("charging in the background")
+            print("charging")  # noqa: T201
+
+    stdout = sys.stdout
+    thread = threading.Thread(target=recover)
+    with silenced():
+        thread.start()
+        began.wait()
+        shop.info("charging")
+    shop.info("heard")
+    end.set()
+    thread.join()
+    print("heard too")  # noqa: T201
+    assert [record.getMessage() for record in caplog.records] == ["heard"]
+    assert capsys.readouterr().out == "heard too\n"
+    assert sys.stdout is stdout
