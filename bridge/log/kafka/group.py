@@ -41,6 +41,8 @@ PROOF_RETRY_S = 0.1
 PROOF_TIMEOUT_S = 5.0
 #: How often log lines are delivered and, while all brokers are down, a broker is pinged.
 TICK_S = 1.0
+#: How long partitions are not given up because offset commits are not answered.
+ANSWERS_WAIT_S = 1.0
 #: A planned handover that takes longer is left to the session timeout.
 HANDOVER_TIMEOUT_S = 3.0
 #: How long each poll of a leaving worker waits.
@@ -317,12 +319,12 @@ class GroupMember:
 
         One that says that our slot was taken, after all partitions were unassigned and before that is complete, sends
         librdkafka 2.16.0 into an endless recursion of ``rd_kafka_cgrp_assignment_done`` and
-        ``rd_kafka_rebalance_op_incr``, which ends the process. A commit that waits for its answer gets it after all
-        earlier ones.
+        ``rd_kafka_rebalance_op_incr``, which ends the process. The coordinator answers in order, so its answer to
+        another request comes after them; a commit that waits for its own answer would wait for minutes in an outage.
         """
         if self._unanswered:
-            with suppress(KafkaException):  # `poll` gets the error too
-                self._consumer.commit(offsets=[KafkaPartition(self._control, 0, 0)], asynchronous=False)
+            with suppress(KafkaException):
+                self._consumer.committed([KafkaPartition(self._control, 0)], timeout=ANSWERS_WAIT_S)
             self._unanswered = 0
 
     def _shards_of(self, partitions: list[KafkaPartition]) -> list[TopicPartition]:
