@@ -215,7 +215,7 @@ def notes() -> Digests:
     client.tell(Note.fail, "n-0", Break(error="stop"))
     client.tell(Note.put, "n-0", Put(words=("waits",)))
     foreign = Output("notes.note.commands", 0, b"n-1", b"\x81\xa4type\xa4Nope", (("mine", b"1"), ("cause", b"theirs")))
-    appender = running._backend.appender()  # noqa: SLF001
+    appender = running._backend.appender()
     appender.append([foreign, Output("notes.note.commands", 0, None, b"no key")])
     appender.close()
     work()
