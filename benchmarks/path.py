@@ -1,0 +1,90 @@
+"""CPU of the pure path, part by part: ``python -m benchmarks.path``. No log, no thread; CPU time of this process.
+
+A shard of the ledger job handles commands as a worker's would: records are decoded, put into the mailbox, decided in
+turns of a batch, and encoded to a transaction that is taken for committed. Figures are µs of this process's CPU for
+each command; the best of the rounds counts, since what else runs on the machine only ever adds to them.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.job import Deposit, ledger_system
+from repertory.actors.placement import partition_of
+from repertory.actors.shard.changelog import first_shard_record
+from repertory.actors.shard.recovered import new_shard
+from repertory.actors.shard.shard import Shard
+from repertory.actors.wire import encode
+from repertory.bridge.log.record import Record
+from repertory.bridge.worker import calm_the_collector
+
+console = Console(highlight=False)
+
+PARTITIONS = 4
+BATCH = 1_000
+PARTS = ("decode", "offer", "decide", "encode")
+
+
+def records(topic: str, keys: int, count: int) -> list[Record]:
+    """Return the commands of one partition, round robin over its keys."""
+    value = encode(Deposit(amount=5))
+    own: list[bytes] = []
+    number = 0
+    while len(own) < keys:
+        key = b"account-%d" % number
+        number += 1
+        if partition_of(key, PARTITIONS) == 0:
+            own.append(key)
+    return [Record(topic, 0, offset, own[offset % keys], value, (), 0) for offset in range(count)]
+
+
+def measure(keys: int, count: int) -> dict[str, float]:
+    """Handle ``count`` commands over ``keys`` entities; return the CPU µs of each part for each command."""
+    system = ledger_system("path")
+    topology = system.topology(lambda _topic: PARTITIONS)
+    topic, hosted = next(iter(topology.entities.items()))
+    config = topology.shard_config(topic, 0)
+    shard, codec = Shard(config, new_shard(config, first_shard_record())), hosted.codec
+    source = records(topic, keys, keys + count)
+    spent = dict.fromkeys(PARTS, 0.0)
+    clock = time.process_time
+    for start in range(0, keys + count, BATCH):
+        if start == keys:
+            spent = dict.fromkeys(PARTS, 0.0)
+        batch = source[start : start + BATCH]
+        at = clock()
+        deliveries = [codec.decode(record) for record in batch]
+        spent["decode"] += (now := clock()) - at
+        shard.offer(deliveries)
+        spent["offer"] += (then := clock()) - now
+        result = shard.decide(1)
+        spent["decide"] += (now := clock()) - then
+        assert result is not None
+        codec.encode(result)
+        spent["encode"] += clock() - now
+        shard.committed(result.first_seq, result.first_seq)
+    assert shard.record.next == keys + count, shard.record
+    return {part: seconds / count * 1e6 for part, seconds in spent.items()}
+
+
+def main(
+    count: Annotated[int, typer.Option("--commands", min=BATCH, help="Commands of each round.")] = 100_000,
+    keys: Annotated[list[int] | None, typer.Option(help="Entities of the shard; may be repeated.")] = None,
+    rounds: Annotated[int, typer.Option(min=1)] = 5,
+) -> None:
+    """Print the CPU of each part, by the number of entities."""
+    calm_the_collector()
+    table = Table("entities", *PARTS, "µs a command", title=f"the pure path, {count:,} commands, best of {rounds}")
+    for entities in keys or [2_000, 50_000]:
+        best = min((measure(entities, count) for _ in range(rounds)), key=lambda parts: sum(parts.values()))
+        table.add_row(f"{entities:,}", *(f"{best[part]:.2f}" for part in PARTS), f"{sum(best.values()):.2f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
