@@ -603,14 +603,9 @@ class Player:
         return _Wanted(assigned, transaction, {place.topic: len(self._offsets(place)) for place in reversed(places)})
 
     def _end(self, assigned: _ShardState, how: str) -> None:
-        """Kill or close the owner of a commit in flight; if no member is left, a successor joins."""
+        """Kill or close the owner of a commit in flight, and start it again: who the owner is differs between logs."""
         slot = next(slot for slot, driver in self._members.items() if driver is assigned.holder)
-        if how == "crash" or len(self._members) == 1:
-            self._restart(slot, crash=how == "crash")
-        else:
-            self._members.pop(slot).close()
-            self._void()
-            self._settled()
+        self._restart(slot, crash=how == "crash")
 
     def _outcome(self, wanted: _Wanted, *, is_known: bool) -> Outcome:
         """Wait for an outcome; if it is unknown, let the next claim decide, and repeat a commit that did not happen."""
