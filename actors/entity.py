@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -96,9 +96,14 @@ class Entity(Message, metaclass=EntityMeta):
     whose handlers return neither is a router and keeps no state.
     """
 
-    def replace(self, **changes: Any) -> Self:
-        """Return a copy with some fields changed."""
-        return msgspec.structs.replace(self, **changes)
+    if TYPE_CHECKING:
+
+        def replace(self, **changes: Any) -> Self:
+            """Return a copy with some fields changed."""
+
+    else:
+        #: msgspec's own method: a function around it took as long as the rest of a command's handler (0.15 µs).
+        replace = msgspec.Struct.__replace__
 
 
 class Behaviour:

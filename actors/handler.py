@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
 import types
 from collections.abc import Callable, Mapping
@@ -35,6 +36,15 @@ class NextState:
     """Represents ``Self`` in the results of a handler."""
 
 
+class ResultKind(enum.Enum):
+    """What a handler's result is: an event, a rejection, the next state of its entity, or nothing."""
+
+    EVENT = enum.auto()
+    REJECTION = enum.auto()
+    STATE = enum.auto()
+    NOTHING = enum.auto()
+
+
 class Handler:
     """One decorated method: chosen by its annotations, addressed as ``Account.deposit``.
 
@@ -55,8 +65,8 @@ class Handler:
         self.returns_tuple = False
         #: Whether the tuple may be empty: ``tuple[Deposited, ...]``.
         self.returns_nothing = False
-        self.allowed: frozenset[type] = frozenset()
-        self.rejections: frozenset[type] = frozenset()
+        #: By the type of a result that the annotation allows, within a tuple or alone; tuple is none of them.
+        self.result_kinds: Mapping[type, ResultKind] = {}
         #: The answers that this handler can give to an asker, and all answers that an ask of it can bring back.
         self.replies: tuple[type[Message], ...] = ()
         self.answers: tuple[type[Message], ...] = ()
@@ -91,8 +101,7 @@ class Handler:
         if "return" not in hints:
             raise self.refusal("has no return annotation; add one, it is the handler's contract")
         self.results, self.returns_tuple = self._results(hints["return"])
-        self.allowed = frozenset(self.owner if result is NextState else result for result in self.results)
-        self.rejections = frozenset(result for result in self.results if issubclass(result, Rejection))
+        self.result_kinds = {self.owner if result is NextState else result: _kind_of(result) for result in self.results}
         replies = [Done if result in (NextState, type(None)) else result for result in self.results]
         self.replies = tuple(dict.fromkeys([*replies, Done] if self.returns_nothing else replies))
         self.answers = tuple(dict.fromkeys((*self.replies, Undelivered)))
@@ -153,6 +162,14 @@ class Handler:
             f"is annotated to return {_name(member)} {where}".rstrip()
             + "; a handler returns Event classes, a tuple of them, Rejection classes, Self or None"
         )
+
+
+def _kind_of(result: type) -> ResultKind:
+    if result is NextState:
+        return ResultKind.STATE
+    if result is type(None):
+        return ResultKind.NOTHING
+    return ResultKind.REJECTION if issubclass(result, Rejection) else ResultKind.EVENT
 
 
 def _members(annotation: object) -> list[Any]:

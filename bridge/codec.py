@@ -136,13 +136,13 @@ class Codec:
 
     def _outputs(self, result: TurnResult, prefix: str) -> list[Output]:
         """Return the outputs of a turn's commands."""
-        partition = result.shard.partition
+        partition, events, head = result.shard.partition, self.events, prefix.encode()
         records = []
         for output in result.outputs:
-            cause = (CAUSE, f"{prefix}{output.offset}/{output.index}".encode())
+            cause = (CAUSE, b"%b%d/%d" % (head, output.offset, output.index))
             if isinstance(output, Journaled):
                 headers = (cause, (SEQ, b"%d" % output.seq), (VERSION, b"%d" % output.version))
-                records.append(Output(self.events, partition, output.key.encode(), output.data, headers))
+                records.append(Output(events, partition, output.key.encode(), output.data, headers))
             else:
                 records.append(self._output(output, partition, cause))
         return records

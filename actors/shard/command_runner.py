@@ -25,8 +25,8 @@ class CommandRunner:
     """Mutable; owned by its shard, with which it shares the entities, the stash and the crash guard."""
 
     __slots__ = (
-        "_cause_prefix", "_config", "_entities", "_guard", "_handlers", "_refused", "_stash", "envelope", "failure",
-        "stalled",
+        "_cause_prefix", "_cell", "_config", "_entities", "_guard", "_handlers", "_refused", "_stash", "envelope",
+        "failure", "stalled",
     )  # fmt: skip
 
     def __init__(
@@ -35,6 +35,7 @@ class CommandRunner:
         """``refused``: commands whose outputs the log refuses for good, by offset, and why; taken out when judged."""
         self._refused = refused
         self._config, self._entities, self._guard, self._stash = config, entities, guard, stash
+        self._cell = entities.cells.get
         self._handlers = config.behaviour.handlers
         self._cause_prefix = f"{config.topic}/{config.id.partition}/"
         #: The command that is being handled, or was handled last.
@@ -46,23 +47,16 @@ class CommandRunner:
 
     def run(self, envelope: Envelope, stashed: StashedRecord | None, now_ms: int, turn: Turn) -> None:
         """Run one command; ``stashed`` is its record if it comes from the stash."""
-        config, guard = self._config, self._guard
-        behaviour, key = config.behaviour, envelope.key
-        cell = self._entities.cells.get(key)
+        config, behaviour = self._config, self._config.behaviour
+        cell = self._cell(envelope.key)
         if cell is None:
-            if partition_of(key.encode(), config.partitions) != config.id.partition:
-                reason = (
-                    f"key {key!r} belongs on partition {partition_of(key.encode(), config.partitions)}: its producer "
-                    "needs Java's default partitioner (in librdkafka partitioner=murmur2_random)"
-                )
-                turn.dead_letter(envelope, "WrongPartition", reason)
+            if self._is_misplaced(envelope, turn):
                 return
             cell = Cell(behaviour.initial(), behaviour.initial_data)
-        if not guard.admits(envelope.offset):
-            turn.quarantine(envelope, self._where(envelope), guard.deaths, is_stashed=stashed is not None)
+        if not self._guard.admits(envelope.offset):
+            turn.quarantine(envelope, self._where(envelope), self._guard.deaths, is_stashed=stashed is not None)
             return
-        if envelope.offset in self._refused:
-            guard.leave()
+        if self._refused and envelope.offset in self._refused:
             turn.refused.append(envelope.offset)
             self._failed(envelope, stashed, OutputRefused(self._refused.pop(envelope.offset)), now_ms, turn)
             return
@@ -80,10 +74,8 @@ class CommandRunner:
         except Exception as error:  # noqa: BLE001  the supervisor judges every exception of user code
             if behaviour.has_mutable_fields:
                 cell.state = behaviour.state_decode(cell.data)
-            guard.leave()
             self._failed(envelope, stashed, error, now_ms, turn)
             return
-        guard.leave()
         self._entities.apply(cell, envelope, decision, turn)
         if decision.outputs or decision.reply is not None:
             turn.outputs.extend(outputs_of(envelope, decision))
@@ -92,6 +84,18 @@ class CommandRunner:
             turn.end_retry(envelope.retry, "rejected" if decision.rejected else "applied", reply=_answer(decision))
         if stashed is not None:
             turn.leave(envelope)
+
+    def _is_misplaced(self, envelope: Envelope, turn: Turn) -> bool:
+        """Dead-letter a command for a new entity if its key belongs on another partition."""
+        config, key = self._config, envelope.key
+        if (partition := partition_of(key.encode(), config.partitions)) == config.id.partition:
+            return False
+        reason = (
+            f"key {key!r} belongs on partition {partition}: its producer needs Java's default partitioner (in "
+            "librdkafka partitioner=murmur2_random)"
+        )
+        turn.dead_letter(envelope, "WrongPartition", reason)
+        return True
 
     def has_room(self, delivery: Delivery) -> bool:
         """Return whether the stash has room for a command; if not, ``stalled`` says why."""

@@ -76,7 +76,11 @@ class CrashGuard:
         self._in_flight[SHARD] = self._config.number
 
     def admits(self, offset: int) -> bool:
-        """Write the command that is handled now to that memory; False if it is quarantined and must not be handled."""
+        """Write the command that is handled now to that memory; False if it is quarantined and must not be handled.
+
+        It stays there until the next one, or until the turn ends: a process that is killed between two handlers of a
+        turn is taken to have died in the first.
+        """
         if offset == self._quarantined:
             return False
         self._in_flight[COMMAND] = offset + 1

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import msgspec
 
 from repertory.actors.context import Context, ContractViolation, Directory, OutputTooLarge, Publish, Reply, Tell
 from repertory.actors.entity import Behaviour, Entity
-from repertory.actors.handler import Handler, NextState
-from repertory.actors.message import Done, Envelope, Message, Rejection, Stopped
+from repertory.actors.handler import Handler, NextState, ResultKind
+from repertory.actors.message import Done, Envelope, Message, Stopped
 from repertory.actors.wire import DEPTH_MAX, DecodeError, check_depth, encode
 
 #: Bytes of a record beside its message: key (255), headers (under 700), the fields of a state record.
 RECORD_OVERHEAD_BYTES = 1_024
 
-_NOTHING: Sequence[Any] = ()
+
+#: A member of an Enum takes as long to look up as a function to call.
+_EVENT, _REJECTION, _STATE = ResultKind.EVENT, ResultKind.REJECTION, ResultKind.STATE
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -33,14 +35,14 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
     state: Entity
     data: bytes
-    events: Sequence[bytes]
-    messages: Sequence[Message]
-    outputs: Sequence[Tell | Publish | Reply]
-    sent: Sequence[bytes]
-    reply: Message | None
-    reply_data: bytes
-    rejected: bool
-    stopped: bool
+    events: Sequence[bytes] = ()
+    messages: Sequence[Message] = ()
+    reply: Message | None = None
+    reply_data: bytes = b""
+    outputs: Sequence[Tell | Publish | Reply] = ()
+    sent: Sequence[bytes] = ()
+    rejected: bool = False
+    stopped: bool = False
     rejection: Message | None = None
 
 
@@ -69,41 +71,36 @@ def decide(
         result = handler.function(state, envelope.message)
     if behaviour.has_mutable_fields and encode(state) != data:
         raise ContractViolation(f"{handler!r} changed its entity in place; return what changes instead")
-    kind = type(result)
-    if kind not in handler.allowed:
-        _check_result(handler, result)
-    if kind in handler.rejections:
+    after, after_data = state, data
+    events: list[bytes] = []
+    messages: Sequence[Message] = ()
+    kind = handler.result_kinds.get(type(result))
+    if kind is _EVENT:
+        messages = (result,)
+    elif kind is None:
+        messages = _checked(handler, result)
+    elif kind is _REJECTION:
         reply = result if envelope.sender is not None and handler.kind == "@command" else None
         reply_data = b"" if reply is None else _sendable(reply, bytes_max)
-        return Decision(
-            state, data, _NOTHING, _NOTHING, _NOTHING, _NOTHING, reply, reply_data,
-            rejected=True, stopped=False, rejection=result,
-        )  # fmt: skip
-    messages = result if kind is tuple else (result,) if kind in behaviour.evolve else _NOTHING
-    events: list[bytes] = []
-    after, after_data = state, data
+        return Decision(state, data, reply=reply, reply_data=reply_data, rejected=True, rejection=result)
+    elif kind is _STATE:
+        after, after_data = _survived(behaviour, result, bytes_max)
     for message in messages:
         event_data = _encoded(message, bytes_max)
         events.append(event_data)
         after, after_data = evolve(behaviour, after, event_data, type(message), bytes_max)
-    if kind is behaviour.entity:
-        after, after_data = _survived(behaviour, result, bytes_max)
     reply, reply_data = None, b""
     if envelope.sender is not None and _answers(handler, result, context):
         reply, reply_data = (messages[-1], events[-1]) if messages else (_DONE, _DONE_DATA)
     if context is None:
-        return Decision(
-            after, after_data, events, messages, _NOTHING, _NOTHING, reply, reply_data, rejected=False, stopped=False
-        )
+        return Decision(after, after_data, events, messages, reply, reply_data)
     sent = [_sent(output, bytes_max) for output in context.collected]
     if context.stopped:
         after, after_data = behaviour.initial(), behaviour.initial_data
         if behaviour.journaled:
             events.append(_STOPPED)
-    return Decision(
-        after, after_data, events, messages, context.collected, sent, reply, reply_data,
-        rejected=False, stopped=context.stopped,
-    )  # fmt: skip
+    collected, stopped = context.collected, context.stopped
+    return Decision(after, after_data, events, messages, reply, reply_data, collected, sent, stopped=stopped)
 
 
 _STOPPED = encode(Stopped())
@@ -192,16 +189,16 @@ def _answers(handler: Handler, result: object, context: Context | None) -> bool:
     return handler.kind == "@command" and (context is None or not (context.replied or context.keeps_sender(result)))
 
 
-def _check_result(handler: Handler, result: object) -> None:
-    """Accept a tuple of allowed events; raise ContractViolation for any other result."""
-    if type(result) is tuple and handler.returns_tuple:
-        if not result and not handler.returns_nothing:
-            raise ContractViolation(f"{handler!r} returned no event; its annotation requires at least one")
-        for message in result:
-            if type(message) not in handler.allowed or message is None or isinstance(message, Rejection):
-                _refuse(handler, message, " within a tuple")
-    else:
+def _checked(handler: Handler, result: object) -> Sequence[Message]:
+    """Return a tuple of allowed events; raise ContractViolation for any other result."""
+    if type(result) is not tuple or not handler.returns_tuple:
         _refuse(handler, result, "")
+    if not result and not handler.returns_nothing:
+        raise ContractViolation(f"{handler!r} returned no event; its annotation requires at least one")
+    for message in result:
+        if handler.result_kinds.get(type(message)) is not _EVENT:
+            _refuse(handler, message, " within a tuple")
+    return result
 
 
 def _refuse(handler: Handler, result: object, where: str) -> NoReturn:

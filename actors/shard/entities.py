@@ -41,15 +41,17 @@ class Entities:
             turn.counts.rejected += 1
             return
         turn.counts.applied += 1
-        turn.bytes += len(decision.data)
-        key = envelope.key
-        for index, data in enumerate(decision.events):
-            cell.version += 1
-            cell.seq = self.seq
-            self.seq += 1
-            turn.outputs.append(Journaled(key, data, cell.version, cell.seq, envelope.offset, index))
-            self.window.wrote(key, cell.seq)
-            turn.bytes += len(data)
+        key, size = envelope.key, len(decision.data)
+        if decision.events:
+            seq, version, offset = self.seq, cell.version, envelope.offset
+            self.window.wrote(key, seq)
+            for index, data in enumerate(decision.events):
+                version += 1
+                turn.outputs.append(Journaled(key, data, version, seq + index, offset, index))
+                size += len(data)
+            cell.version, self.seq = version, seq + len(decision.events)
+            cell.seq = self.seq - 1
+        turn.bytes += size
         if decision.data is cell.data and not decision.stopped:
             return
         cell.state, cell.data = decision.state, decision.data

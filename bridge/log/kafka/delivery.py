@@ -43,11 +43,13 @@ class DeliveryReports:
         """Return whether a topic is outside the system."""
         return not topic.startswith(self._prefix)
 
-    def expects(self, output: Output, *, is_first: bool) -> _Report | None:
-        """Return the callback for the report of a record, None if it needs none."""
-        names_each = self._reports_all or self.is_outside(output.topic)
-        if not names_each and not is_first:
-            return None
+    def names_each(self, topic: str) -> bool:
+        """Return whether every record of a topic has a report."""
+        return self._reports_all or self.is_outside(topic)
+
+    def expected(self, output: Output, *, is_first: bool) -> _Report:
+        """Return the callback for the report of a record: the first of its topic, or each."""
+        names_each = self.names_each(output.topic)
         self.waiting += names_each
         return _Report(self, output, names_each=names_each, is_first=is_first)
 

@@ -44,31 +44,30 @@ class Sending:
 
         A failed delivery, with a report or without, makes the transaction abortable in librdkafka, so the commit fails.
         """
-        counts: dict[str, int] = {}
+        known: dict[
+            str, tuple[int, bool]
+        ] = {}  # each topic's number of partitions, and whether each record is reported
         reports, produce = self._reports, self._producer.produce
         for output in outputs:
-            topic, headers = output.topic, output.headers
-            is_first = topic not in counts
-            if is_first:
-                if counts:
-                    kill_points.reached("producing")
-                if point := kill_points.PRODUCING.get(topic.rpartition(".")[2]):
-                    kill_points.reached(point)
-                counts[topic] = partition_count(self._admin, topic, self._cancelled)
-            if not 0 <= output.partition < counts[topic]:
+            topic, partition, headers = output.topic, output.partition, output.headers
+            if is_first := topic not in known:
+                self._reach(topic, is_first=not known)
+                known[topic] = partition_count(self._admin, topic, self._cancelled), reports.names_each(topic)
+            count, is_reported = known[topic]
+            if not 0 <= partition < count:
                 # librdkafka would wait half a minute for a missing topic, and choose a partition itself for -1.
-                error = no_partition(topic, output.partition)
-                if not counts[topic]:
+                error = no_partition(topic, partition)
+                if not count:
                     reports.refuse(output, error)
                 raise KafkaException(error)
-            callback = reports.expects(output, is_first=is_first)
+            callback = reports.expected(output, is_first=is_first) if is_first or is_reported else None
             while True:
                 try:
                     produce(
                         topic,
                         output.value,
                         output.key,
-                        output.partition,
+                        partition,
                         callback,
                         None,
                         0,
@@ -79,6 +78,13 @@ class Sending:
                     self._wait_for_room()
                 except KafkaException as failure:
                     self._refused(output, failure)
+
+    @staticmethod
+    def _reach(topic: str, *, is_first: bool) -> None:
+        if not is_first:
+            kill_points.reached("producing")
+        if point := kill_points.PRODUCING.get(topic.rpartition(".")[2]):
+            kill_points.reached(point)
 
     def _refused(self, output: Output, failure: KafkaException) -> None:
         """Return if librdkafka may take the record the next time: it knew fewer partitions than the topic has now."""
