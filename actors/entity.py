@@ -109,8 +109,9 @@ class Entity(Message, metaclass=EntityMeta):
 class Behaviour:
     """What the runtime needs to know about one entity class. Immutable after construction.
 
-    ``handlers``: by message class, for commands and replies. ``events``: by event class. ``evolve``: the function and
-    the decoder of each event. ``decoder``: for all messages that the entity takes. ``journal``: for its events.
+    ``handlers``: by message class, for commands and replies. ``events``: by event class. ``evolve`` and
+    ``event_decode``: the function and the decoder of each event. ``decoder``: for all messages that the entity takes.
+    ``journal``: for its events.
     """
 
     def __init__(self, entity: type[Entity]) -> None:
@@ -125,9 +126,8 @@ class Behaviour:
         self._check()
         self.decoder = MessageDecoder([*self.handlers, *CONTROL])
         self.journal = MessageDecoder([*self.events, Stopped])
-        self.evolve = {
-            event: (handler.function, msgspec.msgpack.Decoder(event).decode) for event, handler in self.events.items()
-        }
+        self.evolve = {event: handler.function for event, handler in self.events.items()}
+        self.event_decode = {event: msgspec.msgpack.Decoder(event).decode for event in self.events}
         self.state_decode = msgspec.msgpack.Decoder(entity).decode
         self._first = self._defaults()
         #: The encoded state in which each life begins.

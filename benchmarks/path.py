@@ -20,7 +20,9 @@ from repertory.actors.shard.changelog import first_shard_record
 from repertory.actors.shard.recovered import new_shard
 from repertory.actors.shard.shard import Shard
 from repertory.actors.wire import encode
-from repertory.bridge.log.record import Record
+from repertory.bridge.log.port import Claimed, Replayed
+from repertory.bridge.log.record import Record, TopicPartition
+from repertory.bridge.recovery import Recovery
 from repertory.bridge.worker import calm_the_collector
 
 console = Console(highlight=False)
@@ -72,6 +74,43 @@ def measure(keys: int, count: int) -> dict[str, float]:
     return {part: seconds / count * 1e6 for part, seconds in spent.items()}
 
 
+def restored(keys: int, count: int) -> tuple[float, float, int]:
+    """Restore a shard after ``count`` commands; return the CPU µs for each entity and for each journal record read."""
+    topology = ledger_system("path").topology(lambda _topic: PARTITIONS)
+    topic, hosted = next(iter(topology.entities.items()))
+    config, codec = topology.shard_config(topic, 0), hosted.codec
+    shard = Shard(config, new_shard(config, first_shard_record()))
+    journal: list[Record] = []
+    states: dict[bytes | None, Record] = {}
+    source = records(topic, keys, count)
+    for start in range(0, count, BATCH):
+        shard.offer([codec.decode(record) for record in source[start : start + BATCH]])
+        result = shard.decide(1)
+        assert result is not None
+        shard.committed(result.first_seq, len(journal))
+        for output in codec.encode(result).records:
+            place = (output.topic, 0, len(journal), output.key, output.value, output.headers, 0)
+            if output.topic == codec.events:
+                journal.append(Record(*place))
+            else:
+                states[output.key] = Record(*place)
+    snapshots = list(states.values())
+    ends = {codec.state: len(snapshots), codec.stash: 0, codec.events: count}
+    claimed = Claimed(TopicPartition(topic, 0), count, 0, count, ends)
+    topics = {codec.state: snapshots, codec.stash: [], codec.events: journal}
+    recovery, spent, clock = Recovery(config, codec, claimed), {}, time.process_time
+    while (wanted := recovery.wanted) is not None:
+        found = topics[wanted.topic][wanted.from_offset :]
+        at = clock()
+        for start in range(0, max(1, len(found)), BATCH):
+            part = found[start : start + BATCH]
+            recovery.feed(Replayed(claimed.shard, wanted.topic, part, start + BATCH >= len(found)))
+        spent[wanted.topic] = clock() - at
+    assert len(recovery.recovered().cells) == keys
+    tail = len(journal) - shard.record.tail_offset
+    return spent[codec.state] / max(1, len(snapshots)) * 1e6, spent[codec.events] / max(1, tail) * 1e6, tail
+
+
 def main(
     count: Annotated[int, typer.Option("--commands", min=BATCH, help="Commands of each round.")] = 100_000,
     keys: Annotated[list[int] | None, typer.Option(help="Entities of the shard; may be repeated.")] = None,
@@ -80,10 +119,14 @@ def main(
     """Print the CPU of each part, by the number of entities."""
     calm_the_collector()
     table = Table("entities", *PARTS, "µs a command", title=f"the pure path, {count:,} commands, best of {rounds}")
+    restores = Table("entities", "µs a state record", "µs a journal record", "journal records", title="a restore")
     for entities in keys or [2_000, 50_000]:
         best = min((measure(entities, count) for _ in range(rounds)), key=lambda parts: sum(parts.values()))
         table.add_row(f"{entities:,}", *(f"{best[part]:.2f}" for part in PARTS), f"{sum(best.values()):.2f}")
+        state, journal, tail = min(restored(entities, max(count, 2 * entities)) for _ in range(rounds))
+        restores.add_row(f"{entities:,}", f"{state:.2f}", f"{journal:.2f}", f"{tail:,}")
     console.print(table)
+    console.print(restores)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-from repertory.actors.headers import SEQ, VERSION
-from repertory.actors.placement import checked_key
+from repertory.actors.message import Stopped
+from repertory.actors.placement import key_of
 from repertory.actors.shard.cells import Cell
 from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.recovered import RecoveredShard
@@ -18,6 +18,9 @@ from repertory.actors.wire import DecodeError
 from repertory.bridge.log.record import Record
 from repertory.supervision import Directive, Failure
 from repertory.supervision.traceback_text import message_of, user_traceback
+
+#: A restore notes the offset of each so many-th record: later restores begin at one of them.
+PLACED_EVERY = 500
 
 #: The remedy when a part of a shard's history is missing or contradicts the rest.
 REMEDY = "restore all topics of this entity from one backup"
@@ -51,23 +54,23 @@ class JournalTail:
     def fold(self, record: Record) -> None:
         """Apply one record; Inconsistent if it does not continue the records before it."""
         shard, behaviour = self._record, self._config.behaviour
-        seq, version = record.number(SEQ), record.number(VERSION)
-        where = record.place
+        seq, version = record.position
         if seq >= shard.seq:
             raise self._wrong(
-                f"{where} has seq {seq}, the shard record says {shard.seq}: a transaction is torn; {REMEDY}"
+                f"{record.place} has seq {seq}, the shard record says {shard.seq}: a transaction is torn; {REMEDY}"
             )
         if self.next_seq not in (-1, seq):
             raise self._wrong(
-                f"{where} has seq {seq} where {self.next_seq} is next: journal records are lost; {REMEDY}"
+                f"{record.place} has seq {seq} where {self.next_seq} is next: journal records are lost; {REMEDY}"
             )
         if self.next_seq == -1 and seq > shard.tail_start:
             raise self._wrong(
-                f"the journal begins at {where} with seq {seq}, after the tail's {shard.tail_start}: journal "
+                f"the journal begins at {record.place} with seq {seq}, after the tail's {shard.tail_start}: journal "
                 f"records are lost; {REMEDY}"
             )
         self.next_seq = seq + 1
-        self._window.placed(seq, record.offset)
+        if seq % PLACED_EVERY == 0:
+            self._window.placed(seq, record.offset)
         if seq < shard.tail_start:
             return
         key = entity_key(record)
@@ -79,25 +82,24 @@ class JournalTail:
             return
         if version != cell.version + 1:
             raise self._wrong(
-                f"{where} is version {version} of key {key!r} where {cell.version + 1} is next: a snapshot or journal "
-                f"records are lost; {REMEDY}"
+                f"{record.place} is version {version} of key {key!r} where {cell.version + 1} is next: a snapshot or "
+                f"journal records are lost; {REMEDY}"
             )
-        self._evolve(cell, record, where)
+        self._evolve(cell, record)
         cell.seq = seq
         self._window.wrote(key, seq)
 
-    def _evolve(self, cell: Cell, record: Record, where: str) -> None:
+    def _evolve(self, cell: Cell, record: Record) -> None:
         try:
-            folded = fold(self._config.behaviour, cell.state, record.value or b"")
+            event, cell.state, cell.data = fold(self._config.behaviour, cell.state, record.value or b"")
         except MemoryError:
             raise
         except Exception as error:
             raise self._wrong(
-                f"the journal record {where} cannot be applied: {type(error).__name__}: {message_of(error)}; run "
-                "the code that wrote it, or correct the @event method"
+                f"the journal record {record.place} cannot be applied: {type(error).__name__}: {message_of(error)}; "
+                "run the code that wrote it, or correct the @event method"
             ) from error
-        cell.state, cell.data = folded.state, folded.data
-        cell.version = 0 if folded.ends else cell.version + 1
+        cell.version = 0 if type(event) is Stopped else cell.version + 1
 
     def _wrong(self, what: str) -> Inconsistent:
         return Inconsistent.of(self._config.id, what)
@@ -106,6 +108,6 @@ class JournalTail:
 def entity_key(record: Record) -> str:
     """Return the key of an entity's record; DecodeError if it is invalid."""
     try:
-        return checked_key((record.key or b"").decode())
+        return key_of(record.key or b"")
     except ValueError as error:
         raise DecodeError(f"its key is not a valid entity key: {error}") from error

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from repertory.actors.entity import Entity
-from repertory.actors.headers import SEQ, VERSION
 from repertory.actors.message import Undecodable
 from repertory.actors.shard.cells import Cell
 from repertory.actors.shard.changelog import SeenRecord, ShardRecord, StashedRecord, StateRecord
@@ -133,8 +132,8 @@ class Recovery:
         if record.value is None:
             self._states.pop(key, None)
         else:
-            state = wire.decode_state(record.value)
-            self._states[key] = (state, record.number(VERSION), record.number(SEQ))
+            seq, version = record.position
+            self._states[key] = (wire.decode_state(record.value), version, seq)
 
     def _checked_record(self) -> ShardRecord:
         claimed, codec = self._claimed, self._codec

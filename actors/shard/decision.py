@@ -88,7 +88,8 @@ def decide(
     for message in messages:
         event_data = _encoded(message, bytes_max)
         events.append(event_data)
-        after, after_data = evolve(behaviour, after, event_data, type(message), bytes_max)
+        event = behaviour.event_decode[type(message)](event_data)
+        after, after_data = evolve(behaviour, after, event, bytes_max)
     reply, reply_data = None, b""
     if envelope.sender is not None and _answers(handler, result, context):
         reply, reply_data = (messages[-1], events[-1]) if messages else (_DONE, _DONE_DATA)
@@ -108,15 +109,12 @@ _DONE = Done()
 _DONE_DATA = encode(_DONE)
 
 
-def evolve(
-    behaviour: Behaviour, state: Entity, event_data: bytes, event_type: type[Message], bytes_max: int
-) -> tuple[Entity, bytes]:
-    """Return the state after one encoded event, and its bytes. Live folds and replays both use this step."""
-    function, decode_event = behaviour.evolve[event_type]
-    after = function(state, decode_event(event_data))
+def evolve(behaviour: Behaviour, state: Entity, event: Message, bytes_max: int) -> tuple[Entity, bytes]:
+    """Return the state after one decoded event, and its bytes. Live folds and replays both use this step."""
+    after = behaviour.evolve[type(event)](state, event)
     if type(after) is not behaviour.entity:
         raise ContractViolation(
-            f"{behaviour.events[event_type]!r} returned {type(after).__name__}, not {behaviour.entity.__name__}"
+            f"{behaviour.events[type(event)]!r} returned {type(after).__name__}, not {behaviour.entity.__name__}"
         )
     return _survived(behaviour, after, bytes_max)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from repertory.actors.headers import Headers, value
+from repertory.actors.headers import SEQ, VERSION, Headers, value
 from repertory.actors.wire import DecodeError
 
 
@@ -39,6 +39,17 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     def header(self, name: str) -> bytes | None:
         """Return the value of the last header of that name (Kafka's rule for repeated names), else None."""
         return value(self.headers, name)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """The seq and the version of a journal or state record; DecodeError if it has none."""
+        try:
+            _, (second, seq), (third, version) = self.headers  # As a shard writes them; looking for each takes longer.
+            if second == SEQ and third == VERSION:
+                return int(seq), int(version)
+        except ValueError:
+            pass
+        return self.number(SEQ), self.number(VERSION)
 
     def number(self, name: str) -> int:
         """Return the number in a header; DecodeError if the header is missing or is not a number."""

@@ -10,6 +10,7 @@ import msgspec
 
 from repertory.actors.entity import Behaviour, Entity
 from repertory.actors.headers import SEQ, VERSION
+from repertory.actors.message import Stopped
 from repertory.actors.placement import checked_key, partition_of
 from repertory.actors.shard.changelog import LOST, Accepted, ShardRecord, StashedRecord, StateRecord, first_shard_record
 from repertory.actors.shard.replay import fold, restore
@@ -136,7 +137,7 @@ def journal(
 
 def _evolved(behaviour: Behaviour, entity: Entity, record: Record) -> tuple[Entity, int]:
     try:
-        folded = fold(behaviour, entity, record.value or b"")
+        event, state, _ = fold(behaviour, entity, record.value or b"")
     except MemoryError:
         raise
     except Exception as error:
@@ -144,7 +145,7 @@ def _evolved(behaviour: Behaviour, entity: Entity, record: Record) -> tuple[Enti
             f"the journal record {record.place} cannot be applied: {type(error).__name__}: {message_of(error)}; run "
             "the code that wrote it, or correct the @event method"
         ) from error
-    return folded.state, 0 if folded.ends else record.number(VERSION)
+    return state, 0 if type(event) is Stopped else record.number(VERSION)
 
 
 def stashed_commands(

@@ -9,7 +9,7 @@ import msgspec
 
 from repertory.actors.entity import Behaviour, Entity
 from repertory.actors.headers import CAUSE, EPOCH, SEQ, VERSION
-from repertory.actors.message import Message
+from repertory.actors.message import Message, Stopped
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.changelog import CHANGELOG_INDEX
 from repertory.actors.shard.replay import fold
@@ -210,7 +210,7 @@ class Journal:
             before = behaviour.state_decode(life.data)
         try:
             # Not strict: whether a shard may read the record is for the restore, which does not read every event.
-            folded = fold(behaviour, life.state, record.value or b"", strict=False)
+            event, after, data = fold(behaviour, life.state, record.value or b"", strict=False)
         except (MemoryError, DecodeError):
             raise
         except Exception as error:  # noqa: BLE001  an @event method is user code
@@ -218,13 +218,13 @@ class Journal:
                 self._findings.states.wrong(record, f"cannot be applied: {type(error).__name__}: {message_of(error)}")
             life.data = None
             return
-        if folded.ends:
+        if type(event) is Stopped:
             life.version, life.covered = 0, -1
         elif life.data is None:
             return
-        life.state, life.data = folded.state, folded.data
+        life.state, life.data = after, data
         if on_step is not None:
-            on_step(Step(record, key, folded.event, before, life.state))
+            on_step(Step(record, key, event, before, life.state))
 
     def bases(self) -> dict[str, tuple[Entity, bytes | None]]:
         """Return the entities before the first command that is still in the log."""

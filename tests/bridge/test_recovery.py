@@ -301,7 +301,7 @@ CONTRADICTIONS: list[tuple[Callable[[Bench], None], str]] = [
         "the snapshot of key 'a' does not fit Account: Object contains unknown field `limit`",
     ),
     (state_garbled, "cannot be decoded"),
-    (state_without_seq, "cannot be decoded: its header 'version' is None"),
+    (state_without_seq, "cannot be decoded: its header 'seq' is None"),
     (state_with_a_bad_key, "cannot be decoded: its key is not a valid entity key"),
     (shard_record_garbled, "cannot be decoded"),
     (stashed_gone, "key 'w' has 0 stashed commands from -1, its state record says 2 from 8"),

@@ -193,8 +193,7 @@ def test_a_shard_that_user_code_cannot_recover_says_where(
     def broken(_state: object, _evt: object) -> object:
         raise ZeroDivisionError("the new code")
 
-    decode = behaviour.evolve[talking.Charged][1]
-    monkeypatch.setitem(behaviour.evolve, talking.Charged, (broken, decode))
+    monkeypatch.setitem(behaviour.evolve, talking.Charged, broken)
     with talking.system.start(url) as running:
         failures: list[ShardReport] = []
         running.report = failures.append
