@@ -2,9 +2,10 @@
 
 Pure. A refused turn wrote nothing, and would be refused again. The log names the records that it may have refused. If
 they are all of one command, that command is judged by its entity's policy instead of being handled once more, as if its
-handler had raised OutputRefused. If a broker refused the records of several commands together, the next turn takes half
-as many commands: it commits, or it is refused with fewer. So the command is found after as many turns as the logarithm
-of a batch. What is found is kept in memory until it is committed; another owner of the shard finds it again.
+handler had raised OutputRefused. If a broker refused the records of several commands together, the next turns take half
+as many commands: they commit, or one is refused with fewer. So the command is found after as many refusals as the
+logarithm of a batch. At least once, the commands of turns without a transaction come again before it. What is found is
+kept in memory until it is committed; another owner of the shard finds it again.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ class Refusals:
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
         self._reasons: dict[int, str] = {}
-        #: How many of the next commands the guilty one may be among; 0: there is none.
-        self._suspected = 0
+        #: How many of the next commands the guilty one may be among (0: there is none), and how many a turn takes.
+        self._suspected = self._most = 0
+        #: How many commands have been handled since the last transaction: the shard may have to begin there again.
+        self._undone = 0
 
     @property
     def reasons(self) -> Mapping[int, str]:
@@ -40,13 +43,13 @@ class Refusals:
     @property
     def records_max(self) -> int | None:
         """The most commands that the next turn takes; None: as many as usual."""
-        return max(1, self._suspected // 2) if self._suspected else None
+        return self._most if self._suspected else None
 
     def blame(self, refused: OutputsRefused, result: TurnResult, shard: str) -> Failure | None:
         """Search the guilty commands of a refused turn; return the failure of the shard if it cannot go on."""
         commands = {self._command(output, result) for output in refused.outputs} - {-1}
         if len(commands) > 1 and result.handled > 1 and not refused.all_refused:
-            self._suspected = result.handled
+            self._suspected, self._most, self._undone = self._undone + result.handled, result.handled // 2, 0
             return None
         why = ""
         if not commands:
@@ -59,12 +62,13 @@ class Refusals:
             failure = Failure.of(OutputRefused(f"{refused.reason}; {why}: correct the topic, then restart"), shard)
             return msgspec.structs.replace(failure, directive=Directive.STOP, traceback="")
         self._reasons.update(dict.fromkeys(commands, refused.reason))
-        self._suspected = 0
+        self._suspected = self._undone = 0
         return None
 
     def committed(self, result: TurnResult) -> None:
         """Note that a turn is committed: none of its commands is guilty, and the fate of those found is recorded."""
         self._suspected = max(0, self._suspected - result.handled)
+        self._undone = self._undone + result.handled if result.nontransactional else 0
         for offset in result.refused:
             del self._reasons[offset]
 

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from repertory.actors.entity import resolved
 from repertory.actors.headers import CAUSE
 from repertory.actors.shard.changelog import CHANGELOG_INDEX, ShardId, StateWritten, first_shard_record
+from repertory.actors.shard.config import AT_LEAST_ONCE
 from repertory.actors.shard.turn_result import Counts, Published, TurnResult
 from repertory.bridge.codec import Codec
 from repertory.bridge.log.port import OutputsRefused
 from repertory.bridge.log.record import Output, TopicPartition
 from repertory.bridge.refusals import Refusals
+from repertory.bridge.system.settings import DELIVERIES
 from tests.actors.domain import Account
 
 BATCH = 16
@@ -28,13 +30,13 @@ def output(offset: int, index: int = 0, topic: str = "news") -> Output:
     return Output(topic, 0, b"k", b"v", ((CAUSE, f"{PLACE}/{offset}/{index}".encode()),))
 
 
-def turn(commands: list[int], judged: tuple[int, ...] = ()) -> TurnResult:
+def turn(commands: list[int], judged: tuple[int, ...] = (), *, nontransactional: bool = False) -> TurnResult:
     """Return a turn in which each command but the judged ones has published a record."""
     published = [Published("news", "k", b"v", offset, 0) for offset in commands if offset not in judged]
     state = StateWritten("k", None, 0, 0, commands[-1])
     return TurnResult(
         SHARD, [*published], [state], first_shard_record(), commands[-1], 0, Counts(), [],
-        handled=len(commands), refused=judged,
+        nontransactional, len(commands), judged,
     )  # fmt: skip
 
 
@@ -43,14 +45,18 @@ def turn(commands: list[int], judged: tuple[int, ...] = ()) -> TurnResult:
     guilty=st.sets(st.integers(0, 59), max_size=5),
     together=st.integers(1, 20),
     time_is_up=st.lists(st.integers(1, BATCH), max_size=30),
+    delivery=st.sampled_from(DELIVERIES),
 )
 def test_each_guilty_command_is_found_and_no_other(
-    count: int, guilty: set[int], together: int, time_is_up: list[int]
+    count: int, guilty: set[int], together: int, time_is_up: list[int], delivery: str
 ) -> None:
-    """Whatever a broker refuses together, and wherever a turn ends early, after a logarithmic number of turns."""
+    """Whatever a broker refuses together, and wherever a turn ends early, after a logarithmic number of refusals.
+
+    At least once, only a turn with a judged command is a transaction: after a refusal the shard begins behind that.
+    """
     refusals = Refusals(CODEC)
     guilty = {offset for offset in guilty if offset < count}
-    done, judged, refused_turns = 0, set[int](), 0
+    done, judged, refused_turns, durable = 0, set[int](), 0, 0
     while done < count:
         size = min(refusals.records_max or BATCH, BATCH, time_is_up.pop() if time_is_up else BATCH)
         commands = list(range(done, min(done + size, count)))
@@ -58,13 +64,14 @@ def test_each_guilty_command_is_found_and_no_other(
         sent = [offset for offset in commands if offset not in known]
         batches = [sent[start : start + together] for start in range(0, len(sent), together)]
         bad = next((batch for batch in batches if guilty.intersection(batch)), None)
-        result = turn(commands, known)
+        result = turn(commands, known, nontransactional=delivery == AT_LEAST_ONCE and not known)
         if bad is None:
             refusals.committed(result)
             judged.update(known)
             done += len(commands)
+            durable = durable if result.nontransactional else done
             continue
-        refused_turns += 1
+        refused_turns, done = refused_turns + 1, durable
         event = OutputsRefused(PLACE, [output(offset) for offset in bad], "no", all_refused=len(bad) == 1)
         assert refusals.blame(event, result, "account/0") is None
         assert refused_turns <= (len(guilty) + 1) * (math.ceil(math.log2(BATCH)) + 2)
