@@ -22,6 +22,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     mailbox_records_max: int = 4_000
     mailbox_bytes_max: int = 64_000_000
     snapshot_window_records: int = 20_000
+    snapshot_window_bytes_max: int = 256_000_000
     stash_per_key_max: int = 1_000
     stash_per_shard_max: int = 10_000
     output_bytes_max: int = 1_000_000

@@ -44,7 +44,12 @@ def new_shard(config: ShardConfig, record: ShardRecord) -> RecoveredShard:
     return RecoveredShard(
         record,
         Cells(),
-        SnapshotWindow(config.limits.snapshot_window_records, record.tail_start, record.tail_offset),
+        SnapshotWindow(
+            config.limits.snapshot_window_records,
+            record.tail_start,
+            record.tail_offset,
+            config.limits.snapshot_window_bytes_max,
+        ),
         Stash(),
         RestartBudget(config.policy.within_s),
     )

@@ -236,6 +236,7 @@ class Shard:
         turn.report_overflow(str(self.config.id))
         entities.expire_budgets(now_ms, turn)
         turn.counts.journaled = entities.seq - last.seq
+        entities.window.resize(len(entities.cells), turn.counts.journaled, turn.bytes)
         record = None
         if redelivery is not None and self._can_do_without_transaction():
             record = redelivery.end_without_transaction(turn, last, self._next, entities.seq)

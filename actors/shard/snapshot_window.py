@@ -1,7 +1,8 @@
 """The snapshot window: when each entity is snapshotted, and from where the journal must be replayed.
 
 Rule: an entity is snapshotted just before its oldest journal record that is in no snapshot leaves the last ``size``
-records. So each record below ``tail_start`` is in a snapshot that was committed no later than that ``tail_start``,
+records. The size grows with the number of entities: with fewer records than entities, each command would write a
+snapshot. So each record below ``tail_start`` is in a snapshot that was committed no later than that ``tail_start``,
 which never moves back. A restore reads the snapshots and at most ``size`` records plus one turn.
 """
 
@@ -9,21 +10,40 @@ from __future__ import annotations
 
 from collections import deque
 
+#: Journal records in the window for each entity. More of them make restores longer, fewer make commands write more
+#: snapshots; docs/performance.rst has both curves.
+RECORDS_PER_ENTITY = 2
+#: Over how many turns the size of a record is averaged.
+_RECENT_TURNS = 16
+
 
 class SnapshotWindow:
     """Owned by its shard. ``seq`` numbers are the shard's, contiguous over its journal."""
 
-    __slots__ = ("_ended", "_offsets", "_oldest", "size")
+    __slots__ = ("_bytes_max", "_ended", "_offsets", "_oldest", "_record_bytes", "_size_min", "size")
 
-    def __init__(self, size: int, tail_start: int, tail_offset: int) -> None:
+    def __init__(self, size: int, tail_start: int, tail_offset: int, bytes_max: int = 1) -> None:
+        """``size``: the least; it grows up to ``bytes_max`` of records."""
         assert size > 0, size
-        self.size = size
+        self.size = self._size_min = size
+        self._bytes_max, self._record_bytes = bytes_max, 0.0
         #: Key -> seq of its oldest record that is in no snapshot, in seq order (a dict keeps insertion order).
         self._oldest: dict[str, int] = {}
         #: Key -> seq of the last record of a life whose end is recorded in the state topic, in seq order.
         self._ended: dict[str, int] = {}
         #: (seq, offset) of journal records with a known offset, ascending; the first is at or below the tail.
         self._offsets: deque[tuple[int, int]] = deque([(tail_start, tail_offset)])
+
+    def resize(self, entities: int, records: int, size_bytes: int) -> None:
+        """Fit the size to the number of entities; a turn has written ``records``, of ``size_bytes`` at most."""
+        if records:
+            last, mean = size_bytes / records, self._record_bytes
+            self._record_bytes = last if not mean else mean + (last - mean) / _RECENT_TURNS
+        if RECORDS_PER_ENTITY * entities > self._size_min and self._record_bytes:
+            most = int(self._bytes_max / self._record_bytes)
+            self.size = max(self._size_min, min(RECORDS_PER_ENTITY * entities, most))
+        else:
+            self.size = self._size_min
 
     def wrote(self, key: str, seq: int) -> None:
         """Note a journal record of ``key``. A key whose life had ended has a new one, and must not be forgotten."""

@@ -43,8 +43,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mailbox_bytes_max: int = 64_000_000
     #: How long an idle worker waits for records: the latency of a stop request.
     poll_timeout_s: float = 0.05
-    #: Journal records after which an entity's unsnapshotted events force a snapshot: this bounds every recovery.
+    #: Journal records after which an entity's unsnapshotted events force a snapshot: this bounds every recovery. With
+    #: more entities than half of them, a shard takes two for each entity: else nearly every command would write one.
     snapshot_window_records: int = 20_000
+    #: Bytes of journal records beyond which many entities make this window no longer.
+    snapshot_window_bytes_max: int = 256_000_000
     #: Stashed commands of one key at which the partition is paused.
     stash_per_key_max: int = 1_000
     #: Stashed commands of one shard at which the partition is paused.

@@ -144,6 +144,7 @@ def draw(choices: Choices, base: Settings, wanted: tuple[str, ...]) -> Swarm:
         batch_records_max=(64, 1, 2, 5, 16)[choices.below(5, "batch")],
         mailbox_records_max=(64, 1, 2, 3, 8)[choices.below(5, "mailbox")],
         snapshot_window_records=(1_000, 1, 3, 8, 30)[choices.below(5, "window")],
+        snapshot_window_bytes_max=(1, 1, 100_000)[choices.below(3, "window-bytes")],
         turn_bytes_max=(base.turn_bytes_max, 200, 2_000)[choices.below(3, "turn-bytes")],
         mailbox_bytes_max=(base.mailbox_bytes_max, 300, 3_000)[choices.below(3, "mailbox-bytes")],
         stash_per_key_max=(1_000, 2, 5)[choices.below(3, "waiting-key")],

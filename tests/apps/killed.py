@@ -102,6 +102,7 @@ system = ActorSystem(
     settings=Settings(
         delivery=os.environ.get("KILLED_DELIVERY", "exactly-once"),
         batch_records_max=int(os.environ.get("KILLED_BATCH", "10")),
+        snapshot_window_bytes_max=1,
         snapshot_window_records=50,
         session_timeout_s=float(os.environ.get("KILLED_SESSION_S", "6")),
         transaction_timeout_s=float(os.environ.get("KILLED_TRANSACTION_S", "10")),

@@ -92,7 +92,11 @@ POLICY = restart(
 #: Small, so that every shard has snapshots, a tail that is in none, and many transactions.
 system = ActorSystem(
     NAME,
-    settings=Settings(snapshot_window_records=12, batch_records_max=int(os.environ.get("MIXED_BATCH", "5"))),
+    settings=Settings(
+        snapshot_window_bytes_max=1,
+        snapshot_window_records=12,
+        batch_records_max=int(os.environ.get("MIXED_BATCH", "5")),
+    ),
     publishes={NEWS: Publishes(partitions=2)},
 )
 for entity in (Account, Teller, Router, Desk, Paper):

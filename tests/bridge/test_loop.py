@@ -260,6 +260,7 @@ CALM = Settings()
         Settings,
         batch_records_max=st.integers(1, 5),
         mailbox_records_max=st.integers(1, 6),
+        snapshot_window_bytes_max=st.just(1),
         snapshot_window_records=st.integers(1, 6),
     ),
 )

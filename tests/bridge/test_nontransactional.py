@@ -106,6 +106,7 @@ SMALL = st.builds(
     Settings,
     batch_records_max=st.integers(1, 5),
     mailbox_records_max=st.integers(1, 6),
+    snapshot_window_bytes_max=st.just(1),
     snapshot_window_records=st.integers(1, 40),
     seen_causes_max=st.integers(100, 300),
     deaths_max=st.just(1_000),  # Crashes here are not caused by a command.
@@ -352,7 +353,9 @@ def test_turns_that_journal_nothing_are_followed_by_a_transaction() -> None:
 def torn_harness(seed: int) -> NontransactionalHarness:
     """Return a system whose workers have crashed within many turns."""
     draw = random.Random(f"verify {seed}")  # noqa: S311
-    world = NontransactionalHarness(ALL, partitions=2, limits=Settings(batch_records_max=5, snapshot_window_records=40))
+    world = NontransactionalHarness(
+        ALL, partitions=2, limits=Settings(batch_records_max=5, snapshot_window_bytes_max=1, snapshot_window_records=40)
+    )
     world.send([command(draw) for _ in range(120)])
     world.tear(draw, 0.08)
     return world

@@ -23,7 +23,7 @@ from repertory.bridge.topics import SHARD_KEY
 from tests.actors.domain import Account, Bag, Close, Deposit, Pay, Put, Teller, Trip
 from tests.actors.shard.bench import Bench
 
-TINY = Limits(snapshot_window_records=2, batch_records_max=1)
+TINY = Limits(snapshot_window_bytes_max=1, snapshot_window_records=2, batch_records_max=1)
 
 
 def test_snapshots_and_the_tail_of_the_journal_are_the_state() -> None:
@@ -319,7 +319,7 @@ CONTRADICTIONS: list[tuple[Callable[[Bench], None], str]] = [
 
 def history() -> Bench:
     """Return a bench with snapshots, a tail of three journal records, and a key with two stashed commands."""
-    bench = Bench(Account, limits=Limits(snapshot_window_records=3, batch_records_max=1))
+    bench = Bench(Account, limits=Limits(snapshot_window_bytes_max=1, snapshot_window_records=3, batch_records_max=1))
     for key in "abababba":
         bench.tell(Deposit(amount=1), key)
     bench.tell(Trip(times=1), "w")

@@ -40,7 +40,7 @@ MOVED = "the money moved as the transfers ended"
 BANK = (SUM, NEGATIVE, ENDED, MOVED, LEFT)
 
 #: Few partitions and a small window, so that every shard has snapshots and a tail that no snapshot covers.
-system = ActorSystem("bank", settings=Settings(snapshot_window_records=40))
+system = ActorSystem("bank", settings=Settings(snapshot_window_bytes_max=1, snapshot_window_records=40))
 system.host(Account, partitions=2)
 system.host(Transfer, partitions=2)
 

@@ -234,7 +234,9 @@ def test_an_operator_resets_the_budget() -> None:
 @pytest.mark.parametrize(("entity", "ends"), [(Account, False), (Account, True), (Router, False)])
 def test_restarts_past_the_window_are_forgotten(entity: type[Entity], *, ends: bool) -> None:
     """Old restarts of a key use no memory, and no record in the log if the key has no other state."""
-    bench = Bench(entity, policy=POLICY, limits=Limits(snapshot_window_records=1), others=[Account])
+    bench = Bench(
+        entity, policy=POLICY, limits=Limits(snapshot_window_bytes_max=1, snapshot_window_records=1), others=[Account]
+    )
     bench.tell(Trip(times=1), "w")
     if ends:
         bench.tell(Close(), "w")
@@ -551,7 +553,11 @@ def test_the_same_input_gives_the_same_bytes(told: list[Told], batch: int) -> No
 @settings(max_examples=150, deadline=None)
 def test_the_batch_size_changes_no_result(told: list[Told], batch: int) -> None:
     """With one command per transaction or all in one, events per key, states, replies and dead letters are the same."""
-    one = Bench(Account, policy=POLICY, limits=Limits(batch_records_max=batch, snapshot_window_records=3))
+    one = Bench(
+        Account,
+        policy=POLICY,
+        limits=Limits(batch_records_max=batch, snapshot_window_bytes_max=1, snapshot_window_records=3),
+    )
     all_ = Bench(Account, policy=POLICY)
     for bench in (one, all_):
         send(bench, told)
@@ -570,7 +576,7 @@ def test_crashes_change_no_result_and_no_cause_appears_twice(
     calm = Bench(Account, policy=POLICY)
     send(calm, told)
     calm.settle()
-    limits = Limits(batch_records_max=batch, snapshot_window_records=window)
+    limits = Limits(batch_records_max=batch, snapshot_window_bytes_max=1, snapshot_window_records=window)
     bench = Bench(Account, policy=POLICY, limits=limits)
     send(bench, told)
     for loss in losses:

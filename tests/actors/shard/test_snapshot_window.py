@@ -10,11 +10,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from repertory.actors.shard.config import Limits
-from repertory.actors.shard.snapshot_window import SnapshotWindow
+from repertory.actors.shard.snapshot_window import RECORDS_PER_ENTITY, SnapshotWindow
 from tests.actors.domain import Account, Close, Deposit, Split, Teller, Trip
 from tests.actors.shard.bench import POLICY, Bench
 
-KEYS = st.sampled_from("abcd")
+KEY_NAMES = "abcd"
+KEYS = st.sampled_from(KEY_NAMES)
 MESSAGES = st.one_of(
     st.builds(Deposit, amount=st.integers(1, 9)),
     st.builds(Deposit, amount=st.integers(1, 9)),
@@ -97,28 +98,33 @@ def test_memory_and_every_restore_are_the_fold_of_the_journal(history: list[Any]
         assert living(bench) == expected
         bench.shard = lost
 
-    bench = Bench(Account, limits=Limits(snapshot_window_records=window, batch_records_max=batch))
+    bench = Bench(
+        Account, limits=Limits(snapshot_window_bytes_max=1, snapshot_window_records=window, batch_records_max=batch)
+    )
     play(bench, history, check)
 
 
-@given(history=HISTORIES, window=st.integers(1, 9), batch=st.integers(1, 5))
+@given(history=HISTORIES, window=st.integers(1, 9), bytes_max=st.sampled_from([1, 10_000]), batch=st.integers(1, 5))
 @settings(max_examples=150, deadline=None)
-def test_the_tail_is_bounded_and_never_moves_back(history: list[Any], window: int, batch: int) -> None:
+def test_the_tail_is_bounded_and_never_moves_back(history: list[Any], window: int, bytes_max: int, batch: int) -> None:
     """At most the window's records are replayed, the tail never moves back, and its offset is at or below it."""
-    last = [0]
+    last, most = [0], max(window, RECORDS_PER_ENTITY * len(KEY_NAMES)) if bytes_max > 1 else window
 
     def check(bench: Bench) -> None:
         if bench.committed is None:
             return
         record = bench.record
         assert last[0] <= record.tail_start <= record.seq
-        assert record.seq - record.tail_start <= window
+        assert record.seq - record.tail_start <= most
         last[0] = record.tail_start
         offsets = {int(r.header("seq") or b""): r.offset for r in bench.topics[bench.codec.events]}
         assert [*offsets] == [*range(record.seq)], "the journal has a gap or a duplicate"
         assert record.tail_offset <= offsets.get(record.tail_start, bench.ends[bench.codec.events])
 
-    bench = Bench(Account, limits=Limits(snapshot_window_records=window, batch_records_max=batch))
+    bench = Bench(
+        Account,
+        limits=Limits(snapshot_window_bytes_max=bytes_max, snapshot_window_records=window, batch_records_max=batch),
+    )
     play(bench, history, check)
 
 
@@ -138,7 +144,7 @@ def test_what_has_ended_is_forgotten(history: list[Any], window: int, *, restore
 
     The journal offset from which a restore reads follows the tail: it reads the window, and one turn more.
     """
-    bench = Bench(Account, limits=Limits(snapshot_window_records=window))
+    bench = Bench(Account, limits=Limits(snapshot_window_bytes_max=1, snapshot_window_records=window))
     play(bench, history, lambda _: None)
     bench.settle()
     if restored:
@@ -188,3 +194,19 @@ def test_the_window_agrees_with_a_list(writes: list[tuple[str, bool]], size: int
                 window.snapshotted(each)
             naive = deque((k, s) for k, s in naive if k not in due)
         assert window.tail_start(seq + 1) == (naive[0][1] if naive else seq + 1)
+
+
+def test_the_window_fits_the_number_of_entities() -> None:
+    """Two records for each, but no fewer than the setting, and no more bytes than that setting says."""
+    window = SnapshotWindow(10, 0, 0, bytes_max=5_000)
+    window.resize(3, 100, 4_000)
+    assert window.size == 10
+    window.resize(30, 0, 0)
+    assert window.size == 60
+    window.resize(1_000, 0, 0)
+    assert window.size == 125
+    for _ in range(200):
+        window.resize(1_000, 1, 1_000)
+    assert window.size == 10
+    window.resize(2, 100, 4_000)
+    assert window.size == 10

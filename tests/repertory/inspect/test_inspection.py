@@ -43,7 +43,7 @@ def test_any_value_can_be_shown(data: bytes | None, shown: str) -> None:
 @pytest.fixture
 def running() -> Iterator[Running]:
     """Run an account with one deposit."""
-    system = ActorSystem("bank", settings=Settings(snapshot_window_records=1))
+    system = ActorSystem("bank", settings=Settings(snapshot_window_bytes_max=1, snapshot_window_records=1))
     system.host(Account, partitions=1)
     with system.start() as running:
         running.client.tell(Account.deposit, "a", Deposit(amount=5))

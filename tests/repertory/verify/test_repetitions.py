@@ -18,7 +18,12 @@ from repertory.bridge.topics import SEEN_KEY
 from repertory.verify import verify
 from tests.actors.domain import Account, Deposit, Pay, Router, Teller
 
-system = ActorSystem("s", settings=Settings(delivery="at-least-once", seen_causes_max=8, snapshot_window_records=10))
+system = ActorSystem(
+    "s",
+    settings=Settings(
+        delivery="at-least-once", seen_causes_max=8, snapshot_window_bytes_max=1, snapshot_window_records=10
+    ),
+)
 for entity in (Account, Teller, Router):
     system.host(entity, partitions=2)
 

@@ -43,7 +43,9 @@ def checked(running: Running) -> VerificationReport:
 )
 def test_what_a_broker_has_deleted_cannot_be_judged(kafka_url: str, topics: tuple[str, ...]) -> None:
     """Events below the tail, handled commands, or both; the next owner restores, and goes on."""
-    system = ActorSystem(f"r{uuid4().hex[:8]}", settings=Settings(snapshot_window_records=10))
+    system = ActorSystem(
+        f"r{uuid4().hex[:8]}", settings=Settings(snapshot_window_bytes_max=1, snapshot_window_records=10)
+    )
     system.host(Account, partitions=1)
     system.host(Teller, partitions=1)
     with system.start(kafka_url) as running:

@@ -78,7 +78,9 @@ def build(name: str, kind: Any, default: Any, *, more: bool = False) -> Build:
     noter = type(Entity)("Noter", (Entity,), {**own, "note": command(note_), "noted": event(noted_)}, name="Noter")
     keeper = type(Entity)("Keeper", (Entity,), {**own, "note": command(keep)}, name="Keeper")
     publishes = {f"{name}-news": Publishes(partitions=1)}
-    system = ActorSystem(name, settings=Settings(snapshot_window_records=3), publishes=publishes)
+    system = ActorSystem(
+        name, settings=Settings(snapshot_window_bytes_max=1, snapshot_window_records=3), publishes=publishes
+    )
     system.host(noter, partitions=1)
     system.host(keeper, partitions=1)
     return Build(system, noter, keeper, note)
