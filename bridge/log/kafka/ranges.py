@@ -51,17 +51,17 @@ class RangeReader:
         hidden = _HiddenRange(where, end)
         done = False
         while not done:
-            messages = self._fetch(WAIT_S)
-            records = []
-            for record in records_of([m for m in messages if m.topic() == where.topic], where):
-                if start <= record.offset < end:
-                    records.append(record)
-                done = done or record.offset >= end - 1
-            for message in messages:
+            messages = [message for message in self._fetch(WAIT_S) if message.topic() == where.topic]
+            records = records_of(messages, where)
+            for message in messages if len(records) < len(messages) else ():
                 eof = self._check(message, where)
                 if eof is not None:
                     hidden.saw_eof(eof)
                     done = done or eof >= end
+            if records:
+                done = done or records[-1].offset >= end - 1
+                if records[0].offset < start or records[-1].offset >= end:
+                    records = [record for record in records if start <= record.offset < end]
             if records or done:
                 hidden.progressed()
             else:
