@@ -18,7 +18,14 @@ REPLIES_PARTITIONS = 8
 #: A stashed record or a dead letter holds a whole command and the details of its failure.
 _ROOMY = {"max.message.bytes": str(4 * 1024 * 1024)}
 _KEPT = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
-_COMPACTED = {"cleanup.policy": "compact"}
+#: A restore reads what compaction has left, and the active segment, which is never compacted. By Kafka's defaults that
+#: is a gigabyte, with a superseded shard record for each transaction, and as much again before compaction begins.
+_COMPACTED = {
+    "cleanup.policy": "compact",
+    "segment.bytes": str(16 * 1024 * 1024),
+    "min.cleanable.dirty.ratio": "0.2",
+    "max.compaction.lag.ms": str(10 * 60 * 1_000),
+}
 
 
 def commands_topic(system: str, entity: str) -> str:
