@@ -206,8 +206,10 @@ class KafkaConfig:
         """Build for a worker's consumer in the group: static, cooperative, without commits of its own."""
         session_ms = int(self.settings.session_timeout_s * 1_000)
         busy_ms = int(self.settings.busy_s * 1_000)
-        # Decides how soon the other members learn of a rebalance, which is most of a planned handover's time.
-        heartbeat: Config = {
+        working: Config = {
+            # A fetch returns with the first record; only a shard that begins while all others are idle waits for it.
+            "fetch.wait.max.ms": 100,
+            # Decides how soon the other members learn of a rebalance, which is most of a planned handover's time.
             "heartbeat.interval.ms": min(500, max(1, session_ms // 3)),
             # A worker that does not poll delays every rebalance for this long (librdkafka's default: 5 minutes). A
             # handler may take as long as its limit; after that its worker is killed, and does not leave by itself.
@@ -222,7 +224,7 @@ class KafkaConfig:
             "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": session_ms,
         }
-        return self._build(lines, self._fetching() | heartbeat, _COMMITTED_ONLY | identity)
+        return self._build(lines, self._fetching() | working, _COMMITTED_ONLY | identity)
 
     def reader(self, lines: LogLines) -> Config:
         """Build for a consumer that reads assigned partitions; librdkafka requires a group id, but it never joins."""
