@@ -19,9 +19,6 @@ from repertory.bridge.log.record import Record
 from repertory.supervision import Directive, Failure
 from repertory.supervision.traceback_text import message_of, user_traceback
 
-#: A restore notes the offset of each so many-th record: later restores begin at one of them.
-PLACED_EVERY = 500
-
 #: The remedy when a part of a shard's history is missing or contradicts the rest.
 REMEDY = "restore all topics of this entity from one backup"
 
@@ -69,8 +66,7 @@ class JournalTail:
                 f"records are lost; {REMEDY}"
             )
         self.next_seq = seq + 1
-        if seq % PLACED_EVERY == 0:
-            self._window.placed(seq, record.offset)
+        self._window.placed(seq, record.offset)
         if seq < shard.tail_start:
             return
         key = entity_key(record)

@@ -13,6 +13,8 @@ from collections import deque
 #: Journal records in the window for each entity. More of them make restores longer, fewer make commands write more
 #: snapshots; docs/performance.rst has both curves.
 RECORDS_PER_ENTITY = 2
+#: About how many journal records in the window have a known offset. A restore begins at one of them.
+_PLACES = 256
 #: Over how many turns the size of a record is averaged.
 _RECENT_TURNS = 16
 
@@ -89,8 +91,8 @@ class SnapshotWindow:
         return next(iter(self._oldest.values()), next_seq)
 
     def placed(self, seq: int, offset: int) -> None:
-        """Note the journal offset of the record ``seq`` (the first of a committed turn, or read in a replay)."""
-        if seq > self._offsets[-1][0]:
+        """Note the journal offset of the record ``seq``: the first of a committed turn, or read in a replay."""
+        if seq > self._offsets[-1][0] + self.size // _PLACES:
             self._offsets.append((seq, offset))
 
     def tail_offset(self, tail_start: int) -> int:

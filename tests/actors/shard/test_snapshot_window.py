@@ -210,3 +210,16 @@ def test_the_window_fits_the_number_of_entities() -> None:
     assert window.size == 10
     window.resize(2, 100, 4_000)
     assert window.size == 10
+
+
+def test_few_offsets_are_kept() -> None:
+    """However short the turns are: a restore begins at one of them, a little before the tail."""
+    window = SnapshotWindow(20_000, 0, 0)
+    for seq in range(60_000):
+        window.wrote(f"{seq}", seq)
+        window.placed(seq, 2 * seq)
+        for key in window.due(seq + 1):
+            window.snapshotted(key)
+        tail = window.tail_start(seq + 1)
+        assert tail - 20_000 // 250 <= window.tail_offset(tail) // 2 <= tail
+    assert len(window._offsets) <= 300
