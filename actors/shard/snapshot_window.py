@@ -15,6 +15,8 @@ from collections import deque
 RECORDS_PER_ENTITY = 2
 #: About how many journal records in the window have a known offset. A restore begins at one of them.
 _PLACES = 256
+#: By how many records the window becomes shorter in one turn: each may make a snapshot due, in that transaction.
+_SHRINK_MAX = 1_000
 #: Over how many turns the size of a record is averaged.
 _RECENT_TURNS = 16
 
@@ -41,11 +43,9 @@ class SnapshotWindow:
         if records:
             last, mean = size_bytes / records, self._record_bytes
             self._record_bytes = last if not mean else mean + (last - mean) / _RECENT_TURNS
-        if RECORDS_PER_ENTITY * entities > self._size_min and self._record_bytes:
-            most = int(self._bytes_max / self._record_bytes)
-            self.size = max(self._size_min, min(RECORDS_PER_ENTITY * entities, most))
-        else:
-            self.size = self._size_min
+        most = int(self._bytes_max / max(1.0, self._record_bytes))  # Before the first record its size is not known.
+        wanted = max(self._size_min, min(RECORDS_PER_ENTITY * entities, most))
+        self.size = max(wanted, self.size - _SHRINK_MAX)
 
     def wrote(self, key: str, seq: int) -> None:
         """Note a journal record of ``key``. A key whose life had ended has a new one, and must not be forgotten."""

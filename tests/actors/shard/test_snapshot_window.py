@@ -223,3 +223,21 @@ def test_few_offsets_are_kept() -> None:
         tail = window.tail_start(seq + 1)
         assert tail - 20_000 // 250 <= window.tail_offset(tail) // 2 <= tail
     assert len(window._offsets) <= 300
+
+
+def test_a_window_that_shrinks_makes_few_snapshots_due_at_once() -> None:
+    """Neither a restored shard's first turn without a record nor one of large records snapshots all entities."""
+    window = SnapshotWindow(10, 0, 0, bytes_max=10_000_000)
+    for seq in range(20_000):
+        window.wrote(f"{seq}", seq)
+    window.resize(20_000, 0, 0)
+    assert not window.due(20_000)
+    window.resize(20_000, 1_000, 10_000_000)
+    assert window.size == 39_000
+    for _ in range(100):
+        window.resize(20_000, 1_000, 10_000_000)
+        due = window.due(20_000)
+        assert len(due) <= 1_000
+        for key in due:
+            window.snapshotted(key)
+    assert window.size == 1_000
