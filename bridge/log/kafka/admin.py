@@ -375,7 +375,7 @@ class Admin:
         return Slot(None, None, members=members)
 
     def _group(self, group: str) -> ConsumerGroupDescription | None:
-        """Describe a group, None if there is none.
+        """Return the description of a group; None if there is no such group.
 
         The admin client may abort the process while the coordinator does not answer (see :meth:`committed`), so a
         consumer asks first. The first claim needs that consumer anyway.

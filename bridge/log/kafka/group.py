@@ -90,7 +90,7 @@ class GroupMember:
         self._control = f"{member.group}.control"
         self._failure: LogError | None = None
         self._proof_asked_s: float | None = None  # when the proof under way was asked for
-        self._unanswered = 0  # the plain offset commits that are not answered yet
+        self._unanswered = 0  # the plain offset commits whose answers have not been polled yet
         self._proof_retry_s = 0.0
         self._down_since_s: float | None = None
         self._ping: Future[object] | None = None
@@ -162,8 +162,8 @@ class GroupMember:
         """Return the error for a member that lost its slot to a live worker, or to a join request that came late.
 
         A late request is one of our own, repeated over another connection, or the last one of our killed predecessor.
-        The group takes it for a worker, but it sends no heartbeats, so the group frees the slot after a session. In a
-        rebalance it waits for no heartbeats, and keeps whoever asked to join: that proves nothing.
+        The group takes it for a worker, but it sends no heartbeats, so the group frees the slot after a session.
+        During a rebalance it needs none: it keeps every member that asked to join, and that proves nothing.
         """
         holder, unsteady_s = None, -math.inf
         asked_s = time.monotonic()
@@ -306,16 +306,14 @@ class GroupMember:
     def _on_revoke(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         self._group_watch.revoked(time.monotonic())
         self._listener.revoked(self._shards_of(partitions), "the group assigned it to another worker", lost=False)
-        self._await_commits()
-        _unassign(consumer, partitions)
+        self._give_up(consumer, partitions)
 
     def _on_lost(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         self._listener.revoked(self._shards_of(partitions), "the worker is no longer a member of the group", lost=True)
-        self._await_commits()
-        _unassign(consumer, partitions)
+        self._give_up(consumer, partitions)
 
-    def _await_commits(self) -> None:
-        """Wait for the answers to our plain offset commits: none may arrive while partitions are given up.
+    def _give_up(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        """Give partitions up, after the answers to our plain offset commits: none may arrive meanwhile.
 
         One that says that our slot was taken, after all partitions were unassigned and before that is complete, sends
         librdkafka 2.16.0 into an endless recursion of ``rd_kafka_cgrp_assignment_done`` and
@@ -324,8 +322,8 @@ class GroupMember:
         """
         if self._unanswered:
             with suppress(KafkaException):
-                self._consumer.committed([KafkaPartition(self._control, 0)], timeout=ANSWERS_WAIT_S)
-            self._unanswered = 0
+                consumer.committed([KafkaPartition(self._control, 0)], timeout=ANSWERS_WAIT_S)
+        _unassign(consumer, partitions)
 
     def _shards_of(self, partitions: list[KafkaPartition]) -> list[TopicPartition]:
         """Leave out the control topic, to which a worker subscribes to make the group rebalance."""
@@ -371,7 +369,7 @@ class GroupMember:
         self._listener.group_offsets_refused([TopicPartition(p.topic, p.partition) for p in partitions])
 
     def _on_commit(self, error: KafkaError | None, partitions: list[KafkaPartition]) -> None:
-        self._unanswered = max(0, self._unanswered - 1)
+        self._unanswered -= 1
         if any(p.topic != self._control for p in partitions):
             refusal = error or next((p.error for p in partitions if p.error is not None), None)
             if refusal is not None:
