@@ -65,7 +65,7 @@ class Handler:
         self.returns_tuple = False
         #: Whether the tuple may be empty: ``tuple[Deposited, ...]``.
         self.returns_nothing = False
-        #: By the type of a result that the annotation allows, within a tuple or alone; tuple is none of them.
+        #: By the type of a result that the annotation allows, alone or within a tuple; a tuple itself has no kind.
         self.result_kinds: Mapping[type, ResultKind] = {}
         #: The answers that this handler can give to an asker, and all answers that an ask of it can bring back.
         self.replies: tuple[type[Message], ...] = ()

@@ -30,7 +30,7 @@ class Refusals:
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
         self._reasons: dict[int, str] = {}
-        #: How many of the next commands the guilty one may be among (0: there is none), and how many a turn takes.
+        #: The guilty command is among so many of the next ones (0: none is searched for); how many a turn takes.
         self._suspected = self._most = 0
         #: How many commands have been handled since the last transaction: the shard may have to begin there again.
         self._undone = 0

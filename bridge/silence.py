@@ -88,7 +88,7 @@ class _Printed:
         return getattr(self.stdout, name)
 
 
-class _Ears:
+class _Dropping:
     """The handlers and the stdout of this process, which drop lines while any thread is silent."""
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class _Ears:
         self._filtered: set[logging.Handler] = set()
         self._dropper = _Dropper()
 
-    def close(self, silence: Silenced) -> None:
+    def begin(self, silence: Silenced) -> None:
         """Begin to drop."""
         with self._lock:
             self._silences.add(silence)
@@ -107,7 +107,7 @@ class _Ears:
             if not isinstance(sys.stdout, _Printed):
                 sys.stdout = _Printed(sys.stdout)
 
-    def open(self, silence: Silenced) -> None:
+    def end(self, silence: Silenced) -> None:
         """Leave all as it was, unless another thread is still silent."""
         with self._lock:
             self._silences.discard(silence)
@@ -119,7 +119,7 @@ class _Ears:
                 sys.stdout = sys.stdout.stdout
 
 
-_ears = _Ears()
+_dropping = _Dropping()
 
 
 @contextlib.contextmanager
@@ -133,9 +133,9 @@ def silenced() -> Iterator[Silenced]:
         return
     made, before = Silenced(), _current.silenced
     try:  # Ctrl-C may come at any moment.
-        _ears.close(made)
+        _dropping.begin(made)
         _current.silenced = made
         yield made
     finally:
         _current.silenced = before
-        _ears.open(made)
+        _dropping.end(made)

@@ -56,7 +56,7 @@ class CommandRunner:
         if not self._guard.admits(envelope.offset):
             turn.quarantine(envelope, self._where(envelope), self._guard.deaths, is_stashed=stashed is not None)
             return
-        if self._refused and envelope.offset in self._refused:
+        if envelope.offset in self._refused:
             turn.refused.append(envelope.offset)
             self._failed(envelope, stashed, OutputRefused(self._refused.pop(envelope.offset)), now_ms, turn)
             return

@@ -21,7 +21,6 @@ from repertory.actors.wire import DEPTH_MAX, DecodeError, check_depth, encode
 #: Bytes of a record beside its message: key (255), headers (under 700), the fields of a state record.
 RECORD_OVERHEAD_BYTES = 1_024
 
-
 #: A member of an Enum takes as long to look up as a function to call.
 _EVENT, _REJECTION, _STATE = ResultKind.EVENT, ResultKind.REJECTION, ResultKind.STATE
 

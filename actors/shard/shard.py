@@ -133,7 +133,7 @@ class Shard:
         guard, runner = self._guard, self._runner
         answers = self.config.policy.asked == "answer"
         turn = Turn(self.stash, self._entities.budget, answers=answers, refusals=self._refused)
-        batch_max, bytes_max = records_max or self.config.limits.batch_records_max, self.config.limits.turn_bytes_max
+        batch_max = records_max or self.config.limits.batch_records_max
         runner.stalled = None
         self._entities.watch_clock(now_ms)
         guard.begin_turn()
@@ -146,12 +146,13 @@ class Shard:
                 if guard.must_announce(alone):
                     return self._record_only(announce=alone)
                 batch_max = 1
-            if key is not None:
+            if key is None:
+                if not self._take(now_ms, turn, 1 if has_alone else batch_max, time_is_up):
+                    break
+            else:
                 self._retry(key, now_ms, turn)
-            elif not self._take(now_ms, turn, 1 if has_alone else batch_max, time_is_up):
-                break
-            if time_is_up() or turn.bytes >= bytes_max:
-                break
+                if time_is_up() or turn.bytes >= self.config.limits.turn_bytes_max:
+                    break
         guard.leave()
         if turn.handled:
             return self._finish(turn, now_ms)
@@ -196,7 +197,9 @@ class Shard:
             turn.handled += 1
             if redelivery is not None and not redelivery.accept(len(turn.outputs)):
                 return False
-            if turn.handled >= batch_max or stash.size or turn.bytes >= bytes_max or time_is_up():
+            if time_is_up() or turn.bytes >= bytes_max:
+                return False
+            if turn.handled >= batch_max or stash.size:
                 return True
 
     def _operate(self, delivery: Envelope, turn: Turn) -> None:

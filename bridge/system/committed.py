@@ -60,7 +60,7 @@ def entity_state(reader: Reader, system: SystemDefinition, hosted: EntityDefinit
     seq, version = -1, 0
     entity = behaviour.initial()
     if state is not None and state.value is not None:
-        seq, version = state.number(SEQ), state.number(VERSION)
+        seq, version = state.position
         if latest.snapshot is not None:
             entity = _snapshot(behaviour, state, latest.snapshot)
     if behaviour.journaled:

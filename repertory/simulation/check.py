@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from repertory.actors.control import is_control
-from repertory.actors.headers import CAUSE, EPOCH, ERROR_TYPE, SEQ, VERSION
+from repertory.actors.headers import CAUSE, EPOCH, ERROR_TYPE
 from repertory.actors.message import Stopped
 from repertory.actors.shard.changelog import CHANGELOG_INDEX, StashedRecord
 from repertory.actors.shard.config import AT_LEAST_ONCE
@@ -196,7 +196,7 @@ class Scan:
         for expected, record in enumerate(self._journals[hosted.codec.events, place.partition]):
             key = (record.key or b"").decode()
             try:
-                seq, version = record.number(SEQ), record.number(VERSION)
+                seq, version = record.position
                 stopped = isinstance(decode(record.value or b""), Stopped)
             except DecodeError as error:
                 raise Violation("a journal can be read", f"{_at(record)}: {error}") from error

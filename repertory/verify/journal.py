@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from repertory.actors.entity import Behaviour, Entity
-from repertory.actors.headers import CAUSE, EPOCH, SEQ, VERSION
+from repertory.actors.headers import CAUSE, EPOCH, SEQ
 from repertory.actors.message import Message, Stopped
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.changelog import CHANGELOG_INDEX
@@ -157,7 +157,7 @@ class Journal:
 
     def _event(self, record: Record, cause: Cause | None, on_step: Callable[[Step], None] | None) -> None:
         behaviour, writer = self._hosted.behaviour, self._findings.writer
-        seq, version = record.number(SEQ), record.number(VERSION)
+        seq, version = record.position
         key = text(record.key) or ""
         life = self.lives.get(key)
         if life is None or (self.is_cut and not life.is_read and version != life.version + 1):

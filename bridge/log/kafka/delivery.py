@@ -47,9 +47,8 @@ class DeliveryReports:
         """Return whether every record of a topic has a report."""
         return self._reports_all or self.is_outside(topic)
 
-    def expected(self, output: Output, *, is_first: bool) -> _Report:
+    def expected(self, output: Output, *, names_each: bool, is_first: bool) -> _Report:
         """Return the callback for the report of a record: the first of its topic, or each."""
-        names_each = self.names_each(output.topic)
         self.waiting += names_each
         return _Report(self, output, names_each=names_each, is_first=is_first)
 

@@ -44,9 +44,8 @@ class Sending:
 
         A failed delivery, with a report or without, makes the transaction abortable in librdkafka, so the commit fails.
         """
-        known: dict[
-            str, tuple[int, bool]
-        ] = {}  # each topic's number of partitions, and whether each record is reported
+        #: By topic: its number of partitions, and whether each of its records is reported.
+        known: dict[str, tuple[int, bool]] = {}
         reports, produce = self._reports, self._producer.produce
         for output in outputs:
             topic, partition, headers = output.topic, output.partition, output.headers
@@ -60,7 +59,9 @@ class Sending:
                 if not count:
                     reports.refuse(output, error)
                 raise KafkaException(error)
-            callback = reports.expected(output, is_first=is_first) if is_first or is_reported else None
+            callback = None
+            if is_first or is_reported:
+                callback = reports.expected(output, names_each=is_reported, is_first=is_first)
             while True:
                 try:
                     produce(
