@@ -1,7 +1,8 @@
 """Keeps quiet what user code logs and prints when it decides or applies again what was decided long ago.
 
 An operator who verifies a log must not read 3,000 lines "charging …": nothing is charged. Only the thread that works
-again is silent, and only for loggers of the application.
+again is silent, and only for loggers of the application. A silence holds while the function runs that asked for it:
+Ctrl-C between any two instructions, those of its end included, leaves nobody silent.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any, ParamSpec, TextIO, TypeVar
 
 from repertory.bridge.log_lines import handlers
@@ -24,10 +26,19 @@ _FRAMEWORK = __name__.partition(".")[0]
 class Silenced:
     """What is dropped on one thread, and how many lines that were. Made by `silenced`."""
 
-    def __init__(self) -> None:
+    def __init__(self, asked: FrameType, outer: Silenced | None) -> None:
         self.lines = 0
+        self.outer = outer
+        self._asked = asked
         self.is_lifted = False
         self._last: logging.LogRecord | None = None
+
+    def is_over(self) -> bool:
+        """Return whether this thread has left the function that asked for the silence, perhaps before it was ended."""
+        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
+        while frame is not None and frame is not self._asked:
+            frame = frame.f_back
+        return frame is None
 
     def drop(self, record: logging.LogRecord) -> None:
         """Count a line; several handlers may see it."""
@@ -54,7 +65,10 @@ class _Current(threading.local):
 
     def holds(self) -> Silenced | None:
         """Return the current thread's silence, None if it is heard now."""
-        return None if self.silenced is None or self.silenced.is_lifted else self.silenced
+        while (held := self.silenced) is not None and held.is_over():
+            _dropping.silences.discard(held)
+            self.silenced = held.outer
+        return None if held is None or held.is_lifted else held
 
 
 _current = _Current()
@@ -93,14 +107,14 @@ class _Dropping:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._silences: set[Silenced] = set()
+        self.silences: set[Silenced] = set()  #: That may still hold, of all threads.
         self._filtered: set[logging.Handler] = set()
         self._dropper = _Dropper()
 
     def begin(self, silence: Silenced) -> None:
         """Begin to drop."""
         with self._lock:
-            self._silences.add(silence)
+            self.silences.add(silence)
             for handler in handlers():
                 self._filtered.add(handler)
                 handler.addFilter(self._dropper)
@@ -110,8 +124,8 @@ class _Dropping:
     def end(self, silence: Silenced) -> None:
         """Leave all as it was, unless another thread is still silent."""
         with self._lock:
-            self._silences.discard(silence)
-            if self._silences:
+            self.silences.discard(silence)
+            if self.silences:
                 return
             while self._filtered:
                 self._filtered.pop().removeFilter(self._dropper)
@@ -131,11 +145,11 @@ def silenced() -> Iterator[Silenced]:
     if (held := _current.holds()) is not None:
         yield held
         return
-    made, before = Silenced(), _current.silenced
-    try:  # Ctrl-C may come at any moment.
+    made = Silenced(sys._getframe(2), _current.silenced)  # noqa: SLF001  behind contextlib's frame
+    _current.silenced = made
+    try:
         _dropping.begin(made)
-        _current.silenced = made
         yield made
     finally:
-        _current.silenced = before
+        _current.silenced = made.outer
         _dropping.end(made)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import dis
+import itertools
 import logging
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 import pytest
 
+from repertory.bridge import silence
 from repertory.bridge.silence import silenced
 
 shop = logging.getLogger("shop.till")
@@ -102,3 +109,62 @@ def test_silences_of_threads_end_in_any_order(
     assert [record.getMessage() for record in caplog.records] == ["heard"]
     assert capsys.readouterr().out == "heard too\n"
     assert sys.stdout is stdout
+
+
+#: After these instructions Python looks for signals (``CHECK_EVAL_BREAKER`` in ceval.c); ``with lock`` relies on it.
+LOOKS_FOR_SIGNALS = {"RESUME", "CALL", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD", "YIELD_VALUE"}
+
+
+def test_ctrl_c_at_any_moment_leaves_nobody_silent(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also while the silence begins or ends; what is printed afterwards is heard, and the next silence ends."""
+
+    def check() -> None:
+        with silenced():
+            shop.info("charging")
+            print("charging")  # noqa: T201
+
+    stdout, traced_before = sys.stdout, sys.gettrace()
+    for nth in itertools.count(1):
+        moments = itertools.count(1)
+        previous: dict[FrameType, str] = {}
+
+        def interrupt(
+            frame: FrameType,
+            event: str,
+            _argument: object,
+            nth: int = nth,
+            passed: Iterator[int] = moments,
+            previous: dict[FrameType, str] = previous,
+        ) -> Callable[..., Any] | None:
+            if frame.f_code.co_filename not in (silence.__file__, contextlib.__file__):
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                before = previous.get(frame)
+                previous[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+                if before in LOOKS_FOR_SIGNALS and next(passed) == nth:
+                    raise KeyboardInterrupt
+            return interrupt
+
+        sys.settrace(interrupt)
+        try:
+            check()
+            is_left = False
+        except KeyboardInterrupt as stopped:
+            is_left, kept = True, stopped  # A notebook keeps the last exception, and with it the frames.
+        finally:
+            sys.settrace(traced_before)
+        shop.info("heard")
+        print("heard too")  # noqa: T201
+        assert [record.getMessage() for record in caplog.records] == ["heard"], nth
+        assert capsys.readouterr().out == "heard too\n", nth
+        caplog.clear()
+        with silenced():
+            shop.info("charging")
+        assert sys.stdout is stdout, nth
+        if not is_left:
+            break
+    assert nth > 20
+    assert kept
