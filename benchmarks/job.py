@@ -1,7 +1,11 @@
-"""The ledger job: its messages, its entity and its input."""
+"""The ledger job: its messages, its entity and its input.
+
+A worker process imports ``benchmarks.job:system``; the environment says which one of a run it is (``BENCH_NAME``).
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Self
 
@@ -10,9 +14,11 @@ from repertory.actors.placement import partition_of
 from repertory.actors.wire import encode
 from repertory.bridge.log.port import Backend
 from repertory.bridge.log.record import Output
+from repertory.bridge.topics import commands_topic, events_topic
 
 PARTITIONS = 4
 ACCOUNTS = 10_000
+AMOUNT = 5
 BATCH = 1_000
 PRELOAD = 20_000
 
@@ -45,28 +51,42 @@ class Account(Entity):
         return self.replace(balance=self.balance + evt.amount)
 
 
-def ledger_system(name: str) -> ActorSystem:
+def ledger_system(name: str, partitions: int = PARTITIONS) -> ActorSystem:
     """Return a system that hosts the accounts."""
-    system = ActorSystem(name)
-    system.host(Account, partitions=PARTITIONS)
-    return system
+    made = ActorSystem(name)
+    made.host(Account, partitions=partitions)
+    return made
 
 
-def commands(topic: str, count: int) -> Iterator[Output]:
+NAME, SHARDS = "BENCH_NAME", "BENCH_PARTITIONS"
+system = ledger_system(os.environ.get(NAME, "ledger"), int(os.environ.get(SHARDS, PARTITIONS)))
+
+
+def commands_of(name: str) -> str:
+    """Return the topic of the commands of the system ``name``."""
+    return commands_topic(name, "account")
+
+
+def events_of(name: str) -> str:
+    """Return the topic of its events."""
+    return events_topic(name, "account")
+
+
+def commands(topic: str, count: int, accounts: int = ACCOUNTS, partitions: int = PARTITIONS) -> Iterator[Output]:
     """Yield deposits over all accounts, round robin."""
-    value = encode(Deposit(amount=5))
-    keys = [b"account-%d" % number for number in range(ACCOUNTS)]
-    places = [(partition_of(key, PARTITIONS), key) for key in keys]
+    value = encode(Deposit(amount=AMOUNT))
+    keys = [b"account-%d" % number for number in range(accounts)]
+    places = [(partition_of(key, partitions), key) for key in keys]
     for number in range(count):
-        partition, key = places[number % ACCOUNTS]
+        partition, key = places[number % accounts]
         yield Output(topic, partition, key, value)
 
 
-def preload(backend: Backend, topic: str, count: int) -> None:
+def preload(backend: Backend, topic: str, count: int, accounts: int = ACCOUNTS, partitions: int = PARTITIONS) -> None:
     """Append the commands of one round."""
     appender = backend.appender()
     pending: list[Output] = []
-    for output in commands(topic, count):
+    for output in commands(topic, count, accounts, partitions):
         pending.append(output)
         if len(pending) == PRELOAD:
             appender.append(pending)

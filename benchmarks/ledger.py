@@ -1,8 +1,8 @@
-"""The ledger job, on Repertory and as a bare loop on the same log, in turn: ``python -m benchmarks.ledger``.
+"""The ledger job on the embedded log, and a bare loop on the same log, in turn: ``python -m benchmarks.ledger``.
 
 The job: decode a deposit, add it to the balance of one of 10,000 accounts, and emit an event; exactly once, on four
 partitions. Each round starts a loop, fills its topic, and measures until everything is committed. Only figures of the
-same run are comparable; the result is their ratio.
+same run are comparable; the result is their ratio. For Kafka, see ``python -m benchmarks``.
 """
 
 from __future__ import annotations
@@ -77,26 +77,21 @@ def measure(job: Callable[[str, int], float], url: str, count: int) -> float:
 
 
 def main(
-    log: Annotated[str, typer.Option(help="memory:, sqlite:PATH or kafka://host:port")] = "memory:",
+    log: Annotated[str, typer.Option(help="memory: or sqlite:PATH")] = "memory:",
     count: Annotated[int, typer.Option("--commands", min=1, help="Commands of each round.")] = 200_000,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
 ) -> None:
     """Measure both loops in turn and print the ratio."""
     calm_the_collector()  # As a worker process does; the bare loop benefits as well.
-    bare: Callable[[str, int], float] = bare_embedded
-    if log.startswith("kafka:"):
-        from benchmarks.bare_kafka import bare_kafka  # noqa: PLC0415  load librdkafka only if it is used
-
-        bare = bare_kafka
     with sentences():
-        _compare(bare, log, count, rounds)
+        _compare(log, count, rounds)
 
 
-def _compare(bare: Callable[[str, int], float], log: str, count: int, rounds: int) -> None:
+def _compare(log: str, count: int, rounds: int) -> None:
     table = Table("round", "bare loop /s", "repertory /s", "ratio", title=f"ledger, {count:,} commands, {log}")
     ratios = []
     for number in range(rounds):
-        floor, ours = measure(bare, log, count), measure(repertory, log, count)
+        floor, ours = measure(bare_embedded, log, count), measure(repertory, log, count)
         ratios.append(ours / floor)
         table.add_row(str(number + 1), f"{floor:,.0f}", f"{ours:,.0f}", f"{ratios[-1]:.2f}")
     console.print(table)
