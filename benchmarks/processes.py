@@ -39,12 +39,14 @@ class Program(NamedTuple):
     partitions: int = job.PARTITIONS
 
 
-def repertory(label: str = "Repertory", workers: int = 1, partitions: int = job.PARTITIONS, **settings: str) -> Program:
+def repertory(
+    label: str = "Repertory", workers: int = 1, node: str = "bench", partitions: int = job.PARTITIONS, **settings: str
+) -> Program:
     """Return ours: one node with ``workers``; ``settings`` by their names."""
 
     def commands(brokers: str, _name: str, _directory: Path) -> list[list[str]]:
-        node = [sys.executable, "-m", "repertory", "run", "benchmarks.job:system", "--log", f"kafka://{brokers}"]
-        return [[*node, "--workers", str(workers), "--node", "bench"]]
+        run = [sys.executable, "-m", "repertory", "run", "benchmarks.job:system", "--log", f"kafka://{brokers}"]
+        return [[*run, "--workers", str(workers), "--node", node]]
 
     environment = {f"REPERTORY_{name.upper()}": value for name, value in settings.items()}
     return Program(label, commands, environment, partitions)

@@ -58,8 +58,8 @@ def _ledger(broker: Broker, program: Program, count: int, accounts: int) -> Thro
     offsets = Offsets(admin, name, program.partitions)
     try:
         with started(program, broker.address, name) as running:
-            first = _reached(offsets, running, broker, count // 2)
-            last = _reached(offsets, running, broker, count)
+            first = reached(offsets, running, broker, count // 2)
+            last = reached(offsets, running, broker, count)
         check_balances(broker.address, name, count, accounts)
     finally:
         drop(admin, name)
@@ -73,7 +73,7 @@ def _ledger(broker: Broker, program: Program, count: int, accounts: int) -> Thro
     )
 
 
-def _reached(offsets: Offsets, running: Started, broker: Broker, wanted: int) -> tuple[int, Load]:
+def reached(offsets: Offsets, running: Started, broker: Broker, wanted: int) -> tuple[int, Load]:
     """Wait until ``wanted`` commands are committed; return how many are, and the load at that time."""
     done, deadline_s = -1, 0.0
     while True:
