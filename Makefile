@@ -8,6 +8,7 @@ VENV := target/venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.versio
 endif
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+MEASURING := $(VENV)/.measuring
 # What needs neither a broker nor other processes, and takes no more than milliseconds for each test.
 PURE := not kafka and not processes and not simulation
 # What starts processes or a broker and mostly waits for them: beside the rest it would starve, but two go well together.
@@ -18,10 +19,10 @@ PYENV_ROOT ?= $(HOME)/.pyenv
 MARKED := $(PURE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check pure matrix lint format bench chaos clean
+.PHONY: help demo test check pure matrix lint format bench bench-check chaos clean
 
 help: ## Show what can be made.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(READY) ## Run the banking simulation: two supervised workers, killed as they run, audited. No Kafka needed.
 	$(PY) -m examples.banking
@@ -72,11 +73,18 @@ chaos: $(READY) ## Break a real Kafka and real workers by a seed (MINUTES=2, SEE
 	REPERTORY_DIFFERENTIAL=$(or $(HISTORIES),200) $(PY) -m pytest tests/bridge/log/test_differential.py
 	REPERTORY_RECORDED_KILLS=$(or $(KILLS),40) $(PY) -m pytest tests/bridge/log/test_recorded.py
 
-bench: $(READY) ## Measure the ledger job in memory; for Kafka: python -m benchmarks.ledger --log kafka://host:port
-	$(PY) -m benchmarks.ledger
+bench: $(MEASURING) ## Measure all on a Kafka of its own, Kafka Streams, Quix Streams and Faust beside it (an hour, on a machine with nothing else to do), and write docs/performance.rst.
+	$(PY) -m benchmarks $(BENCH)
+
+bench-check: $(READY) ## Name each ratio that became worse by more than a tenth since the last `make bench` (ten minutes).
+	$(PY) -m benchmarks.check
 
 clean: ## Remove what make has set up.
 	rm -rf $(VENV) target build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(MEASURING): $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]' --config-settings editable_mode=compat
+	@touch $@
 
 $(READY): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

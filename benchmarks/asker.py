@@ -45,13 +45,14 @@ class UnansweredError(Exception):
     """Asks without an answer."""
 
 
-def ask(brokers: str, name: str, answers: str, rate: float, count: int) -> Latency:
+def ask(brokers: str, name: str, answers: str, rate: float, count: int, patience_s: float = _PATIENCE_S) -> Latency:
     """Send ``count`` asks to the accounts of ``name``, ``rate`` each second; 0 is as fast as it goes.
 
-    ``answers``: the topic where the answers come. Raises UnansweredError.
+    ``answers``: the topic where the answers come; the next one is waited for as long as ``patience_s``.
+    Raises UnansweredError.
     """
     module = [sys.executable, "-m", "benchmarks.asker"]
-    receive = [*module, "receive", brokers, answers, str(count)]
+    receive = [*module, "receive", brokers, answers, str(count), str(patience_s)]
     send = [*module, "send", brokers, job.commands_of(name), f"{answers}/0", str(rate), str(count)]
     with subprocess.Popen(receive, stdout=subprocess.PIPE, text=True) as receiver:  # noqa: S603
         assert receiver.stdout is not None
@@ -89,7 +90,7 @@ def send(brokers: str, commands: str, reply_to: str, rate: float, count: int) ->
 
 
 @app.command()
-def receive(brokers: str, answers: str, count: Annotated[int, typer.Argument(min=10)]) -> None:
+def receive(brokers: str, answers: str, count: Annotated[int, typer.Argument(min=10)], patience_s: float) -> None:
     """Wait for the answers, and print their latencies as JSON."""
     consumer = Consumer(
         {
@@ -105,7 +106,7 @@ def receive(brokers: str, answers: str, count: Annotated[int, typer.Argument(min
     print(_READY, flush=True)
     latencies_ms: list[float] = []
     first_ns = last_ns = 0
-    deadline_s = time.monotonic() + _PATIENCE_S
+    deadline_s = time.monotonic() + patience_s
     while len(latencies_ms) < count:
         first = consumer.poll(0.1)
         messages = [first, *consumer.consume(_BATCH, 0)] if first else []
@@ -116,9 +117,9 @@ def receive(brokers: str, answers: str, count: Annotated[int, typer.Argument(min
             if sent is not None:
                 latencies_ms.append((last_ns - int(sent)) / 1e6)
         if messages:
-            deadline_s = time.monotonic() + _PATIENCE_S
+            deadline_s = time.monotonic() + patience_s
         elif time.monotonic() > deadline_s:
-            print(f"{count - len(latencies_ms)} of {count} were not answered within {_PATIENCE_S:.0f} s")
+            print(f"{count - len(latencies_ms)} of {count} were not answered within {patience_s:g} s")
             raise typer.Exit(1)
     consumer.close()
     found = sorted(latencies_ms[int(_WARM * count) :])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from confluent_kafka.admin import AdminClient
 
@@ -20,11 +20,9 @@ from repertory.bridge.log.port import TopicSpec
 from repertory.bridge.topics import REPLIES_PARTITIONS, replies_topic
 from tests.support.kafka.broker import Broker
 
-#: Asks a second of an idle program, and parts of the highest rate.
+#: Asks a second of an idle program.
 IDLE_RATE = 50.0
-LOADS = (0.1, 0.5, 0.9)
 _WARM_UP = 2_000
-_FLOOD = 100_000
 
 
 @contextlib.contextmanager
@@ -53,16 +51,19 @@ def asked(
         drop(admin, name)
 
 
-def highest_rate(broker: Broker, program: Program, answers_of: Callable[[str], str] = replies_topic) -> float:
-    """Return how many asks a second are answered when they come as fast as they can."""
-    with asked(broker, program, answers_of) as one:
-        return one(0, _FLOOD).rate
+def highest_rate(broker: Broker, program: Program, count: int) -> float:
+    """Return how many asks a second are answered when ``count`` come as fast as they can."""
+    with asked(broker, program, replies_topic) as one:
+        return one(0, count).rate
 
 
 def latencies(
-    broker: Broker, program: Program, rate_max: float, seconds: float, answers_of: Callable[[str], str] = replies_topic
+    broker: Broker,
+    program: Program,
+    seconds: float,
+    loads: Mapping[str, float] | None = None,
+    answers_of: Callable[[str], str] = replies_topic,
 ) -> dict[str, Latency]:
-    """Return the latencies, idle and at each load, by the name of the load."""
-    rates = {"idle": IDLE_RATE, **{f"{part:.0%}": part * rate_max for part in LOADS}}
+    """Return the latencies by the name of the load: idle, and of ``loads``, which are asks a second."""
     with asked(broker, program, answers_of) as one:
-        return {name: one(rate, int(rate * seconds)) for name, rate in rates.items()}
+        return {name: one(rate, int(rate * seconds)) for name, rate in {"idle": IDLE_RATE, **(loads or {})}.items()}

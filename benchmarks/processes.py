@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -107,10 +108,12 @@ def started(program: Program, brokers: str, name: str) -> Iterator[Started]:
     environment = {**os.environ, **own, **program.environment}
     with tempfile.TemporaryDirectory(prefix="repertory-bench-") as folder:
         said, processes = Path(folder) / "said.log", []
+        # If the measuring process is killed, its programs end.
+        ends_with_us = [setpriv, "--pdeathsig", "TERM"] if (setpriv := shutil.which("setpriv")) else []
         for command in program.commands(brokers, name, Path(folder) / "state"):
             with said.open("ab") as log:
                 made = subprocess.Popen(  # noqa: S603
-                    command, cwd=_ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                    [*ends_with_us, *command], cwd=_ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
                 )
             processes.append(made)
         running = Started(processes, said)

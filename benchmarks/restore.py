@@ -32,16 +32,15 @@ _TIMEOUT_S = 180.0
 _TRICKLE = 20
 _UNDER_WAY_S = 0.05
 _SETTLED_S = 1.0
-#: How long commits are watched as a node joins or leaves.
-_WATCHED_S = 8.0
 
 
 class Restored(msgspec.Struct, frozen=True):
-    """One kill: seconds to the next commit of the first and of all shards; the new worker's CPU seconds until then."""
+    """One kill: seconds to the next commit of the first and of all shards; the new worker's CPU until then."""
 
     first_s: float
     all_s: float
     cpu_s: float
+    memory_mb: float
 
 
 class Handover(msgspec.Struct, frozen=True):
@@ -110,31 +109,35 @@ def _killed(running: Started, offsets: Offsets) -> Restored:
         if any(moved) and not first_s:
             first_s = spent_s
         if all(moved):
-            return Restored(first_s, spent_s, cpu_s_of(running.tree()[-1]))
+            worker = running.tree()[-1]
+            return Restored(first_s, spent_s, cpu_s_of(worker), worker.memory_info().rss / 1e6)
         running.check()
         if spent_s > _TIMEOUT_S:
             raise RuntimeError(f"{moved} are restored after {spent_s:.0f} s")
         time.sleep(_POLL_S)
 
 
-def handover(broker: Broker, accounts: int) -> Handover:
-    """Let a second node join and leave while commands trickle in, and find the longest gaps between commits."""
+def handover(broker: Broker, accounts: int, watched_s: float = 8.0) -> Handover:
+    """Let a second node join and leave while commands trickle in, and find the longest gaps between commits.
+
+    ``watched_s``: how long each of these is watched.
+    """
     with _handled(broker, accounts, accounts) as (name, _running, offsets):
-        quiet_s = _longest_gap_s(offsets)
+        quiet_s = _longest_gap_s(offsets, watched_s)
         with started(repertory(node="second"), broker.address, name) as second:
-            joined_s = _longest_gap_s(offsets)
+            joined_s = _longest_gap_s(offsets, watched_s)
             second.check()
             leaving = threading.Thread(target=second.stop)
             leaving.start()
-            left_s = _longest_gap_s(offsets)
+            left_s = _longest_gap_s(offsets, watched_s)
             leaving.join()
     return Handover(joined_s, left_s, quiet_s)
 
 
-def _longest_gap_s(offsets: Offsets) -> float:
+def _longest_gap_s(offsets: Offsets, watched_s: float) -> float:
     """Return the longest time without a commit of a shard, from now on, for a while."""
     now_s = end_s = time.perf_counter()
-    end_s += _WATCHED_S
+    end_s += watched_s
     seen, since_s, longest_s = offsets.read(), [now_s] * job.PARTITIONS, 0.0
     while now_s < end_s:
         time.sleep(_POLL_S)

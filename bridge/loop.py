@@ -54,6 +54,7 @@ class ShardLoop:
         clock: Clock,
         *,
         poll_timeout_s: float,
+        turn_max_s: float = float("inf"),
         turns_max_s: float = float("inf"),
         report: ReportSink = lambda _report: None,
         progress: Callable[[], None] = lambda: None,
@@ -62,8 +63,8 @@ class ShardLoop:
     ) -> None:
         #: ``region``: the shards of this worker.
         self._log, self.region, self._clock, self._worker_log = log, region, clock, WorkerLog(report)
-        #: How long all shards together may decide before the log is polled again; each shard has an equal share.
-        self._poll_timeout_s, self._turns_max_s = poll_timeout_s, turns_max_s
+        #: How long one shard, and all together, may decide before the log is polled again; each has an equal share.
+        self._poll_timeout_s, self._turn_max_s, self._turns_max_s = poll_timeout_s, turn_max_s, turns_max_s
         self._progress, self._deaths, self._is_stopping = progress, deaths, is_stopping
         self.counts, self.commits = Counts(), 0
         self.ticks = WholeTicks()
@@ -146,7 +147,7 @@ class ShardLoop:
         now_ms = self._clock.epoch_ms()
         if not shard.ready(now_ms):
             return False
-        time_is_up = elapsed(self._clock, self._turns_max_s / len(self.region))
+        time_is_up = elapsed(self._clock, min(self._turn_max_s, self._turns_max_s / len(self.region)))
         result = shard.decide(now_ms, time_is_up, assigned.refusals.records_max)
         self._progress()
         kill_points.reached("decided")

@@ -68,6 +68,7 @@ class ShardHost:
             region,
             clock,
             poll_timeout_s=system.settings.poll_timeout_s,
+            turn_max_s=system.settings.turn_time_max_s,
             turns_max_s=system.settings.turns_max_s,
             report=control.report,
             progress=control.progress,

@@ -92,6 +92,7 @@ class Running:
             self.system.region(topology, seed=self._lives, in_flight=[0, 0, 0], owner=self.owner),
             self._clock,
             poll_timeout_s=self.system.settings.poll_timeout_s,
+            turn_max_s=self.system.settings.turn_time_max_s,
             turns_max_s=self.system.settings.turns_max_s,
             report=self._report,
         )

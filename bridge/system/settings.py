@@ -33,6 +33,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: Commands that one transaction of a shard handles at most. Throughput levels off at 1,000 (measured). Slow
     #: handlers make it fewer: all shards of a worker together decide for a sixth of a session, then the worker polls.
     batch_records_max: int = 1_000
+    #: How long a shard decides at most before it commits, so that answers do not wait for a batch of slow handlers; one
+    #: handler may take longer. An idle shard commits at once, and what comes while a commit is under way is one batch.
+    turn_time_max_s: float = 0.1
     #: Bytes after which a turn takes no further command: the outputs of its commands, and the states that they leave.
     #: A transaction has to be sent within ``transaction_timeout_s``.
     turn_bytes_max: int = 16_000_000
