@@ -48,10 +48,10 @@ def ledger(options: argparse.Namespace) -> Any:
         web_enabled=False,
         **given,
     )
-    raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
+    raw = {"key_type": str, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
     commands = app.topic(f"{options.name}.account.commands", **raw)
     events = app.topic(f"{options.name}.account.events", **raw)
-    balances = app.Table("balances", default=int, key_type=bytes, key_serializer="raw", partitions=PARTITIONS)
+    balances = app.Table("balances", default=int, key_type=str, value_type=int, partitions=PARTITIONS)
 
     async def account(stream: Any) -> None:
         async for event in stream.events():
