@@ -20,6 +20,12 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 _BUILT = _HERE.parents[1] / "target" / "bench"
 _BUILD_TIMEOUT_S = 600.0
+#: Warnings, but not at each start: of a handler that is not used here, and of a state directory below ``/tmp``.
+_LOG_LEVELS = (
+    "defaultLogLevel=warn",
+    "log.org.apache.kafka.streams.StreamsConfig=error",
+    "log.org.apache.kafka.streams.processor.internals.StateDirectory=error",
+)
 
 #: What is installed for the peers in Python. The versions for Kafka Streams are in ``streams/pom.xml``.
 QUIX = ("quixstreams==3.28.1", "msgspec==0.22.0")
@@ -28,7 +34,6 @@ FAUST = (
     "aiokafka==0.14.0",
     "cramjam==2.14.0",
     "rocksdict==0.3.29",
-    "uvloop==0.23.0",
     "msgspec==0.22.0",
 )
 
@@ -50,7 +55,8 @@ def streams(
         goals = ["compile", "dependency:copy-dependencies", f"-DoutputDirectory={built / 'jars'}"]
         _run(_program("mvn"), "-q", "-B", "-f", str(pom), *goals)
         _mark(built, sources)
-    jvm = ["-Xmx1g", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{built / 'classes'}:{built / 'jars'}/*"]
+    quiet = (f"-Dorg.slf4j.simpleLogger.{setting}" for setting in _LOG_LEVELS)
+    jvm = ["-Xmx1g", *quiet, "-cp", f"{built / 'classes'}:{built / 'jars'}/*"]
     options = [*_options(brokers, name, directory, commit_interval_ms), "--threads", str(threads)]
     return [java, *jvm, "Ledger", *options]
 

@@ -18,8 +18,7 @@ from typing import Annotated
 
 import msgspec
 import typer
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from rich.console import Console
 
 from benchmarks import peers
@@ -61,24 +60,25 @@ def outputs(topic: str, numbers: range) -> Iterator[Output]:
         yield Output(topic, partition_of(key, PARTITIONS), key, value, ((CORRELATION_ID, b"%d" % number),))
 
 
-def committed(admin: AdminClient, group: str, topic: str) -> int:
-    """Return how many commands a group has committed; 0 while its coordinator starts."""
+def committed(group: Consumer, topic: str) -> int:
+    """Return how many commands a group has committed. The consumer is no member; it only asks for its group's offsets.
+
+    ``AdminClient.list_consumer_group_offsets`` is not used: with confluent-kafka 2.16.1 it can crash the process while
+    the group's coordinator is not yet known.
+    """
     places = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
-    asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, places)])
     try:
-        return sum(max(0, place.offset) for place in asked[group].result().topic_partitions or ())
+        return sum(max(0, place.offset) for place in group.committed(places, START_TIMEOUT_S))
     except KafkaException as error:
         if error.args[0].code() not in COORDINATOR_STARTS:
             raise
         return 0
 
 
-def await_committed(
-    admin: AdminClient, name: str, total: int, process: subprocess.Popen[bytes], timeout_s: float
-) -> None:
+def await_committed(group: Consumer, name: str, total: int, process: subprocess.Popen[bytes], timeout_s: float) -> None:
     """Wait until a peer has committed its commands; SystemExit if it ends or takes too long."""
     deadline_s = time.monotonic() + timeout_s
-    while (found := committed(admin, name, f"{name}.account.commands")) < total:
+    while (found := committed(group, f"{name}.account.commands")) < total:
         if process.poll() is not None:
             raise SystemExit(f"{name} exited with {process.returncode} after {found:,} of {total:,} commands")
         if time.monotonic() > deadline_s:
@@ -117,19 +117,23 @@ def check(peer: str, brokers: str, count: int, log: Path, directory: Path) -> st
     name = f"{peer}-{uuid.uuid4().hex[:8]}"
     topics = [f"{name}.account.{part}" for part in ("commands", "events")]
     command = PEERS[peer](brokers, name, directory)
-    admin = AdminClient({"bootstrap.servers": brokers})
-    with closing(connect(f"kafka://{brokers}")) as backend, closing(backend.appender()) as appender:
+    asking = Consumer({"bootstrap.servers": brokers, "group.id": name})
+    with (
+        closing(asking) as group,
+        closing(connect(f"kafka://{brokers}")) as backend,
+        closing(backend.appender()) as appender,
+    ):
         backend.ensure([TopicSpec(topic, PARTITIONS, {}) for topic in topics])
         appender.append(list(outputs(topics[0], range(KEYS))))
         with log.open("wb") as sink:
             process = subprocess.Popen(command, cwd=directory, stdout=sink, stderr=sink)  # noqa: S603
         try:
             begin_s = time.monotonic()
-            await_committed(admin, name, KEYS, process, START_TIMEOUT_S)
+            await_committed(group, name, KEYS, process, START_TIMEOUT_S)
             ready_s = time.monotonic()
             for start in range(KEYS, KEYS + count, KEYS):
                 appender.append(list(outputs(topics[0], range(start, min(start + KEYS, KEYS + count)))))
-            await_committed(admin, name, KEYS + count, process, JOB_TIMEOUT_S)
+            await_committed(group, name, KEYS + count, process, JOB_TIMEOUT_S)
             end_s = time.monotonic()
             process.terminate()
             status = process.wait(STOP_TIMEOUT_S)

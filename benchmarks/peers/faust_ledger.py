@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--commit-interval-ms", type=int)
     parser.add_argument("--guarantee", default="exactly_once")
     options = parser.parse_args()
-    worker = faust.Worker(ledger(options), loglevel="WARN", quiet=True)
+    worker = faust.Worker(ledger(options), loglevel="ERROR", quiet=True)
     worker.execute_from_commandline()
 
 
