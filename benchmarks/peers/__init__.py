@@ -20,9 +20,10 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 _BUILT = _HERE.parents[1] / "target" / "bench"
 _BUILD_TIMEOUT_S = 600.0
-#: Warnings, but not at each start: of a handler that is not used here, and of a state directory below ``/tmp``.
+#: Warnings, but not of requests that are repeated, of a handler that is not used, and of a state directory in ``/tmp``.
 _LOG_LEVELS = (
     "defaultLogLevel=warn",
+    "log.org.apache.kafka.clients.producer.internals.Sender=error",
     "log.org.apache.kafka.streams.StreamsConfig=error",
     "log.org.apache.kafka.streams.processor.internals.StateDirectory=error",
 )
@@ -73,7 +74,7 @@ def quix(brokers: str, name: str, directory: Path, *, commit_interval_ms: int | 
 def faust(brokers: str, name: str, directory: Path, *, commit_interval_ms: int | None = None) -> list[str]:
     """Return the command line of Faust; its commit interval is 2.8 s by default.
 
-    Raises PeerMissingError.
+    In effect it runs at least once: ``faust_ledger.py`` says why. Raises PeerMissingError.
     """
     python = _environment(_BUILT / "faust", FAUST)
     return [python, "-I", str(_HERE / "faust_ledger.py"), *_options(brokers, name, directory, commit_interval_ms)]

@@ -42,7 +42,11 @@ START_TIMEOUT_S = 90.0
 JOB_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0
 #: The first group of a new broker makes its offsets topic.
-COORDINATOR_STARTS = {KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE}
+NOT_YET = {
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+}
 
 
 class Event(msgspec.Struct, tag_field="type", tag="Deposited", forbid_unknown_fields=True):
@@ -70,7 +74,7 @@ def committed(group: Consumer, topic: str) -> int:
     try:
         return sum(max(0, place.offset) for place in group.committed(places, START_TIMEOUT_S))
     except KafkaException as error:
-        if error.args[0].code() not in COORDINATOR_STARTS:
+        if error.args[0].code() not in NOT_YET:
             raise
         return 0
 
@@ -117,7 +121,7 @@ def check(peer: str, brokers: str, count: int, log: Path, directory: Path) -> st
     name = f"{peer}-{uuid.uuid4().hex[:8]}"
     topics = [f"{name}.account.{part}" for part in ("commands", "events")]
     command = PEERS[peer](brokers, name, directory)
-    asking = Consumer({"bootstrap.servers": brokers, "group.id": name})
+    asking = Consumer({"bootstrap.servers": brokers, "group.id": name, "isolation.level": "read_uncommitted"})
     with (
         closing(asking) as group,
         closing(connect(f"kafka://{brokers}")) as backend,

@@ -1,6 +1,12 @@
-"""The ledger job on Faust, exactly once: a table in RocksDB with a changelog topic.
+"""The ledger job on Faust: a table in RocksDB with a changelog topic, which Faust makes itself.
 
-Runs in a virtual environment of its own; :mod:`benchmarks.peers` makes it. SIGTERM stops it, with status 0.
+Runs in a virtual environment of its own; :mod:`benchmarks.peers` makes it. SIGTERM stops it, with status 0. By default
+Faust commits every 2.8 seconds.
+
+``processing_guarantee="exactly_once"`` runs on Kafka 4.3.1, and reports no error, but Faust 0.15.3 keeps only the
+changelog and the offsets in its transactions: records for a topic that the app does not consume itself are sent without
+one. After a SIGKILL with 12,000 commands, 1,584 events were repeated and 3 of 1,000 last balances were wrong (measured
+once; at least once, 317 and 318). So its figures are those of at least once, whatever the setting is called.
 """
 
 from __future__ import annotations
@@ -71,7 +77,7 @@ def main() -> None:
     for option in ("--brokers", "--name", "--directory"):
         parser.add_argument(option, required=True)
     parser.add_argument("--commit-interval-ms", type=int)
-    parser.add_argument("--guarantee", default="exactly_once")
+    parser.add_argument("--guarantee", choices=["exactly_once", "at_least_once"], default="exactly_once")
     options = parser.parse_args()
     worker = faust.Worker(ledger(options), loglevel="ERROR", quiet=True)
     worker.execute_from_commandline()
