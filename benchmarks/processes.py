@@ -113,7 +113,12 @@ def started(program: Program, brokers: str, name: str) -> Iterator[Started]:
         for command in program.commands(brokers, name, Path(folder) / "state"):
             with said.open("ab") as log:
                 made = subprocess.Popen(  # noqa: S603
-                    [*ends_with_us, *command], cwd=_ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                    [*ends_with_us, *command],
+                    cwd=_ROOT,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
                 )
             processes.append(made)
         running = Started(processes, said)

@@ -87,10 +87,10 @@ def test_what_was_measured_is_shown(tmp_path: Path) -> None:
         latency={"ours": [{"idle": Latency(50, 5, 9, 10)}]},
         restore={"1,000": [Restored(0.5, 0.6, 0.1, 40)], "1,000, after 9,000 commands": [Restored(0.5, 0.7, 0.2, 40)]},
     )
-    rows = [line.split() for line in report.text(results).splitlines()]
-    assert "ours 100 100 to 100 0.50 20.0 4.00 1.0 0.10".split() in rows
-    assert "ours idle 50 5.0 9.0 10.0".split() in rows
-    assert "1,000, after 9,000 commands 0.50 0.70 0.70 0.20 5,000 40".split() in rows
+    rows = [" ".join(line.split()) for line in report.text(results).splitlines()]
+    assert "ours 100 100 to 100 0.50 20.0 4.00 1.0 0.10" in rows
+    assert "ours idle 50 5.0 9.0 10.0" in rows
+    assert "1,000, after 9,000 commands 0.50 0.70 0.70 0.20 5,000 40" in rows
     path = tmp_path / "results.json"
     report.keep(results, path)
     assert report.read(path) == results
