@@ -105,7 +105,7 @@ def measure_ledger(broker: Broker, results: Results, size: Size) -> None:
         *(streams_program(threads, label=f"{STREAMS}, {threads} threads") for threads in _THREADS[1:]),
         repertory(f"{OURS}, at least once", delivery="at-least-once"),
     ]
-    few = [repertory(f"{OURS}, {size.few_commands:,}"), peer("Quix Streams", quix), peer("Faust", faust)]
+    few = [repertory(f"{OURS}, {size.few_commands:,}"), peer("Quix Streams", quix), peer("Faust, at least once", faust)]
     results.ledger = {}
     for number in range(size.rounds):
         for program in (*large, *few):
@@ -116,14 +116,14 @@ def measure_ledger(broker: Broker, results: Results, size: Size) -> None:
 
 def measure_latency(broker: Broker, results: Results, size: Size) -> None:
     """Asks, idle and under load, beside the bare loop and Kafka Streams."""
-    ours = repertory(OURS)
+    ours, at_least_once = repertory(OURS), repertory(f"{OURS}, at least once", delivery="at-least-once")
     results.rate_max = highest_rate(broker, ours, size.flood)
     console.print(f"highest rate of asks: {results.rate_max:,.0f}/s")
     loads = {f"{part:.0%}": part * results.rate_max for part in _LOADS}
     streams_programs = streams_program(1), streams_program(1, 1, f"{STREAMS}, commit.interval.ms=1")
     results.latency = {}
     for number in range(size.rounds):
-        for program in (bare(BARE), ours, *streams_programs):
+        for program in (bare(BARE), ours, at_least_once, *streams_programs):
             answers = {"answers_of": job.events_of} if program in streams_programs else {}
             found = latencies(broker, program, size.load_s, loads, **answers)
             results.latency.setdefault(program.label, []).append(found)

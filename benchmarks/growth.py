@@ -47,11 +47,11 @@ def shards(broker: Broker, count: int, commands: int, watched_s: float = 10.0) -
     """Measure one worker of ``count`` shards: first idle, then at the ledger job."""
     name = f"bench-{uuid.uuid4().hex[:8]}"
     admin = AdminClient({"bootstrap.servers": broker.address})
-    program = repertory(partitions=count)
+    program, offsets = repertory(partitions=count), Offsets(broker.address, name, count)
     prepare(broker, name, 20 * count, 20 * count, count)
     try:
         with started(program, broker.address, name) as running:
-            reached(Offsets(admin, name, count), running, broker, 20 * count)
+            reached(offsets, running, broker, 20 * count)
             time.sleep(_SETTLED_S)
             worker = running.tree()[-1]
             segments, cpu_s, begin_s = _segments(), running.cpu_s(), time.perf_counter()
@@ -61,6 +61,7 @@ def shards(broker: Broker, count: int, commands: int, watched_s: float = 10.0) -
             threads, descriptors = worker.num_threads(), worker.num_fds()
             memory_mb = worker.memory_info().rss / 1e6
     finally:
+        offsets.close()
         drop(admin, name)
     busy = ledger(broker, program, commands)
     return Shards(count, threads, descriptors, memory_mb, segments_s, idle_cores, busy.commands_s, busy.cpu_us)

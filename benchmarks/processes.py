@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from benchmarks import job
 
@@ -154,26 +153,32 @@ def load(program: Started, broker: int) -> Load:
     return Load(time.perf_counter(), program_s, broker_s, machine_s - program_s - broker_s - own_s)
 
 
-_NOT_YET = {KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE}
+_NOT_YET = {
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR
+}  # fmt: skip
 
 
 class Offsets:
-    """The committed offsets of a run's group, on the topic of its commands."""
+    """The committed offsets of a run's group, on the topic of its commands.
 
-    def __init__(self, admin: AdminClient, name: str, partitions: int = job.PARTITIONS) -> None:
-        self._admin = admin
-        wanted = [TopicPartition(job.commands_of(name), partition) for partition in range(partitions)]
-        self._asked = ConsumerGroupTopicPartitions(name, wanted)
-        self._group = name
+    They are read by a consumer that does not join: in librdkafka 2.16 ``AdminClient.list_consumer_group_offsets`` was
+    seen to end the process (SIGSEGV) while the coordinator of a new broker loads.
+    """
+
+    def __init__(self, brokers: str, name: str, partitions: int = job.PARTITIONS) -> None:
+        self._consumer = Consumer({"bootstrap.servers": brokers, "group.id": name, "enable.auto.commit": False})
+        self._wanted = [TopicPartition(job.commands_of(name), partition) for partition in range(partitions)]
 
     def read(self) -> list[int]:
         """Return the offset of each partition, 0 before its first commit."""
-        asked = self._admin.list_consumer_group_offsets([self._asked])[self._group]
         try:
-            answer = asked.result(_ANSWER_TIMEOUT_S)
+            found = self._consumer.committed(self._wanted, _ANSWER_TIMEOUT_S)
         except KafkaException as error:
             if error.args[0].code() not in _NOT_YET:
                 raise
-            return [0] * len(self._asked.topic_partitions or [])
-        found = sorted(answer.topic_partitions or [], key=lambda each: each.partition)
-        return [max(0, each.offset) for each in found]
+            return [0] * len(self._wanted)
+        return [max(0, each.offset) for each in sorted(found, key=lambda each: each.partition)]
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._consumer.close()

@@ -57,7 +57,7 @@ def _handled(broker: Broker, accounts: int, count: int) -> Iterator[tuple[str, S
     name = f"bench-{uuid.uuid4().hex[:8]}"
     admin = AdminClient({"bootstrap.servers": broker.address})
     prepare(broker, name, count, accounts)
-    offsets = Offsets(admin, name)
+    offsets = Offsets(broker.address, name)
     stopping = threading.Event()
     trickle = threading.Thread(target=_trickle, args=(broker.url, name, accounts, stopping))
     try:
@@ -70,6 +70,7 @@ def _handled(broker: Broker, accounts: int, count: int) -> Iterator[tuple[str, S
             trickle.join()
     finally:
         stopping.set()
+        offsets.close()
         drop(admin, name)
 
 

@@ -55,7 +55,7 @@ def _ledger(broker: Broker, program: Program, count: int, accounts: int) -> Thro
     name = f"bench-{uuid.uuid4().hex[:8]}"
     admin = AdminClient({"bootstrap.servers": broker.address})
     prepare(broker, name, count, accounts, program.partitions)
-    offsets = Offsets(admin, name, program.partitions)
+    offsets = Offsets(broker.address, name, program.partitions)
     try:
         with started(program, broker.address, name) as running:
             start = 0, load(running, broker.pid)
@@ -63,6 +63,7 @@ def _ledger(broker: Broker, program: Program, count: int, accounts: int) -> Thro
             last = reached(offsets, running, broker, count)
         check_balances(broker.address, name, count, accounts)
     finally:
+        offsets.close()
         drop(admin, name)
     if first[0] == last[0]:  # So few commands that they were committed at once.
         first = start
