@@ -17,6 +17,7 @@ from repertory.bridge import topics
 from repertory.bridge.codec import Codec
 from repertory.bridge.hooked import Hook, hooked
 from repertory.bridge.hosted_entity import HostedEntity, Topology
+from repertory.bridge.log.compacted import is_compacted
 from repertory.bridge.log.port import Backend, TopicSpec
 from repertory.bridge.region import ShardRegion
 from repertory.bridge.system.configuration import configuration
@@ -83,6 +84,11 @@ class SystemDefinition:
         self.workers = workers or restart(max_restarts=20, within_s=60, backoff=Backoff(first_s=0.02, max_s=5))
         self.worker_strategy = worker_strategy
         self._topic_config = dict(topic_config or {})
+        if is_compacted(self._topic_config):
+            raise ValueError(
+                f"{name}: a commands topic cannot be compacted: of each key's commands only the last would be handled; "
+                "topic_config may limit their retention"
+            )
         #: The topics outside the system that its handlers publish to, by name.
         self.publishes = checked_publishes(name, publishes or {})
         self._hosted: dict[type[Entity], EntityDefinition] = {}

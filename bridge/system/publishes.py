@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from repertory.bridge.log.compacted import is_compacted
 from repertory.bridge.log.port import Backend, TopicMismatch, TopicSpec
 
 #: What Kafka allows as the name of a topic.
@@ -28,6 +29,11 @@ class Publishes(msgspec.Struct, frozen=True):
 
     partitions: int | None = None
     config: Mapping[str, str] | None = None
+
+    @property
+    def is_compacted(self) -> bool:
+        """Whether superseded records of the topic are deleted, as far as the declaration tells."""
+        return is_compacted(self.config or {})
 
 
 def checked_publishes(system: str, publishes: Mapping[str, Publishes]) -> Mapping[str, Publishes]:

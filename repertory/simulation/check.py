@@ -215,13 +215,14 @@ class Scan:
         """Restore the shard from the log as it is now."""
         config = self._cluster.topology.shard_config(*place)
         codec, reader = hosted.codec, self._reader
-        ends = {topic: len(self._topics[topic, place.partition]) for topic in codec.restored_topics}
+        ends = {topic: reader.bounds(topic, place.partition)[1] for topic in codec.restored_topics}
         low, high = reader.bounds(*place)
         claimed = Claimed(place, reader.committed(self._cluster.system.name, *place), low, high, ends)
         try:
             recovery = Recovery(config, codec, claimed)
             while (wanted := recovery.wanted) is not None:
-                records = self._topics[wanted.topic, place.partition][wanted.from_offset : wanted.to_offset]
+                found = self._topics[wanted.topic, place.partition]
+                records = [record for record in found if wanted.from_offset <= record.offset < wanted.to_offset]
                 recovery.feed(Replayed(place, wanted.topic, records, complete=True))
             return Shard(config, recovery.recovered())
         except Inconsistent as error:

@@ -108,7 +108,8 @@ class Verification:
             for partition in range(hosted.partitions)
         }
         self._epochs = epochs = OwnerEpochs(reader, self._hosted)
-        self._published = PublishedOutputs(system.name, self._hosted.keys(), epochs, self._findings)
+        compacted = {topic for topic, declared in system.publishes.items() if declared.is_compacted}
+        self._published = PublishedOutputs(system.name, self._hosted.keys(), compacted, epochs, self._findings)
         self._receivers = Receivers(self._topology.entities, topics.replies_topic(system.name))
         self._gathered = Gathered(self._records, system, self._hosted, self._receivers, epochs, self._findings)
 

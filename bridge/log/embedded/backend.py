@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 
 from repertory.bridge.log.clock import Clock, SystemClock
+from repertory.bridge.log.compacted import is_compacted
 from repertory.bridge.log.embedded import schema
+from repertory.bridge.log.embedded.compaction import Compactor
 from repertory.bridge.log.embedded.log import EmbeddedLog, lives
 from repertory.bridge.log.embedded.store import Store, exists, grouped
 from repertory.bridge.log.port import Log, Member, MemberDescription, TopicMismatch, TopicSpec
@@ -94,13 +96,15 @@ class EmbeddedAppender:
     """Appends to the embedded log from outside a shard. One thread."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self._store, self._compactor = store, Compactor(store)
 
     def append(self, outputs: Sequence[Output]) -> Sequence[int]:
         """Append all of it durably or nothing, and return the offsets, in order."""
+        self._compactor.step()
         groups = grouped(outputs)
         with self._store.write(appends=True) as connection:
             next_offsets = self._store.append(connection, groups)
+        self._compactor.wrote(next_offsets)
         offsets = []
         for output in outputs:
             partition = TopicPartition(output.topic, output.partition)
@@ -157,6 +161,11 @@ class EmbeddedBackend:
                     # No topic ever had this id, and in a simulated run it is the same each time.
                     topic_id = f"{store.clock.epoch_ms():x}-{changes}-{number}"
                     connection.execute("INSERT OR REPLACE INTO topic VALUES (?, ?)", (spec.name, topic_id))
+                connection.execute(schema.COMPACTION)
+                for spec in specs:
+                    if is_compacted(spec.config):
+                        rows = [(spec.name, partition) for partition in range(spec.partitions)]
+                        connection.executemany(schema.COMPACT, rows)
                 if made:
                     connection.execute(schema.CHANGED)
         finally:

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from repertory.bridge.log.embedded import schema
+from repertory.bridge.log.embedded.compaction import Compactor
 from repertory.bridge.log.embedded.store import Connection, Store, grouped
 from repertory.bridge.log.port import (
     Aborted,
@@ -89,6 +90,7 @@ class EmbeddedLog:
 
     def __init__(self, store: Store, member: Member, subscriptions: Sequence[str]) -> None:
         self._store, self._member, self._subscriptions = store, member, tuple(subscriptions)
+        self._compactor = Compactor(store)
         self._lease_s = store.settings.session_timeout_s
         self._busy_s = store.settings.busy_s
         self._owner = uuid.uuid4().hex
@@ -114,6 +116,7 @@ class EmbeddedLog:
         while True:
             self._attend()
             self._claim_all()
+            self._compactor.step()
             events = [*self._events, *self._replay_some(), *self._fetch_some()]
             self._events.clear()
             left_s = deadline_s - time.monotonic()
@@ -190,6 +193,7 @@ class EmbeddedLog:
         if not is_ours:
             self._fence(shard)
             return
+        self._compactor.wrote(offsets)
         first_offsets: dict[str, int] = {}
         for (topic, _), offset in offsets.items():
             first_offsets.setdefault(topic, offset)

@@ -14,6 +14,16 @@ APPLICATION_ID = 0x72707274
 #: Raised with every change that an older repertory could not read.
 SCHEMA_VERSION = 2
 
+#: By compacted partition, its last pass (``compaction``). A file of schema 2 may lack this table until a system is
+#: started on it. An older repertory ignores the table, and reads what compaction has left.
+COMPACTION = """
+CREATE TABLE IF NOT EXISTS compaction (
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, clean_offset INTEGER NOT NULL, kept INTEGER NOT NULL,
+    tombstones_offset INTEGER NOT NULL, tombstones_ms INTEGER NOT NULL,
+    PRIMARY KEY (topic, partition)
+) WITHOUT ROWID
+"""
+
 #: ``meta.membership`` counts the changes of any group's members and shares: a worker looks at the tables behind it
 #: only when it has moved. ``pid_start`` is the boot and the start time of a process, so a pid that was used again
 #: is not taken for the old one. ``shard.next_offset`` is NULL until the first commit.
@@ -41,6 +51,7 @@ CREATE TABLE member (
     pid INTEGER NOT NULL, pid_start TEXT NOT NULL, lease_until_ms INTEGER NOT NULL, subscriptions TEXT NOT NULL,
     PRIMARY KEY (grp, node, slot)
 ) WITHOUT ROWID;
+{COMPACTION};
 COMMIT;
 """
 
@@ -74,6 +85,30 @@ SELECT
     coalesce((SELECT min(offset) FROM record AS r WHERE r.topic = p.topic AND r.partition = p.partition), next_offset),
     next_offset
 FROM partition AS p WHERE p.topic = ? AND p.partition = ?
+"""
+
+#: Records of a partition below an offset, the last first. SQLite knows a value's length without reading it.
+BACKWARDS = """
+SELECT offset, key, length(value) FROM record
+WHERE topic = ? AND partition = ? AND offset < ? ORDER BY offset DESC LIMIT ?
+"""
+
+DELETE = "DELETE FROM record WHERE topic = ? AND partition = ? AND offset BETWEEN ? AND ?"
+
+HAS_COMPACTION = "SELECT 1 FROM sqlite_master WHERE name = 'compaction'"
+
+COMPACTION_OF = """
+SELECT clean_offset, kept, tombstones_offset, tombstones_ms, next_offset
+FROM compaction JOIN partition USING (topic, partition) WHERE topic = ? AND partition = ?
+"""
+
+#: From now on a partition is compacted.
+COMPACT = "INSERT OR IGNORE INTO compaction VALUES (?, ?, 0, 0, 0, 0)"
+
+#: What a pass has left, unless a later one of another process is noted.
+CLEANED = """
+UPDATE compaction SET clean_offset = ?, kept = ?, tombstones_offset = ?, tombstones_ms = ?
+WHERE topic = ? AND partition = ? AND clean_offset < ?
 """
 
 #: A taken shard has a new epoch: no earlier owner can write it any more.

@@ -1,6 +1,7 @@
 """The embedded log's file: one SQLite connection, its transactions, and its errors in sentences.
 
-Offsets have no holes and committed records never change, so a read needs no transaction that outlives a batch.
+Committed records never change, and only superseded ones are deleted (``compaction``), so a read needs no transaction
+that outlives a batch.
 The ports are in ``log.py`` and ``backend.py``; this is the only module that imports ``sqlite3``.
 """
 
