@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from benchmarks import job
 from repertory.actors.headers import CAUSE, CORRELATION_ID, REPLY_TO, SEQ, VERSION
+from repertory.bridge.worker import calm_the_collector
 
 _SETTINGS = {"retry.backoff.ms": 1, "retry.backoff.max.ms": 5, "linger.ms": 0}
 _TIMEOUT_S = 30
@@ -93,6 +94,7 @@ def _reply(asked: dict[str, Any], cause: bytes, value: bytes) -> Any:
 
 def main(brokers: Annotated[str, typer.Argument()], name: Annotated[str, typer.Argument()]) -> None:
     """Handle the commands of the system ``name`` until SIGTERM."""
+    calm_the_collector()  # As a worker process does.
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     shards: dict[int, BareShard] = {}

@@ -166,7 +166,9 @@ class Offsets:
     """
 
     def __init__(self, brokers: str, name: str, partitions: int = job.PARTITIONS) -> None:
-        self._consumer = Consumer({"bootstrap.servers": brokers, "group.id": name, "enable.auto.commit": False})
+        # Else librdkafka asks again and again while a transaction of the group is open.
+        isolation = {"isolation.level": "read_uncommitted", "enable.auto.commit": False}
+        self._consumer = Consumer({"bootstrap.servers": brokers, "group.id": name, **isolation})
         self._wanted = [TopicPartition(job.commands_of(name), partition) for partition in range(partitions)]
 
     def read(self) -> list[int]:

@@ -24,7 +24,7 @@ from tests.support.kafka.broker import Broker
 #: A round that others disturb is repeated so often at most.
 _REPEATS_MAX = 3
 _PROGRESS_TIMEOUT_S = 120.0
-_POLL_S = 0.03
+_POLL_S = 0.25
 _READ = 10_000
 
 

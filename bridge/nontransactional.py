@@ -25,7 +25,7 @@ After the shard record only records of its own epoch count, and only whole turns
 changelog entries: snapshots (an eighth of the window at once, so there are few), commands that enter or leave the
 stash, states of stateful entities. Those topics are compacted, and a late record of a former owner would replace a
 newer one permanently; no rule for readers can correct that. Turns that journal nothing leave no record of themselves:
-after ``batch_records_max`` commands of such turns there is a transaction too, so that few commands are repeated.
+after ``careful_records_max`` commands of such turns there is a transaction too, so that few commands are repeated.
 
 **Who owns what.** The shard: its epoch, its seq, and the causes that it has seen. The journal: which turns happened.
 The state topic: the shard record of the last transaction, and the seen records, which a recovery brings up to date from

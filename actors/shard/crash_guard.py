@@ -9,8 +9,9 @@ next owner does not handle a batch. It commits an announcement of the next comma
 If it goes down as well, its successor knows the command and counts the death; after ``deaths_max`` deaths the command
 is quarantined.
 
-The cost is one transaction for each command, for at most as many commands as a batch has, since no later command can
-have been under way, and for the commands that were stashed. The announcement of the next command is committed with the
+The cost is one transaction for each command, for at most ``careful_records_max`` commands and for those that were
+stashed. Later commands of the batch under way are handled in batches of that size: if one of them takes the next node
+down, too, its successor finds it. The announcement of the next command is committed with the
 outputs of the one before it. If an announced command is not handled after all (its shard fails, or has no room), the
 announcement is cleared, so that the command is not blamed for a later death. A batch is counted in offsets: if markers
 of transactions lie between commands, the batch may have ended beyond that count, and one more death is not seen.
@@ -38,8 +39,8 @@ class CrashGuard:
     """
 
     __slots__ = (
-        "_announced", "_below", "_config", "_in_flight", "_is_careful", "_quarantined", "_suspect", "_takes_over",
-        "_untried", "deaths",
+        "_announced", "_below", "_config", "_in_flight", "_is_careful", "_quarantined", "_small_below", "_suspect",
+        "_takes_over", "_untried", "deaths",
     )  # fmt: skip
 
     def __init__(self, config: ShardConfig, record: ShardRecord, end_offset: int) -> None:
@@ -54,8 +55,11 @@ class CrashGuard:
         self._takes_over = record.owner not in ("", config.owner) and not record.closed
         # Commands that journal nothing leave no trace for up to a batch, in turns without a transaction
         # (``actors.shard.redelivery``): the command under way may have been in the batch after that.
-        batch_max = config.limits.batch_records_max * (2 if record.nontransactional else 1)
-        self._below = min(end_offset, record.next + batch_max) if self._takes_over else record.guarded_below
+        batches = 2 if record.nontransactional else 1
+        alone, under_way = config.limits.small_batch_max * batches, config.limits.batch_records_max * batches
+        self._below = min(end_offset, record.next + alone) if self._takes_over else record.guarded_below
+        #: Commands below this offset are handled in small batches.
+        self._small_below = record.next + under_way if self._takes_over else 0
         self._is_careful = self._takes_over or self._below > record.next
         self._untried: set[int] = set()
 
@@ -99,6 +103,11 @@ class CrashGuard:
         otherwise another command that kills the process, behind the suspect, would undo both again and again.
         """
         return offset == self._suspect or (self._is_careful and self._concerns(offset))
+
+    def batch_max(self, next_offset: int) -> int:
+        """Return how many commands the next turn may handle."""
+        limits = self._config.limits
+        return limits.small_batch_max if next_offset < self._small_below else limits.batch_records_max
 
     def must_announce(self, offset: int) -> bool:
         """Return whether a command that is handled alone must first be announced in a transaction of its own."""

@@ -75,7 +75,7 @@ class Redelivery:
             self._found, self._loose = next_offset, 0
         else:
             self._loose += len(turn.outputs)
-            if self._loose > self._outputs_max or next_offset - self._found > self._limits.batch_records_max:
+            if self._loose > self._outputs_max or next_offset - self._found > self._limits.small_batch_max:
                 return None
         return msgspec.structs.replace(record, next=next_offset, seq=seq)
 

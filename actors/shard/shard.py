@@ -133,7 +133,7 @@ class Shard:
         guard, runner = self._guard, self._runner
         answers = self.config.policy.asked == "answer"
         turn = Turn(self.stash, self._entities.budget, answers=answers, refusals=self._refused)
-        batch_max = records_max or self.config.limits.batch_records_max
+        batch_max = records_max or guard.batch_max(self._next)
         runner.stalled = None
         self._entities.watch_clock(now_ms)
         guard.begin_turn()

@@ -142,6 +142,7 @@ def draw(choices: Choices, base: Settings, wanted: tuple[str, ...]) -> Swarm:
     settings = msgspec.structs.replace(
         base,
         batch_records_max=(64, 1, 2, 5, 16)[choices.below(5, "batch")],
+        careful_records_max=(1_000, 1, 3, 10)[choices.below(4, "careful")],
         mailbox_records_max=(64, 1, 2, 3, 8)[choices.below(5, "mailbox")],
         snapshot_window_records=(1_000, 1, 3, 8, 30)[choices.below(5, "window")],
         snapshot_window_bytes_max=(1, 1, 100_000)[choices.below(3, "window-bytes")],

@@ -141,6 +141,8 @@ def test_ctrl_c_at_any_moment_leaves_nobody_silent(
             if frame.f_code.co_filename not in (silence.__file__, contextlib.__file__):
                 return None
             frame.f_trace_opcodes = True
+            if event == "exception":  # The call did not return: Python does not look for signals after it.
+                previous.pop(frame, None)
             if event == "opcode":
                 before = previous.get(frame)
                 previous[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]

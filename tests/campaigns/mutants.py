@@ -614,7 +614,7 @@ def torn_turns_count(stack: ExitStack) -> None:
     swap(stack, nontransactional, "CountingJournal", lambda _: Torn)
 
 
-@mutant("bridge/codec.py", scenario=AT_LEAST_ONCE_SCENARIO)
+@mutant("bridge/codec.py", seeds=120, scenario=AT_LEAST_ONCE_SCENARIO)
 def journal_first(stack: ExitStack) -> None:
     """The journal is appended before what its commands send."""
 

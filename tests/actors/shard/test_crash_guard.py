@@ -84,6 +84,26 @@ def test_commands_appended_after_the_takeover_are_handled_in_batches() -> None:
     assert [result.record.next for result in turns(shard)] == [1, 2, 3, 8]
 
 
+@given(poison=st.integers(0, 39), batch=st.integers(1, 40), careful=st.integers(1, 50))
+def test_one_more_node_goes_down_if_few_commands_are_handled_alone(poison: int, batch: int, careful: int) -> None:
+    """Wherever in a large batch the deadly command is: the second node dies in a small one, and the next ones know."""
+    limits = msgspec.structs.replace(LIMITS, batch_records_max=batch, careful_records_max=careful)
+    shard = Bench(Taster, limits=limits, owner="node-0")
+    shard.take_over("node-0")
+    for number in range(40):
+        shard.tell(Poison() if number == poison else Feed(), f"k{number % 3}")
+    dead = 0
+    while not shard.errors():
+        try:
+            shard.run()
+        except MemoryError:
+            dead += 1
+            shard.take_over(f"node-{dead}")
+    assert shard.errors() == ["Quarantined"]
+    assert len(shard.journal) == 39
+    assert limits.deaths_max + 1 <= dead <= limits.deaths_max + 2
+
+
 def test_a_drained_shard_is_taken_over_without_announcements() -> None:
     """After a drain no command is announced; the takeover record clears ``closed`` first."""
     shard = bench(commands=7)
