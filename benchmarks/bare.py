@@ -1,8 +1,8 @@
 """The ledger job as a bare confluent-kafka loop, the limit that client and broker set: ``python -m benchmarks.bare``.
 
 One consumer, one transactional producer and one committing thread for each partition, commits that overlap with the
-next batch, batches of 1,000, the settings and the three headers of the runtime. Balances are kept in a dict and are
-lost at exit: no restore, no supervision, no fencing by partition, nothing about bad input. Runs until SIGTERM.
+next batch, the batches, the settings and the three headers of the runtime. Balances are kept in a dict and are lost at
+exit: no restore, no supervision, no fencing by partition, nothing about bad input. Runs until SIGTERM.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from benchmarks import job
 from repertory.actors.headers import CAUSE, CORRELATION_ID, REPLY_TO, SEQ, VERSION
+from repertory.bridge.system.settings import Settings
 from repertory.bridge.worker import calm_the_collector
 
 _SETTINGS = {"retry.backoff.ms": 1, "retry.backoff.max.ms": 5, "linger.ms": 0}
 _TIMEOUT_S = 30
+_BATCH = Settings().batch_records_max
+#: Records that wait for a shard, beyond which none are fetched.
+_WAITING_MAX = Settings().mailbox_records_max
 
 Balances = dict[bytes, tuple[int, int]]
 
@@ -29,7 +33,8 @@ Balances = dict[bytes, tuple[int, int]]
 class BareShard:
     """One partition: its balances with their versions, its producer, and the thread that commits."""
 
-    def __init__(self, brokers: str, name: str, partition: int) -> None:
+    def __init__(self, brokers: str, name: str, partition: int, freed: threading.Event) -> None:
+        self._freed = freed
         self.balances: Balances = {}
         self.busy = False
         self.pending: list[Message] = []
@@ -45,7 +50,7 @@ class BareShard:
 
     def decide(self, group: object) -> None:
         """Handle a batch and pass it to the thread that commits."""
-        batch, self.pending = self.pending[: job.BATCH], self.pending[job.BATCH :]
+        batch, self.pending = self.pending[:_BATCH], self.pending[_BATCH:]
         decode, encode, balances, seq = _decode, _encode, self.balances, self._seq
         topic, partition, source = self._events, self._partition, f"{self._commands}/{self._partition}/".encode()
         records: list[Any] = []
@@ -80,6 +85,7 @@ class BareShard:
             producer.send_offsets_to_transaction([TopicPartition(topic, partition, next_offset)], group, _TIMEOUT_S)
             producer.commit_transaction(_TIMEOUT_S)
             self.busy = False
+            self._freed.set()
 
 
 _decode = msgspec.msgpack.Decoder(job.Deposit).decode
@@ -97,6 +103,7 @@ def main(brokers: Annotated[str, typer.Argument()], name: Annotated[str, typer.A
     calm_the_collector()  # As a worker process does.
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    freed = threading.Event()
     shards: dict[int, BareShard] = {}
     consumer = Consumer(
         {
@@ -106,7 +113,7 @@ def main(brokers: Annotated[str, typer.Argument()], name: Annotated[str, typer.A
     )  # fmt: skip
 
     def assigned(_consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        shards.update({each.partition: BareShard(brokers, name, each.partition) for each in partitions})
+        shards.update({each.partition: BareShard(brokers, name, each.partition, freed) for each in partitions})
 
     def revoked(_consumer: Consumer, partitions: list[TopicPartition]) -> None:
         for each in partitions:
@@ -114,9 +121,15 @@ def main(brokers: Annotated[str, typer.Argument()], name: Annotated[str, typer.A
 
     consumer.subscribe([job.commands_of(name)], on_assign=assigned, on_revoke=revoked)
     while not stopping.is_set():
-        waits = any(shard.busy for shard in shards.values())
-        first = consumer.poll(0.0005 if waits else 0.05)
-        for message in ([first] if first else []) + (consumer.consume(job.BATCH, 0) if first else []):
+        if sum(len(shard.pending) for shard in shards.values()) > _WAITING_MAX:
+            freed.wait(0.05)
+            messages = []
+        else:
+            waits = any(shard.busy for shard in shards.values())
+            first = consumer.poll(0.0005 if waits else 0.05)
+            messages = [first, *consumer.consume(_BATCH, 0)] if first else []
+        freed.clear()
+        for message in messages:
             assert message.error() is None, message.error()
             shards[message.partition() or 0].pending.append(message)
         for shard in shards.values():

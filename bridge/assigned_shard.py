@@ -169,16 +169,16 @@ class AssignedShard:
 
     # --- turns ------------------------------------------------------------------------------------------------
 
-    def must_pause(self) -> bool:
-        """Return whether the partition has to be paused now, because the mailbox is full."""
-        if self._is_paused or self._shard is None or not self._shard.mailbox.full:
+    def must_pause(self, shards: int) -> bool:
+        """Return whether the partition has to be paused now: its mailbox is full, as one of so many ``shards``."""
+        if self._is_paused or self._shard is None or not self._shard.mailbox.is_full(shards):
             return False
         self._is_paused = True
         return True
 
-    def must_resume(self) -> bool:
+    def must_resume(self, shards: int) -> bool:
         """Return whether a paused partition has to be resumed now, because the mailbox has room again."""
-        if not self._is_paused or self._shard is None or not self._shard.mailbox.drained:
+        if not self._is_paused or self._shard is None or not self._shard.mailbox.is_drained(shards):
             return False
         self._is_paused = False
         return True

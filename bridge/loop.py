@@ -136,7 +136,7 @@ class ShardLoop:
             return
         assigned.shard.offer(deliveries)
         kill_points.reached("queued")
-        if assigned.must_pause():
+        if assigned.must_pause(len(self.region)):
             self._log.pause(assigned.place)
 
     def _turn(self, assigned: AssignedShard) -> bool:
@@ -157,7 +157,7 @@ class ShardLoop:
             self._check_failure(assigned)
             return shard.failure is not None
         self._commit(assigned, result)
-        if assigned.must_resume():
+        if assigned.must_resume(len(self.region)):
             self._log.resume(assigned.place)
         return True
 

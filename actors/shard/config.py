@@ -17,10 +17,10 @@ EXACTLY_ONCE, AT_LEAST_ONCE = "exactly-once", "at-least-once"
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The bounds of one shard; ``bridge.system.settings.Settings`` explains the meaning and reason of each."""
 
-    batch_records_max: int = 10_000
+    batch_records_max: int = 30_000
     careful_records_max: int = 1_000
     turn_bytes_max: int = 16_000_000
-    mailbox_records_max: int = 20_000
+    mailbox_records_max: int = 200_000
     mailbox_bytes_max: int = 64_000_000
     snapshot_window_records: int = 20_000
     snapshot_window_bytes_max: int = 256_000_000

@@ -35,15 +35,13 @@ class Mailbox:
     def __iter__(self) -> Iterator[Delivery]:
         return iter(self.deliveries)
 
-    @property
-    def full(self) -> bool:
-        """Whether the partition must be paused."""
-        return len(self.deliveries) >= self._records_max or self.bytes >= self._bytes_max
+    def is_full(self, shards: int = 1) -> bool:
+        """Return whether the partition must be paused. ``shards``: how many share the bound of records."""
+        return len(self.deliveries) >= max(1, self._records_max // shards) or self.bytes >= self._bytes_max
 
-    @property
-    def drained(self) -> bool:
-        """Whether a paused partition can be resumed: at half of the bounds, so that pauses do not alternate quickly."""
-        return len(self.deliveries) <= self._records_max // 2 and self.bytes <= self._bytes_max // 2
+    def is_drained(self, shards: int = 1) -> bool:
+        """Return whether a paused partition can be resumed: at half of the bounds, so that pauses are few."""
+        return len(self.deliveries) <= self._records_max // shards // 2 and self.bytes <= self._bytes_max // 2
 
     def offer(self, deliveries: Iterable[Delivery]) -> None:
         """Append deliveries."""

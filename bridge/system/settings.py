@@ -30,23 +30,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: At least once, how many messages of each source partition a shard remembers by their cause, to drop those that
     #: arrive again (0.1 kB each). Eight times what one turn sends; at most 50,000, which fit in one record of the log.
     seen_causes_max: int = 10_000
-    #: Commands that one transaction of a shard handles at most. Only a full mailbox makes it so many: ten times as many
-    #: as 1,000 take a quarter of the broker's work for each (measured). Slow handlers make it fewer: a turn ends after
+    #: Commands that one transaction of a shard handles at most. Only a backlog makes it so many: with 1,000 each command
+    #: takes five times the broker's work (measured). Slow handlers make it fewer: a turn ends after
     #: ``turn_time_max_s``, and all shards of a worker together decide for a sixth of a session, then the worker polls.
-    batch_records_max: int = 10_000
+    batch_records_max: int = 30_000
     #: After a node went down, each of the next so many commands of its shards is handled in a transaction of its own,
     #: since it may have been the cause; then batches are no larger until all that was under way is handled.
     careful_records_max: int = 1_000
     #: How long a shard decides at most before it commits, so that answers do not wait for a batch of slow handlers; one
     #: handler may take longer. An idle shard commits at once, and what comes while a commit is under way is one batch.
-    turn_time_max_s: float = 0.05
+    turn_time_max_s: float = 0.1
     #: Bytes after which a turn takes no further command: the outputs of its commands, and the states that they leave.
     #: A transaction has to be sent within ``transaction_timeout_s``.
     turn_bytes_max: int = 16_000_000
-    #: Decoded commands in a shard's mailbox at which its partition is paused; it is resumed at half of them.
-    mailbox_records_max: int = 20_000
-    #: Bytes of those commands, as they were sent, at which the partition is paused as well; records that are fetched
-    #: together may exceed it.
+    #: Decoded commands that wait in a worker: each shard has an equal share, at which its partition is paused, and
+    #: resumed at half of it. A small one takes 0.6 kB.
+    mailbox_records_max: int = 200_000
+    #: Bytes of a shard's waiting commands, as they were sent, at which its partition is paused as well; records that
+    #: are fetched together may exceed it.
     mailbox_bytes_max: int = 64_000_000
     #: How long an idle worker waits for records: the latency of a stop request.
     poll_timeout_s: float = 0.05

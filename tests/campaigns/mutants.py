@@ -399,7 +399,7 @@ def dropping(stack: ExitStack) -> None:
     def offer(original: Any) -> Any:
         def mutated(mailbox: Mailbox, deliveries: Iterable[Delivery]) -> None:
             for delivery in deliveries:
-                if not mailbox.full:
+                if not mailbox.is_full():
                     original(mailbox, [delivery])
 
         return mutated

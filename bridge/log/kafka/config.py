@@ -90,6 +90,8 @@ _PRODUCING: Config = {
     "queue.buffering.max.messages": 100_000,
     "queue.buffering.max.kbytes": 256 * 1024,
 }
+#: Records of a partition that are fetched ahead: less than half a second of work.
+_PREFETCHED_MAX = 10_000
 _DURABLE: Config = {"enable.idempotence": True, "acks": "all"}
 
 
@@ -274,7 +276,7 @@ class KafkaConfig:
             # An empty fetch returns after this. With the default of 500 ms, an empty restore would take that long.
             "fetch.wait.max.ms": 10,
             # Each pause and seek discards what was fetched ahead: a few batches per partition suffice.
-            "queued.min.messages": 4 * self.settings.batch_records_max,
+            "queued.min.messages": min(4 * self.settings.batch_records_max, _PREFETCHED_MAX),
             "queued.max.messages.kbytes": 16 * 1024,
             # How long a partition with that much fetched ahead is not fetched. With the default of 1 s, reading 8,000
             # records took 1.1 s, in a restore as in a fetch; with 5 ms it takes 0.15 s (measured).

@@ -159,7 +159,7 @@ class Bench:
     def fetch(self, records: int = 1_000_000) -> None:
         """Put the next commands into the mailbox until it is full."""
         for record in self.topics[self.codec.commands]:
-            if record.offset >= self._position and records > 0 and not self.shard.mailbox.full:
+            if record.offset >= self._position and records > 0 and not self.shard.mailbox.is_full():
                 self.shard.offer([self.codec.decode(record)])
                 self._position = record.offset + 1
                 records -= 1

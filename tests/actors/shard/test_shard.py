@@ -494,8 +494,8 @@ def test_the_mailbox_is_a_queue_that_never_drops(
             assert taken is naive.pop(0)
         size = sum(len(delivery.value or b"") for delivery in naive)
         assert len(mailbox) == len(naive)
-        assert mailbox.full == (len(naive) >= records_max or size >= bytes_max)
-        assert mailbox.drained == (len(naive) <= records_max // 2 and size <= bytes_max // 2)
+        assert mailbox.is_full() == (len(naive) >= records_max or size >= bytes_max)
+        assert mailbox.is_drained() == (len(naive) <= records_max // 2 and size <= bytes_max // 2)
     if naive:
         with pytest.raises(AssertionError):
             mailbox.offer([naive[0]])
