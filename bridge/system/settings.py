@@ -30,9 +30,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: At least once, how many messages of each source partition a shard remembers by their cause, to drop those that
     #: arrive again (0.1 kB each). Eight times what one turn sends; at most 50,000, which fit in one record of the log.
     seen_causes_max: int = 10_000
-    #: Commands that one transaction of a shard handles at most. Only a backlog makes it so many: with 1,000 each command
-    #: takes five times the broker's work (measured). Slow handlers make it fewer: a turn ends after
-    #: ``turn_time_max_s``, and all shards of a worker together decide for a sixth of a session, then the worker polls.
+    #: Commands that one transaction of a shard handles at most. Only a backlog makes it so many: with 1,000, each takes
+    #: five times the broker's work (measured). Slow handlers make it fewer: a turn ends after ``turn_time_max_s``, and
+    #: all shards of a worker together decide for a sixth of a session, then the worker polls.
     batch_records_max: int = 30_000
     #: After a node went down, each of the next so many commands of its shards is handled in a transaction of its own,
     #: since it may have been the cause; then batches are no larger until all that was under way is handled.
