@@ -39,8 +39,8 @@ class Shards(msgspec.Struct, frozen=True):
 
 
 def entities(count: int, commands: int = 200_000) -> Entities:
-    """Measure the pure path with ``count`` entities."""
-    return Entities(count, sum(path.measure(count, commands).values()))
+    """Measure the pure path with ``count`` entities, for so many commands that each is snapshotted."""
+    return Entities(count, sum(path.measure(count, max(commands, 2 * count)).values()))
 
 
 def shards(broker: Broker, count: int, commands: int, watched_s: float = 10.0) -> Shards:

@@ -41,8 +41,8 @@ def draw(results: Results, folder: Path) -> list[tuple[Path, str]]:
 def _ledger(results: Results) -> None:
     names = [*reversed(results.ledger)]
     _, (left, right) = pyplot.subplots(1, 2, figsize=_SIZE, sharey=True)
-    left.barh(names, [statistics.median(each.commands_s for each in results.ledger[name]) for name in names])
-    left.set_xlabel("commands/s")
+    left.barh(names, [statistics.median(each.commands_s for each in results.ledger[name]) / 1e3 for name in names])
+    left.set_xlabel("thousand commands/s")
     right.barh(names, [statistics.median(each.cpu_us for each in results.ledger[name]) for name in names], color="C1")
     right.set_xlabel("CPU of a command, µs (log)")
     right.set_xscale("log")

@@ -56,6 +56,8 @@ class Recovery:
 
     def __init__(self, config: ShardConfig, codec: Codec, claimed: Claimed) -> None:
         self._config, self._codec, self._claimed = config, codec, claimed
+        #: The last record of each key of the state topic: what it superseded is not decoded.
+        self._latest: dict[bytes | None, Record] = {}
         self._states: dict[str, tuple[StateRecord, int, int]] = {}
         self._seen: dict[str, SeenRecord] = {}
         self._stashed: dict[int, StashedRecord] = {}
@@ -77,8 +79,10 @@ class Recovery:
         self.records += len(replayed.records)
         codec, is_complete = self._codec, replayed.complete
         if replayed.topic == codec.state:
-            self._each(replayed.records, self._state)
+            self._latest.update({record.key: record for record in replayed.records})
             if is_complete:
+                self._each(self._latest.values(), self._state)
+                self._latest.clear()
                 self._record = self._checked_record()
                 self.wanted = Replay(codec.stash, 0, self._claimed.ends[codec.stash])
         elif replayed.topic == codec.stash:
@@ -129,9 +133,7 @@ class Recovery:
             self._seen[source] = wire.decode_seen(record.value or b"")
             return
         key = entity_key(record)
-        if record.value is None:
-            self._states.pop(key, None)
-        else:
+        if record.value is not None:
             seq, version = record.position
             self._states[key] = (wire.decode_state(record.value), version, seq)
 

@@ -41,6 +41,8 @@ PROOF_RETRY_S = 0.1
 PROOF_TIMEOUT_S = 5.0
 #: How often log lines are delivered and, while all brokers are down, a broker is pinged.
 TICK_S = 1.0
+#: Records that one poll takes: a fraction of a second's work. ``consume`` refuses more than a million.
+_POLLED_MAX = 100_000
 #: How long partitions are not given up because offset commits are not answered.
 ANSWERS_WAIT_S = 1.0
 #: A planned handover that takes longer is left to the session timeout.
@@ -229,7 +231,7 @@ class GroupMember:
             self._must_resubscribe = False
             self._resubscribe([*self._subscriptions, self._control])
         message = self._polled(wait_s)
-        messages = [] if message is None else [message, *self._consumer.consume(records_max - 1, 0.0)]
+        messages = [] if message is None else [message, *self._consumer.consume(min(records_max - 1, _POLLED_MAX), 0.0)]
         if self._fenced_by is not None:
             self._failure = self._fencing_error(self._fenced_by)
         if self._failure is not None:
