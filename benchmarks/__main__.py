@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -28,7 +29,7 @@ from tests.support.kafka.broker import Broker
 console = Console(highlight=False, stderr=True)
 
 OURS, BARE, STREAMS = "Repertory", "bare loop", "Kafka Streams"
-#: Kafka Streams runs the job with so many threads; the best of the first round counts.
+#: Kafka Streams runs the job with so many threads.
 _THREADS = (1, 2, 4)
 #: Parts of the highest rate of asks.
 _LOADS = (0.1, 0.5, 0.9)
@@ -81,12 +82,7 @@ SHORT = Size(
 
 def streams_program(threads: int, commit_interval_ms: int | None = None, label: str = STREAMS) -> Program:
     """Return Kafka Streams, built if it is not yet."""
-    return Program(
-        label,
-        lambda brokers, name, directory: [
-            streams(brokers, name, directory, threads=threads, commit_interval_ms=commit_interval_ms)
-        ],
-    )
+    return peer(label, partial(streams, threads=threads, commit_interval_ms=commit_interval_ms))
 
 
 def peer(label: str, command: Callable[..., list[str]]) -> Program:

@@ -19,7 +19,6 @@ from confluent_kafka.admin import AdminClient
 
 from benchmarks import job
 from repertory.actors.headers import CORRELATION_ID, REPLY_TO
-from repertory.actors.placement import partition_of
 from repertory.actors.wire import encode
 
 app = typer.Typer(add_completion=False)
@@ -72,15 +71,14 @@ def send(brokers: str, commands: str, reply_to: str, rate: float, count: int) ->
     # Under load, a request for each ask would take the broker's time from the programs that are measured.
     producer = Producer({"bootstrap.servers": brokers, "linger.ms": 2 if not rate or rate > _CALM_RATE else 0})
     value, to = encode(job.Deposit(amount=job.AMOUNT)), reply_to.encode()
-    keys = [b"account-%d" % number for number in range(job.ACCOUNTS)]
-    places = [(partition_of(key, job.PARTITIONS), key) for key in keys]
+    accounts = job.places()
     gap_ns = 1e9 / rate if rate else 0.0
     begin_ns = time.monotonic_ns()
     for number in range(count):
         due_ns = begin_ns + int(number * gap_ns)
         while rate and (ahead_ns := due_ns - time.monotonic_ns()) > 0:
             producer.poll(ahead_ns / 1e9)
-        partition, key = places[number % job.ACCOUNTS]
+        partition, key = accounts[number % job.ACCOUNTS]
         sent = b"%d" % (due_ns if rate else time.monotonic_ns())
         headers: list[tuple[str, str | bytes | None]] = [(REPLY_TO, to), (CORRELATION_ID, sent)]
         while True:

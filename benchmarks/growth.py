@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-import uuid
 from pathlib import Path
 
 import msgspec
-from confluent_kafka.admin import AdminClient
 
 from benchmarks import path
-from benchmarks.processes import Offsets, repertory, started
-from benchmarks.throughput import drop, ledger, prepare, reached
+from benchmarks.processes import repertory, started
+from benchmarks.throughput import filled, ledger, reached
 from tests.support.kafka.broker import Broker
 
 _SETTLED_S = 3.0
@@ -45,24 +43,20 @@ def entities(count: int, commands: int = 200_000) -> Entities:
 
 def shards(broker: Broker, count: int, commands: int, watched_s: float = 10.0) -> Shards:
     """Measure one worker of ``count`` shards: first idle, then at the ledger job."""
-    name = f"bench-{uuid.uuid4().hex[:8]}"
-    admin = AdminClient({"bootstrap.servers": broker.address})
-    program, offsets = repertory(partitions=count), Offsets(broker.address, name, count)
-    prepare(broker, name, 20 * count, 20 * count, count)
-    try:
-        with started(program, broker.address, name) as running:
-            reached(offsets, running, broker, 20 * count)
-            time.sleep(_SETTLED_S)
-            worker = running.tree()[-1]
-            segments, cpu_s, begin_s = _segments(), running.cpu_s(), time.perf_counter()
-            time.sleep(watched_s)
-            seconds = time.perf_counter() - begin_s
-            segments_s, idle_cores = (_segments() - segments) / seconds, (running.cpu_s() - cpu_s) / seconds
-            threads, descriptors = worker.num_threads(), worker.num_fds()
-            memory_mb = worker.memory_info().rss / 1e6
-    finally:
-        offsets.close()
-        drop(admin, name)
+    program = repertory(partitions=count)
+    with (
+        filled(broker, 20 * count, 20 * count, count) as (name, offsets),
+        started(program, broker.address, name) as running,
+    ):
+        reached(offsets, running, broker, 20 * count)
+        time.sleep(_SETTLED_S)
+        worker = running.tree()[-1]
+        segments, cpu_s, begin_s = _segments(), running.cpu_s(), time.perf_counter()
+        time.sleep(watched_s)
+        seconds = time.perf_counter() - begin_s
+        segments_s, idle_cores = (_segments() - segments) / seconds, (running.cpu_s() - cpu_s) / seconds
+        threads, descriptors = worker.num_threads(), worker.num_fds()
+        memory_mb = worker.memory_info().rss / 1e6
     busy = ledger(broker, program, commands)
     return Shards(count, threads, descriptors, memory_mb, segments_s, idle_cores, busy.commands_s, busy.cpu_us)
 

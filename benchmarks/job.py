@@ -72,13 +72,18 @@ def events_of(name: str) -> str:
     return events_topic(name, "account")
 
 
+def places(accounts: int = ACCOUNTS, partitions: int = PARTITIONS) -> list[tuple[int, bytes]]:
+    """Return the partition and the key of each account."""
+    keys = [b"account-%d" % number for number in range(accounts)]
+    return [(partition_of(key, partitions), key) for key in keys]
+
+
 def commands(topic: str, count: int, accounts: int = ACCOUNTS, partitions: int = PARTITIONS) -> Iterator[Output]:
     """Yield deposits over all accounts, round robin."""
     value = encode(Deposit(amount=AMOUNT))
-    keys = [b"account-%d" % number for number in range(accounts)]
-    places = [(partition_of(key, partitions), key) for key in keys]
+    found = places(accounts, partitions)
     for number in range(count):
-        partition, key = places[number % accounts]
+        partition, key = found[number % accounts]
         yield Output(topic, partition, key, value)
 
 

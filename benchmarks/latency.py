@@ -7,14 +7,12 @@ one record, which is its event and its answer.
 from __future__ import annotations
 
 import contextlib
-import uuid
 from collections.abc import Callable, Iterator, Mapping
-
-from confluent_kafka.admin import AdminClient
+from contextlib import closing
 
 from benchmarks.asker import Latency, ask
 from benchmarks.processes import Program, started
-from benchmarks.throughput import drop, prepare
+from benchmarks.throughput import filled
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.port import TopicSpec
 from repertory.bridge.topics import REPLIES_PARTITIONS, replies_topic
@@ -30,13 +28,9 @@ def asked(
     broker: Broker, program: Program, answers_of: Callable[[str], str]
 ) -> Iterator[Callable[[float, int], Latency]]:
     """Start a program; give a function that asks it at a rate, so many times."""
-    name = f"bench-{uuid.uuid4().hex[:8]}"
-    admin = AdminClient({"bootstrap.servers": broker.address})
-    prepare(broker, name, 0)
-    backend = connect(broker.url)
-    backend.ensure([TopicSpec(replies_topic(name), REPLIES_PARTITIONS, {})])
-    backend.close()
-    try:
+    with filled(broker, 0) as (name, _offsets):
+        with closing(connect(broker.url)) as backend:
+            backend.ensure([TopicSpec(replies_topic(name), REPLIES_PARTITIONS, {})])
         with started(program, broker.address, name) as running:
 
             def one(rate: float, count: int) -> Latency:
@@ -47,8 +41,6 @@ def asked(
 
             one(0, _WARM_UP)
             yield one
-    finally:
-        drop(admin, name)
 
 
 def highest_rate(broker: Broker, program: Program, count: int) -> float:

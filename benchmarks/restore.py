@@ -11,16 +11,13 @@ import os
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 
 import msgspec
-from confluent_kafka.admin import AdminClient
 
 from benchmarks import job
 from benchmarks.processes import Offsets, Started, cpu_s_of, repertory, started
-from benchmarks.throughput import drop, prepare, reached
-from repertory.actors.placement import partition_of
+from benchmarks.throughput import filled, reached
 from repertory.actors.wire import encode
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.record import Output
@@ -54,33 +51,27 @@ class Handover(msgspec.Struct, frozen=True):
 @contextlib.contextmanager
 def _handled(broker: Broker, accounts: int, count: int) -> Iterator[tuple[str, Started, Offsets]]:
     """Run a worker until it has handled ``count`` commands; then give it a few more all the time."""
-    name = f"bench-{uuid.uuid4().hex[:8]}"
-    admin = AdminClient({"bootstrap.servers": broker.address})
-    prepare(broker, name, count, accounts)
-    offsets = Offsets(broker.address, name)
     stopping = threading.Event()
-    trickle = threading.Thread(target=_trickle, args=(broker.url, name, accounts, stopping))
-    try:
-        with started(repertory(), broker.address, name) as running:
-            reached(offsets, running, broker, count)
-            trickle.start()
-            time.sleep(_SETTLED_S)
-            yield name, running, offsets
+    with filled(broker, count, accounts) as (name, offsets):
+        trickle = threading.Thread(target=_trickle, args=(broker.url, name, accounts, stopping))
+        try:
+            with started(repertory(), broker.address, name) as running:
+                reached(offsets, running, broker, count)
+                trickle.start()
+                time.sleep(_SETTLED_S)
+                yield name, running, offsets
+                stopping.set()
+                trickle.join()
+        finally:
             stopping.set()
-            trickle.join()
-    finally:
-        stopping.set()
-        offsets.close()
-        drop(admin, name)
 
 
 def _trickle(url: str, name: str, accounts: int, stopping: threading.Event) -> None:
     backend = connect(url)
     appender, value, topic = backend.appender(), encode(job.Deposit(amount=job.AMOUNT)), job.commands_of(name)
     keys: dict[int, list[bytes]] = {}
-    for number in range(min(accounts, 1_000)):
-        key = b"account-%d" % number
-        keys.setdefault(partition_of(key, job.PARTITIONS), []).append(key)
+    for partition, key in job.places(min(accounts, 1_000)):
+        keys.setdefault(partition, []).append(key)
     number = 0
     while not stopping.wait(1 / _TRICKLE):
         appender.append([Output(topic, place, own[number % len(own)], value) for place, own in keys.items()])

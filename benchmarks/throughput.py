@@ -6,13 +6,14 @@ half is measured, between two commits of its group. Afterwards its balances are 
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
 
 import msgspec
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from benchmarks import job
@@ -26,6 +27,7 @@ _REPEATS_MAX = 3
 _PROGRESS_TIMEOUT_S = 120.0
 _POLL_S = 0.25
 _READ = 10_000
+_END_TIMEOUT_S = 10.0
 
 
 class Throughput(msgspec.Struct, frozen=True):
@@ -52,19 +54,12 @@ def ledger(broker: Broker, program: Program, count: int, accounts: int = job.ACC
 
 
 def _ledger(broker: Broker, program: Program, count: int, accounts: int) -> Throughput:
-    name = f"bench-{uuid.uuid4().hex[:8]}"
-    admin = AdminClient({"bootstrap.servers": broker.address})
-    prepare(broker, name, count, accounts, program.partitions)
-    offsets = Offsets(broker.address, name, program.partitions)
-    try:
+    with filled(broker, count, accounts, program.partitions) as (name, offsets):
         with started(program, broker.address, name) as running:
             start = 0, load(running, broker.pid)
             first = reached(offsets, running, broker, count // 2)
             last = reached(offsets, running, broker, count)
         check_balances(broker.address, name, count, accounts)
-    finally:
-        offsets.close()
-        drop(admin, name)
     if first[0] == last[0]:  # So few commands that they were committed at once.
         first = start
     handled, begin, end = last[0] - first[0], first[1], last[1]
@@ -92,6 +87,21 @@ def reached(offsets: Offsets, running: Started, broker: Broker, wanted: int) -> 
         time.sleep(_POLL_S)
 
 
+@contextlib.contextmanager
+def filled(
+    broker: Broker, count: int, accounts: int = job.ACCOUNTS, partitions: int = job.PARTITIONS
+) -> Iterator[tuple[str, Offsets]]:
+    """Give a run a name, its topics with the commands, and its group's offsets; all is deleted at the end."""
+    name = f"bench-{uuid.uuid4().hex[:8]}"
+    prepare(broker, name, count, accounts, partitions)
+    offsets = Offsets(broker.address, name, partitions)
+    try:
+        yield name, offsets
+    finally:
+        offsets.close()
+        _drop(AdminClient({"bootstrap.servers": broker.address}), name)
+
+
 def prepare(
     broker: Broker, name: str, count: int, accounts: int = job.ACCOUNTS, partitions: int = job.PARTITIONS
 ) -> None:
@@ -109,9 +119,10 @@ def check_balances(brokers: str, name: str, count: int, accounts: int) -> None:
     Raises UnbalancedError.
     """
     events, last = Counter[bytes](), dict[bytes, bytes]()
-    for key, value in committed(brokers, job.events_of(name)):
+    for message in committed(brokers, job.events_of(name)):
+        key = message.key() or b""
         events[key] += 1
-        last[key] = value
+        last[key] = message.value() or b""
     expected = Counter({b"account-%d" % n: count // accounts + (n < count % accounts) for n in range(accounts)})
     if events != +expected:
         wrong = next(key for key in {*events, *expected} if events[key] != expected[key])
@@ -122,8 +133,8 @@ def check_balances(brokers: str, name: str, count: int, accounts: int) -> None:
             raise UnbalancedError(f"{name}: the last event of {key!r} is {fields}, after {expected[key]} deposits")
 
 
-def committed(brokers: str, topic: str) -> Iterator[tuple[bytes, bytes]]:
-    """Yield key and value of each committed record of a topic, in the order of each partition."""
+def committed(brokers: str, topic: str) -> Iterator[Message]:
+    """Yield the committed records of a topic, in the order of each partition. Raises RuntimeError if it has no end."""
     consumer = Consumer(
         {
             "bootstrap.servers": brokers, "group.id": "audit", "enable.auto.commit": False,
@@ -132,17 +143,20 @@ def committed(brokers: str, topic: str) -> Iterator[tuple[bytes, bytes]]:
     )  # fmt: skip
     partitions = consumer.list_topics(topic).topics[topic].partitions
     consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
-    open_ends = len(partitions)
+    open_ends, heard_s = len(partitions), time.monotonic()
     while open_ends:
         for message in consumer.consume(_READ, 0.2):
+            heard_s = time.monotonic()
             if message.error() is None:
-                yield message.key() or b"", message.value() or b""
+                yield message
             else:
                 open_ends -= 1
+        if time.monotonic() > heard_s + _END_TIMEOUT_S:
+            raise RuntimeError(f"{topic}: the end of {open_ends} partitions was not read within {_END_TIMEOUT_S:.0f} s")
     consumer.close()
 
 
-def drop(admin: AdminClient, name: str) -> None:
+def _drop(admin: AdminClient, name: str) -> None:
     """Delete every topic of a run: the next ones have the disk to themselves."""
     topics = [topic for topic in admin.list_topics().topics if topic.startswith(name)]
     for future in admin.delete_topics(topics).values():

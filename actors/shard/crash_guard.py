@@ -11,10 +11,10 @@ is quarantined.
 
 The cost is one transaction for each command, for at most ``careful_records_max`` commands and for those that were
 stashed. Later commands of the batch under way are handled in batches of that size: if one of them takes the next node
-down, too, its successor finds it. The announcement of the next command is committed with the
-outputs of the one before it. If an announced command is not handled after all (its shard fails, or has no room), the
-announcement is cleared, so that the command is not blamed for a later death. A batch is counted in offsets: if markers
-of transactions lie between commands, the batch may have ended beyond that count, and one more death is not seen.
+down too, its successor finds it. The announcement of the next command is committed with the outputs of the one before
+it. If an announced command is not handled after all (its shard fails, or has no room), the announcement is cleared, so
+that the command is not blamed for a later death. A batch is counted in offsets: if markers of transactions lie between
+commands, the batch may have ended beyond that count, and one more death is not seen.
 """
 
 from __future__ import annotations

@@ -18,11 +18,12 @@ from typing import Annotated
 
 import msgspec
 import typer
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from rich.console import Console
 
 from benchmarks import peers
-from benchmarks.job import PARTITIONS, Deposit
+from benchmarks.job import AMOUNT, PARTITIONS, Deposit, commands_of, events_of
+from benchmarks.processes import Offsets
+from benchmarks.throughput import committed
 from repertory.actors.headers import CORRELATION_ID
 from repertory.actors.placement import partition_of
 from repertory.actors.wire import encode
@@ -37,16 +38,9 @@ PEERS = {"streams": peers.streams, "quix": peers.quix, "faust": peers.faust}
 #: Faust handles a few thousand commands a second, the others tens of thousands.
 COUNTS = {"streams": 100_000, "quix": 100_000, "faust": 5_000}
 KEYS = 1_000
-AMOUNT = 5
 START_TIMEOUT_S = 90.0
 JOB_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0
-#: The first group of a new broker makes its offsets topic.
-NOT_YET = {
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.NOT_COORDINATOR,
-}
 
 
 class Event(msgspec.Struct, tag_field="type", tag="Deposited", forbid_unknown_fields=True):
@@ -64,25 +58,10 @@ def outputs(topic: str, numbers: range) -> Iterator[Output]:
         yield Output(topic, partition_of(key, PARTITIONS), key, value, ((CORRELATION_ID, b"%d" % number),))
 
 
-def committed(group: Consumer, topic: str) -> int:
-    """Return how many commands a group has committed. The consumer is no member; it only asks for its group's offsets.
-
-    ``AdminClient.list_consumer_group_offsets`` is not used: with confluent-kafka 2.16.1 it can crash the process while
-    the group's coordinator is not yet known.
-    """
-    places = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
-    try:
-        return sum(max(0, place.offset) for place in group.committed(places, START_TIMEOUT_S))
-    except KafkaException as error:
-        if error.args[0].code() not in NOT_YET:
-            raise
-        return 0
-
-
-def await_committed(group: Consumer, name: str, total: int, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+def await_committed(group: Offsets, name: str, total: int, process: subprocess.Popen[bytes], timeout_s: float) -> None:
     """Wait until a peer has committed its commands; SystemExit if it ends or takes too long."""
     deadline_s = time.monotonic() + timeout_s
-    while (found := committed(group, f"{name}.account.commands")) < total:
+    while (found := sum(group.read())) < total:
         if process.poll() is not None:
             raise SystemExit(f"{name} exited with {process.returncode} after {found:,} of {total:,} commands")
         if time.monotonic() > deadline_s:
@@ -94,24 +73,15 @@ def await_committed(group: Consumer, name: str, total: int, process: subprocess.
 
 def check_events(brokers: str, topic: str, total: int) -> None:
     """Read the committed events to their end and compare them with the commands; AssertionError if they differ."""
-    settings = {"bootstrap.servers": brokers, "group.id": topic, "isolation.level": "read_committed"}
     decode = msgspec.msgpack.Decoder(Event).decode
     seen: Counter[bytes] = Counter()
     correlations = set()
-    with closing(Consumer({**settings, "enable.partition.eof": True, "enable.auto.commit": False})) as consumer:
-        consumer.assign([TopicPartition(topic, partition, 0) for partition in range(PARTITIONS)])
-        ends = 0
-        while ends < PARTITIONS:
-            message = consumer.poll(10)
-            assert message is not None, "the events topic has no end"
-            if message.error() is not None:
-                ends += 1
-                continue
-            key, event = message.key() or b"", decode(message.value() or b"")
-            seen[key] += 1
-            assert message.partition() == partition_of(key, PARTITIONS), (key, message.partition())
-            assert event == Event(AMOUNT, AMOUNT * seen[key]), (key, event, seen[key])
-            correlations.add(dict(message.headers() or ())[CORRELATION_ID])
+    for message in committed(brokers, topic):
+        key, event = message.key() or b"", decode(message.value() or b"")
+        seen[key] += 1
+        assert message.partition() == partition_of(key, PARTITIONS), (key, message.partition())
+        assert event == Event(AMOUNT, AMOUNT * seen[key]), (key, event, seen[key])
+        correlations.add(dict(message.headers() or ())[CORRELATION_ID])
     assert seen == Counter(b"account-%d" % (number % KEYS) for number in range(total)), seen.total()
     assert correlations == {b"%d" % number for number in range(total)}, len(correlations)
 
@@ -119,11 +89,10 @@ def check_events(brokers: str, topic: str, total: int) -> None:
 def check(peer: str, brokers: str, count: int, log: Path, directory: Path) -> str:
     """Run a peer and return what is to be said about it."""
     name = f"{peer}-{uuid.uuid4().hex[:8]}"
-    topics = [f"{name}.account.{part}" for part in ("commands", "events")]
+    topics = [commands_of(name), events_of(name)]
     command = PEERS[peer](brokers, name, directory)
-    asking = Consumer({"bootstrap.servers": brokers, "group.id": name, "isolation.level": "read_uncommitted"})
     with (
-        closing(asking) as group,
+        closing(Offsets(brokers, name)) as group,
         closing(connect(f"kafka://{brokers}")) as backend,
         closing(backend.appender()) as appender,
     ):

@@ -602,7 +602,7 @@ def the_seen_is_forgotten(stack: ExitStack) -> None:
 
 @mutant("bridge/nontransactional.py", seeds=200, scenario=AT_LEAST_ONCE_SCENARIO)
 def torn_turns_count(stack: ExitStack) -> None:
-    """A turn counts as far as it stands in the journal."""
+    """A turn counts even if only a part of it is in the journal."""
 
     class Torn(CountingJournal):
         def _turn_from(self, first_seq: int) -> Placed | None:

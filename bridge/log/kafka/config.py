@@ -86,7 +86,7 @@ _PRODUCING: Config = {
     "retry.backoff.max.ms": 5,
     "linger.ms": 0,
     "message.max.bytes": MESSAGE_BYTES_MAX,
-    # One transaction of 1,000 commands with their outputs fits; beyond it `produce` waits for room.
+    # One transaction of 30,000 commands with three outputs each fits; beyond it `produce` waits for room.
     "queue.buffering.max.messages": 100_000,
     "queue.buffering.max.kbytes": 256 * 1024,
 }

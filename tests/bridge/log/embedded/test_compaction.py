@@ -1,4 +1,4 @@
-"""Compaction of the embedded log: of each key the last record stays, whoever reads, writes or dies meanwhile."""
+"""Compaction of the embedded log: the last record of each key stays, whoever reads, writes or is killed meanwhile."""
 
 from __future__ import annotations
 
