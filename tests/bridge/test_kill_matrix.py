@@ -14,7 +14,7 @@ import pytest
 from repertory.bridge import kill_points
 from repertory.bridge.node.handle import NodeHandle
 from repertory.supervision.process.reports import WorkerExited, WorkerKilled
-from tests.support.nodes.trial import Trial, application
+from tests.support.nodes.trial import DEADLINE_S, Trial, application
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes]
 
@@ -42,7 +42,7 @@ ONCE = ("waiting-for-restart", "discarding-producer")
 MOVING = ("revoking", "revoked")
 LEAVING = "stopping"
 #: A point that is not passed within this time will not be passed.
-PASSED_S = 30.0
+PASSED_S = DEADLINE_S
 #: How long a guest node stays in the group, and how many join at most.
 GUEST_S, GUESTS_MAX = 4.0, 8
 
@@ -85,7 +85,7 @@ def test_a_worker_may_die_at_every_point(
     trial.send(BURST)
     armed(trial, monkeypatch, points, number)
     for kills in range(1, len(points) + 1):
-        assert under_load(trial, kills), f"{points[kills - 1]} was not passed: {trial.reports[-20:]}"
+        assert under_load(trial, kills), f"{points[kills - 1]} was not passed\n{trial.story()}"
     trial.send(BURST)
     trial.until(trial.is_done, "all commands handled")
     assert trial.stop() == [0]
@@ -102,7 +102,7 @@ def test_a_worker_may_die_as_shards_move_and_as_it_leaves(
     trial.until(lambda: len(node.workers) == 2, "both workers started")
     guests = 0
     while killed(trial) < len(MOVING):
-        assert guests < GUESTS_MAX, f"point {killed(trial) + 1} was not passed: {trial.reports[-20:]}"
+        assert guests < GUESTS_MAX, f"point {killed(trial) + 1} was not passed\n{trial.story()}"
         guests += 1
         with trial.node("guest", workers=1):  # It takes shards, unless it joins while a killed worker is absent.
             under_load(trial, len(MOVING), GUEST_S)
@@ -110,7 +110,7 @@ def test_a_worker_may_die_as_shards_move_and_as_it_leaves(
     trial.until(lambda: len(node.workers) == 2, "both workers started again")
     trial.send(BURST)
     node.signal(signal.SIGTERM)
-    assert under_load(trial, len(MOVING) + 1), f"{LEAVING} was not passed: {trial.reports[-20:]}"
+    assert under_load(trial, len(MOVING) + 1), f"{LEAVING} was not passed\n{trial.story()}"
     trial.until(lambda: node.exit_code is not None, "the node stopped")
     trial.node("one", workers=2)
     trial.send(BURST)

@@ -172,7 +172,7 @@ def test_a_broker_that_refuses_a_record_stops_no_other_command(kafka_url: str, d
         # The small topic takes less than a batch. That is learned once, and then each refusal names its record.
         together = [reason for reason in reasons if "MSG_SIZE_TOO_LARGE" in reason and "one of" in reason]
         assert len(together) <= 1, together
-        assert sum("at most the 2,000 bytes" in reason for reason in reasons) == len(together)
+        assert sum("at most the 2,000 bytes" in reason for reason in reasons) == len(together), reasons
 
 
 @pytest.mark.kafka

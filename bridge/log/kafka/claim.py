@@ -353,7 +353,7 @@ class Claim:
         self._admin.doubt({each.topic for each in transaction.records if reports.is_outside(each.topic)})
         if error.code() not in FENCED and (refused := reports.event(self.shard, transaction.records)) is not None:
             self._abort()
-            self._report(self._named(refused))
+            self._report(self._named(refused, reports))
             return False
         return self._fail(error, f"committing up to offset {transaction.next_offset}")
 
@@ -398,16 +398,16 @@ class Claim:
                 reports.refuse(output, no_partition(output.topic, output.partition))
         if (refused := reports.event(self.shard, outputs)) is None:
             return self._outcome_unknown(f"{failure}")
-        self._report(self._named(refused))
+        self._report(self._named(refused, reports))
         return False
 
-    def _named(self, refused: OutputsRefused) -> OutputsRefused | Aborted:
+    def _named(self, refused: OutputsRefused, reports: DeliveryReports) -> OutputsRefused | Aborted:
         """Return the refusal, or an abort if later batches are smaller: those are refused only for a record's sake."""
-        if refused.all_refused:
+        topic = reports.too_large_for
+        if refused.all_refused or topic is None:
             return refused
-        topics = {output.topic for output in refused.outputs}
         try:
-            limit_bytes = min(self._admin.batch_bytes_max(topic) for topic in topics)
+            limit_bytes = self._admin.batch_bytes_max(topic)
         except (KafkaException, LookupError, ValueError):
             return refused
         batch_bytes = max(1, limit_bytes - BATCH_OVERHEAD_BYTES)

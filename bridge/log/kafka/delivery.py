@@ -14,6 +14,8 @@ from repertory.bridge.log.port import OutputsRefused
 from repertory.bridge.log.record import Output, TopicPartition
 
 _SEEMS_UNKNOWN = UNKNOWN_TOPIC | {UNKNOWN_PARTITION}
+#: A batch is too large for its topic, or one of its records is.
+_TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
 
 
 class _Refused(NamedTuple):
@@ -22,6 +24,11 @@ class _Refused(NamedTuple):
     output: Output
     refusal: Refusal
     error: KafkaError
+
+    def is_like(self, other: _Refused) -> bool:
+        """Return whether both are for one partition, and were refused for one cause."""
+        here, there = self.output, other.output
+        return (here.topic, here.partition, self.error.code()) == (there.topic, there.partition, other.error.code())
 
 
 class DeliveryReports:
@@ -74,22 +81,32 @@ class DeliveryReports:
         """Return whether a record was refused so far."""
         return bool(self._refused)
 
+    @property
+    def too_large_for(self) -> str | None:
+        """The topic that refused a batch or a record for its size; None if none did."""
+        return next((each.output.topic for each in self._too_large()), None)
+
+    def _too_large(self) -> list[_Refused]:
+        return [each for each in self._refused if each.error.code() in _TOO_LARGE]
+
     def event(self, shard: TopicPartition, outputs: Sequence[Output]) -> OutputsRefused | None:
         """Return the event for a transaction with these outputs, None if no record was refused so far.
 
         A topic that refuses everything refuses all outputs for it. Otherwise a broker refuses a batch together, which
-        is of one partition: a record that was refused alone in its partition is guilty.
+        is of one partition: a record that was refused alone in its partition is guilty. If there is none, the event
+        names the records of one partition that were refused for one cause, for their size if any were.
         """
         if not self._refused:
             return None
         topics = {each.output.topic for each in self._refused if each.refusal.blame is Blame.TOPIC}
         together = Counter((each.output.topic, each.output.partition) for each in self._refused)
         alone = [each for each in self._refused if together[each.output.topic, each.output.partition] == 1]
-        first = next((each for each in self._refused if each.output.topic in topics), (*alone, *self._refused)[0])
+        closed = [each for each in self._refused if each.output.topic in topics]
+        first = (*closed, *alone, *self._too_large(), *self._refused)[0]
         if topics:
             refused = [output for output in outputs if output.topic in topics]
         else:
-            refused = [each.output for each in alone or self._refused]
+            refused = [each.output for each in alone or filter(first.is_like, self._refused)]
         is_certain = bool(topics or alone)
         where = f"{first.output.topic}/{first.output.partition}"
         what = f"a record of {first.output.size_bytes:,} bytes" if is_certain else f"one of {len(refused)} records"

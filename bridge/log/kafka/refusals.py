@@ -14,9 +14,10 @@ is refused until somebody changes one of them. Every other error is passing or l
 - ``_AUTHENTICATION`` and ``SASL_AUTHENTICATION_FAILED`` concern the connection, not a record.
 
 A broker judges a *batch*, which are records of one partition that librdkafka sends together. For ``INVALID_RECORD`` it
-names the guilty one, and librdkafka reports ``_INVALID_DIFFERENT_RECORD`` for the rest of the batch. A batch that is
-too large (``MSG_SIZE_TOO_LARGE``, ``RECORD_LIST_TOO_LARGE``) gives that code to all its records, also where each of
-them alone would pass: find the guilty one by sending fewer. In a transactional producer the code of the first refused
+names the guilty ones. If there are several, librdkafka reports ``_INVALID_DIFFERENT_RECORD`` for the rest of the batch;
+if there is one, all of the batch are reported as invalid (librdkafka 2.16.1, tried). A batch that is too large
+(``MSG_SIZE_TOO_LARGE``, ``RECORD_LIST_TOO_LARGE``) gives that code to all its records, also where each of them alone
+would pass. Find the guilty one by sending fewer. In a transactional producer the code of the first refused
 batch is also that of the failed ``commit_transaction``; which record it was is only in the delivery reports.
 
 One thing this table cannot see: whether the answer to an earlier attempt of the same record was lost, and the topic,

@@ -84,11 +84,15 @@ class Trial:
         """Return the reports of a type so far."""
         return [report for report in self.reports if isinstance(report, kind)]
 
+    def story(self) -> str:
+        """Return what the nodes last reported, a short line each, for a message."""
+        return "\n".join(str(each)[:180] for each in self.reports[-30:])
+
     def until(self, condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
         """Collect reports until a condition holds."""
         end_s = time.monotonic() + deadline_s
         while not condition():
-            assert time.monotonic() < end_s, f"never: {what}; {self.reports[-20:]}"
+            assert time.monotonic() < end_s, f"never: {what}\n{self.story()}"
             self.poll()
 
     # --- load -------------------------------------------------------------------------------------------------

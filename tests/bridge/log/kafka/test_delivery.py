@@ -11,6 +11,7 @@ from repertory.bridge.log.record import Output, TopicPartition
 
 SHARD = TopicPartition("bank.account.commands", 0)
 TOO_LARGE, DENIED = KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.TOPIC_AUTHORIZATION_FAILED
+INVALID = KafkaError.INVALID_RECORD
 
 
 def output(topic: str = "news", partition: int = 0, value: bytes = b"v") -> Output:
@@ -37,6 +38,28 @@ def test_a_batch_is_refused_together_and_a_record_alone_is_guilty() -> None:
     assert alone is not None
     assert (list(alone.outputs), alone.all_refused) == ([other], True)
     assert "news/1 refuses a record of" in alone.reason
+
+
+def test_records_that_are_refused_together_for_different_causes() -> None:
+    """One cause is named, with the records of one partition: the size first, since smaller batches may pass."""
+    keyless, beside, *large = output("compact", value=b"1"), output("compact"), output(value=b"2"), output(value=b"3")
+    reported = [(keyless, INVALID), (beside, INVALID), *((each, TOO_LARGE) for each in large)]
+    found = event(reported, [keyless, beside, *large])
+    assert found is not None
+    assert (list(found.outputs), found.all_refused) == (large, False)
+    assert "news/0 refuses one of 2 records" in found.reason
+    found = event(reported[:2], [keyless, beside])
+    assert found is not None
+    assert (list(found.outputs), found.all_refused) == ([keyless, beside], False)
+    assert "compact/0 refuses one of 2 records" in found.reason
+
+
+@pytest.mark.parametrize(("code", "topic"), [(TOO_LARGE, "news"), (INVALID, None)])
+def test_only_a_refusal_for_the_size_asks_for_smaller_batches(code: int, topic: str | None) -> None:
+    """Smaller batches help nothing else."""
+    reports = DeliveryReports("bank", reports_all=True)
+    reports.report(output(), KafkaError(code))
+    assert reports.too_large_for == topic
 
 
 def test_a_topic_that_may_not_be_written_refuses_all_its_records() -> None:
