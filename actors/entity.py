@@ -21,7 +21,6 @@ from repertory.actors.message import (
     Rejection,
     Stopped,
     Undelivered,
-    wire_name,
 )
 from repertory.actors.wire import MessageDecoder, by_wire_name, encode
 from repertory.supervision.traceback_text import message_of
@@ -47,6 +46,11 @@ class EntityMeta(MessageMeta):
 
     @classmethod
     def _check_class(cls, made: type, statement: FrameType) -> None:
+        if isinstance(made, MessageMeta) and made.wire.was:
+            raise DefinitionError(
+                f"{made.__name__}: was={made.wire.was!r} would leave its topics behind, which have the entity's name; "
+                f"write class {made.__name__}(Entity, name={made.wire.was[0]!r})."
+            )
         if made.__bases__ == (Message,):
             return  # Entity itself.
         # Classes that are defined in a function name each other by its local variables.
@@ -111,12 +115,12 @@ class Behaviour:
 
     ``handlers``: by message class, for commands and replies. ``events``: by event class. ``evolve`` and
     ``event_decode``: the function and the decoder of each event. ``decoder``: for all messages that the entity takes.
-    ``journal``: for its events.
+    ``journal``: for its events, and ``snapshot`` for its states; both read those of earlier versions too.
     """
 
     def __init__(self, entity: type[Entity]) -> None:
         self.entity = entity
-        self.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", wire_name(entity)).lower()
+        self.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", entity.wire.name).lower()
         self.handlers: dict[type[Message], Handler] = {}
         self.events: dict[type[Message], Handler] = {}
         for handler in _handlers(entity):
@@ -128,7 +132,10 @@ class Behaviour:
         self.journal = MessageDecoder([*self.events, Stopped])
         self.evolve = {event: handler.function for event, handler in self.events.items()}
         self.event_decode = {event: msgspec.msgpack.Decoder(event).decode for event in self.events}
+        #: For states that this build has encoded.
         self.state_decode = msgspec.msgpack.Decoder(entity).decode
+        #: For snapshots, whatever build wrote them.
+        self.snapshot = MessageDecoder([entity])
         self._first = self._defaults()
         #: The encoded state in which each life begins.
         self.initial_data = encode(self._first)

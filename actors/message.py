@@ -1,15 +1,17 @@
 """The messages of entities: commands, events, rejections, and the envelope that a shard passes to a handler.
 
-All are frozen, keyword-only structs. Each has a *wire name*, by default its class name, in the ``type`` field of its
-MessagePack map: ``class Created(Event, name="account-created")`` overrides it.
+All are frozen, keyword-only structs. Each has a *wire name* in the ``type`` field of its MessagePack map: the name of
+the class, or ``class Created(Event, name="account-created")``, and from version 2 on with that, ``account-created@2``.
+What was written under an earlier version or name is brought up to the current one as it is read (``actors.evolution``).
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from types import FrameType
-from typing import Annotated, Any, dataclass_transform
+from typing import Annotated, Any, NamedTuple, dataclass_transform
 
 import msgspec
 
@@ -24,9 +26,33 @@ RESERVED_PREFIX = "repertory."
 #: Longest wire name: every record contains it.
 _NAME_CHARS_MAX = 200
 
+#: A wire name with a version; version 1 has none.
+_VERSIONED = re.compile(r"(.+)@([2-9]|[1-9][0-9]{1,5})", re.DOTALL)
+
+#: As much as `_VERSIONED` takes.
+VERSION_MAX = 999_999
+
 
 class DefinitionError(TypeError):
     """A mistake in a class definition; the message is one sentence with the class, the member and the remedy."""
+
+
+class WireName(NamedTuple):
+    """The parts of a wire name: the name without a version, the version, and the names that the class had before."""
+
+    name: str
+    version: int = 1
+    was: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, written: str) -> WireName:
+        """Return the parts of a name as it is written."""
+        if found := _VERSIONED.fullmatch(written):
+            return cls(found[1], int(found[2]))
+        return cls(written)
+
+    def __str__(self) -> str:
+        return self.name if self.version == 1 else f"{self.name}@{self.version}"
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
@@ -37,6 +63,9 @@ class MessageMeta(msgspec.StructMeta):
     adds its rules in ``_check_statement`` and ``_check_class``.
     """
 
+    #: The parts of the wire name.
+    wire: WireName
+
     def __new__(
         mcls,
         class_name: str,
@@ -45,9 +74,11 @@ class MessageMeta(msgspec.StructMeta):
         /,
         *,
         name: str | None = None,
+        version: int = 1,
+        was: tuple[str, ...] = (),
         **options: Any,
     ) -> MessageMeta:
-        """Define one class; ``name`` is its wire name."""
+        """Define one class, under the wire name ``name`` in its ``version``; ``was``: the names it had before."""
         mcls._check_statement(class_name, bases, namespace, options)
         if TYPE_FIELD in namespace.get("__annotations__", {}):
             raise DefinitionError(
@@ -56,19 +87,17 @@ class MessageMeta(msgspec.StructMeta):
             )
         if options.get("array_like"):
             raise DefinitionError(f"{class_name}: a message is written as a map of its fields; drop array_like.")
-        if name is not None and not _is_wire_name(name):
-            raise DefinitionError(
-                f"{class_name}: name={name!r:.100} is not a wire name; use 1 to {_NAME_CHARS_MAX} printable characters."
-            )
+        wire = _wire(class_name, class_name if name is None else name, version, was)
         if (name or class_name).startswith(RESERVED_PREFIX) and namespace["__module__"] != "repertory.actors.control":
             raise DefinitionError(
                 f"{class_name}: names that begin with {RESERVED_PREFIX!r} are the runtime's own; choose another."
             )
-        options |= {"frozen": True, "kw_only": True, "tag_field": TYPE_FIELD, "tag": name or class_name}
+        options |= {"frozen": True, "kw_only": True, "tag_field": TYPE_FIELD, "tag": str(wire)}
         try:
             made: MessageMeta = super().__new__(mcls, class_name, bases, namespace, **options)
         except ValueError as error:  # The error of msgspec if `rename` produces a second `type`.
             raise DefinitionError(f"{class_name}: {error}; rename the field differently.") from error
+        made.wire = wire
         with contextlib.suppress(NameError, AttributeError):  # Defined later: an entity that takes it checks it again.
             if reason := flaw(made):  # type: ignore[arg-type]  # This metaclass only makes struct classes.
                 raise DefinitionError(f"{reason}.")
@@ -86,8 +115,30 @@ class MessageMeta(msgspec.StructMeta):
         """Check a class as it is made; ``statement`` is the frame of its class statement."""
 
 
-def _is_wire_name(name: object) -> bool:
-    return isinstance(name, str) and 1 <= len(name) <= _NAME_CHARS_MAX and name.isprintable()
+def _wire(class_name: str, name: str, version: int, was: tuple[str, ...]) -> WireName:
+    """Return the parts of a class's wire name; DefinitionError if one of them is wrong."""
+    if type(version) is not int or not 1 <= version <= VERSION_MAX:
+        raise DefinitionError(
+            f"{class_name}: version={version!r:.100} is not a version; use a number from 1 to {VERSION_MAX:,}."
+        )
+    if not isinstance(was, tuple):
+        raise DefinitionError(f"{class_name}: was={was!r:.100} is not a tuple of names; write was=(…,).")
+    for each, what in ((name, "name"), *((each, "was") for each in was)):
+        if not isinstance(each, str) or not each.isprintable() or not 1 <= len(each) <= _NAME_CHARS_MAX:
+            raise DefinitionError(
+                f"{class_name}: {what}={each!r:.100} is not a wire name; "
+                f"use 1 to {_NAME_CHARS_MAX} printable characters."
+            )
+        if _VERSIONED.fullmatch(each):
+            raise DefinitionError(
+                f"{class_name}: {what}={each!r:.100} ends with a version; write the name alone, and version=…."
+            )
+    if name in was or len({*was}) < len(was):
+        raise DefinitionError(f"{class_name}: was={was!r:.100} has a name twice, or its own; drop it.")
+    wire = WireName(name, version, was)
+    if len(str(wire)) > _NAME_CHARS_MAX:
+        raise DefinitionError(f"{class_name}: name={name!r:.100} is too long with its version; shorten it.")
+    return wire
 
 
 # As on the metaclass: mypy reads the nearest decorated base, and msgspec.Struct is decorated too, with other defaults.
@@ -179,10 +230,18 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     retry: RetryRequest | None = None
 
 
+class Unknown(NamedTuple):
+    """What this build does not have and another may: a message or a state by its wire name, or a field of one."""
+
+    name: str
+    field: str = ""
+
+
 class Undecodable(msgspec.Struct, frozen=True, gc=False):
     """A record that cannot be decoded; ``error`` and ``reason`` say why. It becomes a dead letter.
 
-    ``traceback``: that of user code (a ``__post_init__``) that refused it, else "".
+    ``traceback``: that of user code (a ``__post_init__``) that refused it, else "". ``unknown``: what this
+    build lacks, if that is all that is wrong.
     """
 
     offset: int
@@ -195,8 +254,9 @@ class Undecodable(msgspec.Struct, frozen=True, gc=False):
     sender: Sender | None = None
     traceback: str = ""
     retry: RetryRequest | None = None
+    unknown: Unknown | None = None
 
 
 def wire_name(message_type: type[Message]) -> str:
-    """Return the name under which messages of this class are written."""
+    """Return the name under which messages of this class are written, with its version from 2 on."""
     return str(message_type.__struct_config__.tag)

@@ -5,12 +5,14 @@ A decoder only builds registered types, and raises only :class:`DecodeError`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Final, Union
 
 import msgspec
 
-from repertory.actors.message import TYPE_FIELD, DefinitionError, Message, wire_name
+from repertory.actors.evolution import History, UpcastError
+from repertory.actors.message import TYPE_FIELD, DefinitionError, Message, Unknown, wire_name
 from repertory.supervision.traceback_text import message_of
 
 #: ``order="deterministic"``: equal values give equal bytes, so states can be compared as bytes.
@@ -24,7 +26,14 @@ _NOT_A_CONTAINER: Final = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F 
 
 
 class DecodeError(ValueError):
-    """The bytes are not a message of an expected type; the error's text says why."""
+    """The bytes are not a message of an expected type; the error's text says why.
+
+    ``unknown``: what this build lacks, if that is all that is wrong with them.
+    """
+
+    def __init__(self, text: str, unknown: Unknown | None = None) -> None:
+        super().__init__(text)
+        self.unknown = unknown
 
 
 class _Never(msgspec.Struct, tag_field=TYPE_FIELD, tag="\0never"):
@@ -48,10 +57,11 @@ def by_wire_name(types: Iterable[type[Message]]) -> dict[str, type[Message]]:
 
 
 class MessageDecoder:
-    """Decodes messages of several types, distinguished by their wire names."""
+    """Decodes messages of several types, distinguished by their wire names, and those of their earlier versions."""
 
     def __init__(self, types: Iterable[type[Message]]) -> None:
         self.types = by_wire_name(types)
+        self._history = History(self.types.values())
         # A union of types that are only known at run time: no type annotation can express it.
         self._decode = msgspec.msgpack.Decoder(Union[(_Never, *self.types.values())]).decode
 
@@ -65,17 +75,60 @@ class MessageDecoder:
             raise
         except Exception as error:
             # Broad on purpose: a message class can run user code in __post_init__.
-            raise DecodeError(_explain(error, data)) from error
+            current = self._upcast(data)
+            if current is None:
+                raise DecodeError(*_explain(error, data)) from error
+        try:
+            return self._decode(current)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise DecodeError(f"after its upcast: {_explain(error, current)[0]}") from error
+
+    def current(self, data: bytes) -> bytes:
+        """Return the bytes as this build would write them: the same, unless they are of an earlier version or name.
+
+        Raises DecodeError if an upcaster is missing or fails.
+        """
+        return data if (upcast := self._upcast(data)) is None else upcast
+
+    def _upcast(self, data: bytes) -> bytes | None:
+        try:
+            return self._history.upcast(data)
+        except UpcastError as error:
+            raise DecodeError(message_of(error), Unknown(written_name(data) or "")) from error
 
 
-def _explain(error: Exception, data: bytes) -> str:
+def written_name(data: bytes) -> str | None:
+    """Return the wire name in the bytes of a message, whatever build wrote it; None if there is none."""
+    try:
+        raw = msgspec.msgpack.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    name = raw.get(TYPE_FIELD) if isinstance(raw, dict) else None
+    return name if isinstance(name, str) else None
+
+
+#: What msgspec says about a wire name that is not in the union, and about a field that a class forbids.
+_BAD_NAME: Final = re.compile(r"Invalid value ('.*') - at `\$\.type`", re.DOTALL)
+_BAD_FIELD: Final = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+
+
+def _explain(error: Exception, data: bytes) -> tuple[str, Unknown | None]:
     """Describe the error in at most 1,000 characters, however long the bytes or the text of a ``__post_init__`` are."""
     text = message_of(error)
-    if isinstance(error, msgspec.ValidationError) and text.startswith("Invalid value '"):
-        return f"unknown type {text.removeprefix('Invalid value ').removesuffix(' - at `$.type`')}"
+    if isinstance(error, msgspec.ValidationError):
+        if found := _BAD_NAME.fullmatch(text):
+            return f"unknown type {found[1]}", Unknown(written_name(data) or "")
+        if found := _BAD_FIELD.fullmatch(text):
+            return text, Unknown(written_name(data) or "", found[1])
+    return _describe(text or type(error).__name__, data), None
+
+
+def _describe(text: str, data: bytes) -> str:
     if data[:1] in (b"{", b"[", b'"') and _is_json(data):
         return f"it is JSON, not MessagePack ({len(data)} bytes)"
-    return f"{text or type(error).__name__} ({len(data)} bytes)"
+    return f"{text} ({len(data)} bytes)"
 
 
 def _is_json(data: bytes) -> bool:
@@ -159,15 +212,17 @@ def _token(data: bytes, position: int) -> tuple[int, int]:
     return 0, _FIXED.get(head, 1)
 
 
-def refuse_unknown_fields(data: bytes, message: msgspec.Struct) -> None:
+def refuse_unknown_fields(data: bytes, message: msgspec.Struct, decoder: MessageDecoder) -> None:
     """Raise DecodeError if the bytes have fields that this code does not know: they would be lost from the state.
 
     If the message encodes to the same bytes, there are none. That test takes 0.2 µs and is enough for nearly all.
+    ``decoder`` made the message of the bytes, which may be of an earlier version.
     """
     if encode(message) == data:
         return
-    if strange := unknown_fields(data, message):
-        raise DecodeError(f"{type(message).__name__} has no field {strange[0]!r}")
+    if strange := unknown_fields(decoder.current(data), message):
+        unknown = Unknown(wire_name(type(message)), strange[0]) if isinstance(message, Message) else None
+        raise DecodeError(f"{type(message).__name__} has no field {strange[0]!r}", unknown)
 
 
 def unknown_fields(data: bytes, message: msgspec.Struct) -> list[str]:

@@ -19,7 +19,14 @@ from rich.table import Table
 
 from benchmarks.job import PARTITIONS, ledger_system, preload
 from repertory.bridge.log.connect import connect
-from repertory.bridge.log.port import Assigned, Claimed, Fetched, Member, TopicSpec, Transaction
+from repertory.bridge.log.port import (
+    Assigned,
+    Claimed,
+    Fetched,
+    Member,
+    TopicSpec,
+    Transaction,
+)
 from repertory.bridge.log.record import Output
 from repertory.bridge.system.running import Running
 from repertory.bridge.worker import calm_the_collector

@@ -96,7 +96,7 @@ class Codec:
             name = "DecodeError" if isinstance(error, UnicodeDecodeError) else type(error).__name__
             return Undecodable(
                 record.offset, record.key, value, record.headers, record.timestamp_ms, name, str(error), sender,
-                user_traceback(error), retry,
+                user_traceback(error), retry, error.unknown if isinstance(error, DecodeError) else None,
             )  # fmt: skip
         return Envelope(record.offset, key, message, value, record.headers, record.timestamp_ms, sender, about, retry)
 

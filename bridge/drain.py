@@ -12,7 +12,12 @@ from collections.abc import Callable
 from repertory.actors.shard.turn_result import TurnResult
 from repertory.bridge.assigned_shard import UNFINISHED, AssignedShard, ShardPhase
 from repertory.bridge.log.clock import Clock
-from repertory.bridge.log.port import Assigned, Fetched, Log, LogEvent
+from repertory.bridge.log.port import (
+    Assigned,
+    Fetched,
+    Log,
+    LogEvent,
+)
 from repertory.bridge.region import ShardRegion
 
 

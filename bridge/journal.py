@@ -6,9 +6,11 @@ After it, at least once, recovery reads the commands topic (fourth step); otherw
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
-from repertory.actors.message import Stopped
+from repertory.actors.message import Stopped, Unknown
 from repertory.actors.placement import key_of
 from repertory.actors.shard.cells import Cell
 from repertory.actors.shard.config import ShardConfig
@@ -16,6 +18,7 @@ from repertory.actors.shard.recovered import RecoveredShard
 from repertory.actors.shard.replay import fold
 from repertory.actors.wire import DecodeError
 from repertory.bridge.log.record import Record
+from repertory.bridge.schemas import Kind
 from repertory.supervision import Directive, Failure
 from repertory.supervision.traceback_text import message_of, user_traceback
 
@@ -23,13 +26,34 @@ from repertory.supervision.traceback_text import message_of, user_traceback
 REMEDY = "restore all topics of this entity from one backup"
 
 
-class Inconsistent(Exception):
-    """The log contradicts itself; the sentence says what, where, and the remedy. The shard stays stopped."""
+class Lacking(NamedTuple):
+    """What this build lacks to read a record of an entity, and where that is."""
+
+    unknown: Unknown
+    kind: Kind
+    where: str
 
     @classmethod
-    def of(cls, shard: object, what: str) -> Inconsistent:
+    def by(cls, error: BaseException, kind: Kind, where: str) -> Lacking | None:
+        """Return what an error says that this build lacks, None if that is not what is wrong."""
+        unknown = error.unknown if isinstance(error, DecodeError) else None
+        return None if unknown is None else cls(unknown, kind, where)
+
+
+class Inconsistent(Exception):
+    """The log contradicts itself; the sentence says what, where, and the remedy. The shard stays stopped.
+
+    ``lacks``: what this build lacks, if that is all: a newer one may have it.
+    """
+
+    lacks: Lacking | None = None
+
+    @classmethod
+    def of(cls, shard: object, what: str, lacks: Lacking | None = None) -> Inconsistent:
         """Return the error for a shard."""
-        return cls(f"shard {shard} is stopped: {what}.")
+        error = cls(f"shard {shard} is stopped: {what}.")
+        error.lacks = lacks
+        return error
 
     def failure(self, shard: str) -> Failure:
         """Return the failure that stops the shard: no restart can correct what is in the log.
@@ -93,12 +117,13 @@ class JournalTail:
         except Exception as error:
             raise self._wrong(
                 f"the journal record {record.place} cannot be applied: {type(error).__name__}: {message_of(error)}; "
-                "run the code that wrote it, or correct the @event method"
+                "run the code that wrote it, or correct the @event method",
+                Lacking.by(error, Kind.EVENT, record.place),
             ) from error
         cell.version = 0 if type(event) is Stopped else cell.version + 1
 
-    def _wrong(self, what: str) -> Inconsistent:
-        return Inconsistent.of(self._config.id, what)
+    def _wrong(self, what: str, lacks: Lacking | None = None) -> Inconsistent:
+        return Inconsistent.of(self._config.id, what, lacks)
 
 
 def entity_key(record: Record) -> str:

@@ -8,6 +8,7 @@ turn result becomes visible with its commit or not at all: when a commit fails, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import filterfalse
 from typing import assert_never
 
 from repertory.actors.shard.mailbox import Delivery
@@ -15,6 +16,7 @@ from repertory.actors.shard.shard import Shard
 from repertory.actors.shard.turn_result import Counts, TurnResult
 from repertory.bridge import kill_points
 from repertory.bridge.assigned_shard import DOWN, AssignedShard, ShardPhase
+from repertory.bridge.departures import Departures, Newer
 from repertory.bridge.drain import Drain
 from repertory.bridge.interruption import WholeTicks
 from repertory.bridge.journal import Inconsistent
@@ -59,15 +61,16 @@ class ShardLoop:
         report: ReportSink = lambda _report: None,
         progress: Callable[[], None] = lambda: None,
         deaths: Callable[[int], Iterable[tuple[int, int]]] = lambda _number: (),
+        newer: Newer = lambda _entity, _kind, _unknown: None,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        #: ``region``: the shards of this worker.
+        #: ``region``: the shards of this worker. ``newer``: names what another build knows (``Catalogue.known``).
         self._log, self.region, self._clock, self._worker_log = log, region, clock, WorkerLog(report)
         #: How long one shard, and all together, may decide before the log is polled again; each has an equal share.
         self._poll_timeout_s, self._turn_max_s, self._turns_max_s = poll_timeout_s, turn_max_s, turns_max_s
         self._progress, self._deaths, self._is_stopping = progress, deaths, is_stopping
-        self.counts, self.commits = Counts(), 0
-        self.ticks = WholeTicks()
+        self._departures = Departures(log, region, self._worker_log, newer, commit=self._commit, stop=self._stop)
+        self.counts, self.commits, self.ticks = Counts(), 0, WholeTicks()
 
     def tick(self, timeout_s: float | None = None) -> bool:
         """Handle one bounded batch of each ready shard; return whether anything happened.
@@ -85,6 +88,7 @@ class ShardLoop:
                 self._on(event)
                 self._carry_out()
             self._wake()
+            self._departures.step()
             turns = [self._turn(assigned) for assigned in self.region]
             self._carry_out()
             return bool(events) or any(turns)
@@ -102,6 +106,8 @@ class ShardLoop:
         try:
             self._on_shard(assigned, event, now_s)
         except Inconsistent as error:
+            if self._departures.excuse(assigned, error):
+                return
             if assigned.doubt() <= DOUBTS_MAX:
                 self._aborted(assigned, f"{error} {DOUBT}", routine=False)
             else:
@@ -132,7 +138,7 @@ class ShardLoop:
 
     def _fetched(self, assigned: AssignedShard, deliveries: list[Delivery]) -> None:
         """Put decoded records into the mailbox; a full mailbox pauses its partition."""
-        if assigned.shard is None:
+        if assigned.shard is None or self._departures.see(assigned, deliveries):
             return
         assigned.shard.offer(deliveries)
         kill_points.reached("queued")
@@ -142,7 +148,7 @@ class ShardLoop:
     def _turn(self, assigned: AssignedShard) -> bool:
         """Decide one batch of one shard and send its commit; user code runs here and nowhere else."""
         shard = assigned.shard
-        if shard is None or assigned.phase is not ShardPhase.RUNNING:
+        if shard is None or assigned.phase is not ShardPhase.RUNNING or self._departures.concern(assigned):
             return False
         now_ms = self._clock.epoch_ms()
         if not shard.ready(now_ms):
@@ -189,7 +195,7 @@ class ShardLoop:
         if self._is_stopping():
             return  # What other workers of the node give up in the same stop is for the other nodes.
         now_s = self._clock.monotonic_s()
-        for assigned in self.region.claimable(now_s):
+        for assigned in filterfalse(self._departures.concern, self.region.claimable(now_s)):
             assigned.claim(now_s)
             kill_points.reached("claiming")
             self._log.claim(assigned.place, assigned.hosted.codec.restored_topics)
@@ -277,8 +283,7 @@ class ShardLoop:
     def drain(self, deadline_s: float) -> bool:
         """Finish the turns under way and hand each shard over; False if the deadline passed first."""
         with self.ticks:
-            drain = Drain(
+            return Drain(
                 self._log, self.region, self._clock,
                 on=self._on, commit=self._commit, stop=self._stop, poll_timeout_s=self._poll_timeout_s,
-            )  # fmt: skip
-            return drain.run(deadline_s)
+            ).run(deadline_s)  # fmt: skip

@@ -30,10 +30,11 @@ from repertory.actors.wire import DecodeError
 from repertory.bridge import codec as wire
 from repertory.bridge.codec import Codec
 from repertory.bridge.consistency import check_commands, check_offsets, check_topics, first_record
-from repertory.bridge.journal import REMEDY, Inconsistent, JournalTail, entity_key
+from repertory.bridge.journal import REMEDY, Inconsistent, JournalTail, Lacking, entity_key
 from repertory.bridge.log.port import Claimed, Replayed
 from repertory.bridge.log.record import Record
 from repertory.bridge.nontransactional import NontransactionalRecovery
+from repertory.bridge.schemas import Kind
 from repertory.bridge.silence import silenced
 from repertory.bridge.topics import SEEN_KEY, SHARD_KEY
 from repertory.supervision.traceback_text import message_of
@@ -119,8 +120,8 @@ class Recovery:
                     f"{record.place} cannot be decoded: {error}; run the code that wrote it, or {REMEDY}"
                 ) from error
 
-    def _wrong(self, what: str) -> Inconsistent:
-        return Inconsistent.of(self._config.id, what)
+    def _wrong(self, what: str, lacks: Lacking | None = None) -> Inconsistent:
+        return Inconsistent.of(self._config.id, what, lacks)
 
     # --- state ------------------------------------------------------------------------------------------------
 
@@ -206,7 +207,8 @@ class Recovery:
         except Exception as error:  # A __post_init__ is user code.
             raise self._wrong(
                 f"the snapshot of key {key!r} does not fit {self._config.behaviour.entity.__name__}: "
-                f"{message_of(error)}; run the code that wrote it"
+                f"{message_of(error)}; run the code that wrote it",
+                Lacking.by(error, Kind.STATE, f"the snapshot of key {key!r} in {self._codec.state}"),
             ) from error
 
     def _restore_stashed(self, found: RecoveredShard) -> None:
@@ -220,7 +222,8 @@ class Recovery:
             if isinstance(delivery, Undecodable):
                 raise self._wrong(
                     f"the stashed command {offset} cannot be decoded by this code: {delivery.reason}; "
-                    "run the code that wrote it"
+                    "run the code that wrote it",
+                    delivery.unknown and Lacking(delivery.unknown, Kind.TAKEN, f"the stashed command {offset}"),
                 )
             found.stash.join(Stashed(delivery, self._stashed[offset]))
 

@@ -68,6 +68,11 @@ def replies_topic(system: str) -> str:
     return f"{system}.replies"
 
 
+def schemas_topic(system: str) -> str:
+    """The catalogue of the messages and states that the builds of a system know."""
+    return f"{system}.schemas"
+
+
 def incidents_spec(system: str) -> TopicSpec:
     """Return the topic for the status of nodes. A system also runs without it, but operators then see less.
 
@@ -106,6 +111,7 @@ def topic_specs(system: str, hosted: Iterable[tuple[str, int, bool]], extra: Map
         TopicSpec(dead_letters_topic(system), 1, {**_KEPT, **_ROOMY}),
         TopicSpec(replies_topic(system), REPLIES_PARTITIONS, {"cleanup.policy": "delete", "retention.ms": "600000"}),
     ]
+    specs.append(TopicSpec(schemas_topic(system), 1, {"cleanup.policy": "compact"}))
     for entity, partitions, journaled in hosted:
         specs.append(TopicSpec(commands_topic(system, entity), partitions, {**_KEPT, **extra}))
         if journaled:

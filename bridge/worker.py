@@ -22,7 +22,8 @@ from repertory.actors.message import DefinitionError
 from repertory.bridge import kill_points, log_lines
 from repertory.bridge.log.clock import SystemClock
 from repertory.bridge.log.connect import connect, read_kafka_config
-from repertory.bridge.log.port import InvalidSetting, Member, SlotTaken, TopicMismatch
+from repertory.bridge.log.errors import InvalidSetting, SlotTaken, TopicMismatch
+from repertory.bridge.log.port import Member
 from repertory.bridge.log_lines import LogOptions
 from repertory.bridge.loop import ShardLoop
 from repertory.bridge.node import in_flight
@@ -56,6 +57,7 @@ class ShardHost:
         """See ``supervision.process.work.Work``."""
         system, clock = self._system, SystemClock()
         backend = connect(self._url, system.settings, self._kafka_config)
+        system.announce(backend)  # Before it joins: from then on, others may meet what only this build knows.
         log = backend.log(self._member, system.commands_topics())
         region = system.region(
             system.topology(log.partition_count, hook=kill_points.within_handler()),
@@ -63,6 +65,7 @@ class ShardHost:
             in_flight=in_flight.of_this_node().enter(self._member.slot),
             owner=in_flight.of_this_node().owner,
         )
+        catalogue = system.catalogue(backend)
         loop = ShardLoop(
             log,
             region,
@@ -73,6 +76,7 @@ class ShardHost:
             report=control.report,
             progress=control.progress,
             deaths=in_flight.of_this_node().deaths,
+            newer=catalogue.known,
             is_stopping=control.stopping.is_set,
         )
         control.under_way = region.under_way
@@ -90,6 +94,7 @@ class ShardHost:
             control.report(WorkerDrained(complete=drained, commits=loop.commits))
         finally:
             log.close()
+            catalogue.close()
             backend.close()
 
 

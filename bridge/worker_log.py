@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+from repertory.actors.message import Unknown
 from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.turn_result import Incident
 from repertory.bridge.log_lines import entry
@@ -104,6 +105,16 @@ class WorkerLog:
             traceback=bounded(failure.traceback, REPORTED_TRACEBACK_BYTES_MAX),
         )  # fmt: skip
         self._report(report)
+
+    def leaves(self, topic: str, unknown: Unknown, where: str) -> None:
+        """This worker gives up the shards of a commands topic: a record needs a newer build."""
+        field = f" with the field {unknown.field!r}" if unknown.field else ""
+        what = f"{where} is a {unknown.name!r}{field}, which this build does not know and another one does"
+        then = (
+            "this worker takes none of its shards until it restarts: they are left to nodes with that build; deploy it"
+        )
+        _write_line(logging.ERROR, "%s: %s; %s", topic, what, then)
+        self._report(IncidentReport(where=topic, error="NewerBuild", reason=what, outcome="handed-over", next=then))
 
     def stalled(self, shard: str, reason: str) -> None:
         """A shard's stash is full."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from repertory.actors.context import Context, ContractViolation, OutputRefused, OutputTooLarge, Publish, Reply, Tell
 from repertory.actors.entity import Entity
+from repertory.actors.evolution import Raw, upcast
 from repertory.actors.handler import CommandHandler, command, event, reply
 from repertory.actors.message import (
     Command,
@@ -33,7 +34,7 @@ from repertory.supervision.strategy import Strategy
 if TYPE_CHECKING:
     from repertory.actors.testkit import TestKit
     from repertory.bridge.log.connect import connect
-    from repertory.bridge.log.port import (
+    from repertory.bridge.log.errors import (
         InvalidSetting,
         LogError,
         LogUnavailable,
@@ -63,27 +64,27 @@ _LAZY = {
     "Client": "bridge.system.client",
     "ClientClosed": "bridge.system.client",
     "DeadLetter": "bridge.system.failed",
-    "InvalidSetting": "bridge.log.port",
-    "LogError": "bridge.log.port",
+    "InvalidSetting": "bridge.log.errors",
+    "LogError": "bridge.log.errors",
     "LogOptions": "bridge.log_lines",
-    "LogUnavailable": "bridge.log.port",
-    "LogUnusable": "bridge.log.port",
+    "LogUnavailable": "bridge.log.errors",
+    "LogUnusable": "bridge.log.errors",
     "NodeHandle": "bridge.node.handle",
     "NodeReport": "bridge.reports",
     "NotSettled": "bridge.system.running",
-    "OutcomeUnknown": "bridge.log.port",
+    "OutcomeUnknown": "bridge.log.errors",
     "Parked": "bridge.system.failed",
     "PublishedRecord": "bridge.system.published",
     "Publishes": "bridge.system.publishes",
-    "Refused": "bridge.log.port",
+    "Refused": "bridge.log.errors",
     "Running": "bridge.system.running",
     "Settings": "bridge.system.settings",
     "ShardLost": "bridge.reports",
     "ShardRestored": "bridge.reports",
-    "SlotTaken": "bridge.log.port",
+    "SlotTaken": "bridge.log.errors",
     "TargetError": "bridge.system.target",
     "TestKit": "actors.testkit",
-    "TopicMismatch": "bridge.log.port",
+    "TopicMismatch": "bridge.log.errors",
     "WorkerStarted": "supervision.process.reports",
     "commands_topic": "bridge.topics",
     "connect": "bridge.log.connect",
@@ -122,6 +123,7 @@ __all__ = [
     "Publish",
     "PublishedRecord",
     "Publishes",
+    "Raw",
     "Refused",
     "Rejection",
     "Reply",
@@ -147,6 +149,7 @@ __all__ = [
     "partition_of",
     "reply",
     "restart",
+    "upcast",
 ]
 
 

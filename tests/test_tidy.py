@@ -27,7 +27,7 @@ AROUND = {
 GROUND = {"kill_points", "log_lines", "reports", "silence", "system.settings", "text"}
 #: The rooms of the bridge, by the first pattern that a module's path matches, and the rooms that each may import.
 ROOMS = {
-    "port": re.compile(r"log\.(port|record|clock)"),
+    "port": re.compile(r"log\.(port|errors|record|clock)"),
     "adapters": re.compile(r"log\..*"),
     "node": re.compile(r"node\..*"),
     "system": re.compile(r"system\..*|worker"),

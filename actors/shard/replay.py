@@ -6,6 +6,8 @@ recovery of a shard, ``Running.state`` and ``repertory state``, and ``verify``.
 
 from __future__ import annotations
 
+import msgspec
+
 from repertory.actors.entity import Behaviour, Entity
 from repertory.actors.message import Message, Stopped
 from repertory.actors.shard.decision import evolve
@@ -17,8 +19,12 @@ _NO_LIMIT_BYTES = 1 << 62
 
 def restore(behaviour: Behaviour, snapshot: bytes) -> tuple[Entity, bytes]:
     """Return the entity of a snapshot, and its bytes. Raises what the decoder or a ``__post_init__`` raises."""
-    entity = behaviour.state_decode(snapshot)
-    refuse_unknown_fields(snapshot, entity)
+    try:
+        entity = behaviour.state_decode(snapshot)
+    except msgspec.ValidationError:
+        entity = behaviour.snapshot.decode(snapshot)
+        return entity, encode(entity)  # What is of an earlier version is written as the current one from now on.
+    refuse_unknown_fields(snapshot, entity, behaviour.snapshot)
     return entity, encode(entity) if behaviour.has_mutable_fields else snapshot
 
 
@@ -33,7 +39,7 @@ def fold(
     """
     event: Message = behaviour.journal.decode(event_data)
     if strict:
-        refuse_unknown_fields(event_data, event)
+        refuse_unknown_fields(event_data, event, behaviour.journal)
     if type(event) is Stopped:
         return event, behaviour.initial(), behaviour.initial_data
     return event, *evolve(behaviour, state, event, _NO_LIMIT_BYTES)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from repertory.bridge.log.embedded.backend import EmbeddedBackend
-from repertory.bridge.log.port import Backend, InvalidSetting
+from repertory.bridge.log.errors import InvalidSetting
+from repertory.bridge.log.port import Backend
 from repertory.bridge.system.settings import Settings
 
 _DEFAULTS = Settings()

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from repertory.bridge.log.port import Backend, LogUnavailable, TopicMismatch, TopicSpec
+from repertory.bridge.log.errors import LogUnavailable, TopicMismatch
+from repertory.bridge.log.port import Backend, TopicSpec
 from repertory.bridge.log.record import Output
 from repertory.bridge.node.status import NodeStatus
 

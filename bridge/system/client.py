@@ -15,7 +15,13 @@ from repertory.actors.message import Command
 from repertory.actors.placement import checked_key, partition_of
 from repertory.actors.wire import DecodeError, encode
 from repertory.bridge import topics
-from repertory.bridge.log.port import Backend, LogError, OutcomeUnknown, Refused, TopicMismatch
+from repertory.bridge.log.errors import (
+    LogError,
+    OutcomeUnknown,
+    Refused,
+    TopicMismatch,
+)
+from repertory.bridge.log.port import Backend
 from repertory.bridge.log.record import Output
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from repertory.bridge.log.port import InvalidSetting
+from repertory.bridge.log.errors import InvalidSetting
 from repertory.bridge.system.settings import FIELDS, Settings
 
 #: Begins the name of each variable; the rest is the name of a setting in capitals.

@@ -11,6 +11,7 @@ import msgspec
 
 from repertory.actors.context import Directory, OutputRefused, OutputTooLarge
 from repertory.actors.entity import Behaviour, Entity, resolved
+from repertory.actors.evolution import History
 from repertory.actors.shard.config import Limits
 from repertory.actors.wire import by_wire_name
 from repertory.bridge import topics
@@ -20,6 +21,7 @@ from repertory.bridge.hosted_entity import HostedEntity, Topology
 from repertory.bridge.log.compacted import is_compacted
 from repertory.bridge.log.port import Backend, TopicSpec
 from repertory.bridge.region import ShardRegion
+from repertory.bridge.schemas import Catalogue, Schema, announce, schemas_of
 from repertory.bridge.system.configuration import configuration
 from repertory.bridge.system.publishes import PARTITIONS_MAX, Publishes, checked_publishes, prepare_published
 from repertory.bridge.system.settings import Settings
@@ -126,9 +128,10 @@ class SystemDefinition:
         self._hosted[entity] = EntityDefinition(behaviour, partitions, policy)
 
     def _check_wire_names(self, behaviour: Behaviour) -> None:
-        """Refuse two classes with the same wire name: records of one would be decoded as the other."""
+        """Refuse two classes with the same wire name, now or earlier: records of one would be decoded as the other."""
         known = [message for hosted in self._hosted.values() for message in hosted.behaviour.messages.values()]
         by_wire_name([*known, *behaviour.messages.values()])
+        History([*known, *behaviour.messages.values()])
 
     def configured(self, settings: Settings | None = None) -> Self:
         """Return this system with the settings of its deployment, or with those given; this one stays as it is.
@@ -200,9 +203,11 @@ class SystemDefinition:
         return ShardRegion(topology, Tree(self.shards, self.shard_strategy, seed), in_flight, owner)
 
     def check(self) -> None:
-        """Raise ValueError if no entity is hosted."""
+        """Raise ValueError if no entity is hosted, DefinitionError if upcasters leave out a version of a message."""
         if not self._hosted:
             raise ValueError(f"the system {self.name} hosts no entity; call system.host(…) first")
+        for hosted in self._hosted.values():
+            History([*hosted.behaviour.messages.values(), hosted.behaviour.entity]).check()
 
     def prepare(self, backend: Backend) -> Sequence[str]:
         """Create missing topics and check the others; return those created.
@@ -211,3 +216,15 @@ class SystemDefinition:
         """
         self.check()
         return [*backend.ensure(self.topic_specs()), *prepare_published(backend, self.name, self.publishes)]
+
+    def schemas(self) -> dict[bytes, Schema]:
+        """Return the messages and states that this build knows, by the keys of their records in the catalogue."""
+        return schemas_of(hosted.behaviour for hosted in self._hosted.values())
+
+    def catalogue(self, backend: Backend) -> Catalogue:
+        """Return the catalogue of what the builds know that have run on a log."""
+        return Catalogue(backend.reader, topics.schemas_topic(self.name))
+
+    def announce(self, backend: Backend) -> None:
+        """Write to the catalogue what this build knows, before a node of it joins. Raises LogError."""
+        announce(backend, topics.schemas_topic(self.name), self.schemas())

@@ -9,7 +9,8 @@ from types import MappingProxyType
 import msgspec
 
 from repertory.bridge.log.compacted import is_compacted
-from repertory.bridge.log.port import Backend, TopicMismatch, TopicSpec
+from repertory.bridge.log.errors import TopicMismatch
+from repertory.bridge.log.port import Backend, TopicSpec
 
 #: What Kafka allows as the name of a topic.
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")

@@ -18,7 +18,12 @@ from repertory.actors.shard.changelog import Accepted, ShardId, StashedRecord
 from repertory.bridge import kill_points, log_lines, topics
 from repertory.bridge.assigned_shard import ShardPhase
 from repertory.bridge.log.clock import Clock, SystemClock
-from repertory.bridge.log.port import Backend, Log, Member, Reader
+from repertory.bridge.log.port import (
+    Backend,
+    Log,
+    Member,
+    Reader,
+)
 from repertory.bridge.loop import ShardLoop
 from repertory.bridge.reports import ReportSink, ShardReport
 from repertory.bridge.system.client import Client
@@ -75,6 +80,8 @@ class Running:
         self.report: ReportSink = lambda _report: None
         try:
             system.prepare(backend)
+            system.announce(backend)
+            self._catalogue = system.catalogue(backend)
             self.reader: Reader = backend.reader()
             self.client = Client(system, backend)
             self._log, self.loop = self._start()
@@ -95,6 +102,7 @@ class Running:
             turn_max_s=self.system.settings.turn_time_max_s,
             turns_max_s=self.system.settings.turns_max_s,
             report=self._report,
+            newer=self._catalogue.known,
         )
         return log, loop
 
@@ -219,6 +227,7 @@ class Running:
         if is_first and not self.loop.ticks.is_interrupted:
             self.loop.drain(self._clock.monotonic_s() + self.system.settings.stop_timeout_s)
         self._log.close()
+        self._catalogue.close()
         self.client.close()
         self.reader.close()
         self._backend.close()

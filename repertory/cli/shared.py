@@ -17,7 +17,8 @@ from rich.text import Text
 from repertory.actors.message import DefinitionError
 from repertory.actors.wire import DecodeError
 from repertory.bridge.log.connect import connect, read_kafka_config
-from repertory.bridge.log.port import Backend, LogError, LogUnavailable
+from repertory.bridge.log.errors import LogError, LogUnavailable
+from repertory.bridge.log.port import Backend
 from repertory.bridge.system.settings import Settings
 from repertory.bridge.system.system import ActorSystem, load_system
 from repertory.bridge.system.target import TargetError

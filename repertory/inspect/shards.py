@@ -10,7 +10,8 @@ from repertory.actors.shard.changelog import Accepted
 from repertory.actors.wire import DecodeError
 from repertory.bridge import topics
 from repertory.bridge.journal import Inconsistent
-from repertory.bridge.log.port import Reader, TopicMismatch
+from repertory.bridge.log.errors import TopicMismatch
+from repertory.bridge.log.port import Reader
 from repertory.bridge.system.committed import current_record, stashed_commands
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
 

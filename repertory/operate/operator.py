@@ -11,7 +11,8 @@ from repertory.actors.placement import checked_key, partition_of
 from repertory.actors.shard.changelog import StashedRecord
 from repertory.actors.wire import encode
 from repertory.bridge import topics
-from repertory.bridge.log.port import Backend, LogUnavailable, Reader
+from repertory.bridge.log.errors import LogUnavailable
+from repertory.bridge.log.port import Backend, Reader
 from repertory.bridge.log.record import Output
 from repertory.bridge.system.committed import stashed_commands
 from repertory.bridge.system.definition import SystemDefinition

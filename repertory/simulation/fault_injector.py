@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from repertory.actors.control import DropParked, RetryParked
-from repertory.bridge.log.port import Member, SlotTaken, TopicMismatch
+from repertory.bridge.log.errors import SlotTaken, TopicMismatch
+from repertory.bridge.log.port import Member
 from repertory.simulation.handler_faults import ALWAYS
 from repertory.simulation.swarm import (
     KILL_POINTS,

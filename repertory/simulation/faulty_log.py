@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from repertory.bridge import kill_points
+from repertory.bridge.log.errors import LogUnavailable
 from repertory.bridge.log.port import (
     Aborted,
     Append,
@@ -23,7 +24,6 @@ from repertory.bridge.log.port import (
     Fetched,
     Log,
     LogEvent,
-    LogUnavailable,
     Lost,
     OutputsRefused,
     Replayed,
@@ -148,6 +148,10 @@ class FaultyLog:
     def close(self) -> None:
         """See ``Log``."""
         self._inner.close()
+
+    def withdraw(self, topics: Sequence[str]) -> None:
+        """See ``Log``."""
+        self._inner.withdraw(topics)
 
     def abandon(self) -> None:
         """See ``Log``."""

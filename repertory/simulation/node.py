@@ -9,7 +9,7 @@ from typing import assert_never
 
 from repertory.actors.shard.crash_guard import COMMAND
 from repertory.bridge import kill_points
-from repertory.bridge.log.port import LogUnavailable, SlotTaken
+from repertory.bridge.log.errors import LogUnavailable, SlotTaken
 from repertory.bridge.region import RegionEscalated
 from repertory.bridge.worker import worker_policy
 from repertory.simulation.pending import Pending

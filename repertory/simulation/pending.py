@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from repertory.bridge.log.port import Append, Fetched, LogEvent, Replayed, Transaction
+from repertory.bridge.log.port import (
+    Append,
+    Fetched,
+    LogEvent,
+    Replayed,
+    Transaction,
+)
 from repertory.bridge.log.record import Output, TopicPartition
 
 

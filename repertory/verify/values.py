@@ -56,7 +56,8 @@ def state_of(behaviour: Behaviour, snapshot: bytes) -> Entity:
     try:
         return behaviour.state_decode(snapshot)
     except msgspec.ValidationError:
-        raw, tag = msgspec.msgpack.decode(snapshot), behaviour.entity.__struct_config__.tag_field
+        current = behaviour.snapshot.current(snapshot)
+        raw, tag = msgspec.msgpack.decode(current), behaviour.entity.__struct_config__.tag_field
         if not isinstance(raw, dict):
             raise
         known = {tag, *behaviour.entity.__struct_encode_fields__}
@@ -89,4 +90,4 @@ class Receivers:
 
 @cache
 def _decoder(message_type: type[Message]) -> Decode:
-    return msgspec.msgpack.Decoder(message_type).decode
+    return MessageDecoder([message_type]).decode

@@ -13,7 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from repertory.bridge.log.kafka.log import KafkaLog
-from repertory.bridge.log.port import Committed, Fetched, LogEvent, Replayed, Transaction
+from repertory.bridge.log.port import (
+    Committed,
+    Fetched,
+    LogEvent,
+    Replayed,
+    Transaction,
+)
 from repertory.bridge.log.record import TopicPartition
 from tests.apps.counting import system
 

@@ -10,7 +10,7 @@ import pytest
 
 from repertory import ActorSystem, Command, Entity, Event, command, event
 from repertory.actors.wire import DecodeError
-from repertory.bridge.log.port import TopicMismatch
+from repertory.bridge.log.errors import TopicMismatch
 
 
 def old_code() -> type[Entity]:

@@ -12,9 +12,10 @@ from uuid import uuid4
 import pytest
 
 from repertory.bridge import kill_points
+from repertory.bridge.log.errors import OutcomeUnknown
 from repertory.bridge.log.kafka.appender import KafkaAppender
 from repertory.bridge.log.kafka.backend import KafkaBackend
-from repertory.bridge.log.port import OutcomeUnknown, TopicSpec
+from repertory.bridge.log.port import TopicSpec
 from repertory.bridge.log.record import Output
 from repertory.supervision.process.reports import WorkerExited
 from tests.support.nodes.trial import Trial, application

@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 from repertory import ActorSystem, Command, Entity, Event, command, event
 from repertory.actors.shard.changelog import ShardId
 from repertory.bridge.log.connect import connect
-from repertory.bridge.log.port import LogError
+from repertory.bridge.log.errors import LogError
 from repertory.bridge.reports import ShardFailed, ShardReport
 from repertory.bridge.system.accept import NotAccepted, adopt
 from repertory.bridge.system.client import Client

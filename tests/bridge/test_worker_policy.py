@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from repertory import Directive, restart
-from repertory.bridge.log.port import InvalidSetting, LogUnavailable, SlotTaken, TopicMismatch
+from repertory.bridge.log.errors import (
+    InvalidSetting,
+    LogUnavailable,
+    SlotTaken,
+    TopicMismatch,
+)
 from repertory.bridge.worker import worker_policy
 
 

@@ -32,7 +32,13 @@ from repertory.bridge.log.embedded import schema
 from repertory.bridge.log.embedded.backend import EmbeddedAppender
 from repertory.bridge.log.embedded.log import EmbeddedLog
 from repertory.bridge.log.embedded.store import grouped
-from repertory.bridge.log.port import Append, Claimed, Committed, Lost, Transaction
+from repertory.bridge.log.port import (
+    Append,
+    Claimed,
+    Committed,
+    Lost,
+    Transaction,
+)
 from repertory.bridge.loop import ShardLoop
 from repertory.bridge.nontransactional import CountingJournal, NontransactionalRecovery, Placed
 from repertory.bridge.recovery import Recovery

@@ -26,8 +26,8 @@ from repertory.bridge.log.embedded import log as embedded
 from repertory.bridge.log.embedded import schema
 from repertory.bridge.log.embedded.log import EmbeddedLog
 from repertory.bridge.log.embedded.store import Connection, Row, Store
+from repertory.bridge.log.errors import SlotTaken
 from repertory.bridge.log.kafka.lease import Lease
-from repertory.bridge.log.port import SlotTaken
 from repertory.bridge.node import in_flight
 from repertory.bridge.node.in_flight import InFlightCommands
 from repertory.bridge.recovery import Recovery

@@ -14,7 +14,13 @@ from repertory.bridge.log.embedded import schema
 from repertory.bridge.log.embedded.compaction import Compactor
 from repertory.bridge.log.embedded.log import EmbeddedLog, lives
 from repertory.bridge.log.embedded.store import Store, exists, grouped
-from repertory.bridge.log.port import Log, Member, MemberDescription, TopicMismatch, TopicSpec
+from repertory.bridge.log.errors import TopicMismatch
+from repertory.bridge.log.port import (
+    Log,
+    Member,
+    MemberDescription,
+    TopicSpec,
+)
 from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.bridge.system.settings import Settings
 from repertory.supervision.process.proc import writer_pid

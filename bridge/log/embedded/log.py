@@ -23,6 +23,13 @@ import msgspec
 from repertory.bridge.log.embedded import schema
 from repertory.bridge.log.embedded.compaction import Compactor
 from repertory.bridge.log.embedded.store import Connection, Store, grouped
+from repertory.bridge.log.errors import (
+    LogUnavailable,
+    OutcomeUnknown,
+    Refused,
+    SlotTaken,
+    TopicMismatch,
+)
 from repertory.bridge.log.port import (
     Aborted,
     Append,
@@ -32,15 +39,10 @@ from repertory.bridge.log.port import (
     Fenced,
     Fetched,
     LogEvent,
-    LogUnavailable,
     Lost,
     Member,
-    OutcomeUnknown,
     OutputsRefused,
-    Refused,
     Replayed,
-    SlotTaken,
-    TopicMismatch,
     Transaction,
 )
 from repertory.bridge.log.record import TopicPartition
@@ -203,6 +205,11 @@ class EmbeddedLog:
         """Do all of it, now. One file is one transaction anyhow: its lock and its sync are what takes time."""
         self.commit(Transaction(append.shard, append.next_offset, [*append.outputs, *append.journal]))
 
+    def withdraw(self, topics: Sequence[str]) -> None:
+        """Want these topics no more; the next poll gives up the shards of them that are ours."""
+        self._subscriptions = tuple(topic for topic in self._subscriptions if topic not in topics)
+        self._version, self._renew_at_s = None, 0.0
+
     def partition_count(self, topic: str) -> int | None:
         """Return a topic's number of partitions, None if there is no such topic. Read again once topics were made."""
         if topic not in self._counts:
@@ -281,14 +288,18 @@ class EmbeddedLog:
             departed = [(owner,) for owner in self._departed(now_s)]
             connection.executemany("DELETE FROM member WHERE owner = ?", departed)
             entered = self._enter(connection, now_s)
+            wanted = msgspec.json.encode(self._subscriptions).decode()
+            changed = connection.execute(schema.SUBSCRIBE, (wanted, self._owner, wanted)).rowcount > 0
             self._free_ownerless(connection)
             mine, gave_up = self._share(connection)
             self._renew(connection, now_s)
-            if departed or entered or gave_up:
+            if departed or entered or gave_up or changed:
                 connection.execute(schema.CHANGED)
             (self._membership,) = connection.execute("SELECT membership FROM meta").fetchone()
         if entered:
             self._lose(list(self._shards), "the lease ran out and another member noticed")
+        left = [shard for shard in self._shards if shard.topic not in self._subscriptions]
+        self._lose(left, "this worker has withdrawn from its topic")
         self._lose([shard for shard in self._shards if shard not in mine], "another member has it in its share")
         for shard in mine:
             if shard not in self._shards:

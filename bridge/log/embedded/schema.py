@@ -145,6 +145,9 @@ FROM member AS m LEFT JOIN shard AS s ON s.grp = m.grp AND s.owner = m.owner
 WHERE m.grp = ? ORDER BY m.node, m.slot, s.topic, s.partition
 """
 
+#: Parameters: the topics, the owner, and the topics again.
+SUBSCRIBE = "UPDATE member SET subscriptions = ? WHERE owner = ? AND subscriptions <> ?"
+
 OCCUPANT = "SELECT owner, pid FROM member WHERE grp = ? AND node = ? AND slot = ?"
 
 OWNERS = "SELECT topic, partition, owner FROM shard WHERE grp = ?"

@@ -23,7 +23,14 @@ import msgspec
 from repertory.actors.headers import Headers
 from repertory.bridge.log.clock import Clock
 from repertory.bridge.log.embedded import schema
-from repertory.bridge.log.port import LogError, LogUnavailable, LogUnusable, OutcomeUnknown, Refused, TopicMismatch
+from repertory.bridge.log.errors import (
+    LogError,
+    LogUnavailable,
+    LogUnusable,
+    OutcomeUnknown,
+    Refused,
+    TopicMismatch,
+)
 from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.bridge.system.settings import Settings
 from repertory.supervision.process.proc import writer_pid

@@ -23,6 +23,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not re-expo
 from confluent_kafka.admin import MemberDescription as KafkaMember  # type: ignore[attr-defined]  # not re-exported
 from confluent_kafka.cimpl import NewTopic
 
+from repertory.bridge.log.errors import LogUnavailable, TopicMismatch
 from repertory.bridge.log.kafka.config import KafkaConfig, logger
 from repertory.bridge.log.kafka.messages import (
     STALE_METADATA,
@@ -34,7 +35,7 @@ from repertory.bridge.log.kafka.messages import (
     describe,
     error_of,
 )
-from repertory.bridge.log.port import LogUnavailable, Member, MemberDescription, TopicMismatch, TopicSpec
+from repertory.bridge.log.port import Member, MemberDescription, TopicSpec
 from repertory.bridge.log.record import TopicPartition
 
 T = TypeVar("T")

@@ -8,6 +8,13 @@ from contextlib import suppress
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from repertory.bridge.log.errors import (
+    LogError,
+    LogUnavailable,
+    OutcomeUnknown,
+    Refused,
+    TopicMismatch,
+)
 from repertory.bridge.log.kafka.admin import Admin
 from repertory.bridge.log.kafka.callbacks import Callbacks
 from repertory.bridge.log.kafka.config import KafkaConfig
@@ -20,7 +27,6 @@ from repertory.bridge.log.kafka.messages import (
     error_of,
 )
 from repertory.bridge.log.kafka.refusals import Blame, refusal_of
-from repertory.bridge.log.port import LogError, LogUnavailable, OutcomeUnknown, Refused, TopicMismatch
 from repertory.bridge.log.record import Output, TopicPartition
 
 #: librdkafka reports every delivery by its own timeout. One that is not reported this much later never will be.

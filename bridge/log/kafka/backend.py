@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from confluent_kafka import KafkaException
 
+from repertory.bridge.log.errors import InvalidSetting, LogUnavailable
 from repertory.bridge.log.kafka.admin import Admin
 from repertory.bridge.log.kafka.appender import KafkaAppender
 from repertory.bridge.log.kafka.config import KafkaConfig
 from repertory.bridge.log.kafka.log import KafkaLog
 from repertory.bridge.log.kafka.messages import describe, error_of
 from repertory.bridge.log.kafka.reader import KafkaReader
-from repertory.bridge.log.port import InvalidSetting, LogUnavailable, Member, MemberDescription, TopicSpec
+from repertory.bridge.log.port import Member, MemberDescription, TopicSpec
 from repertory.bridge.system.settings import Settings
 
 _SCHEME = "kafka://"

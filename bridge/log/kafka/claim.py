@@ -22,6 +22,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from repertory.bridge import kill_points
+from repertory.bridge.log.errors import LogError, TopicMismatch
 from repertory.bridge.log.kafka import hanging
 from repertory.bridge.log.kafka.admin import Admin
 from repertory.bridge.log.kafka.appender import KafkaAppender
@@ -46,11 +47,9 @@ from repertory.bridge.log.port import (
     Claimed,
     Committed,
     Fenced,
-    LogError,
     LogEvent,
     OutputsRefused,
     Replayed,
-    TopicMismatch,
     Transaction,
 )
 from repertory.bridge.log.record import TopicPartition

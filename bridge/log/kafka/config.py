@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Mapping
 
-from repertory.bridge.log.port import InvalidSetting
+from repertory.bridge.log.errors import InvalidSetting
 from repertory.bridge.system.settings import Settings
 
 #: librdkafka's settings: strings, numbers, and for a few names a callable or the receiver of log lines.

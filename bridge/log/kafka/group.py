@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Protocol
@@ -16,6 +16,7 @@ from typing import Protocol
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
 
+from repertory.bridge.log.errors import LogError, LogUnavailable, SlotTaken
 from repertory.bridge.log.kafka.admin import Admin
 from repertory.bridge.log.kafka.callbacks import Callbacks
 from repertory.bridge.log.kafka.config import Config, KafkaConfig, logger
@@ -32,7 +33,7 @@ from repertory.bridge.log.kafka.messages import (
     error_of,
 )
 from repertory.bridge.log.kafka.slot import SlotLock
-from repertory.bridge.log.port import LogError, LogUnavailable, Member, SlotTaken, TopicSpec
+from repertory.bridge.log.port import Member, TopicSpec
 from repertory.bridge.log.record import TopicPartition
 
 #: Pause before a proof of membership that was refused is asked for again.
@@ -86,6 +87,8 @@ class GroupMember:
         self._admin = admin
         self._member = member
         self._subscriptions = frozenset(subscriptions)
+        #: Those that are still wanted.
+        self._wanted = set(subscriptions)
         self._listener = listener
         self._limit_s = config.settings.unavailable_timeout_s
         self._session_s = config.settings.session_timeout_s
@@ -229,7 +232,7 @@ class GroupMember:
             self._tick(now_s)
         if self._must_resubscribe and self._assignments:
             self._must_resubscribe = False
-            self._resubscribe([*self._subscriptions, self._control])
+            self._resubscribe([*self._wanted, self._control])
         message = self._polled(wait_s)
         messages = [] if message is None else [message, *self._consumer.consume(min(records_max - 1, _POLLED_MAX), 0.0)]
         if self._fenced_by is not None:
@@ -237,6 +240,11 @@ class GroupMember:
         if self._failure is not None:
             raise self._failure
         return messages
+
+    def withdraw(self, topics: Collection[str]) -> None:
+        """Want these topics no more: the next poll changes the subscription, and the group takes their shards away."""
+        self._wanted.difference_update(topics)
+        self._must_resubscribe = True
 
     @property
     def has_joined(self) -> bool:

@@ -315,6 +315,11 @@ class KafkaLog:
             for offset in due.values():
                 offset.is_behind = False
 
+    def withdraw(self, topics: Sequence[str]) -> None:
+        """See ``Log.withdraw``. The group gives the shards to others in a rebalance, which the next poll asks for."""
+        if self._group is not None:
+            self._group.withdraw(topics)
+
     def partition_count(self, topic: str) -> int | None:
         """See ``Log.partition_count``."""
         return self._admin.partition_count(topic)

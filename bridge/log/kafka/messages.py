@@ -10,8 +10,8 @@ from typing import TypeVar
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from repertory.actors.headers import Headers
+from repertory.bridge.log.errors import InvalidSetting
 from repertory.bridge.log.kafka.config import logger
-from repertory.bridge.log.port import InvalidSetting
 from repertory.bridge.log.record import Record, TopicPartition
 
 CLOSE_TIMEOUT_S = 3.0

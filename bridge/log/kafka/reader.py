@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from confluent_kafka import KafkaException
 
+from repertory.bridge.log.errors import LogUnavailable
 from repertory.bridge.log.kafka.admin import Admin
 from repertory.bridge.log.kafka.config import KafkaConfig
 from repertory.bridge.log.kafka.messages import describe, error_of
 from repertory.bridge.log.kafka.ranges import RangeReader
-from repertory.bridge.log.port import LogUnavailable
 from repertory.bridge.log.record import Record, TopicPartition
 
 #: A committed transaction's markers are written within milliseconds; one that is open for longer was not committed.

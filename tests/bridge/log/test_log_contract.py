@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from repertory.actors.headers import Headers
+from repertory.bridge.log.errors import SlotTaken, TopicMismatch
 from repertory.bridge.log.port import (
     Aborted,
     Append,
@@ -17,8 +18,6 @@ from repertory.bridge.log.port import (
     Member,
     OutputsRefused,
     Replayed,
-    SlotTaken,
-    TopicMismatch,
     TopicSpec,
     Transaction,
 )

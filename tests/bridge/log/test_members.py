@@ -10,7 +10,13 @@ from contextlib import closing
 import pytest
 
 from repertory.bridge.log.connect import connect
-from repertory.bridge.log.port import Backend, Log, Member, MemberDescription, TopicSpec
+from repertory.bridge.log.port import (
+    Backend,
+    Log,
+    Member,
+    MemberDescription,
+    TopicSpec,
+)
 from repertory.bridge.log.record import TopicPartition
 
 

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from repertory import ActorSystem, Command, Directive, Entity, Event, command, event, restart
 from repertory.actors.wire import encode
 from repertory.bridge.log.connect import connect
-from repertory.bridge.log.port import TopicMismatch
+from repertory.bridge.log.errors import TopicMismatch
 from repertory.bridge.log.record import Output
 from repertory.bridge.reports import IncidentReport, ShardReport
 from repertory.cli.app import app

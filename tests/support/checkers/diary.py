@@ -17,6 +17,7 @@ from typing import Literal
 
 import msgspec
 
+from repertory.bridge.log.errors import LogUnavailable, OutcomeUnknown, TopicMismatch
 from repertory.bridge.log.port import (
     Aborted,
     Appender,
@@ -26,14 +27,11 @@ from repertory.bridge.log.port import (
     Fetched,
     Log,
     LogEvent,
-    LogUnavailable,
     Lost,
     Member,
-    OutcomeUnknown,
     OutputsRefused,
     Reader,
     Replayed,
-    TopicMismatch,
     TopicSpec,
     Transaction,
 )
@@ -362,6 +360,10 @@ class RecordedLog:
     def close(self) -> None:
         """See ``Log.close``."""
         self._inner.close()
+
+    def withdraw(self, topics: Sequence[str]) -> None:
+        """See ``Log.withdraw``."""
+        self._inner.withdraw(topics)
 
     def abandon(self) -> None:
         """See ``Log.abandon``."""

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from repertory.bridge.log.clock import SystemClock
 from repertory.bridge.log.connect import connect
-from repertory.bridge.log.port import LogUnavailable, Member, OutcomeUnknown
+from repertory.bridge.log.errors import LogUnavailable, OutcomeUnknown
+from repertory.bridge.log.port import Member
 from repertory.bridge.loop import ShardLoop
 from repertory.bridge.system.client import Client
 from repertory.bridge.topics import commands_topic, events_topic

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
 
 from repertory.actors.headers import Headers
+from repertory.bridge.log.errors import LogError
 from repertory.bridge.log.port import (
     Aborted,
     Assigned,
@@ -28,7 +29,6 @@ from repertory.bridge.log.port import (
     Committed,
     Fenced,
     Fetched,
-    LogError,
     LogEvent,
     Lost,
     Member,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 from uuid import uuid4
 
+from repertory.bridge.log.errors import LogUnavailable
 from repertory.bridge.log.port import (
     Aborted,
     Appender,
@@ -17,7 +18,6 @@ from repertory.bridge.log.port import (
     Fenced,
     Log,
     LogEvent,
-    LogUnavailable,
     Lost,
     Member,
     OutputsRefused,

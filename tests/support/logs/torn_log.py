@@ -9,7 +9,14 @@ import msgspec
 
 from repertory.bridge import kill_points
 from repertory.bridge.log.embedded.backend import EmbeddedBackend
-from repertory.bridge.log.port import Append, Appender, Committed, Log, LogEvent, Member
+from repertory.bridge.log.port import (
+    Append,
+    Appender,
+    Committed,
+    Log,
+    LogEvent,
+    Member,
+)
 from repertory.bridge.log.record import Output, TopicPartition
 
 

@@ -16,7 +16,8 @@ from examples.banking.audit import audit
 from examples.banking.load import AddressedCommand, Load
 from repertory.actors.placement import partition_of
 from repertory.bridge.log.connect import connect
-from repertory.bridge.log.port import Backend, LogUnavailable, OutcomeUnknown
+from repertory.bridge.log.errors import LogUnavailable, OutcomeUnknown
+from repertory.bridge.log.port import Backend
 from repertory.bridge.log.record import Output
 from repertory.bridge.node.handle import NodeHandle
 from repertory.bridge.reports import NodeReport

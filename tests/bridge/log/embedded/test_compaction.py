@@ -21,7 +21,8 @@ from repertory.bridge.log.compacted import is_compacted
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.embedded import compaction, store
 from repertory.bridge.log.embedded.backend import EmbeddedAppender, EmbeddedBackend
-from repertory.bridge.log.port import LogUnavailable, Member, TopicSpec, Transaction
+from repertory.bridge.log.errors import LogUnavailable
+from repertory.bridge.log.port import Member, TopicSpec, Transaction
 from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.bridge.recovery import Recovery
 from repertory.bridge.system.running import Running

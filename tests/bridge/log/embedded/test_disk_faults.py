@@ -20,14 +20,13 @@ from repertory.bridge.log.connect import connect
 from repertory.bridge.log.embedded import store
 from repertory.bridge.log.embedded.backend import EmbeddedBackend
 from repertory.bridge.log.embedded.log import EmbeddedLog
+from repertory.bridge.log.errors import LogUnavailable, OutcomeUnknown
 from repertory.bridge.log.port import (
     Aborted,
     Assigned,
     Claimed,
     Committed,
-    LogUnavailable,
     Member,
-    OutcomeUnknown,
     TopicSpec,
     Transaction,
 )

@@ -25,18 +25,20 @@ from repertory.bridge.log.embedded import schema
 from repertory.bridge.log.embedded.backend import EmbeddedBackend
 from repertory.bridge.log.embedded.log import EmbeddedLog
 from repertory.bridge.log.embedded.schema import allot
+from repertory.bridge.log.errors import (
+    InvalidSetting,
+    LogError,
+    LogUnavailable,
+    SlotTaken,
+)
 from repertory.bridge.log.port import (
     Assigned,
     Claimed,
     Committed,
     Fenced,
-    InvalidSetting,
-    LogError,
     LogEvent,
-    LogUnavailable,
     Lost,
     Member,
-    SlotTaken,
     TopicSpec,
     Transaction,
 )
@@ -54,7 +56,13 @@ SHARD, OTHER = TopicPartition(COMMANDS, 0), TopicPartition(COMMANDS, 1)
 WORKER = """
 import sys
 from repertory.bridge.log.connect import connect
-from repertory.bridge.log.port import Assigned, Claimed, Committed, Member, Transaction
+from repertory.bridge.log.port import (
+    Assigned,
+    Claimed,
+    Committed,
+    Member,
+    Transaction,
+)
 from repertory.bridge.log.record import Output, TopicPartition
 from repertory.bridge.system.settings import Settings
 

@@ -19,9 +19,15 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not re-expo
 )
 
 from repertory.bridge.log.connect import connect
+from repertory.bridge.log.errors import (
+    LogError,
+    OutcomeUnknown,
+    Refused,
+    TopicMismatch,
+)
 from repertory.bridge.log.kafka.appender import KafkaAppender, _Delivery
 from repertory.bridge.log.kafka.backend import KafkaBackend
-from repertory.bridge.log.port import LogError, OutcomeUnknown, Refused, TopicMismatch, TopicSpec
+from repertory.bridge.log.port import TopicSpec
 from repertory.bridge.log.record import Output
 from repertory.bridge.system.settings import Settings
 from tests.support.kafka.broker import Broker

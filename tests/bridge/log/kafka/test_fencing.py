@@ -18,8 +18,16 @@ import pytest
 from confluent_kafka import Consumer, Producer
 
 from repertory.bridge.log.connect import connect
+from repertory.bridge.log.errors import LogUnavailable, SlotTaken
 from repertory.bridge.log.kafka.log import KafkaLog
-from repertory.bridge.log.port import Aborted, Assigned, Committed, Fenced, Fetched, LogUnavailable, Member, SlotTaken
+from repertory.bridge.log.port import (
+    Aborted,
+    Assigned,
+    Committed,
+    Fenced,
+    Fetched,
+    Member,
+)
 from repertory.bridge.log.record import TopicPartition
 from repertory.bridge.system.settings import Settings
 from tests.support.kafka.broker import Broker, BrokerMissingError

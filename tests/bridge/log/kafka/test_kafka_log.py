@@ -19,16 +19,14 @@ from confluent_kafka.admin import (
 )
 
 from repertory.bridge.log.connect import connect
+from repertory.bridge.log.errors import InvalidSetting, LogUnavailable, TopicMismatch
 from repertory.bridge.log.kafka import KafkaBackend, parse_properties
 from repertory.bridge.log.kafka.config import LogLines
 from repertory.bridge.log.kafka.log import KafkaLog
 from repertory.bridge.log.port import (
     Aborted,
     Fetched,
-    InvalidSetting,
-    LogUnavailable,
     Replayed,
-    TopicMismatch,
     TopicSpec,
 )
 from repertory.bridge.log.record import Record, TopicPartition

@@ -9,11 +9,18 @@ from collections.abc import Iterator
 import pytest
 
 from repertory.bridge.log.connect import connect
+from repertory.bridge.log.errors import LogUnavailable
 from repertory.bridge.log.kafka import claim as claims
 from repertory.bridge.log.kafka.admin import Admin
 from repertory.bridge.log.kafka.claim import Claim
 from repertory.bridge.log.kafka.config import KafkaConfig
-from repertory.bridge.log.port import Aborted, Claimed, Committed, LogEvent, LogUnavailable, Lost
+from repertory.bridge.log.port import (
+    Aborted,
+    Claimed,
+    Committed,
+    LogEvent,
+    Lost,
+)
 from repertory.bridge.log.record import TopicPartition
 from repertory.bridge.system.settings import Settings
 from tests.support.kafka.broker import Broker, BrokerMissingError
