@@ -6,6 +6,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, MutableSequence
 
+from repertory.actors import evolution
 from repertory.actors.message import Envelope
 from repertory.actors.shard.changelog import ShardId
 from repertory.actors.shard.config import ShardConfig
@@ -77,9 +78,12 @@ class ShardRegion:
         return self._names.get(name)
 
     def under_way(self) -> str:
-        """Return the command in a handler now, as ``account/3@17 key 'a-1'``, or ""; may be called on any thread."""
+        """Return the command in a handler now, as ``account/3@17 key 'a-1'``, or the upcaster that runs, or "".
+
+        May be called on any thread.
+        """
         if (found := self.handled()) is None:
-            return ""
+            return evolution.running() and f"upcaster {evolution.running()}"
         return f"{found[0]}@{found[1].offset} key {found[1].key!r:.100}"
 
     def handled(self) -> tuple[ShardId, Envelope] | None:

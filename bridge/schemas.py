@@ -48,6 +48,12 @@ class Schema(msgspec.Struct, frozen=True, tag_field="type", tag="Schema"):
     fields: dict[str, bool]
     retired: bool = False
 
+    @classmethod
+    def of(cls, behaviour: Behaviour, kind: Kind, message: type[Message]) -> Schema:
+        """Return that of a class of this build."""
+        fields = {field.encode_name: field.required for field in msgspec.structs.fields(message)}
+        return cls(behaviour.name, kind, wire_name(message), fields)
+
     @property
     def key(self) -> bytes:
         """The key of its record: the name, and a number for the rest."""
@@ -70,8 +76,7 @@ def schemas_of(behaviours: Iterable[Behaviour]) -> dict[bytes, Schema]:
         }  # fmt: skip
         for kind, messages in kinds.items():
             for each in messages:
-                fields = {field.encode_name: field.required for field in msgspec.structs.fields(each)}
-                schema = Schema(behaviour.name, kind, wire_name(each), fields)
+                schema = Schema.of(behaviour, kind, each)
                 found[schema.key] = schema
     return found
 
@@ -141,3 +146,24 @@ def announce(backend: Backend, topic: str, schemas: dict[bytes, Schema]) -> None
             return
         finally:
             appender.close()
+
+
+def retire(backend: Backend, topic: str, entity: str, name: str) -> int:
+    """Note that no build knows a name of an entity any more, and return how many variants of it there were.
+
+    Until a node that knows it starts again, its records are dead letters, as those of a name that never was. Raises
+    LogError.
+    """
+    catalogue = Catalogue(backend.reader, topic)
+    appender = backend.appender()
+    try:
+        found = [
+            each for each in catalogue.schemas() if (each.entity, each.name, each.retired) == (entity, name, False)
+        ]
+        retired = [msgspec.structs.replace(each, retired=True) for each in found]
+        if retired:
+            appender.append([Output(topic, 0, each.key, _encode(each), ()) for each in retired])
+    finally:
+        appender.close()
+        catalogue.close()
+    return len(retired)

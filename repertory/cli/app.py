@@ -22,6 +22,7 @@ from repertory.bridge.system.committed import entity_state
 from repertory.bridge.system.configuration import configuration
 from repertory.bridge.system.settings import Settings
 from repertory.bridge.system.system import ActorSystem, load_system
+from repertory.cli.builds import check, configuration_text, schemas
 from repertory.cli.operate import dead_letters, parked
 from repertory.cli.settings import settings
 from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, configured, console, opened, sentences
@@ -56,6 +57,8 @@ app.add_typer(dead_letters)
 app.command()(settings)
 app.command()(simulate)
 app.command()(verify)
+app.command()(check)
+app.command()(schemas)
 app.command()(status)
 
 
@@ -107,31 +110,6 @@ def run(
 
 
 @app.command()
-def check(target: Target) -> None:
-    """Import a system, check its classes, and show what it hosts. Needs no log."""
-    with sentences():
-        system = load_system(target)
-        system.check()
-    table = TextTable("entity", "kind", "partitions", "commands", "events", title=f"system {system.name}")
-    for hosted in system.hosted.values():
-        behaviour = hosted.behaviour
-        kind = "journaled" if behaviour.journaled else "stateful" if behaviour.stateful else "router"
-        commands = ", ".join(message.__name__ for message in behaviour.handlers)
-        events = ", ".join(message.__name__ for message in behaviour.events)
-        table.row(behaviour.name, kind, hosted.partitions, commands, events)
-    console.print(table)
-    if system.publishes:
-        published = TextTable("publishes to", "partitions", "config")
-        for topic, declared in system.publishes.items():
-            published.row(topic, declared.partitions or "any", _config(declared.config or {}))
-        console.print(published)
-
-
-def _config(config: Mapping[str, str]) -> str:
-    return " ".join(f"{name}={value}" for name, value in config.items())
-
-
-@app.command()
 def topics(
     target: Target,
     log: Annotated[str | None, typer.Option("--log", envvar="REPERTORY_LOG", help="Compare with this log.")] = None,
@@ -172,14 +150,14 @@ def topics(
         if count not in (None, spec.partitions):
             state = f"has {count} partitions"
         wrong += state not in ("", "made", "there", "missing, not needed")
-        table.row(spec.name, spec.partitions, _config(spec.config), state)
+        table.row(spec.name, spec.partitions, configuration_text(spec.config), state)
     for topic, declared in system.publishes.items():
         count = found.get(topic)
         state = "" if log is None else "missing" if count is None else "made" if topic in made else "there"
         if count is not None and declared.partitions not in (None, count):
             state = f"there, with {count} partitions"
         wrong += state == "missing"
-        table.row(topic, declared.partitions or "any", _config(declared.config or {}), state)
+        table.row(topic, declared.partitions or "any", configuration_text(declared.config or {}), state)
     console.print(table)
     raise typer.Exit(1 if wrong else 0)
 

@@ -287,6 +287,25 @@ def test_parked_commands_of_an_older_build_are_upcast(builds: Builds) -> None:
     check(new)
 
 
+def test_an_upcaster_that_runs_is_named(builds: Builds) -> None:
+    """By the report about a worker that makes no progress: here it asks for itself."""
+    old = builds.start(OldCart)
+    buy(old, range(1))
+    builds.stop(old)
+    said: list[str] = []
+    evolution._steps.clear()
+
+    @upcast("Buy", to=2)
+    def asks(raw: Raw) -> Raw:
+        said.append(builds.running[0].loop.region.under_way())
+        return {"count": 1, **raw}
+
+    new = builds.start(Cart)
+    new.settle(90)
+    assert any(each.startswith("upcaster ") and each.endswith("asks (Buy to version 2)") for each in said), said
+    assert new.loop.region.under_way() == ""
+
+
 class GrownBought(Event, name="Bought"):
     """Without a version more: the field is new."""
 

@@ -122,7 +122,7 @@ class GroupMember:
                 "stats_cb": self._callbacks.kept(self._on_statistics),
             }
             self._consumer = create_client(Consumer, config.member(self._lines, *identity) | callbacks)
-            self._subscribe(list(subscriptions))
+            self._subscribe([*subscriptions] or [self._control])
         except BaseException:  # KeyboardInterrupt too: the process may live on, and take the slot again.
             self._slot_lock.close()
             raise

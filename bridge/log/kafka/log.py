@@ -317,6 +317,7 @@ class KafkaLog:
 
     def withdraw(self, topics: Sequence[str]) -> None:
         """See ``Log.withdraw``. The group gives the shards to others in a rebalance, which the next poll asks for."""
+        self._subscriptions = tuple(topic for topic in self._subscriptions if topic not in topics)
         if self._group is not None:
             self._group.withdraw(topics)
 

@@ -118,6 +118,42 @@ def test_shards_move_when_a_member_leaves(world: LogHarness) -> None:
     world.settled(first)
 
 
+def test_shards_move_when_a_member_withdraws_from_their_topic(world: LogHarness) -> None:
+    """The others get them, after ``Lost``; who joins later under another slot shares them, and the member gets none."""
+    first, second = world.join(0), world.join(1)
+    world.settled(first, second)
+    first.log.withdraw([world.commands])
+    world.settled(second)
+    assert not first.owned
+    third = world.join(2)
+    world.settled(second, third)
+    assert not first.owned
+    assert first.log.is_member
+
+
+def test_a_topic_that_nobody_wants_waits_for_a_member_that_does(world: LogHarness) -> None:
+    """Its shards have no owner meanwhile. The member that withdrew can be started again, and wants it again."""
+    first, shard = world.working()
+    first.log.withdraw([world.commands])
+    world.until(lambda: not first.owned, lambda: f"the loss of {first.owned}")
+    world.append(b"waits")
+    second = world.join(1)
+    world.settled(second)
+    assert second.claimed(shard).committed is None
+    first.close()
+    third = world.join(0)
+    world.settled(second, third)
+
+
+def test_a_member_that_withdraws_before_it_joins_gets_nothing(world: LogHarness) -> None:
+    """Its first poll joins without the topic."""
+    early, other = world.join(0), world.join(1)
+    early.log.withdraw([world.commands])
+    world.settled(other)
+    world.until(lambda: early.log.is_member, lambda: "membership")
+    assert not early.owned
+
+
 def test_a_closed_slot_is_free(world: LogHarness) -> None:
     """A closed member releases its slot and its shards."""
     first = world.join(0)

@@ -1,0 +1,1 @@
+"""For the tests of applications: ``golden`` keeps histories in their repository, which later code must still fold."""
