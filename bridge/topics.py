@@ -6,12 +6,6 @@ from collections.abc import Iterable, Mapping
 
 from repertory.bridge.log.port import TopicSpec
 
-#: Key of the shard record in each partition of a state topic. No entity key contains NUL.
-SHARD_KEY = b"\0shard"
-
-#: Key prefix of the seen records in the same partition; ``topic/partition`` of the source follows.
-SEEN_KEY = b"\0seen/"
-
 #: Partitions of the replies topic; a client reads one of them.
 REPLIES_PARTITIONS = 8
 
@@ -39,13 +33,8 @@ def events_topic(system: str, entity: str) -> str:
 
 
 def state_topic(system: str, entity: str) -> str:
-    """Latest snapshot per entity, and the shard record per partition."""
+    """The changelog of each shard: the latest snapshot per entity, stashed commands, the shard record."""
     return f"{system}.{entity}.state"
-
-
-def stash_topic(system: str, entity: str) -> str:
-    """Commands that are stashed until a restart, or parked, by their source offset."""
-    return f"{system}.{entity}.stash"
 
 
 def control_topic(system: str) -> str:
@@ -116,6 +105,5 @@ def topic_specs(system: str, hosted: Iterable[tuple[str, int, bool]], extra: Map
         specs.append(TopicSpec(commands_topic(system, entity), partitions, {**_KEPT, **extra}))
         if journaled:
             specs.append(TopicSpec(events_topic(system, entity), partitions, _KEPT))
-        specs.append(TopicSpec(state_topic(system, entity), partitions, _COMPACTED))
-        specs.append(TopicSpec(stash_topic(system, entity), partitions, {**_COMPACTED, **_ROOMY}))
+        specs.append(TopicSpec(state_topic(system, entity), partitions, {**_COMPACTED, **_ROOMY}))
     return specs

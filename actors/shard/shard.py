@@ -50,6 +50,7 @@ class Shard:
         self._entities = Entities(
             config.behaviour, recovered.cells, recovered.window, recovered.stash, recovered.budget, record.seq
         )
+        self._digest = recovered.digest
         self._guard = CrashGuard(config, record, recovered.end_offset)
         self._refused = dict(refused)
         self._runner = CommandRunner(config, self._entities, self._guard, self.stash, self._refused)
@@ -258,6 +259,8 @@ class Shard:
         entities, guard, redelivery, last = self._entities, self._guard, self._redelivery, self.record
         tail_start = entities.write(turn, 0 if redelivery is None else redelivery.ahead(last))
         seen = last.seen if redelivery is None else redelivery.write(turn.changelog, last.seen, self._next)
+        for entry in turn.changelog:
+            self._digest.write(entry.key, entry.value)
         guard.end_turn(turn.anchor, self._next, self.stash)
         if guard.is_careful:
             guard.announce(self._alone(self.stash.due(now_ms) if self.stash.size else None))
@@ -265,7 +268,7 @@ class Shard:
             self._next, entities.seq, tail_start, entities.window.tail_offset(tail_start),
             last.changelog + len(turn.changelog) + 1,
             epoch=last.epoch, nontransactional=last.nontransactional, seen=seen, topic_ids=last.topic_ids,
-            accepted=last.accepted,
+            accepted=last.accepted, digest=self._digest.value,
         )  # fmt: skip
         return guard.signed(record)
 
@@ -274,7 +277,7 @@ class Shard:
     ) -> TurnResult:
         """Return a turn result that only writes the shard record."""
         self._guard.announce(announce)
-        record = msgspec.structs.replace(self.record, changelog=self.record.changelog + 1)
+        record = msgspec.structs.replace(self.record, changelog=self.record.changelog + 1, digest=self._digest.value)
         record = self.record = self._guard.signed(record, closed=closed)
         return TurnResult(
             self.config.id, [], [], record, max(record.next - 1, 0), record.seq, Counts(), incidents or []

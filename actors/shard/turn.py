@@ -10,7 +10,7 @@ from repertory.actors.context import Publish, Reply, Tell
 from repertory.actors.control import DropParked, RetryEnded, RetryParked, is_control
 from repertory.actors.entity import resolved
 from repertory.actors.message import Done, Envelope, RetryRequest, Undelivered
-from repertory.actors.shard.changelog import RETRY_INDEX, ChangelogEntry, StashedRecord, StashedWritten
+from repertory.actors.shard.changelog import RETRY_INDEX, ChangelogEntry, StashedRecord, stash_entry
 from repertory.actors.shard.decision import Decision
 from repertory.actors.shard.failure import Fate
 from repertory.actors.shard.mailbox import Delivery
@@ -204,7 +204,7 @@ class Turn:
 
     def _wrote(self, envelope: Envelope, record: StashedRecord | None) -> None:
         self.touched[envelope.key] = None
-        self.changelog.append(StashedWritten(envelope.offset, record))
+        self.changelog.append(stash_entry(envelope.offset, record))
         self.bytes += len(envelope.value) + (0 if record is None else len(record.traceback))
 
 
