@@ -11,6 +11,8 @@ REPLIES_PARTITIONS = 8
 
 #: A stashed record or a dead letter holds a whole command and the details of its failure.
 _ROOMY = {"max.message.bytes": str(4 * 1024 * 1024)}
+#: Commands carry the time at which the log took them: a client with a wrong clock must move no timer and no horizon.
+LOG_TIME = {"message.timestamp.type": "LogAppendTime"}
 _KEPT = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 #: A restore reads what compaction has left, and the active segment, which is never compacted. By Kafka's defaults that
 #: is a gigabyte, with a superseded shard record for each transaction, and as much again before compaction begins.
@@ -102,7 +104,7 @@ def topic_specs(system: str, hosted: Iterable[tuple[str, int, bool]], extra: Map
     ]
     specs.append(TopicSpec(schemas_topic(system), 1, {"cleanup.policy": "compact"}))
     for entity, partitions, journaled in hosted:
-        specs.append(TopicSpec(commands_topic(system, entity), partitions, {**_KEPT, **extra}))
+        specs.append(TopicSpec(commands_topic(system, entity), partitions, {**_KEPT, **extra, **LOG_TIME}))
         if journaled:
             specs.append(TopicSpec(events_topic(system, entity), partitions, _KEPT))
         specs.append(TopicSpec(state_topic(system, entity), partitions, {**_COMPACTED, **_ROOMY}))
