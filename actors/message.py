@@ -172,14 +172,42 @@ class Undelivered(Rejection):
     reason: str
 
 
+class IdConflict(Rejection):
+    """The answer to an ask whose id belongs to another command, of another type or with other fields.
+
+    The command is not applied. ``reason`` is one sentence for human readers.
+    """
+
+    reason: str = ""
+
+
+class ClockAhead(Rejection):
+    """The answer to an ask whose id was made in the future, by the clock of the log. The command is not applied.
+
+    ``reason`` is one sentence for human readers.
+    """
+
+    reason: str = ""
+
+
+class TooOld(Message):
+    """On the wire, the answer to an ask with an id that the shard may have forgotten: it may have been applied.
+
+    The client raises OutcomeUnknown for it. ``reason`` is one sentence for human readers.
+    """
+
+    reason: str = ""
+
+
 class Stopped(Event):
     """The last journal record of one life of an entity; the next command begins a new life."""
 
 
-class Sender(msgspec.Struct, frozen=True):
+class Sender(msgspec.Struct, frozen=True, omit_defaults=True):
     """The asker of a command: a plain value that can be kept in state and answered later, ``ctx.reply(…, to=sender)``.
 
-    A client names the ``partition`` of the replies topic that it reads; an entity names its ``key``.
+    A client names the ``partition`` of the replies topic that it reads; an entity names its ``key``. ``ask`` is the
+    header of an ask with an id, so that the answer is remembered (``actors.shard.answers``).
     """
 
     topic: str
@@ -187,6 +215,7 @@ class Sender(msgspec.Struct, frozen=True):
     key: str | None = None
     correlation_id: str = ""
     about: str = ""
+    ask: str = ""
 
 
 class RetryRequest(msgspec.Struct, frozen=True, gc=False):

@@ -10,9 +10,10 @@ import re
 from collections.abc import Callable
 
 from repertory.actors.context import TAG_BYTES_MAX
-from repertory.actors.headers import ABOUT, ADDRESS, CORRELATION_ID, REPLY_KEY, REPLY_TO, RETRY_TO
+from repertory.actors.headers import ABOUT, ADDRESS, ASK_ID, CORRELATION_ID, REPLY_KEY, REPLY_TO, RETRY_TO
 from repertory.actors.message import RetryRequest, Sender
 from repertory.actors.placement import checked_key
+from repertory.actors.shard.answers import Ask
 from repertory.actors.wire import DecodeError
 from repertory.bridge import topics
 from repertory.bridge.log.record import Record
@@ -46,7 +47,13 @@ class Addresses:
         if partition:
             if not self._is_reply_partition(topic, partition):
                 raise DecodeError(f"reply-to {reply_to!r:.200} is not a partition of {self._replies}")
-            return Sender(topic, int(partition), None, correlation_id, about), about
+            if (asked := found.get(ASK_ID)) is None:
+                return Sender(topic, int(partition), None, correlation_id, about), about
+            try:
+                Ask.parse(asked.decode())
+            except ValueError as error:
+                raise DecodeError(f"header {ASK_ID!r}: {error}") from error
+            return Sender(topic, int(partition), None, correlation_id, about, asked.decode()), about
         entity = topic.removeprefix(f"{self._system}.").removesuffix(".commands")
         is_ours = _ENTITY.fullmatch(entity) and topic == topics.commands_topic(self._system, entity)
         if not is_ours or self._partition_count(topic) is None:

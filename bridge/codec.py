@@ -14,12 +14,15 @@ import msgspec
 from repertory.actors import headers as names
 from repertory.actors.entity import Behaviour
 from repertory.actors.headers import ABOUT, CAUSE, CORRELATION_ID, REPLY_KEY, REPLY_TO, SEQ, VERSION, Header, Headers
-from repertory.actors.message import Envelope, Sender, Undecodable
+from repertory.actors.message import Envelope, Undecodable
 from repertory.actors.placement import key_of, partition_of, spread
 from repertory.actors.shard.changelog import (
+    ANSWER_KEY,
+    AUTO_KEY,
     CHANGELOG_INDEX,
     SHARD_KEY,
     STASH_KEY,
+    AnswerRecord,
     ChangelogEntry,
     SeenRecord,
     ShardRecord,
@@ -44,7 +47,9 @@ _REASON_CHARS_MAX = 1_000
 _OFFSET_DIGITS_MAX = 19
 
 #: One decoder for all types: a decoder of a single type would accept records without a ``type`` field.
-_decode_changelog_record = msgspec.msgpack.Decoder(ShardRecord | StateRecord | StashedRecord | SeenRecord).decode
+_decode_changelog_record = msgspec.msgpack.Decoder(
+    ShardRecord | StateRecord | StashedRecord | SeenRecord | AnswerRecord
+).decode
 
 
 class Codec:
@@ -142,10 +147,12 @@ class Codec:
                 headers = (cause, (SEQ, b"%d" % output.seq), (VERSION, b"%d" % output.version))
                 records.append(Output(events, partition, output.key.encode(), output.data, headers))
             else:
-                records.append(self._output(output, partition, cause))
+                records.append(self._output(output, partition, cause, result.record.seq))
         return records
 
-    def _output(self, output: Told | Published | Replied | DeadLettered, partition: int, cause: Header) -> Output:
+    def _output(
+        self, output: Told | Published | Replied | DeadLettered, partition: int, cause: Header, seq: int
+    ) -> Output:
         match output:
             case Told():
                 return self._told(output, cause)
@@ -156,7 +163,7 @@ class Codec:
                 )
                 return Output(output.topic, partition, key, output.data, (cause,))
             case Replied():
-                return self._replied(output.to, output.data, cause)
+                return self._replied(output, partition, cause, seq)
             case DeadLettered():
                 return self._dead_letter(output, partition, cause)
 
@@ -176,14 +183,20 @@ class Codec:
         key = output.key.encode()
         return Output(topic, self._placed(topic, key), key, output.data, headers)
 
-    def _replied(self, to: Sender, data: bytes, cause: Header) -> Output:
+    def _replied(self, output: Replied, partition: int, cause: Header, seq: int) -> Output:
+        """Encode an answer. A client is told the position too; ``seq`` is that of the turn."""
+        to = output.to
         headers: Headers = (cause, (CORRELATION_ID, to.correlation_id.encode()))
         if to.about:
             headers = (*headers, (ABOUT, to.about.encode()))
         if to.key is None:
-            return Output(to.topic, to.partition or 0, to.correlation_id.encode(), data, headers)
+            if output.again:
+                headers = (*headers, (names.AGAIN, b"1"))
+            position = f"{self._behaviour.name}/{partition}/{seq if output.seq < 0 else output.seq}"
+            headers = (*headers, (names.POSITION, position.encode()))
+            return Output(to.topic, to.partition or 0, to.correlation_id.encode(), output.data, headers)
         key = to.key.encode()
-        return Output(to.topic, self._placed(to.topic, key), key, data, headers)
+        return Output(to.topic, self._placed(to.topic, key), key, output.data, headers)
 
     def _dead_letter(self, output: DeadLettered, partition: int, cause: Header) -> Output:
         own: Headers = (
@@ -239,6 +252,16 @@ def decode_seen(data: bytes) -> SeenRecord:
     if len(seen.causes) % 2:
         raise DecodeError("its causes are not pairs of offset and index: their count is odd")
     return seen
+
+
+def decode_answer(data: bytes) -> AnswerRecord:
+    """Decode the record of an answer; DecodeError for anything else."""
+    return _changelog_record(AnswerRecord, data)
+
+
+def is_answer(key: bytes) -> bool:
+    """Return whether a key of a state topic is that of an answer."""
+    return key.startswith((ANSWER_KEY.encode(), AUTO_KEY.encode()))
 
 
 def is_stashed(record: Record) -> bool:

@@ -23,6 +23,7 @@ from repertory.actors.shard.changelog import (
     SEEN_KEY,
     SHARD_KEY,
     STASH_KEY,
+    AnswerRecord,
     SeenRecord,
     ShardRecord,
     StashedRecord,
@@ -69,6 +70,7 @@ class Recovery:
         self._states: dict[str, tuple[StateRecord, int, int]] = {}
         self._seen: dict[str, SeenRecord] = {}
         self._stashed: dict[int, StashedRecord] = {}
+        self._answers: dict[str, AnswerRecord] = {}
         self._digest = ChangelogDigest()
         self._record: ShardRecord | None = None
         self._recorded_ms = 0
@@ -144,9 +146,11 @@ class Recovery:
             if record.key.startswith(SEEN_KEY):
                 source = key.removeprefix(SEEN_KEY.decode())
                 self._seen[source] = wire.decode_seen(record.value)
+            elif wire.is_answer(record.key):
+                self._answers[key] = wire.decode_answer(record.value)
             else:
                 self._stashed[wire.stashed_offset(record)] = wire.decode_stashed(record.value)
-        elif record.key is None or not record.key.startswith(STASH_KEY):
+        elif record.key is None or not (record.key.startswith(STASH_KEY) or wire.is_answer(record.key)):
             key = entity_key(record)
             if record.value is not None:
                 seq, version = record.position
@@ -181,6 +185,7 @@ class Recovery:
         self._restore_states(found)
         self._restore_stashed(found)
         self._check_stash(found)
+        found.asks.load(self._answers)
         if record.epoch:
             self._nontransactional = NontransactionalRecovery(self._config, record, self._seen)
         self._states.clear()

@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 
 from repertory.actors.headers import Headers
-from repertory.actors.message import RetryRequest
+from repertory.actors.message import RetryRequest, Sender
 
 #: Index of the first changelog record of a shard. It only increases, so it never equals the index of a command's
 #: output, even if a command is retried in a later transaction.
@@ -21,6 +21,9 @@ CHANGELOG_INDEX = 1 << 32
 #: Index of the answer to the operator who retried a command; no command has so many outputs. The offset of its cause is
 #: that of the request, so a command that is retried twice answers with two causes.
 RETRY_INDEX = CHANGELOG_INDEX - 1
+
+#: Index of the first answer that is given again: to a repeated ask, or to others who wait for the answer to one id.
+AGAIN_INDEX = 1 << 31
 
 
 #: A count or an offset, where `Offset` also allows -1 for none. Numbers are checked as they are read: a number that no
@@ -89,6 +92,9 @@ class ShardRecord(
 
     ``digest``: the sum over all other live records of the changelog (``actors.shard.changelog_digest``), by which a
     restore proves that it has read all of them; None in a record of a version that wrote none.
+
+    ``answers_horizon_ms``: the highest own time of an id of a caller whose answer was forgotten; ``auto_horizon_ms``:
+    the same of ids that clients made (``actors.shard.answers``).
     """
 
     next: Count
@@ -108,6 +114,8 @@ class ShardRecord(
     topic_ids: dict[str, str] = {}
     accepted: tuple[Accepted, ...] = ()
     digest: Annotated[int, msgspec.Meta(ge=0, le=DIGEST_MAX)] | None = None
+    answers_horizon_ms: Count = 0
+    auto_horizon_ms: Count = 0
 
 
 def first_shard_record(next_offset: int = 0) -> ShardRecord:
@@ -164,6 +172,24 @@ class SeenRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Seen", forb
     causes: tuple[Count, ...]
 
 
+class AnswerRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Answer", forbid_unknown_fields=True):
+    """The answer to an ask with an id, or that there is none yet; see ``actors.shard.answers``.
+
+    ``digest`` and ``name``: of the command that the id belongs to. ``made_ms``: the id's own time. ``sender`` asked
+    first; ``waiting`` are others who get the answer too, as long as there is none. ``seq`` is the one that the answer
+    named, -1 for none; ``answered_ms``: when it was given, by the owner's clock.
+    """
+
+    digest: bytes
+    name: str
+    made_ms: Count
+    sender: Sender
+    waiting: tuple[Sender, ...] = ()
+    answer: bytes | None = None
+    seq: Offset = -1
+    answered_ms: Count = 0
+
+
 class ChangelogEntry(msgspec.Struct, frozen=True, gc=False):
     """One record that a turn writes: its key, and its encoded value; None deletes the record.
 
@@ -181,8 +207,10 @@ class ChangelogEntry(msgspec.Struct, frozen=True, gc=False):
 #: Keys of the records that are no state begin with NUL, which no entity key contains.
 SHARD_KEY, STASH_KEY, SEEN_KEY = b"\0shard", b"\0stash/", b"\0seen/"
 _STASH, _SEEN = STASH_KEY.decode(), SEEN_KEY.decode()
+#: Of the answers to ids that callers gave, and to those that clients made; the entity's key, NUL and the id follow.
+ANSWER_KEY, AUTO_KEY = "\0answer/", "\0auto/"
 
-ChangelogRecord = ShardRecord | StateRecord | StashedRecord | SeenRecord
+ChangelogRecord = ShardRecord | StateRecord | StashedRecord | SeenRecord | AnswerRecord
 
 encode_changelog_record: Callable[[ChangelogRecord], bytes] = msgspec.msgpack.Encoder().encode
 
@@ -201,3 +229,8 @@ def stash_entry(offset: int, record: StashedRecord | None) -> ChangelogEntry:
 def seen_entry(source: str, record: SeenRecord) -> ChangelogEntry:
     """Return the entry of what a shard has seen of a source partition, named ``topic/partition``."""
     return ChangelogEntry(_SEEN + source, encode_changelog_record(record))
+
+
+def answer_entry(key: str, record: AnswerRecord | None) -> ChangelogEntry:
+    """Return the entry of the answer to an id, by its whole key; None once it is forgotten."""
+    return ChangelogEntry(key, None if record is None else encode_changelog_record(record))

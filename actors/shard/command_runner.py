@@ -78,8 +78,12 @@ class CommandRunner:
             return
         self._entities.apply(cell, envelope, decision, turn)
         if decision.outputs or decision.reply is not None:
-            turn.outputs.extend(outputs_of(envelope, decision))
+            seq = self._entities.seq if behaviour.journaled else -1
+            turn.outputs.extend(outputs_of(envelope, decision, seq))
             turn.bytes += sum(map(len, decision.sent), len(decision.reply_data))
+            turn.asked.remember(envelope, decision, seq)
+        elif envelope.sender is not None:
+            turn.asked.remember(envelope, decision, -1)
         if envelope.retry is not None:
             turn.end_retry(envelope.retry, "rejected" if decision.rejected else "applied", reply=_answer(decision))
         if stashed is not None:

@@ -31,6 +31,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     dead_letter_overflow: bool = False
     delivery: str = EXACTLY_ONCE
     seen_causes_max: int = 10_000
+    answers_kept_s: float = 86_400.0
+    answers_per_shard_max: int = 100_000
+    ids_ahead_max_s: float = 300.0
+    ask_timeout_max_s: float = 120.0
 
     @property
     def small_batch_max(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from repertory.actors.shard.answers import AnswerTable
 from repertory.actors.shard.cells import Cells
 from repertory.actors.shard.changelog import ShardRecord
 from repertory.actors.shard.changelog_digest import ChangelogDigest
@@ -34,6 +35,7 @@ class RecoveredShard(msgspec.Struct, frozen=True):
     stash: Stash
     budget: RestartBudget
     digest: ChangelogDigest
+    asks: AnswerTable
     end_offset: int = 0
     has_group_offset: bool = True
     seen: SeenCauses | None = None
@@ -55,4 +57,5 @@ def new_shard(config: ShardConfig, record: ShardRecord) -> RecoveredShard:
         Stash(),
         RestartBudget(config.policy.within_s),
         ChangelogDigest(),
+        AnswerTable(config.limits, record.answers_horizon_ms, record.auto_horizon_ms),
     )

@@ -50,7 +50,7 @@ class Shard:
         self._entities = Entities(
             config.behaviour, recovered.cells, recovered.window, recovered.stash, recovered.budget, record.seq
         )
-        self._digest = recovered.digest
+        self._digest, self._asks = recovered.digest, recovered.asks
         self._guard = CrashGuard(config, record, recovered.end_offset)
         self._refused = dict(refused)
         self._runner = CommandRunner(config, self._entities, self._guard, self.stash, self._refused)
@@ -133,7 +133,7 @@ class Shard:
         """
         guard, runner = self._guard, self._runner
         answers = self.config.policy.asked == "answer"
-        turn = Turn(self.stash, self._entities.budget, answers=answers, refusals=self._refused)
+        turn = Turn(self.stash, self._entities.budget, self._asks, now_ms, answers=answers, refusals=self._refused)
         batch_max = records_max or guard.batch_max(self._next)
         runner.stalled = None
         self._entities.watch_clock(now_ms)
@@ -187,6 +187,8 @@ class Shard:
                 turn.dead_letter(delivery, delivery.error, delivery.reason, traceback=delivery.traceback)
             elif type(delivery.message) not in handlers:  # Only control commands are decoded without a handler.
                 self._operate(delivery, turn)
+            elif delivery.sender is not None and turn.asked.is_known(delivery):
+                turn.counts.repeated += 1  # What was decided about its id is answered again, or waited for.
             elif stash.size and delivery.key in stash:
                 self._stash(delivery, turn)
             else:
@@ -259,6 +261,7 @@ class Shard:
         entities, guard, redelivery, last = self._entities, self._guard, self._redelivery, self.record
         tail_start = entities.write(turn, 0 if redelivery is None else redelivery.ahead(last))
         seen = last.seen if redelivery is None else redelivery.write(turn.changelog, last.seen, self._next)
+        turn.changelog.extend(self._asks.evict(now_ms, turn.asked.decided))
         for entry in turn.changelog:
             self._digest.write(entry.key, entry.value)
         guard.end_turn(turn.anchor, self._next, self.stash)
@@ -269,6 +272,7 @@ class Shard:
             last.changelog + len(turn.changelog) + 1,
             epoch=last.epoch, nontransactional=last.nontransactional, seen=seen, topic_ids=last.topic_ids,
             accepted=last.accepted, digest=self._digest.value,
+            answers_horizon_ms=self._asks.own_horizon_ms, auto_horizon_ms=self._asks.auto_horizon_ms,
         )  # fmt: skip
         return guard.signed(record)
 

@@ -10,6 +10,8 @@ from repertory.actors.context import Publish, Reply, Tell
 from repertory.actors.control import DropParked, RetryEnded, RetryParked, is_control
 from repertory.actors.entity import resolved
 from repertory.actors.message import Done, Envelope, RetryRequest, Undelivered
+from repertory.actors.shard.answers import AnswerTable
+from repertory.actors.shard.asked import AskedTurn
 from repertory.actors.shard.changelog import RETRY_INDEX, ChangelogEntry, StashedRecord, stash_entry
 from repertory.actors.shard.decision import Decision
 from repertory.actors.shard.failure import Fate
@@ -34,6 +36,7 @@ class Turn:
         "_refusals",
         "_stash",
         "anchor",
+        "asked",
         "bytes",
         "changed",
         "changelog",
@@ -46,8 +49,19 @@ class Turn:
         "touched",
     )  # fmt: skip
 
-    def __init__(self, stash: Stash, budget: RestartBudget, *, answers: bool, refusals: dict[int, str]) -> None:
-        """``answers``: asked commands are answered instead of parked (``restart(asked="answer")``).
+    def __init__(
+        self,
+        stash: Stash,
+        budget: RestartBudget,
+        asks: AnswerTable,
+        now_ms: int,
+        *,
+        answers: bool,
+        refusals: dict[int, str],
+    ) -> None:
+        """``asks``: what the shard has answered to asks with an id; ``now_ms``: epoch time.
+
+        ``answers``: asked commands are answered instead of parked (``restart(asked="answer")``).
 
         ``refusals``: the commands whose outputs the log refuses for good, by offset; an operator's request among them
         is carried out, and is not answered.
@@ -55,6 +69,8 @@ class Turn:
         self._stash, self._budget, self._answers, self._refusals = stash, budget, answers, refusals
         self.outputs: list[TurnOutput] = []
         self.changelog: list[ChangelogEntry] = []
+        #: What the turn does about asks with an id.
+        self.asked = AskedTurn(asks, self.outputs, self.changelog, now_ms)
         self.counts = Counts()
         self.incidents: list[Incident] = []
         self.handled = 0
@@ -82,6 +98,8 @@ class Turn:
         if delivery.sender is not None:
             answer = encode(Undelivered(reason=f"{error}: {reason}"))
             self.outputs.append(Replied(delivery.sender, answer, delivery.offset, 1))
+            if isinstance(delivery, Envelope):
+                self.asked.decide(delivery.key, delivery.sender, answer, -1, delivery.offset, delivery)
         if delivery.retry is not None:
             self.end_retry(delivery.retry, "dead-lettered", error, reason)
         self.counts.dead_lettered += 1
@@ -94,6 +112,8 @@ class Turn:
             return
         ended = RetryEnded(outcome=outcome, error=error, reason=reason[:REASON_CHARS_MAX], reply=reply)
         self._to_operator(Replied(retry.to, encode(ended), retry.offset, RETRY_INDEX))
+
+    # --- failures and the stash -------------------------------------------------------------------------------
 
     def quarantine(self, envelope: Envelope, where: str, deaths: int, *, is_stashed: bool) -> None:
         """Dead-letter a command that kills every process that handles it."""
@@ -111,6 +131,7 @@ class Turn:
         else:
             self._stash.join(stashed)
         self._wrote(stashed.envelope, stashed.record)
+        self.asked.open(stashed.envelope)
         if not stashed.record.parked:
             self.counts.restarted += 1
             return
@@ -135,6 +156,7 @@ class Turn:
         )  # fmt: skip
         self._stash.join(Stashed(envelope, record))
         self._wrote(envelope, record)
+        self.asked.open(envelope)
 
     def leave(self, envelope: Envelope) -> None:
         """Remove the first command of a key from the stash: this turn applies, rejects or dead-letters it."""
@@ -220,8 +242,11 @@ def _request(control: Envelope) -> RetryRequest:
     return RetryRequest(control.offset, sender.topic, sender.partition, sender.correlation_id)
 
 
-def outputs_of(envelope: Envelope, decision: Decision) -> Iterator[TurnOutput]:
-    """Yield the outputs of a decision: the collected ones, then the reply. Their indexes follow those of its events."""
+def outputs_of(envelope: Envelope, decision: Decision, seq: int = -1) -> Iterator[TurnOutput]:
+    """Yield the outputs of a decision: the collected ones, then the reply. Their indexes follow those of its events.
+
+    ``seq``: see `Replied`.
+    """
     offset, index = envelope.offset, len(decision.events)
     for output, data in zip(decision.outputs, decision.sent, strict=True):
         match output:
@@ -231,7 +256,7 @@ def outputs_of(envelope: Envelope, decision: Decision) -> Iterator[TurnOutput]:
             case Publish(topic, _, key):
                 yield Published(topic, key, data, offset, index)
             case Reply(to, _):
-                yield Replied(to, data, offset, index)
+                yield Replied(to, data, offset, index, seq)
         index += 1
     if decision.reply is not None and envelope.sender is not None:
-        yield Replied(envelope.sender, decision.reply_data, offset, index)
+        yield Replied(envelope.sender, decision.reply_data, offset, index, seq)

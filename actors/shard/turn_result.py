@@ -47,12 +47,17 @@ class Published(msgspec.Struct, frozen=True, gc=False):
 
 
 class Replied(msgspec.Struct, frozen=True, gc=False):
-    """An answer to an asker."""
+    """An answer to an asker. ``seq``: of the journal after its command; -1: that of the turn's shard record.
+
+    ``again``: the answer was given before, to another command with the same id.
+    """
 
     to: Sender
     data: bytes
     offset: int
     index: int
+    seq: int = -1
+    again: bool = False
 
 
 class DeadLettered(msgspec.Struct, frozen=True, gc=False):

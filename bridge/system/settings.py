@@ -88,6 +88,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: counts as a death of its command (``deaths_max``). A worker whose loop makes no progress for this long is killed
     #: and restarted, too.
     progress_timeout_s: float = 60.0
+    #: The longest ``timeout_s`` of an ask from outside. Shards keep the answers to asks without an id of their caller
+    #: for this long, so that the client can ask again by itself.
+    ask_timeout_max_s: float = 120.0
+    #: How long a shard keeps the answer to an ask with an id, at least, unless it has too many.
+    answers_kept_s: float = 86_400.0
+    #: Answers of one shard; beyond that the one whose id was made first goes, and ids from before it are refused.
+    answers_per_shard_max: int = 100_000
+    #: An id that was made so far in the future, by the time of the log, is refused.
+    ids_ahead_max_s: float = 300.0
     #: Replication factor of topics that the runtime creates; -1 is the broker's default.
     replication_factor: int = -1
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from repertory.actors.control import DropParked, RetryEnded, RetryParked
-from repertory.actors.headers import ASKED, RETRY_OF, RETRY_TO
+from repertory.actors.headers import ASK_ID, ASKED, RETRY_OF, RETRY_TO
 from repertory.actors.placement import checked_key, partition_of
 from repertory.actors.shard.changelog import StashedRecord
 from repertory.actors.wire import encode
@@ -136,7 +136,7 @@ class Operator:
             raise LookupError(f"{place} was retried before ({before.retried[-1]}); --force retries it again")
         key, deadline_s = letter.record.key, time.monotonic() + wait_s
         answers = Answers(self._reader, self._system.name)
-        left_out = {*ASKED, RETRY_OF, RETRY_TO}
+        left_out = {*ASKED, ASK_ID, RETRY_OF, RETRY_TO}  # Its id was answered when it became a dead letter.
         headers = (
             *(header for header in letter.headers if header[0] not in left_out),
             (RETRY_OF, letter.retry_of),

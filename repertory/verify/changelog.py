@@ -10,7 +10,7 @@ from repertory.actors.placement import partition_of
 from repertory.actors.shard.changelog import CHANGELOG_INDEX, SEEN_KEY, SHARD_KEY, ShardRecord
 from repertory.actors.shard.changelog_digest import ChangelogDigest
 from repertory.actors.wire import DecodeError
-from repertory.bridge.codec import decode_seen, decode_shard, decode_state, is_stashed
+from repertory.bridge.codec import decode_answer, decode_seen, decode_shard, decode_state, is_answer, is_stashed
 from repertory.bridge.consistency import recreated
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Record, TopicPartition
@@ -61,6 +61,9 @@ class Changelog:
                 elif key.startswith(SEEN_KEY):
                     self.has_seen = True
                     decode_seen(record.value or b"")
+                elif is_answer(key):
+                    if record.value is not None:
+                        decode_answer(record.value)
                 else:
                     self._findings.states.wrong(record, "has a key that no shard writes")
             except DecodeError as error:

@@ -16,6 +16,7 @@ from repertory.actors.headers import (
     EPOCH,
     MESSAGE_ID,
     NEXT,
+    POSITION,
     REPLY_KEY,
     REPLY_TO,
     SEQ,
@@ -58,6 +59,11 @@ def are_of_the_changelog(record: Record) -> bool:
 def without_epoch(headers: Headers) -> Headers:
     """Return headers without the epoch of their owner at the end: the next owner may send the same output again."""
     return headers[:-1] if headers and headers[-1][0] == EPOCH else headers
+
+
+def without_position(headers: Headers) -> Headers:
+    """Return headers of a reply without the position of its shard, which compaction and other turns may change."""
+    return tuple(header for header in headers if header[0] != POSITION)
 
 
 def epoch_of_output(headers: Headers) -> int:

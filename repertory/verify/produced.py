@@ -10,7 +10,7 @@ from typing import NamedTuple
 from repertory.actors.headers import ATTEMPTS, CAUSE, ERROR_MESSAGE, ERROR_TRACEBACK, ERROR_TYPE, Headers
 from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.verify.findings import Place
-from repertory.verify.headers import without_epoch
+from repertory.verify.headers import without_epoch, without_position
 from repertory.verify.values import Decode, as_read
 
 _CAUSE = re.compile(rb"([A-Za-z0-9._-]+)/([0-9]{1,9})/([0-9]{1,18})/([0-9]{1,18})")
@@ -46,11 +46,11 @@ def cause_of(record: Record) -> Cause | None:
 
 
 def digest(record: Record | Output, decode: Decode | None) -> int:
-    """Return a hash of a record as its receiver reads it, without its offset and its owner's epoch.
+    """Return a hash of a record as its receiver reads it, without its offset, its owner's epoch and its position.
 
     It differs between processes.
     """
-    return hash((record.key, as_read(decode, record.value), without_epoch(record.headers)))
+    return hash((record.key, as_read(decode, record.value), without_position(without_epoch(record.headers))))
 
 
 def event_digest(key: bytes | None, value: bytes | None, decode: Decode | None) -> int:

@@ -454,7 +454,8 @@ def test_the_headers_are_those_of_the_design() -> None:
             ("reply-to", b"bank.account.commands"), ("reply-key", b"k"), ("about", b"debit"))),
         ("outside", partition_of(b"p", 3), b"p", (cause(9, 3),)),
         ("outside", partition_of(f"{here}9/4".encode(), 3), None, (cause(9, 4),)),
-        ("bank.replies", 5, b"c", (cause(9, 5), ("correlation-id", b"c"), ("about", b"x"))),
+        ("bank.replies", 5, b"c",
+         (cause(9, 5), ("correlation-id", b"c"), ("about", b"x"), ("position", b"account/2/6"))),
         ("bank.teller.commands", partition_of(b"t-1", 2), b"t-1",
          (cause(9, 6), ("correlation-id", b"m"), ("about", b"y"))),
         ("bank.dead-letters", 0, b"raw", (

@@ -1,0 +1,237 @@
+"""``AnswerTable``: what a shard has answered to asks with an id, so that it decides each of them once.
+
+The first decision about an id is its answer, whatever it was: an event, ``Done``, a rejection, ``Undelivered``. Until
+it is made (the command is stashed, or its handler has kept the sender) the id is *open*, and repetitions wait for the
+same answer. Answers are records of the changelog. Ids that a client makes by itself have a table of their own: nobody
+repeats them later, and they must not push out those of callers.
+
+It refuses rather than forgets. Answers are kept for a time, and so many of them; beyond that the one with the lowest
+own time goes first, and the *horizon* is the highest own time that ever went. An id from before the horizon that is in
+no table may have been decided, and is answered ``TooOld``.
+
+Pure: the log's time of a command, and the owner's time of a turn, come from outside.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from typing import NamedTuple
+
+import msgspec
+
+from repertory.actors.asks import AUTO, ID_BYTES_MAX
+from repertory.actors.message import (
+    ClockAhead,
+    Envelope,
+    IdConflict,
+    Message,
+    Sender,
+    TooOld,
+    WireName,
+    wire_name,
+)
+from repertory.actors.shard.changelog import (
+    ANSWER_KEY,
+    AUTO_KEY,
+    AnswerRecord,
+    ChangelogEntry,
+    answer_entry,
+)
+from repertory.actors.shard.config import Limits
+
+#: How many may wait for the answer to one id.
+WAITING_MAX = 1_000
+#: A turn evicts so many answers more than it adds: what is due is gone soon, and no turn becomes large by it.
+EVICTED_PER_TURN = 100
+#: A UUID of version 7, which begins with its time (RFC 9562).
+_UUID7 = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_OWN = re.compile(r"([0-9]{1,15})/([^\0]{1,255})", re.DOTALL)
+
+
+class Ask(NamedTuple):
+    """The id of an ask, from its header: its own time (epoch), and whether the client made it by itself."""
+
+    id: str
+    made_ms: int
+    is_auto: bool
+
+    @classmethod
+    def parse(cls, header: str) -> Ask:
+        """Return the id in a header; ValueError if there is none."""
+        if header.startswith(AUTO):
+            name = header.removeprefix(AUTO)
+            if (found := _UUID7.fullmatch(name)) is None:
+                raise ValueError(f"{header!r:.300} is not a UUID of version 7")
+            return cls(name, int(found[1] + found[2], 16), is_auto=True)
+        if (found := _OWN.fullmatch(header)) is None or len(found[2].encode()) > ID_BYTES_MAX:
+            raise ValueError(f"{header!r:.300} is not the id of an ask: made_at_ms/id")
+        return cls(found[2], int(found[1]), is_auto=False)
+
+
+class Answered(NamedTuple):
+    """An ask whose id was decided: its answer, and the seq that it named."""
+
+    answer: bytes
+    seq: int
+
+
+class StillOpen(NamedTuple):
+    """An ask whose id is open: its asker waits for the answer to it; None if it waits already."""
+
+    entry: ChangelogEntry | None
+
+
+class AnswerTable:
+    """Owned by the recovery, then by the shard."""
+
+    def __init__(self, limits: Limits, own_horizon_ms: int = 0, auto_horizon_ms: int = 0) -> None:
+        self._ahead_ms = round(limits.ids_ahead_max_s * 1_000)
+        self._tables = {
+            False: _Table(
+                ANSWER_KEY, own_horizon_ms, round(limits.answers_kept_s * 1_000), limits.answers_per_shard_max
+            ),
+            True: _Table(
+                AUTO_KEY, auto_horizon_ms, round(limits.ask_timeout_max_s * 1_000), limits.answers_per_shard_max
+            ),
+        }
+
+    @property
+    def own_horizon_ms(self) -> int:
+        """The horizon of the ids that callers gave."""
+        return self._tables[False].horizon_ms
+
+    @property
+    def auto_horizon_ms(self) -> int:
+        """The horizon of the ids that clients made."""
+        return self._tables[True].horizon_ms
+
+    @property
+    def evicted(self) -> int:
+        """How many answers of callers' ids went before their time, since there were too many."""
+        return self._tables[False].evicted
+
+    def __len__(self) -> int:
+        return sum(len(table.records) for table in self._tables.values())
+
+    def load(self, records: Mapping[str, AnswerRecord]) -> None:
+        """Load the records of the changelog, by their keys there."""
+        for key, record in records.items():
+            self._tables[key.startswith(AUTO_KEY)].put(key, record)
+
+    # --- one command ------------------------------------------------------------------------------------------
+
+    def ask(self, envelope: Envelope, sender: Sender) -> Answered | StillOpen | Message | None:
+        """Return what becomes of an asked command with an id: its answer, a refusal, or None if it is to be decided.
+
+        Called when the command is taken; its own time is compared with the log's (``envelope.timestamp_ms``).
+        """
+        ask = Ask.parse(sender.ask)
+        table = self._tables[ask.is_auto]
+        key = table.key(envelope.key, ask)
+        known = table.records.get(key)
+        if known is None:
+            if ask.made_ms > envelope.timestamp_ms + self._ahead_ms:
+                ahead_s = (ask.made_ms - envelope.timestamp_ms) / 1_000
+                return ClockAhead(reason=f"the id was made {ahead_s:.0f} s in the future, by the time of the log")
+            if ask.made_ms <= table.horizon_ms:
+                return TooOld(reason="answers from so long ago are forgotten: the command may have been applied")
+            return None
+        if not _is_same(known, envelope):
+            return IdConflict(reason=f"the id belongs to another command, of type {known.name}")
+        if known.answer is not None:
+            return Answered(known.answer, known.seq)
+        if sender in (known.sender, *known.waiting) or len(known.waiting) >= WAITING_MAX:
+            return StillOpen(None)
+        return StillOpen(table.write(key, msgspec.structs.replace(known, waiting=(*known.waiting, sender))))
+
+    def open(self, envelope: Envelope, sender: Sender) -> ChangelogEntry | None:
+        """Note that a command with an id is undecided; None if that is known."""
+        ask = Ask.parse(sender.ask)
+        table = self._tables[ask.is_auto]
+        key = table.key(envelope.key, ask)
+        if key in table.records:
+            return None
+        record = AnswerRecord(digest_of(envelope), wire_name(type(envelope.message)), ask.made_ms, sender)
+        return table.write(key, record)
+
+    def decide(
+        self, key: str, sender: Sender, answer: bytes, seq: int, now_ms: int, envelope: Envelope | None
+    ) -> tuple[tuple[Sender, ...], ChangelogEntry] | None:
+        """Note the answer to an id; return who waits for it as well. None if it has an answer, or nobody knows it.
+
+        ``envelope``: the asked command itself, None where the answer comes later, to a sender that was kept.
+        """
+        ask = Ask.parse(sender.ask)
+        table = self._tables[ask.is_auto]
+        place = table.key(key, ask)
+        known = table.records.get(place)
+        if known is None:
+            if envelope is None:
+                return None
+            known = AnswerRecord(digest_of(envelope), wire_name(type(envelope.message)), ask.made_ms, sender)
+        if known.answer is not None:
+            return None
+        waiting = tuple(each for each in (known.sender, *known.waiting) if each != sender)
+        decided = msgspec.structs.replace(known, answer=answer, seq=seq, answered_ms=now_ms, waiting=())
+        return waiting, table.write(place, decided)
+
+    # --- the end of a turn ------------------------------------------------------------------------------------
+
+    def evict(self, now_ms: int, added: int) -> Iterator[ChangelogEntry]:
+        """Forget what is due, and what is too much; ``added``: answers of this turn."""
+        for table in self._tables.values():
+            yield from table.evict(now_ms, added + EVICTED_PER_TURN)
+
+
+class _Table:
+    """The answers to one kind of ids, by their keys in the changelog."""
+
+    def __init__(self, prefix: str, horizon_ms: int, kept_ms: int, answers_max: int) -> None:
+        self.horizon_ms, self.evicted = horizon_ms, 0
+        self.records: dict[str, AnswerRecord] = {}
+        self._prefix, self._kept_ms, self._answers_max = prefix, kept_ms, answers_max
+        #: Answered ids by their own time; what is open is not among them.
+        self._by_time: list[tuple[int, str]] = []
+
+    def key(self, entity_key: str, ask: Ask) -> str:
+        return f"{self._prefix}{entity_key}\0{ask.id}"
+
+    def put(self, key: str, record: AnswerRecord) -> None:
+        self.records[key] = record
+        if record.answer is not None:
+            heapq.heappush(self._by_time, (record.made_ms, key))
+
+    def write(self, key: str, record: AnswerRecord) -> ChangelogEntry:
+        self.put(key, record)
+        return answer_entry(key, record)
+
+    def evict(self, now_ms: int, evicted_max: int) -> Iterator[ChangelogEntry]:
+        heap = self._by_time
+        for _ in range(evicted_max):
+            if not heap:
+                return
+            made_ms, key = heap[0]
+            is_due = self.records[key].answered_ms + self._kept_ms <= now_ms
+            if not is_due and len(heap) <= self._answers_max:
+                return
+            heapq.heappop(heap)
+            del self.records[key]
+            self.evicted += not is_due
+            self.horizon_ms = max(self.horizon_ms, made_ms)
+            yield answer_entry(key, None)
+
+
+def digest_of(envelope: Envelope) -> bytes:
+    """Return a hash of a command, by which another one with the same id is told from it."""
+    return blake2b(envelope.value, digest_size=8).digest()
+
+
+def _is_same(known: AnswerRecord, envelope: Envelope) -> bool:
+    """Return whether a command is the one that an id belongs to. Other versions of one message cannot be compared."""
+    name = wire_name(type(envelope.message))
+    if known.name == name:
+        return known.digest == digest_of(envelope)
+    return WireName.parse(known.name).name == WireName.parse(name).name
