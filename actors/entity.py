@@ -13,19 +13,25 @@ from repertory.actors.control import CONTROL
 from repertory.actors.fields import flaw, is_mutable
 from repertory.actors.handler import EventHandler, Handler, NextState
 from repertory.actors.message import (
+    ClockAhead,
     DefinitionError,
     Done,
     Event,
+    IdConflict,
     Message,
     MessageMeta,
     Rejection,
     Stopped,
+    TooOld,
     Undelivered,
 )
 from repertory.actors.wire import MessageDecoder, by_wire_name, encode
 from repertory.supervision.traceback_text import message_of
 
 _RESERVED = frozenset({"replace"})
+
+#: What the runtime answers or writes by itself: every entity has these, and no application class can have their names.
+_RUNTIME_MESSAGES = (Done, Undelivered, IdConflict, ClockAhead, TooOld, Stopped)
 
 #: Kafka allows 249 characters for a topic's name, which also contains the system's name and a suffix.
 _NAME_CHARS_MAX = 100
@@ -179,7 +185,7 @@ class Behaviour:
             if reason := flaw(message_type):  # Checked again: its annotations may have named classes defined later.
                 raise DefinitionError(f"{reason}.")
         #: All messages that this entity takes or answers, and its events, by wire name.
-        self.messages = by_wire_name([*self.handlers, *self.events, *rejections, Done, Undelivered, Stopped])
+        self.messages = by_wire_name([*self.handlers, *self.events, *rejections, *_RUNTIME_MESSAGES])
 
     def initial(self) -> Entity:
         """Return the state in which each life begins; a new copy if it could be changed in place."""

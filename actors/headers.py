@@ -24,8 +24,14 @@ REPLY_TO: Final = "reply-to"
 REPLY_KEY: Final = "reply-key"
 CORRELATION_ID: Final = "correlation-id"
 ABOUT: Final = "about"
+#: The id of an ask from outside: ``{made_at_ms}/{id}``, or ``auto/{uuid7}`` for one that the client makes.
+ASK_ID: Final = "ask-id"
 #: A command with one of these headers is an ask.
 ASKED: Final = frozenset({REPLY_TO, REPLY_KEY})
+
+# Replies to clients: up to where the shard had come with the command, and whether the answer was given before.
+POSITION: Final = "position"
+AGAIN: Final = "again"
 
 # Dead letters, beside the headers of the command that failed.
 ERROR_TYPE: Final = "error-type"

@@ -172,6 +172,33 @@ class Undelivered(Rejection):
     reason: str
 
 
+class IdConflict(Rejection):
+    """The answer to an ask whose id belongs to another command, of another type or with other fields.
+
+    The command is not applied. ``reason`` is one sentence for human readers.
+    """
+
+    reason: str = ""
+
+
+class ClockAhead(Rejection):
+    """The answer to an ask whose id was made in the future, by the clock of the log. The command is not applied.
+
+    ``reason`` is one sentence for human readers.
+    """
+
+    reason: str = ""
+
+
+class TooOld(Message):
+    """On the wire, the answer to an ask with an id that the shard may have forgotten: it may have been applied.
+
+    The client raises OutcomeUnknown for it. ``reason`` is one sentence for human readers.
+    """
+
+    reason: str = ""
+
+
 class Stopped(Event):
     """The last journal record of one life of an entity; the next command begins a new life."""
 
