@@ -88,6 +88,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: counts as a death of its command (``deaths_max``). A worker whose loop makes no progress for this long is killed
     #: and restarted, too.
     progress_timeout_s: float = 60.0
+    #: The longest ``timeout_s`` of an ask from outside. Shards keep the answers to asks without an id of their caller
+    #: for this long, so that the client can ask again by itself.
+    ask_timeout_max_s: float = 120.0
     #: Replication factor of topics that the runtime creates; -1 is the broker's default.
     replication_factor: int = -1
 
