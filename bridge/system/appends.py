@@ -14,7 +14,7 @@ from repertory.bridge.log.record import Output
 #: Entries are appended together up to this many records.
 _BATCH_RECORDS = 1_000
 #: The thread ends after this long without an entry; the next one starts another.
-_IDLE_S = 5.0
+IDLE_S = 5.0
 
 
 class _Entry(NamedTuple):
@@ -29,9 +29,9 @@ class AppendThread:
     instead of one for each. Its callers bound the queue: each has one entry and waits for it.
     """
 
-    def __init__(self, append: Callable[[Sequence[Output]], object], name: str) -> None:
+    def __init__(self, append: Callable[[Sequence[Output]], object], name: str, *, idle_s: float = IDLE_S) -> None:
         """``append`` raises what ``Appender.append`` does, or ClientClosed; ``name`` is the thread's."""
-        self._append, self._name = append, name
+        self._append, self._name, self._idle_s = append, name, idle_s
         self._changed = threading.Condition()
         self._entries: deque[_Entry] = deque()
         self._thread: threading.Thread | None = None
@@ -69,7 +69,7 @@ class AppendThread:
     def _next(self) -> list[_Entry]:
         """Wait for entries and take some; none ends the thread."""
         with self._changed:
-            self._changed.wait_for(lambda: self._entries or self._closed, _IDLE_S)
+            self._changed.wait_for(lambda: self._entries or self._closed, self._idle_s)
             if not self._entries:
                 self._thread = None
                 return []

@@ -23,7 +23,7 @@ from repertory.bridge.system.ask import Ask
 #: How often the thread looks whether it is to stop; closing a client may take as long.
 _STEP_S = 0.25
 #: The thread ends when no ask was open for so long; the next one starts another, which reads the end anew.
-_IDLE_S = 5.0
+IDLE_S = 5.0
 #: The pause after a read that failed, and after one of a log in memory, which waits for nothing.
 _PAUSE_S, _MEMORY_PAUSE_S = 0.2, 0.005
 
@@ -136,8 +136,9 @@ class PolledReplies(Replies):
 class FollowedReplies(Replies):
     """Replies that a thread of their own reads, while there are asks."""
 
-    def __init__(self, open_reader: Callable[[], Reader], system: str) -> None:
+    def __init__(self, open_reader: Callable[[], Reader], system: str, *, idle_s: float = IDLE_S) -> None:
         super().__init__(open_reader, system)
+        self._idle_s = idle_s
         self._thread: threading.Thread | None = None
         self._is_running = False
         self._ready: Future[None] = Future()
@@ -183,7 +184,7 @@ class FollowedReplies(Replies):
     def _is_over(self) -> bool:
         """Return whether the thread ends."""
         with self._lock:
-            is_idle = not self._asks and time.monotonic() - self._used_s > _IDLE_S
+            is_idle = not self._asks and time.monotonic() - self._used_s >= self._idle_s
             if is_idle or self._closed:
                 self._is_running = False
                 return True

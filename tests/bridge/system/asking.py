@@ -163,7 +163,8 @@ def reply(asked: Output | Record, answer: Message | bytes | None, *, headers: He
 class Played:
     """A log whose shards are played by a test: ``on_append`` is called with each append of a client.
 
-    It returns what is appended instead, replies included; an error that it returns is raised after that.
+    It returns what is appended instead, replies included; an error that it returns is raised after that. ``on_bounds``
+    is called before a reader says where a partition ends.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -174,12 +175,33 @@ class Played:
             None,
         )
 
+        self.on_bounds: Callable[[], object] = lambda: None
+
     def __getattr__(self, name: str) -> object:
         return getattr(self.inner, name)
+
+    def reader(self) -> PlayedReader:
+        """Return a reader that tells the test."""
+        return PlayedReader(self.inner.reader(), self)
 
     def appender(self) -> Appender:
         """Return an appender that asks the test."""
         return PlayedAppender(self.inner.appender(), self)
+
+
+class PlayedReader:
+    """A reader of a played log."""
+
+    def __init__(self, inner: Reader, played: Played) -> None:
+        self._inner, self._played = inner, played
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """Tell the test first."""
+        self._played.on_bounds()
+        return self._inner.bounds(topic, partition)
 
 
 class PlayedAppender:

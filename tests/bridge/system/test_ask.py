@@ -36,7 +36,9 @@ from repertory.actors.headers import AGAIN, ASK_ID, CORRELATION_ID, MESSAGE_ID, 
 from repertory.actors.message import TooOld
 from repertory.bridge.log.port import Backend, Reader
 from repertory.bridge.log.record import Output
+from repertory.bridge.system.appends import AppendThread
 from repertory.bridge.system.client_core import uuid7
+from repertory.bridge.system.replies import FollowedReplies
 from tests.bridge.system.asking import (
     Add,
     Copy,
@@ -220,11 +222,30 @@ def test_tasks_ask_at_once(system: ActorSystem, backend: Backend) -> None:
 def test_the_end_of_the_replies_is_known_before_the_command_is_sent(client: Client, played: Played) -> None:
     """A reply is found that is in the log before the append of its command has returned.
 
-    If the end were read later, it would be behind the reply.
+    If the end were read later, it would be behind the reply: here the log is slow to say where the end is.
     """
-    played.on_append = answering(Noted(text="x"))
+    appended, were_early = threading.Event(), list[bool]()
+
+    def on_append(outputs: Sequence[Output]) -> tuple[list[Output], None]:
+        appended.set()
+        return answering(Noted(text="x"))(outputs)
+
+    played.on_append = on_append
+    played.on_bounds = lambda: were_early.append(appended.wait(0.2))
     for _ in range(3):
         assert client.ask(Notebook.note, "k", Note(text="x"), repeat=False, timeout_s=LONG_S) == Noted(text="x")
+    assert were_early == [False]
+
+
+def test_a_client_that_is_mostly_idle(system: ActorSystem, played: Played) -> None:
+    """Its threads end when there is nothing to do, at whatever moment, and the next ask starts others."""
+    played.on_append = answering(Noted(text="x"))
+    replies = FollowedReplies(played.reader, system.name, idle_s=0.0)
+    with Client(system, played) as client:
+        client._core._replies = replies
+        client._core._appends = AppendThread(client._core.append, "appends", idle_s=0.0)
+        for number in range(30):
+            assert client.ask(Notebook.note, "k", Note(text=f"{number}"), timeout_s=LONG_S) == Noted(text="x")
 
 
 @pytest.mark.parametrize("answer", [IdConflict(), ClockAhead(), Undelivered(reason="dropped"), Done(), Erased()])
@@ -419,6 +440,29 @@ def test_no_worker_is_running(system: ActorSystem, played: Played, client: Clien
         state = running.state(Notebook, "k")
         assert state is not None
         assert set(state.texts) == {"x"}
+
+
+def test_an_append_that_hangs(client: Client, played: Played, reader: Reader, system: ActorSystem) -> None:
+    """An ask keeps its time-out while the log hangs. What was not sent by then is not sent later, as the error says."""
+    begun, going_on = threading.Event(), threading.Event()
+
+    def on_append(outputs: Sequence[Output]) -> tuple[Sequence[Output], None]:
+        begun.set()
+        going_on.wait()
+        return outputs, None
+
+    played.on_append = on_append
+    try:
+        with pytest.raises(OutcomeUnknown, match=r"Notebook\.note of 'k' may be applied, now or later"):
+            client.ask(Notebook.note, "k", Note(text="first"), timeout_s=SHORT_S)
+        assert begun.is_set()
+        with pytest.raises(LogUnavailable, match=r"nothing was appended: .* had 0\.3 s, and the log did not take it"):
+            client.ask(Notebook.note, "k", Note(text="second"), timeout_s=SHORT_S)
+    finally:
+        going_on.set()
+    client.close()
+    (record,) = commands(reader, system)
+    assert b"first" in (record.value or b"")
 
 
 def test_an_id_that_is_too_old(client: Client, played: Played) -> None:
