@@ -28,6 +28,7 @@ E = TypeVar("E")
 C = TypeVar("C")
 Ev = TypeVar("Ev", bound=Event)
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -182,25 +183,25 @@ def _name(annotation: object) -> str:
     return annotation.__qualname__ if isinstance(annotation, type) else str(annotation)
 
 
-class DecidingHandler(Handler, Generic[E, C, R]):
+class DecidingHandler(Handler, Generic[E, C, R_co]):
     """A method that decides what a message does; its return annotation is its contract."""
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
     @overload
-    def __get__(self, instance: object, owner: type) -> Callable[..., R]: ...
-    def __get__(self, instance: object | None, owner: type) -> Self | Callable[..., R]:
+    def __get__(self, instance: object, owner: type) -> Callable[..., R_co]: ...
+    def __get__(self, instance: object | None, owner: type) -> Self | Callable[..., R_co]:
         """Bind as a method does."""
         return self if instance is None else types.MethodType(self.function, instance)
 
 
-class CommandHandler(DecidingHandler[E, C, R]):
+class CommandHandler(DecidingHandler[E, C, R_co]):
     """A ``@command`` method. On the class it is an address (``Account.deposit``), on an instance a method."""
 
     kind = "@command"
 
 
-class ReplyHandler(DecidingHandler[E, C, R]):
+class ReplyHandler(DecidingHandler[E, C, R_co]):
     """A ``@reply`` method: takes the answer to an ``ask`` of this entity."""
 
     kind = "@reply"

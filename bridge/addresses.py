@@ -13,7 +13,7 @@ from repertory.actors.context import TAG_BYTES_MAX
 from repertory.actors.headers import ABOUT, ADDRESS, ASK_ID, CORRELATION_ID, REPLY_KEY, REPLY_TO, RETRY_TO
 from repertory.actors.message import RetryRequest, Sender
 from repertory.actors.placement import checked_key
-from repertory.actors.shard.answers import Ask
+from repertory.actors.shard.answers import ParsedId
 from repertory.actors.wire import DecodeError
 from repertory.bridge import topics
 from repertory.bridge.log.record import Record
@@ -50,7 +50,7 @@ class Addresses:
             if (asked := found.get(ASK_ID)) is None:
                 return Sender(topic, int(partition), None, correlation_id, about), about
             try:
-                Ask.parse(asked.decode())
+                ParsedId.parse(asked.decode())
             except ValueError as error:
                 raise DecodeError(f"header {ASK_ID!r}: {error}") from error
             return Sender(topic, int(partition), None, correlation_id, about, asked.decode()), about

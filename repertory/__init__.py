@@ -10,15 +10,18 @@ that a module that only defines entities loads neither a log nor the supervision
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from repertory.actors.asks import AskId, Position
 from repertory.actors.context import Context, ContractViolation, OutputRefused, OutputTooLarge, Publish, Reply, Tell
 from repertory.actors.entity import Entity
 from repertory.actors.evolution import Raw, upcast
 from repertory.actors.handler import CommandHandler, command, event, reply
 from repertory.actors.message import (
+    ClockAhead,
     Command,
     DefinitionError,
     Done,
     Event,
+    IdConflict,
     Message,
     Rejection,
     Sender,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from repertory.actors.testkit import TestKit
     from repertory.bridge.log.connect import connect
     from repertory.bridge.log.errors import (
+        ClientClosed,
         InvalidSetting,
         LogError,
         LogUnavailable,
@@ -46,7 +50,9 @@ if TYPE_CHECKING:
     )
     from repertory.bridge.node.handle import NodeHandle
     from repertory.bridge.reports import NodeReport, ShardLost, ShardRestored
-    from repertory.bridge.system.client import Client, ClientClosed
+    from repertory.bridge.system.ask import AskResult
+    from repertory.bridge.system.async_client import AsyncClient
+    from repertory.bridge.system.client import Client
     from repertory.bridge.system.failed import DeadLetter, Parked
     from repertory.bridge.system.published import PublishedRecord
     from repertory.bridge.system.publishes import Publishes
@@ -61,8 +67,10 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "ActorSystem": "bridge.system.system",
+    "AskResult": "bridge.system.ask",
+    "AsyncClient": "bridge.system.async_client",
     "Client": "bridge.system.client",
-    "ClientClosed": "bridge.system.client",
+    "ClientClosed": "bridge.log.errors",
     "DeadLetter": "bridge.system.failed",
     "InvalidSetting": "bridge.log.errors",
     "LogError": "bridge.log.errors",
@@ -93,9 +101,13 @@ _LAZY = {
 
 __all__ = [
     "ActorSystem",
+    "AskId",
+    "AskResult",
+    "AsyncClient",
     "Backoff",
     "Client",
     "ClientClosed",
+    "ClockAhead",
     "Command",
     "CommandHandler",
     "Context",
@@ -106,6 +118,7 @@ __all__ = [
     "Done",
     "Entity",
     "Event",
+    "IdConflict",
     "InvalidSetting",
     "LogError",
     "LogOptions",
@@ -120,6 +133,7 @@ __all__ = [
     "OutputTooLarge",
     "Parked",
     "Policy",
+    "Position",
     "Publish",
     "PublishedRecord",
     "Publishes",

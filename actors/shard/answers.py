@@ -51,7 +51,7 @@ _UUID7 = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}
 _OWN = re.compile(r"([0-9]{1,15})/([^\0]{1,255})", re.DOTALL)
 
 
-class Ask(NamedTuple):
+class ParsedId(NamedTuple):
     """The id of an ask, from its header: its own time (epoch), and whether the client made it by itself."""
 
     id: str
@@ -59,7 +59,7 @@ class Ask(NamedTuple):
     is_auto: bool
 
     @classmethod
-    def parse(cls, header: str) -> Ask:
+    def parse(cls, header: str) -> ParsedId:
         """Return the id in a header; ValueError if there is none."""
         if header.startswith(AUTO):
             name = header.removeprefix(AUTO)
@@ -128,7 +128,7 @@ class AnswerTable:
 
         Called when the command is taken; its own time is compared with the log's (``envelope.timestamp_ms``).
         """
-        ask = Ask.parse(sender.ask)
+        ask = ParsedId.parse(sender.ask)
         table = self._tables[ask.is_auto]
         key = table.key(envelope.key, ask)
         known = table.records.get(key)
@@ -149,7 +149,7 @@ class AnswerTable:
 
     def open(self, envelope: Envelope, sender: Sender) -> ChangelogEntry | None:
         """Note that a command with an id is undecided; None if that is known."""
-        ask = Ask.parse(sender.ask)
+        ask = ParsedId.parse(sender.ask)
         table = self._tables[ask.is_auto]
         key = table.key(envelope.key, ask)
         if key in table.records:
@@ -164,7 +164,7 @@ class AnswerTable:
 
         ``envelope``: the asked command itself, None where the answer comes later, to a sender that was kept.
         """
-        ask = Ask.parse(sender.ask)
+        ask = ParsedId.parse(sender.ask)
         table = self._tables[ask.is_auto]
         place = table.key(key, ask)
         known = table.records.get(place)
@@ -196,7 +196,7 @@ class _Table:
         #: Answered ids by their own time; what is open is not among them.
         self._by_time: list[tuple[int, str]] = []
 
-    def key(self, entity_key: str, ask: Ask) -> str:
+    def key(self, entity_key: str, ask: ParsedId) -> str:
         return f"{self._prefix}{entity_key}\0{ask.id}"
 
     def put(self, key: str, record: AnswerRecord) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from repertory.actors.asks import AskId
     from repertory.bridge.log.port import Member
 
 #   LogError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 #   ├── LogUnusable         it is no log of this repertory, or damaged: stop, an operator decides
 #   ├── Refused             nothing was written, and a repetition is refused too: change the records, or the log
 #   │   └── TopicMismatch   a topic or partition is missing, cannot be created, or has another count
+#   ├── ClientClosed        nothing was written: the caller makes another client
 #   └── OutcomeUnknown      an append may or may not have happened: the caller decides
 
 
@@ -53,9 +55,18 @@ class TopicMismatch(Refused):
     """A topic or partition is missing and cannot be created, or a topic's partition count differs from the code's."""
 
 
-class OutcomeUnknown(LogError):
-    """An append may or may not have happened."""
+class ClientClosed(LogError):
+    """The client was closed before the call, or belongs to the process that this one was forked from."""
 
-    def __init__(self, message: str, message_id: str | None = None) -> None:
+
+class OutcomeUnknown(LogError):
+    """An append may or may not have happened, or what became of a command is not known.
+
+    ``message_id`` is that of the command. ``id``: that of an ask, if its caller gave one; the same ask with the same id
+    brings its answer, and is applied at most once.
+    """
+
+    def __init__(self, message: str, message_id: str | None = None, ask_id: AskId | None = None) -> None:
         super().__init__(message)
         self.message_id = message_id
+        self.id = ask_id

@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, cast
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound=Entity)
 
+#: The pause after a tick in which nothing happened, where the log is in memory and a tick waits for nothing.
+_IDLE_TICK_S = 1e-3
+
 logger = logging.getLogger("repertory")
 
 
@@ -50,6 +54,9 @@ class NotSettled(TimeoutError):
 
 class Running:
     """One worker on the caller's thread. ``client`` sends commands, :meth:`settle` works until none is left.
+
+    ``client.ask`` works until the answer is there. Several threads may ask, and take turns; the other methods are for
+    one thread.
 
     :meth:`crash` drops everything that is not in the log, as SIGKILL does, and starts a new worker. Where an exception
     leaves the worker within its work (Ctrl-C, an error of a report subscriber), the next call does the same: nothing
@@ -70,6 +77,8 @@ class Running:
         self._accepts = accepts or {}
         self._clock = clock or SystemClock()
         self._is_closed = False
+        #: One thread works at a time: an ask works on the thread of its caller.
+        self._ticking = threading.RLock()
         self._lives = 0
         #: Called at each kill point (``bridge.kill_points``) that this worker reaches; a test may raise there.
         self.on_kill_point: Callable[[str], None] | None = None
@@ -83,7 +92,7 @@ class Running:
             system.announce(backend)
             self._catalogue = system.catalogue(backend)
             self.reader: Reader = backend.reader()
-            self.client = Client(system, backend)
+            self.client = Client(system, backend, drive=self._drive)
             self._log, self.loop = self._start()
         except BaseException:
             backend.close()
@@ -115,14 +124,21 @@ class Running:
 
     def tick(self, timeout_s: float = 0.0) -> bool:
         """Run one tick of the loop; return whether anything happened."""
-        if self._is_closed:
-            raise RuntimeError(f"this worker of {self.system.name} was closed: start another one")
-        if self.loop.ticks.is_interrupted:
-            self.crash()
-        if self.on_kill_point is None:
-            return self.loop.tick(timeout_s)
-        with kill_points.observed_by(self._reached):
-            return self.loop.tick(timeout_s)
+        with self._ticking:
+            if self._is_closed:
+                raise RuntimeError(f"this worker of {self.system.name} was closed: start another one")
+            if self.loop.ticks.is_interrupted:
+                self.crash()
+            if self.on_kill_point is None:
+                return self.loop.tick(timeout_s)
+            with kill_points.observed_by(self._reached):
+                return self.loop.tick(timeout_s)
+
+    def _drive(self) -> None:
+        """Run one tick for an ask of ``client``, which waits for its answer."""
+        with self._ticking:
+            if not self._is_closed and not self.tick(self.system.settings.poll_timeout_s):
+                time.sleep(_IDLE_TICK_S)
 
     def run_forever(self) -> None:
         """Work until SIGTERM or Ctrl-C. Log lines of this thread name the command that is in a handler."""
@@ -217,18 +233,20 @@ class Running:
 
     def crash(self) -> None:
         """Drop everything in the worker's memory without leaving the group, and start a new worker."""
-        self.loop.ticks.is_interrupted = True  # If Ctrl-C comes below, the next tick begins here.
-        self._log.abandon()
-        self._log, self.loop = self._start()
+        with self._ticking:
+            self.loop.ticks.is_interrupted = True  # If Ctrl-C comes below, the next tick begins here.
+            self._log.abandon()
+            self._log, self.loop = self._start()
 
     def close(self) -> None:
         """Finish the commits in flight, leave the group and close the log. May be called again after Ctrl-C."""
-        is_first, self._is_closed = not self._is_closed, True
-        if is_first and not self.loop.ticks.is_interrupted:
-            self.loop.drain(self._clock.monotonic_s() + self.system.settings.stop_timeout_s)
-        self._log.close()
-        self._catalogue.close()
-        self.client.close()
+        with self._ticking:
+            is_first, self._is_closed = not self._is_closed, True
+            if is_first and not self.loop.ticks.is_interrupted:
+                self.loop.drain(self._clock.monotonic_s() + self.system.settings.stop_timeout_s)
+            self._log.close()
+            self._catalogue.close()
+            self.client.close()
         self.reader.close()
         self._backend.close()
 

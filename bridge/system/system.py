@@ -6,16 +6,20 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
+from typing import TypeVar
 
 from repertory.bridge import log_lines
 from repertory.bridge.log.connect import connect, read_kafka_config
 from repertory.bridge.log_lines import LOG_DEFAULTS, LogOptions
 from repertory.bridge.node.handle import NodeHandle
 from repertory.bridge.node.publisher import HEARTBEAT_S, Publisher
+from repertory.bridge.system.async_client import AsyncClient
 from repertory.bridge.system.client import Client, check_topics
 from repertory.bridge.system.definition import SystemDefinition
 from repertory.bridge.system.running import Running
 from repertory.bridge.system.target import load_object, target_of
+
+AnyClient = TypeVar("AnyClient", Client, AsyncClient)
 
 logger = logging.getLogger("repertory")
 
@@ -26,8 +30,8 @@ IN_A_NODE = "REPERTORY_IN_A_NODE"
 class ActorSystem(SystemDefinition):
     """A named set of entities. Configure it at import time; ``run``, ``spawn`` or ``start`` it at most once.
 
-    Those three, and ``client``, apply the settings of the environment and of ``./pyproject.toml``, and raise
-    InvalidSetting where one is wrong.
+    Those three, ``client`` and ``async_client`` apply the settings of the environment and of ``./pyproject.toml``, and
+    raise InvalidSetting where one is wrong.
 
     ``shards`` and ``workers`` are the policies of the two levels above the entities: how often a shard (a worker
     process) may fail before its worker (the node) gives up. ``topic_config`` is configuration for the commands topics.
@@ -52,6 +56,13 @@ class ActorSystem(SystemDefinition):
             LogError: the log cannot be used; the message says why.
             ValueError: the system hosts no entity, or the log is ``memory:``, which no other process can reach.
         """
+        return self._client(Client, log, kafka_config)
+
+    def async_client(self, log: str, *, kafka_config: Mapping[str, str] | str | None = None) -> AsyncClient:
+        """Return a client for asyncio; see ``client`` for arguments and errors. The call itself waits for the log."""
+        return self._client(AsyncClient, log, kafka_config)
+
+    def _client(self, kind: type[AnyClient], log: str, kafka_config: Mapping[str, str] | str | None) -> AnyClient:
         self.check()
         if log == "memory:":
             raise ValueError("memory: is for one process: use the client of what start() returns")
@@ -60,7 +71,7 @@ class ActorSystem(SystemDefinition):
         backend = connect(log, system.settings, config)
         try:
             check_topics(system, backend)
-            return Client(system, backend, owns_backend=True)
+            return kind(system, backend, owns_backend=True)
         except BaseException:
             backend.close()
             raise

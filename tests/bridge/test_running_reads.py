@@ -103,7 +103,7 @@ def test_dead_letters_are_values(running: Running) -> None:
     topic = commands_topic(running.system.name, "parcels")
     running.client.tell(Parcels.ship, "o-1", Ship(number=0))
     running.settle()
-    running.client._appender.append([Output(topic, 0, b"\xff", b"\xc1")])
+    running.client._core.appender.append([Output(topic, 0, b"\xff", b"\xc1")])
     running.settle()
     by_key = {letter.key: letter for letter in running.dead_letters()}
     found = by_key.pop("o-1")

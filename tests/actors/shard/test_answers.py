@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from repertory import Command, Context, Directive, Entity, Event, Rejection, Sender, command, event, restart
 from repertory.actors.control import RetryParked
 from repertory.actors.message import ClockAhead, Done, IdConflict, TooOld, Undelivered
-from repertory.actors.shard.answers import WAITING_MAX, Ask
+from repertory.actors.shard.answers import WAITING_MAX
 from repertory.actors.shard.config import Limits
 from repertory.actors.wire import encode
 from repertory.bridge.log.record import Record
@@ -343,7 +343,7 @@ def test_answers_are_kept_for_a_time() -> None:
 def test_an_invalid_id_is_a_dead_letter(header: str) -> None:
     """Its asker is told so; nothing is applied."""
     with pytest.raises(ValueError, match=r"."):
-        Ask.parse(header)
+        ParsedId.parse(header)
     teller = Teller()
     call = teller.ask(Pay(amount=1), header)
     teller.bench.run()

@@ -1,16 +1,24 @@
 """An application for type checkers: each line with an ``error`` comment must be an error, and no other line may be."""
 
-from typing import Self, assert_type
+from typing import Any, Self, assert_type
 
 from repertory import (
     ActorSystem,
+    AskId,
+    AskResult,
+    AsyncClient,
     Backoff,
+    ClockAhead,
     Command,
+    CommandHandler,
     Context,
     Directive,
+    Done,
     Entity,
     Event,
+    IdConflict,
     Rejection,
+    Undelivered,
     command,
     event,
     restart,
@@ -113,6 +121,89 @@ def client_sends(client: Client) -> None:
     client.tell(Account.withdraw, "k", InsufficientFunds(balance=1))  # error: misc
     client.tell(Account.deposited, "k", Deposit(amount=1))  # error: arg-type
     client.tell(Account.deposit, 5, Deposit(amount=1))  # error: arg-type
+
+
+class Close(Command):
+    """Say nothing."""
+
+
+class Split(Command):
+    """Pay out twice."""
+
+
+class Refund(Command):
+    """Pay back, or refuse."""
+
+
+class Ledger(Entity):
+    """Returns what a journaled entity can return."""
+
+    @command
+    def close(self, cmd: Close) -> None:
+        return None
+
+    @command
+    def deposit(self, cmd: Deposit) -> Deposited | InsufficientFunds | None:
+        return None
+
+    @command
+    def split(self, cmd: Split) -> tuple[Deposited, Withdrawn]:
+        return (Deposited(amount=1), Withdrawn(amount=1))
+
+    @command
+    def refund(self, cmd: Refund) -> InsufficientFunds | tuple[Deposited, ...]:
+        return ()
+
+    @event
+    def deposited(self, evt: Deposited) -> Self:
+        return self
+
+    @event
+    def withdrawn(self, evt: Withdrawn) -> Self:
+        return self
+
+
+class Counter(Entity):
+    """Returns what a stateful entity can return."""
+
+    @command
+    def deposit(self, cmd: Deposit) -> Self:
+        return self
+
+    @command
+    def withdraw(self, cmd: Withdraw) -> Self | InsufficientFunds:
+        return self
+
+
+NotApplied = Undelivered | IdConflict | ClockAhead
+
+
+def client_asks(client: Client, ask_id: AskId, some: CommandHandler[Any, Any, Any]) -> None:
+    assert_type(client.ask(Account.deposit, "k", Deposit(amount=1)), Deposited | NotApplied)
+    assert_type(client.ask(Account.withdraw, "k", Withdraw(amount=1)), Withdrawn | InsufficientFunds | NotApplied)
+    assert_type(client.ask(Ledger.close, "k", Close()), Done | NotApplied)
+    assert_type(client.ask(Ledger.deposit, "k", Deposit(amount=1)), Deposited | InsufficientFunds | Done | NotApplied)
+    assert_type(client.ask(Ledger.split, "k", Split()), Withdrawn | NotApplied)
+    assert_type(client.ask(Ledger.refund, "k", Refund()), InsufficientFunds | Deposited | Done | NotApplied)
+    assert_type(client.ask(Counter.deposit, "k", Deposit(amount=1)), Done | NotApplied)
+    assert_type(client.ask(Counter.withdraw, "k", Withdraw(amount=1)), InsufficientFunds | Done | NotApplied)
+    result = client.ask_result(Account.deposit, "k", Deposit(amount=1), timeout_s=1, id=ask_id)
+    assert_type(result, AskResult[Deposited | NotApplied])
+    client.ask(some, "k", Deposit(amount=1), repeat=False)
+    client.ask(Account.withdraw, "k", Deposit(amount=1))  # error: misc
+    client.ask(Account.deposited, "k", Deposit(amount=1))  # error: call-overload
+    client.ask(Account.deposit, "k", Deposit(amount=1), id="order-17")  # error: call-overload
+    client.ask(Account.deposit, "k", Deposit(amount=1), timeout=1)  # error: call-overload
+
+
+async def tasks_ask(client: AsyncClient) -> None:
+    assert_type(await client.ask(Account.deposit, "k", Deposit(amount=1)), Deposited | NotApplied)
+    assert_type(
+        await client.ask_result(Account.withdraw, "k", Withdraw(amount=1)),
+        AskResult[Withdrawn | InsufficientFunds | NotApplied],
+    )
+    assert_type(await client.tell(Account.deposit, "k", Deposit(amount=1)), str)
+    await client.ask(Account.withdraw, "k", Deposit(amount=1))  # error: misc
 
 
 def context_sends(ctx: _Context) -> None:

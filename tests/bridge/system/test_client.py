@@ -186,7 +186,7 @@ def test_a_closed_client_says_so(system: ActorSystem, url: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_client_does_not_survive_a_fork(client: Client) -> None:
     """In a forked process a tell is ClientClosed at once: Kafka's threads are not there, and a lock may be held."""
-    with client._lock:
+    with client._core.lock:
         pid = os.fork()
         if pid == 0:
             code = 1
@@ -332,7 +332,7 @@ def test_a_busy_file_is_unavailable(path: Path, sqlite_client: Client) -> None:
 
 def test_a_full_disk_is_unavailable(sqlite_client: Client) -> None:
     """A disk that is full: LogUnavailable, and the next call may succeed."""
-    store = sqlite_client._appender._store  # type: ignore[attr-defined]
+    store = sqlite_client._core.appender._store  # type: ignore[attr-defined]
     pages = store.rows("PRAGMA page_count")[0][0]
     store.rows(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(LogUnavailable, match="disk is full"):
@@ -343,14 +343,14 @@ def test_a_full_disk_is_unavailable(sqlite_client: Client) -> None:
 
 def test_a_file_that_may_only_be_read_is_unavailable(sqlite_client: Client) -> None:
     """A file that may not be written: LogUnavailable."""
-    sqlite_client._appender._store.rows("PRAGMA query_only = 1")  # type: ignore[attr-defined]
+    sqlite_client._core.appender._store.rows("PRAGMA query_only = 1")  # type: ignore[attr-defined]
     with pytest.raises(LogUnavailable, match="cannot be opened for writing"):
         told(sqlite_client)
 
 
 def test_a_record_that_the_file_cannot_hold_is_refused(sqlite_client: Client) -> None:
     """SQLite's own limit for a row: Refused, and smaller ones are taken."""
-    connection = sqlite_client._appender._store.connection()  # type: ignore[attr-defined]
+    connection = sqlite_client._core.appender._store.connection()  # type: ignore[attr-defined]
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 4_000)
     with pytest.raises(Refused, match="takes no record of that size"):
         told(sqlite_client)

@@ -240,7 +240,7 @@ def test_a_system_that_starts_takes_them(tmp_path: Path, monkeypatch: pytest.Mon
         expected = Settings(deaths_max=2, input_bytes_max=50)
         assert running.system.settings == expected
         with system.client("sqlite:idle.db") as client:
-            assert client._system.settings == expected
+            assert client._core.system.settings == expected
     assert system.settings == Settings(deaths_max=9)
 
 

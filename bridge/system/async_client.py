@@ -1,0 +1,92 @@
+"""``AsyncClient``: the client for asyncio. It waits for the log in threads of its own, never in the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import closing, suppress
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from repertory.actors.handler import CommandHandler
+from repertory.actors.message import Command, Message
+from repertory.bridge.log.errors import OutcomeUnknown
+from repertory.bridge.log.port import Backend
+from repertory.bridge.system.ask import AskOptions, AskResult
+from repertory.bridge.system.asking import AsyncAsking
+from repertory.bridge.system.client_core import ClientCore, Told
+from repertory.bridge.system.definition import SystemDefinition
+
+C = TypeVar("C", bound=Command)
+
+
+class AsyncClient(AsyncAsking):
+    """Sends commands. Tasks of any event loop may use it, in any thread. Close it, or use ``async with``.
+
+    ``system.async_client(URL)`` makes one. That call waits for the log, so make it before the event loop runs, or with
+    ``asyncio.to_thread``. As with ``Client``, none survives a fork.
+    """
+
+    def __init__(self, system: SystemDefinition, backend: Backend, *, owns_backend: bool = False) -> None:
+        """``owns_backend``: ``close`` closes the backend too."""
+        self._core = ClientCore(system, backend, owns_backend=owns_backend, drive=None)
+
+    async def tell(self, handler: CommandHandler[Any, C, Any], key: str, message: C) -> str:
+        """Append a command durably and return its message id; raises what ``Client.tell`` does.
+
+        A task that is cancelled meanwhile may have appended it.
+        """
+        return (await self.tell_all([(handler, key, message)]))[0]
+
+    async def tell_all(self, commands: Iterable[Told]) -> list[str]:
+        """Append many commands at once, and keep their order per key; raises what ``Client.tell_all`` does."""
+        message_ids, outputs = self._core.told(commands)
+        sent = self._core.submit(outputs)
+        await _first_done([sent], None)
+        try:
+            sent.result()
+        except OutcomeUnknown as error:  # Appended together with those of other tasks.
+            raise OutcomeUnknown(str(error), message_ids[0] if message_ids else None) from error
+        return message_ids
+
+    async def _asked(
+        self, handler: CommandHandler[Any, Any, Any], key: str, message: Command, options: AskOptions
+    ) -> AskResult[Message]:
+        ask = self._core.ask(handler, key, message, options)
+        with closing(self._core.steps(ask)) as steps:
+            for futures, timeout_s in steps:
+                await _first_done(futures, timeout_s)
+        return ask.answer.result()
+
+    async def close(self) -> None:
+        """Close the connection to the log, after the appends of other tasks. Later calls raise ClientClosed.
+
+        An ask that waits for its answer in another task raises OutcomeUnknown at once.
+        """
+        self._core.fail_asks()
+        await asyncio.to_thread(self._core.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+async def _first_done(futures: Sequence[Future[Any]], timeout_s: float | None) -> None:
+    """Wait until one of the futures is done, for ``timeout_s`` at most. Other threads wake this task in its loop."""
+    loop = asyncio.get_running_loop()
+    woken = asyncio.Event()
+
+    def wake(_: Future[Any]) -> None:
+        with suppress(RuntimeError):  # The loop is closed, and nobody waits.
+            loop.call_soon_threadsafe(woken.set)
+
+    for future in futures:
+        future.add_done_callback(wake)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await woken.wait()
