@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from repertory import Command, Context, Directive, Entity, Event, Rejection, Sender, command, event, restart
 from repertory.actors.control import RetryParked
 from repertory.actors.message import ClockAhead, Done, IdConflict, TooOld, Undelivered
-from repertory.actors.shard.answers import WAITING_MAX
+from repertory.actors.shard.answers import WAITING_MAX, ParsedId
 from repertory.actors.shard.config import Limits
 from repertory.actors.wire import encode
 from repertory.bridge.log.record import Record
