@@ -11,6 +11,7 @@ import threading
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from repertory.actors.handler import CommandHandler
@@ -20,7 +21,7 @@ from repertory.actors.placement import checked_key, partition_of
 from repertory.actors.wire import DecodeError, MessageDecoder, encode
 from repertory.bridge import topics
 from repertory.bridge.log.clock import SystemClock
-from repertory.bridge.log.errors import ClientClosed, OutcomeUnknown, Refused
+from repertory.bridge.log.errors import ClientClosed, LogError, OutcomeUnknown, Refused
 from repertory.bridge.log.port import Backend
 from repertory.bridge.log.record import Output
 from repertory.bridge.system.appends import AppendThread
@@ -140,7 +141,8 @@ class ClientCore:
         until_s = self._clock.monotonic_s() + timeout_s
         while not any(future.done() for future in futures):
             self._drive()
-            self._polled.poll()
+            with suppress(LogError):  # The answer may be read the next time.
+                self._polled.poll()
             if self._clock.monotonic_s() >= until_s:
                 return
 

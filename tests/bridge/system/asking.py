@@ -28,7 +28,7 @@ from repertory.bridge.system.definition import SystemDefinition
 from repertory.bridge.topics import commands_topic
 
 
-class Note(Command):
+class Write(Command):
     """Write something down."""
 
     text: str
@@ -52,7 +52,7 @@ class Copy(Command):
     text: str
 
 
-class Noted(Event):
+class Written(Event):
     """Something is written down."""
 
     text: str
@@ -74,9 +74,9 @@ class Notebook(Entity):
     texts: tuple[str, ...] = ()
 
     @command
-    def note(self, cmd: Note) -> Noted:
+    def note(self, cmd: Write) -> Written:
         """Write down."""
-        return Noted(text=cmd.text)
+        return Written(text=cmd.text)
 
     @command
     def erase(self, _cmd: Erase) -> Erased | NothingThere:
@@ -88,17 +88,17 @@ class Notebook(Entity):
         """Look."""
 
     @command
-    def fail(self, _cmd: Fail) -> Noted:
+    def fail(self, _cmd: Fail) -> Written:
         """Fail."""
         raise ValueError("torn")
 
     @command
-    def copy(self, cmd: Copy) -> tuple[Noted, ...]:
+    def copy(self, cmd: Copy) -> tuple[Written, ...]:
         """Write down twice."""
-        return (Noted(text=cmd.text), Noted(text=cmd.text.upper()))
+        return (Written(text=cmd.text), Written(text=cmd.text.upper()))
 
     @event
-    def noted(self, evt: Noted) -> Self:
+    def noted(self, evt: Written) -> Self:
         """Keep it."""
         return self.replace(texts=(*self.texts, evt.text))
 
@@ -108,7 +108,7 @@ class Notebook(Entity):
         return self.replace(texts=self.texts[:-1])
 
 
-class Add(Command):
+class Increase(Command):
     """Count."""
 
     number: int
@@ -118,13 +118,13 @@ class Full(Rejection):
     """Counts no further."""
 
 
-class Counter(Entity):
+class Meter(Entity):
     """A stateful entity: it answers with its next state."""
 
     total: int = 0
 
     @command
-    def add(self, cmd: Add) -> Self | Full:
+    def add(self, cmd: Increase) -> Self | Full:
         """Count."""
         return Full() if self.total + cmd.number > 10 else self.replace(total=self.total + cmd.number)
 
@@ -141,7 +141,7 @@ def made() -> ActorSystem:
     """Return a system with a name of its own: the tests share one Kafka."""
     system = ActorSystem(f"asked-{uuid.uuid4().hex[:12]}", settings=Settings(input_bytes_max=10_000))
     system.host(Notebook, partitions=2, supervise=restart(on={ValueError: Directive.RESUME}))
-    system.host(Counter, partitions=1)
+    system.host(Meter, partitions=1)
     return system
 
 

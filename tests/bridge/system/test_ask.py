@@ -40,20 +40,20 @@ from repertory.bridge.system.appends import AppendThread
 from repertory.bridge.system.client_core import uuid7
 from repertory.bridge.system.replies import FollowedReplies
 from tests.bridge.system.asking import (
-    Add,
     Copy,
-    Counter,
     Erase,
     Erased,
     Fail,
     Full,
+    Increase,
     Look,
-    Note,
+    Meter,
     Notebook,
-    Noted,
     NothingThere,
     Played,
     Stranger,
+    Write,
+    Written,
     commands,
     made,
     reply,
@@ -137,17 +137,17 @@ def test_answers_of_every_kind(running: Running) -> None:
     """An ask returns the event, the last of a tuple, the rejection, Done, or Undelivered, while it drives the loop."""
     ask = running.client.ask
     assert ask(Notebook.erase, "k", Erase()) == NothingThere(key="k")
-    assert ask(Notebook.note, "k", Note(text="x")) == Noted(text="x")
+    assert ask(Notebook.note, "k", Write(text="x")) == Written(text="x")
     assert ask(Notebook.erase, "k", Erase()) == Erased()
     assert ask(Notebook.look, "k", Look()) == Done()
-    assert ask(Notebook.copy, "k", Copy(text="x")) == Noted(text="X")
+    assert ask(Notebook.copy, "k", Copy(text="x")) == Written(text="X")
     undelivered = ask(Notebook.fail, "k", Fail())
     assert isinstance(undelivered, Undelivered)
     assert "torn" in undelivered.reason
-    assert ask(Counter.add, "c", Add(number=10)) == Done()
-    assert ask(Counter.add, "c", Add(number=1)) == Full()
-    assert ask(Notebook.note, "k", Note(text="y"), repeat=False) == Noted(text="y")
-    assert ask(Notebook.note, "k", Note(text="z"), id=own(), timeout_s=120) == Noted(text="z")
+    assert ask(Meter.add, "c", Increase(number=10)) == Done()
+    assert ask(Meter.add, "c", Increase(number=1)) == Full()
+    assert ask(Notebook.note, "k", Write(text="y"), repeat=False) == Written(text="y")
+    assert ask(Notebook.note, "k", Write(text="z"), id=own(), timeout_s=120) == Written(text="z")
     running.settle()
     assert running.state(Notebook, "k") == Notebook(texts=("x", "X", "y", "z"))
 
@@ -161,7 +161,7 @@ def test_a_client_of_its_own(system: ActorSystem, url: str, kind: str) -> None:
 
     async def both() -> list[object]:
         async with system.async_client(url) as client:
-            await client.tell(Notebook.note, "k", Note(text="x"))
+            await client.tell(Notebook.note, "k", Write(text="x"))
             return [
                 await client.ask(Notebook.erase, "k", Erase()),
                 await client.ask_result(Notebook.erase, "k", Erase()),
@@ -169,7 +169,7 @@ def test_a_client_of_its_own(system: ActorSystem, url: str, kind: str) -> None:
 
     with working(system, url):
         with system.client(url) as client:
-            assert client.ask(Notebook.note, "k", Note(text="y")) == Noted(text="y")
+            assert client.ask(Notebook.note, "k", Write(text="y")) == Written(text="y")
             assert client.ask_result(Notebook.look, "k", Look()).value == Done()
         value, result = asyncio.run(both())
     assert value == Erased()
@@ -184,10 +184,10 @@ def test_threads_ask_at_once(system: ActorSystem, backend: Backend) -> None:
     with Running(system, backend) as running, Client(system, backend) as client:
         outcomes = in_threads(
             MANY,
-            lambda number: client.ask(Notebook.note, f"k-{number % 7}", Note(text=f"{number}"), timeout_s=LONG_S),
+            lambda number: client.ask(Notebook.note, f"k-{number % 7}", Write(text=f"{number}"), timeout_s=LONG_S),
             lambda: running.tick(0.01),
         )
-        assert outcomes == [Noted(text=f"{number}") for number in range(MANY)]
+        assert outcomes == [Written(text=f"{number}") for number in range(MANY)]
 
 
 def test_threads_ask_a_running_at_once(running: Running) -> None:
@@ -195,12 +195,12 @@ def test_threads_ask_a_running_at_once(running: Running) -> None:
     outcomes = in_threads(
         8,
         lambda number: [
-            running.client.ask(Notebook.note, f"k-{number}", Note(text=f"{number}/{index}"), timeout_s=LONG_S)
+            running.client.ask(Notebook.note, f"k-{number}", Write(text=f"{number}/{index}"), timeout_s=LONG_S)
             for index in range(5)
         ],
         lambda: None,
     )
-    assert outcomes == [[Noted(text=f"{number}/{index}") for index in range(5)] for number in range(8)]
+    assert outcomes == [[Written(text=f"{number}/{index}") for index in range(5)] for number in range(8)]
 
 
 def test_tasks_ask_at_once(system: ActorSystem, backend: Backend) -> None:
@@ -211,13 +211,13 @@ def test_tasks_ask_at_once(system: ActorSystem, backend: Backend) -> None:
         async def ask_all(by: int) -> list[Message]:
             return await asyncio.gather(
                 *(
-                    client.ask(Notebook.note, f"k-{number % 7}", Note(text=f"{by}/{number}"), timeout_s=LONG_S)
+                    client.ask(Notebook.note, f"k-{number % 7}", Write(text=f"{by}/{number}"), timeout_s=LONG_S)
                     for number in range(MANY)
                 )
             )
 
         outcomes = in_threads(2, lambda by: asyncio.run(ask_all(by)), lambda: running.tick(0.01))
-        assert outcomes == [[Noted(text=f"{by}/{number}") for number in range(MANY)] for by in range(2)]
+        assert outcomes == [[Written(text=f"{by}/{number}") for number in range(MANY)] for by in range(2)]
         asyncio.run(client.close())
 
 
@@ -233,48 +233,48 @@ def test_the_end_of_the_replies_is_known_before_the_command_is_sent(client: Clie
 
     def on_append(outputs: Sequence[Output]) -> tuple[list[Output], None]:
         appended.set()
-        return answering(Noted(text="x"))(outputs)
+        return answering(Written(text="x"))(outputs)
 
     played.on_append = on_append
     played.on_bounds = lambda: were_early.append(appended.wait(0.2))
     for _ in range(3):
-        assert client.ask(Notebook.note, "k", Note(text="x"), repeat=False, timeout_s=LONG_S) == Noted(text="x")
+        assert client.ask(Notebook.note, "k", Write(text="x"), repeat=False, timeout_s=LONG_S) == Written(text="x")
     assert were_early == [False]
 
 
 def test_a_client_that_is_mostly_idle(system: ActorSystem, played: Played) -> None:
     """Its threads end when there is nothing to do, at whatever moment, and the next ask starts others."""
-    played.on_append = answering(Noted(text="x"))
+    played.on_append = answering(Written(text="x"))
     replies = FollowedReplies(played.reader, system.name, idle_s=0.0)
     with Client(system, played) as client:
         client._core._replies = replies
         client._core._appends = AppendThread(client._core.append, "appends", idle_s=0.0)
         for number in range(30):
-            assert client.ask(Notebook.note, "k", Note(text=f"{number}"), timeout_s=LONG_S) == Noted(text="x")
+            assert client.ask(Notebook.note, "k", Write(text=f"{number}"), timeout_s=LONG_S) == Written(text="x")
 
 
 @pytest.mark.parametrize("answer", [IdConflict(), ClockAhead(), Undelivered(reason="dropped"), Done(), Erased()])
 def test_answers_that_are_not_the_handlers_own(client: Client, played: Played, answer: Message) -> None:
     """The table of answers answers too, and a kept sender may be answered by another handler of the entity."""
     played.on_append = answering(answer)
-    assert client.ask(Notebook.note, "k", Note(text="x"), timeout_s=LONG_S) == answer
+    assert client.ask(Notebook.note, "k", Write(text="x"), timeout_s=LONG_S) == answer
 
 
 def test_the_position_and_the_repetition_of_an_answer(client: Client, played: Played) -> None:
     """``ask_result`` says up to where the shard had come, and whether the answer had been given before."""
     headers = ((AGAIN, b"1"), (POSITION, b"notebook/1/17"))
-    played.on_append = lambda outputs: ([*outputs, reply(outputs[0], Noted(text="x"), headers=headers)], None)
-    result = client.ask_result(Notebook.note, "k", Note(text="x"), timeout_s=LONG_S)
-    assert result == AskResult(Noted(text="x"), Position("notebook", 1, 17), again=True)
+    played.on_append = lambda outputs: ([*outputs, reply(outputs[0], Written(text="x"), headers=headers)], None)
+    result = client.ask_result(Notebook.note, "k", Write(text="x"), timeout_s=LONG_S)
+    assert result == AskResult(Written(text="x"), Position("notebook", 1, 17), again=True)
     headers = ((AGAIN, b"0"), (POSITION, b"\xff"))
-    assert client.ask_result(Notebook.note, "k", Note(text="x"), timeout_s=LONG_S) == AskResult(Noted(text="x"))
+    assert client.ask_result(Notebook.note, "k", Write(text="x"), timeout_s=LONG_S) == AskResult(Written(text="x"))
 
 
 def test_what_is_no_reply_is_ignored(client: Client, played: Played) -> None:
     """Replies of other clients on the same partition, and garbage that anybody may write there, answer nothing."""
 
     def noisy(outputs: Sequence[Output]) -> tuple[list[Output], None]:
-        wrong = Noted(text="wrong")
+        wrong = Written(text="wrong")
         first = reply(outputs[0], wrong)
         return [
             *outputs,
@@ -284,21 +284,21 @@ def test_what_is_no_reply_is_ignored(client: Client, played: Played) -> None:
             reply(outputs[0], b"garbage"),
             reply(outputs[0], b""),
             reply(outputs[0], None),
-            reply(outputs[0], Note(text="a command")),
-            reply(outputs[0], Noted(text="right")),
+            reply(outputs[0], Write(text="a command")),
+            reply(outputs[0], Written(text="right")),
             reply(outputs[0], wrong),
         ], None
 
     played.on_append = noisy
     for _ in range(2):
-        assert client.ask(Notebook.note, "k", Note(text="x"), timeout_s=LONG_S) == Noted(text="right")
+        assert client.ask(Notebook.note, "k", Write(text="x"), timeout_s=LONG_S) == Written(text="right")
 
 
 def test_a_reply_that_cannot_be_read_is_named(client: Client, played: Played) -> None:
     """Where only garbage answers, the error at the deadline says so."""
     played.on_append = lambda outputs: ([*outputs, reply(outputs[0], b"garbage")], None)
     with pytest.raises(OutcomeUnknown, match=r"the reply .*replies/\d@\d+ cannot be read"):
-        client.ask(Notebook.note, "k", Note(text="x"), timeout_s=SHORT_S)
+        client.ask(Notebook.note, "k", Write(text="x"), timeout_s=SHORT_S)
 
 
 # --- what is sent ---------------------------------------------------------------------------------------------
@@ -306,10 +306,10 @@ def test_a_reply_that_cannot_be_read_is_named(client: Client, played: Played) ->
 
 def test_the_headers_of_an_ask(client: Client, played: Played, reader: Reader, system: ActorSystem) -> None:
     """An ask carries its message id, its own correlation id, the partition of its replies, and its id."""
-    played.on_append = answering(Noted(text="x"))
+    played.on_append = answering(Written(text="x"))
     ask_id = own("a/b")
     for options in ({"id": ask_id}, {}, {"repeat": False}):
-        client.ask(Notebook.note, "k", Note(text="x"), timeout_s=LONG_S, **options)
+        client.ask(Notebook.note, "k", Write(text="x"), timeout_s=LONG_S, **options)
     first, second, third = (dict(record.headers) for record in commands(reader, system))
     assert set(first) == set(second) == {MESSAGE_ID, CORRELATION_ID, REPLY_TO, ASK_ID}
     assert set(third) == {MESSAGE_ID, CORRELATION_ID, REPLY_TO}
@@ -338,7 +338,7 @@ def unknown(played: Played, appends: int) -> list[Sequence[Output]]:
         tried.append(outputs)
         if len(tried) <= appends:
             return [], OutcomeUnknown("the connection broke")
-        return answering(Noted(text="x"))(outputs)
+        return answering(Written(text="x"))(outputs)
 
     played.on_append = on_append
     return tried
@@ -348,7 +348,7 @@ def unknown(played: Played, appends: int) -> list[Sequence[Output]]:
 def test_an_append_of_unknown_outcome_is_repeated(client: Client, played: Played, options: dict[str, Any]) -> None:
     """The client sends the same command again, headers included, until it knows the outcome."""
     tried = unknown(played, 3)
-    assert client.ask(Notebook.note, "k", Note(text="x"), timeout_s=LONG_S, **options) == Noted(text="x")
+    assert client.ask(Notebook.note, "k", Write(text="x"), timeout_s=LONG_S, **options) == Written(text="x")
     assert len(tried) == 4
     assert all(outputs == tried[0] for outputs in tried)
 
@@ -357,7 +357,7 @@ def test_without_an_id_nothing_is_repeated(client: Client, played: Played) -> No
     """With ``repeat=False`` the command is sent once, whatever becomes of it: the caller decides."""
     tried = unknown(played, 1)
     with pytest.raises(OutcomeUnknown, match=r"no answer came within 0\.3 s \(the connection broke\)") as raised:
-        client.ask(Notebook.note, "k", Note(text="x"), timeout_s=SHORT_S, repeat=False)
+        client.ask(Notebook.note, "k", Write(text="x"), timeout_s=SHORT_S, repeat=False)
     assert len(tried) == 1
     assert raised.value.id is None
     assert raised.value.message_id == dict(tried[0][0].headers)[MESSAGE_ID].decode()
@@ -369,10 +369,10 @@ def test_a_missing_answer_is_asked_for_again(client: Client, played: Played) -> 
 
     def on_append(outputs: Sequence[Output]) -> tuple[list[Output], None]:
         tried.append(outputs)
-        return answering(*[Noted(text="x")] * (len(tried) - 1))(outputs)
+        return answering(*[Written(text="x")] * (len(tried) - 1))(outputs)
 
     played.on_append = on_append
-    assert client.ask(Notebook.note, "k", Note(text="x"), timeout_s=1.0) == Noted(text="x")
+    assert client.ask(Notebook.note, "k", Write(text="x"), timeout_s=1.0) == Written(text="x")
     assert tried[0] == tried[1]
 
 
@@ -381,7 +381,7 @@ def test_what_is_not_in_the_log_is_said_at_once(client: Client, played: Played, 
     """Where nothing was appended, the ask raises what ``tell`` raises, and does not wait."""
     played.on_append = lambda _outputs: ([], error)
     with pytest.raises(type(error), match=str(error)):
-        client.ask(Notebook.note, "k", Note(text="x"), timeout_s=LONG_S)
+        client.ask(Notebook.note, "k", Write(text="x"), timeout_s=LONG_S)
 
 
 def test_a_refusal_after_an_unknown_outcome_is_no_refusal(client: Client, played: Played) -> None:
@@ -389,7 +389,7 @@ def test_a_refusal_after_an_unknown_outcome_is_no_refusal(client: Client, played
     errors: list[LogError] = [OutcomeUnknown("it broke"), LogUnavailable("out of reach"), Refused("too large")]
     played.on_append = lambda _outputs: ([], errors.pop(0))
     with pytest.raises(OutcomeUnknown, match="too large"):
-        client.ask(Notebook.note, "k", Note(text="x"), timeout_s=1.0)
+        client.ask(Notebook.note, "k", Write(text="x"), timeout_s=1.0)
     assert errors == []
 
 
@@ -399,13 +399,13 @@ def test_one_refused_command_of_many_tasks(system: ActorSystem, played: Played) 
     def on_append(outputs: Sequence[Output]) -> tuple[list[Output], LogError | None]:
         if any(b"bad" in (output.value or b"") for output in outputs):
             return [], Refused("too large")
-        return [*outputs, *(reply(output, Noted(text="x")) for output in outputs)], None
+        return [*outputs, *(reply(output, Written(text="x")) for output in outputs)], None
 
     async def ask_all() -> list[object]:
         async with AsyncClient(system, played) as client:
             return await asyncio.gather(
                 *(
-                    client.ask(Notebook.note, "k", Note(text="bad" if number % 10 == 3 else "x"), timeout_s=LONG_S)
+                    client.ask(Notebook.note, "k", Write(text="bad" if number % 10 == 3 else "x"), timeout_s=LONG_S)
                     for number in range(30)
                 ),
                 return_exceptions=True,
@@ -417,7 +417,7 @@ def test_one_refused_command_of_many_tasks(system: ActorSystem, played: Played) 
         if number % 10 == 3:
             assert isinstance(outcome, Refused)
         else:
-            assert outcome == Noted(text="x")
+            assert outcome == Written(text="x")
 
 
 # --- without an answer ----------------------------------------------------------------------------------------
@@ -429,7 +429,7 @@ def test_no_worker_is_running(system: ActorSystem, played: Played, client: Clien
     with pytest.raises(
         OutcomeUnknown, match=r"Notebook\.note of 'k' may be applied.*'order-17'.*at most once"
     ) as raised:
-        client.ask(Notebook.note, "k", Note(text="x"), timeout_s=SHORT_S, id=ask_id)
+        client.ask(Notebook.note, "k", Write(text="x"), timeout_s=SHORT_S, id=ask_id)
     assert raised.value.id == ask_id
     with pytest.raises(OutcomeUnknown, match="read the state before asking again") as raised:
         client.ask(Notebook.look, "k", Look(), timeout_s=SHORT_S)
@@ -438,10 +438,10 @@ def test_no_worker_is_running(system: ActorSystem, played: Played, client: Clien
     with Running(system, played.inner) as running:
         outcomes = in_threads(
             1,
-            lambda _: client.ask(Notebook.note, "k", Note(text="x"), timeout_s=LONG_S, id=ask_id),
+            lambda _: client.ask(Notebook.note, "k", Write(text="x"), timeout_s=LONG_S, id=ask_id),
             lambda: running.tick(0.01),
         )
-        assert outcomes == [Noted(text="x")]
+        assert outcomes == [Written(text="x")]
         state = running.state(Notebook, "k")
         assert state is not None
         assert set(state.texts) == {"x"}
@@ -459,10 +459,10 @@ def test_an_append_that_hangs(client: Client, played: Played, reader: Reader, sy
     played.on_append = on_append
     try:
         with pytest.raises(OutcomeUnknown, match=r"Notebook\.note of 'k' may be applied, now or later"):
-            client.ask(Notebook.note, "k", Note(text="first"), timeout_s=SHORT_S)
+            client.ask(Notebook.note, "k", Write(text="first"), timeout_s=SHORT_S)
         assert begun.is_set()
         with pytest.raises(LogUnavailable, match=r"nothing was appended: .* had 0\.3 s, and the log did not take it"):
-            client.ask(Notebook.note, "k", Note(text="second"), timeout_s=SHORT_S)
+            client.ask(Notebook.note, "k", Write(text="second"), timeout_s=SHORT_S)
     finally:
         going_on.set()
     client.close()
@@ -475,7 +475,7 @@ def test_an_id_that_is_too_old(client: Client, played: Played) -> None:
     played.on_append = answering(TooOld(reason="evicted"))
     ask_id = own()
     with pytest.raises(OutcomeUnknown, match="its id is too old for the shard to remember it: evicted") as raised:
-        client.ask(Notebook.note, "k", Note(text="x"), timeout_s=LONG_S, id=ask_id)
+        client.ask(Notebook.note, "k", Write(text="x"), timeout_s=LONG_S, id=ask_id)
     assert raised.value.id == ask_id
 
 
@@ -493,7 +493,7 @@ def test_a_client_that_is_closed_with_open_asks(system: ActorSystem, played: Pla
             closed = True
 
     outcomes = in_threads(
-        5, lambda number: client.ask(Notebook.note, "k", Note(text="x"), timeout_s=LONG_S, id=ids[number]), close
+        5, lambda number: client.ask(Notebook.note, "k", Write(text="x"), timeout_s=LONG_S, id=ids[number]), close
     )
     for outcome, ask_id in zip(outcomes, ids, strict=True):
         assert isinstance(outcome, OutcomeUnknown)
@@ -501,7 +501,7 @@ def test_a_client_that_is_closed_with_open_asks(system: ActorSystem, played: Pla
         assert "its client was closed" in str(outcome)
     client.close()
     with pytest.raises(ClientClosed, match="is closed"):
-        client.ask(Notebook.note, "k", Note(text="x"))
+        client.ask(Notebook.note, "k", Write(text="x"))
 
 
 def test_an_async_client_that_is_closed_with_open_asks(system: ActorSystem, played: Played) -> None:
@@ -512,11 +512,11 @@ def test_an_async_client_that_is_closed_with_open_asks(system: ActorSystem, play
         sent = asyncio.Event()
         loop = asyncio.get_running_loop()
         played.on_append = lambda outputs: (loop.call_soon_threadsafe(sent.set), (outputs, None))[1]
-        task = asyncio.create_task(client.ask(Notebook.note, "k", Note(text="x"), timeout_s=LONG_S))
+        task = asyncio.create_task(client.ask(Notebook.note, "k", Write(text="x"), timeout_s=LONG_S))
         await sent.wait()
         await client.close()
-        outcomes = await asyncio.gather(task, client.ask(Notebook.note, "k", Note(text="x")), return_exceptions=True)
-        outcomes += await asyncio.gather(client.tell(Notebook.note, "k", Note(text="x")), return_exceptions=True)
+        outcomes = await asyncio.gather(task, client.ask(Notebook.note, "k", Write(text="x")), return_exceptions=True)
+        outcomes += await asyncio.gather(client.tell(Notebook.note, "k", Write(text="x")), return_exceptions=True)
         return outcomes
 
     first, second, third = asyncio.run(main())
@@ -533,15 +533,15 @@ def test_a_task_that_is_cancelled(system: ActorSystem, played: Played) -> None:
             sent = asyncio.Event()
             loop = asyncio.get_running_loop()
             played.on_append = lambda outputs: (loop.call_soon_threadsafe(sent.set), (outputs, None))[1]
-            task = asyncio.create_task(client.ask(Notebook.note, "k", Note(text="x"), timeout_s=LONG_S))
+            task = asyncio.create_task(client.ask(Notebook.note, "k", Write(text="x"), timeout_s=LONG_S))
             await sent.wait()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            played.on_append = answering(Noted(text="y"))
-            return await client.ask(Notebook.note, "k", Note(text="y"), timeout_s=LONG_S)
+            played.on_append = answering(Written(text="y"))
+            return await client.ask(Notebook.note, "k", Write(text="y"), timeout_s=LONG_S)
 
-    assert asyncio.run(main()) == Noted(text="y")
+    assert asyncio.run(main()) == Written(text="y")
 
 
 def test_a_running_that_is_closed_with_open_asks(running: Running) -> None:
@@ -552,7 +552,7 @@ def test_a_running_that_is_closed_with_open_asks(running: Running) -> None:
     def ask(number: int) -> Message:
         seen.release()
         while True:
-            running.client.ask(Notebook.note, f"k-{number}", Note(text="x"), timeout_s=LONG_S)
+            running.client.ask(Notebook.note, f"k-{number}", Write(text="x"), timeout_s=LONG_S)
 
     def close() -> None:
         if seen.acquire(blocking=False):
@@ -565,13 +565,13 @@ def test_a_running_that_is_closed_with_open_asks(running: Running) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_client_does_not_survive_a_fork(client: Client, played: Played) -> None:
     """In a forked process an ask is ClientClosed at once: the thread that reads replies is not there."""
-    played.on_append = answering(Noted(text="x"))
-    client.ask(Notebook.note, "k", Note(text="x"), timeout_s=LONG_S)
+    played.on_append = answering(Written(text="x"))
+    client.ask(Notebook.note, "k", Write(text="x"), timeout_s=LONG_S)
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            client.ask(Notebook.note, "k", Note(text="child"))
+            client.ask(Notebook.note, "k", Write(text="child"))
         except ClientClosed as error:
             code = 0 if "system.client(URL)" in str(error) else 2
         finally:
@@ -589,16 +589,16 @@ def test_a_client_does_not_survive_a_fork(client: Client, played: Played) -> Non
         (Stranger.greet, Look(), {}, "hosts no entity with the handler"),
         (Notebook.note, Look(), {}, "does not take Look"),
         ("note", Look(), {}, "is not a @command method"),
-        (Notebook.note, Note(text="x"), {"timeout_s": 0}, "timeout_s is a number of seconds above 0, not 0"),
-        (Notebook.note, Note(text="x"), {"timeout_s": -1.0}, "above 0, not -1"),
-        (Notebook.note, Note(text="x"), {"timeout_s": float("nan")}, "above 0, not nan"),
-        (Notebook.note, Note(text="x"), {"timeout_s": float("inf")}, "above 0, not inf"),
-        (Notebook.note, Note(text="x"), {"timeout_s": "5"}, "above 0, not '5'"),
-        (Notebook.note, Note(text="x"), {"timeout_s": True}, "above 0, not True"),
-        (Notebook.note, Note(text="x"), {"timeout_s": 120.5}, r"timeout_s=120.5 is over 120 s \(ask_timeout_max_s\)"),
-        (Notebook.note, Note(text="x"), {"id": "order-17"}, r"id is an AskId\(id, made_at=…\), not str"),
-        (Notebook.note, Note(text="x"), {"id": own(), "repeat": False}, "repeat=False asks without an id"),
-        (Notebook.note, Note(text="x"), {"repeat": 3}, "repeat is True or False, not 3"),
+        (Notebook.note, Write(text="x"), {"timeout_s": 0}, "timeout_s is a number of seconds above 0, not 0"),
+        (Notebook.note, Write(text="x"), {"timeout_s": -1.0}, "above 0, not -1"),
+        (Notebook.note, Write(text="x"), {"timeout_s": float("nan")}, "above 0, not nan"),
+        (Notebook.note, Write(text="x"), {"timeout_s": float("inf")}, "above 0, not inf"),
+        (Notebook.note, Write(text="x"), {"timeout_s": "5"}, "above 0, not '5'"),
+        (Notebook.note, Write(text="x"), {"timeout_s": True}, "above 0, not True"),
+        (Notebook.note, Write(text="x"), {"timeout_s": 120.5}, r"timeout_s=120.5 is over 120 s \(ask_timeout_max_s\)"),
+        (Notebook.note, Write(text="x"), {"id": "order-17"}, r"id is an AskId\(id, made_at=…\), not str"),
+        (Notebook.note, Write(text="x"), {"id": own(), "repeat": False}, "repeat=False asks without an id"),
+        (Notebook.note, Write(text="x"), {"repeat": 3}, "repeat is True or False, not 3"),
     ],
 )
 def test_a_wrong_ask_is_a_value_error(
@@ -613,13 +613,13 @@ def test_a_wrong_ask_is_a_value_error(
 def test_an_option_that_does_not_exist(client: Client) -> None:
     """A misspelt option is a TypeError, as with any function."""
     with pytest.raises(TypeError, match="an ask has no option 'timeout'; it has timeout_s, id and repeat"):
-        client.ask(Notebook.note, "k", Note(text="x"), timeout=5)  # type: ignore[call-overload]
+        client.ask(Notebook.note, "k", Write(text="x"), timeout=5)  # type: ignore[call-overload]
 
 
 def test_a_message_that_no_shard_would_read_is_refused(client: Client, reader: Reader, system: ActorSystem) -> None:
     """As with ``tell``, a command that is too large is not sent."""
     with pytest.raises(Refused, match="over 10,000"):
-        client.ask(Notebook.note, "k", Note(text="x" * 10_000))
+        client.ask(Notebook.note, "k", Write(text="x" * 10_000))
     assert commands(reader, system) == []
 
 
@@ -630,8 +630,8 @@ def test_a_log_without_a_replies_topic(system: ActorSystem, backend: Backend) ->
         with pytest.raises(
             TopicMismatch, match=r"replies to asks go to .*\.replies/\d.*repertory topics MODULE:SYSTEM"
         ):
-            client.ask(Notebook.note, "k", Note(text="x"), timeout_s=LONG_S)
-        client.tell(Notebook.note, "k", Note(text="x"))
+            client.ask(Notebook.note, "k", Write(text="x"), timeout_s=LONG_S)
+        client.tell(Notebook.note, "k", Write(text="x"))
         reader = backend.reader()
         assert len(commands(reader, system)) == 1
         reader.close()
