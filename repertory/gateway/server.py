@@ -93,8 +93,8 @@ class GatewayServer:
         self._gateway, self._taken = gateway, taken
         app: ASGIApp = LocalHostOnly(gateway.app) if is_local else gateway.app
         config = uvicorn.Config(
-            app, lifespan="off", log_config=None, access_log=False, server_header=False, proxy_headers=False,
-            ws="none", http="h11", backlog=_BACKLOG, timeout_graceful_shutdown=GRACE_S,
+            app, lifespan="off", log_config=None, log_level="warning", access_log=False, server_header=False,
+            proxy_headers=False, ws="none", http="h11", backlog=_BACKLOG, timeout_graceful_shutdown=GRACE_S,
         )  # fmt: skip
         self._server = _Server(config)
 
