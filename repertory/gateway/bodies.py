@@ -61,8 +61,12 @@ def message_of_body(operation: Operation, body: bytes, bytes_max: int) -> Messag
         raise
     except Exception as error:  # A message class can run user code in __post_init__.
         raise _invalid(error) from error
-    _check_fields(msgspec.json.decode(body or b"{}"), message)
-    if len(encode(message)) > bytes_max:
+    try:
+        _check_fields(msgspec.json.decode(body or b"{}"), message)
+        size = len(encode(message))
+    except (OverflowError, RecursionError) as error:
+        raise _invalid(error) from error
+    if size > bytes_max:
         raise too_large(bytes_max)
     return message
 
@@ -99,6 +103,8 @@ def _invalid(error: Exception) -> ProblemError:
     """Return the problem of what cannot be decoded, with the path of the field if that is known."""
     if isinstance(error, RecursionError):
         return bad_input("The body is nested too deeply.")
+    if isinstance(error, OverflowError):
+        return bad_input("A number has more than 64 bits.")
     if isinstance(error, UnicodeDecodeError):
         return bad_input("The body is not UTF-8.")
     if not isinstance(error, msgspec.DecodeError):  # User code failed: what it says may be for its own log only.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,6 +13,8 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from repertory.bridge.log.errors import LogUnavailable, LogUnusable, OutcomeUnknown, Refused
 from repertory.gateway import Gateway, GatewayLimits, ids
@@ -161,6 +164,10 @@ def test_a_wrong_parameter_is_400_with_its_name(asker: InMemoryAsker, query: str
         ("", "$"),
         ("[]", "$"),
         ("null", "$"),
+        ('{"lines": [{"item": "tea", "count": 1180591620717411303424}]}', None),
+        ('{"lines": [], "extra": 1180591620717411303424}', None),
+        (r'{"lines": [], "note": "\ud800"}', None),
+        ('{"lines": [], "lines": 1}', "$.lines"),
         ('{"lines": [', None),
         ("\udcff", None),
         ('{"lines": [], "extra": ' + "[" * 100_000, None),
@@ -173,6 +180,27 @@ def test_a_wrong_body_is_400_with_the_path_of_the_field(asker: InMemoryAsker, bo
     answer = sent(gateway(asker), "POST", PLACE, headers, content=body.encode("utf-8", "surrogateescape"))
     assert problem(answer, 400, "repertory.bad-input").get("field") == field
     assert asker.asked == 0
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5) | st.just(2**70),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["item", "count", "x"]), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200)
+@given(
+    st.binary(max_size=20)
+    | st.dictionaries(st.sampled_from(["lines", "note", "token", "type", "x"]), JSON).map(
+        lambda each: json.dumps(each).encode()
+    )
+    | st.integers(1, 3_000).map(lambda depth: b'{"lines": [], "x": ' + b"[" * depth + b"]" * depth + b"}")
+)
+def test_no_body_is_an_error_of_ours(body: bytes) -> None:
+    """Whatever is sent is answered with what the message does, or with what is wrong with it."""
+    headers = {ids.KEY: new_key(), "content-type": "application/json"}
+    assert sent(gateway(InMemoryAsker()), "POST", PLACE, headers, content=body).status_code in (200, 400, 409)
 
 
 def test_what_a_message_class_raises_is_not_told(asker: InMemoryAsker) -> None:
