@@ -19,7 +19,7 @@ PYENV_ROOT ?= $(HOME)/.pyenv
 MARKED := $(PURE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check pure matrix lint format bench bench-check chaos clean
+.PHONY: help demo test check browser pure matrix lint format bench bench-check chaos clean
 
 help: ## Show what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,12 +27,24 @@ help: ## Show what can be made.
 demo: $(READY) ## Run the banking simulation: two supervised workers, killed as they run, audited. No Kafka needed.
 	$(PY) -m examples.banking
 
-test: $(READY) lint ## Run the whole test suite, a real Apache Kafka included (Java and Maven are needed).
+test: $(READY) lint browser ## Run the whole test suite, a real Apache Kafka included (Java and Maven are needed).
 	$(PY) -m pytest -n auto --dist worksteal -m "not ($(WAITING))"
 	$(PY) -m pytest -n 2 --dist loadfile -m "$(WAITING)"
 
 check: $(READY) lint ## The quick half: style, types, pure tests. Under a minute, no broker.
 	$(PY) -m pytest -n auto --dist worksteal -m "$(PURE)"
+
+# A CI machine may be changed, a person's is not: there the test of the page is skipped without a browser.
+browser:
+	@for name in chromium-headless-shell chromium chromium-browser google-chrome; do \
+		if command -v $$name >/dev/null; then exit 0; fi; \
+	done; \
+	if [ -n "$$CI" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium-headless-shell >/dev/null; \
+	else \
+		echo "No Chromium: the tests of the documentation page need one, such as Debian's chromium-headless-shell." >&2; \
+	fi
 
 pure: $(READY)
 	$(PY) -m pytest -n auto --dist worksteal -m "$(MARKED)"

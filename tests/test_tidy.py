@@ -16,7 +16,8 @@ EVERYWHERE = (*PACKAGES, "examples", "benchmarks")
 
 #: What stands around the runtime, and which of the others each may know: nothing but what is named here.
 AROUND = {
-    "cli": {"inspect", "operate", "simulation", "verify"},
+    "cli": {"gateway", "inspect", "operate", "simulation", "verify"},
+    "gateway": set(),
     "inspect": set(),
     "operate": {"inspect"},
     "simulation": {"verify"},
@@ -48,6 +49,8 @@ HOMES = {
     "thespian": re.compile(r"supervision/process/.*"),
     "typer": re.compile(r"repertory/cli/.*|benchmarks/.*|examples/.*"),
     "rich": re.compile(r"repertory/cli/.*|benchmarks/.*|examples/.*"),
+    "starlette": re.compile(r"repertory/gateway/.*"),
+    "uvicorn": re.compile(r"repertory/gateway/server\.py"),
 }
 
 #: Not pure: they start processes, talk to them, are the threads in them, or ask the kernel about them.
@@ -165,7 +168,7 @@ def test_what_users_write_does_not_know_the_kernel() -> None:
 
 
 def test_a_third_party_has_one_home() -> None:
-    """Thespian, Kafka's client and SQLite are imported where they are wrapped, and nowhere else."""
+    """Thespian, Kafka's client, SQLite and Starlette are imported where they are wrapped, and nowhere else."""
     for path, tree, _ in sources(*EVERYWHERE):
         for module in imports(tree):
             home = HOMES.get(module.split(".")[0])

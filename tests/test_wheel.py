@@ -113,7 +113,7 @@ def sources() -> set[str]:
     for folder in (ROOT / "repertory", *(ROOT / "repertory" / name for name in sorted(LINKED))):
         for path in folder.rglob("*"):
             name = path.relative_to(ROOT).as_posix()
-            if path.is_file() and (path.suffix == ".py" or path.name == "py.typed"):
+            if path.is_file() and (path.suffix in (".py", ".html") or path.name == "py.typed"):
                 found.add(name)
     return found
 
@@ -170,7 +170,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(sdist: Path, wheel: Path) 
     assert "repertory/py.typed" in names
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
-    assert {name for name in packed if re.fullmatch(r"repertory/.*\.(py|typed)", name)} == set(names)
+    assert {name for name in packed if re.fullmatch(r"repertory/.*\.(py|typed|html)", name)} == set(names)
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ TABLE = "[tool.repertory]"
 OTHER_VARIABLES = frozenset(
     {
         "REPERTORY_LOG",
+        "REPERTORY_HTTP_TOKEN",
         "REPERTORY_IN_A_NODE",
         "REPERTORY_KILL_AT",
         "REPERTORY_TEST_KAFKA",

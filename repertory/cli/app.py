@@ -24,6 +24,7 @@ from repertory.bridge.system.settings import Settings
 from repertory.bridge.system.system import ActorSystem, load_system
 from repertory.cli.builds import check, configuration_text, schemas
 from repertory.cli.operate import dead_letters, parked
+from repertory.cli.serve import serve
 from repertory.cli.settings import settings
 from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, configured, console, opened, sentences
 from repertory.cli.simulate import simulate
@@ -54,6 +55,7 @@ app = typer.Typer(
 )
 app.add_typer(parked)
 app.add_typer(dead_letters)
+app.command()(serve)
 app.command()(settings)
 app.command()(simulate)
 app.command()(verify)
