@@ -15,17 +15,21 @@ from repertory.actors.entity import Entity
 from repertory.actors.evolution import Raw, upcast
 from repertory.actors.handler import CommandHandler, command, event, reply
 from repertory.actors.message import (
+    Answer,
     Command,
     DefinitionError,
     Done,
     Event,
     Message,
+    Query,
     Rejection,
     Sender,
     Stopped,
     Undelivered,
 )
 from repertory.actors.placement import partition_of
+from repertory.actors.position import Position
+from repertory.actors.query import QueryHandler, query
 from repertory.supervision.directive import Directive
 from repertory.supervision.policy import Policy, restart
 from repertory.supervision.restart import Backoff
@@ -93,6 +97,7 @@ _LAZY = {
 
 __all__ = [
     "ActorSystem",
+    "Answer",
     "Backoff",
     "Client",
     "ClientClosed",
@@ -120,9 +125,12 @@ __all__ = [
     "OutputTooLarge",
     "Parked",
     "Policy",
+    "Position",
     "Publish",
     "PublishedRecord",
     "Publishes",
+    "Query",
+    "QueryHandler",
     "Raw",
     "Refused",
     "Rejection",
@@ -147,6 +155,7 @@ __all__ = [
     "event",
     "events_topic",
     "partition_of",
+    "query",
     "reply",
     "restart",
     "upcast",

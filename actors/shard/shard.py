@@ -24,6 +24,7 @@ from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.crash_guard import CrashGuard
 from repertory.actors.shard.entities import Entities
 from repertory.actors.shard.mailbox import Delivery, Mailbox
+from repertory.actors.shard.query_runner import QueryRunner
 from repertory.actors.shard.recovered import RecoveredShard
 from repertory.actors.shard.redelivery import Redelivery, next_epoch
 from repertory.actors.shard.turn import Turn
@@ -53,6 +54,7 @@ class Shard:
         self._guard = CrashGuard(config, record, recovered.end_offset)
         self._refused = dict(refused)
         self._runner = CommandRunner(config, self._entities, self._guard, self.stash, self._refused)
+        self._queries = QueryRunner(config, self._entities, self._guard, self._refused)
         self._has_group_offset, self._recovery_incidents = recovered.has_group_offset, recovered.incidents
         #: For at least once; None while this log was only ever written exactly once.
         self._redelivery = Redelivery(config, record.next, recovered.seen) if record.epoch else None
@@ -71,7 +73,7 @@ class Shard:
     @property
     def handling(self) -> Envelope | None:
         """The command that is being handled, or was last. Another thread can read it if the handler never returns."""
-        return self._runner.envelope
+        return self._runner.envelope if self._queries.envelope is None else self._queries.envelope
 
     @property
     def stalled(self) -> str | None:
@@ -184,8 +186,8 @@ class Shard:
                 turn.counts.repeated += 1
             elif isinstance(delivery, Undecodable):
                 turn.dead_letter(delivery, delivery.error, delivery.reason, traceback=delivery.traceback)
-            elif type(delivery.message) not in handlers:  # Only control commands are decoded without a handler.
-                self._operate(delivery, turn)
+            elif type(delivery.message) not in handlers:  # A query, or an operator's request. Neither is stashed.
+                self._take_other(delivery, turn)
             elif stash.size and delivery.key in stash:
                 self._stash(delivery, turn)
             else:
@@ -202,7 +204,10 @@ class Shard:
             if turn.handled >= batch_max or stash.size:
                 return True
 
-    def _operate(self, delivery: Envelope, turn: Turn) -> None:
+    def _take_other(self, delivery: Envelope, turn: Turn) -> None:
+        if type(delivery.message) in self.config.behaviour.queries:
+            self._queries.run(delivery, turn)
+            return
         if delivery.offset not in self._obeyed:
             turn.operate(delivery)
         self._obeyed.discard(delivery.offset)
@@ -218,7 +223,8 @@ class Shard:
     def _can_take(self, turn: Turn) -> bool:
         """Return whether the first delivery can be taken; if not, carry out the operators' requests behind it."""
         delivery = self.mailbox.deliveries[0]
-        if self.config.limits.dead_letter_overflow or is_control(delivery) or self._runner.has_room(delivery):
+        is_stashed_never = is_control(delivery) or self._queries.takes(delivery)
+        if self.config.limits.dead_letter_overflow or is_stashed_never or self._runner.has_room(delivery):
             return True
         turn.obey(self.mailbox, self._obeyed, max(self._next - 1, 0))
         self._runner.stalled = None
@@ -237,6 +243,7 @@ class Shard:
     def _finish(self, turn: Turn, now_ms: int) -> TurnResult:
         entities, redelivery, last = self._entities, self._redelivery, self.record
         turn.report_overflow(str(self.config.id))
+        turn.report_unanswered()
         entities.expire_budgets(now_ms, turn)
         turn.counts.journaled = entities.seq - last.seq
         entities.window.resize(len(entities.cells), turn.counts.journaled, turn.bytes)

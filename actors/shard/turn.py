@@ -44,6 +44,7 @@ class Turn:
         "overflowed",
         "refused",
         "touched",
+        "unanswered",
     )  # fmt: skip
 
     def __init__(self, stash: Stash, budget: RestartBudget, *, answers: bool, refusals: dict[int, str]) -> None:
@@ -65,6 +66,8 @@ class Turn:
         self.overflowed = 0
         #: The commands that were judged because the log refuses their outputs.
         self.refused: list[int] = []
+        #: The failures of queries, by handler and error, and how many more failed alike: one incident each.
+        self.unanswered: dict[tuple[str, str], tuple[Incident, int]] = {}
         self.anchor = -1
         #: Keys whose state record is due: stateful ones that changed, with the offset of the last command that changed
         #: them, and those whose queue changed.
@@ -85,6 +88,17 @@ class Turn:
         if delivery.retry is not None:
             self.end_retry(delivery.retry, "dead-lettered", error, reason)
         self.counts.dead_lettered += 1
+
+    def leave_unanswered(self, envelope: Envelope, incident: Incident) -> None:
+        """Tell the asker that a query failed; it is no dead letter, since nothing is lost."""
+        answer = encode(Undelivered(reason=f"{incident.error}: {incident.reason[:REASON_CHARS_MAX]}"))
+        if envelope.sender is not None:
+            self.outputs.append(Replied(envelope.sender, answer, envelope.offset, 0))
+        if envelope.retry is not None:
+            self.end_retry(envelope.retry, "rejected", reply=answer)
+        alike = type(envelope.message).__name__, incident.error
+        first, more = self.unanswered.get(alike, (incident, -1))
+        self.unanswered[alike] = first, more + 1
 
     def end_retry(
         self, retry: RetryRequest, outcome: str, error: str = "", reason: str = "", reply: bytes = b""
@@ -183,6 +197,12 @@ class Turn:
                 if len(self.changelog) > written:
                     self.anchor = max(self.anchor, anchor)
                     self.handled += 1
+
+    def report_unanswered(self) -> None:
+        """Report the queries that failed alike as one incident: a client may repeat one without end."""
+        for first, more in self.unanswered.values():
+            then = f"{first.next}; {more} more in this turn failed alike" if more else first.next
+            self.incidents.append(msgspec.structs.replace(first, next=then))
 
     def report_overflow(self, shard: str) -> None:
         """Report the commands without room as one incident: every turn may have a batch of them."""
