@@ -56,6 +56,7 @@ class QueryRunner:
         if envelope.sender is None and envelope.retry is None:
             return
         self.envelope = envelope
+        turn.has_late_answer |= envelope.key in self._entities.stash
         try:
             decision = decide_query(
                 behaviour, cell.state, cell.data, envelope, config.directory,

@@ -39,6 +39,7 @@ class Turn:
         "changelog",
         "counts",
         "handled",
+        "has_late_answer",
         "incidents",
         "outputs",
         "overflowed",
@@ -64,6 +65,8 @@ class Turn:
         self.bytes = 0
         #: Number of commands that had to be stashed behind others of their key, and for which the stash had no room.
         self.overflowed = 0
+        #: Whether a query was answered while commands of its key were stashed: decided again, it may see more of them.
+        self.has_late_answer = False
         #: The commands that were judged because the log refuses their outputs.
         self.refused: list[int] = []
         #: The failures of queries, by handler and error, and how many more failed alike: one incident each.
