@@ -14,7 +14,9 @@ class Position(msgspec.Struct, frozen=True, order=True):
     """A position in the history of one shard: its entity (as in topic names), its partition, and a ``seq``.
 
     ``seq`` is the number of journal records of the shard up to there, inclusive: that of the next record. For a
-    stateful entity it counts state records. It never goes back. Its text is ``entity/partition/seq``.
+    stateful entity it counts states, and the end of a life is none. It never goes back.
+
+    Its text is ``entity/partition/seq``.
     """
 
     entity: str

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from repertory.bridge.system.settings import Settings
     from repertory.bridge.system.system import ActorSystem
     from repertory.bridge.system.target import TargetError
+    from repertory.bridge.system.view import View, ViewFailed
     from repertory.bridge.topics import commands_topic, events_topic
     from repertory.supervision.process.reports import WorkerStarted
 
@@ -89,6 +90,8 @@ _LAZY = {
     "TargetError": "bridge.system.target",
     "TestKit": "actors.testkit",
     "TopicMismatch": "bridge.log.errors",
+    "View": "bridge.system.view",
+    "ViewFailed": "bridge.system.view",
     "WorkerStarted": "supervision.process.reports",
     "commands_topic": "bridge.topics",
     "connect": "bridge.log.connect",
@@ -148,6 +151,8 @@ __all__ = [
     "TestKit",
     "TopicMismatch",
     "Undelivered",
+    "View",
+    "ViewFailed",
     "WorkerStarted",
     "command",
     "commands_topic",

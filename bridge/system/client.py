@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from repertory.actors.entity import Entity
 from repertory.actors.handler import CommandHandler
 from repertory.actors.headers import MESSAGE_ID
 from repertory.actors.message import Command
@@ -24,8 +25,10 @@ from repertory.bridge.log.errors import (
 from repertory.bridge.log.port import Backend
 from repertory.bridge.log.record import Output
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
+from repertory.bridge.system.view import View
 
 C = TypeVar("C", bound=Command)
+E = TypeVar("E", bound=Entity)
 
 
 class ClientClosed(LogError):
@@ -43,7 +46,7 @@ class Client:
         """``owns_backend``: ``close`` closes the backend too."""
         self._system = system
         self._appender = backend.appender()
-        self._backend = backend if owns_backend else None
+        self._backend, self._log = backend if owns_backend else None, backend
         self._lock = threading.Lock()
         self._closed, self._pid = False, os.getpid()
 
@@ -103,6 +106,10 @@ class Client:
         topic = topics.commands_topic(self._system.name, hosted.behaviour.name)
         headers = ((MESSAGE_ID, message_id.encode()),)
         return Output(topic, partition_of(raw_key, hosted.partitions), raw_key, data, headers)
+
+    def view(self, entity: type[E]) -> View[E]:
+        """Return a local replica of all entities of a class, which follows the log; close it before the client."""
+        return View(self._system, entity, self._log)
 
     def close(self) -> None:
         """Close the connection to the log, after the calls of other threads. Later calls raise ClientClosed."""
