@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repertory import Directive, Message, TestKit, partition_of, restart
-from repertory.actors import ContractViolation
+from repertory import (
+    Answer,
+    Context,
+    Directive,
+    Entity,
+    Message,
+    Query,
+    Raw,
+    TestKit,
+    command,
+    partition_of,
+    query,
+    restart,
+    upcast,
+)
+from repertory.actors import ContractViolation, evolution
 from repertory.actors.context import Directory
 from repertory.actors.control import RetryParked
 from repertory.actors.entity import resolved
@@ -19,6 +35,7 @@ from repertory.actors.shard.decision import decide_query
 from repertory.actors.shard.recovered import new_shard
 from repertory.actors.shard.shard import Shard
 from repertory.actors.wire import encode
+from repertory.bridge.schemas import Kind, schemas_of
 from tests.actors.domain import (
     Account,
     Bag,
@@ -35,7 +52,7 @@ from tests.actors.domain import (
     Trip,
     Withdraw,
 )
-from tests.actors.shard.bench import BACKOFF_MS, POLICY, Bench
+from tests.actors.shard.bench import BACKOFF_MS, POLICY, REPLY_TO, Bench
 
 ONE_KEY = Limits(stash_per_key_max=1)
 
@@ -327,3 +344,70 @@ def test_the_query_in_hand_is_named_only_while_it_runs() -> None:
     bench.run()
     assert bench.shard.handling is not None
     assert isinstance(bench.shard.handling.message, Withdraw)
+
+
+# --- versions, and who else meets them ------------------------------------------------------------------------
+
+
+class GetTotal(Query, version=2, was=("GetSum",)):
+    """Ask for the total in a currency; before, there was one."""
+
+    currency: str
+
+
+class Total(Answer, version=3):
+    """The total."""
+
+    text: str
+
+
+class Purse(Entity):
+    """Stateful."""
+
+    amount: int = 0
+
+    @command
+    def put(self, cmd: Deposit) -> Self:
+        return self.replace(amount=self.amount + cmd.amount)
+
+    @query
+    def total(self, ask: GetTotal) -> Total:
+        return Total(text=f"{self.amount} {ask.currency}")
+
+
+def test_a_query_of_an_earlier_version_and_name_is_upcast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As commands are: what an older client sends is answered, and the answer has its own version."""
+    monkeypatch.setattr(evolution, "_steps", {})
+
+    @upcast("GetSum", to=2)
+    def with_currency(raw: Raw) -> Raw:
+        return {**raw, "currency": "EUR"}
+
+    bench = Bench(Purse)
+    bench.tell(encode({"type": "GetSum"}), headers=REPLY_TO)
+    asked(bench, GetTotal(currency="CHF"))
+    bench.tell(encode({"type": "GetTotal@3"}), headers=REPLY_TO)
+    bench.run()
+    assert bench.replies[:2] == [{"type": "Total@3", "text": "0 EUR"}, {"type": "Total@3", "text": "0 CHF"}]
+    assert bench.replies[2]["type"] == "Undelivered"
+    assert bench.errors() == ["DecodeError"]
+
+
+def test_queries_and_answers_are_in_the_catalogue() -> None:
+    """An owner that lacks a query of a newer build leaves its entity to it, as with commands."""
+    kinds = {schema.name: schema.kind for schema in schemas_of([resolved(Purse)]).values()}
+    assert (kinds["GetTotal@2"], kinds["Total@3"], kinds["Deposit"]) == (Kind.TAKEN, Kind.ANSWER, Kind.TAKEN)
+
+
+class Curious(Entity):
+    """Tries to query another entity."""
+
+    @command
+    def put(self, _cmd: Put, ctx: Context) -> None:
+        ctx.ask(Account.look, "a", GetBalance())  # type: ignore[arg-type]
+
+
+def test_entities_do_not_query_each_other() -> None:
+    """A handler that tries breaks its contract."""
+    with pytest.raises(ContractViolation, match=r"<@query Account.look> is not a @command method of an entity"):
+        TestKit(Curious()).run(Put(item="x"))
