@@ -85,7 +85,7 @@ class _States:
         """Take one record; return the shard record if it is that."""
         if record.key == topics.SHARD_KEY:
             return _read(record, lambda: wire.decode_shard(record.value or b""))
-        if record.key is not None and not record.key.startswith(topics.SEEN_KEY):
+        if record.key is not None and not record.key.startswith(b"\0"):  # Those are the shard's own.
             self.latest[record.key] = record
         return None
 
