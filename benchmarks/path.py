@@ -95,9 +95,9 @@ def restored(keys: int, count: int) -> tuple[float, int, int]:
             else:
                 states[output.key] = Record(*place)
     snapshots = list(states.values())
-    ends = {codec.state: len(snapshots), codec.stash: 0, codec.events: count}
+    ends = {codec.state: len(snapshots), codec.events: count}
     claimed = Claimed(TopicPartition(topic, 0), count, 0, count, ends)
-    topics = {codec.state: snapshots, codec.stash: [], codec.events: journal}
+    topics = {codec.state: snapshots, codec.events: journal}
     recovery, read = Recovery(config, codec, claimed), []
     begin = time.process_time()
     while (wanted := recovery.wanted) is not None:
@@ -107,7 +107,7 @@ def restored(keys: int, count: int) -> tuple[float, int, int]:
             part = found[start : start + BATCH]
             recovery.feed(Replayed(claimed.shard, wanted.topic, part, start + BATCH >= len(found)))
     assert len(recovery.recovered().cells) == keys
-    return (time.process_time() - begin) / keys * 1e6, read[0], read[2]
+    return (time.process_time() - begin) / keys * 1e6, read[0], read[1]
 
 
 def main(

@@ -18,13 +18,14 @@ from repertory.actors.message import Envelope, Sender, Undecodable
 from repertory.actors.placement import key_of, partition_of, spread
 from repertory.actors.shard.changelog import (
     CHANGELOG_INDEX,
+    SHARD_KEY,
+    STASH_KEY,
     ChangelogEntry,
     SeenRecord,
-    SeenWritten,
     ShardRecord,
     StashedRecord,
-    StashedWritten,
     StateRecord,
+    encode_changelog_record,
 )
 from repertory.actors.shard.turn_result import DeadLettered, Journaled, Published, Replied, Told, TurnResult
 from repertory.actors.wire import DecodeError
@@ -60,20 +61,19 @@ class Codec:
         self.commands = topics.commands_topic(system, behaviour.name)
         self.events = topics.events_topic(system, behaviour.name)
         self.state = topics.state_topic(system, behaviour.name)
-        self.stash = topics.stash_topic(system, behaviour.name)
         self.dead_letters = topics.dead_letters_topic(system)
         self._addresses = Addresses(system, partition_count)
 
     @property
     def topics(self) -> Mapping[str, str]:
         """The topics that hold a shard of the entity, by their role."""
-        own = {"commands": self.commands, "events": self.events, "state": self.state, "stash": self.stash}
+        own = {"commands": self.commands, "events": self.events, "state": self.state}
         return own if self._behaviour.journaled else {role: own[role] for role in own if role != "events"}
 
     @property
     def restored_topics(self) -> tuple[str, ...]:
         """The topics from which a shard is restored, in the order in which they are read."""
-        return (self.state, self.stash, self.events) if self._behaviour.journaled else (self.state, self.stash)
+        return (self.state, self.events) if self._behaviour.journaled else (self.state,)
 
     # --- Record -> Envelope -----------------------------------------------------------------------------------
 
@@ -121,9 +121,7 @@ class Codec:
             records.append(self._changelog_output(entry, partition, _cause(prefix, result.anchor, index)))
         cause = _cause(prefix, result.anchor, last)
         seq = (SEQ, b"%d" % result.record.seq)
-        records.append(
-            Output(self.state, partition, topics.SHARD_KEY, encode_changelog_record(result.record), (cause, seq))
-        )
+        records.append(Output(self.state, partition, SHARD_KEY, encode_changelog_record(result.record), (cause, seq)))
         return Transaction(TopicPartition(self.commands, partition), result.record.next, records)
 
     def encode_nontransactional(self, result: TurnResult) -> Append:
@@ -203,15 +201,10 @@ class Codec:
         return Output(self.dead_letters, 0, output.key, output.value, (*kept, *own))
 
     def _changelog_output(self, entry: ChangelogEntry, partition: int, cause: Header) -> Output:
-        if isinstance(entry, SeenWritten):
-            key = topics.SEEN_KEY + entry.source.encode()
-            return Output(self.state, partition, key, encode_changelog_record(entry.record), (cause,))
-        if isinstance(entry, StashedWritten):
-            value = None if entry.record is None else encode_changelog_record(entry.record)
-            return Output(self.stash, partition, b"%d" % entry.offset, value, (cause,))
-        value = None if entry.record is None else encode_changelog_record(entry.record)
-        headers = (cause, (SEQ, b"%d" % entry.seq), (VERSION, b"%d" % entry.version))
-        return Output(self.state, partition, entry.key.encode(), value, headers)
+        headers: Headers = (cause,)
+        if entry.version >= 0:
+            headers = (cause, (SEQ, b"%d" % entry.seq), (VERSION, b"%d" % entry.version))
+        return Output(self.state, partition, entry.key.encode(), entry.value, headers)
 
     def _placed(self, topic: str, key: bytes, place: Callable[[bytes, int], int] = partition_of) -> int:
         count = self._partition_count(topic)
@@ -219,10 +212,6 @@ class Codec:
 
 
 T = TypeVar("T")
-
-ChangelogRecord = ShardRecord | StateRecord | StashedRecord | SeenRecord
-
-encode_changelog_record: Callable[[ChangelogRecord], bytes] = msgspec.msgpack.Encoder().encode
 
 
 def _cause(prefix: str, offset: int, index: int) -> Header:
@@ -252,11 +241,17 @@ def decode_seen(data: bytes) -> SeenRecord:
     return seen
 
 
+def is_stashed(record: Record) -> bool:
+    """Return whether a record of a state topic is that of a stashed command, or its tombstone."""
+    return record.key is not None and record.key.startswith(STASH_KEY)
+
+
 def stashed_offset(record: Record) -> int:
-    """Return the offset of the command in a stashed record, which is the record's key; DecodeError if it is invalid."""
-    if record.key is None or not record.key.isdigit() or len(record.key) > _OFFSET_DIGITS_MAX:
-        raise DecodeError(f"its key {record.key!r:.100} is not an offset")
-    return int(record.key)
+    """Return the offset of the command in a stashed record, from the record's key; DecodeError if it has none."""
+    prefix, _, offset = (record.key or b"").partition(b"/")
+    if prefix + b"/" != STASH_KEY or not offset.isdigit() or len(offset) > _OFFSET_DIGITS_MAX:
+        raise DecodeError(f"its key {record.key!r:.100} does not end with an offset")
+    return int(offset)
 
 
 def _changelog_record(kind: type[T], data: bytes) -> T:

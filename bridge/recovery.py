@@ -1,10 +1,9 @@
-"""From the log to a shard: snapshots, stashed commands and the tail of the journal, each checked.
+"""From the log to a shard: its changelog (states, stashed commands) and the tail of the journal, each checked.
 
 Phase: RECOVERING. Before it, the shard is claimed (CLAIMING, ``bridge.log``); after it, `Shard` handles commands
 (RUNNING, ``bridge.loop``). Recovery reads one topic after the other::
 
-    ReplayingState → ReplayingStash → ReplayingJournal (journaled entities) → ReplayingCommands (at least once) →
-    RecoveredShard
+    ReplayingState → ReplayingJournal (journaled entities) → ReplayingCommands (at least once) → RecoveredShard
 
 Recovery defines the state of an entity: its latest snapshot, and the journal records after it, folded onto that.
 Anything that contradicts this (a gap, a record beyond the shard record, bytes that no longer decode) raises
@@ -20,7 +19,16 @@ import msgspec
 from repertory.actors.entity import Entity
 from repertory.actors.message import Undecodable
 from repertory.actors.shard.cells import Cell
-from repertory.actors.shard.changelog import SeenRecord, ShardRecord, StashedRecord, StateRecord
+from repertory.actors.shard.changelog import (
+    SEEN_KEY,
+    SHARD_KEY,
+    STASH_KEY,
+    SeenRecord,
+    ShardRecord,
+    StashedRecord,
+    StateRecord,
+)
+from repertory.actors.shard.changelog_digest import ChangelogDigest
 from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.recovered import RecoveredShard, new_shard
 from repertory.actors.shard.replay import restore
@@ -36,7 +44,6 @@ from repertory.bridge.log.record import Record
 from repertory.bridge.nontransactional import NontransactionalRecovery
 from repertory.bridge.schemas import Kind
 from repertory.bridge.silence import silenced
-from repertory.bridge.topics import SEEN_KEY, SHARD_KEY
 from repertory.supervision.traceback_text import message_of
 
 
@@ -62,6 +69,7 @@ class Recovery:
         self._states: dict[str, tuple[StateRecord, int, int]] = {}
         self._seen: dict[str, SeenRecord] = {}
         self._stashed: dict[int, StashedRecord] = {}
+        self._digest = ChangelogDigest()
         self._record: ShardRecord | None = None
         self._recorded_ms = 0
         self._incidents: tuple[Incident, ...] = ()
@@ -85,10 +93,6 @@ class Recovery:
                 self._each(self._latest.values(), self._state)
                 self._latest.clear()
                 self._record = self._checked_record()
-                self.wanted = Replay(codec.stash, 0, self._claimed.ends[codec.stash])
-        elif replayed.topic == codec.stash:
-            self._each(replayed.records, self._stashed_command)
-            if is_complete:
                 self._begin_journal()
         elif replayed.topic == codec.events:
             self._journal(replayed)
@@ -103,6 +107,11 @@ class Recovery:
         found = self._found
         assert found is not None and self.wanted is None
         record, read = found.record, -1 if self._tail is None else self._tail.next_seq
+        if record.digest not in (None, self._digest.value):
+            raise self._wrong(
+                f"{self._codec.state} does not hold the records that the shard record speaks of: some are missing, or "
+                f"of another time; {REMEDY}"
+            )
         if self._config.behaviour.journaled and read != record.seq and (read != -1 or record.tail_start < record.seq):
             raise self._wrong(
                 f"the journal {self._codec.events} ends before seq {max(read, record.tail_start)} where the shard "
@@ -129,14 +138,20 @@ class Recovery:
         if record.key == SHARD_KEY:
             self._record, self._recorded_ms = wire.decode_shard(record.value or b""), record.timestamp_ms
             return
-        if record.key is not None and record.key.startswith(SEEN_KEY):
-            source = record.key.removeprefix(SEEN_KEY).decode("utf-8", "replace")
-            self._seen[source] = wire.decode_seen(record.value or b"")
-            return
-        key = entity_key(record)
-        if record.value is not None:
-            seq, version = record.position
-            self._states[key] = (wire.decode_state(record.value), version, seq)
+        if record.key is not None and record.value is not None and record.key.startswith(b"\0"):
+            key = record.key.decode("utf-8", "surrogateescape")
+            self._digest.write(key, record.value)
+            if record.key.startswith(SEEN_KEY):
+                source = key.removeprefix(SEEN_KEY.decode())
+                self._seen[source] = wire.decode_seen(record.value)
+            else:
+                self._stashed[wire.stashed_offset(record)] = wire.decode_stashed(record.value)
+        elif record.key is None or not record.key.startswith(STASH_KEY):
+            key = entity_key(record)
+            if record.value is not None:
+                seq, version = record.position
+                self._digest.write(key, record.value)
+                self._states[key] = (wire.decode_state(record.value), version, seq)
 
     def _checked_record(self) -> ShardRecord:
         claimed, codec = self._claimed, self._codec
@@ -151,13 +166,6 @@ class Recovery:
 
     # --- stash ------------------------------------------------------------------------------------------------
 
-    def _stashed_command(self, record: Record) -> None:
-        offset = wire.stashed_offset(record)
-        if record.value is None:
-            self._stashed.pop(offset, None)
-        else:
-            self._stashed[offset] = wire.decode_stashed(record.value)
-
     def _begin_journal(self) -> None:
         """Restore snapshots and stashed commands, and request the journal's tail."""
         record = self._record
@@ -166,6 +174,7 @@ class Recovery:
             new_shard(self._config, record),
             end_offset=self._claimed.end_offset,
             has_group_offset=self._claimed.committed is not None,
+            digest=self._digest,
             recorded_ms=self._recorded_ms,
             incidents=self._incidents,
         )
@@ -215,8 +224,8 @@ class Recovery:
         for offset in sorted(self._stashed):
             if offset >= found.record.next:
                 raise self._wrong(
-                    f"{self._codec.stash} holds command {offset}, the shard record says {found.record.next} is next: a "
-                    f"transaction is torn; {REMEDY}"
+                    f"{self._codec.state} holds the stashed command {offset}, the shard record says "
+                    f"{found.record.next} is next: a transaction is torn; {REMEDY}"
                 )
             delivery = self._codec.stashed_envelope(offset, self._stashed[offset])
             if isinstance(delivery, Undecodable):

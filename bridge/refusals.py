@@ -16,7 +16,7 @@ import msgspec
 
 from repertory.actors.context import OutputRefused
 from repertory.actors.headers import CAUSE, value
-from repertory.actors.shard.changelog import CHANGELOG_INDEX, StateWritten
+from repertory.actors.shard.changelog import CHANGELOG_INDEX
 from repertory.actors.shard.turn_result import TurnResult
 from repertory.bridge.codec import Codec
 from repertory.bridge.log.port import OutputsRefused
@@ -74,10 +74,7 @@ class Refusals:
 
     def _command(self, output: Output, result: TurnResult) -> int:
         """Return the offset of the command that made a record; -1 for a record of the shard itself."""
-        if output.topic == self._codec.stash:
-            return int(output.key or b"-1")
         if output.topic == self._codec.state:
-            changed = {each.key.encode(): each.offset for each in result.changelog if isinstance(each, StateWritten)}
-            return changed.get(output.key or b"", -1)
+            return next((each.offset for each in result.changelog if each.key.encode() == output.key), -1)
         _, offset, index = (value(output.headers, CAUSE) or b"").rsplit(b"/", 2)
         return int(offset) if int(index) < CHANGELOG_INDEX else -1

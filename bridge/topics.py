@@ -6,17 +6,13 @@ from collections.abc import Iterable, Mapping
 
 from repertory.bridge.log.port import TopicSpec
 
-#: Key of the shard record in each partition of a state topic. No entity key contains NUL.
-SHARD_KEY = b"\0shard"
-
-#: Key prefix of the seen records in the same partition; ``topic/partition`` of the source follows.
-SEEN_KEY = b"\0seen/"
-
 #: Partitions of the replies topic; a client reads one of them.
 REPLIES_PARTITIONS = 8
 
 #: A stashed record or a dead letter holds a whole command and the details of its failure.
 _ROOMY = {"max.message.bytes": str(4 * 1024 * 1024)}
+#: Commands carry the time at which the log took them: a client with a wrong clock must move no timer and no horizon.
+LOG_TIME = {"message.timestamp.type": "LogAppendTime"}
 _KEPT = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 #: A restore reads what compaction has left, and the active segment, which is never compacted. By Kafka's defaults that
 #: is a gigabyte, with a superseded shard record for each transaction, and as much again before compaction begins.
@@ -39,13 +35,8 @@ def events_topic(system: str, entity: str) -> str:
 
 
 def state_topic(system: str, entity: str) -> str:
-    """Latest snapshot per entity, and the shard record per partition."""
+    """The changelog of each shard: the latest snapshot per entity, stashed commands, the shard record."""
     return f"{system}.{entity}.state"
-
-
-def stash_topic(system: str, entity: str) -> str:
-    """Commands that are stashed until a restart, or parked, by their source offset."""
-    return f"{system}.{entity}.stash"
 
 
 def control_topic(system: str) -> str:
@@ -113,9 +104,8 @@ def topic_specs(system: str, hosted: Iterable[tuple[str, int, bool]], extra: Map
     ]
     specs.append(TopicSpec(schemas_topic(system), 1, {"cleanup.policy": "compact"}))
     for entity, partitions, journaled in hosted:
-        specs.append(TopicSpec(commands_topic(system, entity), partitions, {**_KEPT, **extra}))
+        specs.append(TopicSpec(commands_topic(system, entity), partitions, {**_KEPT, **extra, **LOG_TIME}))
         if journaled:
             specs.append(TopicSpec(events_topic(system, entity), partitions, _KEPT))
-        specs.append(TopicSpec(state_topic(system, entity), partitions, _COMPACTED))
-        specs.append(TopicSpec(stash_topic(system, entity), partitions, {**_COMPACTED, **_ROOMY}))
+        specs.append(TopicSpec(state_topic(system, entity), partitions, {**_COMPACTED, **_ROOMY}))
     return specs

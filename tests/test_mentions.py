@@ -23,7 +23,9 @@ DOCUMENTS = [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))]
 #: Words that follow the name of the project in a sentence about it.
 PROSE = {"and", "company", "could", "import", "knows", "log", "needs", "sets", "that"}
 #: Of Kafka's own commands, which a message or a document shows.
-KAFKA = {"--bootstrap-server", "--partition", "--topic"}
+KAFKA = {
+    "--add-config", "--alter", "--bootstrap-server", "--entity-name", "--entity-type", "--partition", "--topic"
+}  # fmt: skip
 #: A call on one of these, as a message writes it, is of this class.
 CLASSES = {"system": ActorSystem, "client": Client, "running": Running, "ctx": Context}
 

@@ -1,10 +1,12 @@
-"""The changelog of a shard: the records of its state and stash topics, beside the journal.
+"""The changelog of a shard: the records of its state topic, beside the journal.
 
-They are written in the transaction of their turn, and a restore begins with them.
+They hold what the shard owes: the states of its entities, its progress, and the commands that wait. They are written in
+the transaction of their turn, and a restore begins with them. The topic is compacted: the last record of a key counts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
@@ -25,6 +27,10 @@ RETRY_INDEX = CHANGELOG_INDEX - 1
 #: shard can have written must stop the restore, and not overflow in a later turn.
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 Offset = Annotated[int, msgspec.Meta(ge=-1, le=1 << 62)]
+
+
+#: The largest digest of a changelog: msgspec checks no larger bound.
+DIGEST_MAX = (1 << 63) - 1
 
 
 class ShardId(msgspec.Struct, frozen=True, order=True):
@@ -76,10 +82,13 @@ class ShardRecord(
     owner can follow in the journal behind this record (``bridge.nontransactional``). The messages of other shards below
     the command ``seen`` are in the seen records.
 
-    ``topic_ids``: the log's id of each topic of the shard, by its role (``commands``, ``events``, ``state``,
-    ``stash``). A topic that was deleted and created again has the same name and other records, and another id.
+    ``topic_ids``: the log's id of each topic of the shard, by its role (``commands``, ``events``, ``state``). A topic
+    that was deleted and created again has the same name and other records, and another id.
 
     ``accepted``: what operators have accepted, oldest first; ``verify`` and ``status`` show it.
+
+    ``digest``: the sum over all other live records of the changelog (``actors.shard.changelog_digest``), by which a
+    restore proves that it has read all of them; None in a record of a version that wrote none.
     """
 
     next: Count
@@ -98,11 +107,12 @@ class ShardRecord(
     seen: Count = 0
     topic_ids: dict[str, str] = {}
     accepted: tuple[Accepted, ...] = ()
+    digest: Annotated[int, msgspec.Meta(ge=0, le=DIGEST_MAX)] | None = None
 
 
 def first_shard_record(next_offset: int = 0) -> ShardRecord:
     """Return the record of a shard that has committed nothing; ``next_offset``: its first command."""
-    return ShardRecord(next=next_offset, seq=0, tail_start=0, tail_offset=0, changelog=0)
+    return ShardRecord(next=next_offset, seq=0, tail_start=0, tail_offset=0, changelog=0, digest=0)
 
 
 class StateRecord(msgspec.Struct, frozen=True, tag_field="type", tag="State", forbid_unknown_fields=True):
@@ -120,7 +130,7 @@ class StateRecord(msgspec.Struct, frozen=True, tag_field="type", tag="State", fo
 
 
 class StashedRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Stashed", forbid_unknown_fields=True):
-    """A command that is kept until it can be applied. The key of the record is the command's offset, which orders them.
+    """A command that is kept until it can be applied. The key of the record ends with its offset, which orders them.
 
     ``attempt`` is the next one (1 + restarts so far); ``due_ms`` (epoch) is when it can run, 0 for a command behind the
     first of its key; ``delay_ms``: how long after its failure that was, which bounds the wait if the clock is set back.
@@ -154,28 +164,40 @@ class SeenRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Seen", forb
     causes: tuple[Count, ...]
 
 
-class StateWritten(msgspec.Struct, frozen=True, gc=False):
-    """The state record of one entity; None is a tombstone. ``offset``: the command that changed it; -1 if none did."""
+class ChangelogEntry(msgspec.Struct, frozen=True, gc=False):
+    """One record that a turn writes: its key, and its encoded value; None deletes the record.
+
+    ``version`` and ``seq`` are those of an entity's state, -1 for any other record. ``offset``: the command that made
+    it; -1 if none did.
+    """
 
     key: str
-    record: StateRecord | None
-    version: int
-    seq: int
+    value: bytes | None
+    version: int = -1
+    seq: int = -1
     offset: int = -1
 
 
-class StashedWritten(msgspec.Struct, frozen=True, gc=False):
-    """The stashed record of the command at ``offset``; None once it is applied, rejected or dead-lettered."""
+#: Keys of the records that are no state begin with NUL, which no entity key contains.
+SHARD_KEY, STASH_KEY, SEEN_KEY = b"\0shard", b"\0stash/", b"\0seen/"
+_STASH, _SEEN = STASH_KEY.decode(), SEEN_KEY.decode()
 
-    offset: int
-    record: StashedRecord | None
+ChangelogRecord = ShardRecord | StateRecord | StashedRecord | SeenRecord
 
-
-class SeenWritten(msgspec.Struct, frozen=True, gc=False):
-    """The seen record of one source partition, named ``topic/partition``."""
-
-    source: str
-    record: SeenRecord
+encode_changelog_record: Callable[[ChangelogRecord], bytes] = msgspec.msgpack.Encoder().encode
 
 
-ChangelogEntry = StateWritten | StashedWritten | SeenWritten
+def state_entry(key: str, record: StateRecord | None, version: int, seq: int, offset: int = -1) -> ChangelogEntry:
+    """Return the entry of an entity's state; ``offset``: the command that changed it, -1 if none did."""
+    return ChangelogEntry(key, None if record is None else encode_changelog_record(record), version, seq, offset)
+
+
+def stash_entry(offset: int, record: StashedRecord | None) -> ChangelogEntry:
+    """Return the entry of the stashed command at ``offset``; None once it is applied, rejected or dead-lettered."""
+    value = None if record is None else encode_changelog_record(record)
+    return ChangelogEntry(f"{_STASH}{offset}", value, offset=offset)
+
+
+def seen_entry(source: str, record: SeenRecord) -> ChangelogEntry:
+    """Return the entry of what a shard has seen of a source partition, named ``topic/partition``."""
+    return ChangelogEntry(_SEEN + source, encode_changelog_record(record))

@@ -86,7 +86,9 @@ class CommandRunner:
             turn.leave(envelope)
 
     def has_room(self, delivery: Delivery) -> bool:
-        """Return whether the stash has room for a command; if not, ``stalled`` says why."""
+        """Return whether the stash has room for a command; if not, ``stalled`` says why. A query needs none."""
+        if isinstance(delivery, Envelope) and type(delivery.message) in self._config.behaviour.queries:
+            return True
         key = delivery.key if isinstance(delivery, Envelope) else None
         self.stalled = self._stash.no_room(key, self._config.limits)
         return self.stalled is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from repertory.actors.entity import Behaviour
 from repertory.actors.message import Envelope
 from repertory.actors.shard.cells import Cell, Cells
-from repertory.actors.shard.changelog import StateRecord, StateWritten
+from repertory.actors.shard.changelog import ChangelogEntry, StateRecord, state_entry
 from repertory.actors.shard.decision import Decision
 from repertory.actors.shard.restart_budget import RestartBudget
 from repertory.actors.shard.snapshot_window import SnapshotWindow
@@ -88,10 +88,10 @@ class Entities:
         for key in self.window.forgettable(tail_start):
             self.window.forgotten(key)
             if key not in self.stash and key not in self.budget:
-                turn.changelog.append(StateWritten(key, None, 0, self.cells.remove(key).seq))
+                turn.changelog.append(state_entry(key, None, 0, self.cells.remove(key).seq))
         return tail_start
 
-    def _state_written(self, key: str, changed_by: int) -> StateWritten:
+    def _state_written(self, key: str, changed_by: int) -> ChangelogEntry:
         """Return the state record of a key; ``changed_by`` is the command that changed a stateful entity, or -1."""
         queue = self.stash.queue(key)
         stashed, first = len(queue), queue[0].envelope.offset if queue else -1
@@ -99,14 +99,14 @@ class Entities:
         cell = self.cells.get(key)
         if cell is None:
             record = StateRecord(stashed=stashed, stashed_first=first, restarts_ms=restarts)
-            return StateWritten(key, record if stashed or restarts else None, 0, -1, changed_by)
+            return state_entry(key, record if stashed or restarts else None, 0, -1, changed_by)
         if changed_by >= 0:
             cell.version, cell.seq = cell.version + 1, self.seq
             self.seq += 1
         if cell.version == 0:
             self.window.ended(key, cell.seq)
             record = StateRecord(ended=True, stashed=stashed, stashed_first=first, restarts_ms=restarts)
-            return StateWritten(key, record, 0, cell.seq, changed_by)
+            return state_entry(key, record, 0, cell.seq, changed_by)
         self.window.snapshotted(key)
         record = StateRecord(snapshot=cell.data, stashed=stashed, stashed_first=first, restarts_ms=restarts)
-        return StateWritten(key, record, cell.version, cell.seq, changed_by)
+        return state_entry(key, record, cell.version, cell.seq, changed_by)

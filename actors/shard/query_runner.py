@@ -14,7 +14,6 @@ from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.crash_guard import CrashGuard
 from repertory.actors.shard.decision import decide_query
 from repertory.actors.shard.entities import Entities
-from repertory.actors.shard.mailbox import Delivery
 from repertory.actors.shard.placed import is_misplaced
 from repertory.actors.shard.turn import Turn, outputs_of
 from repertory.actors.shard.turn_result import Incident
@@ -33,11 +32,14 @@ class QueryRunner:
         #: The query that is being handled.
         self.envelope: Envelope | None = None
 
-    def takes(self, delivery: Delivery) -> bool:
-        """Return whether a delivery is a query."""
-        return isinstance(delivery, Envelope) and type(delivery.message) in self._queries
+    def take(self, envelope: Envelope, turn: Turn) -> bool:
+        """Answer a command if it is a query; return whether it is."""
+        if type(envelope.message) not in self._queries:
+            return False
+        self._run(envelope, turn)
+        return True
 
-    def run(self, envelope: Envelope, turn: Turn) -> None:
+    def _run(self, envelope: Envelope, turn: Turn) -> None:
         """Answer one query. Without anybody to answer it is consumed, and its handler is not called."""
         config, behaviour = self._config, self._config.behaviour
         cell = self._entities.cells.get(envelope.key)

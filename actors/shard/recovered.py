@@ -9,6 +9,7 @@ import msgspec
 
 from repertory.actors.shard.cells import Cells
 from repertory.actors.shard.changelog import ShardRecord
+from repertory.actors.shard.changelog_digest import ChangelogDigest
 from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.restart_budget import RestartBudget
 from repertory.actors.shard.seen_causes import SeenCauses
@@ -32,6 +33,7 @@ class RecoveredShard(msgspec.Struct, frozen=True):
     window: SnapshotWindow
     stash: Stash
     budget: RestartBudget
+    digest: ChangelogDigest
     end_offset: int = 0
     has_group_offset: bool = True
     seen: SeenCauses | None = None
@@ -52,4 +54,5 @@ def new_shard(config: ShardConfig, record: ShardRecord) -> RecoveredShard:
         ),
         Stash(),
         RestartBudget(config.policy.within_s),
+        ChangelogDigest(),
     )

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from repertory.actors.headers import CAUSE, EPOCH, RETRY_OF, Headers
-from repertory.actors.shard.changelog import SeenRecord, SeenWritten
+from repertory.actors.shard.changelog import ChangelogEntry, SeenRecord, seen_entry
 
 _NUMBER_DIGITS_MAX = 18
 #: A cause holds the index in its lower bits. One number needs a third of the memory of a pair.
@@ -96,13 +96,13 @@ class SeenCauses:
 
     # --- from and to the log ----------------------------------------------------------------------------------
 
-    def written(self) -> Iterator[SeenWritten]:
+    def written(self) -> Iterator[ChangelogEntry]:
         """Yield the records of the sources with new messages since the last call."""
         for name in self._changed:
             source = self._sources[name]
             base = min(source.order, default=0) >> _INDEX_BITS
             causes = tuple(n for c in source.order for n in ((c >> _INDEX_BITS) - base, c & _INDEX_MASK))
-            yield SeenWritten(name, SeenRecord(source.epoch, base, causes))
+            yield seen_entry(name, SeenRecord(source.epoch, base, causes))
         self._changed.clear()
 
     def load(self, name: str, record: SeenRecord) -> None:

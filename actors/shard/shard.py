@@ -51,6 +51,7 @@ class Shard:
         self._entities = Entities(
             config.behaviour, recovered.cells, recovered.window, recovered.stash, recovered.budget, record.seq
         )
+        self._digest = recovered.digest
         self._guard = CrashGuard(config, record, recovered.end_offset)
         self._refused = dict(refused)
         self._runner = CommandRunner(config, self._entities, self._guard, self.stash, self._refused)
@@ -205,8 +206,7 @@ class Shard:
                 return True
 
     def _take_other(self, delivery: Envelope, turn: Turn) -> None:
-        if type(delivery.message) in self.config.behaviour.queries:
-            self._queries.run(delivery, turn)
+        if self._queries.take(delivery, turn):
             return
         if delivery.offset not in self._obeyed:
             turn.operate(delivery)
@@ -223,8 +223,7 @@ class Shard:
     def _can_take(self, turn: Turn) -> bool:
         """Return whether the first delivery can be taken; if not, carry out the operators' requests behind it."""
         delivery = self.mailbox.deliveries[0]
-        is_stashed_never = is_control(delivery) or self._queries.takes(delivery)
-        if self.config.limits.dead_letter_overflow or is_stashed_never or self._runner.has_room(delivery):
+        if self.config.limits.dead_letter_overflow or is_control(delivery) or self._runner.has_room(delivery):
             return True
         turn.obey(self.mailbox, self._obeyed, max(self._next - 1, 0))
         self._runner.stalled = None
@@ -242,8 +241,7 @@ class Shard:
 
     def _finish(self, turn: Turn, now_ms: int) -> TurnResult:
         entities, redelivery, last = self._entities, self._redelivery, self.record
-        turn.report_overflow(str(self.config.id))
-        turn.report_unanswered()
+        turn.report(str(self.config.id))
         entities.expire_budgets(now_ms, turn)
         turn.counts.journaled = entities.seq - last.seq
         entities.window.resize(len(entities.cells), turn.counts.journaled, turn.bytes)
@@ -265,6 +263,8 @@ class Shard:
         entities, guard, redelivery, last = self._entities, self._guard, self._redelivery, self.record
         tail_start = entities.write(turn, 0 if redelivery is None else redelivery.ahead(last))
         seen = last.seen if redelivery is None else redelivery.write(turn.changelog, last.seen, self._next)
+        for entry in turn.changelog:
+            self._digest.write(entry.key, entry.value)
         guard.end_turn(turn.anchor, self._next, self.stash)
         if guard.is_careful:
             guard.announce(self._alone(self.stash.due(now_ms) if self.stash.size else None))
@@ -272,7 +272,7 @@ class Shard:
             self._next, entities.seq, tail_start, entities.window.tail_offset(tail_start),
             last.changelog + len(turn.changelog) + 1,
             epoch=last.epoch, nontransactional=last.nontransactional, seen=seen, topic_ids=last.topic_ids,
-            accepted=last.accepted,
+            accepted=last.accepted, digest=self._digest.value,
         )  # fmt: skip
         return guard.signed(record)
 
@@ -281,7 +281,7 @@ class Shard:
     ) -> TurnResult:
         """Return a turn result that only writes the shard record."""
         self._guard.announce(announce)
-        record = msgspec.structs.replace(self.record, changelog=self.record.changelog + 1)
+        record = msgspec.structs.replace(self.record, changelog=self.record.changelog + 1, digest=self._digest.value)
         record = self.record = self._guard.signed(record, closed=closed)
         return TurnResult(
             self.config.id, [], [], record, max(record.next - 1, 0), record.seq, Counts(), incidents or []

@@ -21,7 +21,7 @@ class Stashed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Stash:
-    """All queues of one shard. Owned by the shard; once committed, its commands are in the stash topic too."""
+    """All queues of one shard. Owned by the shard; once committed, its commands are in the changelog too."""
 
     __slots__ = ("_due", "_queues", "size")
 

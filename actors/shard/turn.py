@@ -10,7 +10,7 @@ from repertory.actors.context import Publish, Reply, Tell
 from repertory.actors.control import DropParked, RetryEnded, RetryParked, is_control
 from repertory.actors.entity import resolved
 from repertory.actors.message import Done, Envelope, RetryRequest, Undelivered
-from repertory.actors.shard.changelog import RETRY_INDEX, ChangelogEntry, StashedRecord, StashedWritten
+from repertory.actors.shard.changelog import RETRY_INDEX, ChangelogEntry, StashedRecord, stash_entry
 from repertory.actors.shard.decision import Decision
 from repertory.actors.shard.failure import Fate
 from repertory.actors.shard.mailbox import Delivery
@@ -201,17 +201,17 @@ class Turn:
                     self.anchor = max(self.anchor, anchor)
                     self.handled += 1
 
-    def report_unanswered(self) -> None:
-        """Report the queries that failed alike as one incident: a client may repeat one without end."""
-        for first, more in self.unanswered.values():
-            then = f"{first.next}; {more} more in this turn failed alike" if more else first.next
-            self.incidents.append(msgspec.structs.replace(first, next=then))
+    def report(self, shard: str) -> None:
+        """Report what many commands of a turn may share as one incident: that they had no room, or failed alike.
 
-    def report_overflow(self, shard: str) -> None:
-        """Report the commands without room as one incident: every turn may have a batch of them."""
+        A client may repeat a query that fails without end.
+        """
         if self.overflowed:
             reason = f"the stash had no room for {self.overflowed} commands"
             self.incidents.append(Incident(shard, "NoRoom", reason, "they are dead letters", Fate.NO_ROOM.value))
+        for first, more in self.unanswered.values():
+            then = f"{first.next}; {more} more in this turn failed alike" if more else first.next
+            self.incidents.append(msgspec.structs.replace(first, next=then))
 
     def answer(self, delivery: Envelope) -> None:
         """Answer an operator's request with Done."""
@@ -227,7 +227,7 @@ class Turn:
 
     def _wrote(self, envelope: Envelope, record: StashedRecord | None) -> None:
         self.touched[envelope.key] = None
-        self.changelog.append(StashedWritten(envelope.offset, record))
+        self.changelog.append(stash_entry(envelope.offset, record))
         self.bytes += len(envelope.value) + (0 if record is None else len(record.traceback))
 
 

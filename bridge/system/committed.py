@@ -12,7 +12,15 @@ from repertory.actors.entity import Behaviour, Entity
 from repertory.actors.headers import SEQ, VERSION
 from repertory.actors.message import Stopped
 from repertory.actors.placement import checked_key, partition_of
-from repertory.actors.shard.changelog import LOST, Accepted, ShardRecord, StashedRecord, StateRecord, first_shard_record
+from repertory.actors.shard.changelog import (
+    LOST,
+    SHARD_KEY,
+    Accepted,
+    ShardRecord,
+    StashedRecord,
+    StateRecord,
+    first_shard_record,
+)
 from repertory.actors.shard.replay import fold, restore
 from repertory.actors.wire import DecodeError
 from repertory.bridge import codec as wire
@@ -51,7 +59,7 @@ def entity_state(reader: Reader, system: SystemDefinition, hosted: EntityDefinit
     partition = partition_of(raw_key, hosted.partitions)
     shard, state = None, None
     for found in reader.read(topics.state_topic(system.name, behaviour.name), partition):
-        if found.key == topics.SHARD_KEY and found.value is not None:
+        if found.key == SHARD_KEY and found.value is not None:
             shard = found
         elif found.key == raw_key:
             state = found
@@ -88,7 +96,7 @@ def shard_record(reader: Reader, system: SystemDefinition, behaviour: Behaviour,
     """Return the latest shard record, or that of a shard which has committed nothing; DecodeError if it is invalid."""
     shard = None
     for found in reader.read(topics.state_topic(system.name, behaviour.name), partition):
-        if found.key == topics.SHARD_KEY and found.value is not None:
+        if found.key == SHARD_KEY and found.value is not None:
             shard = found
     return _decoded_shard(shard)
 
@@ -162,7 +170,9 @@ def stashed_commands(
     called with that sentence: the shard refuses to start, but an operator can still see the others.
     """
     found: dict[int, StashedRecord] = {}
-    for record in reader.read(topics.stash_topic(system.name, behaviour.name), partition):
+    for record in reader.read(topics.state_topic(system.name, behaviour.name), partition):
+        if not wire.is_stashed(record):
+            continue
         try:
             offset = wire.stashed_offset(record)
             if record.value is None:

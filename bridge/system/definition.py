@@ -91,6 +91,11 @@ class SystemDefinition:
                 f"{name}: a commands topic cannot be compacted: of each key's commands only the last would be handled; "
                 "topic_config may limit their retention"
             )
+        if strange := topics.LOG_TIME.keys() & self._topic_config.keys():
+            raise ValueError(
+                f"{name}: topic_config cannot set {min(strange)}: commands carry the time of the log, whatever the "
+                "clocks of clients say"
+            )
         #: The topics outside the system that its handlers publish to, by name.
         self.publishes = checked_publishes(name, publishes or {})
         self._hosted: dict[type[Entity], EntityDefinition] = {}

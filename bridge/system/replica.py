@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from repertory.actors.entity import Entity
 from repertory.actors.headers import TURN
 from repertory.actors.message import Stopped
-from repertory.actors.shard.changelog import ShardRecord, StateRecord, first_shard_record
+from repertory.actors.shard.changelog import SHARD_KEY, ShardRecord, StateRecord, first_shard_record
 from repertory.actors.shard.replay import fold, restore
 from repertory.actors.wire import DecodeError
 from repertory.bridge import codec as wire
@@ -83,7 +83,7 @@ class _States:
 
     def take(self, record: Record) -> ShardRecord | None:
         """Take one record; return the shard record if it is that."""
-        if record.key == topics.SHARD_KEY:
+        if record.key == SHARD_KEY:
             return _read(record, lambda: wire.decode_shard(record.value or b""))
         if record.key is not None and not record.key.startswith(b"\0"):  # Those are the shard's own.
             self.latest[record.key] = record

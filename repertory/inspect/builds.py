@@ -9,7 +9,7 @@ import msgspec
 
 from repertory.actors.entity import Behaviour
 from repertory.actors.message import Message
-from repertory.actors.shard.changelog import ShardRecord, StashedRecord, StateRecord
+from repertory.actors.shard.changelog import STASH_KEY, ShardRecord, StashedRecord, StateRecord
 from repertory.actors.shard.replay import restore
 from repertory.actors.wire import DecodeError, MessageDecoder, unknown_fields, written_name
 from repertory.bridge import codec as wire
@@ -76,15 +76,7 @@ def _written(
         }
         for record in latest.values():
             seen()
-            yield from _snapshot(behaviour, record)
-        stashed = {
-            record.key: record for record in reader.read(topics.stash_topic(system.name, behaviour.name), partition)
-        }
-        for record in stashed.values():
-            seen()
-            if record.value is not None:
-                kept: StashedRecord = wire.decode_stashed(record.value)
-                yield from _message(behaviour.decoder, kept.value, record.place, STOPS, LOSES)
+            yield from _changelog(behaviour, record)
         shard = shard_record(reader, system, behaviour, partition)
         yield from _journal(reader, system, behaviour, partition, shard, seen)
         commands = topics.commands_topic(system.name, behaviour.name)
@@ -94,8 +86,13 @@ def _written(
             yield from _message(behaviour.decoder, record.value or b"", record.place, DROPS, LOSES)
 
 
-def _snapshot(behaviour: Behaviour, record: Record) -> Iterator[_Found]:
-    if record.value is None or record.key is None or record.key.startswith(b"\0"):
+def _changelog(behaviour: Behaviour, record: Record) -> Iterator[_Found]:
+    if record.value is None or record.key is None:
+        return
+    if record.key.startswith(STASH_KEY):
+        kept: StashedRecord = wire.decode_stashed(record.value)
+        yield from _message(behaviour.decoder, kept.value, record.place, STOPS, LOSES)
+    if record.key.startswith(b"\0"):
         return
     state: StateRecord = wire.decode_state(record.value)
     if state.snapshot is None:

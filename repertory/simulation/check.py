@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 from repertory.actors.control import is_control
 from repertory.actors.headers import CAUSE, EPOCH, ERROR_TYPE
 from repertory.actors.message import Stopped
-from repertory.actors.shard.changelog import CHANGELOG_INDEX, StashedRecord
+from repertory.actors.shard.changelog import CHANGELOG_INDEX, SHARD_KEY, StashedRecord
 from repertory.actors.shard.config import AT_LEAST_ONCE
 from repertory.actors.shard.seen_causes import SeenCauses
 from repertory.actors.shard.shard import Shard
 from repertory.actors.wire import DecodeError
-from repertory.bridge.codec import decode_shard, decode_stashed, decode_state
+from repertory.bridge.codec import decode_shard, decode_stashed, decode_state, is_stashed, stashed_offset
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.port import Claimed, Replayed
 from repertory.bridge.log.record import Record, TopicPartition
 from repertory.bridge.nontransactional import CountingJournal
 from repertory.bridge.recovery import Recovery
-from repertory.bridge.topics import SHARD_KEY, dead_letters_topic
+from repertory.bridge.topics import dead_letters_topic
 from repertory.simulation.model import Model, Seen
 from repertory.simulation.virtual import Violation
 
@@ -160,11 +160,13 @@ class Scan:
     def _stashed(self, hosted: HostedEntity, place: TopicPartition) -> dict[int, StashedRecord]:
         """Return the commands that are stashed at the end."""
         stash: dict[int, StashedRecord] = {}
-        for record in self._topics[hosted.codec.stash, place.partition]:
-            if record.value is None:
-                stash.pop(int(record.key or b"-1"), None)
+        for record in self._topics[hosted.codec.state, place.partition]:
+            if not is_stashed(record):
                 continue
-            stash[int(record.key or b"-1")] = decode_stashed(record.value)
+            if record.value is None:
+                stash.pop(stashed_offset(record), None)
+                continue
+            stash[stashed_offset(record)] = decode_stashed(record.value)
         return stash
 
     def _check_budgets(self, hosted: HostedEntity, place: TopicPartition) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from repertory.actors.context import OutputRefused
-from repertory.bridge.codec import decode_stashed
+from repertory.bridge.codec import decode_stashed, is_stashed, stashed_offset
 from repertory.bridge.log.record import Record
 from repertory.bridge.system.failed import dead_letter
 from repertory.bridge.topics import dead_letters_topic
@@ -94,13 +94,13 @@ def not_applied(cluster: SimulatedCluster, records: Mapping[tuple[str, int], Seq
     for hosted in cluster.topology.entities.values():
         for partition in range(hosted.partitions):
             seen: set[bytes | None] = set()
-            for record in records[hosted.codec.stash, partition]:
+            for record in filter(is_stashed, records[hosted.codec.state, partition]):
                 if record.value is None or record.key in seen:
                     continue
                 stashed = decode_stashed(record.value)
                 if stashed.parked:
                     seen.add(record.key)
-                    place = f"{hosted.codec.commands}/{partition}/{int(record.key or b'-1')}"
+                    place = f"{hosted.codec.commands}/{partition}/{stashed_offset(record)}"
                     yield NotApplied(
                         place, stashed.key, stashed.error, stashed.reason, stashed.traceback, is_parked=True
                     )
@@ -115,7 +115,7 @@ def is_lossless(cluster: SimulatedCluster, records: Mapping[tuple[str, int], Seq
     if records[dead_letters_topic(cluster.system.name), 0]:
         return False
     stashes = [
-        {record.key: record.value for record in records[hosted.codec.stash, partition]}
+        {record.key: record.value for record in filter(is_stashed, records[hosted.codec.state, partition])}
         for hosted in cluster.topology.entities.values()
         for partition in range(hosted.partitions)
     ]

@@ -1,4 +1,4 @@
-"""The changelog of one shard: its shard record, the states of its entities, and its stashed commands."""
+"""The changelog of one shard, its state topic: shard records, the states of its entities, its stashed commands."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from itertools import accumulate, pairwise
 
 from repertory.actors.headers import CAUSE, SEQ, VERSION
 from repertory.actors.placement import partition_of
-from repertory.actors.shard.changelog import CHANGELOG_INDEX, ShardRecord
+from repertory.actors.shard.changelog import CHANGELOG_INDEX, SEEN_KEY, SHARD_KEY, ShardRecord
+from repertory.actors.shard.changelog_digest import ChangelogDigest
 from repertory.actors.wire import DecodeError
-from repertory.bridge.codec import decode_seen, decode_shard, decode_state
+from repertory.bridge.codec import decode_seen, decode_shard, decode_state, is_stashed
 from repertory.bridge.consistency import recreated
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Record, TopicPartition
-from repertory.bridge.topics import SEEN_KEY, SHARD_KEY
 from repertory.verify.findings import Findings, Place, text
 from repertory.verify.gather import Records
 from repertory.verify.headers import are_of_the_changelog, names
@@ -23,7 +23,7 @@ from repertory.verify.stash_records import StashRecords, StateEntry
 
 
 class Changelog:
-    """The state and stash topics of one shard. Filled by `read`."""
+    """The state topic of one shard. Filled by `read`."""
 
     def __init__(self, source: TopicPartition, hosted: HostedEntity, findings: Findings) -> None:
         self._source, self._hosted, self._findings = source, hosted, findings
@@ -39,39 +39,42 @@ class Changelog:
         self.is_complete = False
         #: Whether the shard has written down messages that it has received.
         self.has_seen = False
+        self._digest = ChangelogDigest()
         self._skips: list[tuple[Place, str]] = []
         self._indexes, self._times_ms = array("q"), array("q")
         #: When the latest record up to each changelog number was written, if none is missing.
         self._latest_ms: list[int] = []
 
     def read(self, records: Records, *, decides: bool) -> None:
-        """Read both topics. ``decides``: the policies are those of the code that wrote the log."""
+        """Read the topic. ``decides``: the policies are those of the code that wrote the log."""
         last = -1
         for record in records.read(self._hosted.codec.state, self._source.partition):
             last = self._index(record, last)
+            key = record.key or b""
             try:
-                if record.key == SHARD_KEY:
-                    self._shards.take(record, decode_shard(record.value or b""), last)
-                elif not (record.key or b"").startswith(b"\0"):
+                if key == SHARD_KEY:
+                    self._shards.take(record, decode_shard(record.value or b""), last, self._digest.value)
+                elif is_stashed(record):
+                    self._stash.take(record, last)
+                elif not key.startswith(b"\0"):
                     self._state(record, last)
-                elif (record.key or b"").startswith(SEEN_KEY):
+                elif key.startswith(SEEN_KEY):
                     self.has_seen = True
                     decode_seen(record.value or b"")
                 else:
                     self._findings.states.wrong(record, "has a key that no shard writes")
             except DecodeError as error:
-                finding = self._findings.shards if record.key == SHARD_KEY else self._findings.states
+                finding = self._findings.shards if key == SHARD_KEY else self._findings.states
                 finding.wrong(record, f"cannot be decoded: {error}")
-        last = -1
-        for record in records.read(self._hosted.codec.stash, self._source.partition):
-            last = self._index(record, last)
-            self._stash.take(record, last)
+            if key != SHARD_KEY:
+                self._digest.write(key.decode("utf-8", "backslashreplace"), record.value)
         self.shard = self._shards.last
         self._check_indexes()
         self._check_stashed()
         forgotten = self._forgotten if decides and self.is_complete and not self._is_nontransactional else None
         self._stash.settle(self.unconfirmed, forgotten=forgotten, is_complete=self.is_complete)
-        self._shards.settle(sorted(self._indexes), self.stashed, records.reader.bounds(*self._source)[1])
+        end = records.reader.bounds(*self._source)[1]
+        self._shards.settle(sorted(self._indexes), self.stashed, end, self._digest.value)
         codec = self._hosted.codec
         if self.shard is not None and (
             names := recreated(codec, self.shard, records.reader.topic_ids([*codec.topics.values()]))

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from repertory.actors.headers import Headers
-from repertory.actors.shard.changelog import SeenRecord
+from repertory.actors.shard.changelog import SEEN_KEY, SHARD_KEY, SeenRecord
 from repertory.actors.wire import DecodeError
-from repertory.bridge import topics
 from repertory.bridge.codec import decode_seen, decode_shard
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.port import Reader
@@ -64,9 +63,9 @@ def _epochs(state: Iterable[Record]) -> Epochs:
     for record in state:
         key, value = record.key or b"", record.value or b""
         try:
-            if key.startswith(topics.SEEN_KEY):
-                recorded[key.removeprefix(topics.SEEN_KEY).decode("utf-8", "replace")] = decode_seen(value)
-            if key != topics.SHARD_KEY:
+            if key.startswith(SEEN_KEY):
+                recorded[key.removeprefix(SEEN_KEY).decode("utf-8", "replace")] = decode_seen(value)
+            if key != SHARD_KEY:
                 continue
             shard = decode_shard(value)
         except DecodeError:

@@ -24,9 +24,9 @@ from repertory.actors.headers import (
     Headers,
     value,
 )
+from repertory.actors.shard.changelog import SHARD_KEY
 from repertory.actors.shard.turn_result import Replied, Told, TurnOutput
 from repertory.bridge.log.record import Record
-from repertory.bridge.topics import SEEN_KEY, SHARD_KEY
 
 _TELL = (CAUSE,)
 _ASK = (CAUSE, MESSAGE_ID, CORRELATION_ID, REPLY_TO, REPLY_KEY)
@@ -48,10 +48,10 @@ def are_of_an_event(headers: Headers) -> bool:
 
 
 def are_of_the_changelog(record: Record) -> bool:
-    """Whether a state or stash record has the headers that a shard writes, in their order."""
+    """Whether a record of a state topic has the headers that a shard writes, in their order."""
     if record.key == SHARD_KEY:
         return names(record.headers) == (CAUSE, SEQ)
-    is_state = record.topic.endswith(".state") and not (record.key or b"").startswith(SEEN_KEY)
+    is_state = not (record.key or b"").startswith(b"\0")
     return names(record.headers) == ((CAUSE, SEQ, VERSION) if is_state else (CAUSE,))
 
 

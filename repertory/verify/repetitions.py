@@ -6,10 +6,14 @@ remembers is in the seen records of its state topic: those that follow from the 
 
 from __future__ import annotations
 
+from repertory.actors.shard.changelog import SEEN_KEY
 from repertory.actors.shard.seen_causes import SeenCauses
+from repertory.bridge.codec import decode_seen
 from repertory.bridge.log.record import Record, TopicPartition
 from repertory.verify.epochs import OwnerEpochs
 from repertory.verify.findings import Findings, Place
+
+_SEEN = SEEN_KEY.decode()
 
 
 class Repetitions:
@@ -51,9 +55,10 @@ class Repetitions:
         epochs = self._epochs.of(self._source)
         if not self._is_whole or (epochs.last and epochs.since < epochs.surely_since):
             return
-        due = {written.source: written.record for written in self._seen.written()} if epochs.last else {}
+        written = [*self._seen.written()] if epochs.last else []
+        due = {each.key.removeprefix(_SEEN): decode_seen(each.value or b"") for each in written}
         for name in sorted(due.keys() | epochs.recorded.keys()):
             self._finding.looked_at += 1
             if due.get(name) != epochs.recorded.get(name):
-                place = Place(epochs.state, self._source.partition, -1, f"\0seen/{name}")
+                place = Place(epochs.state, self._source.partition, -1, _SEEN + name)
                 self._finding.wrong(place, f"differs from the messages of {name} below the command {epochs.seen}")

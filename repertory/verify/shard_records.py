@@ -20,6 +20,9 @@ from repertory.verify.findings import Findings, Place, text
 _NEVER_BACK = ("next", "seq", "tail_start", "tail_offset", "changelog", "epoch", "seen")
 
 
+_OTHER_DIGEST = "has another digest than the records of the changelog: some are missing, or of another time"
+
+
 class _Suspicion(NamedTuple):
     """A sentence that is true if no shard record was deleted between two changelog numbers."""
 
@@ -38,8 +41,8 @@ class ShardRecords:
         self._place = Place("", 0)
         self._suspicions: list[_Suspicion] = []
 
-    def take(self, record: Record, after: ShardRecord, number: int) -> None:
-        """Check the next shard record; ``number``: its changelog number."""
+    def take(self, record: Record, after: ShardRecord, number: int, digest: int) -> None:
+        """Check the next shard record; ``number``: its changelog number; ``digest``: of what was read before it."""
         self._finding.looked_at += 1
         before, self.last = self.last, after
         self._place = Place(record.topic, record.partition, record.offset, text(record.key))
@@ -47,6 +50,8 @@ class ShardRecords:
             self._wrong(f"has seq {after.seq}, but its header has {record.number(SEQ)}")
         if number != CHANGELOG_INDEX + after.changelog - 1:
             self._wrong(f"counts {after.changelog} changelog records, but is number {number - CHANGELOG_INDEX + 1}")
+        if after.digest not in (None, digest):
+            self._suspicions.append(_Suspicion(self._place, CHANGELOG_INDEX, number, _OTHER_DIGEST))
         for sentence in _contradictions(after, self._hosted):
             self._wrong(sentence)
         if before is None:
@@ -60,12 +65,17 @@ class ShardRecords:
             first = CHANGELOG_INDEX + before.changelog
             self._suspicions.append(_Suspicion(self._place, first, number, sentence))
 
-    def settle(self, numbers: Sequence[int], stashed: Collection[int], end: int) -> None:
-        """Check what depends on the whole changelog, whose ``numbers`` are sorted; ``end``: of the commands."""
+    def settle(self, numbers: Sequence[int], stashed: Collection[int], end: int, digest: int) -> None:
+        """Check what depends on the whole changelog, whose ``numbers`` are sorted, and its digest.
+
+        ``end``: of the commands.
+        """
         for place, first, last, sentence in self._suspicions:
             if bisect_left(numbers, last) - bisect_left(numbers, first) == last - first:
                 self._finding.wrong(place, sentence)
         shard = self.last
+        if shard is not None and shard.digest not in (None, digest):
+            self._wrong(_OTHER_DIGEST)
         if shard is None or shard.nontransactional:
             return
         for name, offset in (("suspect", shard.suspect), ("guarded", shard.guarded)):

@@ -1,4 +1,4 @@
-"""The stash topic of one shard: each record by itself, each after the one before it, and the budgets beside them.
+"""The stashed commands of one changelog: each record by itself, each after the one before it, and the budgets.
 
 A command enters the stash behind others of its key, or because it failed; then it is restarted, each time with the next
 attempt, until it is applied or parked; a parked one leaves it, or begins again, on the request of an operator alone.
@@ -14,7 +14,7 @@ import msgspec
 
 from repertory.actors.shard.changelog import StashedRecord, StateRecord
 from repertory.actors.wire import DecodeError
-from repertory.bridge.codec import decode_stashed
+from repertory.bridge.codec import decode_stashed, stashed_offset
 from repertory.bridge.log.record import Record
 from repertory.verify.findings import Findings, Place, text
 
@@ -63,13 +63,14 @@ class StashRecords:
         self._of_key: dict[str, list[_StashEntry]] = {}
 
     def take(self, record: Record, number: int) -> None:
-        """Add the next record of the topic; ``number``: its changelog number."""
+        """Add the next record of a stashed command; ``number``: its changelog number."""
         wrong = self._findings.stashed.wrong
         self._findings.stashed.looked_at += 1
-        if record.key is None or not record.key.isdigit() or len(record.key) > 18:
-            wrong(record, "has a key that is not an offset")
+        try:
+            offset = stashed_offset(record)
+        except DecodeError:
+            wrong(record, "has a key that does not end with an offset")
             return
-        offset = int(record.key)
         place = self.places[offset] = Place(record.topic, record.partition, record.offset, text(record.key))
         if record.value is None:
             self.stashed.pop(offset, None)

@@ -24,13 +24,14 @@ from repertory.actors.shard.changelog import (
     ShardId,
     ShardRecord,
     StashedRecord,
-    StashedWritten,
     StateRecord,
-    StateWritten,
+    encode_changelog_record,
+    stash_entry,
+    state_entry,
 )
 from repertory.actors.shard.turn_result import Counts, DeadLettered, Journaled, Published, Replied, Told, TurnResult
 from repertory.actors.wire import DecodeError, MessageDecoder, check_depth, encode
-from repertory.bridge.codec import Codec, decode_shard, decode_stashed, decode_state, encode_changelog_record
+from repertory.bridge.codec import Codec, decode_shard, decode_stashed, decode_state
 from repertory.bridge.log.port import Transaction
 from repertory.bridge.log.record import Record, TopicPartition
 from tests.actors.domain import Account, Deposit, Deposited, Put, Split, Teller, Trip, Withdraw
@@ -430,10 +431,10 @@ def test_the_headers_are_those_of_the_design() -> None:
         Replied(entity, data, 9, 6),
         DeadLettered(b"raw", b"?", (("cause", b"c"), ("x", b"1")), "Broken", "it broke", 2, 8, 0),
         changelog=[
-            StateWritten("k", StateRecord(snapshot=b"\x80"), 3, 5),
-            StateWritten("gone", None, 0, 4),
-            StashedWritten(8, StashedRecord(key="w", value=b"", headers=(), timestamp_ms=1)),
-            StashedWritten(7, None),
+            state_entry("k", StateRecord(snapshot=b"\x80"), 3, 5),
+            state_entry("gone", None, 0, 4),
+            stash_entry(8, StashedRecord(key="w", value=b"", headers=(), timestamp_ms=1)),
+            stash_entry(7, None),
         ],
     )
     assert (transaction.shard, transaction.next_offset) == (TopicPartition("bank.account.commands", 2), 10)
@@ -462,8 +463,8 @@ def test_the_headers_are_those_of_the_design() -> None:
             ("source-offset", b"8"))),
         ("bank.account.state", 2, b"k", (cause(9, CHANGELOG_INDEX + 20), ("seq", b"5"), ("version", b"3"))),
         ("bank.account.state", 2, b"gone", (cause(9, CHANGELOG_INDEX + 21), ("seq", b"4"), ("version", b"0"))),
-        ("bank.account.stash", 2, b"8", (cause(9, CHANGELOG_INDEX + 22),)),
-        ("bank.account.stash", 2, b"7", (cause(9, CHANGELOG_INDEX + 23),)),
+        ("bank.account.state", 2, b"\0stash/8", (cause(9, CHANGELOG_INDEX + 22),)),
+        ("bank.account.state", 2, b"\0stash/7", (cause(9, CHANGELOG_INDEX + 23),)),
         ("bank.account.state", 2, b"\0shard", (cause(9, CHANGELOG_INDEX + 24), ("seq", b"6"))),
     ]  # fmt: skip
     assert [r.value is None for r in transaction.records].count(True) == 2

@@ -219,7 +219,7 @@ def notes() -> Digests:
     appender.append([foreign, Output("notes.note.commands", 0, None, b"no key")])
     appender.close()
     work()
-    topics = [topic for topic in running._backend.topics() if not topic.endswith((".state", ".stash", ".schemas"))]
+    topics = [topic for topic in running._backend.topics() if not topic.endswith((".state", ".schemas"))]
     found = {name: digest for topic in topics for name, digest in digests(running.reader, topic).items()}
     running.close()
     return found

@@ -20,8 +20,7 @@ from confluent_kafka.admin import AdminClient
 from typer.testing import CliRunner
 
 from repertory import ActorSystem, Command, Entity, Event, command, event
-from repertory.actors.shard.changelog import LOST, Accepted, ShardId
-from repertory.bridge.codec import encode_changelog_record
+from repertory.actors.shard.changelog import LOST, Accepted, ShardId, encode_changelog_record
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.port import Backend
 from repertory.bridge.log.record import Output

@@ -13,14 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repertory.actors.shard.changelog import SeenRecord, ShardRecord
+from repertory.actors.shard.changelog import SEEN_KEY, SeenRecord, ShardRecord, encode_changelog_record
 from repertory.actors.wire import DecodeError, encode
-from repertory.bridge.codec import encode_changelog_record
 from repertory.bridge.log.record import Record
 from repertory.bridge.nontransactional import CountingJournal
 from repertory.bridge.system.settings import Settings
 from repertory.bridge.system.system import ActorSystem
-from repertory.bridge.topics import SEEN_KEY
 from repertory.verify import verify
 from tests.actors.domain import Account, Close, Deposit, Pay, Router, Split, Teller, Trip, Withdraw
 from tests.apps.mixed import NEWS, Paper, Print
@@ -446,11 +444,15 @@ def test_verify_distinguishes_repeated_from_altered_messages() -> None:
 
 def test_verify_misses_only_journal_records_that_count() -> None:
     """A journal record that does not count may be missing; none of those that count may."""
-    world = torn_harness(1)
+    others: list[int] = []
+    for seed in range(20):
+        world = torn_harness(seed)
+        kept = {record.offset for record in world.counted("bank.account.events", 0)}
+        all_offsets = [record.offset for record in world.running.reader.read("bank.account.events", 0)]
+        if others := [offset for offset in all_offsets if offset not in kept]:
+            break
+        world.close()
     connection = world.backend._memory.connection()
-    kept = {record.offset for record in world.counted("bank.account.events", 0)}
-    all_offsets = [record.offset for record in world.running.reader.read("bank.account.events", 0)]
-    others = [offset for offset in all_offsets if offset not in kept]
     delete = "DELETE FROM record WHERE topic = 'bank.account.events' AND partition = 0 AND offset = ?"
     connection.executemany(delete, [(offset,) for offset in others])
     assert others

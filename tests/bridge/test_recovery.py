@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repertory import Entity, Event, command, event, restart
+from repertory.actors.shard.changelog import SHARD_KEY, STASH_KEY, encode_changelog_record
 from repertory.actors.shard.config import Limits
 from repertory.actors.wire import unknown_fields
-from repertory.bridge.codec import Codec, encode_changelog_record
+from repertory.bridge.codec import Codec, is_stashed
 from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.port import Claimed
 from repertory.bridge.log.record import Record
 from repertory.bridge.system.system import ActorSystem
-from repertory.bridge.topics import SHARD_KEY
 from tests.actors.domain import Account, Bag, Close, Deposit, Pay, Put, Teller, Trip
 from tests.actors.shard.bench import Bench
 
@@ -56,6 +56,7 @@ def test_an_older_snapshot_is_not_a_change_in_place() -> None:
     older = msgspec.msgpack.encode({"type": "Bag", "items": ["a"]})
     (state,) = [record for record in bench.topics["t.bag.state"] if record.key == b"k"]
     amend(bench, state, value=encode_changelog_record(msgspec.structs.replace(bench.states["k"], snapshot=older)))
+    amend_shard_record(bench, digest=None)
     bench.crash()
     bench.tell(Put(item="b"))
     bench.run()
@@ -92,18 +93,21 @@ def state_of(bench: Bench, key: bytes) -> Record:
     return [record for record in bench.topics[bench.codec.state] if record.key == key][-1]
 
 
+def stashed_of(bench: Bench) -> list[Record]:
+    return [record for record in bench.topics[bench.codec.state] if is_stashed(record)]
+
+
 def no_shard_record(bench: Bench) -> None:
     drop(bench, bench.codec.state, lambda record: record.key != SHARD_KEY)
 
 
 def nothing_but_the_journal(bench: Bench) -> None:
     drop(bench, bench.codec.state, lambda _: False)
-    drop(bench, bench.codec.stash, lambda _: False)
     bench.committed = None
 
 
 def nothing_but_stashed(bench: Bench) -> None:
-    drop(bench, bench.codec.state, lambda _: False)
+    drop(bench, bench.codec.state, is_stashed)
     drop(bench, bench.codec.events, lambda _: False)
     bench.committed = None
 
@@ -223,29 +227,29 @@ def shard_record_garbled(bench: Bench) -> None:
 
 
 def stashed_gone(bench: Bench) -> None:
-    drop(bench, bench.codec.stash, lambda _: False)
+    drop(bench, bench.codec.state, lambda record: not is_stashed(record))
 
 
 def stashed_one_gone(bench: Bench) -> None:
-    gone = bench.topics[bench.codec.stash][-1].offset
-    drop(bench, bench.codec.stash, lambda record: record.offset != gone)
+    gone = stashed_of(bench)[-1].offset
+    drop(bench, bench.codec.state, lambda record: record.offset != gone)
 
 
 def stashed_beyond(bench: Bench) -> None:
-    record = bench.topics[bench.codec.stash][-1]
-    amend(bench, record, key=b"%d" % bench.record.next)
+    record = stashed_of(bench)[-1]
+    amend(bench, record, key=STASH_KEY + b"%d" % bench.record.next)
 
 
 def stashed_garbled(bench: Bench) -> None:
-    amend(bench, bench.topics[bench.codec.stash][-1], value=b"\xc0")
+    amend(bench, stashed_of(bench)[-1], value=b"\xc0")
 
 
 def stashed_with_a_bad_key(bench: Bench) -> None:
-    amend(bench, bench.topics[bench.codec.stash][-1], key=b"first")
+    amend(bench, stashed_of(bench)[-1], key=STASH_KEY + b"first")
 
 
 def stashed_unknown(bench: Bench) -> None:
-    record = bench.topics[bench.codec.stash][-1]
+    record = stashed_of(bench)[-1]
     stashed = msgspec.structs.replace(bench.shard.stash.queue("w")[-1].record, value=b"\x81\xa4type\xa1?")
     amend(bench, record, value=encode_changelog_record(stashed))
 
@@ -263,7 +267,7 @@ def state_with_a_count_below_none(bench: Bench) -> None:
 
 
 def stashed_before_its_first_attempt(bench: Bench) -> None:
-    record = bench.topics["t.account.stash"][0]
+    record = stashed_of(bench)[0]
     stashed = msgspec.structs.replace(bench.shard.stash.queue("w")[0].record, attempt=0)
     amend(bench, record, value=encode_changelog_record(stashed))
 
@@ -306,9 +310,9 @@ CONTRADICTIONS: list[tuple[Callable[[Bench], None], str]] = [
     (shard_record_garbled, "cannot be decoded"),
     (stashed_gone, "key 'w' has 0 stashed commands from -1, its state record says 2 from 8"),
     (stashed_one_gone, "key 'w' has 1 stashed commands from 8, its state record says 2 from 8"),
-    (stashed_beyond, "holds command 10, the shard record says 10 is next"),
+    (stashed_beyond, "holds the stashed command 10, the shard record says 10 is next"),
     (stashed_garbled, "cannot be decoded"),
-    (stashed_with_a_bad_key, "cannot be decoded: its key b'first' is not an offset"),
+    (stashed_with_a_bad_key, "cannot be decoded: its key b'\\x00stash/first' does not end with an offset"),
     (shard_record_with_numbers_of_no_shard, "cannot be decoded: Expected `int` <="),
     (state_with_a_count_below_none, "cannot be decoded: Expected `int` >="),
     (stashed_before_its_first_attempt, "cannot be decoded: Expected `int` >="),
@@ -474,6 +478,6 @@ def test_a_recovery_reads_only_what_it_needs() -> None:
     codec: Codec = bench.codec
     ends = {topic: bench.ends[topic] for topic in codec.restored_topics}
     claimed = Claimed(bench.place, bench.committed, 0, bench.ends[codec.commands], ends)
-    assert codec.restored_topics == (codec.state, codec.stash, codec.events)
+    assert codec.restored_topics == (codec.state, codec.events)
     assert claimed.ends[codec.events] == 16
     assert bench.record.tail_offset <= 10

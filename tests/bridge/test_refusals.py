@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from repertory.actors.entity import resolved
 from repertory.actors.headers import CAUSE
-from repertory.actors.shard.changelog import CHANGELOG_INDEX, ShardId, StateWritten, first_shard_record
+from repertory.actors.shard.changelog import CHANGELOG_INDEX, ShardId, first_shard_record, stash_entry, state_entry
 from repertory.actors.shard.config import AT_LEAST_ONCE
 from repertory.actors.shard.turn_result import Counts, Published, TurnResult
 from repertory.bridge.codec import Codec
@@ -33,9 +33,9 @@ def output(offset: int, index: int = 0, topic: str = "news") -> Output:
 def turn(commands: list[int], judged: tuple[int, ...] = (), *, nontransactional: bool = False) -> TurnResult:
     """Return a turn in which each command but the judged ones has published a record."""
     published = [Published("news", "k", b"v", offset, 0) for offset in commands if offset not in judged]
-    state = StateWritten("k", None, 0, 0, commands[-1])
+    changelog = [state_entry("k", None, 0, 0, commands[-1]), stash_entry(8, None)]
     return TurnResult(
-        SHARD, [*published], [state], first_shard_record(), commands[-1], 0, Counts(), [],
+        SHARD, [*published], changelog, first_shard_record(), commands[-1], 0, Counts(), [],
         nontransactional, len(commands), judged,
     )  # fmt: skip
 
@@ -94,7 +94,7 @@ def test_a_state_belongs_to_the_command_that_changed_it() -> None:
     refusals = Refusals(CODEC)
     state = Output(CODEC.state, 0, b"k", b"v", ((CAUSE, f"{PLACE}/9/{CHANGELOG_INDEX}".encode()),))
     assert refusals.blame(OutputsRefused(PLACE, [state], "small", all_refused=True), turn([7, 9]), "account/0") is None
-    stashed = Output(CODEC.stash, 0, b"8", b"v", ((CAUSE, f"{PLACE}/9/{CHANGELOG_INDEX + 1}".encode()),))
+    stashed = Output(CODEC.state, 0, b"\0stash/8", b"v", ((CAUSE, f"{PLACE}/9/{CHANGELOG_INDEX + 1}".encode()),))
     assert refusals.blame(OutputsRefused(PLACE, [stashed], "small", all_refused=True), turn([7, 9]), "a") is None
     assert dict(refusals.reasons) == {9: "small", 8: "small"}
 

@@ -137,7 +137,7 @@ def failure(running: Running) -> str:
     return failed[0].reason
 
 
-@pytest.mark.parametrize("role", ["commands", "events", "stash"])
+@pytest.mark.parametrize("role", ["commands", "events"])
 def test_a_topic_that_is_recreated_under_a_running_shard_stops_it(
     system: ActorSystem, url: str, kind: str, role: str
 ) -> None:
@@ -160,7 +160,7 @@ def test_a_topic_that_is_recreated_under_a_running_shard_stops_it(
         assert f"{topic} was deleted and created again" in failure(running)
 
 
-@pytest.mark.parametrize("role", ["commands", "events", "stash"])
+@pytest.mark.parametrize("role", ["commands", "events"])
 def test_a_recreated_topic_stops_its_shard(
     system: ActorSystem, url: str, role: str, recreate: Callable[[Running, str], Running]
 ) -> None:

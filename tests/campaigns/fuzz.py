@@ -374,7 +374,7 @@ def used_shard(session: Session) -> tuple[type[Entity], Bench]:
 def spoil(session: Session, bench: Bench, entity: type[Entity], *, everything: bool) -> None:
     """Change one to three records of a shard's history, or its position."""
     mutator, chance = session.mutator, session.chance
-    own = [bench.codec.state, bench.codec.stash, bench.codec.events]
+    own = [bench.codec.state, bench.codec.events]
     names = [name for name in (bench.topics if everything else own) if bench.topics[name]]
     for _ in range(chance.choice((1, 1, 2, 3))):
         topic = chance.choice(names)

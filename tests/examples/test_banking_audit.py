@@ -23,10 +23,9 @@ from examples.banking.transfers import (
     TransferRefused,
 )
 from repertory import ActorSystem, Event, Message
-from repertory.actors.shard.changelog import ShardRecord, StashedRecord, StateRecord
+from repertory.actors.shard.changelog import SHARD_KEY, ShardRecord, StashedRecord, StateRecord, encode_changelog_record
 from repertory.actors.wire import encode
-from repertory.bridge import topics
-from repertory.bridge.codec import decode_shard, decode_state, encode_changelog_record
+from repertory.bridge.codec import decode_shard, decode_state
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.record import Output, Record
 from repertory.bridge.system.settings import Settings
@@ -101,7 +100,7 @@ class Planted:
 
     def shard(self, entity: str, partition: int) -> tuple[Record, ShardRecord]:
         """Return the last shard record of a shard."""
-        of_shard = [r for r in self.records(f"bank.{entity}.state") if r.key == topics.SHARD_KEY]
+        of_shard = [r for r in self.records(f"bank.{entity}.state") if r.key == SHARD_KEY]
         record = [r for r in of_shard if r.partition == partition][-1]
         return record, decode_shard(record.value or b"")
 
@@ -112,7 +111,7 @@ class Planted:
 
     def state(self, entity: str) -> tuple[Record, StateRecord]:
         """Return the last snapshot of a topic."""
-        record = [r for r in self.records(f"bank.{entity}.state") if r.key != topics.SHARD_KEY][-1]
+        record = [r for r in self.records(f"bank.{entity}.state") if r.key != SHARD_KEY][-1]
         return record, decode_state(record.value or b"")
 
 
@@ -338,9 +337,9 @@ def test_a_command_that_was_not_handled(planted: Planted) -> None:
 
 def test_a_stashed_command(planted: Planted) -> None:
     """A command is stashed until its record is a tombstone."""
-    planted.append("bank.account.stash", 0, b"7", encode_changelog_record(STASHED), (CAUSE,))
+    planted.append("bank.account.state", 0, b"\0stash/7", encode_changelog_record(STASHED), (CAUSE,))
     assert planted.failing() == {LEFT}
-    planted.append("bank.account.stash", 0, b"7", None, (("cause", b"bank.account.commands/0/999999/1"),))
+    planted.append("bank.account.state", 0, b"\0stash/7", None, (("cause", b"bank.account.commands/0/999999/1"),))
     assert planted.failing() == set()
 
 

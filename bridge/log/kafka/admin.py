@@ -68,6 +68,10 @@ class Slot(NamedTuple):
     is_steady: bool = True
 
 
+#: Who says when a record was written.
+_CLOCK = "message.timestamp.type"
+
+
 class Admin:
     """One admin client, with the requests that this package makes."""
 
@@ -216,6 +220,7 @@ class Admin:
     def ensure(self, specs: Sequence[TopicSpec]) -> list[str]:
         """Create the missing topics and check the others; see ``Backend.ensure``."""
         missing = self._missing(specs, self.topics())
+        self._check_clocks([spec.name for spec in specs if _CLOCK in spec.config and spec not in missing])
         if not missing:
             return []
         created = self._create(missing)
@@ -229,6 +234,27 @@ class Admin:
         with suppress(KafkaException):
             self.ends(TopicPartition(spec.name, p) for spec in missing for p in range(spec.partitions))
         return created
+
+    def _check_clocks(self, topics: Sequence[str]) -> None:
+        """Raise TopicMismatch for a topic that takes the time of a record from its producer."""
+        if not topics:
+            return
+        resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+        futures = self._client.describe_configs(resources, request_timeout=REQUEST_TIMEOUT_S)
+        for topic, resource in zip(topics, resources, strict=True):
+            try:
+                found = _result(futures[resource])[_CLOCK].value
+            except KafkaException as failure:
+                if error_of(failure).code() in TRANSIENT:
+                    raise self._unavailable(failure, REQUEST_TIMEOUT_S) from None
+                logger.warning("%s of topic %s is not known: %s", _CLOCK, topic, describe(error_of(failure)))
+                continue
+            if found != "LogAppendTime":
+                raise TopicMismatch(
+                    f"topic {topic} has {_CLOCK}={found}: the clocks of clients would decide when things are due. "
+                    f"Alter it: kafka-configs.sh --bootstrap-server {self._config.brokers} --alter "
+                    f"--entity-type topics --entity-name {topic} --add-config {_CLOCK}=LogAppendTime"
+                )
 
     @staticmethod
     def _missing(specs: Sequence[TopicSpec], present: Mapping[str, int]) -> list[TopicSpec]:

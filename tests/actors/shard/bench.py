@@ -13,7 +13,7 @@ from repertory import Backoff, Entity, Message, restart
 from repertory.actors.context import Directory
 from repertory.actors.entity import resolved
 from repertory.actors.headers import Headers
-from repertory.actors.shard.changelog import ShardId, ShardRecord, StateRecord
+from repertory.actors.shard.changelog import SHARD_KEY, ShardId, ShardRecord, StateRecord
 from repertory.actors.shard.config import Limits, ShardConfig
 from repertory.actors.shard.shard import Shard
 from repertory.actors.shard.turn_result import TurnResult
@@ -22,7 +22,7 @@ from repertory.bridge.codec import Codec, decode_shard, decode_state
 from repertory.bridge.log.port import Claimed, Replayed, Transaction
 from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.bridge.recovery import Recovery
-from repertory.bridge.topics import SHARD_KEY, replies_topic
+from repertory.bridge.topics import replies_topic
 from repertory.supervision.policy import Policy
 
 SYSTEM = "t"
@@ -223,7 +223,7 @@ class Bench:
         found: dict[str, StateRecord] = {}
         for record in self.topics[self.codec.state]:
             key = (record.key or b"").decode()
-            if record.key == SHARD_KEY:
+            if key.startswith("\0"):
                 continue
             if record.value is None:
                 found.pop(key, None)

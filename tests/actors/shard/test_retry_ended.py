@@ -9,7 +9,7 @@ import pytest
 
 from repertory import Backoff, Command, Directive, Entity, Event, Rejection, command, event, restart
 from repertory.actors.control import RetryParked
-from repertory.actors.shard.changelog import RETRY_INDEX
+from repertory.actors.shard.changelog import RETRY_INDEX, STASH_KEY
 from repertory.actors.shard.config import Limits
 from repertory.actors.wire import encode
 from repertory.bridge.codec import decode_stashed
@@ -136,7 +136,7 @@ def test_each_retry_has_its_own_outcome(bench: Bench) -> None:
         OUTCOME["now"] = now
         bench.tell(RetryParked(offset=0), headers=REPLY_TO)
         bench.settle()
-        stashed = [record for record in bench.topics["t.trier.stash"] if record.key == b"0"]
+        stashed = [record for record in bench.topics["t.trier.state"] if record.key == STASH_KEY + b"0"]
         kept = None if stashed[-1].value is None else decode_stashed(stashed[-1].value).retry
         assert kept is None or not kept.open
     assert [found["outcome"] for found in ended(bench)] == ["parked", "parked", "applied"]

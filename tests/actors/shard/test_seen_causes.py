@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from repertory.actors.headers import Headers
 from repertory.actors.shard.seen_causes import SeenCauses, Stamp
+from repertory.bridge.codec import decode_seen
 
 SOURCE = "bank.teller.commands/1"
 
@@ -104,7 +105,7 @@ def test_a_successor_remembers_the_same_causes(before: list[Headers], size: int,
     written = {}
     for number, found in enumerate(before):
         if number in (at // 2, at):  # Only changed sources are written each time.
-            written |= {each.source: each.record for each in seen.written()}
+            written |= {each.key.removeprefix("\0seen/"): decode_seen(each.value or b"") for each in seen.written()}
         take(seen, found)
     successor = made(size)
     for source, record in written.items():

@@ -67,7 +67,7 @@ def written(bench: Bench, *, without_books: bool = True) -> list[Any]:
     """Return all records that the shard wrote, by topic, as (key, value, headers)."""
     topics = ["t.account.events", "t.replies", "t.dead-letters"]
     if not without_books:
-        topics += ["t.account.state", "t.account.stash"]
+        topics += ["t.account.state"]
     return [[(r.key, r.value, r.headers) for r in bench.topics[topic]] for topic in topics]
 
 
@@ -589,7 +589,6 @@ def test_crashes_change_no_result_and_no_cause_appears_twice(
                 bench.crash()
             case 2:
                 bench.compact(bench.codec.state)
-                bench.compact(bench.codec.stash)
             case _:
                 bench.now_ms += BACKOFF_MS // 2
         bench.turn()

@@ -152,7 +152,7 @@ COMMANDS = [
     ("parked", "show", "door", "parked"), ("dead-letters", "list"), ("dead-letters", "list", "--json"),
     ("dead-letters", "show", "0@0"), ("state", "door", "good"), ("state", "door", "parked"), ("verify",),
 ]  # fmt: skip
-TOPICS = ["replies", "dead-letters", "incidents", "control", "door.stash", "door.state", "door.events"]
+TOPICS = ["replies", "dead-letters", "incidents", "control", "door.state", "door.events"]
 
 
 @pytest.mark.parametrize("topic", TOPICS)
@@ -173,9 +173,6 @@ def test_no_command_ends_with_a_traceback(system: ActorSystem, url: str, run: Ca
     if topic in ("replies", "dead-letters", "incidents", "control"):
         assert '"times": 1' in outputs["state door good"].output
         assert "door/0" in outputs["status"].output
-    if topic == "door.stash":
-        assert f"{system.name}.door.stash/0@" in outputs["parked list"].output
-        assert "is not a stashed command" in outputs["parked list"].output
     if topic == "incidents":
         assert "is not the status of a node and was skipped" in outputs["status"].output
 

@@ -8,9 +8,8 @@ from typing import Self
 import pytest
 
 from repertory import Command, Entity, Event, command, event
-from repertory.actors.shard.changelog import StateRecord
+from repertory.actors.shard.changelog import StateRecord, encode_changelog_record
 from repertory.actors.wire import DecodeError, encode
-from repertory.bridge.codec import encode_changelog_record
 from repertory.bridge.log.record import Output
 from repertory.bridge.system.committed import entity_state
 from repertory.bridge.system.running import Running
@@ -71,7 +70,7 @@ NUMBERED = (("seq", b"0"), ("version", b"1"))
             Output("bank.account.events", 0, b"a", b"\x82\xa4type\xa9Deposited\xa6amount\xa1x", (("seq", b"9"),)),
             r"Expected `int`, got `str`",
         ),
-        (Output("bank.account.stash", 0, b"first", b"", ()), "its key b'first' is not an offset"),
+        (Output("bank.account.state", 0, b"\0stash/first", b"", ()), "its key .* does not end with an offset"),
     ],
 )
 def test_a_record_that_cannot_be_read_is_a_sentence(running: Running, record: Output, sentence: str) -> None:
@@ -123,6 +122,6 @@ def test_an_event_that_cannot_be_applied_is_a_sentence() -> None:
 
 def test_status_says_what_it_cannot_read(running: Running) -> None:
     """A stash record without an offset is an error sentence, not a traceback."""
-    running._backend.appender().append([Output("bank.account.stash", 0, b"-1", b"", ())])
-    with pytest.raises(DecodeError, match="is not an offset"):
+    running._backend.appender().append([Output("bank.account.state", 0, b"\0stash/-1", b"", ())])
+    with pytest.raises(DecodeError, match="does not end with an offset"):
         shard_status(running.reader, running.system, running.system.hosted[Account], 0)

@@ -218,7 +218,7 @@ def test_partitions_that_are_added_are_read_by_nobody(
         system.start(url)
 
 
-@pytest.mark.parametrize("role", ["events", "state", "stash"])
+@pytest.mark.parametrize("role", ["events", "state"])
 def test_partitions_of_other_topics(system: ActorSystem, url: str, status: Callable[..., Any], role: str) -> None:
     """Nothing is written there, so nothing is lost; but no node starts any more."""
     ran(system, url)
@@ -230,7 +230,7 @@ def test_partitions_of_other_topics(system: ActorSystem, url: str, status: Calla
         system.start(url)
 
 
-@pytest.mark.parametrize("role", ["commands", "events", "state", "stash"])
+@pytest.mark.parametrize("role", ["commands", "events", "state"])
 def test_a_topic_with_fewer_partitions(system: ActorSystem, url: str, status: Callable[..., Any], role: str) -> None:
     """One shard cannot work; the other is shown. Kafka has no such topic but by deleting it."""
     if url.startswith("kafka"):

@@ -11,10 +11,9 @@ import msgspec
 import pytest
 
 from repertory import ActorSystem, Settings
-from repertory.actors.shard.changelog import SeenRecord
-from repertory.bridge.codec import decode_seen, encode_changelog_record
+from repertory.actors.shard.changelog import SEEN_KEY, SeenRecord, encode_changelog_record
+from repertory.bridge.codec import decode_seen
 from repertory.bridge.log.record import Record
-from repertory.bridge.topics import SEEN_KEY
 from repertory.verify import verify
 from tests.actors.domain import Account, Deposit, Pay, Router, Teller
 

@@ -18,9 +18,9 @@ import pytest
 
 from repertory import ActorSystem, Command, Context, Entity, Event, Publishes, Settings, command, event, partition_of
 from repertory.actors.shard import decision
-from repertory.actors.shard.changelog import StateRecord
+from repertory.actors.shard.changelog import StateRecord, encode_changelog_record
 from repertory.actors.wire import DecodeError, encode
-from repertory.bridge.codec import decode_state, encode_changelog_record
+from repertory.bridge.codec import decode_state
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.record import Output, Record
 from repertory.bridge.system.running import Running

@@ -23,14 +23,13 @@ from repertory import ActorSystem, Command, Entity, Event, command, event
 from repertory.actors.headers import Headers
 from repertory.actors.message import Done
 from repertory.actors.placement import partition_of
-from repertory.actors.shard.changelog import StashedRecord
+from repertory.actors.shard.changelog import SHARD_KEY, STASH_KEY, StashedRecord, encode_changelog_record
 from repertory.actors.wire import encode
-from repertory.bridge.codec import Codec, decode_shard, decode_stashed, decode_state, encode_changelog_record
+from repertory.bridge.codec import Codec, decode_shard, decode_stashed, decode_state, is_stashed, stashed_offset
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.embedded.backend import EmbeddedBackend
 from repertory.bridge.log.record import Output, Record
 from repertory.bridge.system.running import Running
-from repertory.bridge.topics import SHARD_KEY
 from repertory.verify import Check, VerificationReport, records_total, verify
 from tests.actors.domain import (
     Account,
@@ -127,8 +126,14 @@ class Copy:
     # --- finding ----------------------------------------------------------------------------------------------
 
     def all(self, suffix: str) -> list[Record]:
-        """Return the records of the topics with a suffix."""
-        return [r for (topic, _), records in self.topics.items() if topic.endswith(suffix) for r in records]
+        """Return the records of the topics with a suffix; ``.stash``: the stashed commands, ``.state``: all others."""
+        changelog, _, kind = suffix.rpartition(".")
+        if kind not in ("state", "stash"):
+            return [r for (topic, _), records in self.topics.items() if topic.endswith(suffix) for r in records]
+        found = [
+            r for (topic, _), records in self.topics.items() if topic.endswith(f"{changelog}.state") for r in records
+        ]
+        return [record for record in found if is_stashed(record) == (kind == "stash")]
 
     def first(self, suffix: str, test: Callable[[Record], bool] = lambda _: True) -> Record:
         """Return the first record that passes a test."""
@@ -297,7 +302,7 @@ def applied_behind_a_stashed_command(copy: Copy) -> None:
     """A deposit that was stashed behind a parked command of its key was applied."""
     waiting = [r for r in copy.all("account.stash") if r.value and decode_stashed(r.value).key == "q"][-1]
     command = copy.first(
-        "account.commands", lambda r: r.partition == waiting.partition and b"%d" % r.offset == waiting.key
+        "account.commands", lambda r: r.partition == waiting.partition and STASH_KEY + b"%d" % r.offset == waiting.key
     )
     for record in copy.all("account.stash"):
         if record.key == waiting.key and record.partition == waiting.partition:
@@ -337,8 +342,8 @@ def alter_stashed(copy: Copy, **changes: Any) -> None:
 def lose_stashed(copy: Copy, entity: str, which: int) -> None:
     """A stashed command of key q is missing."""
     waiting = [r for r in copy.all(f"{entity}.stash") if r.value and decode_stashed(r.value).key == "q"]
-    key = sorted({int(r.key or b"") for r in waiting})[which]
-    for record in [r for r in waiting if r.key == b"%d" % key]:
+    offset = sorted(map(stashed_offset, waiting))[which]
+    for record in [r for r in waiting if stashed_offset(r) == offset]:
         copy.lose(record)
 
 
@@ -355,7 +360,7 @@ def invent_stashed(copy: Copy) -> None:
     copy.add(
         copy.first("account.stash"),
         partition=event.partition,
-        key=offset,
+        key=STASH_KEY + offset,
         value=encode_changelog_record(record),
         headers=(("cause", changelog[0] + b"/%d" % (int(changelog[1]) + 1)),),
     )
@@ -698,11 +703,13 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         "stash", altered("account.stash", b"\xc1", lambda r: r.value is not None)
     ),
     "a stash record has no offset": (
-        "stash", lambda c: c.alter(c.last("account.stash"), key=b"first")
+        "stash", lambda c: c.alter(c.last("account.stash"), key=STASH_KEY + b"first")
     ),
     "a stash record has no command": (
-        "stash", lambda c: c.alter(c.last("account.stash"), key=b"99999", value=encode_changelog_record(NO_COMMAND))
+        "stash",
+        lambda c: c.alter(c.last("account.stash"), key=STASH_KEY + b"99999", value=encode_changelog_record(NO_COMMAND)),
     ),
+    "a state record is lost": ("shard records", lambda c: c.lose(c.last("account.state", is_state))),
     # dead letters
     "a dead letter is lost": ("completeness", lost(".dead-letters", lambda r: "reply-to" not in dict(r.headers))),
     "a dead letter is doubled": ("duplicates", doubled(".dead-letters")),
@@ -820,7 +827,7 @@ def test_compaction_after_retention_is_no_damage(copy: Copy) -> None:
     """Both at once: only the last snapshot of each key is left to begin with."""
     cut_journal(copy)
     for (topic, _), records in copy.topics.items():
-        if topic.endswith((".state", ".stash")):
+        if topic.endswith(".state"):
             last = {record.key: record for record in records}
             records[:] = [record for record in records if last[record.key] is record and record.value is not None]
     report = copy.report()
@@ -852,7 +859,7 @@ def test_damage_behind_what_was_deleted_is_found(copy: Copy) -> None:
 def test_compaction_is_no_damage(copy: Copy) -> None:
     """Compaction may delete all but the last state and stash record of each key, and all tombstones."""
     for (topic, _), records in copy.topics.items():
-        if topic.endswith((".state", ".stash")):
+        if topic.endswith(".state"):
             last = {record.key: record for record in records}
             records[:] = [record for record in records if last[record.key] is record and record.value is not None]
     report = copy.report()
