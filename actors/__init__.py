@@ -9,19 +9,23 @@ from repertory.actors.context import Context, ContractViolation, OutputTooLarge
 from repertory.actors.entity import Entity
 from repertory.actors.handler import command, event, reply
 from repertory.actors.message import (
+    Answer,
     Command,
     DefinitionError,
     Done,
     Event,
     Message,
+    Query,
     Rejection,
     Sender,
     Stopped,
     Undelivered,
 )
+from repertory.actors.query import query
 from repertory.actors.testkit import TestKit
 
 __all__ = [
+    "Answer",
     "Command",
     "Context",
     "ContractViolation",
@@ -31,6 +35,7 @@ __all__ = [
     "Event",
     "Message",
     "OutputTooLarge",
+    "Query",
     "Rejection",
     "Sender",
     "Stopped",
@@ -38,5 +43,6 @@ __all__ = [
     "Undelivered",
     "command",
     "event",
+    "query",
     "reply",
 ]

@@ -13,6 +13,7 @@ from repertory.actors.control import CONTROL
 from repertory.actors.fields import flaw, is_mutable
 from repertory.actors.handler import EventHandler, Handler, NextState
 from repertory.actors.message import (
+    Answer,
     ClockAhead,
     DefinitionError,
     Done,
@@ -25,6 +26,7 @@ from repertory.actors.message import (
     TooOld,
     Undelivered,
 )
+from repertory.actors.query import QueryHandler
 from repertory.actors.wire import MessageDecoder, by_wire_name, encode
 from repertory.supervision.traceback_text import message_of
 
@@ -119,22 +121,23 @@ class Entity(Message, metaclass=EntityMeta):
 class Behaviour:
     """What the runtime needs to know about one entity class. Immutable after construction.
 
-    ``handlers``: by message class, for commands and replies. ``events``: by event class. ``evolve`` and
-    ``event_decode``: the function and the decoder of each event. ``decoder``: for all messages that the entity takes.
-    ``journal``: for its events, and ``snapshot`` for its states; both read those of earlier versions too.
+    ``handlers``: by message class, for commands and replies. ``queries``: by message class. ``events``: by event class.
+    ``evolve`` and ``event_decode``: the function and the decoder of each event. ``decoder``: for all messages that the
+    entity takes. ``journal``: for its events, and ``snapshot`` for its states; both read those of earlier versions too.
     """
 
     def __init__(self, entity: type[Entity]) -> None:
         self.entity = entity
         self.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", entity.wire.name).lower()
         self.handlers: dict[type[Message], Handler] = {}
+        self.queries: dict[type[Message], Handler] = {}
         self.events: dict[type[Message], Handler] = {}
         for handler in _handlers(entity):
             self._add(handler)
         self.journaled = bool(self.events)
         self.stateful = any(NextState in handler.results for handler in self.handlers.values())
         self._check()
-        self.decoder = MessageDecoder([*self.handlers, *CONTROL])
+        self.decoder = MessageDecoder([*self.taken, *CONTROL])
         self.journal = MessageDecoder([*self.events, Stopped])
         self.evolve = {event: handler.function for event, handler in self.events.items()}
         self.event_decode = {event: msgspec.msgpack.Decoder(event).decode for event in self.events}
@@ -149,8 +152,15 @@ class Behaviour:
         #: are always those of its own encoding.
         self.has_mutable_fields = is_mutable(entity)
 
+    @property
+    def taken(self) -> Mapping[type[Message], Handler]:
+        """The handlers of all messages that it takes from its commands topic: commands, replies and queries."""
+        return {**self.handlers, **self.queries}
+
     def _add(self, handler: Handler) -> None:
-        table = self.events if isinstance(handler, EventHandler) else self.handlers
+        table = self.handlers
+        if isinstance(handler, EventHandler | QueryHandler):
+            table = self.events if isinstance(handler, EventHandler) else self.queries
         for message_type in handler.message_types:
             other = table.setdefault(message_type, handler)
             if other is not handler:
@@ -166,6 +176,9 @@ class Behaviour:
                 f"{name}: its topics would be called {self.name!r}; use letters, digits and dashes, at most "
                 f"{_NAME_CHARS_MAX} characters."
             )
+        if self.queries and not self.handlers:
+            first = next(iter(self.queries.values()))
+            raise first.refusal("is of an entity without a @command method, whose state never changes; write one")
         if not self.handlers:
             raise DefinitionError(f"{name} has no @command method, so it can handle nothing; write one.")
         if self.journaled and self.stateful:
@@ -179,13 +192,13 @@ class Behaviour:
                     raise handler.refusal(
                         f"returns {result.__qualname__}, which no @event method of {name} takes; write one"
                     )
-        results = [result for handler in self.handlers.values() for result in handler.results]
-        rejections = [result for result in results if issubclass(result, Rejection)]
-        for message_type in (*self.handlers, *self.events, *rejections, self.entity):
+        results = [result for handler in self.taken.values() for result in handler.results]
+        answers = [result for result in results if issubclass(result, Answer | Rejection)]
+        for message_type in (*self.taken, *self.events, *answers, self.entity):
             if reason := flaw(message_type):  # Checked again: its annotations may have named classes defined later.
                 raise DefinitionError(f"{reason}.")
         #: All messages that this entity takes or answers, and its events, by wire name.
-        self.messages = by_wire_name([*self.handlers, *self.events, *rejections, *_RUNTIME_MESSAGES])
+        self.messages = by_wire_name([*self.taken, *self.events, *answers, *_RUNTIME_MESSAGES])
 
     def initial(self) -> Entity:
         """Return the state in which each life begins; a new copy if it could be changed in place."""

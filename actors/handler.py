@@ -1,4 +1,7 @@
-"""``@command``, ``@reply`` and ``@event``: the methods of an entity that the runtime calls, and their contracts."""
+"""``@command``, ``@reply`` and ``@event``: the methods of an entity that the runtime calls, and their contracts.
+
+``@query`` is in ``actors.query``.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,18 @@ from typing import (
     overload,
 )
 
-from repertory.actors.message import Command, DefinitionError, Done, Event, Message, Rejection, Stopped, Undelivered
+from repertory.actors.message import (
+    Answer,
+    Command,
+    DefinitionError,
+    Done,
+    Event,
+    Message,
+    Query,
+    Rejection,
+    Stopped,
+    Undelivered,
+)
 
 if TYPE_CHECKING:
     from repertory.actors.context import Context
@@ -38,10 +52,11 @@ class NextState:
 
 
 class ResultKind(enum.Enum):
-    """What a handler's result is: an event, a rejection, the next state of its entity, or nothing."""
+    """What a handler's result is: an event, a rejection, an answer, the next state of its entity, or nothing."""
 
     EVENT = enum.auto()
     REJECTION = enum.auto()
+    ANSWER = enum.auto()
     STATE = enum.auto()
     NOTHING = enum.auto()
 
@@ -54,6 +69,10 @@ class Handler:
     """
 
     kind = ""
+    #: The bases of the messages that it takes, and the parameters that its method may have.
+    takes: tuple[type[Message], ...] = ()
+    shape = "(self, cmd) or (self, cmd, ctx)"
+    parameters_max = 2
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -81,7 +100,7 @@ class Handler:
     def resolve(self, names: Mapping[str, Any]) -> None:
         """Read the annotations; NameError if one uses a name that does not exist yet, DefinitionError for a mistake."""
         if isinstance(self.function, Handler):
-            raise self.refusal("is decorated twice; a method is one of @command, @reply and @event")
+            raise self.refusal("is decorated twice; a method is one of @command, @reply, @event and @query")
         if not inspect.isfunction(self.function):
             raise self.refusal(f"is a {type(self.function).__name__}, not a plain method; make it a plain def")
         if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function):
@@ -89,10 +108,9 @@ class Handler:
         if inspect.isgeneratorfunction(self.function):
             raise self.refusal("is a generator; return a tuple of events instead of yielding them")
         parameters = list(inspect.signature(self.function).parameters.values())[1:]
-        limit = 1 if self.kind == "@event" else 2
+        limit = self.parameters_max
         if not 1 <= len(parameters) <= limit or any(p.kind is not p.POSITIONAL_OR_KEYWORD for p in parameters):
-            wanted = "(self, evt)" if limit == 1 else "(self, cmd) or (self, cmd, ctx)"
-            raise self.refusal(f"must take {wanted}")
+            raise self.refusal(f"must take {self.shape}")
         try:
             hints = get_type_hints(self.function, localns={**names, self.owner.__name__: self.owner})
         except (AttributeError, SyntaxError, TypeError) as error:
@@ -112,19 +130,25 @@ class Handler:
         return DefinitionError(f"{self.kind} {self.owner.__name__}.{self.name} {sentence}.")
 
     def _message_types(self, parameter: str, hints: Mapping[str, Any]) -> tuple[type[Message], ...]:
-        wanted = {"@command": (Command,), "@reply": (Event, Rejection), "@event": (Event,)}[self.kind]
+        wanted = self.takes
         names = " or ".join(f"a {base.__name__}" for base in wanted).replace("a Event", "an Event")
         if parameter not in hints:
             raise self.refusal(f"has no annotation for {parameter!r}; annotate it with {names}")
-        found = tuple(_members(hints[parameter]))
+        found = tuple(members(hints[parameter]))
         for member in found:
+            self._check_kind(member, parameter)
             if not (isinstance(member, type) and issubclass(member, wanted)) or member in wanted:
-                raise self.refusal(f"takes {_name(member)} as {parameter!r}, which is not {names} class")
+                raise self.refusal(f"takes {name_of(member)} as {parameter!r}, which is not {names} class")
             if issubclass(member, Stopped):
-                raise self.refusal(f"takes {_name(member)}, which only ctx.stop() writes and nothing has to handle")
+                raise self.refusal(f"takes {name_of(member)}, which only ctx.stop() writes and nothing has to handle")
         if len(found) > 1 and self.kind != "@reply":
             raise self.refusal(f"takes a union as {parameter!r}; write one method for each message")
         return found
+
+    def _check_kind(self, member: object, parameter: str) -> None:
+        """Refuse a message that another kind of handler takes; the sentence names the decorator."""
+        if isinstance(member, type) and issubclass(member, Query):
+            raise self.refusal(f"takes {name_of(member)} as {parameter!r}, which is a Query; make it a @query method")
 
     def _is_context(self, parameter: str, hints: Mapping[str, Any]) -> bool:
         from repertory.actors.context import Context  # noqa: PLC0415  context names handlers in its own signatures
@@ -136,14 +160,14 @@ class Handler:
     def _results(self, annotation: object) -> tuple[tuple[type, ...], bool]:
         found: list[type] = []
         returns_tuple = False
-        for member in _members(annotation):
+        for member in members(annotation):
             inner = [member]
             if get_origin(member) is tuple:
                 returns_tuple = True
                 if not get_args(member):
-                    raise self.refusal(f"is annotated to return {_name(member)}; say which events: tuple[Event, ...]")
+                    raise self.refusal(f"is annotated to return {name_of(member)}; say which events: tuple[Event, ...]")
                 self.returns_nothing = self.returns_nothing or Ellipsis in get_args(member)
-                inner = [part for arg in get_args(member) if arg is not Ellipsis for part in _members(arg)]
+                inner = [part for arg in get_args(member) if arg is not Ellipsis for part in members(arg)]
             found += [self._result(part, in_tuple=len(inner) > 1 or inner[0] is not member) for part in inner]
         return tuple(dict.fromkeys(found)), returns_tuple
 
@@ -157,10 +181,15 @@ class Handler:
             if not in_tuple and self.kind != "@event" and (member is type(None) or issubclass(member, Rejection)):
                 return member
         if self.kind == "@event":
-            raise self.refusal(f"is annotated to return {_name(member)}; an event handler returns Self")
+            raise self.refusal(f"is annotated to return {name_of(member)}; an event handler returns Self")
+        if isinstance(member, type) and issubclass(member, Answer):
+            raise self.refusal(
+                f"is annotated to return {name_of(member)}, an Answer, which only a @query method returns; return an "
+                "Event"
+            )
         where = "within a tuple, which can only contain events" if in_tuple else ""
         raise self.refusal(
-            f"is annotated to return {_name(member)} {where}".rstrip()
+            f"is annotated to return {name_of(member)} {where}".rstrip()
             + "; a handler returns Event classes, a tuple of them, Rejection classes, Self or None"
         )
 
@@ -170,16 +199,20 @@ def _kind_of(result: type) -> ResultKind:
         return ResultKind.STATE
     if result is type(None):
         return ResultKind.NOTHING
+    if issubclass(result, Answer):
+        return ResultKind.ANSWER
     return ResultKind.REJECTION if issubclass(result, Rejection) else ResultKind.EVENT
 
 
-def _members(annotation: object) -> list[Any]:
+def members(annotation: object) -> list[Any]:
+    """Return the members of a union, or the annotation alone."""
     if get_origin(annotation) in (Union, types.UnionType):
         return list(get_args(annotation))
     return [type(None) if annotation is None else annotation]
 
 
-def _name(annotation: object) -> str:
+def name_of(annotation: object) -> str:
+    """Return how a sentence names an annotation."""
     return annotation.__qualname__ if isinstance(annotation, type) else str(annotation)
 
 
@@ -199,18 +232,23 @@ class CommandHandler(DecidingHandler[E, C, R_co]):
     """A ``@command`` method. On the class it is an address (``Account.deposit``), on an instance a method."""
 
     kind = "@command"
+    takes = (Command,)
 
 
 class ReplyHandler(DecidingHandler[E, C, R_co]):
     """A ``@reply`` method: takes the answer to an ``ask`` of this entity."""
 
     kind = "@reply"
+    takes = (Event, Rejection)
 
 
 class EventHandler(Handler, Generic[S, Ev]):
     """An ``@event`` method: returns the next state. Pure and total; a replay runs only these methods."""
 
     kind = "@event"
+    takes = (Event,)
+    shape = "(self, evt)"
+    parameters_max = 1
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...

@@ -1,4 +1,4 @@
-"""The messages of entities: commands, events, rejections, and the envelope that a shard passes to a handler.
+"""The messages of entities: commands, events, rejections, queries and their answers, and the envelope of a message.
 
 All are frozen, keyword-only structs. Each has a *wire name* in the ``type`` field of its MessagePack map: the name of
 the class, or ``class Created(Event, name="account-created")``, and from version 2 on with that, ``account-created@2``.
@@ -157,6 +157,14 @@ class Event(Message):
 
 class Rejection(Message):
     """The answer of an entity that rejects a command. The command has no other effect."""
+
+
+class Query(Message):
+    """A question to an entity. It changes nothing, and is answered from the last applied state."""
+
+
+class Answer(Message):
+    """What an entity answers to a query. It is sent to the asker and kept nowhere."""
 
 
 class Done(Event):

@@ -9,8 +9,8 @@ import msgspec
 
 from repertory.actors.context import Directory, Publish, Reply, Tell
 from repertory.actors.entity import Entity, resolved
-from repertory.actors.message import Command, Envelope, Event, Message, Rejection, Sender
-from repertory.actors.shard.decision import decide
+from repertory.actors.message import Command, Envelope, Event, Message, Query, Rejection, Sender
+from repertory.actors.shard.decision import decide, decide_query
 from repertory.actors.wire import DecodeError, encode
 
 E = TypeVar("E", bound=Entity)
@@ -31,10 +31,10 @@ class CommandOutcome(msgspec.Struct, Generic[E], frozen=True):
 class TestKit(Generic[E]):
     """Runs messages on an entity, one after the other, each on the state after the one before.
 
-    Every command is asked, so ``reply`` is the answer that an asker would get. The checks are those of a shard: the
-    contract, that events and states survive their encoding, their size. ``run`` raises the handler's exception and
-    keeps the state as it was. ``publishes`` names the topics that ``Context.publish`` may name, as the system declares
-    them: ``publishes=system.publishes``.
+    Every command and query is asked, so ``reply`` is the answer that an asker would get. The checks are those of a
+    shard: the contract, that events and states survive their encoding, their size. ``run`` raises the handler's
+    exception and keeps the state as it was. ``publishes`` names the topics that ``Context.publish`` may name, as the
+    system declares them: ``publishes=system.publishes``.
     """
 
     __test__ = False  # Not a test class for pytest.
@@ -53,11 +53,16 @@ class TestKit(Generic[E]):
         self._data = encode(self.state)
 
     def run(
-        self, message: Command | Event | Rejection, *, about: str = "", attempt: int = 1, sender: Sender | None = None
+        self,
+        message: Command | Query | Event | Rejection,
+        *,
+        about: str = "",
+        attempt: int = 1,
+        sender: Sender | None = None,
     ) -> CommandOutcome[E]:
-        """Run one command, or one reply to an ``ask`` of this entity (with its ``about``)."""
+        """Run one command or query, or one reply to an ``ask`` of this entity (with its ``about``)."""
         behaviour = self._behaviour
-        if type(message) not in behaviour.handlers:
+        if type(message) not in behaviour.taken:
             raise LookupError(f"{behaviour.entity.__name__} has no handler for {type(message).__name__}")
         data = encode(message)
         try:
@@ -65,11 +70,11 @@ class TestKit(Generic[E]):
         except DecodeError as error:
             name = type(message).__name__
             raise DecodeError(f"{name} cannot be decoded again: {error}; correct its fields") from error
-        if isinstance(message, Command) and sender is None:
+        if isinstance(message, Command | Query) and sender is None:
             sender = Sender(topic="replies", partition=0, correlation_id=f"{self._offset}")
         envelope = Envelope(self._offset, self._key, received, data, (), self._timestamp_ms, sender, about)
         try:
-            decision = decide(
+            decision = (decide_query if type(message) in behaviour.queries else decide)(
                 behaviour, self.state, self._data, envelope, self._directory,
                 cause=f"test/0/{self._offset}", attempt=attempt, bytes_max=1_000_000,
             )  # fmt: skip

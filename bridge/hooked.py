@@ -21,6 +21,7 @@ def hooked(hosted: HostedEntity, hook: Hook) -> HostedEntity:
     """Return a hosted entity whose handlers call a hook first and are otherwise unchanged."""
     behaviour: Behaviour = copy.copy(hosted.behaviour)
     behaviour.handlers = {message: _hooked(handler, hook) for message, handler in hosted.behaviour.handlers.items()}
+    behaviour.queries = {message: _hooked(handler, hook) for message, handler in hosted.behaviour.queries.items()}
     return msgspec.structs.replace(hosted, behaviour=behaviour)
 
 

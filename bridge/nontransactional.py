@@ -120,7 +120,7 @@ class CountingJournal:
             if other is None or epoch > other.epoch:
                 self._found[seq] = Placed(record, epoch)
         elif shard.nontransactional and epoch == shard.epoch and other is None:
-            index, count = _turn_of(record)
+            index, count = turn_of(record)
             next_offset = record.number(NEXT) if index == count - 1 else -1
             self._found[seq] = Placed(record, epoch, index, count, next_offset)
 
@@ -169,7 +169,8 @@ def epoch_of(record: Record) -> int:
     return 0 if value is None else record.number(EPOCH)
 
 
-def _turn_of(record: Record) -> tuple[int, int]:
+def turn_of(record: Record) -> tuple[int, int]:
+    """Return the index of a journal record within its turn, and their count; DecodeError if its header is invalid."""
     found = _TURN.fullmatch(record.header(TURN) or b"")
     if found is None or int(found[1]) >= int(found[2]):
         raise DecodeError(f"its header 'turn' is {record.header(TURN)!r:.100}")

@@ -27,13 +27,13 @@ class Kind(enum.Enum):
     """Where an entity meets a message or a state."""
 
     TAKEN = "taken"
-    """Among its commands: a command, or the answer to one that it asked."""
+    """Among its commands: a command, a query, or the answer to a command that it asked."""
     EVENT = "event"
     """In its journal."""
     STATE = "state"
     """In a snapshot."""
     ANSWER = "answer"
-    """Nowhere: others get it, as the answer to a command."""
+    """Nowhere: others get it, as the answer to a command or a query."""
 
 
 class Schema(msgspec.Struct, frozen=True, tag_field="type", tag="Schema"):
@@ -69,9 +69,9 @@ def schemas_of(behaviours: Iterable[Behaviour]) -> dict[bytes, Schema]:
     """Return what a build knows, by the keys of the records."""
     found = {}
     for behaviour in behaviours:
-        others = [each for each in behaviour.messages.values() if each not in behaviour.handlers | behaviour.events]
+        others = [each for each in behaviour.messages.values() if each not in {**behaviour.taken, **behaviour.events}]
         kinds: dict[Kind, Iterable[type[Message]]] = {
-            Kind.TAKEN: behaviour.handlers, Kind.EVENT: behaviour.events, Kind.STATE: [behaviour.entity],
+            Kind.TAKEN: behaviour.taken, Kind.EVENT: behaviour.events, Kind.STATE: [behaviour.entity],
             Kind.ANSWER: others,
         }  # fmt: skip
         for kind, messages in kinds.items():

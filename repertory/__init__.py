@@ -16,6 +16,7 @@ from repertory.actors.entity import Entity
 from repertory.actors.evolution import Raw, upcast
 from repertory.actors.handler import CommandHandler, command, event, reply
 from repertory.actors.message import (
+    Answer,
     ClockAhead,
     Command,
     DefinitionError,
@@ -23,12 +24,14 @@ from repertory.actors.message import (
     Event,
     IdConflict,
     Message,
+    Query,
     Rejection,
     Sender,
     Stopped,
     Undelivered,
 )
 from repertory.actors.placement import partition_of
+from repertory.actors.query import QueryHandler, query
 from repertory.supervision.directive import Directive
 from repertory.supervision.policy import Policy, restart
 from repertory.supervision.restart import Backoff
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
     from repertory.bridge.system.settings import Settings
     from repertory.bridge.system.system import ActorSystem
     from repertory.bridge.system.target import TargetError
+    from repertory.bridge.system.view import View, ViewFailed
     from repertory.bridge.topics import commands_topic, events_topic
     from repertory.supervision.process.reports import WorkerStarted
 
@@ -93,6 +97,8 @@ _LAZY = {
     "TargetError": "bridge.system.target",
     "TestKit": "actors.testkit",
     "TopicMismatch": "bridge.log.errors",
+    "View": "bridge.system.view",
+    "ViewFailed": "bridge.system.view",
     "WorkerStarted": "supervision.process.reports",
     "commands_topic": "bridge.topics",
     "connect": "bridge.log.connect",
@@ -101,6 +107,7 @@ _LAZY = {
 
 __all__ = [
     "ActorSystem",
+    "Answer",
     "AskId",
     "AskResult",
     "AsyncClient",
@@ -137,6 +144,8 @@ __all__ = [
     "Publish",
     "PublishedRecord",
     "Publishes",
+    "Query",
+    "QueryHandler",
     "Raw",
     "Refused",
     "Rejection",
@@ -154,6 +163,8 @@ __all__ = [
     "TestKit",
     "TopicMismatch",
     "Undelivered",
+    "View",
+    "ViewFailed",
     "WorkerStarted",
     "command",
     "commands_topic",
@@ -161,6 +172,7 @@ __all__ = [
     "event",
     "events_topic",
     "partition_of",
+    "query",
     "reply",
     "restart",
     "upcast",

@@ -7,9 +7,10 @@ no other check noticed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
 
-from repertory.actors.shard.changelog import DIGEST_MAX
+from repertory.actors.shard.changelog import DIGEST_MAX, ChangelogEntry
 
 #: A hash is cut to 60 bits, since an int of up to 60 bits takes 4 bytes less.
 _HASH_BYTES, _CUT_BITS = 8, 4
@@ -38,6 +39,11 @@ class ChangelogDigest:
             ).digest()
             after = hashes[key] = int.from_bytes(hashed, "big") >> _CUT_BITS
         self.value = (self.value - before + after) & DIGEST_MAX
+
+    def write_all(self, entries: Iterable[ChangelogEntry]) -> None:
+        """Replace the records that a turn writes."""
+        for entry in entries:
+            self.write(entry.key, entry.value)
 
     def __len__(self) -> int:
         return len(self._hashes)

@@ -6,7 +6,6 @@ import msgspec
 
 from repertory.actors.context import OutputRefused
 from repertory.actors.message import Envelope
-from repertory.actors.placement import partition_of
 from repertory.actors.shard.cells import Cell
 from repertory.actors.shard.changelog import StashedRecord
 from repertory.actors.shard.config import ShardConfig
@@ -15,6 +14,7 @@ from repertory.actors.shard.decision import Decision, decide
 from repertory.actors.shard.entities import Entities
 from repertory.actors.shard.failure import Fate, judged
 from repertory.actors.shard.mailbox import Delivery
+from repertory.actors.shard.placed import is_misplaced
 from repertory.actors.shard.stash import Stash, Stashed
 from repertory.actors.shard.turn import Turn, outputs_of
 from repertory.actors.wire import encode
@@ -50,7 +50,7 @@ class CommandRunner:
         config, behaviour = self._config, self._config.behaviour
         cell = self._cell(envelope.key)
         if cell is None:
-            if self._is_misplaced(envelope, turn):
+            if is_misplaced(config, envelope, turn):
                 return
             cell = Cell(behaviour.initial(), behaviour.initial_data)
         if not self._guard.admits(envelope.offset):
@@ -89,20 +89,10 @@ class CommandRunner:
         if stashed is not None:
             turn.leave(envelope)
 
-    def _is_misplaced(self, envelope: Envelope, turn: Turn) -> bool:
-        """Dead-letter a command for a new entity if its key belongs on another partition."""
-        config, key = self._config, envelope.key
-        if (partition := partition_of(key.encode(), config.partitions)) == config.id.partition:
-            return False
-        reason = (
-            f"key {key!r} belongs on partition {partition}: its producer needs Java's default partitioner (in "
-            "librdkafka partitioner=murmur2_random)"
-        )
-        turn.dead_letter(envelope, "WrongPartition", reason)
-        return True
-
     def has_room(self, delivery: Delivery) -> bool:
-        """Return whether the stash has room for a command; if not, ``stalled`` says why."""
+        """Return whether the stash has room for a command; if not, ``stalled`` says why. A query needs none."""
+        if isinstance(delivery, Envelope) and type(delivery.message) in self._config.behaviour.queries:
+            return True
         key = delivery.key if isinstance(delivery, Envelope) else None
         self.stalled = self._stash.no_room(key, self._config.limits)
         return self.stalled is None

@@ -103,6 +103,39 @@ def decide(
     return Decision(after, after_data, events, messages, reply, reply_data, collected, sent, stopped=stopped)
 
 
+def decide_query(
+    behaviour: Behaviour,
+    state: Entity,
+    data: bytes,
+    envelope: Envelope,
+    directory: Directory,
+    *,
+    cause: str,
+    attempt: int,
+    bytes_max: int,
+) -> Decision:
+    """Run the handler for a query, which changes nothing. The decision has a reply, also if nobody asked.
+
+    Takes and raises what :func:`decide` does.
+    """
+    handler = behaviour.queries[type(envelope.message)]
+    if handler.takes_context:  # No query does; a hook before it does (``bridge.hooked``).
+        context = Context(behaviour, handler, envelope, directory, cause, attempt)
+        result = handler.function(state, envelope.message, context)
+    else:
+        result = handler.function(state, envelope.message)
+    if behaviour.has_mutable_fields and encode(state) != data:
+        raise ContractViolation(f"{handler!r} changed its entity in place; a query changes nothing")
+    kind = handler.result_kinds.get(type(result))
+    if kind is None:
+        _refuse(handler, result, "")
+    rejection = result if kind is _REJECTION else None
+    reply_data = _sendable(result, bytes_max)
+    return Decision(
+        state, data, reply=result, reply_data=reply_data, rejected=rejection is not None, rejection=rejection
+    )
+
+
 _STOPPED = encode(Stopped())
 _DONE = Done()
 _DONE_DATA = encode(_DONE)

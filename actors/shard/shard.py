@@ -24,6 +24,7 @@ from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.crash_guard import CrashGuard
 from repertory.actors.shard.entities import Entities
 from repertory.actors.shard.mailbox import Delivery, Mailbox
+from repertory.actors.shard.query_runner import QueryRunner
 from repertory.actors.shard.recovered import RecoveredShard
 from repertory.actors.shard.redelivery import Redelivery, next_epoch
 from repertory.actors.shard.turn import Turn
@@ -54,6 +55,7 @@ class Shard:
         self._guard = CrashGuard(config, record, recovered.end_offset)
         self._refused = dict(refused)
         self._runner = CommandRunner(config, self._entities, self._guard, self.stash, self._refused)
+        self._queries = QueryRunner(config, self._entities, self._guard, self._refused)
         self._has_group_offset, self._recovery_incidents = recovered.has_group_offset, recovered.incidents
         #: For at least once; None while this log was only ever written exactly once.
         self._redelivery = Redelivery(config, record.next, recovered.seen) if record.epoch else None
@@ -72,7 +74,7 @@ class Shard:
     @property
     def handling(self) -> Envelope | None:
         """The command that is being handled, or was last. Another thread can read it if the handler never returns."""
-        return self._runner.envelope
+        return self._runner.envelope if self._queries.envelope is None else self._queries.envelope
 
     @property
     def stalled(self) -> str | None:
@@ -131,14 +133,12 @@ class Shard:
         ``records_max``: take no more commands than that.
         Returns None if no command was handled, and no announcement must be written or cleared.
         """
-        guard, runner = self._guard, self._runner
-        answers = self.config.policy.asked == "answer"
-        turn = Turn(self.stash, self._entities.budget, self._asks, now_ms, answers=answers, refusals=self._refused)
+        guard, runner, has_alone = self._guard, self._runner, self._guard.has_alone
+        turn = Turn(self.config.policy, self.stash, self._entities.budget, self._asks, now_ms, self._refused)
         batch_max = records_max or guard.batch_max(self._next)
         runner.stalled = None
         self._entities.watch_clock(now_ms)
         guard.begin_turn()
-        has_alone = guard.has_alone
         while turn.handled < batch_max and runner.failure is None:
             key = self.stash.due(now_ms) if self.stash.size else None
             if has_alone and (alone := self._alone(key)) >= 0:
@@ -185,8 +185,8 @@ class Shard:
                 turn.counts.repeated += 1
             elif isinstance(delivery, Undecodable):
                 turn.dead_letter(delivery, delivery.error, delivery.reason, traceback=delivery.traceback)
-            elif type(delivery.message) not in handlers:  # Only control commands are decoded without a handler.
-                self._operate(delivery, turn)
+            elif type(delivery.message) not in handlers:  # A query, or an operator's request. Neither is stashed.
+                self._take_other(delivery, turn)
             elif delivery.sender is not None and turn.asked.is_known(delivery):
                 turn.counts.repeated += 1  # What was decided about its id is answered again, or waited for.
             elif stash.size and delivery.key in stash:
@@ -205,7 +205,9 @@ class Shard:
             if turn.handled >= batch_max or stash.size:
                 return True
 
-    def _operate(self, delivery: Envelope, turn: Turn) -> None:
+    def _take_other(self, delivery: Envelope, turn: Turn) -> None:
+        if self._queries.take(delivery, turn):
+            return
         if delivery.offset not in self._obeyed:
             turn.operate(delivery)
         self._obeyed.discard(delivery.offset)
@@ -239,7 +241,7 @@ class Shard:
 
     def _finish(self, turn: Turn, now_ms: int) -> TurnResult:
         entities, redelivery, last = self._entities, self._redelivery, self.record
-        turn.report_overflow(str(self.config.id))
+        turn.report(str(self.config.id))
         entities.expire_budgets(now_ms, turn)
         turn.counts.journaled = entities.seq - last.seq
         entities.window.resize(len(entities.cells), turn.counts.journaled, turn.bytes)
@@ -262,16 +264,14 @@ class Shard:
         tail_start = entities.write(turn, 0 if redelivery is None else redelivery.ahead(last))
         seen = last.seen if redelivery is None else redelivery.write(turn.changelog, last.seen, self._next)
         turn.changelog.extend(self._asks.evict(now_ms, turn.asked.decided))
-        for entry in turn.changelog:
-            self._digest.write(entry.key, entry.value)
+        self._digest.write_all(turn.changelog)
         guard.end_turn(turn.anchor, self._next, self.stash)
         if guard.is_careful:
             guard.announce(self._alone(self.stash.due(now_ms) if self.stash.size else None))
-        record = ShardRecord(
-            self._next, entities.seq, tail_start, entities.window.tail_offset(tail_start),
-            last.changelog + len(turn.changelog) + 1,
-            epoch=last.epoch, nontransactional=last.nontransactional, seen=seen, topic_ids=last.topic_ids,
-            accepted=last.accepted, digest=self._digest.value,
+        record = msgspec.structs.replace(
+            last, next=self._next, seq=entities.seq, tail_start=tail_start,
+            tail_offset=entities.window.tail_offset(tail_start), changelog=last.changelog + len(turn.changelog) + 1,
+            seen=seen, digest=self._digest.value,
             answers_horizon_ms=self._asks.own_horizon_ms, auto_horizon_ms=self._asks.auto_horizon_ms,
         )  # fmt: skip
         return guard.signed(record)

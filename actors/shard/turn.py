@@ -20,6 +20,7 @@ from repertory.actors.shard.restart_budget import RestartBudget
 from repertory.actors.shard.stash import Stash, Stashed
 from repertory.actors.shard.turn_result import Counts, DeadLettered, Incident, Published, Replied, Told, TurnOutput
 from repertory.actors.wire import encode
+from repertory.supervision.policy import Policy
 
 #: Longest reason of a dead letter: it is written to a header, and sent to the asker too.
 REASON_CHARS_MAX = 1_000
@@ -42,31 +43,31 @@ class Turn:
         "changelog",
         "counts",
         "handled",
+        "has_late_answer",
         "incidents",
         "outputs",
         "overflowed",
         "refused",
         "touched",
+        "unanswered",
     )  # fmt: skip
 
     def __init__(
         self,
+        policy: Policy,
         stash: Stash,
         budget: RestartBudget,
         asks: AnswerTable,
         now_ms: int,
-        *,
-        answers: bool,
         refusals: dict[int, str],
     ) -> None:
         """``asks``: what the shard has answered to asks with an id; ``now_ms``: epoch time.
 
-        ``answers``: asked commands are answered instead of parked (``restart(asked="answer")``).
-
-        ``refusals``: the commands whose outputs the log refuses for good, by offset; an operator's request among them
-        is carried out, and is not answered.
+        ``policy``: with ``restart(asked="answer")`` asked commands are answered instead of parked. ``refusals``: the
+        commands whose outputs the log refuses for good, by offset; an operator's request among them is carried out, and
+        is not answered.
         """
-        self._stash, self._budget, self._answers, self._refusals = stash, budget, answers, refusals
+        self._stash, self._budget, self._answers, self._refusals = stash, budget, policy.asked == "answer", refusals
         self.outputs: list[TurnOutput] = []
         self.changelog: list[ChangelogEntry] = []
         #: What the turn does about asks with an id.
@@ -79,8 +80,12 @@ class Turn:
         self.bytes = 0
         #: Number of commands that had to be stashed behind others of their key, and for which the stash had no room.
         self.overflowed = 0
+        #: Whether a query was answered while commands of its key were stashed: decided again, it may see more of them.
+        self.has_late_answer = False
         #: The commands that were judged because the log refuses their outputs.
         self.refused: list[int] = []
+        #: The failures of queries, by handler and error, and how many more failed alike: one incident each.
+        self.unanswered: dict[tuple[str, str], tuple[Incident, int]] = {}
         self.anchor = -1
         #: Keys whose state record is due: stateful ones that changed, with the offset of the last command that changed
         #: them, and those whose queue changed.
@@ -103,6 +108,17 @@ class Turn:
         if delivery.retry is not None:
             self.end_retry(delivery.retry, "dead-lettered", error, reason)
         self.counts.dead_lettered += 1
+
+    def leave_unanswered(self, envelope: Envelope, incident: Incident) -> None:
+        """Tell the asker that a query failed; it is no dead letter, since nothing is lost."""
+        answer = encode(Undelivered(reason=f"{incident.error}: {incident.reason[:REASON_CHARS_MAX]}"))
+        if envelope.sender is not None:
+            self.outputs.append(Replied(envelope.sender, answer, envelope.offset, 0))
+        if envelope.retry is not None:
+            self.end_retry(envelope.retry, "rejected", reply=answer)
+        alike = type(envelope.message).__name__, incident.error
+        first, more = self.unanswered.get(alike, (incident, -1))
+        self.unanswered[alike] = first, more + 1
 
     def end_retry(
         self, retry: RetryRequest, outcome: str, error: str = "", reason: str = "", reply: bytes = b""
@@ -206,11 +222,17 @@ class Turn:
                     self.anchor = max(self.anchor, anchor)
                     self.handled += 1
 
-    def report_overflow(self, shard: str) -> None:
-        """Report the commands without room as one incident: every turn may have a batch of them."""
+    def report(self, shard: str) -> None:
+        """Report what many commands of a turn may share as one incident: that they had no room, or failed alike.
+
+        A client may repeat a query that fails without end.
+        """
         if self.overflowed:
             reason = f"the stash had no room for {self.overflowed} commands"
             self.incidents.append(Incident(shard, "NoRoom", reason, "they are dead letters", Fate.NO_ROOM.value))
+        for first, more in self.unanswered.values():
+            then = f"{first.next}; {more} more in this turn failed alike" if more else first.next
+            self.incidents.append(msgspec.structs.replace(first, next=then))
 
     def answer(self, delivery: Envelope) -> None:
         """Answer an operator's request with Done."""

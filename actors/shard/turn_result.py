@@ -81,8 +81,8 @@ class Incident(msgspec.Struct, frozen=True):
     """An event for the operator's log, one line: where, what happened, and what happens next.
 
     ``outcome`` is a short name of what happens next, for counters: restarted, parked, dead-lettered, no-room,
-    escalated, died, quarantined, unclean-takeover. ``is_repeated``: an earlier attempt of the command failed with the
-    same traceback.
+    escalated, died, quarantined, unclean-takeover, unanswered. ``is_repeated``: an earlier attempt of the command
+    failed with the same traceback.
     """
 
     where: str
@@ -104,6 +104,8 @@ class Counts(msgspec.Struct):
     parked: int = 0
     journaled: int = 0
     repeated: int = 0
+    #: Queries, whatever their answer.
+    answered: int = 0
 
     def add(self, other: Counts) -> None:
         """Add another turn's counts."""

@@ -15,7 +15,7 @@ import msgspec
 
 from repertory.actors.asks import AUTO, AskId, Position
 from repertory.actors.headers import AGAIN, ASK_ID, CORRELATION_ID, MESSAGE_ID, POSITION, REPLY_TO, Headers
-from repertory.actors.message import ClockAhead, Event, IdConflict, Message, Rejection, TooOld, Undelivered
+from repertory.actors.message import Answer, ClockAhead, Event, IdConflict, Message, Rejection, TooOld, Undelivered
 from repertory.actors.wire import DecodeError, MessageDecoder
 from repertory.bridge.log.errors import ClientClosed, LogError, LogUnavailable, OutcomeUnknown
 from repertory.bridge.log.record import Output, Record, TopicPartition
@@ -64,6 +64,8 @@ class AskTerms(msgspec.Struct, frozen=True):
     timeout_s: float = TIMEOUT_S
     id: AskId | None = None
     made_id: str = ""
+    #: It changes nothing, so it may be repeated without an id.
+    is_query: bool = False
 
     @property
     def headers(self) -> Headers:
@@ -108,7 +110,7 @@ class Ask:
         self.answer.set_running_or_notify_cancel()  # From here on nobody can cancel it.
         self.attempts = 0
         self._command, self._decoder = command, decoder
-        self._may_repeat = terms.id is not None or bool(terms.made_id)
+        self._may_repeat = terms.id is not None or bool(terms.made_id) or terms.is_query
         self._doubts, self._note = 0, ""
         #: When the command is sent again, unless an answer has come.
         self.again_s = math.inf
@@ -195,6 +197,8 @@ class Ask:
         return self._outcome_unknown(f"no answer came within {self.terms.timeout_s:g} s{note}")
 
     def _outcome_unknown(self, why: str) -> OutcomeUnknown:
+        if self.terms.is_query:
+            return OutcomeUnknown(f"{self.what} was not answered: {why}; ask again", self.message_id)
         if self.terms.id is not None:
             then = f"ask again with the same id, {self.terms.id.id!r}, and its made_at: it is applied at most once"
         else:
@@ -208,7 +212,7 @@ def answers_of(messages: Mapping[str, type[Message]]) -> MessageDecoder:
 
     A kept sender may be answered by another handler than the one that was asked, so it reads the answers of them all.
     """
-    return MessageDecoder(each for each in messages.values() if issubclass(each, (Event, Rejection, TooOld)))
+    return MessageDecoder(each for each in messages.values() if issubclass(each, (Event, Rejection, Answer, TooOld)))
 
 
 def _position(reply: Record) -> Position | None:

@@ -10,15 +10,18 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from repertory.actors.handler import CommandHandler
-from repertory.actors.message import Command, Message
+from repertory.actors.message import Answer, Command, Message, Query, Rejection, Undelivered
+from repertory.actors.query import QueryHandler
 from repertory.bridge.log.errors import OutcomeUnknown
 from repertory.bridge.log.port import Backend
-from repertory.bridge.system.ask import AskOptions, AskResult
+from repertory.bridge.system.ask import TIMEOUT_S, Ask, AskOptions, AskResult
 from repertory.bridge.system.asking import AsyncAsking
 from repertory.bridge.system.client_core import ClientCore, Told
 from repertory.bridge.system.definition import SystemDefinition
 
 C = TypeVar("C", bound=Command)
+Q = TypeVar("Q", bound=Query)
+A = TypeVar("A", bound=Answer | Rejection)
 
 
 class AsyncClient(AsyncAsking):
@@ -53,7 +56,16 @@ class AsyncClient(AsyncAsking):
     async def _asked(
         self, handler: CommandHandler[Any, Any, Any], key: str, message: Command, options: AskOptions
     ) -> AskResult[Message]:
-        ask = self._core.ask(handler, key, message, options)
+        return await self._wait(self._core.ask(handler, key, message, options))
+
+    async def query(
+        self, handler: QueryHandler[Any, Q, A], key: str, message: Q, *, timeout_s: float = TIMEOUT_S
+    ) -> A | Undelivered:
+        """Ask an entity through the log; see ``Client.query``."""
+        result = await self._wait(self._core.query(handler, key, message, timeout_s))
+        return result.value  # type: ignore[return-value]  # decoded as one of the entity's answers
+
+    async def _wait(self, ask: Ask) -> AskResult[Message]:
         with closing(self._core.steps(ask)) as steps:
             for futures, timeout_s in steps:
                 await _first_done(futures, timeout_s)

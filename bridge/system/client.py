@@ -8,17 +8,23 @@ from contextlib import closing
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from repertory.actors.entity import Entity
 from repertory.actors.handler import CommandHandler
-from repertory.actors.message import Command, Message
+from repertory.actors.message import Answer, Command, Message, Query, Rejection, Undelivered
+from repertory.actors.query import QueryHandler
 from repertory.bridge import topics
 from repertory.bridge.log.errors import LogError, TopicMismatch
 from repertory.bridge.log.port import Backend
-from repertory.bridge.system.ask import AskOptions, AskResult
+from repertory.bridge.system.ask import TIMEOUT_S, Ask, AskOptions, AskResult
 from repertory.bridge.system.asking import Asking
 from repertory.bridge.system.client_core import ClientCore, Told
 from repertory.bridge.system.definition import SystemDefinition
+from repertory.bridge.system.view import View
 
 C = TypeVar("C", bound=Command)
+E = TypeVar("E", bound=Entity)
+Q = TypeVar("Q", bound=Query)
+A = TypeVar("A", bound=Answer | Rejection)
 
 
 class Client(Asking):
@@ -70,8 +76,21 @@ class Client(Asking):
     def _asked(
         self, handler: CommandHandler[Any, Any, Any], key: str, message: Command, options: AskOptions
     ) -> AskResult[Message]:
+        return self._wait(self._core.ask(handler, key, message, options))
+
+    def query(
+        self, handler: QueryHandler[Any, Q, A], key: str, message: Q, *, timeout_s: float = TIMEOUT_S
+    ) -> A | Undelivered:
+        """Ask an entity through the log: the answer sees every command before it that is applied.
+
+        ``client.query(Account.status, "a-1", GetStatus())``. Undelivered: the handler raised. Raises what ``ask`` does;
+        OutcomeUnknown if no answer came within ``timeout_s``, which means nothing for the entity.
+        """
+        result = self._wait(self._core.query(handler, key, message, timeout_s))
+        return result.value  # type: ignore[return-value]  # decoded as one of the entity's answers
+
+    def _wait(self, ask: Ask) -> AskResult[Message]:
         core = self._core
-        ask = core.ask(handler, key, message, options)
         with closing(core.steps(ask)) as steps:
             for futures, timeout_s in steps:
                 if not core.is_driven:
@@ -82,6 +101,10 @@ class Client(Asking):
                 except LogError as error:  # Of the worker that is driven, which says nothing about the command.
                     raise ask.interrupted(error) from error
         return ask.answer.result()
+
+    def view(self, entity: type[E]) -> View[E]:
+        """Return a local replica of all entities of a class, which follows the log; close it before the client."""
+        return View(self._core.system, entity, self._core.log)
 
     def close(self) -> None:
         """Close the connection to the log, after the appends of other threads. Later calls raise ClientClosed.

@@ -14,10 +14,13 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
-from repertory.actors.handler import CommandHandler
+import msgspec
+
+from repertory.actors.handler import CommandHandler, DecidingHandler
 from repertory.actors.headers import MESSAGE_ID
-from repertory.actors.message import Command
+from repertory.actors.message import Command, Query
 from repertory.actors.placement import checked_key, partition_of
+from repertory.actors.query import QueryHandler
 from repertory.actors.wire import DecodeError, MessageDecoder, encode
 from repertory.bridge import topics
 from repertory.bridge.log.clock import SystemClock
@@ -25,7 +28,7 @@ from repertory.bridge.log.errors import ClientClosed, LogError, OutcomeUnknown, 
 from repertory.bridge.log.port import Backend
 from repertory.bridge.log.record import Output
 from repertory.bridge.system.appends import AppendThread
-from repertory.bridge.system.ask import Ask, answers_of, terms_of
+from repertory.bridge.system.ask import Ask, AskTerms, answers_of, terms_of
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
 from repertory.bridge.system.replies import FollowedReplies, PolledReplies
 
@@ -47,7 +50,7 @@ class ClientCore:
         self.system = system
         self.appender = backend.appender()
         self.lock = threading.Lock()
-        self._backend = backend if owns_backend else None
+        self.log, self._backend = backend, backend if owns_backend else None
         self._closed, self._pid = False, os.getpid()
         self._clock = SystemClock()
         self._decoders: dict[type, MessageDecoder] = {}
@@ -87,7 +90,17 @@ class ClientCore:
         """Return an ask that is not sent yet; :meth:`steps` sends it. Raises ValueError and Refused."""
         ms = self._clock.epoch_ms()
         terms = terms_of(options, self.system.settings.ask_timeout_max_s, uuid7(ms, secrets.randbits(74)))
-        command = self._output(handler, key, message)
+        return self._new(handler, self._output(handler, key, message), terms, key)
+
+    def query(self, handler: QueryHandler[Any, Any, Any], key: str, message: Query, timeout_s: float) -> Ask:
+        """Return a query that is not sent yet, as an ask. It may be repeated without an id: it changes nothing."""
+        terms = terms_of({"timeout_s": timeout_s, "repeat": False}, self.system.settings.ask_timeout_max_s, "")
+        if not isinstance(handler, QueryHandler):
+            raise ValueError(f"{handler!r} is not a @query method of an entity; commands are asked by ask")  # noqa: TRY004
+        terms = msgspec.structs.replace(terms, is_query=True)
+        return self._new(handler, self._addressed(handler, key, message), terms, key)
+
+    def _new(self, handler: DecidingHandler[Any, Any, Any], command: Output, terms: AskTerms, key: str) -> Ask:
         decoder = self._decoders.get(handler.owner)
         if decoder is None:
             behaviour = self.system.hosted[handler.owner].behaviour
@@ -184,6 +197,9 @@ class ClientCore:
     def _output(self, handler: CommandHandler[Any, Any, Any], key: str, message: Command) -> Output:
         if not isinstance(handler, CommandHandler):
             raise ValueError(f"{handler!r} is not a @command method of an entity, such as Account.deposit")  # noqa: TRY004
+        return self._addressed(handler, key, message)
+
+    def _addressed(self, handler: DecidingHandler[Any, Any, Any], key: str, message: Command | Query) -> Output:
         hosted = self.system.hosted.get(handler.owner)
         if hosted is None:
             raise ValueError(f"{self.system.name} hosts no entity with the handler {handler!r}; add system.host(…)")
@@ -218,7 +234,7 @@ def uuid7(epoch_ms: int, chance: int) -> str:
     return str(uuid.UUID(int=number | chance & (1 << 62) - 1))
 
 
-def _encoded(message: Command, hosted: EntityDefinition, bytes_max: int) -> bytes:
+def _encoded(message: Command | Query, hosted: EntityDefinition, bytes_max: int) -> bytes:
     """Encode a command. One that a shard could not decode, or would not, is refused at its sender."""
     name = type(message).__name__
     try:

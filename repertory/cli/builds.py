@@ -34,7 +34,7 @@ def check(
     for hosted in system.hosted.values():
         behaviour = hosted.behaviour
         kind = "journaled" if behaviour.journaled else "stateful" if behaviour.stateful else "router"
-        commands = ", ".join(str(message.wire) for message in behaviour.handlers)
+        commands = ", ".join(str(message.wire) for message in behaviour.taken)
         events = ", ".join(str(message.wire) for message in behaviour.events)
         table.row(behaviour.name, kind, hosted.partitions, commands, events)
     console.print(table)

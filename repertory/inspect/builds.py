@@ -130,7 +130,7 @@ def _message(decoder: MessageDecoder, data: bytes, where: str, then: str, loses:
 def _declared(behaviour: Behaviour, schemas: Collection[Schema]) -> Iterator[_Found]:
     """Compare a build's commands with those of earlier builds: an owner ignores a field that it does not know."""
     before = [each for each in schemas if (each.entity, each.kind, each.retired) == (behaviour.name, Kind.TAKEN, False)]
-    for message in behaviour.handlers:
+    for message in behaviour.taken:
         mine = Schema.of(behaviour, Kind.TAKEN, message)
         older = [each for each in before if each.name == mine.name]
         if not older or mine in older:

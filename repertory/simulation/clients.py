@@ -9,8 +9,9 @@ from typing import Any
 from repertory.actors.control import DropParked, RetryParked
 from repertory.actors.handler import CommandHandler
 from repertory.actors.headers import ABOUT, CORRELATION_ID, MESSAGE_ID, REPLY_TO, Headers
-from repertory.actors.message import Command
+from repertory.actors.message import Command, Query
 from repertory.actors.placement import checked_key, partition_of
+from repertory.actors.query import QueryHandler
 from repertory.actors.wire import encode
 from repertory.bridge import topics
 from repertory.bridge.log.port import Appender
@@ -18,15 +19,16 @@ from repertory.bridge.log.record import Output, TopicPartition
 from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.choices import Choices
 
-#: A handler, a key and a command, as ``Client.tell_all`` takes them.
-ClientCommand = tuple[CommandHandler[Any, Any, Any], str, Command]
+AddressedHandler = CommandHandler[Any, Any, Any] | QueryHandler[Any, Any, Any]
+#: A handler, a key and a command or a query, as ``Client.tell_all`` takes commands.
+ClientCommand = tuple[AddressedHandler, str, Command | Query]
 
 #: Correlation ids of the operator begin so.
 OPERATOR = b"o-"
 
 
 class Clients:
-    """Sends a workload in bursts. Every third command is an ask."""
+    """Sends a workload in bursts. Every third command is an ask, and so is every query but one in seven."""
 
     def __init__(self, system: ActorSystem, appender: Appender, commands: Iterable[ClientCommand]) -> None:
         self._system, self._appender = system, appender
@@ -84,7 +86,7 @@ class Clients:
         (offset,) = self._appender.append([Output(topic, partition, key, value, headers)])
         self.garbage_places.add(f"{topic}/{partition}/{offset}")
 
-    def _output(self, handler: CommandHandler[Any, Any, Any], key: str, message: Command) -> Output:
+    def _output(self, handler: AddressedHandler, key: str, message: Command | Query) -> Output:
         hosted = self._system.hosted.get(handler.owner)
         if hosted is None or type(message) not in handler.message_types:
             raise ValueError(
@@ -94,7 +96,7 @@ class Clients:
         raw_key = checked_key(key).encode()
         self.count += 1
         headers: Headers = ((MESSAGE_ID, b"s-%d" % self.count),)
-        if self.count % 3 == 0:
+        if self.count % 3 == 0 or (isinstance(message, Query) and self.count % 7):
             reply_to = f"{topics.replies_topic(self._system.name)}/{self.count % topics.REPLIES_PARTITIONS}"
             headers = (*headers, (REPLY_TO, reply_to.encode()), (CORRELATION_ID, b"c-%d" % self.count))
         topic = topics.commands_topic(self._system.name, hosted.behaviour.name)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import msgspec
 from msgspec import inspect
 
 from repertory.actors.handler import CommandHandler
-from repertory.actors.message import Command
+from repertory.actors.message import Command, Query
+from repertory.actors.query import QueryHandler
 from repertory.bridge.system.system import ActorSystem
-from repertory.simulation.clients import ClientCommand
+from repertory.simulation.clients import AddressedHandler, ClientCommand
 from repertory.supervision.traceback_text import message_of
 
 #: Few keys, so that many commands have the same key.
@@ -28,15 +28,15 @@ _OUTPUTS = ("ask", "publish", "reply", "stop", "tell")
 
 
 def generated(system: ActorSystem, *, commands: int = 200) -> Callable[[random.Random], Iterator[ClientCommand]]:
-    """Return a generator of ``commands`` commands to all entities of a system.
+    """Return a generator of ``commands`` commands and queries to all entities of a system.
 
     Raises ValueError if a command type of the system cannot be drawn.
     """
     handlers = [
         handler
         for hosted in system.hosted.values()
-        for handler in dict.fromkeys(hosted.behaviour.handlers.values())
-        if isinstance(handler, CommandHandler)
+        for handler in dict.fromkeys(hosted.behaviour.taken.values())
+        if isinstance(handler, CommandHandler | QueryHandler)
     ]
 
     weights = [_weight(handler) for handler in handlers]
@@ -53,12 +53,12 @@ def generated(system: ActorSystem, *, commands: int = 200) -> Callable[[random.R
     return draw
 
 
-def _weight(handler: CommandHandler[Any, Any, Any]) -> int:
+def _weight(handler: AddressedHandler) -> int:
     names = getattr(getattr(handler.function, "__code__", None), "co_names", ())
     return 1 + sum(name in names for name in _OUTPUTS)
 
 
-def _message(source: random.Random, handler: CommandHandler[Any, Any, Any]) -> Command:
+def _message(source: random.Random, handler: AddressedHandler) -> Command | Query:
     message_type, reason = handler.message_types[0], ""
     for _ in range(_TRIES):
         try:
@@ -67,7 +67,7 @@ def _message(source: random.Random, handler: CommandHandler[Any, Any, Any]) -> C
         except (msgspec.ValidationError, ValueError) as error:
             reason = message_of(error)
             continue
-        assert isinstance(made, Command), made
+        assert isinstance(made, Command | Query), made
         return made
     raise ValueError(
         f"no valid {message_type.__qualname__} could be drawn from its field types: {reason}; pass commands= to "

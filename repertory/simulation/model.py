@@ -16,16 +16,18 @@ from repertory.actors.context import Directory, OutputRefused, Publish, Reply, T
 from repertory.actors.control import RetryParked, is_control
 from repertory.actors.entity import resolved
 from repertory.actors.headers import ERROR_TYPE
-from repertory.actors.message import Envelope, Sender, Undecodable
+from repertory.actors.message import Envelope, Sender, Undecodable, Undelivered, wire_name
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.changelog import RETRY_INDEX, StashedRecord
-from repertory.actors.shard.decision import Decision, decide
+from repertory.actors.shard.decision import Decision, decide, decide_query
+from repertory.actors.shard.turn import REASON_CHARS_MAX
+from repertory.actors.wire import encode, written_name
 from repertory.bridge import topics
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Record
 from repertory.simulation.swarm import INJECTED
 from repertory.simulation.virtual import Violation
-from repertory.supervision.directive import qualified_name
+from repertory.supervision.directive import Failure, qualified_name
 
 #: A handler that fails at this many attempts in a row is assumed to fail always.
 _ATTEMPTS_MAX = 12
@@ -60,13 +62,17 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class ModelEntity:
-    """One entity in the model. ``troubled``: a command failed. ``queue``: the offsets stashed at the end."""
+    """One entity in the model. ``troubled``: a command failed. ``queue``: the offsets stashed at the end.
 
-    __slots__ = ("data", "journal", "queue", "state", "troubled")
+    ``past``: its encoded states since a command failed: a query may have been answered before commands of the stash.
+    """
+
+    __slots__ = ("data", "journal", "past", "queue", "state", "troubled")
 
     def __init__(self, hosted: HostedEntity) -> None:
         self.state, self.data = hosted.behaviour.initial(), hosted.behaviour.initial_data
         self.journal: list[int] = []
+        self.past: list[bytes] = []
         self.troubled = False
         self.queue: list[int] = []
 
@@ -112,7 +118,40 @@ class Model:
         life = self.lives.get(delivery.key)
         if life is None:
             life = self.lives[delivery.key] = ModelEntity(self._hosted)
-        self._live(life, delivery, raw_key, got)
+        if type(delivery.message) in self._hosted.behaviour.queries:
+            self._queried(life, delivery, raw_key, got)
+        else:
+            self._live(life, delivery, raw_key, got)
+
+    def _queried(self, life: ModelEntity, delivery: Envelope, raw_key: bytes, got: Mapping[int, Record]) -> None:
+        """Compare the answer to a query with its state, or with one of those since a command of its key failed."""
+        if 0 in got and got[0].topic == self._dead_letters:
+            allowed = frozenset({"Quarantined"} if delivery.offset in self._seen.deadly else ())
+            self._check_dead(delivery, delivery.value, raw_key, got, allowed)
+            return
+        if delivery.offset in self._seen.stash:
+            raise self._wrong("a query is never stashed", delivery.offset, "is stashed")
+        if delivery.sender is None:
+            due = [list[ExpectedOutput]()]
+        elif delivery.offset in self._seen.raised and _undelivered(got):
+            due = [[_reply(delivery.sender, None)]]
+        else:
+            due = [[_reply(delivery.sender, self._answer(data, delivery))] for data in (life.data, *life.past)]
+        if not any(_matches(each, got) for each in due):
+            shown = {index: (record.topic, record.key, record.value) for index, record in got.items()}
+            raise self._wrong("a query is answered from its state", delivery.offset, f"made {shown}, expected {due[0]}")
+
+    def _answer(self, data: bytes, delivery: Envelope) -> bytes:
+        """Return the encoded answer to a query on a state."""
+        behaviour = self._hosted.behaviour
+        try:
+            return decide_query(
+                behaviour, behaviour.state_decode(data), data, delivery, self._directory,
+                cause=f"{self._prefix}{delivery.offset}", attempt=1, bytes_max=self._seen.output_bytes_max,
+            ).reply_data  # fmt: skip
+        except Exception as error:  # noqa: BLE001  user code may raise anything
+            failure = Failure.of(error, "")
+            return encode(Undelivered(reason=f"{failure.error_type}: {failure.message[:REASON_CHARS_MAX]}"))
 
     def _live(self, life: ModelEntity, delivery: Envelope, raw_key: bytes, got: Mapping[int, Record]) -> None:
         """Handle one command of an entity, and compare its outcome in the log with the allowed ones."""
@@ -146,6 +185,8 @@ class Model:
         decision = self._applied(life, delivery, got)
         if decision.rejected:
             return
+        if life.troubled and decision.data != life.data:
+            life.past.append(life.data)
         life.state, life.data = decision.state, decision.data
         life.journal += [delivery.offset] * len(decision.events)
 
@@ -234,6 +275,10 @@ class Model:
 
 def _reply(to: Sender, data: bytes | None) -> ExpectedOutput:
     return ExpectedOutput(to.topic, to.correlation_id.encode() if to.key is None else to.key.encode(), data)
+
+
+def _undelivered(got: Mapping[int, Record]) -> bool:
+    return 0 in got and written_name(got[0].value or b"") == wire_name(Undelivered)
 
 
 def _matches(expected: list[ExpectedOutput], got: Mapping[int, Record]) -> bool:

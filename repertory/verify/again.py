@@ -10,7 +10,7 @@ from repertory.actors.context import Directory, Tell
 from repertory.actors.entity import Entity
 from repertory.actors.message import Envelope, Message
 from repertory.actors.shard.changelog import ShardId, first_shard_record
-from repertory.actors.shard.decision import Decision, decide
+from repertory.actors.shard.decision import Decision, decide, decide_query
 from repertory.actors.shard.turn import outputs_of
 from repertory.actors.shard.turn_result import Counts, DeadLettered, Journaled, TurnOutput, TurnResult
 from repertory.bridge.hosted_entity import HostedEntity
@@ -90,7 +90,7 @@ class Decider:
         attempts = [*([] if known is None else [known]), *range(1, restarts + 2)]
         first: Again | None = None
         for attempt in attempts:
-            again = self._without_deleted(made, self._decide(record, delivery, attempt))
+            again = self._without_deleted(made, self._decide(record, delivery, attempt, self.moments.get(delivery.key)))
             if again.decision is not None and equal(made, again.made):
                 return again
             if first is None or first.decision is None:
@@ -101,6 +101,10 @@ class Decider:
             delivery = decoded
         assert first is not None
         return first
+
+    def answered(self, record: Record, delivery: Envelope, moment: Moment | None) -> Again:
+        """Decide a query again on a state of its entity; None is the initial one."""
+        return self._decide(record, delivery, 1, moment)
 
     def _without_deleted(self, made: list[Made], again: Again) -> Again:
         """Return a decision without the events that are missing because the journal's first events were deleted.
@@ -115,19 +119,19 @@ class Decider:
         self._subject.findings.atomicity.unverifiable += len(kept) < len(again.made)
         return again._replace(made=kept)
 
-    def _decide(self, record: Record, delivery: Envelope, attempt: int) -> Again:
+    def _decide(self, record: Record, delivery: Envelope, attempt: int, moment: Moment | None) -> Again:
         behaviour, subject, key = self._behaviour, self._subject, delivery.key
-        moment = self.moments.get(key)
+        run = decide_query if type(delivery.message) in behaviour.queries else decide
         state, data = moment if moment is not None else (behaviour.initial(), behaviour.initial_data)
         try:
-            decision = decide(
+            decision = run(
                 behaviour, state, data, delivery, subject.directory,
                 cause=f"{subject.prefix}{record.offset}", attempt=attempt, bytes_max=subject.output_bytes_max,
             )  # fmt: skip
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001  user code
-            if behaviour.has_mutable_fields and moment is not None:
+            if behaviour.has_mutable_fields and moment is not None and self.moments.get(key) is moment:
                 self.moments[key] = Moment(behaviour.state_decode(data), data)
             return Again(None, [], [], f"{type(error).__name__}: {message_of(error)}"[:300])
         outputs: list[TurnOutput] = [

@@ -24,6 +24,7 @@ from repertory.verify.findings import Finding
 from repertory.verify.gather import DeadLetterEntry
 from repertory.verify.kept import KeptCommands
 from repertory.verify.produced import Made
+from repertory.verify.queries import Queries
 from repertory.verify.sequence import Sequence
 
 _DONE = encode(Done())
@@ -52,6 +53,7 @@ class Decisions:
         self._again = shard is not None and shard.epoch > 0
         self.judges = decides and not (is_cut and (subject.hosted.behaviour.stateful or self._again))
         self._kept = KeptCommands(subject, self._decider, decides=decides, again=self._again)
+        self._queries = Queries(subject, self._decider)
         self._next = 0 if shard is None else shard.next
         #: Key -> its first stashed command.
         self._blocked: dict[str, int] = {}
@@ -168,6 +170,8 @@ class Decisions:
         here = partition_of(delivery.key.encode(), self._subject.hosted.partitions)
         if here != self._source.partition:
             self._must_be_dead(record, made, f"belongs on partition {here}")
+        elif self._queries.take(delivery):
+            self._answered(record, delivery, made)
         elif (first := self._blocked.get(delivery.key)) is not None:
             if self._may_be_dead(made):
                 return
@@ -179,6 +183,19 @@ class Decisions:
         else:
             self._order_of_outputs(delivery.key, made)
             self._decided(record, delivery, made)
+
+    def _answered(self, record: Record, delivery: Envelope, made: list[Made]) -> None:
+        """Check a query. It waits for no command of its key, so it has no place in the order of its outputs."""
+        self.fates["answered"] += 1
+        if self._may_be_quarantined(made):
+            return
+        if not self.judges or delivery.key in self.unknown:
+            self._findings.decisions.unverifiable += 1
+        else:
+            self._queries.check(record, delivery, made)
+
+    def _may_be_quarantined(self, made: list[Made]) -> bool:
+        return [each.nth for each in made] == [1] and self._may_be_dead(made)
 
     def _must_be_dead(self, record: Record, made: list[Made], why: str) -> None:
         if self._may_be_dead(made):
@@ -225,14 +242,15 @@ class Decisions:
             if self._subject.published.is_foreign(output.topic):
                 decode = self._subject.receivers.of_value(again.published(index))
                 self._subject.published.expect(f"{self._name(record.offset)}/{index}", output, decode, record)
-        self._go_on(key, again.decision)
+        self._go_on(key, record.offset, again.decision)
 
-    def _go_on(self, key: str, decision: Decision) -> None:
+    def _go_on(self, key: str, offset: int, decision: Decision) -> None:
         moment = self.moments.get(key)
         data = self._subject.hosted.behaviour.initial_data if moment is None else moment.data
         self.fates["rejected" if decision.rejected else "applied"] += 1
         if decision.data is data and not decision.stopped:
             return
+        self._queries.changed(key, offset, data)
         if self._sequence is not None:
             self._sequence.changed(key, None if moment is None else data, None if decision.stopped else decision.data)
         if decision.stopped:

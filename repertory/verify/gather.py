@@ -19,8 +19,10 @@ from repertory.actors.headers import (
     REPLY_TO,
     RETRY_TO,
 )
+from repertory.actors.message import Undelivered, wire_name
 from repertory.actors.shard.changelog import CHANGELOG_INDEX, RETRY_INDEX
 from repertory.actors.shard.seen_causes import SeenCauses
+from repertory.actors.wire import written_name
 from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record, TopicPartition
@@ -32,6 +34,8 @@ from repertory.verify.produced import Cause, Produced, Targets, cause_of, digest
 from repertory.verify.repetitions import Repetitions
 from repertory.verify.values import Receivers
 
+_NAME = wire_name(Undelivered)
+_UNDELIVERED = _NAME.encode()
 _SEEN_RECORDS = 500
 #: As in the codec: a longer number is not a partition, and the command is not an ask.
 _PARTITION_DIGITS_MAX = 9
@@ -94,6 +98,8 @@ class Gathered:
         self._retried: set[tuple[TopicPartition, int]] = set()
         self.targets = Targets()
         self.produced = {source: Produced() for source in sources}
+        #: The commands whose first output tells an asker that there is no answer: of a query, that it failed.
+        self.undelivered: dict[TopicPartition, set[int]] = {source: set() for source in sources}
         self.dead: dict[TopicPartition, dict[int, list[DeadLetterEntry]]] = {source: {} for source in sources}
         self._prefix = f"{system.name}."
         self._replies_topic = topics.replies_topic(system.name)
@@ -222,6 +228,8 @@ class Gathered:
             target = self.targets.number(TopicPartition(record.topic, record.partition))
             decode = self._receivers.of(record.topic, cause.source.topic)
             self.produced[cause.source].add(cause, target, digest(record, decode), record.offset)
+            if cause.nth == 0 and _UNDELIVERED in (record.value or b"") and written_name(record.value or b"") == _NAME:
+                self.undelivered[cause.source].add(cause.offset)
             return True
         return False
 

@@ -36,7 +36,7 @@ from repertory.verify.values import Receivers, alike
 
 
 class VerificationReport(msgspec.Struct, frozen=True):
-    """The result of a verification. ``fates`` counts commands by their outcome.
+    """The result of a verification. ``fates`` counts commands by their outcome; a query is ``answered``, by whatever.
 
     ``accepted``: what operators have accepted, as the shard records say.
 

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from typing import Self
 
-from repertory import Command, Context, Done, Entity, Event, Rejection, Sender, Undelivered, command, event, reply
+from repertory import (
+    Answer,
+    Command,
+    Context,
+    Done,
+    Entity,
+    Event,
+    Query,
+    Rejection,
+    Sender,
+    Undelivered,
+    command,
+    event,
+    query,
+    reply,
+)
 
 
 class Escalating(Exception):
@@ -47,6 +62,18 @@ class Trip(Command):
 
     times: int = 1
     error: str = "restart"
+
+
+class GetBalance(Query):
+    """Ask what is there; ``error`` raises instead."""
+
+    error: str = ""
+
+
+class Balance(Answer):
+    """What is there."""
+
+    amount: int
 
 
 class Deposited(Event):
@@ -97,6 +124,12 @@ class Account(Entity):
     @command
     def close(self, _cmd: Close, ctx: Context) -> None:
         ctx.stop()
+
+    @query
+    def look(self, ask: GetBalance) -> Balance | InsufficientFunds:
+        if ask.error:
+            raise ERRORS[ask.error]("no look")
+        return Balance(amount=self.balance) if self.balance >= 0 else InsufficientFunds(balance=self.balance)
 
     @event
     def deposited(self, evt: Deposited) -> Self:
@@ -179,6 +212,18 @@ class Spoil(Command):
     how: str = ""
 
 
+class GetItems(Query):
+    """Ask for the items; ``spoil`` changes the state in place."""
+
+    spoil: bool = False
+
+
+class Items(Answer):
+    """The items."""
+
+    items: tuple[str, ...]
+
+
 class Bag(Entity):
     """Stateful, with fields that can be changed in place."""
 
@@ -190,6 +235,12 @@ class Bag(Entity):
     @command
     def put(self, cmd: Put) -> Self:
         return self.replace(items=[*self.items, cmd.item])
+
+    @query
+    def look(self, ask: GetItems) -> Items:
+        if ask.spoil:
+            self.items.append("spoilt")
+        return Items(items=tuple(self.items))
 
     @command
     def spoil(self, cmd: Spoil) -> Self:

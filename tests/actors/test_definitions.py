@@ -12,22 +12,38 @@ import msgspec
 import pytest
 
 from repertory import (
+    Answer,
     Command,
     Context,
     DefinitionError,
     Entity,
     Event,
+    Query,
     Rejection,
     Stopped,
     TestKit,
     command,
     event,
+    query,
     reply,
 )
 from repertory.actors.entity import resolved
 from repertory.actors.fields import flaw
 from repertory.actors.wire import MessageDecoder, encode
-from tests.actors.domain import Account, Deposit, Deposited, InsufficientFunds, Withdraw, Withdrawn
+from tests.actors.domain import (
+    Account,
+    Balance,
+    Deposit,
+    Deposited,
+    GetBalance,
+    InsufficientFunds,
+    Withdraw,
+    Withdrawn,
+)
+
+
+class GetMore(Query):
+    """A second query."""
 
 
 class Strange:
@@ -271,6 +287,164 @@ def not_a_method() -> None:
         def handler(self, evt: Deposited) -> Self: ...  # type: ignore[arg-type]
 
 
+def async_query() -> None:
+    class Bad(Entity):
+        @query
+        async def handler(self, ask: GetBalance) -> Balance: ...
+
+
+def generator_query() -> None:
+    class Bad(Entity):
+        @query
+        def handler(self, _ask: GetBalance) -> Balance:
+            yield
+
+
+def query_with_context() -> None:
+    class Bad(Entity):
+        @query
+        def handler(self, ask: GetBalance, ctx: Context) -> Balance: ...
+
+
+def query_without_parameter() -> None:
+    class Bad(Entity):
+        @query
+        def handler(self) -> Balance: ...
+
+
+def query_with_keyword() -> None:
+    class Bad(Entity):
+        @query
+        def handler(self, *, ask: GetBalance) -> Balance: ...
+
+
+def query_without_annotation() -> None:
+    class Bad(Entity):
+        @query
+        def handler(self, ask) -> Balance: ...
+
+
+def query_takes_a_command() -> None:
+    class Bad(Entity):
+        @query
+        def handler(self, ask: Deposit) -> Balance: ...
+
+
+def query_takes_an_event() -> None:
+    class Bad(Entity):
+        @query
+        def handler(self, ask: Deposited) -> Balance: ...
+
+
+def query_takes_the_base() -> None:
+    class Bad(Entity):
+        @query
+        def handler(self, ask: Query) -> Balance: ...
+
+
+def query_takes_a_union() -> None:
+    class Bad(Entity):
+        @query
+        def handler(self, ask: GetBalance | GetMore) -> Balance: ...
+
+
+def query_without_return() -> None:
+    class Bad(Entity):
+        @query
+        def handler(self, ask: GetBalance): ...
+
+
+def query_returns_an_event() -> None:
+    class Bad(Entity):
+        @query
+        def handler(self, ask: GetBalance) -> Deposited: ...
+
+
+def query_returns_self() -> None:
+    class Bad(Entity):
+        @query
+        def handler(self, ask: GetBalance) -> Self: ...
+
+
+def query_returns_none() -> None:
+    class Bad(Entity):
+        @query
+        def handler(self, ask: GetBalance) -> None: ...
+
+
+def query_may_return_none() -> None:
+    class Bad(Entity):
+        @query
+        def handler(self, ask: GetBalance) -> Balance | None: ...
+
+
+def query_returns_a_tuple() -> None:
+    class Bad(Entity):
+        @query
+        def handler(self, ask: GetBalance) -> tuple[Balance, ...]: ...
+
+
+def query_returns_the_base() -> None:
+    class Bad(Entity):
+        @query
+        def handler(self, ask: GetBalance) -> Answer: ...
+
+
+def query_returns_something_else() -> None:
+    class Bad(Entity):
+        @query
+        def handler(self, ask: GetBalance) -> Strange: ...
+
+
+def command_takes_a_query() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: GetBalance) -> None: ...
+
+
+def reply_takes_a_query() -> None:
+    class Bad(Entity):
+        @reply
+        def handler(self, answer: GetBalance) -> None: ...
+
+
+def event_takes_an_answer() -> None:
+    class Bad(Entity):
+        @event
+        def handler(self, evt: Balance) -> Self: ...
+
+
+def command_returns_an_answer() -> None:
+    class Bad(Entity):
+        @command
+        def handler(self, cmd: Deposit) -> Balance: ...
+
+
+def two_queries_for_one_message() -> None:
+    class Bad(Entity):
+        @command
+        def deposit(self, cmd: Deposit) -> None: ...
+
+        @query
+        def first(self, ask: GetBalance) -> Balance: ...
+
+        @query
+        def handler(self, ask: GetBalance) -> Balance: ...
+
+
+def only_queries() -> None:
+    class Bad(Entity):
+        @query
+        def handler(self, ask: GetBalance) -> Balance: ...
+
+
+def query_and_command() -> None:
+    class Bad(Entity):
+        @query
+        @command
+        def handler(self, ask: Deposit) -> Balance: ...
+
+
 HANDLER_MISTAKES: list[tuple[Callable[[], None], str]] = [
     (async_command, "is async"),
     (generator_command, "is a generator"),
@@ -308,6 +482,46 @@ HANDLER_MISTAKES: list[tuple[Callable[[], None], str]] = [
     (field_and_handler_of_one_name, "is a field and a handler"),
     (annotation_that_cannot_be_read, "has an annotation that cannot be read"),
     (not_a_method, "is decorated twice"),
+    (async_query, "is async; a handler decides at once"),
+    (generator_query, "is a generator; return one Answer instead of yielding it"),
+    (
+        query_with_context,
+        "must take (self, ask); a query sends and stops nothing, so drop its context, or make it a @command",
+    ),
+    (query_without_parameter, "must take (self, ask)."),
+    (query_with_keyword, "must take (self, ask)."),
+    (query_without_annotation, "has no annotation for 'ask'; annotate it with a Query"),
+    (query_takes_a_command, "takes Deposit as 'ask', which is a Command; make it a @command method"),
+    (query_takes_an_event, "takes Deposited as 'ask', which is not a Query class"),
+    (query_takes_the_base, "takes Query as 'ask', which is not a Query class"),
+    (query_takes_a_union, "takes a union as 'ask'; write one method for each message"),
+    (query_without_return, "has no return annotation"),
+    (
+        query_returns_an_event,
+        "is annotated to return Deposited, an Event; a query writes nothing: return Answer classes",
+    ),
+    (query_returns_self, "a query changes no state: return Answer classes or Rejection classes, or make it a @command"),
+    (
+        query_returns_none,
+        "is annotated to return None; an asker waits for its answer: return Answer classes or Rejection classes",
+    ),
+    (query_may_return_none, "is annotated to return None; an asker waits"),
+    (query_returns_a_tuple, "a query has one answer: put the values into the fields of an Answer"),
+    (
+        query_returns_the_base,
+        "is annotated to return Answer itself, which has no fields; name the classes that it returns",
+    ),
+    (
+        query_returns_something_else,
+        "is annotated to return Strange, which is no Answer; return Answer classes or Rejection classes",
+    ),
+    (command_takes_a_query, "takes GetBalance as 'cmd', which is a Query; make it a @query method"),
+    (reply_takes_a_query, "takes GetBalance as 'answer', which is a Query; make it a @query method"),
+    (event_takes_an_answer, "takes Balance as 'evt', which is not an Event class"),
+    (command_returns_an_answer, "is annotated to return Balance, an Answer, which only a @query method returns"),
+    (two_queries_for_one_message, "takes GetBalance, and so does Bad.first; a message has one handler"),
+    (only_queries, "is of an entity without a @command method, whose state never changes; write one"),
+    (query_and_command, "is decorated twice; a method is one of @command, @reply, @event and @query"),
 ]
 
 
@@ -735,5 +949,7 @@ def test_a_class_that_is_not_an_entity_is_refused() -> None:
 def test_a_handler_is_an_address_on_the_class_and_a_method_on_an_instance() -> None:
     """``Account.deposit`` is an address to send to; ``Account().deposit(…)`` runs the handler."""
     assert repr(Account.deposit) == "<@command Account.deposit>"
+    assert repr(Account.look) == "<@query Account.look>"
+    assert Account(balance=1).look(GetBalance()) == Balance(amount=1)
     assert Account(balance=1).withdraw(Withdraw(amount=2)) == InsufficientFunds(balance=1)
     assert Account(balance=1).deposited(Deposited(amount=2)) == Account(balance=3)

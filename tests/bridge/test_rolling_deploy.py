@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 
+from repertory.actors import evolution
 from repertory.bridge.node.handle import NodeHandle
 from repertory.bridge.reports import IncidentReport, WorkerJoined
 from repertory.bridge.system.client import Client
@@ -75,6 +76,7 @@ class Deploy(Trial):
 @pytest.fixture
 def deploy(kafka_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deploy]:
     """Yield a new system on the test run's Kafka."""
+    monkeypatch.setattr(evolution, "_steps", {})  # Those of the application are for names of other tests, too.
     for name in ("KILLED_NAME", "KILLED_BUILD", "PYTHONPATH"):
         monkeypatch.setenv(name, "")  # Restores what `application` sets.
     deploy = Deploy(f"evolving-{uuid4().hex[:8]}", kafka_url)

@@ -25,6 +25,7 @@ from tests.actors.domain import (
     Close,
     Deposit,
     Escalating,
+    GetBalance,
     Put,
     Router,
     Split,
@@ -633,11 +634,13 @@ def test_each_command_is_counted_once_by_outcome() -> None:
                     Trip(times=1), Deposit(amount=1)):  # fmt: skip
         bench.tell(message)
     bench.tell(Trip(error="stop"), "w")
+    bench.ask(GetBalance(), "w")
     bench.fetch()
     result = bench.turn()
     assert result is not None
     assert msgspec.structs.asdict(result.counts) == {
         "applied": 2, "rejected": 1, "dead_lettered": 1, "restarted": 1, "parked": 1, "journaled": 3, "repeated": 0,
+        "answered": 1,
     }  # fmt: skip
 
 

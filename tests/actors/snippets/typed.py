@@ -4,6 +4,7 @@ from typing import Any, Self, assert_type
 
 from repertory import (
     ActorSystem,
+    Answer,
     AskId,
     AskResult,
     AsyncClient,
@@ -17,10 +18,13 @@ from repertory import (
     Entity,
     Event,
     IdConflict,
+    Query,
+    QueryHandler,
     Rejection,
     Undelivered,
     command,
     event,
+    query,
     restart,
 )
 from repertory.actors.context import Context as _Context
@@ -230,3 +234,54 @@ class Wrong(Entity):
     @event  # error: type-var
     def deposited(self, evt: Deposit) -> Self:
         return self
+
+
+class GetStatus(Query):
+    """Ask what is there."""
+
+
+class Status(Answer):
+    """What is there."""
+
+    balance: int
+
+
+class Unknown(Rejection):
+    """Nothing is there."""
+
+
+class Shelf(Entity):
+    """The example of section 21."""
+
+    balance: int = 0
+
+    @command
+    def deposit(self, cmd: Deposit) -> Self:
+        return self.replace(balance=self.balance + cmd.amount)
+
+    @query
+    def status(self, _ask: GetStatus) -> Status | Unknown:
+        return Status(balance=self.balance) if self.balance else Unknown()
+
+
+def queries(client: Client, shelf: Shelf, ctx: _Context) -> None:
+    assert_type(Shelf.status, QueryHandler[Shelf, GetStatus, Status | Unknown])
+    assert_type(shelf.status(GetStatus()), Status | Unknown)
+    client.tell(Shelf.status, "k", GetStatus())  # error: arg-type
+    ctx.ask(Shelf.status, "k", GetStatus())  # error: arg-type
+
+
+class WrongQueries(Entity):
+    """Queries that a type checker refuses before the code runs."""
+
+    @query  # error: type-var
+    def takes_a_command(self, _ask: Deposit) -> Status:
+        return Status(balance=1)
+
+    @query  # error: type-var
+    def returns_an_event(self, _ask: GetStatus) -> Deposited:
+        return Deposited(amount=1)
+
+    @query  # error: arg-type
+    def has_a_context(self, _ask: GetStatus, ctx: Context) -> Status:
+        return Status(balance=ctx.attempt)
