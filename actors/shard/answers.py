@@ -71,7 +71,7 @@ class ParsedId(NamedTuple):
         return cls(found[2], int(found[1]), is_auto=False)
 
 
-class Answered(NamedTuple):
+class StoredAnswer(NamedTuple):
     """An ask whose id was decided: its answer, and the seq that it named."""
 
     answer: bytes
@@ -123,7 +123,7 @@ class AnswerTable:
 
     # --- one command ------------------------------------------------------------------------------------------
 
-    def ask(self, envelope: Envelope, sender: Sender) -> Answered | StillOpen | Message | None:
+    def ask(self, envelope: Envelope, sender: Sender) -> StoredAnswer | StillOpen | Message | None:
         """Return what becomes of an asked command with an id: its answer, a refusal, or None if it is to be decided.
 
         Called when the command is taken; its own time is compared with the log's (``envelope.timestamp_ms``).
@@ -142,7 +142,7 @@ class AnswerTable:
         if not _is_same(known, envelope):
             return IdConflict(reason=f"the id belongs to another command, of type {known.name}")
         if known.answer is not None:
-            return Answered(known.answer, known.seq)
+            return StoredAnswer(known.answer, known.seq)
         if sender in (known.sender, *known.waiting) or len(known.waiting) >= WAITING_MAX:
             return StillOpen(None)
         return StillOpen(table.write(key, msgspec.structs.replace(known, waiting=(*known.waiting, sender))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from repertory.actors.context import Reply
 from repertory.actors.message import Envelope, Message, Sender
-from repertory.actors.shard.answers import Answered, AnswerTable
+from repertory.actors.shard.answers import AnswerTable, StoredAnswer
 from repertory.actors.shard.changelog import AGAIN_INDEX, ChangelogEntry
 from repertory.actors.shard.decision import Decision
 from repertory.actors.shard.turn_result import Replied, TurnOutput
@@ -27,7 +27,7 @@ class AskedTurn:
         sender = envelope.sender
         if sender is None or not sender.ask or (found := self._table.ask(envelope, sender)) is None:
             return False
-        if isinstance(found, Answered):
+        if isinstance(found, StoredAnswer):
             self._give_again(sender, found.answer, envelope.offset, found.seq)
         elif isinstance(found, Message):
             self._outputs.append(Replied(sender, encode(found), envelope.offset, AGAIN_INDEX))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 #   │   └── TopicMismatch   a topic or partition is missing, cannot be created, or has another count
 #   ├── ClientClosed        nothing was written: the caller makes another client
 #   └── OutcomeUnknown      an append may or may not have happened: the caller decides
+#       └── IdTooOld        and asking again with the same id will not tell
 
 
 class LogError(Exception):
@@ -70,3 +71,7 @@ class OutcomeUnknown(LogError):
         super().__init__(message)
         self.message_id = message_id
         self.id = ask_id
+
+
+class IdTooOld(OutcomeUnknown):
+    """An ask's id is older than the answers that its shard keeps: the command may have been applied, or not."""

@@ -17,7 +17,7 @@ from repertory.actors.asks import AUTO, AskId, Position
 from repertory.actors.headers import AGAIN, ASK_ID, CORRELATION_ID, MESSAGE_ID, POSITION, REPLY_TO, Headers
 from repertory.actors.message import Answer, ClockAhead, Event, IdConflict, Message, Rejection, TooOld, Undelivered
 from repertory.actors.wire import DecodeError, MessageDecoder
-from repertory.bridge.log.errors import ClientClosed, LogError, LogUnavailable, OutcomeUnknown
+from repertory.bridge.log.errors import ClientClosed, IdTooOld, LogError, LogUnavailable, OutcomeUnknown
 from repertory.bridge.log.record import Output, Record, TopicPartition
 
 A_co = TypeVar("A_co", covariant=True)
@@ -166,7 +166,8 @@ class Ask:
             return
         if isinstance(value, TooOld):
             why = f": {value.reason}" if value.reason else ""
-            self.fail(self._outcome_unknown(f"its id is too old for the shard to remember it{why}"))
+            text = f"{self.what} may be applied: its id is too old for the shard to remember it{why}"
+            self.fail(IdTooOld(text, self.message_id, self.terms.id))
             return
         result = AskResult(value, _position(reply), reply.header(AGAIN) == b"1")
         with suppress(InvalidStateError):  # A second reply, or the client was closed.

@@ -90,7 +90,6 @@ def _serve(
         driven: DrivenAsker | None = None
         if log == "memory:":
             logger.warning("memory: keeps all records in this process; they are lost at exit")
-            # ``Running`` with a client that asks comes with branch ``ask``: the cast goes when that is merged.
             driven = DrivenAsker(cast("Drivable", system.start(log)), stop)
         gateway = Gateway(
             system, log=log if driven is None else None, kafka_config=kafka_config, client=driven,

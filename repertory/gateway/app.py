@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -19,7 +19,7 @@ from repertory.actors.handler import Handler
 from repertory.actors.message import Rejection
 from repertory.bridge.system.system import ActorSystem
 from repertory.gateway import ids, openapi, page
-from repertory.gateway.asking import Asker, Asks
+from repertory.gateway.asking import Asker
 from repertory.gateway.endpoint import Endpoint, GatewayLimits
 from repertory.gateway.operations import checked_statuses, operations
 from repertory.gateway.principals import Authorize, PrincipalOf, bearer_token
@@ -132,5 +132,4 @@ class Gateway:
 
     def _connect(self) -> Asker:
         assert self._log is not None
-        # ``ActorSystem.async_client`` comes with branch ``ask``: the cast goes when that is merged.
-        return cast("Asks", self._system).async_client(self._log, kafka_config=self._kafka_config)
+        return self._system.async_client(self._log, kafka_config=self._kafka_config)

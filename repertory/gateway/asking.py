@@ -1,43 +1,12 @@
-"""What a gateway asks: the client, as far as the gateway knows it.
-
-The values are those of branch ``ask``, and stand here until it is merged. Then ``AskId`` is that of ``actors.asks``,
-``IdConflict`` and ``ClockAhead`` those of ``actors.message``; `IdTooOld` has to be raised by its client and moves to
-``bridge.log.errors``; and the protocols of the clients remain.
-"""
+"""What a gateway asks: the client, as far as the gateway knows it."""
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any, Protocol
 
-import msgspec
-
+from repertory.actors.asks import AskId
 from repertory.actors.handler import Handler
-from repertory.actors.message import Message, Rejection
-from repertory.bridge.log.errors import OutcomeUnknown
-
-
-class AskId(msgspec.Struct, frozen=True):
-    """The id of an ask, and the aware time of its first attempt."""
-
-    id: str
-    made_at: datetime
-
-
-class IdConflict(Rejection):
-    """The id was used for another message."""
-
-    reason: str = ""
-
-
-class ClockAhead(Rejection):
-    """The id's time is ahead of the log's."""
-
-    reason: str = ""
-
-
-class IdTooOld(OutcomeUnknown):
-    """The id is older than the oldest answer that is still kept: the message may have been applied, or not."""
+from repertory.actors.message import Message
 
 
 class Answered(Protocol):
@@ -87,7 +56,7 @@ class Asker(Protocol):
 
 
 class BlockingAsker(Protocol):
-    """A client that blocks: that of ``Running``, which drives its loop meanwhile, as branch ``ask`` has it."""
+    """A client that blocks: that of ``Running``, which drives its loop meanwhile."""
 
     def ask_result(
         self,
@@ -107,14 +76,6 @@ class BlockingAsker(Protocol):
 
     def close(self) -> None:
         """Close it: asks that wait in other threads raise OutcomeUnknown at once. May be called again."""
-        ...
-
-
-class Asks(Protocol):
-    """A system whose clients ask: ``ActorSystem`` as branch ``ask`` has it."""
-
-    def async_client(self, log: str, *, kafka_config: str | None = None) -> Asker:
-        """Connect to a log. Blocks; raises LogError."""
         ...
 
 

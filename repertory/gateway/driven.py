@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Protocol, Self, TypeVar
 
+from repertory.actors.asks import AskId
 from repertory.actors.message import Message
 from repertory.bridge.log.errors import LogUnavailable
-from repertory.gateway.asking import Answered, AskId, BlockingAsker
+from repertory.gateway.asking import Answered, BlockingAsker
 
 logger = logging.getLogger("repertory.gateway")
 
@@ -25,7 +26,7 @@ _THREADS_MAX = 32
 
 
 class Drivable(Protocol):
-    """A system in this process: ``Running`` as branch ``ask`` has it, which several threads may tick and ask."""
+    """A system in this process: ``Running``, which several threads may tick and ask."""
 
     @property
     def client(self) -> BlockingAsker:

@@ -14,10 +14,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from repertory.actors.asks import AskId
 from repertory.actors.message import Message, Rejection
 from repertory.bridge.log.errors import LogError
 from repertory.gateway import ids, problems
-from repertory.gateway.asking import Asker, AskId
+from repertory.gateway.asking import Asker
 from repertory.gateway.bodies import check_media_type, message_of_body, message_of_parameters, read_body
 from repertory.gateway.operations import Operation, Operations
 from repertory.gateway.principals import Authorize, PrincipalOf

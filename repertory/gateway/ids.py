@@ -14,7 +14,7 @@ from uuid import UUID
 
 import msgspec
 
-from repertory.gateway.asking import AskId
+from repertory.actors.asks import AskId
 
 KEY: Final = "Idempotency-Key"
 MADE_AT: Final = "Idempotency-Key-Made-At"

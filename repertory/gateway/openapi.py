@@ -9,9 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from repertory.actors.message import TYPE_FIELD, Message, Rejection, wire_name
+from repertory.actors.message import TYPE_FIELD, ClockAhead, IdConflict, Message, Rejection, wire_name
 from repertory.gateway import ids, problems
-from repertory.gateway.asking import ClockAhead, IdConflict
 from repertory.gateway.operations import Operation
 
 #: Where a schema stands.

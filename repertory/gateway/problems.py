@@ -13,10 +13,10 @@ from urllib.parse import quote
 import msgspec
 from starlette.responses import Response
 
-from repertory.actors.message import Message, Rejection, Undelivered, wire_name
-from repertory.bridge.log.errors import LogError, LogUnavailable, OutcomeUnknown
+from repertory.actors.asks import AskId
+from repertory.actors.message import ClockAhead, IdConflict, Message, Rejection, Undelivered, wire_name
+from repertory.bridge.log.errors import IdTooOld, LogError, LogUnavailable, OutcomeUnknown
 from repertory.gateway import ids
-from repertory.gateway.asking import AskId, ClockAhead, IdConflict, IdTooOld
 
 MEDIA_TYPE: Final = "application/problem+json"
 #: When a client may ask again that met a log which was away, or a gateway with all hands full.

@@ -186,7 +186,7 @@ class Scan:
                 raise Violation("restart intensity", f"{_at(record)}: {key!r} has {len(restarts)} restarts")
             since_ms = record.timestamp_ms - hosted.policy.within_s * 1000
             lost = {at_ms for at_ms in spent[key] if at_ms >= since_ms}.difference(restarts)
-            if lost and key.decode() not in operated and "jump" not in self._cluster.swarm.kinds:
+            if lost and key.decode() not in operated and not self._cluster.faults["jump"]:
                 raise Violation("a restart budget is kept", f"{_at(record)}: {key!r} had restarts at {sorted(lost)}")
             spent[key] = restarts
 

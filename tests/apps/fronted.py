@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Self, get_type_hints
+from typing import Annotated, Self
 
 import msgspec
 
-from repertory import ActorSystem, Command, Entity, Event, Message, Rejection, Undelivered, command, event
-from repertory.actors.handler import Handler
-
-
-class QueryStandIn(Handler):
-    """What ``@query`` makes on branch ``query``, as far as a gateway looks at it."""
-
-    kind = "@query"
-
-    def resolve(self, names: Mapping[str, Any]) -> None:
-        """Read the annotations."""
-        hints = get_type_hints(self.function, localns={**names, self.owner.__name__: self.owner})
-        self.message_types = (hints["ask"],)
-        self.replies = (hints["return"],)
-        self.answers = (hints["return"], Undelivered)
+from repertory import ActorSystem, Answer, Command, Entity, Event, Query, Rejection, command, event, query
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -56,14 +41,14 @@ class Careful(Command):
         raise RuntimeError(f"the secret {self.secret} is in this text")
 
 
-class GetOrder(Message):
+class GetOrder(Query):
     """Ask how an order is."""
 
     detailed: bool = False
     since: int | None = None
 
 
-class FindLines(Message):
+class FindLines(Query):
     """Ask for lines; takes a list, so it is asked by POST."""
 
     items: tuple[str, ...]
@@ -89,7 +74,7 @@ class AlreadyPlaced(Rejection):
     lines: int
 
 
-class OrderStatus(Message):
+class OrderStatus(Answer):
     """How an order is."""
 
     lines: int
@@ -130,15 +115,14 @@ class WebOrder(Entity):
     def cancelled(self, _evt: OrderCancelled) -> Self:
         return self.replace(lines=())
 
-    def _status(self, ask: GetOrder) -> OrderStatus:
+    @query
+    def status(self, ask: GetOrder) -> OrderStatus:
         return OrderStatus(lines=len(self.lines), detailed=ask.detailed, since=ask.since)
 
-    def _found(self, ask: FindLines) -> OrderStatus:
+    @query
+    def find(self, ask: FindLines) -> OrderStatus:
         count = sum(line.item in ask.items for line in self.lines)
         return OrderStatus(lines=count, detailed=True, since=None)
-
-    status = QueryStandIn(_status)
-    find = QueryStandIn(_found)
 
 
 system = ActorSystem("shop")

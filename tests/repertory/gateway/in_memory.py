@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 
 from repertory import TestKit, Undelivered
+from repertory.actors.asks import AskId
+from repertory.actors.message import ClockAhead, IdConflict
 from repertory.actors.placement import partition_of
 from repertory.actors.wire import encode
-from repertory.bridge.log.errors import OutcomeUnknown
-from repertory.gateway.asking import AskId, ClockAhead, IdConflict, IdTooOld
+from repertory.bridge.log.errors import IdTooOld, OutcomeUnknown
 from repertory.gateway.server import GatewayServer, HttpAddress, bound
 from tests.apps.fronted import OrderStatus
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from repertory.actors.asks import AskId
 from repertory.gateway import ids
-from repertory.gateway.asking import AskId
 
 TIME = "2026-01-31T12:00:00.250Z"
 MADE_AT = datetime(2026, 1, 31, 12, 0, 0, 250_000, tzinfo=UTC)
