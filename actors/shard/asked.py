@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from repertory.actors.context import Reply
 from repertory.actors.message import Envelope, Message, Sender
 from repertory.actors.shard.answers import AnswerTable, StoredAnswer
@@ -14,12 +16,19 @@ from repertory.actors.wire import encode
 class AskedTurn:
     """Owned by its turn, to whose outputs and changelog it adds. ``decided``: how many ids it has answered."""
 
-    __slots__ = ("_again", "_changelog", "_now_ms", "_outputs", "_table", "decided")
+    __slots__ = ("_again", "_changelog", "_now_ms", "_outputs", "_reply", "_table", "decided")
 
     def __init__(
-        self, table: AnswerTable, outputs: list[TurnOutput], changelog: list[ChangelogEntry], now_ms: int
+        self,
+        table: AnswerTable,
+        outputs: list[TurnOutput],
+        changelog: list[ChangelogEntry],
+        now_ms: int,
+        reply: Callable[[Replied], None],
     ) -> None:
+        """``reply``: adds an answer on which nothing depends, unless the log refuses it."""
         self._table, self._outputs, self._changelog, self._now_ms = table, outputs, changelog, now_ms
+        self._reply = reply
         self.decided = self._again = 0
 
     def is_known(self, envelope: Envelope) -> bool:
@@ -28,9 +37,9 @@ class AskedTurn:
         if sender is None or not sender.ask or (found := self._table.ask(envelope, sender)) is None:
             return False
         if isinstance(found, StoredAnswer):
-            self._give_again(sender, found.answer, envelope.offset, found.seq)
+            self._reply(Replied(sender, found.answer, envelope.offset, AGAIN_INDEX, found.seq, again=True))
         elif isinstance(found, Message):
-            self._outputs.append(Replied(sender, encode(found), envelope.offset, AGAIN_INDEX))
+            self._reply(Replied(sender, encode(found), envelope.offset, AGAIN_INDEX))
         elif found.entry is not None:
             self._changelog.append(found.entry)
         return True
@@ -67,8 +76,5 @@ class AskedTurn:
         self.decided += 1
         self._changelog.append(entry)
         for each in waiting:
-            self._give_again(each, answer, offset, seq)
-
-    def _give_again(self, to: Sender, answer: bytes, offset: int, seq: int) -> None:
-        self._outputs.append(Replied(to, answer, offset, AGAIN_INDEX + self._again, seq, again=True))
-        self._again += 1
+            self._outputs.append(Replied(each, answer, offset, AGAIN_INDEX + self._again, seq, again=True))
+            self._again += 1

@@ -71,7 +71,7 @@ class Turn:
         self.outputs: list[TurnOutput] = []
         self.changelog: list[ChangelogEntry] = []
         #: What the turn does about asks with an id.
-        self.asked = AskedTurn(asks, self.outputs, self.changelog, now_ms)
+        self.asked = AskedTurn(asks, self.outputs, self.changelog, now_ms, self._unless_refused)
         self.counts = Counts()
         self.incidents: list[Incident] = []
         self.handled = 0
@@ -127,7 +127,7 @@ class Turn:
         if not retry.open:
             return
         ended = RetryEnded(outcome=outcome, error=error, reason=reason[:REASON_CHARS_MAX], reply=reply)
-        self._to_operator(Replied(retry.to, encode(ended), retry.offset, RETRY_INDEX))
+        self._unless_refused(Replied(retry.to, encode(ended), retry.offset, RETRY_INDEX))
 
     # --- failures and the stash -------------------------------------------------------------------------------
 
@@ -237,10 +237,10 @@ class Turn:
     def answer(self, delivery: Envelope) -> None:
         """Answer an operator's request with Done."""
         if delivery.sender is not None:
-            self._to_operator(Replied(delivery.sender, _DONE, delivery.offset, 0))
+            self._unless_refused(Replied(delivery.sender, _DONE, delivery.offset, 0))
 
-    def _to_operator(self, answer: Replied) -> None:
-        """Answer an operator, who waits for a limited time: where the log takes no answer, nothing depends on it."""
+    def _unless_refused(self, answer: Replied) -> None:
+        """Answer somebody who waits for a limited time: where the log takes no answer, nothing depends on it."""
         if self._refusals.pop(answer.offset, None) is None:
             self.outputs.append(answer)
         else:

@@ -39,6 +39,7 @@ def simulate(
     minimise: bool = True,
     jobs: int = 1,
     silent: bool = True,
+    ids: bool = False,
     progress: Callable[[Totals], None] = lambda _: None,
 ) -> Totals:
     """Simulate a system with each seed and return the totals. The first seed that breaks a promise raises.
@@ -48,7 +49,9 @@ def simulate(
     and raises AssertionError. ``faults`` names the kinds that may be injected (see ``FAULTS``). Every
     ``twice_every``-th seed runs twice and must do the same both times. ``jobs`` is the number of processes, which are
     forked here; 1 is this process. A seed takes about 50 ms, and fails if it takes more than a minute. ``silent``: what
-    handlers log and print is not shown, since nothing happens; the invariant is heard.
+    handlers log and print is not shown, since nothing happens; the invariant is heard. ``ids``: half of the asks have
+    an id, other clients ask again with it, and some are made by a clock that is a year ahead: an invariant must not
+    expect that each command in the log is applied.
 
     A run in which a key was parked or a command dead-lettered, and no injected fault explains it, fails too (see
     ``repertory.simulation.unexplained``). ``allowed_errors`` are exception classes, or their names as such a failure
@@ -68,7 +71,7 @@ def simulate(
         seeds, twice_every, jobs = (only,), 1, 1
     scenario = Scenario(
         system=system, commands=commands or generated(system), invariant=invariant, kinds=kinds,
-        allowed_errors=tuple(allowed_errors), silent=silent,
+        allowed_errors=tuple(allowed_errors), silent=silent, ids=ids,
     )  # fmt: skip
     totals = Totals()
     with silence(), running(scenario, seeds, jobs) as results:

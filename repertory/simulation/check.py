@@ -135,14 +135,15 @@ class Scan:
         stash = self._stashed(hosted, place)
         committed = self._reader.committed(self._cluster.system.name, *place) or 0
         handler_faults, settings = self._cluster.handler_faults, self._cluster.swarm.settings
-        failed = {*handler_faults.raised, *self._cluster.refusals.commands}
-        raised = [cause.rsplit("/", 1) for cause in failed]
+        refused = [cause.rsplit("/", 1) for cause in self._cluster.refusals.commands]
+        raised = [*(cause.rsplit("/", 1) for cause in handler_faults.raised), *refused]
         deadly = [
             cause.rsplit("/", 1) for cause, count in handler_faults.deaths.items() if count >= settings.deaths_max
         ]
         seen = Seen(
             partition, committed, commands, self._outputs[str(place)], stash,
             frozenset(int(offset) for shard, offset in raised if shard == str(place)),
+            frozenset(int(offset) for shard, offset in refused if shard == str(place)),
             frozenset(int(offset) for shard, offset in deadly if shard == str(place)),
             settings.dead_letter_overflow, settings.output_bytes_max,
         )  # fmt: skip

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+from uuid import UUID
 
+import msgspec
+
+from repertory.actors.asks import AUTO
 from repertory.actors.control import DropParked, RetryParked
 from repertory.actors.handler import CommandHandler
-from repertory.actors.headers import ABOUT, CORRELATION_ID, MESSAGE_ID, REPLY_TO, Headers
+from repertory.actors.headers import ABOUT, ASK_ID, CORRELATION_ID, MESSAGE_ID, REPLY_TO, Headers, value
 from repertory.actors.message import Command, Query
 from repertory.actors.placement import checked_key, partition_of
 from repertory.actors.query import QueryHandler
@@ -18,10 +22,15 @@ from repertory.bridge.log.port import Appender
 from repertory.bridge.log.record import Output, TopicPartition
 from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.choices import Choices
+from repertory.simulation.virtual import EPOCH_MS
 
 AddressedHandler = CommandHandler[Any, Any, Any] | QueryHandler[Any, Any, Any]
 #: A handler, a key and a command or a query, as ``Client.tell_all`` takes commands.
 ClientCommand = tuple[AddressedHandler, str, Command | Query]
+
+_YEAR_MS = 366 * 86_400_000
+#: The version and the variant of a UUID that begins with its time.
+_VERSION_7 = 7 << 76 | 2 << 62
 
 #: Correlation ids of the operator begin so.
 OPERATOR = b"o-"
@@ -30,11 +39,15 @@ OPERATOR = b"o-"
 class Clients:
     """Sends a workload in bursts. Every third command is an ask, and so is every query but one in seven."""
 
-    def __init__(self, system: ActorSystem, appender: Appender, commands: Iterable[ClientCommand]) -> None:
+    def __init__(
+        self, system: ActorSystem, appender: Appender, commands: Iterable[ClientCommand], *, ids: bool = False
+    ) -> None:
+        """``ids``: half of the asks have one, some of them made by a clock that is a year ahead."""
+        self._ids = ids
         self._system, self._appender = system, appender
         self._left = deque(commands)
         self._sent: list[Output] = []
-        self.count = self._operated = 0
+        self.count = self._operated = self._repeated = 0
         #: Where the records stand that are not valid commands, as ``topic/partition/offset``.
         self.garbage_places: set[str] = set()
         self._hosted = [
@@ -61,9 +74,16 @@ class Clients:
             self._sent += outputs
 
     def again(self, choices: Choices) -> None:
-        """Send again a command that was sent before."""
-        if self._sent:
-            self._appender.append([self._sent[choices.below(len(self._sent), "again")]])
+        """Send again a command that was sent before. An ask with an id may be made by another client, elsewhere."""
+        if not self._sent:
+            return
+        output = self._sent[choices.below(len(self._sent), "again")]
+        if value(output.headers, ASK_ID) is not None and choices.below(2, "another-client"):
+            self._repeated += 1
+            address = {REPLY_TO: self._reply_to(self._repeated), CORRELATION_ID: b"r-%d" % self._repeated}
+            headers = tuple((name, address.get(name, found)) for name, found in output.headers)
+            output = msgspec.structs.replace(output, headers=headers)
+        self._appender.append([output])
 
     def operate(self, place: TopicPartition, key: str, message: Command) -> None:
         """Append a control command of an operator, who waits for the answers."""
@@ -97,10 +117,22 @@ class Clients:
         self.count += 1
         headers: Headers = ((MESSAGE_ID, b"s-%d" % self.count),)
         if self.count % 3 == 0 or (isinstance(message, Query) and self.count % 7):
-            reply_to = f"{topics.replies_topic(self._system.name)}/{self.count % topics.REPLIES_PARTITIONS}"
-            headers = (*headers, (REPLY_TO, reply_to.encode()), (CORRELATION_ID, b"c-%d" % self.count))
+            headers = (*headers, (REPLY_TO, self._reply_to(self.count)), (CORRELATION_ID, b"c-%d" % self.count))
+            if self._ids and not isinstance(message, Query) and self.count % 2:
+                headers = (*headers, (ASK_ID, _id(self.count)))
         topic = topics.commands_topic(self._system.name, hosted.behaviour.name)
         return Output(topic, partition_of(raw_key, hosted.partitions), raw_key, encode(message), headers)
+
+    def _reply_to(self, number: int) -> bytes:
+        return f"{topics.replies_topic(self._system.name)}/{number % topics.REPLIES_PARTITIONS}".encode()
+
+
+def _id(number: int) -> bytes:
+    """Return the id of an ask: of a caller or of its client, and one in seven is made by a clock a year ahead."""
+    made_ms = EPOCH_MS + number + (_YEAR_MS if number % 7 == 0 else 0)
+    if number % 4 == 1:
+        return b"%d/order-%d" % (made_ms, number)
+    return f"{AUTO}{UUID(int=made_ms << 80 | _VERSION_7 | number)}".encode()
 
 
 def _garbage(input_bytes_max: int) -> Sequence[tuple[bytes | None, bytes | None, Headers]]:

@@ -46,8 +46,15 @@ class SimulatedCluster:
     """All parts of one run. Used once."""
 
     def __init__(
-        self, system: ActorSystem, commands: Iterable[ClientCommand], source: Source, kinds: tuple[str, ...]
+        self,
+        system: ActorSystem,
+        commands: Iterable[ClientCommand],
+        source: Source,
+        kinds: tuple[str, ...],
+        *,
+        ids: bool = False,
     ) -> None:
+        """``ids``: see `Clients`."""
         self.choices = Choices(source)
         self.swarm: Swarm = draw(self.choices, system.settings, kinds)
         self.system = simulated(system, self.swarm)
@@ -65,7 +72,7 @@ class SimulatedCluster:
         states = {topic: hosted.codec.state for topic, hosted in self.topology.entities.items()}
         self.monitor = CommitMonitor(self.reader, states)
         self.monitor.probes = self.probes
-        self.clients = Clients(self.system, self.backend.appender(), commands)
+        self.clients = Clients(self.system, self.backend.appender(), commands, ids=ids)
         name = self.system.name
         self.refusals = OutputRefusals(topics.dead_letters_topic(name), topics.replies_topic(name))
         kit = Kit(

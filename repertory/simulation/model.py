@@ -25,6 +25,7 @@ from repertory.actors.wire import encode, written_name
 from repertory.bridge import topics
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Record
+from repertory.simulation.asked import AskedIds
 from repertory.simulation.swarm import INJECTED
 from repertory.simulation.virtual import Violation
 from repertory.supervision.directive import Failure, qualified_name
@@ -53,6 +54,8 @@ class Seen(msgspec.Struct, frozen=True):
     stash: Mapping[int, StashedRecord]
     #: The commands whose handlers were made to fail, or whose outputs were refused.
     raised: frozenset[int]
+    #: The commands whose outputs were refused.
+    refused: frozenset[int]
     #: The commands that crashed so many processes that they may be dead-lettered.
     deadly: frozenset[int]
     #: Whether a command is dead-lettered if the stash is full.
@@ -86,6 +89,7 @@ class Model:
         self._dead_letters = topics.dead_letters_topic(system)
         self.lives: dict[str, ModelEntity] = {}
         self.dead = 0
+        self._asked = AskedIds(self._wrong)
 
     def run(self) -> None:
         """Handle every command below the committed offset."""
@@ -120,8 +124,10 @@ class Model:
             life = self.lives[delivery.key] = ModelEntity(self._hosted)
         if type(delivery.message) in self._hosted.behaviour.queries:
             self._queried(life, delivery, raw_key, got)
-        else:
-            self._live(life, delivery, raw_key, got)
+            return
+        stashed, refused = delivery.offset in self._seen.stash, delivery.offset in self._seen.refused
+        if (own := self._asked.take(delivery, got, stashed=stashed, refused=refused)) is not None:
+            self._live(life, delivery, raw_key, own)
 
     def _queried(self, life: ModelEntity, delivery: Envelope, raw_key: bytes, got: Mapping[int, Record]) -> None:
         """Compare the answer to a query with its state, or with one of those since a command of its key failed."""

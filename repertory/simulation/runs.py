@@ -68,7 +68,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """What is simulated: a system, the commands of its clients, the invariant, and the kinds of faults.
 
     ``allowed_errors``: see ``simulate``. ``again`` returns the command that runs a seed again. ``silent``: what
-    handlers log and print is not shown; the invariant is heard.
+    handlers log and print is not shown; the invariant is heard. ``ids``: half of the asks have one.
     """
 
     system: ActorSystem
@@ -78,6 +78,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     allowed_errors: tuple[AllowedError, ...] = ()
     again: Callable[[int], str] = call_again
     silent: bool = True
+    ids: bool = False
 
     def workload(self, seed: int) -> list[ClientCommand]:
         """Return the commands that the clients send with this seed. Raises ValueError if they are endless."""
@@ -102,7 +103,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
             try:
                 with limited():
                     workload = self.workload(seed) if commands is None else commands
-                    cluster = SimulatedCluster(self.system, workload, source, self.kinds)
+                    cluster = SimulatedCluster(self.system, workload, source, self.kinds, ids=self.ids)
                     stack.callback(cluster.close)
                     return self._result(seed, cluster, started_s)
             except RunTooLong as error:

@@ -152,6 +152,8 @@ def draw(choices: Choices, base: Settings, wanted: tuple[str, ...]) -> Swarm:
         stash_per_shard_max=(10_000, 3, 20)[choices.below(3, "waiting-shard")],
         dead_letter_overflow=bool(choices.below(2, "overflow")),
         deaths_max=(3, 1, 2)[choices.below(3, "deaths")],
+        answers_per_shard_max=(100_000, 1, 3, 20)[choices.below(4, "answers")],
+        answers_kept_s=(86_400.0, 1.0, 10.0)[choices.below(3, "answers-kept")],
         session_timeout_s=session_s,
         progress_timeout_s=5.0,
         stop_timeout_s=3.0,

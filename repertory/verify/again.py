@@ -43,6 +43,7 @@ class Subject(NamedTuple):
     findings: Findings
     directory: Directory
     output_bytes_max: int
+    ids_ahead_ms: float
     low: int
 
     @property

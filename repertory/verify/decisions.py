@@ -19,6 +19,7 @@ from repertory.actors.wire import encode
 from repertory.bridge.log.record import Record
 from repertory.supervision.directive import qualified_name
 from repertory.verify.again import Again, Decider, Moment, Subject
+from repertory.verify.asked import AskedCommands
 from repertory.verify.compare import equal, events_of, explain, is_given_up, without_doubles
 from repertory.verify.findings import Finding
 from repertory.verify.gather import DeadLetterEntry
@@ -54,6 +55,7 @@ class Decisions:
         self.judges = decides and not (is_cut and (subject.hosted.behaviour.stateful or self._again))
         self._kept = KeptCommands(subject, self._decider, decides=decides, again=self._again)
         self._queries = Queries(subject, self._decider)
+        self._asked = AskedCommands(subject)
         self._next = 0 if shard is None else shard.next
         #: Key -> its first stashed command.
         self._blocked: dict[str, int] = {}
@@ -120,6 +122,13 @@ class Decisions:
         self._kept.stashed(record)
         stashed = record.offset in self._unmatched_stashed
         self._unmatched_stashed.discard(record.offset)
+        if record.offset < self._next:
+            made, fate, is_sure = self._asked.take(record, made, kept=stashed or bool(dead))
+            if not is_sure:
+                self.unknown.add((record.key or b"").decode(errors="backslashreplace"))
+            if fate:
+                self.fates[fate] += 1
+                return
         if record.offset >= self._next:
             self._not_handled(record, made, stashed=stashed)
         elif dead:

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from repertory.actors.headers import (
+    ASK_ID,
     ATTEMPTS,
     CAUSE,
     CORRELATION_ID,
@@ -19,7 +20,7 @@ from repertory.actors.headers import (
     REPLY_TO,
     RETRY_TO,
 )
-from repertory.actors.message import Undelivered, wire_name
+from repertory.actors.message import ClockAhead, IdConflict, TooOld, Undelivered, wire_name
 from repertory.actors.shard.changelog import CHANGELOG_INDEX, RETRY_INDEX
 from repertory.actors.shard.seen_causes import SeenCauses
 from repertory.actors.wire import written_name
@@ -37,6 +38,8 @@ from repertory.verify.values import Receivers
 _NAME = wire_name(Undelivered)
 _UNDELIVERED = _NAME.encode()
 _SEEN_RECORDS = 500
+#: Answers to an ask that say nothing about its command, but about its id.
+_ABOUT_THE_ID = frozenset(map(wire_name, (IdConflict, ClockAhead, TooOld)))
 #: As in the codec: a longer number is not a partition, and the command is not an ask.
 _PARTITION_DIGITS_MAX = 9
 
@@ -107,6 +110,9 @@ class Gathered:
         #: Hashes of the address and correlation id of each ask and of each reply, and the place of each reply.
         self._asks = array("q")
         self._answers, self._answer_targets, self._answer_places = array("q"), array("I"), array("q")
+        #: Hashes of the address of each ask with an id and of that id, and of the address and value of each answer.
+        self._ask_ids: dict[int, int] = {}
+        self._values: list[tuple[int, int, Place]] = []
         self._has_all_commands = True
         self.has_cut_dead_letters = False
 
@@ -158,6 +164,8 @@ class Gathered:
         headers = dict(record.headers)
         if REPLY_TO in headers and (asked := _asked(headers)) is not None:
             self._asks.append(asked)
+            if ASK_ID in headers:
+                self._ask_ids[asked] = hash((record.topic, record.partition, record.key, headers[ASK_ID]))
         if RETRY_TO in headers:
             self._retries.add(headers[RETRY_TO])
         cause = cause_of(record)
@@ -178,7 +186,12 @@ class Gathered:
         if cause is not None and cause.nth == RETRY_INDEX and cause.source in self.produced:
             self._retry_ended(record, cause, to)
         elif self._note(record, cause, self._findings.replies):
-            self._answer(record, hash((to, b"", record.header(CORRELATION_ID) or b"")))
+            key = hash((to, b"", record.header(CORRELATION_ID) or b""))
+            self._answer(record, key)
+            if key in self._ask_ids and written_name(record.value or b"") not in _ABOUT_THE_ID:
+                self._values.append(
+                    (self._ask_ids[key], hash(record.value), Place(record.topic, record.partition, record.offset))
+                )
 
     def _retry_ended(self, record: Record, cause: Cause, to: bytes) -> None:
         """Check the answer to an operator who retried a command: there is one for each request, beside its `Done`."""
@@ -236,7 +249,11 @@ class Gathered:
     # --- the end ----------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Check that each reply has an ask, and each ask at most one reply."""
+        """Check that each reply has an ask, each ask at most one reply, and each id one answer."""
+        answers_of: dict[int, int] = {}
+        for asked, value, place in self._values:
+            if answers_of.setdefault(asked, value) != value:
+                self._findings.replies.wrong(place, "is another answer to an id than the one before it")
         asks = sorted(self._asks)
         answers = sorted(range(len(self._answers)), key=lambda at: (self._answers[at], self._answer_places[at]))
         for key, group in groupby(answers, self._answers.__getitem__):

@@ -161,7 +161,7 @@ class Verification:
         limits = self._system.limits()
         subject = Subject(
             source, hosted, changelog, self._gathered, self._published, self._receivers, self._findings,
-            self._topology.directory, limits.output_bytes_max, low,
+            self._topology.directory, limits.output_bytes_max, limits.ids_ahead_max_s * 1_000, low,
         )  # fmt: skip
         decisions = Decisions(subject, moments, sequence, decides=self._decides)
         if journal is not None:

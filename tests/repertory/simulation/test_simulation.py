@@ -51,6 +51,7 @@ def test_no_fault_breaks_a_promise() -> None:
         allowed_errors=simulated.allowed_errors,
         seeds=SEEDS,
         minimise=False,
+        ids=True,
     )
     assert totals.runs == len(SEEDS)
     assert totals.commands >= 200 * len(SEEDS)
@@ -66,6 +67,7 @@ def test_no_fault_breaks_a_promise_of_at_least_once() -> None:
         allowed_errors=simulated.allowed_errors,
         seeds=range(60),
         minimise=False,
+        ids=True,
     )
     assert totals.runs == 60
     assert totals.probes["late append written"] > 0

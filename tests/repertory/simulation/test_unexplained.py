@@ -127,7 +127,7 @@ def test_what_is_allowed_is_counted() -> None:
             system,
             commands=lambda random: commands(random, Tick(number=14), Tick(number=13)),
             allowed_errors=allowed,
-            seeds=range(5),
+            seeds=range(5, 10),
             faults=("kill", "abort"),
         )
         assert totals.probes["dead-lettered by an allowed error"] == totals.probes["parked by an allowed error"] == 5
