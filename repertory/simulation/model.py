@@ -16,16 +16,17 @@ from repertory.actors.context import Directory, OutputRefused, Publish, Reply, T
 from repertory.actors.control import RetryParked, is_control
 from repertory.actors.entity import resolved
 from repertory.actors.headers import ERROR_TYPE
-from repertory.actors.message import Envelope, Sender, Undecodable, Undelivered, wire_name
+from repertory.actors.message import Envelope, Undecodable, Undelivered
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.changelog import RETRY_INDEX, StashedRecord
 from repertory.actors.shard.decision import Decision, decide, decide_query
 from repertory.actors.shard.turn import REASON_CHARS_MAX
-from repertory.actors.wire import encode, written_name
+from repertory.actors.wire import encode
 from repertory.bridge import topics
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Record
 from repertory.simulation.asked import AskedIds
+from repertory.simulation.expected import ExpectedOutput, is_undelivered, matches, reply_to
 from repertory.simulation.swarm import INJECTED
 from repertory.simulation.virtual import Violation
 from repertory.supervision.directive import Failure, qualified_name
@@ -34,14 +35,6 @@ from repertory.supervision.directive import Failure, qualified_name
 _ATTEMPTS_MAX = 12
 _INJECTED = frozenset(qualified_name(error) for error in (*INJECTED, OutputRefused))
 _NO_RECORDS: Mapping[int, Record] = {}
-
-
-class ExpectedOutput(msgspec.Struct, frozen=True):
-    """A record that a command must have produced. A value of None matches any value."""
-
-    topic: str
-    key: bytes | None
-    value: bytes | None
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -139,11 +132,11 @@ class Model:
             raise self._wrong("a query is never stashed", delivery.offset, "is stashed")
         if delivery.sender is None:
             due = [list[ExpectedOutput]()]
-        elif delivery.offset in self._seen.raised and _undelivered(got):
-            due = [[_reply(delivery.sender, None)]]
+        elif delivery.offset in self._seen.raised and is_undelivered(got):
+            due = [[reply_to(delivery.sender, None)]]
         else:
-            due = [[_reply(delivery.sender, self._answer(data, delivery))] for data in (life.data, *life.past)]
-        if not any(_matches(each, got) for each in due):
+            due = [[reply_to(delivery.sender, self._answer(data, delivery))] for data in (life.data, *life.past)]
+        if not any(matches(each, got) for each in due):
             shown = {index: (record.topic, record.key, record.value) for index, record in got.items()}
             raise self._wrong("a query is answered from its state", delivery.offset, f"made {shown}, expected {due[0]}")
 
@@ -202,7 +195,7 @@ class Model:
         attempts = 1
         while attempts <= _ATTEMPTS_MAX:
             outcome = self._decide(life, delivery, attempts)
-            if isinstance(outcome, Decision) and _matches(list(self._outputs(delivery, outcome)), got):
+            if isinstance(outcome, Decision) and matches(list(self._outputs(delivery, outcome)), got):
                 life.troubled = life.troubled or attempts > 1
                 return outcome
             expected = expected or outcome
@@ -251,9 +244,9 @@ class Model:
                 case Publish(topic, _, key):
                     yield ExpectedOutput(topic, None if key is None else key.encode(), data)
                 case Reply(to, _):
-                    yield _reply(to, data)
+                    yield reply_to(to, data)
         if decision.reply is not None and delivery.sender is not None:
-            yield _reply(delivery.sender, decision.reply_data)
+            yield reply_to(delivery.sender, decision.reply_data)
 
     def _check_dead(
         self,
@@ -266,8 +259,8 @@ class Model:
         """Compare a dead letter with its command: the bytes, the error if it is known, and the reply to an ask."""
         expected = [ExpectedOutput(self._dead_letters, key, value)]
         if delivery.sender is not None:
-            expected.append(_reply(delivery.sender, None))
-        if not _matches(expected, got):
+            expected.append(reply_to(delivery.sender, None))
+        if not matches(expected, got):
             shown = {index: (record.topic, record.key, record.value) for index, record in got.items()}
             raise self._wrong("a dead letter is complete", delivery.offset, f"made {shown}, expected {expected}")
         error = (got[0].header(ERROR_TYPE) or b"").decode()
@@ -277,23 +270,3 @@ class Model:
 
     def _wrong(self, rule: str, offset: int, detail: str) -> Violation:
         return Violation(rule, f"{self._prefix}{offset} {detail}")
-
-
-def _reply(to: Sender, data: bytes | None) -> ExpectedOutput:
-    return ExpectedOutput(to.topic, to.correlation_id.encode() if to.key is None else to.key.encode(), data)
-
-
-def _undelivered(got: Mapping[int, Record]) -> bool:
-    return 0 in got and written_name(got[0].value or b"") == wire_name(Undelivered)
-
-
-def _matches(expected: list[ExpectedOutput], got: Mapping[int, Record]) -> bool:
-    if len(expected) != len(got):
-        return False
-    for index, output in enumerate(expected):
-        record = got.get(index)
-        if record is None or record.topic != output.topic or record.key != output.key:
-            return False
-        if output.value is not None and record.value != output.value:
-            return False
-    return True
