@@ -18,21 +18,18 @@ from repertory.verify.produced import Made
 
 
 class Taken(NamedTuple):
-    """A command: the outputs that it made itself, and what became of it if it was not decided, else "".
-
-    Unless ``is_sure``, it may have been decided, and have changed its entity.
-    """
+    """A command: the outputs that it made itself, and what became of it if it was not decided, else ""."""
 
     made: list[Made]
     fate: str
-    is_sure: bool = True
 
 
 class AskedCommands:
     """The ids of one shard, in the order of its commands."""
 
-    def __init__(self, subject: Subject) -> None:
-        self._subject, self._finding = subject, subject.findings.duplicates
+    def __init__(self, subject: Subject, unknown: set[str]) -> None:
+        """``unknown``: gets the keys of commands that may have been decided, and have changed their entities."""
+        self._subject, self._finding, self._unknown = subject, subject.findings.duplicates, unknown
         #: Hash of key and id -> the first command with it that was not refused.
         self._first: dict[int, int] = {}
 
@@ -52,13 +49,16 @@ class AskedCommands:
         if made:
             return Taken([], "refused for its id")
         if self._may_be_refused(record):
-            self._subject.findings.decisions.unverifiable += 1
-            return Taken([], "refused for its id", is_sure=False)
+            return self._unsure(record, "refused for its id")
         self._first[asked] = record.offset
         if self._subject.low > 0:  # The command that it repeats may be among the deleted ones.
-            self._subject.findings.decisions.unverifiable += 1
-            return Taken([], "not decided again", is_sure=False)
+            return self._unsure(record, "not decided again")
         return Taken([], "")
+
+    def _unsure(self, record: Record, fate: str) -> Taken:
+        self._subject.findings.decisions.unverifiable += 1
+        self._unknown.add((record.key or b"").decode(errors="backslashreplace"))
+        return Taken([], fate)
 
     def _may_be_refused(self, record: Record) -> bool:
         """Return whether an id may be too old, or is ahead of the clock, and the log has refused to take the answer."""

@@ -55,7 +55,7 @@ class Decisions:
         self.judges = decides and not (is_cut and (subject.hosted.behaviour.stateful or self._again))
         self._kept = KeptCommands(subject, self._decider, decides=decides, again=self._again)
         self._queries = Queries(subject, self._decider)
-        self._asked = AskedCommands(subject)
+        self._asked = AskedCommands(subject, self.unknown)
         self._next = 0 if shard is None else shard.next
         #: Key -> its first stashed command.
         self._blocked: dict[str, int] = {}
@@ -123,9 +123,7 @@ class Decisions:
         stashed = record.offset in self._unmatched_stashed
         self._unmatched_stashed.discard(record.offset)
         if record.offset < self._next:
-            made, fate, is_sure = self._asked.take(record, made, kept=stashed or bool(dead))
-            if not is_sure:
-                self.unknown.add((record.key or b"").decode(errors="backslashreplace"))
+            made, fate = self._asked.take(record, made, kept=stashed or bool(dead))
             if fate:
                 self.fates[fate] += 1
                 return
