@@ -110,6 +110,9 @@ class _Dropping:
         self.silences: set[Silenced] = set()  #: That may still hold, of all threads.
         self._filtered: set[logging.Handler] = set()
         self._dropper = _Dropper()
+        #: Kept, and used again: ``print`` borrows sys.stdout and writes to it twice (CPython 3.11). So another thread's
+        #: print may still use what the end of a silence has taken out of sys. Freed then, it crashed.
+        self._printed: _Printed | None = None
 
     def begin(self, silence: Silenced) -> None:
         """Begin to drop."""
@@ -119,7 +122,9 @@ class _Dropping:
                 self._filtered.add(handler)
                 handler.addFilter(self._dropper)
             if not isinstance(sys.stdout, _Printed):
-                sys.stdout = _Printed(sys.stdout)
+                if self._printed is None or self._printed.stdout is not sys.stdout:
+                    self._printed = _Printed(sys.stdout)
+                sys.stdout = self._printed
 
     def end(self, silence: Silenced) -> None:
         """Leave all as it was, unless another thread is still silent."""

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from repertory.bridge.log.connect import connect
     from repertory.bridge.log.errors import (
         ClientClosed,
+        IdTooOld,
         InvalidSetting,
         LogError,
         LogUnavailable,
@@ -76,6 +77,7 @@ _LAZY = {
     "Client": "bridge.system.client",
     "ClientClosed": "bridge.log.errors",
     "DeadLetter": "bridge.system.failed",
+    "IdTooOld": "bridge.log.errors",
     "InvalidSetting": "bridge.log.errors",
     "LogError": "bridge.log.errors",
     "LogOptions": "bridge.log_lines",
@@ -126,6 +128,7 @@ __all__ = [
     "Entity",
     "Event",
     "IdConflict",
+    "IdTooOld",
     "InvalidSetting",
     "LogError",
     "LogOptions",

@@ -336,6 +336,20 @@ def test_answers_are_kept_for_a_time() -> None:
     assert teller.paid == 2
 
 
+def test_a_fast_clock_makes_no_other_id_too_old() -> None:
+    """An answer is kept until its own time has passed: the horizon never goes beyond what others may ask now."""
+    teller = Teller(ask_timeout_max_s=120)
+    teller.bench.now_ms = NOW_MS
+    teller.ask(Pay(amount=1), auto(NOW_MS + 250_000, 1))
+    teller.bench.run()
+    teller.bench.now_ms = NOW_MS + 130_000
+    teller.bench.tell(Pay(amount=1), "l")
+    teller.bench.run()
+    call = teller.ask(Pay(amount=2), auto(NOW_MS + 131_000, 2))
+    teller.bench.run()
+    assert b"Paid" in (teller.answer(call)[0] or b"")
+
+
 @pytest.mark.parametrize(
     "header",
     ["", "x", "/x", "-1/x", "1/", "1/a\0b", "auto/", "auto/x", f"auto/{uuid.UUID(int=4 << 76)}", "9" * 16 + "/x"],
