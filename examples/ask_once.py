@@ -59,7 +59,7 @@ system.host(Concert, partitions=2)
 def main() -> None:
     """Reserve eight of ten seats, twice with one id."""
     order = AskId("order-17", made_at=datetime.now(UTC))  # Store both before the first attempt, and use both again.
-    with system.start("memory:") as running, running.client.view(Concert) as view:
+    with system.start("memory:") as running:
         client = running.client
         first = client.ask_result(Concert.reserve, "may-1", Reserve(seats=8), id=order)
         print(first.value, first.again)
@@ -68,7 +68,9 @@ def main() -> None:
         print(client.ask(Concert.reserve, "may-1", Reserve(seats=1), id=order))  # The id of another command.
         print(client.ask(Concert.reserve, "may-1", Reserve(seats=8)))  # The same order, without its id.
         print(client.query(Concert.seats_left, "may-1", CountSeats()))
-        print(view.get("may-1", at_least=first.position))  # That state or a later one, with no word to a worker.
+        with client.view(Concert) as view:
+            found = view.get("may-1", at_least=first.position)  # That state or a later one, without asking anybody.
+        print(found)
 
 
 if __name__ == "__main__":
