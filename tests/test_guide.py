@@ -6,12 +6,13 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from textwrap import dedent
 
@@ -76,14 +77,22 @@ def _spaced(text: str) -> str:
     return re.sub(r"(?:\\ )+", " +", re.escape(text))
 
 
+def free_port() -> int:
+    """Return a port of this machine that is free now."""
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
 class Terminal:
-    """Runs the commands of the guide in one folder, with one node at a time in the background."""
+    """Runs the commands of the guide in one folder; a node and the HTTP front run in the background."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
         self._stack = stack
-        self._node: subprocess.Popen[str] | None = None
-        self._nodes = 0
+        #: What runs in the background, in the order in which it was started.
+        self._background: list[subprocess.Popen[str]] = []
+        self._logs = 0
         programs = folder / "bin"
         programs.mkdir()
         python = shlex.quote(sys.executable)
@@ -106,7 +115,7 @@ class Terminal:
         for command, shown in commands(body):
             if command == "^C":
                 self._stop()
-            elif command.startswith("repertory run "):
+            elif command.startswith(("repertory run ", "repertory serve ")):
                 self._start(command, shown)
             else:
                 self._call(command, shown)
@@ -118,34 +127,35 @@ class Terminal:
                 ["bash", "-c", command], capture_output=True, text=True, cwd=self.folder, env=self._environment,
                 timeout=TIMEOUT_S, check=False,
             )  # fmt: skip
-            if pattern(shown).fullmatch(done.stdout) if shown else done.returncode == 0:
+            said = done.stdout.removesuffix("\n") + "\n"  # A body of HTTP ends no line.
+            if pattern(shown).fullmatch(said) if shown else done.returncode == 0:
                 return
             if not command.startswith(SHOWS) or time.monotonic() > deadline_s:
                 raise AssertionError(f"$ {command}\n{done.stdout}{done.stderr}\nbut the guide has:\n{shown}")
 
     def _start(self, command: str, shown: str) -> None:
-        assert self._node is None, "a node runs already"
-        self._nodes += 1
-        log = self.folder / f"node-{self._nodes}.log"
+        self._logs += 1
+        log = self.folder / f"background-{self._logs}.log"
         with log.open("w", encoding="utf-8") as out:
-            self._node = self._stack.enter_context(
+            program = self._stack.enter_context(
                 started(["bash", "-c", f"exec {command}"], env=self._environment, cwd=self.folder, stderr=out.fileno())
             )
+        self._background.append(program)
         deadline_s = time.monotonic() + TIMEOUT_S
         while not pattern(shown).match(said := log.read_text(encoding="utf-8")):
-            assert self._node.poll() is None, said
+            assert program.poll() is None, said
             assert time.monotonic() < deadline_s, said
             time.sleep(0.1)
 
     def _stop(self) -> None:
-        assert self._node is not None, "no node runs"
-        self._node.send_signal(signal.SIGINT)
-        assert self._node.wait(TIMEOUT_S) == 0
-        self._node = None
+        assert self._background, "nothing runs that Ctrl-C could stop"
+        last = self._background.pop()
+        last.send_signal(signal.SIGINT)
+        assert last.wait(TIMEOUT_S) == 0
 
     def ended(self) -> None:
-        """Check that the guide leaves no node behind."""
-        assert self._node is None, "the guide does not stop its node"
+        """Check that the guide leaves nothing behind."""
+        assert not self._background, "the guide does not stop what it starts"
 
 
 @pytest.mark.processes
@@ -154,7 +164,8 @@ def test_the_guide_works_in_order(tmp_path: Path) -> None:
     """Whoever copies each program and types each command sees what the guide shows, up to the section on Kafka."""
     with ExitStack() as stack:
         terminal = Terminal(tmp_path, stack)
-        for language, body in blocks(part(GUIDE.read_text(encoding="utf-8"), is_kafka=False)):
+        text = GUIDE.read_text(encoding="utf-8").replace("127.0.0.1:8080", f"127.0.0.1:{free_port()}")
+        for language, body in blocks(part(text, is_kafka=False)):
             if language == "console":
                 terminal.run(body)
             else:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-PUBLIC = ("repertory", "repertory.simulation", "repertory.verify")
+PUBLIC = ("repertory", "repertory.gateway", "repertory.simulation", "repertory.verify")
 EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 
 

@@ -1,0 +1,112 @@
+"""The three short examples: each is run as a user runs it, and prints or answers what its text says."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from examples import front
+from repertory.gateway import ids
+from tests.repertory.cli.test_cli import COMMAND, environment
+from tests.support.paths import ROOT
+from tests.support.processes import started
+from tests.test_tidy import code_lines
+
+#: For what takes a second on a quiet machine.
+TIMEOUT_S = 60.0
+LINES_MAX = 60
+EXAMPLES = ("counter", "ask_once", "front")
+
+
+def printed(name: str) -> list[str]:
+    """Run an example as a program, and return the lines that it prints."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / f"{name}.py")],
+        capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=environment({}),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_fits_a_screen(name: str) -> None:
+    """One file, under 60 lines of code."""
+    assert code_lines((ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8")) < LINES_MAX
+
+
+def test_the_examples_are_named_in_their_order() -> None:
+    """The package's docstring lists them, and each says which one it is."""
+    names = re.findall(r"``(\w+)``", (ROOT / "examples" / "__init__.py").read_text(encoding="utf-8"))
+    assert names == [*EXAMPLES, "banking"]
+    for number, name in enumerate(EXAMPLES, 1):
+        assert f'"""Example {number}, ' in (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.processes
+def test_the_counter_counts_on_after_a_crash() -> None:
+    """What is not in the log is lost, and the count is not."""
+    assert printed("counter") == ["Counter(count=3)", "Counter(count=7)", "None"]
+
+
+@pytest.mark.processes
+def test_an_order_with_an_id_reserves_once() -> None:
+    """The second answer is the stored one, another command has a conflict, and query and view show one reservation."""
+    assert printed("ask_once") == [
+        "Reserved(seats=8) False",
+        "Reserved(seats=8) True",
+        "IdConflict(reason='the id belongs to another command, of type Reserve')",
+        "SoldOut(left=2)",
+        "SeatsLeft(left=2)",
+        "Concert(left=2)",
+    ]
+
+
+@pytest.mark.processes
+def test_a_request_that_is_sent_twice_draws_one_number(tmp_path: Path) -> None:
+    """``repertory serve`` answers the repetition with the first answer, a GET shows one number, and SIGTERM ends it."""
+    command = [*COMMAND, "serve", "examples.front:system", "--log", "memory:", "--http", "127.0.0.1:0"]
+    with started(command, cwd=tmp_path, env=environment({}), stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        seen = ""
+        while (found := re.search(r"desks is served at (http://127\.0\.0\.1:\d+)/docs", seen)) is None:
+            line = process.stderr.readline()
+            assert line, seen
+            seen += line
+        key = {ids.KEY: ids.new_id(time.time(), os.urandom(10)).id}
+        with httpx.Client(base_url=found[1], timeout=TIMEOUT_S) as client:
+            first, second = (client.post("/desk/post-office/draw", json={"name": "Ada"}, headers=key) for _ in "12")
+            last = client.get("/desk/post-office/last")
+        assert (first.status_code, first.json()) == (200, {"type": "Drawn", "number": 1}), first.text
+        assert (second.status_code, second.json()) == (200, first.json()), second.text
+        assert [ids.REPLAYED in each.headers for each in (first, second)] == [False, True]
+        assert (last.status_code, last.json()) == (200, {"type": "Last", "number": 1}), last.text
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == 0
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_the_application_describes_what_it_exposes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``app`` is what an ASGI server runs; it connects to its log at the start, so the document needs none."""
+    monkeypatch.setenv("REPERTORY_LOG", "sqlite:front.db")
+    app: Any = front.app()
+
+    async def document() -> Any:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            return (await client.get("/openapi.json")).json()
+
+    found = asyncio.run(document())["paths"]
+    assert {path: [*methods] for path, methods in found.items()} == {
+        "/desk/{key}/draw": ["post"],
+        "/desk/{key}/last": ["get"],
+    }
+    assert "422" in found["/desk/{key}/draw"]["post"]["responses"]
