@@ -11,7 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -43,47 +43,20 @@ from tests.bridge.log.embedded import test_disk_faults as disks
 from tests.bridge.log.embedded import test_embedded as members
 from tests.bridge.log.kafka import test_lease as leases
 from tests.bridge.node import test_in_flight as memories
+from tests.campaigns import talk_mutants
 from tests.campaigns.mutants import DOCS, write
+from tests.campaigns.planting import MUTANTS, Mutant, Patch, mutant, swap
 from tests.supervision.process import test_worker_process as exits
 
 pytestmark = pytest.mark.processes
 
-Patch = pytest.MonkeyPatch
+assert talk_mutants.__doc__, "it registers its mutants as it is imported"
 
 # The fixtures of the tests that are run here.
 disk, url, path, busy, other, clock = (
     disks.disk, members.url, members.path, members.busy, members.other, members.clock,
 )  # fmt: skip
 memory, rows, start = members.memory, memories.rows, memories.start
-
-
-class Mutant(NamedTuple):
-    """A planted bug: its docstring is its name. ``found_by`` gets its other arguments from ``given``, then fixtures."""
-
-    plant: Callable[[Patch], None]
-    where: str
-    found_by: Callable[..., None]
-    given: dict[str, Any]
-
-
-MUTANTS: list[Mutant] = []
-
-
-def mutant(
-    where: str, found_by: Callable[..., None], **given: Any
-) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
-    """Register a mutant, with the test that finds it and the arguments of one of that test's cases."""
-
-    def register(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
-        MUTANTS.append(Mutant(plant, where, found_by, given))
-        return plant
-
-    return register
-
-
-def swap(patch: Patch, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-    """Replace an attribute by the result of ``make`` for it."""
-    patch.setattr(owner, name, make(getattr(owner, name)))
 
 
 # --- the embedded log -----------------------------------------------------------------------------------------

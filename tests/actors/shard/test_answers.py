@@ -138,8 +138,9 @@ class Teller:
 
     def answer(self, correlation_id: str) -> tuple[bytes | None, bool]:
         """Return the one answer to a call, and whether it was given again."""
-        (record,) = self.answers(correlation_id)
-        return record.value, record.header("again") == b"1"
+        found = self.answers(correlation_id)
+        assert len(found) == 1, f"{correlation_id} has {len(found)} answers"
+        return found[0].value, found[0].header("again") == b"1"
 
     @property
     def paid(self) -> int:
