@@ -214,7 +214,8 @@ class _Table:
             if not heap:
                 return
             made_ms, key = heap[0]
-            is_due = self.records[key].answered_ms + self._kept_ms <= now_ms
+            # An id that was made ahead of time would take the horizon there, and shut out whoever asks until then.
+            is_due = max(self.records[key].answered_ms, made_ms) + self._kept_ms <= now_ms
             if not is_due and len(heap) <= self._answers_max:
                 return
             heapq.heappop(heap)

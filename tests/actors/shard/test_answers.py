@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import Self
 
 import pytest
@@ -334,6 +335,22 @@ def test_answers_are_kept_for_a_time() -> None:
     assert teller.answer(within)[1]
     assert b"TooOld" in (teller.answer(after)[0] or b"")
     assert teller.paid == 2
+
+
+@pytest.mark.parametrize("made", [own, auto])
+def test_an_id_that_is_ahead_shuts_no_other_out(made: Callable[..., str]) -> None:
+    """It is kept until its own time is past as well: no horizon is in the future of clients with a sound clock."""
+    teller = Teller(answers_kept_s=10, ask_timeout_max_s=10)
+    now_ms = teller.bench.now_ms
+    ahead = teller.ask(Pay(amount=1), f"{now_ms + 250_000}/x" if made is own else auto(now_ms + 250_000))
+    teller.bench.run()
+    teller.bench.now_ms += 100_000
+    teller.bench.tell(Pay(amount=1))
+    teller.bench.run()
+    call = teller.ask(Pay(amount=1), f"{now_ms + 100_000}/y" if made is own else auto(now_ms + 100_000, 2))
+    teller.bench.run()
+    assert b"Paid" in (teller.answer(ahead)[0] or b"")
+    assert b"Paid" in (teller.answer(call)[0] or b"")
 
 
 @pytest.mark.parametrize(
