@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repertory import Command, Context, Directive, Entity, Event, Rejection, Sender, command, event, restart
-from repertory.actors.control import RetryParked
+from repertory.actors.control import DropParked, RetryParked
 from repertory.actors.message import ClockAhead, Done, IdConflict, TooOld, Undelivered
 from repertory.actors.shard.answers import WAITING_MAX, ParsedId
 from repertory.actors.shard.config import Limits
@@ -139,7 +139,9 @@ class Teller:
 
     def answer(self, correlation_id: str) -> tuple[bytes | None, bool]:
         """Return the one answer to a call, and whether it was given again."""
-        (record,) = self.answers(correlation_id)
+        found = self.answers(correlation_id)
+        assert len(found) == 1, found
+        (record,) = found
         return record.value, record.header("again") == b"1"
 
     @property
@@ -229,6 +231,26 @@ def test_repetitions_of_what_is_parked_wait_for_its_answer() -> None:
     assert [teller.answer(call) for call in joined[:3]] == [(paid, True)] * 3
     assert teller.answer(joined[3]) == (encode(Paid(amount=1, total=14)), True)
     assert teller.paid == 2
+
+
+def test_a_drop_is_an_answer() -> None:
+    """Who waits is told, and so is who asks later, though the command would succeed by then."""
+    teller = Teller()
+    first = teller.ask(Pay(amount=13), own("x"))
+    joined = teller.ask(Pay(amount=13), own("x"))
+    teller.bench.run()
+    offset = teller.bench.shard.stash.queue("k")[0].envelope.offset
+    teller.bench.tell(DropParked(offset=offset, reason="of no use"), "k")
+    teller.bench.run()
+    MENDED["is"] = True
+    teller.bench.crash()
+    late = teller.ask(Pay(amount=13), own("x"))
+    teller.bench.run()
+    answer, again = teller.answer(first)
+    assert not again
+    assert b"Undelivered" in (answer or b"") and b"of no use" in (answer or b"")
+    assert [teller.answer(call) for call in (joined, late)] == [(answer, True)] * 2
+    assert teller.paid == 0
 
 
 def test_so_many_wait_for_one_answer_and_no_more() -> None:
