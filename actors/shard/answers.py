@@ -214,7 +214,7 @@ class _Table:
             if not heap:
                 return
             made_ms, key = heap[0]
-            # Not before its own time is over: one fast clock would make the ids of all others too old.
+            # An id that was made ahead of time would take the horizon there, and shut out whoever asks until then.
             is_due = max(self.records[key].answered_ms, made_ms) + self._kept_ms <= now_ms
             if not is_due and len(heap) <= self._answers_max:
                 return

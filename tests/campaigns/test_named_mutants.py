@@ -16,6 +16,9 @@ from unittest.mock import Mock
 
 import pytest
 
+from repertory.actors.shard import answers
+from repertory.actors.shard.answers import AnswerTable
+from repertory.actors.shard.asked import AskedTurn
 from repertory.actors.shard.crash_guard import CrashGuard
 from repertory.actors.shard.recovered import RecoveredShard
 from repertory.actors.shard.restart_budget import RestartBudget
@@ -33,6 +36,7 @@ from repertory.bridge.node.in_flight import InFlightCommands
 from repertory.bridge.recovery import Recovery
 from repertory.supervision.process import proc
 from repertory.supervision.process.worker_process import WorkerProcess
+from tests.actors.shard import test_answers as asks
 from tests.actors.shard import test_crash_guard as guards
 from tests.actors.shard import test_restart_budget as budgets
 from tests.actors.shard import test_snapshot_window as windows
@@ -197,6 +201,162 @@ def budgets_expire_late(patch: Patch) -> None:
         budget._restarts = dict(restarts_ms)
 
     patch.setattr(RestartBudget, "restore", restore)
+
+
+# --- the answers to asks with an id ---------------------------------------------------------------------------
+
+Table = answers._Table
+
+
+@mutant("actors/shard/answers.py", asks.test_what_may_be_forgotten_is_refused)
+def the_horizon_stays(patch: Patch) -> None:
+    """An answer is forgotten, and nothing says that ids of its time may have been decided."""
+
+    def make(evict: Any) -> Any:
+        def mutated(table: Any, *given: Any) -> Any:
+            horizon_ms = table.horizon_ms
+            yield from evict(table, *given)
+            table.horizon_ms = horizon_ms
+
+        return mutated
+
+    swap(patch, Table, "evict", make)
+
+
+@mutant("bridge/recovery.py", asks.test_what_may_be_forgotten_is_refused)
+def the_horizon_is_not_restored(patch: Patch) -> None:
+    """The next owner of a shard begins without a horizon."""
+    swap(patch, AnswerTable, "__init__", lambda init: lambda table, limits, *_: init(table, limits))
+
+
+@mutant("actors/shard/answers.py", asks.test_an_id_that_is_ahead_shuts_no_other_out, made=asks.auto)
+def the_horizon_is_ahead(patch: Patch) -> None:
+    """An answer goes before its id's own time has come, and takes the horizon there."""
+
+    def make(put: Any) -> Any:
+        def mutated(table: Any, key: str, record: Any) -> None:
+            put(table, key, record)
+            table._kept_ms -= max(0, record.made_ms - record.answered_ms)
+
+        return mutated
+
+    swap(patch, Table, "put", make)
+
+
+@mutant("actors/shard/asked.py", asks.test_whatever_was_decided_is_the_answer, amount=-1)
+def rejections_are_not_remembered(patch: Patch) -> None:
+    """Only what had an effect is an answer: a rejected command is decided anew."""
+
+    def make(remember: Any) -> Any:
+        def mutated(turn: AskedTurn, envelope: Any, decision: Any, seq: int) -> None:
+            if decision.events:
+                remember(turn, envelope, decision, seq)
+
+        return mutated
+
+    swap(patch, AskedTurn, "remember", make)
+
+
+@mutant("actors/shard/asked.py", asks.test_a_drop_is_an_answer)
+def dead_letters_are_not_remembered(patch: Patch) -> None:
+    """That a command will never be applied is no answer to its id."""
+
+    def make(decide: Any) -> Any:
+        def mutated(turn: AskedTurn, key: str, to: Any, answer: bytes, seq: int, *given: Any) -> None:
+            if seq >= 0:
+                decide(turn, key, to, answer, seq, *given)
+
+        return mutated
+
+    swap(patch, AskedTurn, "decide", make)
+
+
+@mutant("actors/shard/answers.py", asks.test_a_sender_that_was_kept_answers_its_id_later)
+def late_answers_are_not_remembered(patch: Patch) -> None:
+    """The answer to a kept sender leaves its id open: who repeats the ask waits for ever."""
+
+    def make(decide: Any) -> Any:
+        def mutated(table: AnswerTable, *given: Any) -> Any:
+            return None if given[-1] is None else decide(table, *given)
+
+        return mutated
+
+    swap(patch, AnswerTable, "decide", make)
+
+
+@mutant("actors/shard/answers.py", asks.test_repetitions_of_what_is_parked_wait_for_its_answer)
+def who_waits_is_forgotten(patch: Patch) -> None:
+    """Only who asked first gets the answer."""
+
+    def make(decide: Any) -> Any:
+        def mutated(table: AnswerTable, *given: Any) -> Any:
+            found = decide(table, *given)
+            return found and ((), found[1])
+
+        return mutated
+
+    swap(patch, AnswerTable, "decide", make)
+
+
+@mutant("actors/shard/answers.py", asks.test_what_is_open_is_not_forgotten)
+def what_is_owed_is_forgotten(patch: Patch) -> None:
+    """An id that is open is evicted like an answer."""
+
+    def make(put: Any) -> Any:
+        def mutated(table: Any, key: str, record: Any) -> None:
+            put(table, key, record)
+            if record.answer is None:
+                answers.heapq.heappush(table._by_time, (record.made_ms, key))
+
+        return mutated
+
+    swap(patch, Table, "put", make)
+
+
+@mutant("actors/shard/answers.py", asks.test_an_id_belongs_to_one_command_of_one_key)
+def the_payload_is_not_compared(patch: Patch) -> None:
+    """Another command with a known id is given the answer to the first."""
+    swap(patch, answers, "_is_same", lambda _: lambda *_: True)
+
+
+@mutant("actors/shard/answers.py", asks.test_an_id_belongs_to_one_command_of_one_key)
+def ids_of_all_keys_are_one(patch: Patch) -> None:
+    """An id that was asked of one key is taken for known at another."""
+    swap(patch, Table, "key", lambda key: lambda table, _key, ask: key(table, "", ask))
+
+
+@mutant("actors/shard/answers.py", asks.test_an_id_from_the_future_is_refused_and_not_remembered)
+def the_future_is_allowed(patch: Patch) -> None:
+    """An id may be made at any time, and so outlast each horizon."""
+
+    def make(init: Any) -> Any:
+        def mutated(table: AnswerTable, *given: Any) -> None:
+            init(table, *given)
+            table._ahead_ms = 1 << 60
+
+        return mutated
+
+    swap(patch, AnswerTable, "__init__", make)
+
+
+@mutant("actors/shard/answers.py", asks.test_ids_of_clients_do_not_push_out_those_of_callers)
+def one_table_for_all(patch: Patch) -> None:
+    """The ids that clients make push out those that callers gave."""
+
+    def make(init: Any) -> Any:
+        def mutated(table: AnswerTable, *given: Any) -> None:
+            init(table, *given)
+            table._tables[True] = table._tables[False]
+
+        return mutated
+
+    swap(patch, AnswerTable, "__init__", make)
+
+
+@mutant("actors/shard/answers.py", asks.test_so_many_wait_for_one_answer_and_no_more)
+def any_number_waits(patch: Patch) -> None:
+    """Who waits for one answer is not limited, and neither is the record that names them."""
+    patch.setattr(answers, "WAITING_MAX", 1 << 30)
 
 
 # --- processes ------------------------------------------------------------------------------------------------

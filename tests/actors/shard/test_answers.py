@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import Self
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repertory import Command, Context, Directive, Entity, Event, Rejection, Sender, command, event, restart
-from repertory.actors.control import RetryParked
+from repertory.actors.control import DropParked, RetryParked
 from repertory.actors.message import ClockAhead, Done, IdConflict, TooOld, Undelivered
 from repertory.actors.shard.answers import WAITING_MAX, ParsedId
 from repertory.actors.shard.config import Limits
@@ -139,8 +140,9 @@ class Teller:
     def answer(self, correlation_id: str) -> tuple[bytes | None, bool]:
         """Return the one answer to a call, and whether it was given again."""
         found = self.answers(correlation_id)
-        assert len(found) == 1, f"{correlation_id} has {len(found)} answers"
-        return found[0].value, found[0].header("again") == b"1"
+        assert len(found) == 1, found
+        (record,) = found
+        return record.value, record.header("again") == b"1"
 
     @property
     def paid(self) -> int:
@@ -229,6 +231,26 @@ def test_repetitions_of_what_is_parked_wait_for_its_answer() -> None:
     assert [teller.answer(call) for call in joined[:3]] == [(paid, True)] * 3
     assert teller.answer(joined[3]) == (encode(Paid(amount=1, total=14)), True)
     assert teller.paid == 2
+
+
+def test_a_drop_is_an_answer() -> None:
+    """Who waits is told, and so is who asks later, though the command would succeed by then."""
+    teller = Teller()
+    first = teller.ask(Pay(amount=13), own("x"))
+    joined = teller.ask(Pay(amount=13), own("x"))
+    teller.bench.run()
+    offset = teller.bench.shard.stash.queue("k")[0].envelope.offset
+    teller.bench.tell(DropParked(offset=offset, reason="of no use"), "k")
+    teller.bench.run()
+    MENDED["is"] = True
+    teller.bench.crash()
+    late = teller.ask(Pay(amount=13), own("x"))
+    teller.bench.run()
+    answer, again = teller.answer(first)
+    assert not again
+    assert b"Undelivered" in (answer or b"") and b"of no use" in (answer or b"")
+    assert [teller.answer(call) for call in (joined, late)] == [(answer, True)] * 2
+    assert teller.paid == 0
 
 
 def test_so_many_wait_for_one_answer_and_no_more() -> None:
@@ -337,17 +359,19 @@ def test_answers_are_kept_for_a_time() -> None:
     assert teller.paid == 2
 
 
-def test_a_fast_clock_makes_no_other_id_too_old() -> None:
-    """An answer is kept until its own time has passed: the horizon never goes beyond what others may ask now."""
-    teller = Teller(ask_timeout_max_s=120)
-    teller.bench.now_ms = NOW_MS
-    teller.ask(Pay(amount=1), auto(NOW_MS + 250_000, 1))
+@pytest.mark.parametrize("made", [own, auto])
+def test_an_id_that_is_ahead_shuts_no_other_out(made: Callable[..., str]) -> None:
+    """It is kept until its own time is past as well: no horizon is in the future of clients with a sound clock."""
+    teller = Teller(answers_kept_s=10, ask_timeout_max_s=10)
+    now_ms = teller.bench.now_ms
+    ahead = teller.ask(Pay(amount=1), f"{now_ms + 250_000}/x" if made is own else auto(now_ms + 250_000))
     teller.bench.run()
-    teller.bench.now_ms = NOW_MS + 130_000
-    teller.bench.tell(Pay(amount=1), "l")
+    teller.bench.now_ms += 100_000
+    teller.bench.tell(Pay(amount=1))
     teller.bench.run()
-    call = teller.ask(Pay(amount=2), auto(NOW_MS + 131_000, 2))
+    call = teller.ask(Pay(amount=1), f"{now_ms + 100_000}/y" if made is own else auto(now_ms + 100_000, 2))
     teller.bench.run()
+    assert b"Paid" in (teller.answer(ahead)[0] or b"")
     assert b"Paid" in (teller.answer(call)[0] or b"")
 
 
