@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from repertory.actors.control import DropParked, RetryParked
+from repertory.actors.control import DropParked, FetchAnswer, RetryParked, Revoke
 from repertory.actors.handler import CommandHandler
 from repertory.actors.headers import ABOUT, CORRELATION_ID, MESSAGE_ID, REPLY_TO, Headers
 from repertory.actors.message import Command, Query
@@ -124,6 +124,8 @@ def _garbage(input_bytes_max: int) -> Sequence[tuple[bytes | None, bytes | None,
         (b"?", b"", ()),
         (b"?", encode(RetryParked(offset=1)), ()),
         (b"?", encode(DropParked(offset=2, reason="simulated")), ()),
+        (b"?", encode(FetchAnswer(id="nobody's", made_at_ms=0)), ()),
+        (b"?", encode(Revoke(id="nobody's", made_at_ms=1 << 62)), ()),
     )
 
 

@@ -313,6 +313,20 @@ def test_after_an_unclean_takeover_requests_are_handled_alone_like_commands() ->
     assert (asker.bench.record.guarded, asker.bench.record.guarded_below) == (-1, 0)
 
 
+def test_a_turn_of_large_answers_ends() -> None:
+    """What is fetched counts among the bytes of its turn."""
+    asker = Asker(turn_bytes_max=100)
+    asker.ask(Pay(amount=5), own("x"))
+    asker.bench.run()
+    calls = [asker.fetch("x") for _ in range(20)]
+    asker.bench.fetch()
+    turns = 0
+    while asker.bench.turn() is not None:
+        turns += 1
+    assert turns > 1
+    assert {asker.answer(call) for call in calls} == {(encode(Paid(amount=5, total=5)), True)}
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("ask"), st.integers(0, 3), st.sampled_from([1, 13, 13, -1, 0])),
