@@ -1,12 +1,18 @@
-"""Control commands: an operator's requests to a shard, as records in its commands topic.
+"""Control commands: requests to a shard itself, as records in its commands topic, and the runtime's answers to them.
 
-The command line writes to no other topic of a shard. Each request names a stashed command by its source offset, so a
-request that arrives twice or late does no harm.
+Those of an operator name a stashed command by its source offset, those of a client an ask by its id. So a request that
+arrives twice or late does no harm. The command line and the clients write to no other topic of a shard.
 """
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
+import msgspec
+
 from repertory.actors.message import Command, Envelope, Event, Undecodable
+
+_TimeMs = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 
 
 class RetryParked(Command, name="repertory.retry-parked"):
@@ -35,9 +41,47 @@ class RetryEnded(Event, name="repertory.retry-ended"):
     reply: bytes = b""
 
 
-CONTROL: tuple[type[Command], ...] = (RetryParked, DropParked)
+class FetchAnswer(Command, name="repertory.fetch-answer"):
+    """Answer what is known of the ask ``id`` of this key; nothing changes. ``made_at_ms``: the id's own time."""
+
+    id: str
+    made_at_ms: _TimeMs
+
+
+class Revoke(Command, name="repertory.revoke"):
+    """Dead-letter the ask ``id`` of this key if it is in the stash, and answer what is known of it then."""
+
+    id: str
+    made_at_ms: _TimeMs
+
+
+class StillOpen(Event, name="repertory.still-open"):
+    """What ``client.answer`` and ``client.revoke`` return for an ask that has no answer yet.
+
+    ``state``: ``waiting``, its command is stashed and will be tried by itself; ``parked``, it is stashed, and an
+    operator must act on its key; ``kept``, a handler took it and will answer the sender later: it cannot be revoked.
+    """
+
+    state: Literal["waiting", "parked", "kept"]
+
+
+class NotAsked(Event, name="repertory.not-asked"):
+    """What ``client.answer`` and ``client.revoke`` return for an id that the shard does not know.
+
+    Nothing was applied under it, up to this request's place in the log. A command that is appended later is applied.
+    """
+
+
+class Revoked(Event, name="repertory.revoked"):
+    """What ``client.revoke`` returns for an ask that is revoked: it is not applied, and never will be."""
+
+
+#: The requests of clients, which name an ask by its id, and what only they are answered.
+OF_ASKS = (FetchAnswer, Revoke)
+ABOUT_ASKS: tuple[type[Event], ...] = (StillOpen, NotAsked, Revoked)
+CONTROL: tuple[type[Command], ...] = (RetryParked, DropParked, *OF_ASKS)
 
 
 def is_control(delivery: Envelope | Undecodable) -> bool:
-    """Return whether a delivery is an operator's request."""
+    """Return whether a delivery is a request to the shard itself."""
     return isinstance(delivery, Envelope) and isinstance(delivery.message, CONTROL)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from repertory.actors.asks import AskId, Position
 from repertory.actors.context import Context, ContractViolation, OutputRefused, OutputTooLarge, Publish, Reply, Tell
+from repertory.actors.control import NotAsked, Revoked, StillOpen
 from repertory.actors.entity import Entity
 from repertory.actors.evolution import Raw, upcast
 from repertory.actors.handler import CommandHandler, command, event, reply
@@ -138,6 +139,7 @@ __all__ = [
     "Message",
     "NodeHandle",
     "NodeReport",
+    "NotAsked",
     "NotSettled",
     "OutcomeUnknown",
     "OutputRefused",
@@ -154,12 +156,14 @@ __all__ = [
     "Refused",
     "Rejection",
     "Reply",
+    "Revoked",
     "Running",
     "Sender",
     "Settings",
     "ShardLost",
     "ShardRestored",
     "SlotTaken",
+    "StillOpen",
     "Stopped",
     "Strategy",
     "TargetError",

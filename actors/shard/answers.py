@@ -50,6 +50,8 @@ EVICTED_PER_TURN = 100
 _UUID7 = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _OWN = re.compile(r"([0-9]{1,15})/([^\0]{1,255})", re.DOTALL)
 
+_TOO_OLD = TooOld(reason="answers from so long ago are forgotten: the command may have been applied")
+
 
 class ParsedId(NamedTuple):
     """The id of an ask, from its header: its own time (epoch), and whether the client made it by itself."""
@@ -78,7 +80,7 @@ class StoredAnswer(NamedTuple):
     seq: int
 
 
-class StillOpen(NamedTuple):
+class Joined(NamedTuple):
     """An ask whose id is open: its asker waits for the answer to it; None if it waits already."""
 
     entry: ChangelogEntry | None
@@ -123,7 +125,7 @@ class AnswerTable:
 
     # --- one command ------------------------------------------------------------------------------------------
 
-    def ask(self, envelope: Envelope, sender: Sender) -> StoredAnswer | StillOpen | Message | None:
+    def ask(self, envelope: Envelope, sender: Sender) -> StoredAnswer | Joined | Message | None:
         """Return what becomes of an asked command with an id: its answer, a refusal, or None if it is to be decided.
 
         Called when the command is taken; its own time is compared with the log's (``envelope.timestamp_ms``).
@@ -137,15 +139,21 @@ class AnswerTable:
                 ahead_s = (ask.made_ms - envelope.timestamp_ms) / 1_000
                 return ClockAhead(reason=f"the id was made {ahead_s:.0f} s in the future, by the time of the log")
             if ask.made_ms <= table.horizon_ms:
-                return TooOld(reason="answers from so long ago are forgotten: the command may have been applied")
+                return _TOO_OLD
             return None
         if not _is_same(known, envelope):
             return IdConflict(reason=f"the id belongs to another command, of type {known.name}")
         if known.answer is not None:
             return StoredAnswer(known.answer, known.seq)
         if sender in (known.sender, *known.waiting) or len(known.waiting) >= WAITING_MAX:
-            return StillOpen(None)
-        return StillOpen(table.write(key, msgspec.structs.replace(known, waiting=(*known.waiting, sender))))
+            return Joined(None)
+        return Joined(table.write(key, msgspec.structs.replace(known, waiting=(*known.waiting, sender))))
+
+    def find(self, key: str, ask_id: str, made_ms: int) -> AnswerRecord | TooOld | None:
+        """Return what is known of a caller's id, None if nothing was applied under it. It changes nothing."""
+        table = self._tables[False]
+        known = table.records.get(table.key(key, ParsedId(ask_id, made_ms, is_auto=False)))
+        return _TOO_OLD if known is None and made_ms <= table.horizon_ms else known
 
     def open(self, envelope: Envelope, sender: Sender) -> ChangelogEntry | None:
         """Note that a command with an id is undecided; None if that is known."""

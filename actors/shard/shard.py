@@ -21,6 +21,7 @@ from repertory.actors.shard.cells import Cells
 from repertory.actors.shard.changelog import ShardRecord
 from repertory.actors.shard.command_runner import CommandRunner
 from repertory.actors.shard.config import ShardConfig
+from repertory.actors.shard.control_runner import ControlRunner
 from repertory.actors.shard.crash_guard import CrashGuard
 from repertory.actors.shard.entities import Entities
 from repertory.actors.shard.mailbox import Delivery, Mailbox
@@ -45,8 +46,6 @@ class Shard:
         self.record = record
         self.stash = recovered.stash
         self.mailbox = Mailbox(config.limits, record.next)
-        #: Offsets of the control records in the mailbox that were carried out before they were reached.
-        self._obeyed: set[int] = set()
         self._next = record.next
         self._entities = Entities(
             config.behaviour, recovered.cells, recovered.window, recovered.stash, recovered.budget, record.seq
@@ -56,6 +55,7 @@ class Shard:
         self._refused = dict(refused)
         self._runner = CommandRunner(config, self._entities, self._guard, self.stash, self._refused)
         self._queries = QueryRunner(config, self._entities, self._guard, self._refused)
+        self._controls = ControlRunner(self.stash, self._entities.budget, self._asks)
         self._has_group_offset, self._recovery_incidents = recovered.has_group_offset, recovered.incidents
         #: For at least once; None while this log was only ever written exactly once.
         self._redelivery = Redelivery(config, record.next, recovered.seen) if record.epoch else None
@@ -88,7 +88,7 @@ class Shard:
         deliveries = tuple(deliveries)
         self.mailbox.offer(deliveries)
         if self._runner.stalled and any(map(is_control, deliveries)):
-            self._runner.stalled = None  # An operator's request may make room.
+            self._runner.stalled = None  # A request to the shard may make room.
 
     def ready(self, now_ms: int) -> bool:
         """Return whether ``decide`` has commands to handle."""
@@ -134,7 +134,7 @@ class Shard:
         Returns None if no command was handled, and no announcement must be written or cleared.
         """
         guard, runner, has_alone = self._guard, self._runner, self._guard.has_alone
-        turn = Turn(self.config.policy, self.stash, self._entities.budget, self._asks, now_ms, self._refused)
+        turn = Turn(self.config.policy, self.stash, self._asks, now_ms, self._refused)
         batch_max = records_max or guard.batch_max(self._next)
         runner.stalled = None
         self._entities.watch_clock(now_ms)
@@ -185,7 +185,7 @@ class Shard:
                 turn.counts.repeated += 1
             elif isinstance(delivery, Undecodable):
                 turn.dead_letter(delivery, delivery.error, delivery.reason, traceback=delivery.traceback)
-            elif type(delivery.message) not in handlers:  # A query, or an operator's request. Neither is stashed.
+            elif type(delivery.message) not in handlers:  # A query, or a request to the shard. Neither is stashed.
                 self._take_other(delivery, turn)
             elif delivery.sender is not None and turn.asked.is_known(delivery):
                 turn.counts.repeated += 1  # What was decided about its id is answered again, or waited for.
@@ -206,12 +206,8 @@ class Shard:
                 return True
 
     def _take_other(self, delivery: Envelope, turn: Turn) -> None:
-        if self._queries.take(delivery, turn):
-            return
-        if delivery.offset not in self._obeyed:
-            turn.operate(delivery)
-        self._obeyed.discard(delivery.offset)
-        turn.answer(delivery)
+        if not self._queries.take(delivery, turn):
+            self._controls.take(delivery, turn)
 
     def _stash(self, delivery: Envelope, turn: Turn) -> None:
         if self._runner.has_room(delivery):
@@ -221,11 +217,11 @@ class Shard:
             self._runner.overflow(delivery, 1, turn)
 
     def _can_take(self, turn: Turn) -> bool:
-        """Return whether the first delivery can be taken; if not, carry out the operators' requests behind it."""
+        """Return whether the first delivery can be taken; if not, carry out the requests to the shard behind it."""
         delivery = self.mailbox.deliveries[0]
         if self.config.limits.dead_letter_overflow or is_control(delivery) or self._runner.has_room(delivery):
             return True
-        turn.obey(self.mailbox, self._obeyed, max(self._next - 1, 0))
+        self._controls.obey(self.mailbox, turn, max(self._next - 1, 0))
         self._runner.stalled = None
         self._runner.has_room(delivery)
         return False

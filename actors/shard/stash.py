@@ -85,6 +85,16 @@ class Stash:
         else:
             del self._queues[key]
 
+    def remove(self, stashed: Stashed) -> None:
+        """Remove a command, wherever it is in the queue of its key."""
+        key = stashed.envelope.key
+        queue = self._queues[key]
+        if queue[0] is stashed:
+            self.leave(key)
+            return
+        self._queues[key] = deque(each for each in queue if each is not stashed)
+        self.size -= 1
+
     def remove_asked(self, key: str) -> list[Stashed]:
         """Remove and return the asked commands behind the first of a queue."""
         queue = self._queues[key]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
 from repertory.actors.context import Publish, Reply, Tell
-from repertory.actors.control import DropParked, RetryEnded, RetryParked, is_control
+from repertory.actors.control import RetryEnded
 from repertory.actors.entity import resolved
-from repertory.actors.message import Done, Envelope, RetryRequest, Undelivered
+from repertory.actors.message import Envelope, RetryRequest, Undelivered
 from repertory.actors.shard.answers import AnswerTable
 from repertory.actors.shard.asked import AskedTurn
 from repertory.actors.shard.changelog import RETRY_INDEX, ChangelogEntry, StashedRecord, stash_entry
 from repertory.actors.shard.decision import Decision
 from repertory.actors.shard.failure import Fate
 from repertory.actors.shard.mailbox import Delivery
-from repertory.actors.shard.restart_budget import RestartBudget
 from repertory.actors.shard.stash import Stash, Stashed
 from repertory.actors.shard.turn_result import Counts, DeadLettered, Incident, Published, Replied, Told, TurnOutput
 from repertory.actors.wire import encode
@@ -25,15 +24,12 @@ from repertory.supervision.policy import Policy
 #: Longest reason of a dead letter: it is written to a header, and sent to the asker too.
 REASON_CHARS_MAX = 1_000
 
-_DONE = encode(Done())
-
 
 class Turn:
     """Mutable; it exists for one call. Each change that it makes to the stash is added to the changelog."""
 
     __slots__ = (
         "_answers",
-        "_budget",
         "_refusals",
         "_stash",
         "anchor",
@@ -56,7 +52,6 @@ class Turn:
         self,
         policy: Policy,
         stash: Stash,
-        budget: RestartBudget,
         asks: AnswerTable,
         now_ms: int,
         refusals: dict[int, str],
@@ -67,11 +62,11 @@ class Turn:
         commands whose outputs the log refuses for good, by offset; an operator's request among them is carried out, and
         is not answered.
         """
-        self._stash, self._budget, self._answers, self._refusals = stash, budget, policy.asked == "answer", refusals
+        self._stash, self._answers, self._refusals = stash, policy.asked == "answer", refusals
         self.outputs: list[TurnOutput] = []
         self.changelog: list[ChangelogEntry] = []
         #: What the turn does about asks with an id.
-        self.asked = AskedTurn(asks, self.outputs, self.changelog, now_ms, self._unless_refused)
+        self.asked = AskedTurn(asks, self.outputs, self.changelog, now_ms, self.answer)
         self.counts = Counts()
         self.incidents: list[Incident] = []
         self.handled = 0
@@ -80,7 +75,8 @@ class Turn:
         self.bytes = 0
         #: Number of commands that had to be stashed behind others of their key, and for which the stash had no room.
         self.overflowed = 0
-        #: Whether a query was answered while commands of its key were stashed: decided again, it may see more of them.
+        #: Whether a query was answered while commands of its key were stashed, or a client was told about an ask: if
+        #: decided again, they may see more.
         self.has_late_answer = False
         #: The commands that were judged because the log refuses their outputs.
         self.refused: list[int] = []
@@ -127,7 +123,7 @@ class Turn:
         if not retry.open:
             return
         ended = RetryEnded(outcome=outcome, error=error, reason=reason[:REASON_CHARS_MAX], reply=reply)
-        self._unless_refused(Replied(retry.to, encode(ended), retry.offset, RETRY_INDEX))
+        self.answer(Replied(retry.to, encode(ended), retry.offset, RETRY_INDEX))
 
     # --- failures and the stash -------------------------------------------------------------------------------
 
@@ -146,7 +142,7 @@ class Turn:
             self._stash.replace_first(stashed)
         else:
             self._stash.join(stashed)
-        self._wrote(stashed.envelope, stashed.record)
+        self.wrote(stashed.envelope, stashed.record)
         self.asked.open(stashed.envelope)
         if not stashed.record.parked:
             self.counts.restarted += 1
@@ -157,70 +153,27 @@ class Turn:
             ended = msgspec.structs.replace(stashed.envelope, retry=retry.closed())
             self._stash.replace_first(Stashed(ended, stashed.record))
         for asked in self._stash.remove_asked(key) if self._answers else ():
-            self._wrote(asked.envelope, None)
-            self.dead_letter(asked.envelope, "Parked", _parked(stashed), asked.record.attempt)
+            self.wrote(asked.envelope, None)
+            self.dead_letter(asked.envelope, "Parked", parked_by(stashed), asked.record.attempt)
 
     def join(self, envelope: Envelope) -> None:
         """Stash a command behind those of its key."""
         first = self._stash.queue(envelope.key)[0]
         if self._answers and first.record.parked and envelope.sender is not None:
-            self.dead_letter(envelope, "Parked", _parked(first))
+            self.dead_letter(envelope, "Parked", parked_by(first))
             return
         record = StashedRecord(
             key=envelope.key, value=envelope.value, headers=envelope.headers, timestamp_ms=envelope.timestamp_ms,
             retry=envelope.retry,
         )  # fmt: skip
         self._stash.join(Stashed(envelope, record))
-        self._wrote(envelope, record)
+        self.wrote(envelope, record)
         self.asked.open(envelope)
 
     def leave(self, envelope: Envelope) -> None:
         """Remove the first command of a key from the stash: this turn applies, rejects or dead-letters it."""
         self._stash.leave(envelope.key)
-        self._wrote(envelope, None)
-
-    def operate(self, delivery: Envelope) -> None:
-        """Carry out an operator's request for a parked command; ignore it if the command is not parked (any more).
-
-        The restart budget of the key is reset: the operator is assumed to have fixed the cause.
-        """
-        message = delivery.message
-        first = next(iter(self._stash.queue(delivery.key)), None)
-        if first is None or not first.record.parked:
-            return
-        if first.record.retry is not None and delivery.offset <= first.record.retry.offset:
-            return  # It was executed before its turn (`obey`), and is read again after a crash.
-        match message:
-            case RetryParked(offset=offset) if first.envelope.offset == offset:
-                retried = msgspec.structs.replace(first.envelope, retry=_request(delivery))
-                record = StashedRecord(
-                    key=delivery.key, value=retried.value, headers=retried.headers, timestamp_ms=retried.timestamp_ms,
-                    retry=retried.retry,
-                )  # fmt: skip
-                self._budget.renew(delivery.key)
-                self._stash.replace_first(Stashed(retried, record))
-                self._wrote(retried, record)
-            case DropParked(offset=offset, reason=reason) if first.envelope.offset == offset:
-                self._budget.renew(delivery.key)
-                self.leave(first.envelope)
-                failed = first.record
-                why = f"{reason} ({_parked(first)})"
-                self.dead_letter(first.envelope, "Dropped", why, failed.attempt, failed.traceback)
-
-    def obey(self, deliveries: Iterable[Delivery], obeyed: set[int], anchor: int) -> None:
-        """Carry out at once the requests of operators behind commands without room, since they may make room.
-
-        The order is kept: such a delivery is consumed and answered when it is reached. ``obeyed`` has the offsets of
-        the requests that are carried out already; otherwise a command that fails again would be retried for ever.
-        """
-        for delivery in deliveries:
-            if isinstance(delivery, Envelope) and is_control(delivery) and delivery.offset not in obeyed:
-                obeyed.add(delivery.offset)
-                written = len(self.changelog)
-                self.operate(delivery)
-                if len(self.changelog) > written:
-                    self.anchor = max(self.anchor, anchor)
-                    self.handled += 1
+        self.wrote(envelope, None)
 
     def report(self, shard: str) -> None:
         """Report what many commands of a turn may share as one incident: that they had no room, or failed alike.
@@ -234,34 +187,26 @@ class Turn:
             then = f"{first.next}; {more} more in this turn failed alike" if more else first.next
             self.incidents.append(msgspec.structs.replace(first, next=then))
 
-    def answer(self, delivery: Envelope) -> None:
-        """Answer an operator's request with Done."""
-        if delivery.sender is not None:
-            self._unless_refused(Replied(delivery.sender, _DONE, delivery.offset, 0))
+    def answer(self, answer: Replied) -> None:
+        """Answer a request to the shard, whose sender waits for a limited time; nothing depends on it.
 
-    def _unless_refused(self, answer: Replied) -> None:
-        """Answer somebody who waits for a limited time: where the log takes no answer, nothing depends on it."""
+        Where the log takes no answer, none is given.
+        """
         if self._refusals.pop(answer.offset, None) is None:
             self.outputs.append(answer)
         else:
             self.refused.append(answer.offset)
 
-    def _wrote(self, envelope: Envelope, record: StashedRecord | None) -> None:
+    def wrote(self, envelope: Envelope, record: StashedRecord | None) -> None:
+        """Add a change of the stash to the changelog; None: the command has left it."""
         self.touched[envelope.key] = None
         self.changelog.append(stash_entry(envelope.offset, record))
         self.bytes += len(envelope.value) + (0 if record is None else len(record.traceback))
 
 
-def _parked(stashed: Stashed) -> str:
+def parked_by(stashed: Stashed) -> str:
+    """Return why the key of a parked command waits, for human readers."""
     return f"key {stashed.envelope.key!r} is parked by command {stashed.envelope.offset}: {stashed.record.reason}"
-
-
-def _request(control: Envelope) -> RetryRequest:
-    """Return the request of a control command. It is open if its sender can be answered, which an entity cannot."""
-    sender = control.sender
-    if sender is None or sender.partition is None:
-        return RetryRequest(control.offset, "", 0, "", open=False)
-    return RetryRequest(control.offset, sender.topic, sender.partition, sender.correlation_id)
 
 
 def outputs_of(envelope: Envelope, decision: Decision, seq: int = -1) -> Iterator[TurnOutput]:

@@ -6,10 +6,10 @@ Pure: the client says what the time is. Before it comes ``client_core``, which m
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from typing import Generic, TypedDict, TypeVar
+from typing import Generic, NamedTuple, TypedDict, TypeVar
 
 import msgspec
 
@@ -58,14 +58,25 @@ class AskResult(msgspec.Struct, Generic[A_co], frozen=True):
     again: bool = False
 
 
+class Doubt(NamedTuple):
+    """What to say where no answer came to a query, or to a request about an ask by its id: both may be repeated.
+
+    ``unknown`` follows the handler and the key; ``then`` is what to do. ``about``: the id of that ask.
+    """
+
+    unknown: str
+    then: str
+    about: AskId | None = None
+
+
 class AskTerms(msgspec.Struct, frozen=True):
     """The options of one ask, checked. ``made_id``: the id that the client made; at most one of the two is there."""
 
     timeout_s: float = TIMEOUT_S
     id: AskId | None = None
     made_id: str = ""
-    #: It changes nothing, so it may be repeated without an id.
-    is_query: bool = False
+    #: It may be repeated without an id.
+    doubt: Doubt | None = None
 
     @property
     def headers(self) -> Headers:
@@ -110,7 +121,7 @@ class Ask:
         self.answer.set_running_or_notify_cancel()  # From here on nobody can cancel it.
         self.attempts = 0
         self._command, self._decoder = command, decoder
-        self._may_repeat = terms.id is not None or bool(terms.made_id) or terms.is_query
+        self._may_repeat = terms.id is not None or bool(terms.made_id) or terms.doubt is not None
         self._doubts, self._note = 0, ""
         #: When the command is sent again, unless an answer has come.
         self.again_s = math.inf
@@ -167,7 +178,8 @@ class Ask:
         if isinstance(value, TooOld):
             why = f": {value.reason}" if value.reason else ""
             text = f"{self.what} may be applied: its id is too old for the shard to remember it{why}"
-            self.fail(IdTooOld(text, self.message_id, self.terms.id))
+            about = self.terms.id if self.terms.doubt is None else self.terms.doubt.about
+            self.fail(IdTooOld(text, self.message_id, about))
             return
         result = AskResult(value, _position(reply), reply.header(AGAIN) == b"1")
         with suppress(InvalidStateError):  # A second reply, or the client was closed.
@@ -197,9 +209,13 @@ class Ask:
         note = f" ({self._note})" if self._note else ""
         return self._outcome_unknown(f"no answer came within {self.terms.timeout_s:g} s{note}")
 
+    def misunderstood(self, answer: Message) -> OutcomeUnknown:
+        """Return the error for a shard that gave an answer of another kind, as one of another version does."""
+        return self._outcome_unknown(f"the shard answered {answer!r:.300}")
+
     def _outcome_unknown(self, why: str) -> OutcomeUnknown:
-        if self.terms.is_query:
-            return OutcomeUnknown(f"{self.what} was not answered: {why}; ask again", self.message_id)
+        if (doubt := self.terms.doubt) is not None:
+            return OutcomeUnknown(f"{self.what} {doubt.unknown}: {why}; {doubt.then}", self.message_id, doubt.about)
         if self.terms.id is not None:
             then = f"ask again with the same id, {self.terms.id.id!r}, and its made_at: it is applied at most once"
         else:
@@ -208,12 +224,12 @@ class Ask:
         return OutcomeUnknown(text, self.message_id, self.terms.id)
 
 
-def answers_of(messages: Mapping[str, type[Message]]) -> MessageDecoder:
+def answers_of(messages: Iterable[type[Message]]) -> MessageDecoder:
     """Return the decoder of the answers of an entity, from all its messages.
 
     A kept sender may be answered by another handler than the one that was asked, so it reads the answers of them all.
     """
-    return MessageDecoder(each for each in messages.values() if issubclass(each, (Event, Rejection, Answer, TooOld)))
+    return MessageDecoder(each for each in messages if issubclass(each, (Event, Rejection, Answer, TooOld)))
 
 
 def _position(reply: Record) -> Position | None:

@@ -9,6 +9,7 @@ from contextlib import closing, suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from repertory.actors.asks import AskId
 from repertory.actors.handler import CommandHandler
 from repertory.actors.message import Answer, Command, Message, Query, Rejection, Undelivered
 from repertory.actors.query import QueryHandler
@@ -16,6 +17,7 @@ from repertory.bridge.log.errors import OutcomeUnknown
 from repertory.bridge.log.port import Backend
 from repertory.bridge.system.ask import TIMEOUT_S, Ask, AskOptions, AskResult
 from repertory.bridge.system.asking import AsyncAsking
+from repertory.bridge.system.by_id import Found, RevokeResult, fetching, found, revoked, revoking
 from repertory.bridge.system.client_core import ClientCore, Told
 from repertory.bridge.system.definition import SystemDefinition
 
@@ -64,6 +66,30 @@ class AsyncClient(AsyncAsking):
         """Ask an entity through the log; see ``Client.query``."""
         result = await self._wait(self._core.query(handler, key, message, timeout_s))
         return result.value  # type: ignore[return-value]  # decoded as one of the entity's answers
+
+    async def answer(
+        self,
+        handler: CommandHandler[Any, Any, Any],
+        key: str,
+        id: AskId,  # noqa: A002  named as the option of ask is
+        *,
+        timeout_s: float = TIMEOUT_S,
+    ) -> Found:
+        """Return the answer to an ask that was made with this id; see ``Client.answer``."""
+        ask = fetching(self._core, handler, key, id, timeout_s)
+        return found(ask, await self._wait(ask))
+
+    async def revoke(
+        self,
+        handler: CommandHandler[Any, Any, Any],
+        key: str,
+        id: AskId,  # noqa: A002  named as the option of ask is
+        *,
+        timeout_s: float = TIMEOUT_S,
+    ) -> RevokeResult:
+        """Revoke the ask that was made with this id, unless a handler has taken it; see ``Client.revoke``."""
+        ask = revoking(self._core, handler, key, id, timeout_s)
+        return revoked(ask, await self._wait(ask))
 
     async def _wait(self, ask: Ask) -> AskResult[Message]:
         with closing(self._core.steps(ask)) as steps:

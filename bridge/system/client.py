@@ -8,6 +8,7 @@ from contextlib import closing
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from repertory.actors.asks import AskId
 from repertory.actors.entity import Entity
 from repertory.actors.handler import CommandHandler
 from repertory.actors.message import Answer, Command, Message, Query, Rejection, Undelivered
@@ -17,6 +18,7 @@ from repertory.bridge.log.errors import LogError, TopicMismatch
 from repertory.bridge.log.port import Backend
 from repertory.bridge.system.ask import TIMEOUT_S, Ask, AskOptions, AskResult
 from repertory.bridge.system.asking import Asking
+from repertory.bridge.system.by_id import Found, RevokeResult, fetching, found, revoked, revoking
 from repertory.bridge.system.client_core import ClientCore, Told
 from repertory.bridge.system.definition import SystemDefinition
 from repertory.bridge.system.view import View
@@ -88,6 +90,53 @@ class Client(Asking):
         """
         result = self._wait(self._core.query(handler, key, message, timeout_s))
         return result.value  # type: ignore[return-value]  # decoded as one of the entity's answers
+
+    def answer(
+        self,
+        handler: CommandHandler[Any, Any, Any],
+        key: str,
+        id: AskId,  # noqa: A002  named as the option of ask is
+        *,
+        timeout_s: float = TIMEOUT_S,
+    ) -> Found:
+        """Return the answer to an ask that was made with this id, without its command.
+
+        It stands in the log behind every command that was appended before, and changes nothing. ``handler``: the one
+        that was asked, or any other of its entity. Returns
+
+        - AskResult: the answer, as it was first given; ``again`` is true;
+        - StillOpen: the ask waits in the stash, or a handler has kept its sender. It is a value and no error: a shard
+          has said so, while OutcomeUnknown means that none has said anything;
+        - NotAsked: nothing was applied under this id.
+
+        Raises what ``ask`` does; OutcomeUnknown if no shard has answered in time, or the id is too old to be known.
+        """
+        ask = fetching(self._core, handler, key, id, timeout_s)
+        return found(ask, self._wait(ask))
+
+    def revoke(
+        self,
+        handler: CommandHandler[Any, Any, Any],
+        key: str,
+        id: AskId,  # noqa: A002  named as the option of ask is
+        *,
+        timeout_s: float = TIMEOUT_S,
+    ) -> RevokeResult:
+        """Revoke the ask that was made with this id, unless a handler has taken it. It can be repeated.
+
+        An ask in the stash, waiting or parked, is removed and becomes a dead letter of the error ``Revoked``. Its asker
+        and all others who wait with the same id, in any client, are answered Undelivered, and that is the answer to the
+        id from then on. If it had parked its key, the commands behind it go on. Returns
+
+        - Revoked: it is not applied and never will be, by this call or an earlier one;
+        - AskResult: it was answered before, and this is the answer;
+        - StillOpen: a handler has kept the sender (``kept``), and will answer;
+        - NotAsked: nothing was applied under this id. A command that is still on its way to the log will be.
+
+        Raises what ``ask`` does; OutcomeUnknown if no shard has answered in time, or the id is too old to be known.
+        """
+        ask = revoking(self._core, handler, key, id, timeout_s)
+        return revoked(ask, self._wait(ask))
 
     def _wait(self, ask: Ask) -> AskResult[Message]:
         core = self._core

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from repertory.actors.control import ABOUT_ASKS
 from repertory.actors.handler import CommandHandler, DecidingHandler
 from repertory.actors.headers import MESSAGE_ID
 from repertory.actors.message import Command, Query
@@ -28,7 +29,7 @@ from repertory.bridge.log.errors import ClientClosed, LogError, OutcomeUnknown, 
 from repertory.bridge.log.port import Backend
 from repertory.bridge.log.record import Output
 from repertory.bridge.system.appends import AppendThread
-from repertory.bridge.system.ask import Ask, AskTerms, answers_of, terms_of
+from repertory.bridge.system.ask import Ask, AskTerms, Doubt, answers_of, terms_of
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
 from repertory.bridge.system.replies import FollowedReplies, PolledReplies
 
@@ -97,14 +98,22 @@ class ClientCore:
         terms = terms_of({"timeout_s": timeout_s, "repeat": False}, self.system.settings.ask_timeout_max_s, "")
         if not isinstance(handler, QueryHandler):
             raise ValueError(f"{handler!r} is not a @query method of an entity; commands are asked by ask")  # noqa: TRY004
-        terms = msgspec.structs.replace(terms, is_query=True)
+        terms = msgspec.structs.replace(terms, doubt=Doubt("was not answered", "ask again"))
         return self._new(handler, self._addressed(handler, key, message), terms, key)
+
+    def by_id(
+        self, handler: CommandHandler[Any, Any, Any], key: str, request: Command, timeout_s: float, doubt: Doubt
+    ) -> Ask:
+        """Return a request about an ask of this handler's entity, as an ask that is not sent yet."""
+        terms = terms_of({"timeout_s": timeout_s, "repeat": False}, self.system.settings.ask_timeout_max_s, "")
+        command = self._to(self._hosted(_commanded(handler)), key, encode(request))
+        return self._new(handler, command, msgspec.structs.replace(terms, doubt=doubt), key)
 
     def _new(self, handler: DecidingHandler[Any, Any, Any], command: Output, terms: AskTerms, key: str) -> Ask:
         decoder = self._decoders.get(handler.owner)
         if decoder is None:
             behaviour = self.system.hosted[handler.owner].behaviour
-            decoder = self._decoders[handler.owner] = answers_of(behaviour.messages)
+            decoder = self._decoders[handler.owner] = answers_of([*behaviour.messages.values(), *ABOUT_ASKS])
         what = f"{handler.owner.__name__}.{handler.name} of {key!r}"
         return Ask(command, decoder, terms, self._clock.monotonic_s(), what)
 
@@ -195,21 +204,33 @@ class ClientCore:
             )
 
     def _output(self, handler: CommandHandler[Any, Any, Any], key: str, message: Command) -> Output:
-        if not isinstance(handler, CommandHandler):
-            raise ValueError(f"{handler!r} is not a @command method of an entity, such as Account.deposit")  # noqa: TRY004
-        return self._addressed(handler, key, message)
+        return self._addressed(_commanded(handler), key, message)
 
     def _addressed(self, handler: DecidingHandler[Any, Any, Any], key: str, message: Command | Query) -> Output:
+        hosted = self._hosted(handler)
+        if type(message) not in handler.message_types:
+            raise ValueError(f"{handler!r} does not take {type(message).__name__}")
+        checked_key(key)
+        return self._to(hosted, key, _encoded(message, hosted, self.system.settings.input_bytes_max))
+
+    def _hosted(self, handler: DecidingHandler[Any, Any, Any]) -> EntityDefinition:
         hosted = self.system.hosted.get(handler.owner)
         if hosted is None:
             raise ValueError(f"{self.system.name} hosts no entity with the handler {handler!r}; add system.host(…)")
-        if type(message) not in handler.message_types:
-            raise ValueError(f"{handler!r} does not take {type(message).__name__}")
+        return hosted
+
+    def _to(self, hosted: EntityDefinition, key: str, data: bytes) -> Output:
         raw_key = checked_key(key).encode()
-        data = _encoded(message, hosted, self.system.settings.input_bytes_max)
         topic = topics.commands_topic(self.system.name, hosted.behaviour.name)
         headers = ((MESSAGE_ID, uuid.uuid4().hex.encode()),)
         return Output(topic, partition_of(raw_key, hosted.partitions), raw_key, data, headers)
+
+
+def _commanded(handler: CommandHandler[Any, Any, Any]) -> CommandHandler[Any, Any, Any]:
+    """Return a handler; ValueError unless it is one of commands."""
+    if not isinstance(handler, CommandHandler):
+        raise ValueError(f"{handler!r} is not a @command method of an entity, such as Account.deposit")  # noqa: TRY004
+    return handler
 
 
 def _message_id(output: Output) -> str:

@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from repertory.actors.asks import AUTO
-from repertory.actors.control import DropParked, RetryParked
+from repertory.actors.control import DropParked, FetchAnswer, RetryParked, Revoke
 from repertory.actors.handler import CommandHandler
 from repertory.actors.headers import ABOUT, ASK_ID, CORRELATION_ID, MESSAGE_ID, REPLY_TO, Headers, value
 from repertory.actors.message import Command, Query
@@ -156,6 +156,8 @@ def _garbage(input_bytes_max: int) -> Sequence[tuple[bytes | None, bytes | None,
         (b"?", b"", ()),
         (b"?", encode(RetryParked(offset=1)), ()),
         (b"?", encode(DropParked(offset=2, reason="simulated")), ()),
+        (b"?", encode(FetchAnswer(id="nobody's", made_at_ms=0)), ()),
+        (b"?", encode(Revoke(id="nobody's", made_at_ms=1 << 62)), ()),
     )
 
 

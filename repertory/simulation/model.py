@@ -166,12 +166,12 @@ class Model:
                 "later commands wait behind a failed one", delivery.offset, f"{life.queue[0]} is still stashed"
             )
         if is_dead:
-            allowed = {"Parked", "Dropped"} if life.troubled else set[str]()
+            allowed = {"Parked", "Dropped", "Revoked"} if life.troubled else set[str]()
             if delivery.offset in self._seen.deadly:
                 allowed.add("Quarantined")
             if not life.queue and (errors := self._errors(life, delivery)):
                 life.troubled = True
-                allowed |= {*errors, "Dropped"}  # It may have been parked, then dropped by an operator.
+                allowed |= {*errors, "Dropped", "Revoked"}  # It may have been parked, then dropped, or revoked.
             if self._seen.overflows and life.troubled:
                 allowed.add("NoRoom")
             self._check_dead(delivery, delivery.value, raw_key, got, frozenset(allowed))

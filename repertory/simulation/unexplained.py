@@ -50,7 +50,7 @@ _KEYS_SHOWN = 20
 _FRAME = '  File "'
 _INJECTED = frozenset(qualified_name(error) for error in (*INJECTED, OutputRefused))
 #: Ends of a command that are the consequence of something else, which is judged, or of what the simulator did.
-_CONSEQUENCES = frozenset({"Dropped", "NoRoom", "Parked", "Quarantined"})
+_CONSEQUENCES = frozenset({"Dropped", "NoRoom", "Parked", "Quarantined", "Revoked"})
 
 
 class NotApplied(msgspec.Struct, frozen=True):

@@ -10,25 +10,22 @@ from collections import Counter
 from collections.abc import Iterator
 
 from repertory.actors.context import OutputRefused
-from repertory.actors.control import is_control
-from repertory.actors.message import Done, Envelope, Undecodable
+from repertory.actors.control import OF_ASKS, is_control
+from repertory.actors.message import Envelope, Undecodable
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.decision import Decision
-from repertory.actors.shard.turn_result import Replied
-from repertory.actors.wire import encode
 from repertory.bridge.log.record import Record
 from repertory.supervision.directive import qualified_name
 from repertory.verify.again import Again, Decider, Moment, Subject
 from repertory.verify.asked import AskedCommands
 from repertory.verify.compare import equal, events_of, explain, is_given_up, without_doubles
+from repertory.verify.control import check_control
 from repertory.verify.findings import Finding
 from repertory.verify.gather import DeadLetterEntry
 from repertory.verify.kept import KeptCommands
 from repertory.verify.produced import Made
 from repertory.verify.queries import Queries
 from repertory.verify.sequence import Sequence
-
-_DONE = encode(Done())
 
 
 class Decisions:
@@ -168,11 +165,8 @@ class Decisions:
                 self._must_be_dead(record, made, f"cannot be decoded ({delivery.reason:.300})")
             return
         if is_control(delivery):
-            self.fates["of an operator"] += 1
-            answers = [] if delivery.sender is None else [Replied(delivery.sender, _DONE, record.offset, 0)]
-            outputs = self._decider.encoded([*answers], record.offset)
-            due = [self._decider.made(output, 0) for output in outputs]
-            explain(self._targets, self._findings, record, made, due, "a control command")
+            self.fates["about an ask" if isinstance(delivery.message, OF_ASKS) else "of an operator"] += 1
+            check_control(self._subject, self._decider, record, delivery, made)
             return
         here = partition_of(delivery.key.encode(), self._subject.hosted.partitions)
         if here != self._source.partition:

@@ -16,6 +16,7 @@ from repertory.actors.headers import REPLY_TO
 from repertory.actors.message import Envelope
 from repertory.actors.shard import command_runner
 from repertory.actors.shard.changelog import StashedRecord
+from repertory.actors.shard.control_runner import ControlRunner
 from repertory.actors.shard.decision import Decision
 from repertory.actors.shard.mailbox import Delivery, Mailbox
 from repertory.actors.shard.shard import Shard
@@ -113,7 +114,7 @@ def the_stashed_are_told(stack: ExitStack) -> None:
 
         return mutated
 
-    swap(stack, Turn, "_wrote", wrote)
+    swap(stack, Turn, "wrote", wrote)
 
 
 @mutant("actors/shard/turn.py", seeds=80)
@@ -129,23 +130,22 @@ def dropped_in_silence(stack: ExitStack) -> None:
     swap(stack, Turn, "dead_letter", dead_letter)
 
 
-@mutant("actors/shard/turn.py", seeds=200)
+@mutant("actors/shard/control_runner.py", seeds=200)
 def a_retry_frees_one(stack: ExitStack) -> None:
     """A retry of a parked key forgets the commands behind the first."""
 
     def operate(original: Any) -> Any:
-        def mutated(turn: Turn, delivery: Envelope) -> None:
-            original(turn, delivery)
-            queue = list(turn._stash.queue(delivery.key))
+        def mutated(runner: ControlRunner, delivery: Envelope, turn: Turn) -> None:
+            original(runner, delivery, turn)
+            queue = list(runner._stash.queue(delivery.key))
             if isinstance(delivery.message, RetryParked) and queue and not queue[0].record.parked:
                 for stashed in queue[1:]:
-                    turn._stash._queues[delivery.key].remove(stashed)
-                    turn._stash.size -= 1
-                    turn._wrote(stashed.envelope, None)
+                    runner._stash.remove(stashed)
+                    turn.wrote(stashed.envelope, None)
 
         return mutated
 
-    swap(stack, Turn, "operate", operate)
+    swap(stack, ControlRunner, "_carry_out", operate)
 
 
 # --- large values ---------------------------------------------------------------------------------------------

@@ -18,9 +18,12 @@ from repertory import (
     Entity,
     Event,
     IdConflict,
+    NotAsked,
     Query,
     QueryHandler,
     Rejection,
+    Revoked,
+    StillOpen,
     Undelivered,
     command,
     event,
@@ -269,6 +272,26 @@ def queries(client: Client, shelf: Shelf, ctx: _Context) -> None:
     assert_type(shelf.status(GetStatus()), Status | Unknown)
     client.tell(Shelf.status, "k", GetStatus())  # error: arg-type
     ctx.ask(Shelf.status, "k", GetStatus())  # error: arg-type
+
+
+def by_id(client: Client, ask_id: AskId) -> None:
+    found = client.answer(Account.deposit, "k", ask_id, timeout_s=1)
+    assert_type(found, AskResult[Event | Rejection] | StillOpen | NotAsked)
+    assert_type(
+        client.revoke(Account.deposit, "k", id=ask_id), Revoked | AskResult[Event | Rejection] | StillOpen | NotAsked
+    )
+    if isinstance(found, AskResult) and isinstance(found.value, Deposited):
+        assert_type(found.value.amount, int)
+    client.answer(Account.deposit, "k", "order-17")  # error: arg-type
+    client.revoke(Shelf.status, "k", ask_id)  # error: arg-type
+
+
+async def by_id_in_asyncio(client: AsyncClient, ask_id: AskId) -> None:
+    assert_type(await client.answer(Account.deposit, "k", ask_id), AskResult[Event | Rejection] | StillOpen | NotAsked)
+    assert_type(
+        await client.revoke(Account.deposit, "k", ask_id),
+        Revoked | AskResult[Event | Rejection] | StillOpen | NotAsked,
+    )
 
 
 class WrongQueries(Entity):
