@@ -12,15 +12,18 @@ from repertory.actors.wire import encode
 
 
 class AskedTurn:
-    """Owned by its turn, to whose outputs and changelog it adds. ``decided``: how many ids it has answered."""
+    """Owned by its turn, to whose outputs and changelog it adds.
 
-    __slots__ = ("_again", "_changelog", "_now_ms", "_outputs", "_table", "decided")
+    ``decided``: how many ids it has answered; ``bytes``: of the answers that it has given again.
+    """
+
+    __slots__ = ("_again", "_changelog", "_now_ms", "_outputs", "_table", "bytes", "decided")
 
     def __init__(
         self, table: AnswerTable, outputs: list[TurnOutput], changelog: list[ChangelogEntry], now_ms: int
     ) -> None:
         self._table, self._outputs, self._changelog, self._now_ms = table, outputs, changelog, now_ms
-        self.decided = self._again = 0
+        self.decided = self._again = self.bytes = 0
 
     def is_known(self, envelope: Envelope) -> bool:
         """Answer an ask whose id is known, or refuse it for its id; return whether that is all that becomes of it."""
@@ -72,3 +75,4 @@ class AskedTurn:
     def _give_again(self, to: Sender, answer: bytes, offset: int, seq: int) -> None:
         self._outputs.append(Replied(to, answer, offset, AGAIN_INDEX + self._again, seq, again=True))
         self._again += 1
+        self.bytes += len(answer)
