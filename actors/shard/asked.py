@@ -14,9 +14,12 @@ from repertory.actors.wire import encode
 
 
 class AskedTurn:
-    """Owned by its turn, to whose outputs and changelog it adds. ``decided``: how many ids it has answered."""
+    """Owned by its turn, to whose outputs and changelog it adds.
 
-    __slots__ = ("_again", "_changelog", "_now_ms", "_outputs", "_reply", "_table", "decided")
+    ``decided``: how many ids it has answered; ``bytes``: of the answers that it has given again.
+    """
+
+    __slots__ = ("_again", "_changelog", "_now_ms", "_outputs", "_reply", "_table", "bytes", "decided")
 
     def __init__(
         self,
@@ -29,7 +32,7 @@ class AskedTurn:
         """``reply``: adds an answer on which nothing depends, unless the log refuses it."""
         self._table, self._outputs, self._changelog, self._now_ms = table, outputs, changelog, now_ms
         self._reply = reply
-        self.decided = self._again = 0
+        self.decided = self._again = self.bytes = 0
 
     def is_known(self, envelope: Envelope) -> bool:
         """Answer an ask whose id is known, or refuse it for its id; return whether that is all that becomes of it."""
@@ -38,6 +41,7 @@ class AskedTurn:
             return False
         if isinstance(found, StoredAnswer):
             self._reply(Replied(sender, found.answer, envelope.offset, AGAIN_INDEX, found.seq, again=True))
+            self.bytes += len(found.answer)
         elif isinstance(found, Message):
             self._reply(Replied(sender, encode(found), envelope.offset, AGAIN_INDEX))
         elif found.entry is not None:
@@ -78,3 +82,4 @@ class AskedTurn:
         for each in waiting:
             self._outputs.append(Replied(each, answer, offset, AGAIN_INDEX + self._again, seq, again=True))
             self._again += 1
+            self.bytes += len(answer)

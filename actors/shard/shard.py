@@ -152,7 +152,7 @@ class Shard:
                     break
             else:
                 self._retry(key, now_ms, turn)
-                if time_is_up() or turn.bytes >= self.config.limits.turn_bytes_max:
+                if time_is_up() or turn.bytes + turn.asked.bytes >= self.config.limits.turn_bytes_max:
                     break
         guard.leave()
         if turn.handled:
@@ -173,7 +173,7 @@ class Shard:
 
         A loop within that of :meth:`decide`, which looks at the stash and the guard: 0.2 µs less for each command.
         """
-        mailbox, stash, runner, redelivery = self.mailbox, self.stash, self._runner, self._redelivery
+        mailbox, stash, runner, redelivery, asked = self.mailbox, self.stash, self._runner, self._redelivery, turn.asked
         deliveries, handlers, bytes_max = mailbox.deliveries, self._handlers, self.config.limits.turn_bytes_max
         while True:
             if not deliveries or (stash.size and not self._can_take(turn)):
@@ -187,7 +187,7 @@ class Shard:
                 turn.dead_letter(delivery, delivery.error, delivery.reason, traceback=delivery.traceback)
             elif type(delivery.message) not in handlers:  # A query, or a request to the shard. Neither is stashed.
                 self._take_other(delivery, turn)
-            elif delivery.sender is not None and turn.asked.is_known(delivery):
+            elif delivery.sender is not None and asked.is_known(delivery):
                 turn.counts.repeated += 1  # What was decided about its id is answered again, or waited for.
             elif stash.size and delivery.key in stash:
                 self._stash(delivery, turn)
@@ -200,7 +200,7 @@ class Shard:
             turn.handled += 1
             if redelivery is not None and not redelivery.accept(len(turn.outputs)):
                 return False
-            if time_is_up() or turn.bytes >= bytes_max:
+            if time_is_up() or turn.bytes + asked.bytes >= bytes_max:
                 return False
             if turn.handled >= batch_max or stash.size:
                 return True

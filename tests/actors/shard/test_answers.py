@@ -233,6 +233,19 @@ def test_repetitions_of_what_is_parked_wait_for_its_answer() -> None:
     assert teller.paid == 2
 
 
+def test_answers_that_are_given_again_fill_a_turn() -> None:
+    """However many repeat their asks at once, no transaction is larger than it may be."""
+    teller = Teller(turn_bytes_max=1_000)
+    teller.ask(Pay(amount=5), own("x"))
+    teller.bench.run()
+    calls = [teller.ask(Pay(amount=5), own("x")) for _ in range(500)]
+    teller.bench.run(turns=1)
+    size_bytes = sum(len(record.value or b"") for call in calls for record in teller.answers(call))
+    assert 0 < size_bytes < 1_100
+    teller.bench.run()
+    assert {teller.answer(call) for call in calls} == {(encode(Paid(amount=5, total=5)), True)}
+
+
 def test_a_drop_is_an_answer() -> None:
     """Who waits is told, and so is who asks later, though the command would succeed by then."""
     teller = Teller()
