@@ -20,6 +20,7 @@ from benchmarks import job
 from benchmarks.processes import FOREIGN_CORES_MAX, Load, Offsets, Program, Started, load, started
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.port import TopicSpec
+from repertory.bridge.topics import LOG_TIME
 from tests.support.kafka.broker import Broker
 
 #: A round that others disturb is repeated so often at most.
@@ -107,9 +108,9 @@ def prepare(
 ) -> None:
     """Create the topics of commands and events, and append the commands."""
     backend = connect(broker.url)
-    topics = [job.commands_of(name), job.events_of(name)]
-    backend.ensure([TopicSpec(topic, partitions, {}) for topic in topics])
-    job.preload(backend, topics[0], count, accounts, partitions)
+    commands, events = job.commands_of(name), job.events_of(name)
+    backend.ensure([TopicSpec(commands, partitions, LOG_TIME), TopicSpec(events, partitions, {})])
+    job.preload(backend, commands, count, accounts, partitions)
     backend.close()
 
 

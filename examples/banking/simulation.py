@@ -126,7 +126,7 @@ class Run:
         self._kills = 0
 
     def play(self) -> Figures:
-        """Send all commands, kill workers meanwhile, and wait until all commands are handled."""
+        """Send all commands, kill workers meanwhile; wait until all commands are handled and who was killed is back."""
         options, bank = self._options, self._bank
         load = Load(options.run, accounts=options.accounts, transfers=options.transfers, seed=options.seed)
         openings, transfers = load.openings(), load.transfers()
@@ -134,7 +134,7 @@ class Run:
             self._work()
         started_s, sent = time.monotonic(), 0
         ahead = min(max(options.transfers // 4, _AHEAD_MIN), _AHEAD_MAX)
-        while bank.watch.ended < options.transfers or self._kills < options.kills:
+        while bank.watch.ended < options.transfers or self._kills < options.kills or bank.restarts < self._kills:
             if sent - bank.watch.ended < ahead:
                 sent += _send(bank.client, transfers)
             if self._kills < options.kills and bank.watch.ended >= self._next_kill():
