@@ -71,11 +71,10 @@ class Replies:
         """Release what was opened, after ``fail_all``."""
         raise NotImplementedError
 
-    def _register(self, ask: Ask) -> None:
-        """With the lock."""
+    def _check_open(self) -> None:
+        """With the lock, before anything is opened."""
         if self._closed:
             raise ClientClosed(f"nothing was appended: this client of {self._system} is closed")
-        self._asks[ask.correlation_id] = ask
 
     def _take(self, record: Record) -> None:
         """Give a record to the ask that it answers; those of other clients, and whatever else is there, are ignored."""
@@ -107,11 +106,12 @@ class PolledReplies(Replies):
         """See ``Replies.open``; waits for the log."""
         ready: Future[None] = Future()
         with self._reading, self._lock:
+            self._check_open()
             if self._reader is None:
                 self._reader = self._open_reader()
             if not self._asks:
                 self._position = self._end(self._reader)
-            self._register(ask)
+            self._asks[ask.correlation_id] = ask
         ready.set_result(None)
         return ready
 
@@ -147,7 +147,8 @@ class FollowedReplies(Replies):
     def open(self, ask: Ask) -> Future[None]:
         """See ``Replies.open``; waits for nothing."""
         with self._lock:
-            self._register(ask)
+            self._check_open()
+            self._asks[ask.correlation_id] = ask
             if not self._is_running:
                 self._is_running, self._ready = True, Future()
                 self._ready.set_running_or_notify_cancel()

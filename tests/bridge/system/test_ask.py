@@ -568,6 +568,14 @@ def test_a_running_that_is_closed_with_open_asks(running: Running) -> None:
     assert all(isinstance(outcome, OutcomeUnknown | ClientClosed) for outcome in outcomes), outcomes
 
 
+def test_a_running_that_is_closed_takes_no_ask(running: Running) -> None:
+    """Its client opens nothing again, so the error does not depend on whether it has asked before."""
+    running.close()
+    for _ in range(2):
+        with pytest.raises(ClientClosed):
+            running.client.ask(Notebook.note, "k", Write(text="x"), timeout_s=LONG_S)
+
+
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_client_does_not_survive_a_fork(client: Client, played: Played) -> None:
     """In a forked process an ask is ClientClosed at once: the thread that reads replies is not there."""
