@@ -12,9 +12,16 @@ from repertory.actors.shard import answers
 from repertory.actors.shard.answers import AnswerTable
 from repertory.actors.shard.asked import AskedTurn
 from repertory.actors.shard.changelog_digest import ChangelogDigest
+from repertory.actors.shard.query_runner import QueryRunner
+from repertory.actors.shard.shard import Shard
+from repertory.actors.shard.turn import Turn
+from repertory.bridge.recovery import Recovery
+from tests.actors import domain
 from tests.actors import test_evolution as versions
 from tests.actors.shard import test_answers as asks
 from tests.actors.shard import test_changelog_digest as digests
+from tests.actors.shard import test_queries as queries
+from tests.actors.shard import test_torn_changelog as torn
 from tests.campaigns.planting import Patch, mutant, swap
 
 OLDEST, UPCAST = versions.written("Payed", amount=5), versions.Paid(cents=500, currency="DM")
@@ -73,6 +80,58 @@ def tombstone_not_counted(patch: Patch) -> None:
         return mutated
 
     swap(patch, ChangelogDigest, "write", make)
+
+
+@mutant(
+    "bridge/recovery.py",
+    torn.test_each_live_record_is_missed,
+    steps=[(asks.Pay(amount=5), "k", 1, True), (asks.Pay(amount=13), "l", None, True)],
+    window=4,
+    kept=1,
+)
+def digest_not_compared(patch: Patch) -> None:
+    """A restored changelog is not compared with the digest of the shard record."""
+
+    def make(checked_record: Any) -> Any:
+        def mutated(recovery: Recovery) -> Any:
+            return msgspec.structs.replace(checked_record(recovery), digest=None)
+
+        return mutated
+
+    swap(patch, Recovery, "_checked_record", make)
+
+
+@mutant(
+    "actors/shard/query_runner.py",
+    queries.test_a_query_sees_each_command_before_it_and_none_behind_it,
+    messages=[domain.Deposit(amount=1), domain.GetBalance()],
+)
+def queries_before_commands(patch: Patch) -> None:
+    """A query is answered from the state before the commands of its own turn are decided."""
+    committed: dict[str, Any] = {}
+
+    def after(commit: Any) -> Any:
+        def mutated(shard: Shard, *given: Any) -> None:
+            commit(shard, *given)
+            committed.update((key, cell.state) for key, cell in shard._entities.cells.items())
+
+        return mutated
+
+    def make(run: Any) -> Any:
+        def mutated(runner: QueryRunner, envelope: Envelope, turn: Turn) -> None:
+            cell = runner._entities.cells.get(envelope.key)
+            if cell is None:
+                run(runner, envelope, turn)
+                return
+            state = cell.state
+            cell.state = committed.get(envelope.key, runner._config.behaviour.initial())
+            run(runner, envelope, turn)
+            cell.state = state
+
+        return mutated
+
+    swap(patch, Shard, "committed", after)
+    swap(patch, QueryRunner, "_run", make)
 
 
 @mutant("actors/evolution.py", versions.test_each_version_is_read_under_each_name, data=OLDEST, message=UPCAST)
