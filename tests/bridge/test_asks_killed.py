@@ -24,6 +24,7 @@ from repertory.bridge.log.connect import connect
 from repertory.bridge.node.handle import NodeHandle
 from repertory.bridge.system.committed import journal, shard_record
 from repertory.supervision.process.reports import WorkerExited, WorkerKilled
+from repertory.verify import verify
 from tests.support.nodes.trial import DEADLINE_S, Trial, application
 from tests.support.paths import ROOT
 from tests.support.processes import end, started
@@ -59,7 +60,9 @@ def app(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Modu
 
 
 def effects(app: ModuleType, reader: Any) -> Multiset[int]:
-    """Return the numbers of the commands with an effect, and how often each had one."""
+    """Return the numbers of the commands with an effect, and how often each had one; the log must be whole."""
+    report = verify(reader, app.system)
+    assert report.ok, report
     behaviour = app.system.behaviour("purse")
     found: Multiset[int] = Multiset()
     for partition in range(2):

@@ -41,6 +41,7 @@ from repertory.bridge.reports import ShardFailed
 from repertory.bridge.system.client_core import uuid7
 from repertory.bridge.system.committed import shard_record
 from repertory.operate.operator import Operator
+from repertory.verify import verify
 from tests.apps import paying
 from tests.apps.paying import HOPELESS, UNLUCKY, Hold, Mended, Paid, Pay, Poor, Purse, Release, Released
 
@@ -117,7 +118,15 @@ def journal(running: Running) -> list[Record]:
 
 
 def effects(running: Running) -> Multiset[int]:
-    """Return the numbers of the commands with an effect, and how often each had one."""
+    """Return the numbers of the commands with an effect, and how often each had one; the log must be whole."""
+    assert isinstance(running.system, ActorSystem)
+    report = verify(running.reader, running.system)
+    assert report.ok, report
+    return counted(running)
+
+
+def counted(running: Running) -> Multiset[int]:
+    """Return the same of a log that the test has written to."""
     decode = running.system.behaviour("purse").journal.decode
     events = [decode(record.value or b"") for record in journal(running)]
     return Multiset(event.number for event in events if isinstance(event, Paid | Released))
@@ -560,4 +569,4 @@ def test_a_changelog_without_one_answer_is_refused(system: ActorSystem, url: str
         running.crash()
         again = ask(running, Pay(number=1), ask_id)
         assert (again.value, again.again) == (first.value, True)
-        assert effects(running) == {1: 1, 2: 1}
+        assert counted(running) == {1: 1, 2: 1}
