@@ -544,7 +544,7 @@ def innocent(stack: ExitStack) -> None:
     swap(stack, Shard, "__init__", init)
 
 
-@mutant("actors/shard/shard.py", scenario=MEMORY_SCENARIO)
+@mutant("actors/shard/shard.py", seeds=120, scenario=MEMORY_SCENARIO)
 def suspect_among_others(stack: ExitStack) -> None:
     """Others are handled in the same turn as a command that has killed, and as its dead letter"""
 
@@ -606,7 +606,7 @@ def the_seen_is_forgotten(stack: ExitStack) -> None:
     swap(stack, NontransactionalRecovery, "see", lambda _: lambda _self, _record: None)
 
 
-@mutant("bridge/nontransactional.py", seeds=200, scenario=AT_LEAST_ONCE_SCENARIO)
+@mutant("bridge/nontransactional.py", seeds=400, scenario=AT_LEAST_ONCE_SCENARIO)
 def torn_turns_count(stack: ExitStack) -> None:
     """A turn counts even if only a part of it is in the journal."""
 
