@@ -378,7 +378,7 @@ def test_a_missing_answer_is_asked_for_again(client: Client, played: Played) -> 
         return answering(*[Written(text="x")] * (len(tried) - 1))(outputs)
 
     played.on_append = on_append
-    assert client.ask(Notebook.note, "k", Write(text="x"), timeout_s=1.0) == Written(text="x")
+    assert client.ask(Notebook.note, "k", Write(text="x"), timeout_s=20.0) == Written(text="x")
     assert tried[0] == tried[1]
 
 
@@ -395,7 +395,7 @@ def test_a_refusal_after_an_unknown_outcome_is_no_refusal(client: Client, played
     errors: list[LogError] = [OutcomeUnknown("it broke"), LogUnavailable("out of reach"), Refused("too large")]
     played.on_append = lambda _outputs: ([], errors.pop(0))
     with pytest.raises(OutcomeUnknown, match="too large"):
-        client.ask(Notebook.note, "k", Write(text="x"), timeout_s=1.0)
+        client.ask(Notebook.note, "k", Write(text="x"), timeout_s=5.0)
     assert errors == []
 
 
