@@ -79,6 +79,7 @@ format: $(READY) ## Format, and fix what the tools can fix.
 chaos: $(READY) ## Break a real Kafka and real workers by a seed (MINUTES=2, SEED=1), kill at every point (ROUNDS=20), fuzz (INPUTS=1000000), compare the logs.
 	$(PY) -m tests.campaigns.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),1)
 	$(PY) -m tests.campaigns.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),1) --bank
+	$(PY) -m tests.campaigns.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),1) --shop
 	REPERTORY_KILL_ROUNDS=$(or $(ROUNDS),20) $(PY) -m pytest tests/bridge/test_kill_matrix.py
 	KILLED_DELIVERY=at-least-once REPERTORY_KILL_ROUNDS=2 $(PY) -m pytest tests/bridge/test_kill_matrix.py
 	$(PY) -m tests.campaigns.fuzz --inputs $(or $(INPUTS),1000000) --sockets 5000 --seed $(or $(SEED),1)

@@ -2,8 +2,8 @@
 
 ``python -m tests.campaigns.chaos --minutes 10 --seed 1`` (``make chaos MINUTES=10``). Afterwards all faults end, all
 commands must be handled in bounded time, `verify` must pass, and each number must have been counted exactly once.
-``--bank`` runs the bank of the examples instead, with its audit. The exit code is 1 if a check fails. A seed repeats
-the schedule of faults, but not the same run.
+``--bank`` runs the bank of the examples instead, with its audit; ``--shop`` the shop, over HTTP, with its books. The
+exit code is 1 if a check fails. A seed repeats the schedule of faults, but not the same run.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from repertory.supervision.process.reports import WorkerExited
 from tests.support.kafka.broker import BROKER_SESSION_S, Broker, _free_ports
 from tests.support.kafka.namespace import Namespace, NotPermittedError
 from tests.support.kafka.tcp_proxy import RoughProxy
+from tests.support.nodes.shop_trial import ShopTrial
 from tests.support.nodes.trial import BankTrial, Trial, application
 from tests.support.paths import ROOT
 
@@ -43,13 +44,20 @@ GUEST = "guest"
 FAR = "far"
 LOGS = ROOT / "target" / "chaos"
 
+#: What runs: the application, and its load and checks.
+JOBS: dict[str, tuple[str, type[Trial]]] = {
+    "counters": ("tests.apps.killed", Trial),
+    "bank": ("tests.apps.rough_bank", BankTrial),
+    "shop": ("tests.apps.rough_shop", ShopTrial),
+}
+
 console = Console(soft_wrap=True)
 
 
 class Chaos:
     """One run. Its thread injects the faults, collects the reports and sends the load."""
 
-    def __init__(self, seed: int, without: Sequence[str] = (), *, bank: bool = False) -> None:
+    def __init__(self, seed: int, without: Sequence[str] = (), *, job: str = "counters") -> None:
         self._without = without
         self._random = Random(seed)  # noqa: S311 - a schedule, not a secret
         self._proxy = RoughProxy()
@@ -67,7 +75,7 @@ class Chaos:
         )
         self._broker.start()
         self._proxy.forward_to(self._broker.port)
-        module, trial = ("tests.apps.rough_bank", BankTrial) if bank else ("tests.apps.killed", Trial)
+        module, trial = JOBS[job]
         rough = {"session_s": SESSION_S, "transaction_s": TRANSACTION_S, "ping_s": 600, "batch": 30}
         self.trial = trial(application(f"chaos-{seed}", module, **rough), f"kafka://127.0.0.1:{direct}")
         self._url = f"kafka://127.0.0.1:{self._proxy.port}"
@@ -147,7 +155,9 @@ class Chaos:
             due_s += self._random.uniform(0.5, 4.0)
 
     def _kinds(self) -> dict[str, tuple[int, Callable[[float], None]]]:
-        return {
+        trial = self.trial
+        gateway = {"gateway SIGKILL": (3, lambda _: trial.replace_gateway())} if isinstance(trial, ShopTrial) else {}
+        return gateway | {
             "worker SIGKILL": (6, self._kill_worker),
             "worker SIGSTOP, short": (2, lambda x: self._stop_worker(x * SESSION_S * 0.8)),
             "worker SIGSTOP past session and transaction": (3, lambda x: self._stop_worker(LONG_SLEEP_S + x)),
@@ -358,7 +368,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.campaigns.chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--bank", action="store_true", help="the bank of the example instead of counters")
+    for job in ("bank", "shop"):
+        parser.add_argument(
+            f"--{job}", dest="job", action="store_const", const=job, default="counters",
+            help=f"the {job} of the example instead of counters",
+        )  # fmt: skip
     parser.add_argument(
         "--without",
         action="append",
@@ -370,7 +384,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     log = _stderr_to(LOGS / f"seed-{options.seed}.log")
     console.print(f"the log of the workers is {log}", highlight=False)
-    chaos = Chaos(options.seed, options.without, bank=options.bank)
+    chaos = Chaos(options.seed, options.without, job=options.job)
     try:
         complaints = chaos.run(options.minutes * 60)
     except AssertionError as never:

@@ -12,7 +12,11 @@ from tests.support.paths import ROOT
 
 @pytest.mark.kafka
 @pytest.mark.processes
-@pytest.mark.parametrize("options", [["--seed", "1"], ["--seed", "2", "--bank"]], ids=["counters", "bank"])
+@pytest.mark.parametrize(
+    "options",
+    [["--seed", "1"], ["--seed", "2", "--bank"], ["--seed", "3", "--shop"]],
+    ids=["counters", "bank", "shop"],
+)
 @pytest.mark.timeout(400)
 def test_twenty_seconds_of_chaos(kafka_url: str, options: list[str]) -> None:
     """Every promise holds. ``kafka_url`` skips the test if no broker can run; chaos starts its own broker."""

@@ -1,0 +1,180 @@
+"""The shop of ``tests.apps.rough_shop`` under load over HTTP: buyers who do not give up, and what they were told."""
+
+from __future__ import annotations
+
+import queue
+import random
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from types import ModuleType
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from examples.shop import Order, Stock, Wallet
+from examples.shop.books import wrong_books
+from examples.shop.orders import Stage
+from examples.shop.stock import Restock
+from examples.shop.wallets import TopUp
+from repertory.bridge.log.errors import LogUnavailable, OutcomeUnknown
+from repertory.bridge.node.handle import NodeHandle
+from repertory.bridge.system.client_core import uuid7
+from repertory.bridge.system.committed import entity_state
+from tests.support.nodes.trial import Trial
+
+BUYERS = 8
+#: So many orders at most are not answered yet.
+OPEN_MAX = 120
+ITEMS, CUSTOMERS = 12, 20
+#: After so many orders there are new items and there is new money.
+SUPPLIED_EVERY = 100
+#: What the gateway gives an order; the buyer then asks again with the same key.
+ANSWER_TIMEOUT_S = 3.0
+PAUSE_S = 0.2
+
+Told = tuple[int, Any]
+
+
+class ShopTrial(Trial):
+    """Orders are placed through ``repertory serve``, each with its own key and again until it is answered.
+
+    One in four is asked again afterwards: the answer must be the same. ``told`` has the answers by order.
+    """
+
+    def __init__(self, app: ModuleType, url: str) -> None:
+        super().__init__(app, url)
+        self._orders: queue.Queue[int] = queue.Queue()
+        self._lock = threading.Lock()
+        self.told: dict[int, Told] = {}
+        self._wrong: list[str] = []
+        self._over = threading.Event()
+        self._gateway: subprocess.Popen[bytes] | None = None
+        self._buyers: list[threading.Thread] = []
+        self._address = self._gateway_url = ""
+        self._supplied = 0
+
+    def node(self, name: str, workers: int, url: str | None = None) -> NodeHandle:
+        """Start a node, and the gateway with the first one."""
+        if self._gateway is None:
+            self._begin(url or self.url)
+        return super().node(name, workers, url)
+
+    def _begin(self, url: str) -> None:
+        """Start the gateway and the buyers."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._address = f"127.0.0.1:{free.getsockname()[1]}"
+        self._gateway_url = url
+        self._gateway = self._serve()
+        for number in range(BUYERS):
+            buyer = threading.Thread(target=self._buy, args=(random.Random(number),), daemon=True)  # noqa: S311
+            buyer.start()
+            self._buyers.append(buyer)
+
+    def _serve(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [
+                sys.executable, "-m", "repertory", "serve", f"{self.app.__name__}:system", "--log", self._gateway_url,
+                "--http", self._address, "--timeout", str(ANSWER_TIMEOUT_S),
+            ]
+        )  # fmt: skip
+
+    def replace_gateway(self) -> None:
+        """Kill the gateway, with the requests that it has, and start another one."""
+        if self._gateway is not None:
+            self._gateway.kill()
+            self._gateway.wait()
+            self._gateway = self._serve()
+
+    # --- load -------------------------------------------------------------------------------------------------
+
+    def send(self, count: int) -> None:
+        """Supply items and money, not enough for all orders; leave so many orders to the buyers, or fewer."""
+        if self.sent >= self._supplied:
+            self._supplied = self.sent + SUPPLIED_EVERY
+            items = [(Stock.restock, f"item-{n}", Restock(count=12, price=10 + n)) for n in range(ITEMS)]
+            money = [(Wallet.top_up, f"buyer-{n}", TopUp(cents=120)) for n in range(CUSTOMERS)]
+            try:
+                self._client.tell_all([*items, *money])
+            except (OutcomeUnknown, LogUnavailable):
+                self.unsure.add(self.sent)  # The books count what came.
+        for _ in range(min(count, OPEN_MAX - self._open())):
+            self._orders.put(self.sent)
+            self.sent += 1
+
+    def _open(self) -> int:
+        with self._lock:
+            return self.sent - len(self.told)
+
+    def _buy(self, random: random.Random) -> None:
+        with httpx.Client(base_url=f"http://{self._address}", timeout=ANSWER_TIMEOUT_S * 2) as client:
+            while not self._over.is_set():
+                try:
+                    number = self._orders.get(timeout=PAUSE_S)
+                except queue.Empty:
+                    continue
+                order = {
+                    "customer": f"buyer-{random.randrange(CUSTOMERS)}",
+                    "item": f"item-{random.randrange(ITEMS)}",
+                    "count": random.randint(1, 3),
+                }
+                key = uuid7(time.time_ns() // 1_000_000, secrets.randbits(74))
+                told = self._ask(client, number, order, key)
+                if told is not None and random.random() < 0.25:
+                    again = self._ask(client, number, order, key)
+                    if again is not None and again != told:
+                        self._wrong.append(f"order {number} was answered {told}, and then {again}")
+                if told is not None:
+                    with self._lock:
+                        self.told[number] = told
+
+    def _ask(self, client: httpx.Client, number: int, order: dict[str, Any], key: str) -> Told | None:
+        """Place an order until it is answered; None if the trial is over."""
+        while not self._over.is_set():
+            try:
+                answer = client.post(
+                    f"/order/{quote(f'o-{number}')}/place", json=order, headers={"Idempotency-Key": key}
+                )
+            except httpx.HTTPError:
+                self._over.wait(PAUSE_S)
+                continue
+            if answer.status_code == httpx.codes.OK or answer.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
+                return answer.status_code, answer.json()
+            self._over.wait(PAUSE_S)
+        return None
+
+    # --- checks -----------------------------------------------------------------------------------------------
+
+    def unhandled(self) -> str | None:
+        """See ``Trial.unhandled``; an order without its answer is not handled either."""
+        left = super().unhandled()
+        return left or (f"{count} orders without an answer" if (count := self._open()) else None)
+
+    def complaints(self) -> list[str]:
+        """Check the books, the promises, and that what the buyers were told is so. The nodes must be stopped."""
+        found = wrong_books(self.reader, self.app.system) + self._wrong
+        hosted = self.app.system.hosted[Order]
+        for number, (status, body) in sorted(self.told.items()):
+            state = entity_state(self.reader, self.app.system, hosted, f"o-{number}").state
+            stage = None if state is None else state.stage
+            expected = {httpx.codes.OK: ("Delivered", Stage.SHIPPED), httpx.codes.CONFLICT: ("NotSold", Stage.REFUSED)}
+            if (body.get("type"), stage) != expected.get(status):
+                found.append(f"order {number} is {stage}, and its buyer was told {status} {body}")
+        broken = [check for check in self.verdict().checks if not check.ok]
+        return found + [f"verify: {check.name} failed: {'; '.join(map(str, check.offenders))}" for check in broken]
+
+    def close(self) -> None:
+        """See ``Trial.close``; the gateway and the buyers end too."""
+        self._over.set()
+        for buyer in self._buyers:
+            buyer.join()
+        if self._gateway is not None:
+            self._gateway.send_signal(signal.SIGTERM)
+            self._gateway.wait()
+        super().close()
