@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 from repertory.bridge.log.errors import InvalidSetting
 from repertory.bridge.system.settings import Settings
@@ -149,6 +150,12 @@ _LEVELS = {"TXNERR": logging.DEBUG, "GETPID": logging.INFO, "REQTMOUT": logging.
 _UNAUTHORIZED = re.compile(r'Failed to add partition "([^"]+)" \[[0-9]+\] to transaction: .*Topic authorization failed')
 
 
+#: A client that cannot connect says so several times a second: the same failure is logged once in so many seconds.
+_REPEATED_S = 10.0
+#: What differs between two lines about one failure.
+_CHANGING = re.compile(r"after \d+ms|, \d+ identical error\(s\) suppressed")
+
+
 class LogLines:
     """Writes librdkafka's log lines (it calls ``log``) to the logger ``repertory.kafka``, without secrets.
 
@@ -158,8 +165,10 @@ class LogLines:
     ``log`` within the owner's calls of ``poll``, on the owner's thread.
     """
 
-    def __init__(self, secrets: tuple[str, ...]) -> None:
-        self._secrets = secrets
+    def __init__(self, secrets: tuple[str, ...], clock: Callable[[], float] = time.monotonic) -> None:
+        self._secrets, self._clock = secrets, clock
+        #: Until when (``clock``) each failed connection is not logged again, and how often it was not.
+        self._quiet: dict[str, tuple[float, int]] = {}
         self.answer_lost = False
         self.unauthorized: set[str] = set()
         self.last = ""
@@ -176,7 +185,22 @@ class LogLines:
             self.last, self.answer_lost = line, True
         if facility == "ADDPARTS" and (found := _UNAUTHORIZED.search(line)):
             self.unauthorized.add(found[1])
+        if facility == "FAIL":
+            if (again := self._repeated(line)) is None:
+                return
+            line += again
         logger.log(min(level, _LEVELS.get(facility, level)), form, facility, client, line)
+
+    def _repeated(self, line: str) -> str | None:
+        """Return None for a failure that was logged a moment ago, else what to add about those that were not."""
+        now_s, what = self._clock(), _CHANGING.sub("", line)
+        until_s, count = self._quiet.get(what, (now_s, 0))
+        if now_s < until_s:
+            self._quiet[what] = until_s, count + 1
+            return None
+        self._quiet = {each: quiet for each, quiet in self._quiet.items() if now_s < quiet[0] + _REPEATED_S}
+        self._quiet[what] = now_s + _REPEATED_S, 0
+        return f" ({count} times more since the last such line)" if count else ""
 
     def record_error(self, error: object) -> None:
         """Keep the error of an error callback, for a later error message."""

@@ -295,6 +295,31 @@ def test_a_rebalance_is_no_error_in_the_log(caplog: pytest.LogCaptureFixture) ->
     assert lines.answer_lost
 
 
+def test_a_broker_that_is_away_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    """The same failure is logged once in ten seconds, with the number of times that it was not; others at once."""
+    now_s = 0.0
+    lines = LogLines((), lambda: now_s)
+
+    def fail(broker: str, took_ms: int) -> None:
+        lines.log(logging.ERROR, "%s [%s] %s", "FAIL", "p", f"{broker}: refused (after {took_ms}ms in state CONNECT)")
+
+    with caplog.at_level(logging.ERROR, "repertory.kafka"):
+        for now_s in (0.0, 0.1, 9.9, 10.0, 10.1):
+            fail("a", int(now_s * 10))
+            fail("b", 0)
+        now_s = 30.0
+        fail("a", 0)
+    again = " (2 times more since the last such line)"
+    assert [line.removeprefix("FAIL [p] ") for line in caplog.messages] == [
+        "a: refused (after 0ms in state CONNECT)",
+        "b: refused (after 0ms in state CONNECT)",
+        f"a: refused (after 100ms in state CONNECT){again}",
+        f"b: refused (after 0ms in state CONNECT){again}",
+        "a: refused (after 0ms in state CONNECT) (1 times more since the last such line)",
+    ]
+    assert "a: refused" in lines.last
+
+
 def test_secrets_stay_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     """What librdkafka logs goes to `repertory.kafka`, with secrets blotted out."""
     with caplog.at_level(logging.DEBUG, "repertory.kafka"):
