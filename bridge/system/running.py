@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
@@ -15,7 +15,7 @@ import msgspec
 
 from repertory.actors.entity import Entity
 from repertory.actors.message import Envelope, Message
-from repertory.actors.shard.changelog import Accepted, ShardId, StashedRecord
+from repertory.actors.shard.changelog import Accepted, ShardId
 from repertory.bridge import kill_points, log_lines, topics
 from repertory.bridge.assigned_shard import ShardPhase
 from repertory.bridge.log.clock import Clock, SystemClock
@@ -41,11 +41,6 @@ E = TypeVar("E", bound=Entity)
 _IDLE_TICK_S = 1e-3
 
 logger = logging.getLogger("repertory")
-
-
-def _is_behind_parked(command: StashedRecord, stashed: Sequence[tuple[int, StashedRecord]]) -> bool:
-    """Return whether a command's key has a parked command, behind which it stays stashed."""
-    return any(other.parked and other.key == command.key for _, other in stashed)
 
 
 class NotSettled(TimeoutError):
@@ -223,13 +218,22 @@ class Running:
                 committed = self.reader.committed(self.system.name, topic, partition) or 0
                 if any(True for _ in self.reader.read(topic, partition, committed)):
                     return f"commands of {topic}/{partition} from {committed} on"
-                stashed = stashed_commands(self.reader, self.system, hosted.behaviour, partition)
-                if any(not command.parked and not _is_behind_parked(command, stashed) for _, command in stashed):
+                if self._has_stashed(ShardId(hosted.behaviour.name, partition)):
                     return f"commands that are stashed until a restart on {topic}/{partition}"
         for assigned in self.loop.region:
             if assigned.phase is ShardPhase.COMMITTING:
                 return f"shard {assigned.name} has a commit in flight"
         return None
+
+    def _has_stashed(self, shard_id: ShardId) -> bool:
+        """Tell whether commands of a shard are stashed until a restart. Its owner knows it; others read it."""
+        assigned = self.loop.region.named(str(shard_id))
+        if assigned is not None and assigned.shard is not None:
+            return assigned.shard.stash.next_due_ms() is not None
+        behaviour = self.system.behaviour(shard_id.entity)
+        stashed = stashed_commands(self.reader, self.system, behaviour, shard_id.partition)
+        parked = {command.key for _, command in stashed if command.parked}
+        return any(command.key not in parked for _, command in stashed)
 
     def crash(self) -> None:
         """Drop everything in the worker's memory without leaving the group, and start a new worker."""
