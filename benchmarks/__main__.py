@@ -16,14 +16,15 @@ import msgspec
 import typer
 from rich.console import Console
 
-from benchmarks import check, job, report
+from benchmarks import ask, check, job, report
 from benchmarks.growth import entities, shards
-from benchmarks.latency import highest_rate, latencies
+from benchmarks.latency import IDLE_RATE, highest_rate, latencies
 from benchmarks.peers import PeerMissingError, faust, quix, streams
 from benchmarks.processes import Program, bare, repertory
 from benchmarks.report import RESULTS, Results
 from benchmarks.restore import handover, kills
 from benchmarks.throughput import ledger
+from repertory.bridge.topics import replies_topic
 from tests.support.kafka.broker import Broker
 
 console = Console(highlight=False, stderr=True)
@@ -122,10 +123,23 @@ def measure_latency(broker: Broker, results: Results, size: Size) -> None:
     results.latency = {}
     for number in range(size.rounds):
         for program in (bare(BARE), ours, at_least_once, *streams_programs):
-            answers = {"answers_of": job.events_of} if program in streams_programs else {}
-            found = latencies(broker, program, size.load_s, loads, **answers)
+            answers_of = job.events_of if program in streams_programs else replies_topic
+            found = latencies(broker, program, size.load_s, loads, answers_of)
             results.latency.setdefault(program.label, []).append(found)
             console.print(f"latency, round {number + 1}: {program.label}: {found}")
+
+
+def measure_asks(broker: Broker, results: Results, size: Size) -> None:
+    """Asks with and without an id, queries and HTTP requests: CPU of each, and latencies."""
+    rate_max = results.rate_max or highest_rate(broker, repertory(OURS), size.flood)
+    loads = {"idle": IDLE_RATE} | {f"{part:.0%}": part * rate_max for part in _LOADS[1:]}
+    results.asks = {}
+    for number in range(size.rounds):
+        once = ask.kinds(broker, size.flood, size.load_s, loads)
+        often = ask.kinds(broker, size.flood, size.load_s, loads, "at-least-once")
+        for name, found in (once | {f"{each}, at least once": often[each] for each in ask.NAMES.values()}).items():
+            results.asks.setdefault(name, []).append(found)
+            console.print(f"asks, round {number + 1}: {name}: {found}")
 
 
 def measure_restore(broker: Broker, results: Results, size: Size) -> None:
@@ -161,6 +175,7 @@ def measure_check(broker: Broker, results: Results, _size: Size) -> None:
 MEASURE: dict[str, Callable[[Broker, Results, Size], None]] = {
     "ledger": measure_ledger,
     "latency": measure_latency,
+    "asks": measure_asks,
     "restore": measure_restore,
     "growth": measure_growth,
     "check": measure_check,

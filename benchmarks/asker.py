@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+from enum import StrEnum
 from typing import Annotated
 
 import msgspec
@@ -18,8 +19,9 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from benchmarks import job
-from repertory.actors.headers import CORRELATION_ID, REPLY_TO
+from repertory.actors.headers import ASK_ID, CORRELATION_ID, REPLY_TO
 from repertory.actors.wire import encode
+from repertory.bridge.system.client_core import uuid7
 
 app = typer.Typer(add_completion=False)
 
@@ -28,9 +30,19 @@ _PATIENCE_S = 15.0
 #: This part of the asks warms the way up, and does not count.
 _WARM = 0.2
 _READY = "ready"
+_CHANCE = (1 << 74) - 1
 #: Asks a second up to which each is sent at once.
 _CALM_RATE = 500
 _BATCH = 1_000
+
+
+class Kind(StrEnum):
+    """What is asked: a command without an id, with one that its caller gave or its client made, or a query."""
+
+    PLAIN = "plain"
+    GIVEN = "given"
+    AUTO = "auto"
+    QUERY = "query"
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -46,7 +58,15 @@ class UnansweredError(Exception):
     """Asks without an answer."""
 
 
-def ask(brokers: str, name: str, answers: str, rate: float, count: int, patience_s: float = _PATIENCE_S) -> Latency:
+def ask(
+    brokers: str,
+    name: str,
+    answers: str,
+    rate: float,
+    count: int,
+    patience_s: float = _PATIENCE_S,
+    kind: Kind = Kind.PLAIN,
+) -> Latency:
     """Send ``count`` asks to the accounts of ``name``, ``rate`` each second; 0 is as fast as it goes.
 
     ``answers``: the topic where the answers come; the next one is waited for as long as ``patience_s``.
@@ -54,7 +74,7 @@ def ask(brokers: str, name: str, answers: str, rate: float, count: int, patience
     """
     module = [sys.executable, "-m", "benchmarks.asker"]
     receive = [*module, "receive", brokers, answers, str(count), str(patience_s)]
-    send = [*module, "send", brokers, job.commands_of(name), f"{answers}/0", str(rate), str(count)]
+    send = [*module, "send", brokers, job.commands_of(name), f"{answers}/0", str(rate), str(count), kind]
     with subprocess.Popen(receive, stdout=subprocess.PIPE, text=True) as receiver:  # noqa: S603
         assert receiver.stdout is not None
         if receiver.stdout.readline().strip() == _READY:
@@ -66,11 +86,12 @@ def ask(brokers: str, name: str, answers: str, rate: float, count: int, patience
 
 
 @app.command()
-def send(brokers: str, commands: str, reply_to: str, rate: float, count: int) -> None:
-    """Send deposits that ask for an answer."""
+def send(brokers: str, commands: str, reply_to: str, rate: float, count: int, kind: Kind) -> None:
+    """Send deposits that ask for an answer, or queries."""
     # Under load, a request for each ask would take the broker's time from the programs that are measured.
     producer = Producer({"bootstrap.servers": brokers, "linger.ms": 2 if not rate or rate > _CALM_RATE else 0})
-    value, to = encode(job.Deposit(amount=job.AMOUNT)), reply_to.encode()
+    value, to = encode(job.GetBalance() if kind is Kind.QUERY else job.Deposit(amount=job.AMOUNT)), reply_to.encode()
+    made_ms = time.time_ns() // 1_000_000
     accounts = job.places()
     gap_ns = 1e9 / rate if rate else 0.0
     begin_ns = time.monotonic_ns()
@@ -81,6 +102,10 @@ def send(brokers: str, commands: str, reply_to: str, rate: float, count: int) ->
         partition, key = accounts[number % job.ACCOUNTS]
         sent = b"%d" % (due_ns if rate else time.monotonic_ns())
         headers: list[tuple[str, str | bytes | None]] = [(REPLY_TO, to), (CORRELATION_ID, sent)]
+        if kind is Kind.GIVEN:
+            headers.append((ASK_ID, f"{made_ms}/{begin_ns}-{number}"))
+        elif kind is Kind.AUTO:
+            headers.append((ASK_ID, f"auto/{uuid7(time.time_ns() // 1_000_000, (begin_ns << 32 | number) & _CHANCE)}"))
         while True:
             try:
                 producer.produce(commands, value, key, partition, headers=headers)
@@ -124,7 +149,7 @@ def receive(brokers: str, answers: str, count: Annotated[int, typer.Argument(min
             raise typer.Exit(1)
     consumer.close()
     found = sorted(latencies_ms[int(_WARM * count) :])
-    rate = (count - 1) / ((last_ns - first_ns) / 1e9)
+    rate = (count - 1) / (max(last_ns - first_ns, 1) / 1e9)
     places = [found[min(int(len(found) * part), len(found) - 1)] for part in (0.99, 0.999)]
     print(msgspec.json.encode(Latency(rate, statistics.median(found), *places)).decode())
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import Self
 
-from repertory import ActorSystem, Command, Entity, Event, command, event
+from repertory import ActorSystem, Answer, Command, Entity, Event, Query, command, event, query
 from repertory.actors.placement import partition_of
 from repertory.actors.wire import encode
 from repertory.bridge.log.port import Backend
@@ -35,6 +35,16 @@ class Deposited(Event):
     amount: int
 
 
+class GetBalance(Query):
+    """Ask what is there."""
+
+
+class Balance(Answer):
+    """What is there."""
+
+    amount: int
+
+
 class Account(Entity):
     """A balance."""
 
@@ -44,6 +54,11 @@ class Account(Entity):
     def deposit(self, cmd: Deposit) -> Deposited:
         """Accept every deposit."""
         return Deposited(amount=cmd.amount)
+
+    @query
+    def look(self, _ask: GetBalance) -> Balance:
+        """Answer it."""
+        return Balance(amount=self.balance)
 
     @event
     def deposited(self, evt: Deposited) -> Self:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
+from benchmarks.ask import Asked
 from benchmarks.asker import Latency
 from benchmarks.growth import Entities, Shards
 from benchmarks.restore import Handover, Restored
@@ -31,6 +32,8 @@ class Results(msgspec.Struct):
     rate_max: float = 0.0
     ledger: dict[str, list[Throughput]] = {}
     latency: dict[str, list[dict[str, Latency]]] = {}
+    #: By what is asked, round by round.
+    asks: dict[str, list[Asked]] = {}
     restore: dict[str, list[Restored]] = {}
     handover: list[Handover] = []
     entities: list[Entities] = []
@@ -103,6 +106,23 @@ def _latency(results: Results) -> str:
     return table(title, ["program", "load", "asks/s", "p50", "p99", "p99.9"], rows)
 
 
+def _asks(results: Results) -> str:
+    rows, loaded = [], []
+    for name, rounds in results.asks.items():
+        figures = [median(rounds, attrgetter(part)) for part in ("cpu_us", "gateway_us", "broker_us")]
+        rows.append([name, f"{median(rounds, attrgetter('rate')):,.0f}", *(f"{figure:,.1f}" for figure in figures)])
+        for load in rounds[0].loads:
+            found = [each.loads[load] for each in rounds]
+            places = [median(found, attrgetter(part)) for part in ("p50", "p99", "p999")]
+            loaded.append([name, load, *(f"{place:.1f}" for place in places)])
+    header = ["asked", "answers/s", "worker CPU µs", "gateway CPU µs", "broker CPU µs"]
+    return (
+        table("What is asked of one worker as fast as it goes; for each ask:", header, rows)
+        + "\n"
+        + table("The latency of each, in ms:", ["asked", "load", "p50", "p99", "p99.9"], loaded)
+    )
+
+
 def _restore(results: Results) -> str:
     rows = []
     for name, rounds in results.restore.items():
@@ -158,7 +178,7 @@ def _growth(results: Results) -> str:
     )
 
 
-_SECTIONS = (("ledger", _ledger), ("latency", _latency), ("restore", _restore), ("entities", _growth))
+_SECTIONS = (("ledger", _ledger), ("latency", _latency), ("asks", _asks), ("restore", _restore), ("entities", _growth))
 
 
 def text(results: Results) -> str:

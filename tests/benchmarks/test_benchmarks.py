@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import check, report
+from benchmarks.ask import HTTP, NAMES, kinds
 from benchmarks.asker import Latency, UnansweredError, ask
 from benchmarks.growth import entities, shards
 from benchmarks.latency import highest_rate, latencies
@@ -64,6 +65,15 @@ def test_asks_are_answered(broker: Broker) -> None:
     prepare(broker, "nobody", 0)
     with pytest.raises(UnansweredError, match="10 of 10 were not answered"):
         ask(broker.address, "nobody", "nobody.account.events", 0, 10, patience_s=0.5)
+
+
+def test_asks_of_each_kind(broker: Broker) -> None:
+    """All are answered, over HTTP too."""
+    found = kinds(broker, 1_000, 0.5, {"some": 100.0}, "at-least-once")
+    assert [*found] == ["bare loop", *NAMES.values(), HTTP]
+    assert all(each.cpu_us > 0 and each.rate > 0 and each.loads for each in found.values())
+    results = Results(asks={name: [each] for name, each in found.items()})
+    assert all(name in report.text(results) for name in found)
 
 
 def test_a_killed_worker_and_a_second_node(broker: Broker) -> None:
