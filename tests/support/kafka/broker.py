@@ -6,6 +6,7 @@ Needs Java 17 or newer; Maven fetches the jars named in ``pom.xml`` once, into `
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ JARS = ROOT / "target" / "kafka"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 FETCH_TIMEOUT_S = 300.0
+FETCH_ATTEMPTS = 3
 #: A controller apart holds a silent broker for dead after this time: longer than tests stop one; 9 s by default.
 BROKER_SESSION_S = 6.0
 
@@ -33,21 +35,36 @@ class BrokerMissingError(Exception):
 
 
 def jars() -> str:
-    """Return the class path of Kafka, fetching it by Maven if ``target/kafka`` is not there yet."""
-    done = JARS / ".complete"
-    if not done.exists():
-        maven = shutil.which("mvn")
-        if maven is None:
-            raise BrokerMissingError(f"Maven (mvn) is not installed and {JARS} holds no Kafka")
-        command = [maven, "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={JARS}"]
+    """Return the class path of Kafka, fetching it by Maven if ``target/kafka`` is not there yet.
+
+    Several test processes ask at once, and Maven's own repository is not made for that: one fetches, the others wait.
+    """
+    JARS.parent.mkdir(exist_ok=True)
+    with (JARS.parent / "kafka.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not JARS.exists():
+            _fetch()
+    return f"{JARS}/*"
+
+
+def _fetch() -> None:
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise BrokerMissingError(f"Maven (mvn) is not installed and {JARS} holds no Kafka")
+    # All or nothing: a fetch that was killed half way leaves no directory that looks whole.
+    whole = JARS.with_name("kafka.fetched")
+    shutil.rmtree(whole, ignore_errors=True)
+    command = [maven, "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={whole}"]
+    for attempt in range(FETCH_ATTEMPTS):
+        time.sleep(5.0 * attempt)  # a repository that is away comes back
         fetched = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S, check=False
         )
-        if fetched.returncode != 0:
-            said = (fetched.stdout + fetched.stderr)[-2000:]
-            raise BrokerMissingError(f"{' '.join(command)} failed: {said}")
-        done.touch()
-    return f"{JARS}/*"
+        if fetched.returncode == 0:
+            whole.rename(JARS)
+            return
+    said = (fetched.stdout + fetched.stderr)[-2000:]
+    raise BrokerMissingError(f"{' '.join(command)} failed {FETCH_ATTEMPTS} times: {said}")
 
 
 def _free_ports(count: int) -> list[int]:
