@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repertory import Entity, Event, command, event, restart
+from repertory import Command, Directive, Entity, Event, Raw, command, event, restart, upcast
+from repertory.actors import evolution
 from repertory.actors.shard.changelog import SHARD_KEY, STASH_KEY, encode_changelog_record
 from repertory.actors.shard.config import Limits
 from repertory.actors.wire import unknown_fields
@@ -376,6 +377,58 @@ def test_an_event_handler_that_raises_in_a_replay_stops_the_shard() -> None:
     other.topics, other.ends, other.committed = bench.topics, bench.ends, bench.committed
     with pytest.raises(Inconsistent, match=r"@1[02] cannot be applied: ArithmeticError: too much; .* @event method"):
         other.restored()
+
+
+class OldFill(Command, name="Fill"):
+    """In litres."""
+
+    amount: int
+
+
+class OldTank(Entity, name="Tank"):
+    """What the older build has."""
+
+    amount: int = 0
+
+    @command
+    def fill(self, cmd: OldFill) -> Self:
+        """Leak."""
+        raise ValueError("a leak")
+
+
+class Fill(Command, version=2):
+    """In tenths of a litre: the same field means something else."""
+
+    amount: int
+
+
+class Tank(Entity):
+    """What the newer build has."""
+
+    amount: int = 0
+
+    @command
+    def fill(self, cmd: Fill) -> Self:
+        """Fill up."""
+        return self.replace(amount=self.amount + cmd.amount)
+
+
+def test_stashed_commands_of_an_older_build_are_upcast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parked one and those behind it, also where the older bytes would fit the newer class as they are."""
+    monkeypatch.setattr(evolution, "_steps", {})
+
+    @upcast("Fill", to=2)
+    def in_tenths(raw: Raw) -> Raw:
+        return {"amount": raw["amount"] * 10}
+
+    old = Bench(OldTank, policy=restart(on={ValueError: Directive.STOP}))
+    for amount in (1, 2):
+        old.tell(OldFill(amount=amount))
+    old.run()
+    new = Bench(Tank)
+    new.topics, new.ends, new.committed = old.topics, old.ends, old.committed
+    new.crash()
+    assert [stashed.envelope.message for stashed in new.shard.stash.queue("k")] == [Fill(amount=10), Fill(amount=20)]
 
 
 def test_an_absent_offset_beside_a_shard_record_is_written_again() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from typing import Any
 
 import msgspec
+import pytest
 
 from repertory.actors import evolution
 from repertory.actors.message import Envelope, Sender, WireName
@@ -13,15 +15,22 @@ from repertory.actors.shard.answers import AnswerTable
 from repertory.actors.shard.asked import AskedTurn
 from repertory.actors.shard.changelog_digest import ChangelogDigest
 from repertory.actors.shard.query_runner import QueryRunner
+from repertory.actors.shard.recovered import RecoveredShard
 from repertory.actors.shard.shard import Shard
 from repertory.actors.shard.turn import Turn
+from repertory.bridge.departures import Departures
 from repertory.bridge.recovery import Recovery
+from repertory.bridge.system.ask import Ask
+from repertory.bridge.system.replies import FollowedReplies
 from tests.actors import domain
 from tests.actors import test_evolution as versions
 from tests.actors.shard import test_answers as asks
 from tests.actors.shard import test_changelog_digest as digests
 from tests.actors.shard import test_queries as queries
 from tests.actors.shard import test_torn_changelog as torn
+from tests.bridge import test_builds as builds
+from tests.bridge import test_recovery as recoveries
+from tests.bridge.system import test_ask as clients
 from tests.campaigns.planting import Patch, mutant, swap
 
 OLDEST, UPCAST = versions.written("Payed", amount=5), versions.Paid(cents=500, currency="DM")
@@ -145,3 +154,40 @@ def first_step_alone(patch: Patch) -> None:
         return mutated
 
     swap(patch, evolution, "_step", make)
+
+
+@mutant("bridge/recovery.py", recoveries.test_stashed_commands_of_an_older_build_are_upcast)
+def stash_not_upcast(patch: Patch) -> None:
+    """A stashed command of an older build is restored without its upcaster, under the name of the current version."""
+
+    def make(restore_stashed: Any) -> Any:
+        def mutated(recovery: Recovery, found: RecoveredShard) -> None:
+            with pytest.MonkeyPatch.context() as skipping:
+                skipping.setattr(evolution, "_step", lambda _wire, _written, _to, raw: raw)
+                restore_stashed(recovery, found)
+
+        return mutated
+
+    swap(patch, Recovery, "_restore_stashed", make)
+
+
+@mutant("bridge/departures.py", builds.test_a_command_of_a_newer_build_is_no_dead_letter)
+def unknown_is_dead(patch: Patch) -> None:
+    """A command whose name only a newer build knows is a dead letter, as one that no build knows."""
+    patch.setattr(Departures, "see", lambda departures, assigned, _deliveries: departures.concern(assigned))
+
+
+@mutant("bridge/system/replies.py", clients.test_nothing_is_sent_before_the_log_has_said_where_the_replies_end)
+def end_read_late(patch: Patch) -> None:
+    """A client reads where the replies end after the command was sent: it misses an answer that is fast."""
+
+    def make(open_: Any) -> Any:
+        def mutated(replies: FollowedReplies, ask: Ask) -> Future[None]:
+            open_(replies, ask)
+            at_once: Future[None] = Future()
+            at_once.set_result(None)
+            return at_once
+
+        return mutated
+
+    swap(patch, FollowedReplies, "open", make)

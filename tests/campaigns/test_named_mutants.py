@@ -9,8 +9,9 @@ from __future__ import annotations
 import inspect
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -25,12 +26,14 @@ from repertory.actors.shard.restart_budget import RestartBudget
 from repertory.actors.shard.snapshot_window import SnapshotWindow
 from repertory.bridge import region
 from repertory.bridge.assigned_shard import AssignedShard
+from repertory.bridge.log.connect import connect
 from repertory.bridge.log.embedded import log as embedded
 from repertory.bridge.log.embedded import schema
 from repertory.bridge.log.embedded.log import EmbeddedLog
 from repertory.bridge.log.embedded.store import Connection, Row, Store
 from repertory.bridge.log.errors import SlotTaken
 from repertory.bridge.log.kafka.lease import Lease
+from repertory.bridge.log.port import Backend
 from repertory.bridge.node import in_flight
 from repertory.bridge.node.in_flight import InFlightCommands
 from repertory.bridge.recovery import Recovery
@@ -47,6 +50,8 @@ from tests.bridge.log.embedded import test_disk_faults as disks
 from tests.bridge.log.embedded import test_embedded as members
 from tests.bridge.log.kafka import test_lease as leases
 from tests.bridge.node import test_in_flight as memories
+from tests.bridge.system import test_ask as clients
+from tests.bridge.test_builds import Builds, register
 from tests.campaigns import talk_mutants
 from tests.campaigns.mutants import DOCS, write
 from tests.campaigns.planting import MUTANTS, Mutant, Patch, mutant, swap
@@ -61,6 +66,22 @@ disk, url, path, busy, other, clock = (
     disks.disk, members.url, members.path, members.busy, members.other, members.clock,
 )  # fmt: skip
 memory, rows, start = members.memory, memories.rows, memories.start
+system, played, reader, client = clients.system, clients.played, clients.reader, clients.client
+
+
+@pytest.fixture
+def backend() -> Backend:
+    """Open a log of its own; ``played`` closes it."""
+    return connect("memory:")
+
+
+@pytest.fixture
+def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Builds]:
+    """Yield a system without workers, on a file, and the upcasters of its newer build."""
+    register(monkeypatch)
+    found = Builds(f"sqlite:{tmp_path / 'builds.db'}", monkeypatch)
+    yield found
+    found.close()
 
 
 # --- the embedded log -----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 from datetime import UTC, datetime
 from typing import Any
 
@@ -241,6 +242,27 @@ def test_the_end_of_the_replies_is_known_before_the_command_is_sent(client: Clie
     for _ in range(3):
         assert client.ask(Notebook.note, "k", Write(text="x"), repeat=False, timeout_s=LONG_S) == Written(text="x")
     assert were_early == [False]
+
+
+def test_nothing_is_sent_before_the_log_has_said_where_the_replies_end(
+    client: Client, played: Played, reader: Reader, system: ActorSystem
+) -> None:
+    """Step by step: until then the ask waits for that, and then it is sent, and its answer is found."""
+    go_on = threading.Event()
+    played.on_bounds = go_on.wait
+    played.on_append = answering(Written(text="x"))
+    ask = client._core.ask(Notebook.note, "k", Write(text="x"), {"timeout_s": LONG_S})
+    steps = client._core.steps(ask)
+    try:
+        awaited, _ = next(steps)
+        assert not any(each.done() for each in awaited), "it would be sent now"
+        assert commands(reader, system) == []
+    finally:
+        go_on.set()
+    wait(awaited, return_when=FIRST_COMPLETED)
+    for futures, left_s in steps:
+        wait(futures, left_s, FIRST_COMPLETED)
+    assert ask.answer.result().value == Written(text="x")
 
 
 def test_a_client_that_is_mostly_idle(system: ActorSystem, played: Played) -> None:
