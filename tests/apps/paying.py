@@ -27,8 +27,8 @@ from repertory import (
 )
 from repertory.bridge.system.settings import Settings
 
-#: This amount fails, with a directive each, until it is mended.
-UNLUCKY, HOPELESS = 13, 14
+#: This amount fails, with a directive each, until it is mended: its key is parked, it is a dead letter, it is retried.
+UNLUCKY, HOPELESS, CLUMSY = 13, 14, 15
 
 
 class Mended:
@@ -95,6 +95,8 @@ class Purse(Entity):
             raise ValueError("unlucky")
         if cmd.amount == HOPELESS and not Mended.yes:
             raise KeyError("hopeless")
+        if cmd.amount == CLUMSY and not Mended.yes:
+            raise RuntimeError("clumsy")
         if cmd.amount < 0:
             return Poor(number=cmd.number, count=self.count)
         return Paid(number=cmd.number, count=self.count + 1)
@@ -132,18 +134,33 @@ class Purse(Entity):
 
 
 def made(
-    name: str, delivery: str, *, partitions: int = 2, answers_max: int = 100_000, batch: int = 30_000
+    name: str,
+    delivery: str,
+    *,
+    partitions: int = 2,
+    answers_max: int = 100_000,
+    kept_s: float = 86_400.0,
+    batch: int = 30_000,
+    retry_s: float | None = None,
 ) -> ActorSystem:
-    """Return a system with these entities."""
+    """Return a system with these entities. ``retry_s``: delay before a command that has failed is tried once more."""
     found = ActorSystem(
         name,
         settings=Settings(
-            delivery=delivery, answers_per_shard_max=answers_max, batch_records_max=batch, snapshot_window_records=50
+            delivery=delivery,
+            answers_per_shard_max=answers_max,
+            answers_kept_s=kept_s,
+            batch_records_max=batch,
+            snapshot_window_records=50,
         ),
         workers=restart(max_restarts=1_000, within_s=60, backoff=Backoff(first_s=0.02, max_s=1)),
     )
     directives = {ValueError: Directive.STOP, KeyError: Directive.RESUME}
-    found.host(Purse, partitions=partitions, supervise=restart(max_restarts=0, on=directives))
+    backoff = (
+        Backoff() if retry_s is None else Backoff(first_s=retry_s, max_s=retry_s, jitter=0, reset_after_s=2 * retry_s)
+    )
+    policy = restart(max_restarts=0 if retry_s is None else 1, backoff=backoff, on=directives)
+    found.host(Purse, partitions=partitions, supervise=policy)
     return found
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from itertools import count
+from typing import Any, Self, TypeVar
 
 import pytest
 from confluent_kafka import Producer
@@ -23,12 +24,16 @@ from repertory import (
     Client,
     ClockAhead,
     Command,
+    Done,
+    Entity,
     IdConflict,
     OutcomeUnknown,
     Running,
     Undelivered,
+    command,
 )
 from repertory.actors.headers import ASK_ID, CAUSE, CORRELATION_ID, EPOCH, REPLY_TO, TURN
+from repertory.actors.placement import partition_of
 from repertory.actors.shard.changelog import ANSWER_KEY, AUTO_KEY, Sender
 from repertory.actors.wire import encode
 from repertory.bridge.codec import decode_answer
@@ -43,7 +48,7 @@ from repertory.bridge.system.committed import shard_record
 from repertory.operate.operator import Operator
 from repertory.verify import verify
 from tests.apps import paying
-from tests.apps.paying import HOPELESS, UNLUCKY, Hold, Mended, Paid, Pay, Poor, Purse, Release, Released
+from tests.apps.paying import CLUMSY, HOPELESS, UNLUCKY, Hold, Mended, Paid, Pay, Poor, Purse, Release, Released
 
 MANY = 50
 #: The bound of each wait, also on a busy machine, and the time-out of asks that are answered.
@@ -363,6 +368,79 @@ def test_an_id_belongs_to_one_command_of_one_key(running: Running) -> None:
     assert effects(running) == {3: 1}
 
 
+def test_while_the_first_waits_in_its_backoff_another_command_is_a_conflict(delivery: str, url: str) -> None:
+    """It does not wait with the first, and is not executed, over a crash; a repetition does wait."""
+    Mended.yes, retry_s = False, 3_600.0
+    system = paying.made(f"once-{uuid.uuid4().hex[:12]}", delivery, partitions=1, retry_s=retry_s)
+    message, ask_id = Pay(number=1, amount=CLUMSY), own("x")
+    with system.start(url) as running:
+        for waiting in (1, 2):
+            with pytest.raises(OutcomeUnknown, match="no answer came within"):
+                ask(running, message, ask_id, timeout_s=SHORT_S)
+            until(running, lambda waiting=waiting: len(waiting_in(running)) == waiting)  # type: ignore[misc]
+            for other in (Pay(number=2), Pay(number=1), Hold(number=1)):
+                assert isinstance(ask(running, other, ask_id).value, IdConflict)
+            assert running.parked() == [], "it waits for its retry, not for an operator"
+            assert effects(running) == {}
+            running.crash()
+        Mended.yes = True
+        running._clock = Later(running._clock, round(retry_s * 1_000))
+        running.crash()  # The new worker has the later clock.
+        again = ask(running, message, ask_id)
+        assert again.value == Paid(number=1, count=1)
+        assert isinstance(ask(running, Pay(number=2), ask_id).value, IdConflict)
+        assert effects(running) == {1: 1}
+    Mended.yes = False
+
+
+class Stack(Command):
+    """Put something on a shelf."""
+
+    number: int
+
+
+class Shelf(Entity):
+    """Another entity than a purse: stateful."""
+
+    numbers: tuple[int, ...] = ()
+
+    @command
+    def stack(self, cmd: Stack) -> Self:
+        """Remember it."""
+        return self.replace(numbers=(*self.numbers, cmd.number))
+
+
+def test_an_id_belongs_to_one_partition_of_one_entity(delivery: str, url: str) -> None:
+    """The same id at the same offset of others is another ask: each is executed, and has its own answer."""
+    system = paying.made(f"once-{uuid.uuid4().hex[:12]}", delivery, partitions=2)
+    system.host(Shelf, partitions=2)
+    numbers = count()
+    keys = [next(key for n in numbers if partition_of((key := f"k-{n}").encode(), 2) == each) for each in range(2)]
+    ask_id = own("x")
+
+    def ask_all(running: Running) -> list[AskResult[Any]]:
+        options: Any = {"id": ask_id, "timeout_s": DEADLINE_S}
+        client = running.client
+        purses = [client.ask_result(Purse.pay, key, Pay(number=n), **options) for n, key in enumerate(keys)]
+        return purses + [client.ask_result(Shelf.stack, key, Stack(number=n), **options) for n, key in enumerate(keys)]
+
+    with system.start(url) as running:
+        firsts = ask_all(running)
+        assert [first.value for first in firsts] == [Paid(number=0, count=1), Paid(number=1, count=1), Done(), Done()]
+        assert not any(first.again for first in firsts)
+        for entity in ("purse", "shelf"):
+            for partition in range(2):
+                (record,) = running.reader.read(f"{system.name}.{entity}.commands", partition)
+                assert record.offset == 0
+        for _ in range(2):
+            again = ask_all(running)
+            assert [(each.value, each.position) for each in again] == [(each.value, each.position) for each in firsts]
+            assert all(each.again for each in again)
+            running.crash()
+        assert [running.state(Shelf, key) for key in keys] == [Shelf(numbers=(n,)) for n in range(2)]
+        assert effects(running) == {0: 1, 1: 1}
+
+
 def test_an_operator_retries_what_was_asked(running: Running) -> None:
     """While the key is parked all askers wait, over a crash; the answer goes to all of them, and later ones get it."""
     system, ask_id, behind = running.system, own("x"), own("y")
@@ -494,6 +572,28 @@ def test_what_may_be_forgotten_is_refused(delivery: str, url: str) -> None:
         with pytest.raises(IdTooOld):
             ask(running, Hold(number=99), own("held", made_at), key="held")
         assert effects(running) == dict.fromkeys((*ids, 99), 1)
+
+
+def test_an_id_that_is_older_than_answers_are_kept_is_refused(delivery: str, url: str) -> None:
+    """Once its answer is due to be forgotten: it is never executed a second time. Younger ids are answered."""
+    kept_s = 3_600.0
+    system = paying.made(f"once-{uuid.uuid4().hex[:12]}", delivery, partitions=1, kept_s=kept_s)
+    now = datetime.now(UTC)
+    old, young = own("old", now), own("young", now + timedelta(minutes=1))
+    with system.start(url) as running:
+        first = ask(running, Pay(number=1), old)
+        again = ask(running, Pay(number=1), old)
+        assert (again.value, again.again) == (first.value, True)
+        running._clock = Later(running._clock, round(kept_s * 1_000) + 30_000)
+        running.crash()  # The new worker has the later clock.
+        second = ask(running, Pay(number=2), young)  # The turn that is due to forget the first.
+        for _ in range(2):
+            with pytest.raises(IdTooOld):
+                ask(running, Pay(number=1), old)
+            again = ask(running, Pay(number=2), young)
+            assert (again.value, again.again) == (second.value, True)
+            running.crash()
+        assert effects(running) == {1: 1, 2: 1}
 
 
 # --- what is written ------------------------------------------------------------------------------------------
