@@ -143,7 +143,11 @@ def made(
     batch: int = 30_000,
     retry_s: float | None = None,
 ) -> ActorSystem:
-    """Return a system with these entities. ``retry_s``: delay before a command that has failed is tried once more."""
+    """Return a system with these entities. ``retry_s``: delay before a command that has failed is tried once more.
+
+    A restart counts for twice that time: a test that sets a worker's clock to the retry leaves the log's time behind,
+    by which ``verify`` tells which restarts are forgotten.
+    """
     found = ActorSystem(
         name,
         settings=Settings(
@@ -159,7 +163,12 @@ def made(
     backoff = (
         Backoff() if retry_s is None else Backoff(first_s=retry_s, max_s=retry_s, jitter=0, reset_after_s=2 * retry_s)
     )
-    policy = restart(max_restarts=0 if retry_s is None else 1, backoff=backoff, on=directives)
+    policy = restart(
+        max_restarts=0 if retry_s is None else 1,
+        within_s=60.0 if retry_s is None else 2 * retry_s,
+        backoff=backoff,
+        on=directives,
+    )
     found.host(Purse, partitions=partitions, supervise=policy)
     return found
 

@@ -126,7 +126,7 @@ def effects(running: Running) -> Multiset[int]:
     """Return the numbers of the commands with an effect, and how often each had one; the log must be whole."""
     assert isinstance(running.system, ActorSystem)
     report = verify(running.reader, running.system)
-    assert report.ok, report
+    assert report.ok, [check for check in report.checks if not check.ok]
     return counted(running)
 
 
@@ -213,7 +213,14 @@ def test_fifty_threads_and_fifty_tasks_ask_with_one_id(running: Running) -> None
             tasks = pool.submit(lambda: asyncio.run(in_tasks(AsyncClient(system, running._backend))))
             return threads.result() + tasks.result()
 
-    results = during(running, both)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(both)
+        deadline_s = time.monotonic() + DEADLINE_S
+        while len(list(running.reader.read(f"{system.name}.purse.commands", 0))) < 2 * MANY:
+            assert not asking.done()
+            assert time.monotonic() < deadline_s, "not all commands are in the log"
+        until(running, asking.done)  # No command is read before all are in the log.
+        results = asking.result()
     assert len(results) == 2 * MANY
     assert {result.value for result in results} == {Paid(number=1, count=1)}
     assert len({result.position for result in results}) == 1

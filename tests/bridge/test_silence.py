@@ -126,6 +126,7 @@ def test_ctrl_c_at_any_moment_leaves_nobody_silent(
             print("charging")  # noqa: T201
 
     stdout, traced_before = sys.stdout, sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # CPython 3.12 traces opcodes if a frame asked for it *before* settrace.
     for nth in itertools.count(1):
         moments = itertools.count(1)
         previous: dict[FrameType, str] = {}
