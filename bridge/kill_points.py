@@ -73,6 +73,18 @@ NONTRANSACTIONAL_POINTS: Mapping[str, KillPoint] = MappingProxyType(
     }
 )
 
+#: The points around asks with an id (``bridge.answer_points``); a worker without such asks passes none of them.
+ANSWER_POINTS: Mapping[str, KillPoint] = MappingProxyType(
+    {
+        "answering": KillPoint("A1", "the answer to an id is decided, its commit is not requested"),
+        "answered": KillPoint("A1", "the answer to an id is committed, the shard has not heard of it"),
+        "joining": KillPoint("A2", "a repetition waits for the answer to its id, that is not committed"),
+        "joined": KillPoint("A2", "a repetition waits for the answer to its id, that is committed"),
+        "forgetting": KillPoint("A3", "an answer is evicted, that is not committed"),
+        "forgotten": KillPoint("A3", "an answer is evicted, that is committed"),
+    }
+)
+
 #: The points that are reached before the first record of a topic is produced, by the last part of the topic's name.
 PRODUCING: Mapping[str, str] = MappingProxyType({"state": "producing-state", "dead-letters": "producing-dead-letter"})
 
@@ -105,9 +117,14 @@ def observed_by(listener: Listener) -> Iterator[None]:
         _State.listener = before
 
 
+def is_observed() -> bool:
+    """Return whether there is a listener: what only tells which points are reached is skipped without one."""
+    return _State.listener is not None
+
+
 def within_handler() -> Callable[[str, int], None] | None:
     """Return the hook (`bridge.hooked`) that reaches "handling"; None without a listener, because it costs time."""
-    return (lambda _cause, _attempt: reached("handling")) if _State.listener is not None else None
+    return (lambda _cause, _attempt: reached("handling")) if is_observed() else None
 
 
 class _Trap:
@@ -173,7 +190,7 @@ def arm() -> None:
     if not wanted:
         return
     traps: list[_Trap] = []
-    before, known = None, (*POINTS, *NONTRANSACTIONAL_POINTS)
+    before, known = None, (*POINTS, *NONTRANSACTIONAL_POINTS, *ANSWER_POINTS)
     for each in wanted.split(","):
         name, _, passing = each.partition(":")
         if name not in known or not (passing or "1").isdecimal() or passing == "0":

@@ -174,7 +174,12 @@ def made(
 
 
 #: Small transactions, so that there are many.
-system = made(os.environ.get("PAYING_NAME", "paying"), os.environ.get("PAYING_DELIVERY", "exactly-once"), batch=10)
+system = made(
+    os.environ.get("PAYING_NAME", "paying"),
+    os.environ.get("PAYING_DELIVERY", "exactly-once"),
+    answers_max=int(os.environ.get("PAYING_ANSWERS_MAX", "100000")),
+    batch=10,
+)
 
 
 def main(url: str, key: str, ask_id: str, made_at_ms: str, number: str, amount: str) -> None:
