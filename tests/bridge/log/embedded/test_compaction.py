@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Self
@@ -137,12 +138,14 @@ def compact(appender: EmbeddedAppender, topic: str = NEWS) -> None:
         appender._compactor.step()
 
 
-def held(backend: EmbeddedBackend, topic: str = NEWS, partition: int = 0) -> list[Record]:
-    reader = backend.reader()
-    try:
-        return list(reader.read(topic, partition))
-    finally:
-        reader.close()
+def held(backend: EmbeddedBackend, topic: str = NEWS, from_offset: int = 0) -> list[Record]:
+    with closing(backend.reader()) as reader:
+        return list(reader.read(topic, 0, from_offset))
+
+
+def bounds(backend: EmbeddedBackend) -> tuple[int, int]:
+    with closing(backend.reader()) as reader:
+        return reader.bounds(NEWS, 0)
 
 
 def offsets(backend: EmbeddedBackend, topic: str = NEWS) -> list[int]:
@@ -171,16 +174,19 @@ def test_the_last_record_of_each_key_stays(url: str) -> None:
     assert [(r.offset, r.key, r.value) for r in held(backend)] == [
         (2, None, b"2"), (5, b"c", b"5"), (6, None, b"6"), (7, b"b", b"7"), (8, b"a", b"8"),
     ]  # fmt: skip
-    assert backend.reader().bounds(NEWS, 0) == (2, 9)
+    assert bounds(backend) == (2, 9)
     assert appender.append([Output(NEWS, 0, b"a", b"x")]) == [9]
+    appender.close()
     backend.close()
 
 
 def test_a_topic_that_is_not_declared_compacted_is_not(url: str) -> None:
     """Nothing of it is ever deleted."""
     backend = opened(url)
-    filled(appender_of(backend), "a" * 50, KEPT)
+    appender = appender_of(backend)
+    filled(appender, "a" * 50, KEPT)
     assert len(offsets(backend, KEPT)) == 50
+    appender.close()
     backend.close()
 
 
@@ -201,6 +207,7 @@ def test_nothing_happens_before_enough_is_superseded(url: str) -> None:
     assert len(offsets(backend)) == 16
     filled(appender, "a")
     assert offsets(backend) == [1, 2, 3, 4, 5, 6, 7, 16]
+    appender.close()
     backend.close()
 
 
@@ -220,6 +227,7 @@ def test_a_tombstone_stays_for_a_day_after_what_it_deletes_is_gone(url: str) -> 
     clock.advance(2 * DAY_S)
     filled(appender, "eeee")  # When this pass began, no other had come by the tombstone.
     assert offsets(backend) == [5, 11, 19, 23]
+    appender.close()
     backend.close()
 
 
@@ -236,7 +244,8 @@ def test_a_partition_of_old_tombstones_becomes_empty(url: str) -> None:
     clock.advance(DAY_S)
     filled(appender, "A" * 5)
     assert offsets(backend) == [20]
-    assert backend.reader().bounds(NEWS, 0) == (20, 21)
+    assert bounds(backend) == (20, 21)
+    appender.close()
     backend.close()
 
 
@@ -267,6 +276,7 @@ def test_a_round_is_bounded_in_bytes(url: str, monkeypatch: pytest.MonkeyPatch) 
         appender._compactor.step()
         left.append(offsets(backend))
     assert left == [[0, 1, 2, 3, 8], [8]], "two rounds after the write, then one"
+    appender.close()
     backend.close()
 
 
@@ -404,7 +414,7 @@ class CompactedHistory(RuleBasedStateMachine):
     @rule(from_offset=st.integers(0, 60))
     def read_from(self, from_offset: int) -> None:
         """Read from any offset to the end."""
-        records = list(self.backend.reader().read(NEWS, 0, from_offset))
+        records = held(self.backend, from_offset=from_offset)
         assert records == [record for record in held(self.backend) if record.offset >= from_offset]
 
     @rule(who=WHO)
@@ -431,7 +441,7 @@ class CompactedHistory(RuleBasedStateMachine):
                 assert record.key is not None
                 is_old = record.value is None and now_ms - record.timestamp_ms >= DAY_S * 1_000
                 assert last[record.key] is not record or is_old
-        low, end = self.backend.reader().bounds(NEWS, 0)
+        low, end = bounds(self.backend)
         assert (low, end) == (records[0].offset if records else len(self.history), len(self.history))
 
     def teardown(self) -> None:
