@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from repertory import Command
+from repertory import Command, Running
 from repertory.actors.control import DropParked, RetryParked
 from repertory.actors.headers import ERROR_TRACEBACK
 from repertory.actors.wire import encode
@@ -65,6 +65,12 @@ def fail(url: str, *commands: Command, key: str = "t-1") -> None:
         running.settle()
 
 
+def append(running: Running, *outputs: Output) -> None:
+    """Append records as anybody may."""
+    with closing(running._backend.appender()) as appender:
+        appender.append(outputs)
+
+
 def shown(*arguments: str) -> dict[str, object]:
     """Run a command that prints JSON, and return that; no character of it acts on a terminal."""
     done = CliRunner().invoke(app, [*arguments])
@@ -86,8 +92,11 @@ def lines_of(shown: dict[str, object]) -> str:
 def test_a_failed_command_shows_where_user_code_failed(url: str, how: str) -> None:
     """Parked or dead-lettered, the command has the traceback of its last failure, whatever failed in which way."""
     fail(url, Fail(how=how))
-    with closing(connect(url, talking.system.settings)) as backend:
-        letters = [letter.address for letter in Operator(talking.system, backend).dead_letters()]
+    with (
+        closing(connect(url, talking.system.settings)) as backend,
+        closing(Operator(talking.system, backend)) as operator,
+    ):
+        letters = [letter.address for letter in operator.dead_letters()]
     if letters:
         found = shown("dead-letters", "show", TARGET, letters[0], "--log", url)
     else:
@@ -123,7 +132,7 @@ def test_a_retried_command_that_fails_again_is_logged_anew(url: str, caplog: pyt
         parked = operator.find_parked("till", "t-1")
         message = encode(RetryParked(offset=parked.offset))
         topic = "talking.till.commands"
-        running._backend.appender().append([Output(topic, parked.partition, b"t-1", message)])
+        append(running, Output(topic, parked.partition, b"t-1", message))
         running.settle()
     ours = [record for record in caplog.records if record.name == "repertory" and "key 't-1'" in record.getMessage()]
     assert [record.exc_text is not None for record in ours] == [True, False]
@@ -135,7 +144,7 @@ def test_a_dropped_command_keeps_its_traceback(url: str) -> None:
     with talking.system.start(url) as running, closing(Operator(talking.system, running._backend)) as operator:
         parked = operator.find_parked("till", "t-1")
         message = encode(DropParked(offset=parked.offset, reason="never"))
-        running._backend.appender().append([Output("talking.till.commands", parked.partition, b"t-1", message)])
+        append(running, Output("talking.till.commands", parked.partition, b"t-1", message))
         running.settle()
         (letter,) = operator.dead_letters()
     assert letter.error == "Dropped"
@@ -146,11 +155,10 @@ def test_a_dropped_command_keeps_its_traceback(url: str) -> None:
 def test_a_command_that_user_code_does_not_decode_says_where(url: str) -> None:
     """A ``__post_init__`` is user code too; other bytes that are no command need no traceback."""
     data = encode(talking.Odd(number=2)).replace(b"\x02", b"\x03")
-    with talking.system.start(url) as running:
-        appender = running._backend.appender()
-        appender.append([Output("talking.till.commands", 0, b"t-1", value) for value in (data, b"\xc1")])
+    with talking.system.start(url) as running, closing(Operator(talking.system, running._backend)) as operator:
+        append(running, *(Output("talking.till.commands", 0, b"t-1", value) for value in (data, b"\xc1")))
         running.settle()
-        first, second = Operator(talking.system, running._backend).dead_letters()
+        first, second = operator.dead_letters()
     assert "3 is odd" in first.reason
     assert 'raise ValueError(f"{self.number} is odd")' in first.traceback
     assert second.traceback == ""
