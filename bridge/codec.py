@@ -91,11 +91,11 @@ class Codec:
                 sender, about = self._addresses.sender(found)
             if record.key is None:
                 raise DecodeError("a command needs a key: that of its entity")
+            key = key_of(record.key)
             if value is None:
                 raise DecodeError("a command needs a value; this one is null")
             if len(value) > self._input_bytes_max:
                 raise DecodeError(f"{len(value)} bytes, over input_bytes_max")
-            key = key_of(record.key)
             message = self._decode_message(value)
         except ValueError as error:  # DecodeError, UnicodeDecodeError, an invalid key
             name = "DecodeError" if isinstance(error, UnicodeDecodeError) else type(error).__name__

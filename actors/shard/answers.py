@@ -17,7 +17,6 @@ from __future__ import annotations
 import heapq
 import re
 from collections.abc import Iterator, Mapping
-from hashlib import blake2b
 from typing import NamedTuple
 
 import msgspec
@@ -30,8 +29,6 @@ from repertory.actors.message import (
     Message,
     Sender,
     TooOld,
-    WireName,
-    wire_name,
 )
 from repertory.actors.shard.changelog import (
     ANSWER_KEY,
@@ -41,6 +38,8 @@ from repertory.actors.shard.changelog import (
     answer_entry,
 )
 from repertory.actors.shard.config import Limits
+from repertory.actors.shard.identity import digest_in, is_same, key_in, name_in
+from repertory.actors.shard.mailbox import Delivery
 
 #: How many may wait for the answer to one id.
 WAITING_MAX = 1_000
@@ -125,24 +124,27 @@ class AnswerTable:
 
     # --- one command ------------------------------------------------------------------------------------------
 
-    def ask(self, envelope: Envelope, sender: Sender) -> StoredAnswer | Joined | Message | None:
+    def ask(self, delivery: Delivery, sender: Sender) -> StoredAnswer | Joined | Message | None:
         """Return what becomes of an asked command with an id: its answer, a refusal, or None if it is to be decided.
 
-        Called when the command is taken; its own time is compared with the log's (``envelope.timestamp_ms``).
+        Called when the command is taken; its own time is compared with the log's (``delivery.timestamp_ms``).
         """
+        if (entity_key := key_in(delivery)) is None:
+            return None
         ask = ParsedId.parse(sender.ask)
         table = self._tables[ask.is_auto]
-        key = table.key(envelope.key, ask)
+        key = table.key(entity_key, ask)
         known = table.records.get(key)
         if known is None:
-            if ask.made_ms > envelope.timestamp_ms + self._ahead_ms:
-                ahead_s = (ask.made_ms - envelope.timestamp_ms) / 1_000
+            if ask.made_ms > delivery.timestamp_ms + self._ahead_ms:
+                ahead_s = (ask.made_ms - delivery.timestamp_ms) / 1_000
                 return ClockAhead(reason=f"the id was made {ahead_s:.0f} s in the future, by the time of the log")
             if ask.made_ms <= table.horizon_ms:
                 return _TOO_OLD
             return None
-        if not _is_same(known, envelope):
-            return IdConflict(reason=f"the id belongs to another command, of type {known.name}")
+        if not is_same(known, delivery):
+            kind = f", of type {known.name}" if known.name else ""
+            return IdConflict(reason=f"the id belongs to another command{kind}")
         if known.answer is not None:
             return StoredAnswer(known.answer, known.seq)
         if sender in (known.sender, *known.waiting) or len(known.waiting) >= WAITING_MAX:
@@ -162,24 +164,23 @@ class AnswerTable:
         key = table.key(envelope.key, ask)
         if key in table.records:
             return None
-        record = AnswerRecord(digest_of(envelope), wire_name(type(envelope.message)), ask.made_ms, sender)
-        return table.write(key, record)
+        return table.write(key, _asked(envelope, ask, sender))
 
     def decide(
-        self, key: str, sender: Sender, answer: bytes, seq: int, now_ms: int, envelope: Envelope | None
+        self, key: str, sender: Sender, answer: bytes, seq: int, now_ms: int, delivery: Delivery | None
     ) -> tuple[tuple[Sender, ...], ChangelogEntry] | None:
         """Note the answer to an id; return who waits for it as well. None if it has an answer, or nobody knows it.
 
-        ``envelope``: the asked command itself, None where the answer comes later, to a sender that was kept.
+        ``delivery``: the asked command itself, None where the answer comes later, to a sender that was kept.
         """
         ask = ParsedId.parse(sender.ask)
         table = self._tables[ask.is_auto]
         place = table.key(key, ask)
         known = table.records.get(place)
         if known is None:
-            if envelope is None:
+            if delivery is None:
                 return None
-            known = AnswerRecord(digest_of(envelope), wire_name(type(envelope.message)), ask.made_ms, sender)
+            known = _asked(delivery, ask, sender)
         if known.answer is not None:
             return None
         waiting = tuple(each for each in (known.sender, *known.waiting) if each != sender)
@@ -192,6 +193,10 @@ class AnswerTable:
         """Forget what is due, and what is too much; ``added``: answers of this turn."""
         for table in self._tables.values():
             yield from table.evict(now_ms, added + EVICTED_PER_TURN)
+
+
+def _asked(delivery: Delivery, ask: ParsedId, sender: Sender) -> AnswerRecord:
+    return AnswerRecord(digest_in(delivery), name_in(delivery), ask.made_ms, sender)
 
 
 class _Table:
@@ -231,16 +236,3 @@ class _Table:
             self.evicted += not is_due
             self.horizon_ms = max(self.horizon_ms, made_ms)
             yield answer_entry(key, None)
-
-
-def digest_of(envelope: Envelope) -> bytes:
-    """Return a hash of a command, by which another one with the same id is told from it."""
-    return blake2b(envelope.value, digest_size=8).digest()
-
-
-def _is_same(known: AnswerRecord, envelope: Envelope) -> bool:
-    """Return whether a command is the one that an id belongs to. Other versions of one message cannot be compared."""
-    name = wire_name(type(envelope.message))
-    if known.name == name:
-        return known.digest == digest_of(envelope)
-    return WireName.parse(known.name).name == WireName.parse(name).name

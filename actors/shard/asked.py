@@ -9,6 +9,7 @@ from repertory.actors.message import Envelope, Message, Sender
 from repertory.actors.shard.answers import AnswerTable, StoredAnswer
 from repertory.actors.shard.changelog import AGAIN_INDEX, ChangelogEntry
 from repertory.actors.shard.decision import Decision
+from repertory.actors.shard.mailbox import Delivery
 from repertory.actors.shard.turn_result import Replied, TurnOutput
 from repertory.actors.wire import encode
 
@@ -34,16 +35,16 @@ class AskedTurn:
         self._reply = reply
         self.decided = self._again = self.bytes = 0
 
-    def is_known(self, envelope: Envelope) -> bool:
+    def is_known(self, delivery: Delivery) -> bool:
         """Answer an ask whose id is known, or refuse it for its id; return whether that is all that becomes of it."""
-        sender = envelope.sender
-        if sender is None or not sender.ask or (found := self._table.ask(envelope, sender)) is None:
+        sender = delivery.sender
+        if sender is None or not sender.ask or (found := self._table.ask(delivery, sender)) is None:
             return False
         if isinstance(found, StoredAnswer):
-            self._reply(Replied(sender, found.answer, envelope.offset, AGAIN_INDEX, found.seq, again=True))
+            self._reply(Replied(sender, found.answer, delivery.offset, AGAIN_INDEX, found.seq, again=True))
             self.bytes += len(found.answer)
         elif isinstance(found, Message):
-            self._reply(Replied(sender, encode(found), envelope.offset, AGAIN_INDEX))
+            self._reply(Replied(sender, encode(found), delivery.offset, AGAIN_INDEX))
         elif found.entry is not None:
             self._changelog.append(found.entry)
         return True
@@ -69,7 +70,7 @@ class AskedTurn:
         else:
             self.decide(key, own, decision.reply_data, seq, envelope.offset, envelope)
 
-    def decide(self, key: str, to: Sender, answer: bytes, seq: int, offset: int, asked: Envelope | None) -> None:
+    def decide(self, key: str, to: Sender, answer: bytes, seq: int, offset: int, asked: Delivery | None) -> None:
         """Remember the answer that the command at ``offset`` gives to an ask with an id, and give it to all who wait.
 
         ``asked``: the ask itself, None where the answer is for a sender that was kept.

@@ -183,12 +183,12 @@ class Shard:
             self._next = delivery.offset + 1
             if redelivery is not None and redelivery.repeats(delivery.headers):
                 turn.counts.repeated += 1
-            elif isinstance(delivery, Undecodable):
-                turn.dead_letter(delivery, delivery.error, delivery.reason, traceback=delivery.traceback)
-            elif type(delivery.message) not in handlers:  # A query, or a request to the shard. Neither is stashed.
-                self._take_other(delivery, turn)
+            elif isinstance(delivery, Envelope) and type(delivery.message) not in handlers:
+                self._take_other(delivery, turn)  # A query, or a request to the shard. Neither is stashed.
             elif delivery.sender is not None and asked.is_known(delivery):
                 turn.counts.repeated += 1  # What was decided about its id is answered again, or waited for.
+            elif isinstance(delivery, Undecodable):
+                turn.dead_letter(delivery, delivery.error, delivery.reason, traceback=delivery.traceback)
             elif stash.size and delivery.key in stash:
                 self._stash(delivery, turn)
             else:

@@ -15,6 +15,7 @@ from repertory.actors.shard.asked import AskedTurn
 from repertory.actors.shard.changelog import RETRY_INDEX, ChangelogEntry, StashedRecord, stash_entry
 from repertory.actors.shard.decision import Decision
 from repertory.actors.shard.failure import Fate
+from repertory.actors.shard.identity import key_in
 from repertory.actors.shard.mailbox import Delivery
 from repertory.actors.shard.stash import Stash, Stashed
 from repertory.actors.shard.turn_result import Counts, DeadLettered, Incident, Published, Replied, Told, TurnOutput
@@ -99,8 +100,8 @@ class Turn:
         if delivery.sender is not None:
             answer = encode(Undelivered(reason=f"{error}: {reason}"))
             self.outputs.append(Replied(delivery.sender, answer, delivery.offset, 1))
-            if isinstance(delivery, Envelope):
-                self.asked.decide(delivery.key, delivery.sender, answer, -1, delivery.offset, delivery)
+            if (own := key_in(delivery)) is not None:
+                self.asked.decide(own, delivery.sender, answer, -1, delivery.offset, delivery)
         if delivery.retry is not None:
             self.end_retry(delivery.retry, "dead-lettered", error, reason)
         self.counts.dead_lettered += 1

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from repertory.actors.message import ClockAhead, Envelope, IdConflict, TooOld, wire_name
+from repertory.actors.message import ClockAhead, IdConflict, TooOld, wire_name
 from repertory.actors.shard.answers import ParsedId
 from repertory.actors.shard.changelog import AGAIN_INDEX, RETRY_INDEX
+from repertory.actors.shard.identity import key_in
+from repertory.actors.shard.mailbox import Delivery
 from repertory.actors.wire import written_name
 from repertory.bridge.log.record import Record
 from repertory.simulation.virtual import Violation
@@ -26,18 +28,18 @@ class AskedIds:
         self._answers: dict[tuple[str, ParsedId], bytes | None] = {}
 
     def take(
-        self, delivery: Envelope, got: Mapping[int, Record], *, stashed: bool, refused: bool
+        self, delivery: Delivery, got: Mapping[int, Record], *, stashed: bool, refused: bool
     ) -> Mapping[int, Record] | None:
         """Return the outputs of a command without the answers that it gave again; None if it was not decided.
 
         ``refused``: the log has refused an output of it for good. An answer about an id is dropped then.
         """
         own = {index: record for index, record in got.items() if not AGAIN_INDEX <= index < RETRY_INDEX}
-        sender = delivery.sender
-        if sender is None or not sender.ask:
+        sender, key = delivery.sender, key_in(delivery)
+        if sender is None or not sender.ask or key is None:
             self._note(got)
             return own
-        place = delivery.key, ParsedId.parse(sender.ask)
+        place = key, ParsedId.parse(sender.ask)
         first = self._first.get(place)
         if first is None and not own and not stashed and (got or refused):
             self._refused(delivery, got)
@@ -52,7 +54,7 @@ class AskedIds:
             raise self._wrong("an id is decided once", delivery.offset, what)
         return None
 
-    def _refused(self, delivery: Envelope, got: Mapping[int, Record]) -> None:
+    def _refused(self, delivery: Delivery, got: Mapping[int, Record]) -> None:
         names = {written_name(record.value or b"") for record in got.values()}
         if not names <= REFUSALS:
             raise self._wrong("an unknown id is decided or refused", delivery.offset, f"was answered {names}")

@@ -32,6 +32,11 @@ _YEAR_MS = 366 * 86_400_000
 #: The version and the variant of a UUID that begins with its time.
 _VERSION_7 = 7 << 76 | 2 << 62
 
+#: Commands that no entity can read.
+_UNREADABLE = (b"\xc1", b"\x81\xa4type\xa7Unknown", b"")
+#: The numbers of ids that are made up beside the workload begin here.
+_LATER_IDS = 10_000
+
 #: Correlation ids of the operator begin so.
 OPERATOR = b"o-"
 
@@ -83,7 +88,7 @@ class Clients:
             address = {REPLY_TO: self._reply_to(self._repeated), CORRELATION_ID: b"r-%d" % self._repeated}
             headers = tuple((name, address.get(name, found)) for name, found in output.headers)
             output = msgspec.structs.replace(output, headers=headers)
-        self._appender.append([output])
+        self._append(output)
 
     def operate(self, place: TopicPartition, key: str, message: Command) -> None:
         """Append a control command of an operator, who waits for the answers."""
@@ -94,6 +99,9 @@ class Clients:
 
     def garbage(self, choices: Choices, input_bytes_max: int) -> None:
         """Append a record that is not a valid command, or a control command that must be ignored."""
+        if self._ids and self._sent and choices.below(3, "with-an-id") == 0:
+            self._unreadable(choices)
+            return
         topic, partitions = self._hosted[choices.below(len(self._hosted), "topic")]
         partition = choices.below(partitions, "partition")
         kinds = _garbage(input_bytes_max)
@@ -105,6 +113,28 @@ class Clients:
             partition = partition if value is known.value else partition_of(key or b"", partitions)
         (offset,) = self._appender.append([Output(topic, partition, key, value, headers)])
         self.garbage_places.add(f"{topic}/{partition}/{offset}")
+
+    def _unreadable(self, choices: Choices) -> None:
+        """Append an ask that cannot be decoded, with a new id or a known one, and perhaps another one with that id.
+
+        That is the same again, or a command that can be decoded. Both may be repeated later.
+        """
+        known = self._sent[choices.below(len(self._sent), "like")]
+        ask_id = value(known.headers, ASK_ID)
+        if ask_id is None or choices.below(2, "new-id"):
+            ask_id = _id(_LATER_IDS + self._repeated)
+        bad = _UNREADABLE[choices.below(len(_UNREADABLE), "unreadable")]
+        for data in ((bad,), (bad, bad), (bad, known.value), (known.value, bad))[choices.below(4, "and")]:
+            self._repeated += 1
+            headers = ((REPLY_TO, self._reply_to(self._repeated)), (CORRELATION_ID, b"r-%d" % self._repeated))
+            output = msgspec.structs.replace(known, value=data, headers=(*headers, (ASK_ID, ask_id)))
+            self._append(output)
+            self._sent.append(output)
+
+    def _append(self, output: Output) -> None:
+        (offset,) = self._appender.append([output])
+        if output.value in _UNREADABLE:
+            self.garbage_places.add(f"{output.topic}/{output.partition}/{offset}")
 
     def _output(self, handler: AddressedHandler, key: str, message: Command | Query) -> Output:
         hosted = self._system.hosted.get(handler.owner)

@@ -20,6 +20,7 @@ from repertory.actors.message import Envelope, Undecodable, Undelivered
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.changelog import RETRY_INDEX, StashedRecord
 from repertory.actors.shard.decision import Decision, decide, decide_query
+from repertory.actors.shard.mailbox import Delivery
 from repertory.actors.shard.turn import REASON_CHARS_MAX
 from repertory.actors.wire import encode
 from repertory.bridge import topics
@@ -99,7 +100,8 @@ class Model:
         delivery = self._hosted.codec.decode(record)
         got = self._seen.outputs.get(record.offset, _NO_RECORDS)
         if isinstance(delivery, Undecodable):
-            self._check_dead(delivery, delivery.value, delivery.key, got, None)
+            if (own := self._undecided(delivery, got)) is not None:
+                self._check_dead(delivery, delivery.value, delivery.key, own, None)
             return
         if is_control(delivery):
             allowed = set() if delivery.sender is None else {0}
@@ -109,18 +111,23 @@ class Model:
                 raise self._wrong("a control record makes its answers", record.offset, f"made {len(got)} records")
             return
         raw_key = delivery.key.encode()
+        is_query = type(delivery.message) in self._hosted.behaviour.queries
         if partition_of(raw_key, self._hosted.partitions) != self._seen.partition:
-            self._check_dead(delivery, delivery.value, raw_key, got, frozenset({"WrongPartition"}))
+            if (own := got if is_query else self._undecided(delivery, got)) is not None:
+                self._check_dead(delivery, delivery.value, raw_key, own, frozenset({"WrongPartition"}))
             return
         life = self.lives.get(delivery.key)
         if life is None:
             life = self.lives[delivery.key] = ModelEntity(self._hosted)
-        if type(delivery.message) in self._hosted.behaviour.queries:
+        if is_query:
             self._queried(life, delivery, raw_key, got)
-            return
-        stashed, refused = delivery.offset in self._seen.stash, delivery.offset in self._seen.refused
-        if (own := self._asked.take(delivery, got, stashed=stashed, refused=refused)) is not None:
+        elif (own := self._undecided(delivery, got)) is not None:
             self._live(life, delivery, raw_key, own)
+
+    def _undecided(self, delivery: Delivery, got: Mapping[int, Record]) -> Mapping[int, Record] | None:
+        """Return the outputs of a command that its shard decides; None if it is an ask whose id is known or refused."""
+        stashed, refused = delivery.offset in self._seen.stash, delivery.offset in self._seen.refused
+        return self._asked.take(delivery, got, stashed=stashed, refused=refused)
 
     def _queried(self, life: ModelEntity, delivery: Envelope, raw_key: bytes, got: Mapping[int, Record]) -> None:
         """Compare the answer to a query with its state, or with one of those since a command of its key failed."""
@@ -250,7 +257,7 @@ class Model:
 
     def _check_dead(
         self,
-        delivery: Envelope | Undecodable,
+        delivery: Delivery,
         value: bytes | None,
         key: bytes | None,
         got: Mapping[int, Record],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from repertory.actors.headers import ASK_ID, REPLY_TO
+from repertory.actors.headers import ASK_ID
 from repertory.actors.shard.answers import ParsedId
 from repertory.actors.shard.changelog import AGAIN_INDEX, RETRY_INDEX
 from repertory.bridge.log.record import Record
@@ -36,7 +36,7 @@ class AskedCommands:
     def take(self, record: Record, made: list[Made], *, kept: bool) -> Taken:
         """Take the next command that the shard has handled; ``kept``: it is stashed, or a dead letter."""
         own = [each for each in made if not AGAIN_INDEX <= each.nth < RETRY_INDEX]
-        if not record.headers or (asked := _id(record)) is None:
+        if not record.headers or (asked := self._subject.gathered.ids.of(record)) is None:
             return Taken(own, "")
         first = self._first.get(asked)
         if own or kept:
@@ -65,15 +65,3 @@ class AskedCommands:
         asked, shard = ParsedId.parse(dict(record.headers)[ASK_ID].decode()), self._subject.changelog.shard
         horizon_ms = 0 if shard is None else shard.auto_horizon_ms if asked.is_auto else shard.answers_horizon_ms
         return not record.timestamp_ms + self._subject.ids_ahead_ms >= asked.made_ms > horizon_ms
-
-
-def _id(record: Record) -> int | None:
-    """Return a hash of a command's key and id, None if it is no ask with an id."""
-    headers = dict(record.headers)
-    asked = headers.get(ASK_ID)
-    if asked is None or b"/" not in headers.get(REPLY_TO, b""):
-        return None
-    try:
-        return hash((record.key, ParsedId.parse(asked.decode())))
-    except ValueError:
-        return None

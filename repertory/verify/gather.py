@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import groupby
 from typing import NamedTuple
 
 from repertory.actors.headers import (
-    ASK_ID,
     ATTEMPTS,
     CAUSE,
     CORRELATION_ID,
@@ -25,9 +24,11 @@ from repertory.actors.shard.changelog import CHANGELOG_INDEX, RETRY_INDEX
 from repertory.actors.shard.seen_causes import SeenCauses
 from repertory.actors.wire import written_name
 from repertory.bridge import topics
+from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record, TopicPartition
 from repertory.bridge.system.definition import SystemDefinition
+from repertory.verify.ask_ids import AskIds
 from repertory.verify.epochs import OwnerEpochs
 from repertory.verify.findings import Finding, Findings, Place
 from repertory.verify.headers import are_of_an_output
@@ -86,12 +87,13 @@ class Gathered:
         self,
         records: Records,
         system: SystemDefinition,
-        sources: Collection[TopicPartition],
+        sources: Mapping[TopicPartition, HostedEntity],
         receivers: Receivers,
         epochs: OwnerEpochs,
         findings: Findings,
     ) -> None:
         self._records, self._receivers, self._findings = records, receivers, findings
+        self.ids = AskIds(sources)
         self._causes_max = system.settings.seen_causes_max
         self._repetitions: dict[TopicPartition, Repetitions] = {}
         self._epochs = epochs
@@ -164,8 +166,8 @@ class Gathered:
         headers = dict(record.headers)
         if REPLY_TO in headers and (asked := _asked(headers)) is not None:
             self._asks.append(asked)
-            if ASK_ID in headers:
-                self._ask_ids[asked] = hash((record.topic, record.partition, record.key, headers[ASK_ID]))
+            if (ask_id := self.ids.of(record)) is not None:
+                self._ask_ids[asked] = ask_id
         if RETRY_TO in headers:
             self._retries.add(headers[RETRY_TO])
         cause = cause_of(record)

@@ -337,7 +337,7 @@ def what_is_owed_is_forgotten(patch: Patch) -> None:
 @mutant("actors/shard/answers.py", asks.test_an_id_belongs_to_one_command_of_one_key)
 def the_payload_is_not_compared(patch: Patch) -> None:
     """Another command with a known id is given the answer to the first."""
-    swap(patch, answers, "_is_same", lambda _: lambda *_: True)
+    swap(patch, answers, "is_same", lambda _: lambda *_: True)
 
 
 @mutant("actors/shard/answers.py", asks.test_an_id_belongs_to_one_command_of_one_key)

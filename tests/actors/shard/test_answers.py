@@ -116,7 +116,7 @@ class Teller:
         )
         self.calls = 0
 
-    def ask(self, message: Command, ask_id: str, key: str = "k", correlation_id: str = "") -> str:
+    def ask(self, message: Command | bytes, ask_id: str, key: str = "k", correlation_id: str = "") -> str:
         """Ask with an id, and return the correlation id."""
         self.calls += 1
         correlation_id = correlation_id or f"c{self.calls}"
@@ -404,9 +404,105 @@ def test_an_invalid_id_is_a_dead_letter(header: str) -> None:
     assert not teller.answers(call)  # Whoever cannot write the header cannot be told apart from garbage.
 
 
+# --- what cannot be decoded -----------------------------------------------------------------------------------
+
+#: A message that the till does not take, one without its field, and none at all.
+REFUND = b"\x82\xa4type\xa6Refund\xa6amount\x05"
+BAD = (REFUND, b"\x81\xa4type\xa3Pay", b"\xc1", b"")
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_an_ask_that_cannot_be_decoded_is_decided(bad: bytes) -> None:
+    """It is a dead letter once, also over a crash: asked again it is answered again, and nothing else has its id."""
+    teller = Teller()
+    first, second = teller.ask(bad, own("x")), teller.ask(bad, own("x"))
+    teller.bench.run()
+    teller.bench.crash()
+    third, mended, other = teller.ask(bad, own("x")), teller.ask(Pay(amount=5), own("x")), teller.ask(bad, own("y"))
+    teller.bench.run()
+    answer, again = teller.answer(first)
+    assert not again
+    assert b"Undelivered" in (answer or b"")
+    assert teller.answer(second) == teller.answer(third) == (answer, True)
+    assert b"IdConflict" in (teller.answer(mended)[0] or b"")
+    assert teller.answer(other) == (answer, False)
+    assert teller.paid == 0
+    assert len(teller.bench.dead_letters) == 2
+
+
+def test_what_cannot_be_decoded_has_no_id_of_another() -> None:
+    """It is a conflict like any other command, and no dead letter; so it is where its id is in the future."""
+    teller = Teller()
+    first, kept = teller.ask(Pay(amount=5), own("x")), teller.ask(Hold(), own("y"))
+    bad = [teller.ask(b"\xc1", own("x")), teller.ask(REFUND, own("y"))]
+    far = teller.ask(b"\xc1", own("z", made_ms=NOW_MS + 10**10))
+    teller.bench.run()
+    assert teller.answer(first) == (encode(Paid(amount=5, total=5)), False)
+    assert not teller.answers(kept)
+    assert all(b"IdConflict" in (teller.answer(call)[0] or b"") for call in bad)
+    assert b"ClockAhead" in (teller.answer(far)[0] or b"")
+    assert not teller.bench.dead_letters
+
+
+class Refund(Command):
+    """A newer build takes it."""
+
+    amount: int
+
+
+class Newer(Entity, name="till"):
+    """The till of a newer build."""
+
+    @command
+    def refund(self, _cmd: Refund) -> Paid | None:
+        """Change nothing."""
+        return Paid(amount=0, total=0) if _cmd.amount == 0 else None
+
+    @event
+    def paid(self, _evt: Paid) -> Self:
+        """Change nothing."""
+        return self
+
+
+def test_another_build_gives_the_same_answer() -> None:
+    """What one could not read is not applied by a newer one, and what that has applied an older one answers too."""
+    teller = Teller()
+    old, new = teller.bench, Bench(Newer)
+    new.topics, new.ends = old.topics, old.ends
+    first = teller.ask(REFUND, own("x"))
+    old.run()
+    again, applied = teller.ask(REFUND, own("x")), teller.ask(REFUND, own("y"))
+    new.committed = old.committed
+    new.crash()
+    new.run()
+    repeated = teller.ask(REFUND, own("y"))
+    old.committed = new.committed
+    old.crash()
+    old.run()
+    assert b"Undelivered" in (teller.answer(first)[0] or b"")
+    assert teller.answer(again) == (teller.answer(first)[0], True)
+    assert teller.answer(applied) == (encode(Done()), False)
+    assert teller.answer(repeated) == (encode(Done()), True)
+
+
+@pytest.mark.parametrize("key", [b"\xff", b"a\0b", b"x" * 300, b"", None])
+def test_what_has_no_key_has_no_id(key: bytes | None) -> None:
+    """No entity can ever take it: its answer is the same each time, whatever it holds, and nothing is remembered."""
+    teller = Teller()
+    headers = (("reply-to", b"t.replies/0"), ("correlation-id", b"c"), ("ask-id", own("x").encode()))
+    for value in (encode(Pay(amount=1)), b"\xc1", None):
+        teller.bench.tell(value, key, headers)
+    teller.bench.run()
+    assert len({record.value for record in teller.answers("c")}) == 1
+    assert len(teller.bench.dead_letters) == 3
+    assert len(teller.bench.shard._asks) == 0
+
+
+#: An ask whose command cannot be decoded.
+BROKEN = 99
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("ask"), st.integers(0, 3), st.sampled_from([1, 2, 13, -1, 0]), st.sampled_from("kl")),
+        st.tuples(st.just("ask"), st.integers(0, 3), st.sampled_from([1, 2, 13, -1, 0, BROKEN]), st.sampled_from("kl")),
         st.tuples(st.just("run"), st.integers(1, 4)),
         st.just(("crash",)),
         st.just(("compact",)),
@@ -426,7 +522,8 @@ def test_an_id_has_at_most_one_effect_and_equal_answers(steps: list[tuple[object
         match step:
             case ("ask", int(number), int(amount), str(key)):
                 name = f"x{number}"
-                call = teller.ask(Pay(amount=amount), own(name, NOW_MS + number), key)
+                message = b"\xc1" if amount == BROKEN else Pay(amount=amount)
+                call = teller.ask(message, own(name, NOW_MS + number), key)
                 asked.setdefault((key, name), []).append((call, amount))
             case ("run", int(batch)):
                 teller.bench.run(turns=batch)
