@@ -174,7 +174,8 @@ class Done(Event):
 class Undelivered(Rejection):
     """The answer to a command that is not applied and never will be; the command is a dead letter.
 
-    ``reason`` is one sentence for human readers.
+    Of one that was applied it says that there will be no answer: its entity kept the asker, and stopped. ``reason`` is
+    one sentence for human readers.
     """
 
     reason: str

@@ -185,7 +185,7 @@ class Recovery:
         self._restore_states(found)
         self._restore_stashed(found)
         self._check_stash(found)
-        found.asks.load(self._answers)
+        found.asks.load(self._answers, found.stash.askers())
         if record.epoch:
             self._nontransactional = NontransactionalRecovery(self._config, record, self._seen)
         self._states.clear()

@@ -1,8 +1,9 @@
 """``AnswerTable``: what a shard has answered to asks with an id, so that it decides each of them once.
 
 The first decision about an id is its answer, whatever it was: an event, ``Done``, a rejection, ``Undelivered``. Until
-it is made (the command is stashed, or its handler has kept the sender) the id is *open*, and repetitions wait for the
-same answer. Answers are records of the changelog. Ids that a client makes by itself have a table of their own: nobody
+it is made the id is *open*, and repetitions wait for the same answer: its command is stashed, or the id is *kept*,
+since the handler has kept the sender. What is kept at the end of the key's life is decided there: nobody is left who
+would answer. Answers are records of the changelog. Ids that a client makes by itself have a table of their own: nobody
 repeats them later, and they must not push out those of callers.
 
 It refuses rather than forgets. Answers are kept for a time, and so many of them; beyond that the one with the lowest
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -117,10 +118,13 @@ class AnswerTable:
     def __len__(self) -> int:
         return sum(len(table.records) for table in self._tables.values())
 
-    def load(self, records: Mapping[str, AnswerRecord]) -> None:
-        """Load the records of the changelog, by their keys there."""
+    def load(self, records: Mapping[str, AnswerRecord], stashed: Collection[Sender]) -> None:
+        """Load the records of the changelog, by their keys there. ``stashed``: who asked what is in the stash."""
         for key, record in records.items():
-            self._tables[key.startswith(AUTO_KEY)].put(key, record)
+            table = self._tables[key.startswith(AUTO_KEY)]
+            table.put(key, record)
+            if record.answer is None and record.sender not in stashed:
+                table.keep(key)
 
     # --- one command ------------------------------------------------------------------------------------------
 
@@ -166,6 +170,19 @@ class AnswerTable:
             return None
         return table.write(key, _asked(envelope, ask, sender))
 
+    def keep(self, envelope: Envelope, sender: Sender) -> ChangelogEntry | None:
+        """Note that the handler of a command with an id has kept its sender; None if nothing is to be written."""
+        entry = self.open(envelope, sender)
+        ask = ParsedId.parse(sender.ask)
+        table = self._tables[ask.is_auto]
+        table.keep(table.key(envelope.key, ask))
+        return entry
+
+    def kept_of(self, key: str) -> list[Sender]:
+        """Return who asked first for each id of a key that is kept, in the order of the ids' own times."""
+        found = [(table.records[place], place) for table in self._tables.values() for place in table.kept.get(key, ())]
+        return [record.sender for record, _ in sorted(found, key=lambda each: (each[0].made_ms, each[1]))]
+
     def decide(
         self, key: str, sender: Sender, answer: bytes, seq: int, now_ms: int, delivery: Delivery | None
     ) -> tuple[tuple[Sender, ...], ChangelogEntry] | None:
@@ -205,6 +222,8 @@ class _Table:
     def __init__(self, prefix: str, horizon_ms: int, kept_ms: int, answers_max: int) -> None:
         self.horizon_ms, self.evicted = horizon_ms, 0
         self.records: dict[str, AnswerRecord] = {}
+        #: What is kept, by the entity's key.
+        self.kept: dict[str, set[str]] = {}
         self._prefix, self._kept_ms, self._answers_max = prefix, kept_ms, answers_max
         #: Answered ids by their own time; what is open is not among them.
         self._by_time: list[tuple[int, str]] = []
@@ -216,6 +235,21 @@ class _Table:
         self.records[key] = record
         if record.answer is not None:
             heapq.heappush(self._by_time, (record.made_ms, key))
+            if self.kept:
+                self._let_go(key)
+
+    def keep(self, key: str) -> None:
+        self.kept.setdefault(self._entity_key(key), set()).add(key)
+
+    def _let_go(self, key: str) -> None:
+        entity_key = self._entity_key(key)
+        if key in (kept := self.kept.get(entity_key, set())):
+            kept.remove(key)
+            if not kept:
+                del self.kept[entity_key]
+
+    def _entity_key(self, key: str) -> str:
+        return key[len(self._prefix) :].partition("\0")[0]
 
     def write(self, key: str, record: AnswerRecord) -> ChangelogEntry:
         self.put(key, record)

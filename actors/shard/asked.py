@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from repertory.actors.context import Reply
-from repertory.actors.message import Envelope, Message, Sender
+from repertory.actors.message import Envelope, Message, Sender, Undelivered
 from repertory.actors.shard.answers import AnswerTable, StoredAnswer
 from repertory.actors.shard.changelog import AGAIN_INDEX, ChangelogEntry
 from repertory.actors.shard.decision import Decision
 from repertory.actors.shard.mailbox import Delivery
 from repertory.actors.shard.turn_result import Replied, TurnOutput
 from repertory.actors.wire import encode
+
+#: The answer to what was kept as its entity's life ended.
+NEVER_ANSWERED = encode(Undelivered(reason="Stopped: the entity had kept the asker, and stopped without an answer"))
 
 
 class AskedTurn:
@@ -66,7 +69,8 @@ class AskedTurn:
         if own is None or not own.ask or is_answered:
             return
         if decision.reply is None:
-            self.open(envelope)
+            if (entry := self._table.keep(envelope, own)) is not None:
+                self._changelog.append(entry)
         else:
             self.decide(key, own, decision.reply_data, seq, envelope.offset, envelope)
 
@@ -81,6 +85,15 @@ class AskedTurn:
         self.decided += 1
         self._changelog.append(entry)
         for each in waiting:
-            self._outputs.append(Replied(each, answer, offset, AGAIN_INDEX + self._again, seq, again=True))
-            self._again += 1
-            self.bytes += len(answer)
+            self._give(each, answer, seq, offset, again=True)
+
+    def end(self, key: str, offset: int) -> None:
+        """Answer what a key has kept: its life has ended with the command at ``offset``, and nobody else will."""
+        for sender in self._table.kept_of(key):
+            self._give(sender, NEVER_ANSWERED, -1, offset, again=False)
+            self.decide(key, sender, NEVER_ANSWERED, -1, offset, None)
+
+    def _give(self, to: Sender, answer: bytes, seq: int, offset: int, *, again: bool) -> None:
+        self._outputs.append(Replied(to, answer, offset, AGAIN_INDEX + self._again, seq, again=again))
+        self._again += 1
+        self.bytes += len(answer)

@@ -88,6 +88,8 @@ class CommandRunner:
             turn.end_retry(envelope.retry, "rejected" if decision.rejected else "applied", reply=_answer(decision))
         if stashed is not None:
             turn.leave(envelope)
+        if decision.stopped:
+            turn.asked.end(envelope.key, envelope.offset)
 
     def has_room(self, delivery: Delivery) -> bool:
         """Return whether the stash has room for a command; if not, ``stalled`` says why. A query needs none."""

@@ -62,15 +62,16 @@ class Redelivery:
         A turn needs none if deciding its commands again gives the same result, and only a limited number of outputs
         depends on it. A failed command may succeed the next time, and one without room may find some, so these need a
         transaction, and so does the answer to a query whose key has stashed commands: the next time it may see more of
-        them. So does the changelog, because it is compacted: without the fence of a transaction, a late record
-        of a former owner would permanently replace a newer one. Journal records are never replaced, and a restore knows
-        which of them are valid.
+        them. So does what was judged because the log refuses its outputs: without a trace of it, it would be found
+        again each time that a later turn is refused, and the search would never come to an end. So does the changelog,
+        because it is compacted: without the fence of a transaction, a late record of a former owner would permanently
+        replace a newer one. Journal records are never replaced, and a restore knows which of them are valid.
         """
         if not record.nontransactional:
             return None
         if turn.counts.dead_lettered or turn.incidents or turn.changelog or turn.touched or turn.changed:
             return None
-        if turn.has_late_answer:
+        if turn.has_late_answer or turn.refused:
             return None
         if next_offset - record.seen >= self._limits.seen_causes_max:
             return None

@@ -8,7 +8,7 @@ from heapq import heappop, heappush
 
 import msgspec
 
-from repertory.actors.message import Envelope
+from repertory.actors.message import Envelope, Sender
 from repertory.actors.shard.changelog import StashedRecord
 from repertory.actors.shard.config import Limits
 
@@ -52,6 +52,11 @@ class Stash:
     def holds(self, offset: int) -> bool:
         """Return whether the command with this offset is stashed."""
         return any(stashed.envelope.offset == offset for queue in self._queues.values() for stashed in queue)
+
+    def askers(self) -> set[Sender]:
+        """Return who waits for the outcome of a stashed command."""
+        queues = self._queues.values()
+        return {each.envelope.sender for queue in queues for each in queue if each.envelope.sender is not None}
 
     def retriable(self) -> Iterator[int]:
         """Yield the offsets of the stashed commands that are retried without an operator."""

@@ -54,6 +54,12 @@ class AskedIds:
             raise self._wrong("an id is decided once", delivery.offset, what)
         return None
 
+    def ended(self, key: str, offset: int) -> None:
+        """Check that no id of a key is open: its life has ended with the command at ``offset``."""
+        for place, first in self._first.items():
+            if place[0] == key and place not in self._answers:
+                raise self._wrong("what is kept ends with its entity", offset, f"stops, and {first} has no answer")
+
     def _refused(self, delivery: Delivery, got: Mapping[int, Record]) -> None:
         names = {written_name(record.value or b"") for record in got.values()}
         if not names <= REFUSALS:

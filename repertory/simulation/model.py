@@ -191,6 +191,8 @@ class Model:
         decision = self._applied(life, delivery, got)
         if decision.rejected:
             return
+        if decision.stopped:
+            self._asked.ended(delivery.key, delivery.offset)
         if life.troubled and decision.data != life.data:
             life.past.append(life.data)
         life.state, life.data = decision.state, decision.data

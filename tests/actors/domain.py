@@ -281,3 +281,8 @@ class Desk(Entity):
         for sender in self.held:
             ctx.reply(Done(), to=sender)
         return self.replace(held=())
+
+    @command
+    def close(self, _cmd: Close, ctx: Context) -> Self:
+        ctx.stop()
+        return self

@@ -70,3 +70,12 @@ def commands(random: Random, count: int = COMMANDS) -> Iterator[tuple[Any, str, 
             ),
             weights=(8, 6, 3, 2, 1, 6, 1, 1, 3, 3, 2, 3, 1),
         )[0]
+
+
+def asked(random: Random, count: int = COMMANDS) -> Iterator[tuple[Any, str, Command]]:
+    """Yield the commands of one run whose asks have ids: some of the desks stop instead of answering."""
+    for handler, key, message in commands(random, count):
+        if handler is Desk.release and random.randrange(2):
+            yield Desk.close, key, Close()
+        else:
+            yield handler, key, message

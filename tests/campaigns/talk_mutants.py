@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from repertory.actors import evolution
-from repertory.actors.message import Envelope, Sender, WireName
+from repertory.actors.message import Envelope, Sender, Undecodable, WireName
 from repertory.actors.shard import answers
 from repertory.actors.shard.answers import AnswerTable
 from repertory.actors.shard.asked import AskedTurn
@@ -33,6 +33,7 @@ from tests.bridge import test_recovery as recoveries
 from tests.bridge.system import test_ask as clients
 from tests.campaigns.planting import Patch, mutant, swap
 
+Table = answers._Table
 OLDEST, UPCAST = versions.written("Payed", amount=5), versions.Paid(cents=500, currency="DM")
 
 
@@ -71,6 +72,38 @@ def one_table(patch: Patch) -> None:
 def stashed_not_opened(patch: Patch) -> None:
     """An ask that is stashed leaves no record of its id: a repetition is stashed beside it."""
     patch.setattr(AskedTurn, "open", lambda _asked, _envelope: None)
+
+
+@mutant("actors/shard/turn.py", asks.test_an_ask_that_cannot_be_decoded_is_decided, bad=asks.REFUND)
+def undecodable_not_decided(patch: Patch) -> None:
+    """What is answered to an ask that cannot be decoded is not remembered: another build applies it."""
+
+    def make(decide: Any) -> Any:
+        def mutated(turn: AskedTurn, *given: Any) -> None:
+            if not isinstance(given[-1], Undecodable):
+                decide(turn, *given)
+
+        return mutated
+
+    swap(patch, AskedTurn, "decide", make)
+
+
+@mutant("actors/shard/asked.py", asks.test_who_stops_answers_what_it_has_kept, crashes=False)
+def kept_outlives_its_entity(patch: Patch) -> None:
+    """Open ids survive the end of life: who repeats the ask waits for ever."""
+    patch.setattr(AskedTurn, "end", lambda *_: None)
+
+
+@mutant("bridge/recovery.py", asks.test_who_stops_answers_what_it_has_kept, crashes=True)
+def kept_is_not_restored(patch: Patch) -> None:
+    """The next owner of a shard does not know which ids wait for a sender that was kept."""
+    patch.setattr(Table, "keep", lambda *_: None)
+
+
+@mutant("actors/shard/answers.py", asks.test_what_is_stashed_outlives_its_key, crashes=True)
+def stashed_is_kept(patch: Patch) -> None:
+    """A restore takes what is stashed for kept: it is answered when its key stops, and applied afterwards."""
+    swap(patch, AnswerTable, "load", lambda load: lambda table, records, _stashed: load(table, records, ()))
 
 
 @mutant(

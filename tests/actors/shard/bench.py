@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -124,8 +125,8 @@ class Bench:
 
     # --- the shard --------------------------------------------------------------------------------------------
 
-    def restored(self, *, batch: int = 1_000) -> Shard:
-        """Restore a shard from the log; Inconsistent if the log contradicts itself."""
+    def restored(self, *, batch: int = 1_000, refused: Mapping[int, str] = MappingProxyType({})) -> Shard:
+        """Restore a shard from the log; Inconsistent if the log contradicts itself. ``refused``: see `Shard`."""
         codec = self.codec
         ends = {topic: self.ends[topic] for topic in codec.restored_topics}
         claimed = Claimed(self.place, self.committed, self.low, self.ends[codec.commands], ends)
@@ -140,7 +141,7 @@ class Bench:
             batches = [found[at : at + batch] for at in range(0, len(found), batch)] or [[]]
             for number, records in enumerate(batches, 1):
                 recovery.feed(Replayed(self.place, wanted.topic, records, complete=number == len(batches)))
-        return Shard(self.config, recovery.recovered())
+        return Shard(self.config, recovery.recovered(), refused)
 
     def crash(self, *, batch: int = 1_000) -> None:
         """Lose the memory of the shard, and restore it."""

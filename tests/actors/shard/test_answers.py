@@ -14,6 +14,7 @@ from repertory import Command, Context, Directive, Entity, Event, Rejection, Sen
 from repertory.actors.control import DropParked, RetryParked
 from repertory.actors.message import ClockAhead, Done, IdConflict, TooOld, Undelivered
 from repertory.actors.shard.answers import WAITING_MAX, ParsedId
+from repertory.actors.shard.asked import NEVER_ANSWERED
 from repertory.actors.shard.config import Limits
 from repertory.actors.wire import encode
 from repertory.bridge.log.record import Record
@@ -43,6 +44,12 @@ class Hold(Command):
 
 class Release(Command):
     """Answer who was held."""
+
+
+class Close(Command):
+    """Stop: keep the asker then, answer who was held, or neither."""
+
+    how: str = ""
 
 
 class Held(Event):
@@ -84,6 +91,14 @@ class Till(Entity):
         if self.held is not None:
             ctx.reply(Released(), to=self.held)
         return Released()
+
+    @command
+    def close(self, cmd: Close, ctx: Context) -> Held | Released | None:
+        """End the life."""
+        ctx.stop()
+        if cmd.how == "keep":
+            return Held(sender=ctx.sender)
+        return self.release(Release(), ctx) if cmd.how == "answer" else None
 
     @event
     def paid(self, evt: Paid) -> Self:
@@ -295,6 +310,77 @@ def test_a_sender_that_was_kept_answers_its_id_later() -> None:
     assert [teller.answer(call) for call in (first, waiting, late)] == [(answer, False), (answer, True), (answer, True)]
 
 
+@pytest.mark.parametrize("crashes", [False, True])
+def test_who_stops_answers_what_it_has_kept(crashes: bool) -> None:  # noqa: FBT001
+    """All who wait are told so, whoever asks later too, and nothing is open any more; another key keeps its own."""
+    teller = Teller(answers_per_shard_max=1)
+    held = [teller.ask(Hold(), made) for made in (own("y"), own("x"), auto(), own("x"), own("x"))]
+    other = teller.ask(Hold(), own("x"), "l")
+    teller.bench.run()
+    if crashes:
+        teller.bench.crash()
+    assert not any(teller.answers(call) for call in (*held, other))
+    teller.bench.tell(Close())
+    late = teller.ask(Hold(), own("y"))
+    teller.bench.run()
+    assert [teller.answer(call) for call in held] == [(NEVER_ANSWERED, again) for again in (*[False] * 3, *[True] * 2)]
+    assert teller.answer(late) == (NEVER_ANSWERED, True)
+    assert not teller.answers(other)
+    teller.ask(Pay(amount=1), own("z", NOW_MS + 1))
+    teller.bench.run()
+    assert len(teller.bench.shard._asks) == 3  # One answer of each kind, and what the other key has kept.
+    teller.bench.tell(Release(), "l")
+    teller.bench.run()
+    assert teller.answer(other) == (encode(Released()), False)
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_what_is_stashed_outlives_its_key(crashes: bool) -> None:  # noqa: FBT001
+    """It is handled in the next life. What was stashed, and has kept its sender since, is answered."""
+    teller = Teller()
+    kept = [teller.ask(Hold(), own("x"))]
+    parked = teller.ask(Pay(amount=13), own("y"))
+    kept.append(teller.ask(Hold(), own("x2")))
+    teller.bench.tell(Close())
+    behind = [teller.ask(Pay(amount=1), own("z")) for _ in range(2)]
+    teller.bench.run()
+    if crashes:
+        teller.bench.crash()
+    MENDED["is"] = True
+    teller.retry("k")
+    teller.bench.run()
+    assert [teller.answer(call)[0] for call in kept] == [NEVER_ANSWERED] * 2
+    assert teller.answer(parked) == (encode(Paid(amount=13, total=13)), False)
+    assert [teller.answer(call)[0] for call in behind] == [encode(Paid(amount=1, total=1))] * 2
+
+
+@pytest.mark.parametrize(("how", "answer", "own_answer"), [
+    ("keep", NEVER_ANSWERED, NEVER_ANSWERED), ("answer", encode(Released()), encode(Released())),
+    ("", NEVER_ANSWERED, encode(Done())),
+])  # fmt: skip
+def test_the_command_that_stops_comes_first(how: str, answer: bytes, own_answer: bytes) -> None:
+    """What it answers is the answer; if it keeps its own asker, nobody is left who would answer that one."""
+    teller = Teller()
+    held, close = teller.ask(Hold(), own("x")), teller.ask(Close(how=how), own("y"))
+    teller.bench.run()
+    again = teller.ask(Close(how=how), own("y"))
+    teller.bench.run()
+    assert teller.answer(held) == (answer, False)
+    assert teller.answer(close) == (own_answer, False)
+    assert teller.answer(again) == (own_answer, True)
+
+
+def test_answers_at_the_end_of_a_life_fill_a_turn() -> None:
+    """As those that are given again do."""
+    teller = Teller(turn_bytes_max=len(NEVER_ANSWERED))
+    teller.ask(Hold(), own("x"))
+    teller.bench.run()
+    teller.bench.tell(Close())
+    behind = teller.ask(Pay(amount=1), own("y"))
+    teller.bench.run(turns=1)
+    assert not teller.answers(behind)
+
+
 def test_an_id_from_the_future_is_refused_and_not_remembered() -> None:
     """By the time of the log: once it is no longer ahead, it is decided."""
     teller = Teller()
@@ -305,6 +391,24 @@ def test_an_id_from_the_future_is_refused_and_not_remembered() -> None:
     fine = teller.ask(Pay(amount=5), own("y", made_ms=at_ms - 70_000))
     teller.bench.run()
     assert teller.answer(fine) == (encode(Paid(amount=5, total=5)), False)
+
+
+def test_an_answer_that_the_log_refuses_leaves_a_trace() -> None:
+    """At least once too: without one it would be found again after each later refusal, and none of them be the last."""
+    bench = Bench(Till, limits=Limits(delivery="at-least-once"))
+    bench.take_over("n#1")
+    headers = (("reply-to", b"t.replies/0"), ("correlation-id", b"c"), ("ask-id", f"{NOW_MS + 10**10}/x".encode()))
+    for _ in range(2):
+        bench.tell(Pay(amount=5), "k", headers)
+    bench.shard = bench.restored(refused={0: "no such topic"})
+    bench.fetch(1)
+    turn = bench.turn()
+    assert turn is not None and turn.refused == (0,) and not turn.outputs
+    assert not turn.nontransactional
+    bench.fetch()
+    turn = bench.turn()
+    assert turn is not None and len(turn.outputs) == 1
+    assert turn.nontransactional
 
 
 def test_what_may_be_forgotten_is_refused() -> None:
@@ -498,11 +602,13 @@ def test_what_has_no_key_has_no_id(key: bytes | None) -> None:
     assert len(teller.bench.shard._asks) == 0
 
 
-#: An ask whose command cannot be decoded.
-BROKEN = 99
+#: An ask whose command cannot be decoded, one that is answered later, and one that stops its entity.
+BROKEN, HELD, CLOSED = 99, 98, 97
+#: The commands that are asked, by amount.
+ASKED = {BROKEN: b"\xc1", HELD: Hold(), CLOSED: Close()}
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("ask"), st.integers(0, 3), st.sampled_from([1, 2, 13, -1, 0, BROKEN]), st.sampled_from("kl")),
+        st.tuples(st.just("ask"), st.integers(0, 3), st.sampled_from([1, 2, 13, -1, 0, *ASKED]), st.sampled_from("kl")),
         st.tuples(st.just("run"), st.integers(1, 4)),
         st.just(("crash",)),
         st.just(("compact",)),
@@ -522,7 +628,7 @@ def test_an_id_has_at_most_one_effect_and_equal_answers(steps: list[tuple[object
         match step:
             case ("ask", int(number), int(amount), str(key)):
                 name = f"x{number}"
-                message = b"\xc1" if amount == BROKEN else Pay(amount=amount)
+                message = ASKED.get(amount, Pay(amount=amount))
                 call = teller.ask(message, own(name, NOW_MS + number), key)
                 asked.setdefault((key, name), []).append((call, amount))
             case ("run", int(batch)):
@@ -536,8 +642,11 @@ def test_an_id_has_at_most_one_effect_and_equal_answers(steps: list[tuple[object
                 teller.retry(key)
                 teller.bench.run()
                 MENDED["is"] = False
+    for key in "kl":
+        teller.bench.tell(Close(), key)
     teller.bench.run()
-    for calls in asked.values():
+    for (key, _), calls in asked.items():
+        assert key in teller.bench.shard.stash or all(teller.answers(call) for call, _ in calls), "what is kept ends"
         found = [(record.value or b"", amount) for call, amount in calls for record in teller.answers(call)]
         assert all(len(teller.answers(call)) <= 1 for call, _ in calls)
         decided = {

@@ -47,7 +47,7 @@ def test_no_fault_breaks_a_promise() -> None:
     """Under all faults, the committed records match the model, and all commands are handled in the end."""
     totals = simulate(
         simulated.system,
-        commands=simulated.commands,
+        commands=simulated.asked,
         allowed_errors=simulated.allowed_errors,
         seeds=SEEDS,
         minimise=False,
@@ -63,7 +63,7 @@ def test_no_fault_breaks_a_promise_of_at_least_once() -> None:
     system = at_least_once(simulated.system)
     totals = simulate(
         system,
-        commands=simulated.commands,
+        commands=simulated.asked,
         allowed_errors=simulated.allowed_errors,
         seeds=range(60),
         minimise=False,

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from repertory import ActorSystem, AskId, Directive, restart
+from repertory import ActorSystem, AskId, Directive, OutcomeUnknown, Undelivered, restart
 from repertory.actors.headers import ASK_ID
 from repertory.actors.wire import encode
-from tests.actors.shard.test_answers import MENDED, Hold, Paid, Pay, Release, Till
+from tests.actors.shard.test_answers import MENDED, Close, Hold, Paid, Pay, Release, Till
 from tests.repertory.verify import test_verify
 from tests.repertory.verify.test_verify import Copy
 
@@ -20,7 +20,7 @@ AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def copy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Copy]:
-    """Yield the log of a till that was asked again and again, with one key parked and one sender kept."""
+    """Yield the log of a till that was asked again and again, with one key parked, and senders kept."""
     system = ActorSystem("v")
     system.host(Till, partitions=1, supervise=restart(max_restarts=0, on={ValueError: Directive.STOP}))
     MENDED["is"] = False
@@ -36,6 +36,10 @@ def copy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Copy]:
             client.tell_all([(Till.pay, "k", Pay(amount=1))])
         client.tell(Till.hold, "l", Hold())
         client.tell(Till.release, "l", Release())
+        with pytest.raises(OutcomeUnknown):
+            client.ask(Till.hold, "n", Hold(), id=AskId("kept", AT), timeout_s=0.01)
+        client.tell(Till.close, "n", Close())
+        assert isinstance(client.ask(Till.hold, "n", Hold(), id=AskId("kept", AT)), Undelivered)
         client.tell(Till.pay, "m", Pay(amount=13))
         running.settle()
         monkeypatch.setattr(test_verify, "system", system)
@@ -46,7 +50,7 @@ def test_a_log_with_repeated_asks_passes(copy: Copy) -> None:
     """Each command has a fate: those that were not decided are answered again, or refused for their id."""
     report = copy.report()
     assert not [str(offender) for check in report.checks for offender in check.offenders]
-    assert report.fates["answered again"] == 3
+    assert report.fates["answered again"] >= 4  # The client may have repeated the ask that was kept.
     assert report.fates["refused for its id"] == 1
     assert report.fates["rejected"] == 1
     assert report.fates["parked"] == 1
