@@ -193,19 +193,22 @@ class IdConflict(Rejection):
 class ClockAhead(Rejection):
     """The answer to an ask whose id was made in the future, by the clock of the log. The command is not applied.
 
-    ``reason`` is one sentence for human readers.
+    ``reason`` is one sentence for human readers. ``log_ms``: the log's time (epoch) of the command, 0 if not said.
     """
 
     reason: str = ""
+    log_ms: int = 0
 
 
 class TooOld(Message):
     """On the wire, the answer to an ask with an id that the shard may have forgotten: it may have been applied.
 
-    The client raises OutcomeUnknown for it. ``reason`` is one sentence for human readers.
+    The client raises OutcomeUnknown for it. ``reason`` is one sentence for human readers. ``log_ms`` (epoch): from when
+    on an id is not too old, by the log's time of the command and what the shard has forgotten; 0 if it is not said.
     """
 
     reason: str = ""
+    log_ms: int = 0
 
 
 class Stopped(Event):

@@ -50,7 +50,7 @@ EVICTED_PER_TURN = 100
 _UUID7 = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _OWN = re.compile(r"([0-9]{1,15})/([^\0]{1,255})", re.DOTALL)
 
-_TOO_OLD = TooOld(reason="answers from so long ago are forgotten: the command may have been applied")
+_FORGOTTEN = "answers from so long ago are forgotten: the command may have been applied"
 
 
 class ParsedId(NamedTuple):
@@ -142,9 +142,10 @@ class AnswerTable:
         if known is None:
             if ask.made_ms > delivery.timestamp_ms + self._ahead_ms:
                 ahead_s = (ask.made_ms - delivery.timestamp_ms) / 1_000
-                return ClockAhead(reason=f"the id was made {ahead_s:.0f} s in the future, by the time of the log")
+                reason = f"the id was made {ahead_s:.0f} s in the future, by the time of the log"
+                return ClockAhead(reason=reason, log_ms=delivery.timestamp_ms)
             if ask.made_ms <= table.horizon_ms:
-                return _TOO_OLD
+                return TooOld(reason=_FORGOTTEN, log_ms=max(delivery.timestamp_ms, table.horizon_ms + 1))
             return None
         if not is_same(known, delivery):
             kind = f", of type {known.name}" if known.name else ""
@@ -159,7 +160,7 @@ class AnswerTable:
         """Return what is known of a caller's id, None if nothing was applied under it. It changes nothing."""
         table = self._tables[False]
         known = table.records.get(table.key(key, ParsedId(ask_id, made_ms, is_auto=False)))
-        return _TOO_OLD if known is None and made_ms <= table.horizon_ms else known
+        return TooOld(reason=_FORGOTTEN) if known is None and made_ms <= table.horizon_ms else known
 
     def open(self, envelope: Envelope, sender: Sender) -> ChangelogEntry | None:
         """Note that a command with an id is undecided; None if that is known."""

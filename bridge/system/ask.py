@@ -69,6 +69,17 @@ class Doubt(NamedTuple):
     about: AskId | None = None
 
 
+class IdRefused(Exception):
+    """A shard has refused the id that the client made, for its time; ``log_ms`` is one that it would have taken.
+
+    It is not raised: ``ClientCore.steps`` asks again, or raises what ``Ask.refused`` says.
+    """
+
+    def __init__(self, value: TooOld | ClockAhead) -> None:
+        super().__init__(value.reason)
+        self.value, self.log_ms = value, value.log_ms
+
+
 class AskTerms(msgspec.Struct, frozen=True):
     """The options of one ask, checked. ``made_id``: the id that the client made; at most one of the two is there."""
 
@@ -126,6 +137,13 @@ class Ask:
         #: When the command is sent again, unless an answer has come.
         self.again_s = math.inf
 
+    def renewed(self, message_id: str, made_id: str) -> Ask:
+        """Return the same ask with another id, and an address of its own: a late reply to this one is none to that."""
+        command = msgspec.structs.replace(self._command, headers=((MESSAGE_ID, message_id.encode()),))
+        renewed = Ask(command, self._decoder, msgspec.structs.replace(self.terms, made_id=made_id), 0.0, self.what)
+        renewed.deadline_s = self.deadline_s
+        return renewed
+
     @property
     def message_id(self) -> str:
         """The message id of the command, of all its attempts."""
@@ -175,11 +193,11 @@ class Ask:
         except DecodeError as error:
             self._note = f"the reply {reply.place} cannot be read: {error}"
             return
+        if isinstance(value, TooOld | ClockAhead) and self.terms.made_id and value.log_ms > 0:
+            self.fail(IdRefused(value))
+            return
         if isinstance(value, TooOld):
-            why = f": {value.reason}" if value.reason else ""
-            text = f"{self.what} may be applied: its id is too old for the shard to remember it{why}"
-            about = self.terms.id if self.terms.doubt is None else self.terms.doubt.about
-            self.fail(IdTooOld(text, self.message_id, about))
+            self.fail(self._too_old(value))
             return
         result = AskResult(value, _position(reply), reply.header(AGAIN) == b"1")
         with suppress(InvalidStateError):  # A second reply, or the client was closed.
@@ -189,6 +207,23 @@ class Ask:
         """End it without an answer, unless it has one."""
         with suppress(InvalidStateError):
             self.answer.set_exception(error)
+
+    def id_refused(self) -> IdRefused | None:
+        """Return the refusal of the id that the client made, if that is how it has ended."""
+        error = self.answer.exception() if self.answer.done() else None
+        return error if isinstance(error, IdRefused) else None
+
+    def refused(self, refusal: IdRefused) -> OutcomeUnknown:
+        """Return the error for an ask whose id is refused, while another attempt with the same id may be applied."""
+        if isinstance(refusal.value, TooOld):
+            return self._too_old(refusal.value)
+        return self._outcome_unknown(f"the shard refused the id that the client made: {refusal}")
+
+    def _too_old(self, value: TooOld) -> IdTooOld:
+        why = f": {value.reason}" if value.reason else ""
+        text = f"{self.what} may be applied: its id is too old for the shard to remember it{why}"
+        about = self.terms.id if self.terms.doubt is None else self.terms.doubt.about
+        return IdTooOld(text, self.message_id, about)
 
     def closed(self) -> None:
         """End it because its client is closed."""

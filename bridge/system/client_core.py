@@ -31,7 +31,11 @@ from repertory.bridge.log.record import Output
 from repertory.bridge.system.appends import AppendThread
 from repertory.bridge.system.ask import Ask, AskTerms, Doubt, answers_of, terms_of
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
+from repertory.bridge.system.log_time import LogTime
 from repertory.bridge.system.replies import FollowedReplies, PolledReplies
+
+#: So often an ask begins anew because its id was refused. Once is enough, unless shards differ in what the time is.
+_RENEWALS_MAX = 3
 
 #: What an ask waits for: the first of these to be done, for so many seconds at most.
 Wait = tuple[Sequence[Future[Any]], float]
@@ -53,7 +57,7 @@ class ClientCore:
         self.lock = threading.Lock()
         self.log, self._backend = backend, backend if owns_backend else None
         self._closed, self._pid = False, os.getpid()
-        self._clock = SystemClock()
+        self._clock, self._log_time = SystemClock(), LogTime()
         self._decoders: dict[type, MessageDecoder] = {}
         self._drive = drive
         self._polled = PolledReplies(backend.reader, system.name)
@@ -89,8 +93,7 @@ class ClientCore:
         self, handler: CommandHandler[Any, Any, Any], key: str, message: Command, options: Mapping[str, object]
     ) -> Ask:
         """Return an ask that is not sent yet; :meth:`steps` sends it. Raises ValueError and Refused."""
-        ms = self._clock.epoch_ms()
-        terms = terms_of(options, self.system.settings.ask_timeout_max_s, uuid7(ms, secrets.randbits(74)))
+        terms = terms_of(options, self.system.settings.ask_timeout_max_s, self._new_id())
         return self._new(handler, self._output(handler, key, message), terms, key)
 
     def query(self, handler: QueryHandler[Any, Any, Any], key: str, message: Query, timeout_s: float) -> Ask:
@@ -121,8 +124,25 @@ class ClientCore:
         """Send an ask, yield what its caller has to wait for, and send it again where that is due.
 
         It ends when the answer is there. Raises what ``Client.ask`` does.
+
+        If the client's clock is wrong, its id is refused, and the shard says what the time is. Where the command was
+        sent once, there is one record of it, which is not applied and never will be: a shard's horizon does not go
+        back, and the time of a record does not change. So it is asked anew, with an id of the right time.
         """
         self._check_process()
+        sent = ask
+        for renewals in range(_RENEWALS_MAX + 1):
+            yield from self._sent(sent)
+            if (refusal := sent.id_refused()) is None:
+                ask.answer = sent.answer
+                return
+            self._log_time.learn(refusal.log_ms, self._clock)
+            if sent.attempts > 1 or renewals == _RENEWALS_MAX:
+                raise sent.refused(refusal)
+            sent = sent.renewed(uuid.uuid4().hex, self._new_id())
+
+    def _sent(self, ask: Ask) -> Generator[Wait, None, None]:
+        """Send an ask until it has ended."""
         ready = self._replies.open(ask)
         try:
             yield (ready, ask.answer), self._left_s(ask)
@@ -153,6 +173,9 @@ class ClientCore:
             if now_s >= ask.again_s:
                 return
             yield (ask.answer,), min(ask.left_s(now_s), ask.again_s - now_s)
+
+    def _new_id(self) -> str:
+        return uuid7(self._log_time.now_ms(self._clock), secrets.randbits(74))
 
     def _left_s(self, ask: Ask) -> float:
         return ask.left_s(self._clock.monotonic_s())

@@ -14,7 +14,7 @@ from repertory.bridge.log.record import Record
 from repertory.simulation.virtual import Violation
 
 #: Answers to an ask that say nothing about its command, but about its id.
-REFUSALS = frozenset(map(wire_name, (IdConflict, ClockAhead, TooOld)))
+REFUSALS = frozenset({wire_name(IdConflict), wire_name(ClockAhead), wire_name(TooOld)})
 
 
 class AskedIds:

@@ -40,7 +40,7 @@ _NAME = wire_name(Undelivered)
 _UNDELIVERED = _NAME.encode()
 _SEEN_RECORDS = 500
 #: Answers to an ask that say nothing about its command, but about its id.
-_ABOUT_THE_ID = frozenset(map(wire_name, (IdConflict, ClockAhead, TooOld)))
+_ABOUT_THE_ID = frozenset({wire_name(IdConflict), wire_name(ClockAhead), wire_name(TooOld)})
 #: As in the codec: a longer number is not a partition, and the command is not an ask.
 _PARTITION_DIGITS_MAX = 9
 
