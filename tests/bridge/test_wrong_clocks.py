@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,8 +16,8 @@ from repertory.actors.headers import ASK_ID, CORRELATION_ID
 from repertory.actors.message import Message, TooOld
 from repertory.actors.shard.answers import ParsedId
 from repertory.bridge.log.clock import SystemClock
+from repertory.bridge.log.connect import connect
 from repertory.bridge.log.errors import IdTooOld
-from repertory.bridge.log.port import Backend
 from repertory.bridge.log.record import Output
 from tests.apps import paying
 from tests.apps.paying import Mended, Paid, Pay, Purse
@@ -142,23 +143,14 @@ def test_ids_of_callers_are_refused_as_they_are(running: Running) -> None:
 LOG_MS = 1_700_000_000_000
 
 
-@pytest.fixture
-def system() -> ActorSystem:
-    return made()
-
-
-@pytest.fixture
-def played(system: ActorSystem, backend: Backend) -> Iterator[Played]:
-    """Yield a log on which no worker runs."""
-    system.prepare(backend)
-    yield Played(backend)
-    backend.close()
-
-
-@pytest.fixture
-def client(system: ActorSystem, played: Played) -> Iterator[Client]:
+@contextmanager
+def playing() -> Iterator[tuple[Client, Played]]:
+    """Yield a client of a log on which no worker runs."""
+    system, played = made(), Played(connect("memory:"))
+    system.prepare(played.inner)
     with Client(system, played) as client:
-        yield client
+        yield client, played
+    played.inner.close()
 
 
 def answering(played: Played, *answers: Message, error: OutcomeUnknown | None = None) -> list[dict[str, bytes]]:
@@ -184,31 +176,34 @@ REFUSALS: list[TooOld | ClockAhead] = [TooOld(log_ms=LOG_MS), ClockAhead(log_ms=
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
-def test_it_is_asked_anew_with_another_id(client: Client, played: Played, refusal: TooOld | ClockAhead) -> None:
+def test_it_is_asked_anew_with_another_id(refusal: TooOld | ClockAhead) -> None:
     """Of the time that the shard has said, and to another address: a second reply to the first is none to it."""
-    sent = answering(played, refusal, Written(text="x"))
-    assert write(client) == write(client) == Written(text="x")
-    first, second, third = (ParsedId.parse(each[ASK_ID].decode()) for each in sent)
-    assert len({first.id, second.id, third.id}) == len({each[CORRELATION_ID] for each in sent}) == 3
-    assert LOG_MS <= second.made_ms <= third.made_ms < LOG_MS + LONG_S * 1_000
+    with playing() as (client, played):
+        sent = answering(played, refusal, Written(text="x"))
+        assert write(client) == write(client) == Written(text="x")
+        first, second, third = (ParsedId.parse(each[ASK_ID].decode()) for each in sent)
+        assert len({first.id, second.id, third.id}) == len({each[CORRELATION_ID] for each in sent}) == 3
+        assert LOG_MS <= second.made_ms <= third.made_ms < LOG_MS + LONG_S * 1_000
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
-def test_what_was_sent_twice_may_be_applied(client: Client, played: Played, refusal: TooOld | ClockAhead) -> None:
+def test_what_was_sent_twice_may_be_applied(refusal: TooOld | ClockAhead) -> None:
     """One of the two may have been, so it is not asked anew. The next ask has the right time."""
-    sent = answering(played, refusal, Written(text="x"), error=OutcomeUnknown("broken"))
-    with pytest.raises(OutcomeUnknown, match="may be applied"):
-        write(client)
-    assert write(client) == Written(text="x")
-    first, second, third = (ParsedId.parse(each[ASK_ID].decode()) for each in sent)
-    assert first == second
-    assert LOG_MS <= third.made_ms < LOG_MS + LONG_S * 1_000
+    with playing() as (client, played):
+        sent = answering(played, refusal, Written(text="x"), error=OutcomeUnknown("broken"))
+        with pytest.raises(OutcomeUnknown, match="may be applied"):
+            write(client)
+        assert write(client) == Written(text="x")
+        first, second, third = (ParsedId.parse(each[ASK_ID].decode()) for each in sent)
+        assert first == second
+        assert LOG_MS <= third.made_ms < LOG_MS + LONG_S * 1_000
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
-def test_a_shard_that_refuses_each_id(client: Client, played: Played, refusal: TooOld | ClockAhead) -> None:
+def test_a_shard_that_refuses_each_id(refusal: TooOld | ClockAhead) -> None:
     """It is not asked for ever."""
-    sent = answering(played, refusal)
-    with pytest.raises(OutcomeUnknown):
-        write(client)
-    assert len(sent) == 4
+    with playing() as (client, played):
+        sent = answering(played, refusal)
+        with pytest.raises(OutcomeUnknown):
+            write(client)
+        assert len(sent) == 4

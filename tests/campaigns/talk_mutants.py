@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from repertory.actors import evolution
-from repertory.actors.message import Envelope, Sender, Undecodable, WireName
+from repertory.actors.message import Envelope, Sender, TooOld, Undecodable, WireName
 from repertory.actors.shard import answers
 from repertory.actors.shard.answers import AnswerTable
 from repertory.actors.shard.asked import AskedTurn
@@ -21,6 +21,7 @@ from repertory.actors.shard.turn import Turn
 from repertory.bridge.departures import Departures
 from repertory.bridge.recovery import Recovery
 from repertory.bridge.system.ask import Ask
+from repertory.bridge.system.log_time import LogTime
 from repertory.bridge.system.replies import FollowedReplies
 from tests.actors import domain
 from tests.actors import test_evolution as versions
@@ -30,6 +31,7 @@ from tests.actors.shard import test_queries as queries
 from tests.actors.shard import test_torn_changelog as torn
 from tests.bridge import test_builds as builds
 from tests.bridge import test_recovery as recoveries
+from tests.bridge import test_wrong_clocks as clocks
 from tests.bridge.system import test_ask as clients
 from tests.campaigns.planting import Patch, mutant, swap
 
@@ -92,6 +94,37 @@ def undecodable_not_decided(patch: Patch) -> None:
 def kept_outlives_its_entity(patch: Patch) -> None:
     """Open ids survive the end of life: who repeats the ask waits for ever."""
     patch.setattr(AskedTurn, "end", lambda *_: None)
+
+
+@mutant(
+    "actors/shard/answers.py", asks.test_a_refusal_says_what_time_an_id_may_have,
+    refused_ms=-900_000, kind=TooOld, horizon_ms=-250_000,
+)  # fmt: skip
+def time_not_said(patch: Patch) -> None:
+    """An id that is too old is refused without a word on what the time is."""
+    patch.setattr(answers, "TooOld", lambda reason, **_: TooOld(reason=reason))
+
+
+@mutant(
+    "bridge/system/client_core.py", clocks.test_what_was_sent_twice_may_be_applied, refusal=TooOld(log_ms=clocks.LOG_MS)
+)
+def asked_anew_in_doubt(patch: Patch) -> None:
+    """A client whose id is refused asks anew, though an earlier attempt may be applied."""
+
+    def make(refused: Any) -> Any:
+        def mutated(ask: Ask) -> Any:
+            ask.attempts = 1
+            return refused(ask)
+
+        return mutated
+
+    swap(patch, Ask, "id_refused", make)
+
+
+@mutant("bridge/system/log_time.py", clocks.test_it_is_asked_anew_with_another_id, refusal=TooOld(log_ms=clocks.LOG_MS))
+def time_not_learned(patch: Patch) -> None:
+    """A client goes on with its wrong clock."""
+    patch.setattr(LogTime, "learn", lambda *_: None)
 
 
 @mutant("bridge/recovery.py", asks.test_who_stops_answers_what_it_has_kept, crashes=True)

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from typing import Self
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -429,6 +430,26 @@ def test_what_may_be_forgotten_is_refused() -> None:
     assert b"TooOld" in (teller.answer(unknown_old)[0] or b"")
     assert b"Paid" in (teller.answer(unknown_new)[0] or b"")
     assert teller.paid == 6
+
+
+@pytest.mark.parametrize(("refused_ms", "kind"), [(-900_000, TooOld), (900_000, ClockAhead)])
+@pytest.mark.parametrize("horizon_ms", [-250_000, 250_000])
+def test_a_refusal_says_what_time_an_id_may_have(
+    refused_ms: int, kind: type[TooOld | ClockAhead], horizon_ms: int
+) -> None:
+    """That of the log. It is too old if ids that were made ahead have gone: then what comes after the horizon."""
+    teller = Teller(answers_per_shard_max=1)
+    for number in (1, 2):
+        teller.ask(Pay(amount=1), auto(NOW_MS + horizon_ms + number, number))
+    teller.bench.run()
+    refused = teller.ask(Pay(amount=1), auto(NOW_MS + refused_ms, 3))
+    teller.bench.run()
+    refusal = msgspec.msgpack.decode(teller.answer(refused)[0] or b"", type=kind)
+    log_ms = teller.bench.topics[teller.bench.codec.commands][-1].timestamp_ms
+    assert refusal.log_ms == (NOW_MS + 250_002 if kind is TooOld and horizon_ms > 0 else log_ms)
+    anew = teller.ask(Pay(amount=1), auto(refusal.log_ms, 4))
+    teller.bench.run()
+    assert (b"Paid" in (teller.answer(anew)[0] or b"")) == (kind is TooOld or horizon_ms < 0)
 
 
 def test_what_is_open_is_not_forgotten() -> None:
