@@ -175,16 +175,19 @@ def test_json_lines_can_be_parsed_in_each_process_and_after_a_crash(till: Till) 
         program.stop()
     entries: list[dict[str, Any]] = [json.loads(line) for line in program.lines]
     charged = [entry for entry in entries if str(entry["message"]).startswith("charging")]
-    assert [entry["message"] for entry in charged] == ["charging 3", "charging 4"]
-    for entry, offset in zip(charged, (0, None), strict=True):
+    # A turn whose commit a death has undone is decided again, and its handlers log again.
+    assert list(dict.fromkeys(entry["message"] for entry in charged)) == ["charging 3", "charging 4"]
+    for entry in charged:
         assert entry["logger"] == "shop.till"
         assert (entry["node"], entry["worker"]) == ("a", "worker-0")
         assert (entry["system"], entry["entity"], entry["key"]) == (talking.system.name, "till", "t-1")
-        assert offset is None or entry["offset"] == offset
+        assert entry["offset"] == 0 or entry["message"] == "charging 4"
     assert any(entry["message"] == "carefully" and entry["level"] == "DEBUG" for entry in entries)
-    (refused,) = (entry for entry in entries if "it was refused" in entry["message"])
-    assert refused["extra"] == {"key": "mine", "card": 7}
-    assert "in refuse" in refused["traceback"]
+    refused = [entry for entry in entries if "it was refused" in entry["message"]]
+    assert refused
+    for entry in refused:
+        assert entry["extra"] == {"key": "mine", "card": 7}
+        assert "in refuse" in entry["traceback"]
 
 
 def test_a_configuration_of_the_user_reaches_the_workers(till: Till, tmp_path: Path) -> None:
