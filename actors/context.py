@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from repertory.actors.collected import Cancel, Publish, Reply, Schedule, Tell
 from repertory.actors.entity import Behaviour, resolved
 from repertory.actors.handler import CommandHandler, Handler
 from repertory.actors.message import Envelope, Event, Message, Rejection, Sender
 from repertory.actors.placement import checked_key
+from repertory.actors.timer import DELAY_S_MAX, DUE_MS_MAX, flaw_of_name
 
 C = TypeVar("C")
 
@@ -46,37 +48,12 @@ class Directory(msgspec.Struct, frozen=True):
     publishes: Callable[[str], bool] = lambda _topic: False
 
 
-class Tell(msgspec.Struct, frozen=True):
-    """A collected ``tell`` (``asked`` False) or ``ask``, as ``TestKit`` shows it."""
-
-    handler: Handler
-    key: str
-    message: Message
-    asked: bool = False
-    about: str = ""
-
-
-class Publish(msgspec.Struct, frozen=True):
-    """A collected ``publish``."""
-
-    topic: str
-    value: Message | bytes
-    key: str | None = None
-
-
-class Reply(msgspec.Struct, frozen=True):
-    """A collected ``reply``."""
-
-    to: Sender
-    value: Message
-
-
 class Context:
     """Belongs to one handler call. It collects messages and sends none; all of them are committed, or none is."""
 
     __slots__ = (
         "_behaviour", "_directory", "_envelope", "_handler", "_ids", "_random", "_sender_read",
-        "attempt", "cause", "collected", "replied", "stopped",
+        "attempt", "cause", "collected", "later", "replied", "stopped",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +71,8 @@ class Context:
         #: 1 + the restarts of this entity because of this command.
         self.attempt = attempt
         self.collected: list[Tell | Publish | Reply] = []
+        #: What is for later, in order: timers that are scheduled and cancelled, delayed messages.
+        self.later: list[Schedule | Cancel | Tell] = []
         self.replied = False
         self.stopped = False
 
@@ -121,6 +100,12 @@ class Context:
         return datetime.fromtimestamp(self._envelope.timestamp_ms / 1000, UTC)
 
     @property
+    def due_ms(self) -> int | None:
+        """When the timer was due (epoch) that sent this command, None if none did. It may be handled much later."""
+        timer = self._envelope.timer
+        return None if timer is None else timer.due_ms
+
+    @property
     def random(self) -> random.Random:
         """A generator seeded from the cause: the same draws at every attempt."""
         if self._random is None:
@@ -134,9 +119,18 @@ class Context:
 
     # --- outputs ----------------------------------------------------------------------------------------------
 
-    def tell(self, handler: CommandHandler[Any, C, Any], key: str, message: C) -> None:
-        """Send ``message`` to the entity ``key`` of the class that ``handler`` belongs to."""
-        self.collected.append(Tell(self._addressed(handler, message), checked_key(key), self._message(message)))
+    def tell(self, handler: CommandHandler[Any, C, Any], key: str, message: C, *, after_s: float | None = None) -> None:
+        """Send ``message`` to the entity ``key`` of the class that ``handler`` belongs to.
+
+        With ``after_s`` it is sent so many seconds after :attr:`timestamp`. It is a message under way then and no
+        timer: it cannot be cancelled, and is sent even if this entity stops.
+        """
+        told = Tell(self._addressed(handler, message), checked_key(key), self._message(message))
+        if after_s is None:
+            self.collected.append(told)
+        else:
+            due_ms = self._envelope.timestamp_ms + _delay_ms("after_s", after_s, least_ms=0)
+            self.later.append(msgspec.structs.replace(told, due_ms=due_ms))
 
     def ask(self, handler: CommandHandler[Any, C, Any], key: str, message: C, *, about: str = "") -> None:
         """Send ``message`` as ``tell`` does; the answer goes to the ``@reply`` method of this entity that takes it.
@@ -190,8 +184,55 @@ class Context:
             self._check_sender(to)
         self.collected.append(Reply(to, value))
 
+    def schedule(
+        self,
+        name: str,
+        handler: CommandHandler[Any, C, Any],
+        message: C,
+        *,
+        after_s: float | None = None,
+        at_ms: int | None = None,
+        every_s: float | None = None,
+    ) -> None:
+        """Have this entity get ``message`` later: a timer. A timer of the same ``name`` is replaced.
+
+        It is due ``after_s`` seconds after :attr:`timestamp`, or ``at_ms`` (epoch), or else after the first period.
+        With ``every_s`` it is due again and again, each time so long after the log has the command of the time before;
+        times that were missed are one. It is never early by the owner's clock, and at once if it is due in the past, as
+        where this command has waited in the stash. A timer that is cancelled or replaced has no effect any more, even
+        if it was due and its command is under way. The entity's timers end with its life.
+
+        Raises ContractViolation: the handler is not a ``@command`` of this entity that takes the message, the name has
+        not 1 to 255 bytes of UTF-8 without NUL, both times are given or none, or one is not in range.
+        """
+        if (flaw := flaw_of_name(name)) is not None:
+            raise ContractViolation(f"the name of a timer {flaw}: {name!r:.100}")
+        if self._addressed(handler, message).owner is not self._behaviour.entity:
+            raise ContractViolation(
+                f"a timer sends a command to its own entity, {self._behaviour.entity.__name__}, not to {handler!r}; "
+                "use tell(…, after_s=…)"
+            )
+        every_ms = 0 if every_s is None else _delay_ms("every_s", every_s, least_ms=1)
+        if (after_s is None) == (at_ms is None) and (at_ms is not None or every_s is None):
+            raise ContractViolation(f"timer {name!r}: give after_s or at_ms, or every_s for a recurring one")
+        if at_ms is None:
+            delay_ms = every_ms if after_s is None else _delay_ms("after_s", after_s, least_ms=0)
+            at_ms = self._envelope.timestamp_ms + delay_ms
+        elif type(at_ms) is not int or not 0 <= at_ms <= DUE_MS_MAX:
+            raise ContractViolation(f"timer {name!r}: at_ms is a time since the epoch in ms, not {at_ms!r:.100}")
+        self.later.append(Schedule(name, handler, self._message(message), at_ms, every_ms))
+
+    def cancel(self, name: str) -> None:
+        """Cancel this entity's timer of that name, if there is one; its command is never handled after this one."""
+        if (flaw := flaw_of_name(name)) is not None:
+            raise ContractViolation(f"the name of a timer {flaw}: {name!r:.100}")
+        self.later.append(Cancel(name))
+
     def stop(self) -> None:
-        """End this entity's life after this command; the next command begins a new one from the defaults."""
+        """End this entity's life after this command; the next command begins a new one from the defaults.
+
+        Its timers are cancelled. Raises ContractViolation after the handler if it has scheduled one.
+        """
         self.stopped = True
 
     def keeps_sender(self, kept: object) -> bool:
@@ -222,6 +263,14 @@ class Context:
     def _message(message: object) -> Message:
         assert isinstance(message, Message), message
         return message
+
+
+def _delay_ms(name: str, delay_s: object, *, least_ms: int) -> int:
+    """Return a delay in whole milliseconds."""
+    is_number = isinstance(delay_s, int | float) and not isinstance(delay_s, bool)
+    if not is_number or not least_ms / 1_000 <= delay_s <= DELAY_S_MAX:  # type: ignore[operator]
+        raise ContractViolation(f"{name} is a number of seconds from {least_ms / 1_000:g} on, not {delay_s!r:.100}")
+    return round(delay_s * 1_000)  # type: ignore[operator]
 
 
 def _holds(value: object, sender: Sender) -> bool:

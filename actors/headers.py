@@ -26,6 +26,10 @@ CORRELATION_ID: Final = "correlation-id"
 ABOUT: Final = "about"
 #: The id of an ask from outside: ``{made_at_ms}/{id}``, or ``auto/{uuid7}`` for one that the client makes.
 ASK_ID: Final = "ask-id"
+#: Of a command that a timer sent: ``offset/index/due_ms/name`` (`FiredTimer`).
+TIMER: Final = "timer"
+#: Of what a shard sends later: the cause of what scheduled it. Its own cause is that of a changelog record.
+BECAUSE: Final = "because"
 #: A command with one of these headers is an ask.
 ASKED: Final = frozenset({REPLY_TO, REPLY_KEY})
 
@@ -52,8 +56,8 @@ RETRY_OF: Final = "retry-of"
 #: Beside it: ``topic/partition/correlation-id`` of the operator who waits for the outcome, in the replies topic.
 RETRY_TO: Final = "retry-to"
 
-#: The headers that address a reply or an outcome.
-ADDRESS: Final = frozenset({REPLY_TO, REPLY_KEY, CORRELATION_ID, ABOUT, RETRY_TO, ASK_ID})
+#: The headers that say where a command comes from: who asked, which operator retried it, which timer sent it.
+ORIGIN: Final = frozenset({REPLY_TO, REPLY_KEY, CORRELATION_ID, ABOUT, RETRY_TO, RETRY_OF, ASK_ID, TIMER})
 
 # At least once (``bridge.nontransactional``): the number of the owner that wrote a record, and the position of a
 # journal record within its turn, ``index/count``. The last record of a turn names the next command.

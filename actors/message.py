@@ -17,6 +17,7 @@ import msgspec
 
 from repertory.actors.fields import flaw
 from repertory.actors.headers import Headers
+from repertory.actors.timer import FiredTimer
 
 TYPE_FIELD = "type"
 
@@ -257,7 +258,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     """A decoded command (or reply) and its origin.
 
     ``value`` and ``headers`` are those of the record at ``offset``, unchanged: they are kept if the command is stashed
-    or becomes a dead letter. ``retry``: the operator who waits for the outcome.
+    or becomes a dead letter. ``retry``: the operator who waits for the outcome. ``timer``: the timer that sent it.
     """
 
     offset: int
@@ -269,6 +270,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     sender: Sender | None = None
     about: str = ""
     retry: RetryRequest | None = None
+    timer: FiredTimer | None = None
 
 
 class Unknown(NamedTuple):
@@ -296,6 +298,7 @@ class Undecodable(msgspec.Struct, frozen=True, gc=False):
     traceback: str = ""
     retry: RetryRequest | None = None
     unknown: Unknown | None = None
+    timer: FiredTimer | None = None
 
 
 def wire_name(message_type: type[Message]) -> str:

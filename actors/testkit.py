@@ -7,7 +7,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from repertory.actors.context import Directory, Publish, Reply, Tell
+from repertory.actors.collected import Publish, Reply, Tell
+from repertory.actors.context import Directory
 from repertory.actors.entity import Entity, resolved
 from repertory.actors.message import Command, Envelope, Event, Message, Query, Rejection, Sender
 from repertory.actors.shard.decision import decide, decide_query

@@ -10,10 +10,21 @@ import re
 from collections.abc import Callable
 
 from repertory.actors.context import TAG_BYTES_MAX
-from repertory.actors.headers import ABOUT, ADDRESS, ASK_ID, CORRELATION_ID, REPLY_KEY, REPLY_TO, RETRY_TO
+from repertory.actors.headers import (
+    ABOUT,
+    ASK_ID,
+    CORRELATION_ID,
+    ORIGIN,
+    REPLY_KEY,
+    REPLY_TO,
+    RETRY_OF,
+    RETRY_TO,
+    TIMER,
+)
 from repertory.actors.message import RetryRequest, Sender
 from repertory.actors.placement import checked_key
 from repertory.actors.shard.answers import ParsedId
+from repertory.actors.timer import FiredTimer
 from repertory.actors.wire import DecodeError
 from repertory.bridge import topics
 from repertory.bridge.log.record import Record
@@ -30,8 +41,8 @@ class Addresses:
         self._replies = topics.replies_topic(system)
 
     def of(self, record: Record) -> dict[str, bytes]:
-        """Return the headers of a command that hold addresses; mostly none."""
-        return {name: value for name, value in record.headers if name in ADDRESS}
+        """Return the headers of a command that say where it comes from; mostly none."""
+        return {name: value for name, value in record.headers if name in ORIGIN}
 
     def sender(self, found: dict[str, bytes]) -> tuple[Sender | None, str]:
         """Return who asked, and what a reply is about; DecodeError for an invalid ``reply-to``."""
@@ -68,6 +79,14 @@ class Addresses:
         if not self._is_reply_partition(topic, partition) or len(correlation_id) > TAG_BYTES_MAX:
             return None
         return RetryRequest(offset, topic, int(partition), correlation_id)
+
+    def timer(self, found: dict[str, bytes]) -> FiredTimer | None:
+        """Return the timer that sent a command; DecodeError for an invalid header."""
+        header = found.get(TIMER)
+        try:
+            return None if header is None else FiredTimer.parse(header, retried=RETRY_OF in found)
+        except ValueError as error:
+            raise DecodeError(f"header {TIMER!r}: {error}") from error
 
     def _is_reply_partition(self, topic: str, partition: str) -> bool:
         count = self._partition_count(topic) if topic == self._replies else None

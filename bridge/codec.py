@@ -22,15 +22,20 @@ from repertory.actors.shard.changelog import (
     CHANGELOG_INDEX,
     SHARD_KEY,
     STASH_KEY,
+    TELL_KEY,
+    TIMER_KEY,
     AnswerRecord,
     ChangelogEntry,
+    ChangelogRecord,
     SeenRecord,
     ShardRecord,
     StashedRecord,
     StateRecord,
+    TellRecord,
+    TimerRecord,
     encode_changelog_record,
 )
-from repertory.actors.shard.turn_result import DeadLettered, Journaled, Published, Replied, Told, TurnResult
+from repertory.actors.shard.turn_result import DeadLettered, Fired, Journaled, Published, Replied, Told, TurnResult
 from repertory.actors.wire import DecodeError
 from repertory.bridge import topics
 from repertory.bridge.addresses import Addresses
@@ -48,7 +53,7 @@ _OFFSET_DIGITS_MAX = 19
 
 #: One decoder for all types: a decoder of a single type would accept records without a ``type`` field.
 _decode_changelog_record = msgspec.msgpack.Decoder(
-    ShardRecord | StateRecord | StashedRecord | SeenRecord | AnswerRecord
+    ShardRecord | StateRecord | StashedRecord | SeenRecord | AnswerRecord | TimerRecord | TellRecord
 ).decode
 
 
@@ -84,10 +89,11 @@ class Codec:
 
     def decode(self, record: Record) -> Envelope | Undecodable:
         """Decode a record of the commands topic; never raises."""
-        sender, about, retry, value = None, "", None, record.value
+        sender, about, retry, timer, value = None, "", None, None, record.value
         try:
             if record.headers and (found := self._addresses.of(record)):
                 retry = self._addresses.retry(found, record.offset)
+                timer = self._addresses.timer(found)
                 sender, about = self._addresses.sender(found)
             if record.key is None:
                 raise DecodeError("a command needs a key: that of its entity")
@@ -102,8 +108,11 @@ class Codec:
             return Undecodable(
                 record.offset, record.key, value, record.headers, record.timestamp_ms, name, str(error), sender,
                 user_traceback(error), retry, error.unknown if isinstance(error, DecodeError) else None,
+                timer,
             )  # fmt: skip
-        return Envelope(record.offset, key, message, value, record.headers, record.timestamp_ms, sender, about, retry)
+        return Envelope(
+            record.offset, key, message, value, record.headers, record.timestamp_ms, sender, about, retry, timer
+        )
 
     def stashed_envelope(self, offset: int, record: StashedRecord) -> Envelope | Undecodable:
         """Return a stashed command exactly as it was first decoded."""
@@ -122,7 +131,10 @@ class Codec:
         if result.record.epoch:  # At least once.
             records = with_epoch(records, self.dead_letters, result.record.epoch)
         last = CHANGELOG_INDEX + result.record.changelog - 1
-        for index, entry in enumerate(result.changelog, last - len(result.changelog)):
+        first = last - len(result.changelog)
+        for index, fired in enumerate(result.fired, first - len(result.fired)):
+            records.append(self._fired(fired, prefix, _cause(prefix, result.anchor, index)))
+        for index, entry in enumerate(result.changelog, first):
             records.append(self._changelog_output(entry, partition, _cause(prefix, result.anchor, index)))
         cause = _cause(prefix, result.anchor, last)
         seq = (SEQ, b"%d" % result.record.seq)
@@ -183,6 +195,16 @@ class Codec:
         key = output.key.encode()
         return Output(topic, self._placed(topic, key), key, output.data, headers)
 
+    def _fired(self, fired: Fired, prefix: str, cause: Header) -> Output:
+        """Encode what was due. Only transactions write it, so it never comes twice and has no epoch."""
+        because = (names.BECAUSE, f"{prefix}{fired.offset}/{fired.index}".encode())
+        headers: Headers = (cause, because)
+        if fired.timer is not None:
+            headers = (cause, because, (names.TIMER, fired.timer.header()))
+        topic = self.commands if fired.entity is None else topics.commands_topic(self._system, fired.entity)
+        key = fired.key.encode()
+        return Output(topic, self._placed(topic, key), key, fired.data, headers)
+
     def _replied(self, output: Replied, partition: int, cause: Header, seq: int) -> Output:
         """Encode an answer. A client is told the position too; ``seq`` is that of the turn."""
         to = output.to
@@ -224,7 +246,7 @@ class Codec:
         return 0 if count is None else place(key, count)  # The log refuses what is for a topic that is gone.
 
 
-T = TypeVar("T")
+T = TypeVar("T", bound=ChangelogRecord)
 
 
 def _cause(prefix: str, offset: int, index: int) -> Header:
@@ -257,6 +279,18 @@ def decode_seen(data: bytes) -> SeenRecord:
 def decode_answer(data: bytes) -> AnswerRecord:
     """Decode the record of an answer; DecodeError for anything else."""
     return _changelog_record(AnswerRecord, data)
+
+
+def decode_owed(key: str, data: bytes) -> TimerRecord | TellRecord:
+    """Decode the record of a timer or a delayed message, as its key says; DecodeError for anything else."""
+    if key.startswith(TIMER_KEY):
+        return _changelog_record(TimerRecord, data)
+    return _changelog_record(TellRecord, data)
+
+
+def is_owed(key: bytes) -> bool:
+    """Return whether a key of a state topic is that of a timer or a delayed message."""
+    return key.startswith((TIMER_KEY.encode(), TELL_KEY.encode()))
 
 
 def is_answer(key: bytes) -> bool:

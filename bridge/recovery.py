@@ -28,6 +28,8 @@ from repertory.actors.shard.changelog import (
     ShardRecord,
     StashedRecord,
     StateRecord,
+    TellRecord,
+    TimerRecord,
 )
 from repertory.actors.shard.changelog_digest import ChangelogDigest
 from repertory.actors.shard.config import ShardConfig
@@ -71,6 +73,7 @@ class Recovery:
         self._seen: dict[str, SeenRecord] = {}
         self._stashed: dict[int, StashedRecord] = {}
         self._answers: dict[str, AnswerRecord] = {}
+        self._owed: dict[str, TimerRecord | TellRecord] = {}
         self._digest = ChangelogDigest()
         self._record: ShardRecord | None = None
         self._recorded_ms = 0
@@ -148,9 +151,13 @@ class Recovery:
                 self._seen[source] = wire.decode_seen(record.value)
             elif wire.is_answer(record.key):
                 self._answers[key] = wire.decode_answer(record.value)
+            elif wire.is_owed(record.key):
+                self._owed[key] = wire.decode_owed(key, record.value)
             else:
                 self._stashed[wire.stashed_offset(record)] = wire.decode_stashed(record.value)
-        elif record.key is None or not (record.key.startswith(STASH_KEY) or wire.is_answer(record.key)):
+        elif record.key is None or not (
+            record.key.startswith(STASH_KEY) or wire.is_answer(record.key) or wire.is_owed(record.key)
+        ):
             key = entity_key(record)
             if record.value is not None:
                 seq, version = record.position
@@ -186,6 +193,8 @@ class Recovery:
         self._restore_stashed(found)
         self._check_stash(found)
         found.asks.load(self._answers, found.stash.askers())
+        self._check_owed(record)
+        found.timers.load(self._owed)
         if record.epoch:
             self._nontransactional = NontransactionalRecovery(self._config, record, self._seen)
         self._states.clear()
@@ -251,6 +260,14 @@ class Recovery:
                 raise self._wrong(
                     f"key {key!r} has {len(queue)} stashed commands from {first}, its state record says "
                     f"{state.stashed} from {state.stashed_first}; {REMEDY}"
+                )
+
+    def _check_owed(self, record: ShardRecord) -> None:
+        for key, owed in self._owed.items():
+            if owed.offset >= record.next:
+                raise self._wrong(
+                    f"{self._codec.state} holds {key!r:.300}, which command {owed.offset} scheduled, the shard record "
+                    f"says {record.next} is next: a transaction is torn; {REMEDY}"
                 )
 
     # --- the tail of the journal, and of the commands ---------------------------------------------------------

@@ -176,7 +176,7 @@ class ShardRegion:
                 continue
             if len(shard.mailbox) and shard.stalled is None:
                 return 0.0
-            due_ms = shard.stash.next_due_ms()
+            due_ms = shard.next_due_ms()
             if due_ms is not None:
                 now_ms = epoch_ms() if now_ms is None else now_ms
                 instants.append((due_ms - now_ms) / 1000)

@@ -12,7 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from repertory.actors.asks import AskId, Position
-from repertory.actors.context import Context, ContractViolation, OutputRefused, OutputTooLarge, Publish, Reply, Tell
+from repertory.actors.collected import Publish, Reply, Tell
+from repertory.actors.context import Context, ContractViolation, OutputRefused, OutputTooLarge
 from repertory.actors.control import NotAsked, Revoked, StillOpen
 from repertory.actors.entity import Entity
 from repertory.actors.evolution import Raw, upcast

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from repertory.actors.context import Reply
+from repertory.actors.collected import Reply
 from repertory.actors.message import Envelope, Message, Sender, Undelivered
 from repertory.actors.shard.answers import AnswerTable, StoredAnswer
 from repertory.actors.shard.changelog import AGAIN_INDEX, ChangelogEntry

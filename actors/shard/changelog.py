@@ -190,6 +190,38 @@ class AnswerRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Answer", 
     answered_ms: Count = 0
 
 
+class TimerRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Timer", forbid_unknown_fields=True, gc=False):
+    """A timer of one entity; the key of the record holds that of the entity, and its name. See ``actors.shard.timers``.
+
+    ``value`` is its command, ``due_ms`` (epoch) when it is due, ``every_ms`` the period of a recurring one (0: once).
+    ``offset`` and ``index`` are those of its cause: the command that scheduled it, and the position among what that
+    command scheduled. ``fired``: its command is in the log, and has no final fate yet.
+    """
+
+    value: bytes
+    due_ms: Count
+    offset: Count
+    index: Count
+    every_ms: Count = 0
+    fired: bool = False
+
+
+class TellRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Tell", forbid_unknown_fields=True, gc=False):
+    """A delayed message to the entity ``key`` of the kind ``entity``; the other fields are those of a timer."""
+
+    entity: str
+    key: str
+    value: bytes
+    due_ms: Count
+    offset: Count
+    index: Count
+
+    @property
+    def fired(self) -> bool:
+        """False: a message that is sent has no record."""
+        return False
+
+
 class ChangelogEntry(msgspec.Struct, frozen=True, gc=False):
     """One record that a turn writes: its key, and its encoded value; None deletes the record.
 
@@ -210,7 +242,10 @@ _STASH, _SEEN = STASH_KEY.decode(), SEEN_KEY.decode()
 #: Of the answers to ids that callers gave, and to those that clients made; the entity's key, NUL and the id follow.
 ANSWER_KEY, AUTO_KEY = "\0answer/", "\0auto/"
 
-ChangelogRecord = ShardRecord | StateRecord | StashedRecord | SeenRecord | AnswerRecord
+#: Of a timer, its entity's key, NUL and its name follow; of a delayed message, its cause.
+TIMER_KEY, TELL_KEY = "\0timer/", "\0tell/"
+
+ChangelogRecord = ShardRecord | StateRecord | StashedRecord | SeenRecord | AnswerRecord | TimerRecord | TellRecord
 
 encode_changelog_record: Callable[[ChangelogRecord], bytes] = msgspec.msgpack.Encoder().encode
 
@@ -234,3 +269,24 @@ def seen_entry(source: str, record: SeenRecord) -> ChangelogEntry:
 def answer_entry(key: str, record: AnswerRecord | None) -> ChangelogEntry:
     """Return the entry of the answer to an id, by its whole key; None once it is forgotten."""
     return ChangelogEntry(key, None if record is None else encode_changelog_record(record))
+
+
+def timer_key(key: str, name: str) -> str:
+    """Return the key of the record of an entity's timer."""
+    return f"{TIMER_KEY}{key}\0{name}"
+
+
+def timer_of(place: str) -> tuple[str, str]:
+    """Return the key of the entity and the name of the timer, of which ``place`` is the key of the record."""
+    key, _, name = place.removeprefix(TIMER_KEY).partition("\0")
+    return key, name
+
+
+def tell_key(offset: int, index: int) -> str:
+    """Return the key of the record of a delayed message, by its cause."""
+    return f"{TELL_KEY}{offset}/{index}"
+
+
+def owed_entry(place: str, record: TimerRecord | TellRecord | None) -> ChangelogEntry:
+    """Return the entry of a timer or a delayed message, by its whole key; None once nothing is owed."""
+    return ChangelogEntry(place, None if record is None else encode_changelog_record(record))

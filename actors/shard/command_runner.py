@@ -16,6 +16,7 @@ from repertory.actors.shard.failure import Fate, judged
 from repertory.actors.shard.mailbox import Delivery
 from repertory.actors.shard.placed import is_misplaced
 from repertory.actors.shard.stash import Stash, Stashed
+from repertory.actors.shard.timers import Timers
 from repertory.actors.shard.turn import Turn, outputs_of
 from repertory.actors.wire import encode
 from repertory.supervision.directive import Failure
@@ -25,16 +26,23 @@ class CommandRunner:
     """Mutable; owned by its shard, with which it shares the entities, the stash and the crash guard."""
 
     __slots__ = (
-        "_cause_prefix", "_cell", "_config", "_entities", "_guard", "_handlers", "_refused", "_stash", "envelope",
+        "_cause_prefix", "_cell", "_config", "_entities", "_guard", "_handlers", "_refused", "_stash", "_timers",
+        "envelope",
         "failure", "stalled",
     )  # fmt: skip
 
     def __init__(
-        self, config: ShardConfig, entities: Entities, guard: CrashGuard, stash: Stash, refused: dict[int, str]
+        self,
+        config: ShardConfig,
+        entities: Entities,
+        guard: CrashGuard,
+        stash: Stash,
+        timers: Timers,
+        refused: dict[int, str],
     ) -> None:
         """``refused``: commands whose outputs the log refuses for good, by offset, and why; taken out when judged."""
         self._refused = refused
-        self._config, self._entities, self._guard, self._stash = config, entities, guard, stash
+        self._config, self._entities, self._guard, self._stash, self._timers = config, entities, guard, stash, timers
         self._cell = entities.cells.get
         self._handlers = config.behaviour.handlers
         self._cause_prefix = f"{config.topic}/{config.id.partition}/"
@@ -53,12 +61,8 @@ class CommandRunner:
             if is_misplaced(config, envelope, turn):
                 return
             cell = Cell(behaviour.initial(), behaviour.initial_data)
-        if not self._guard.admits(envelope.offset):
-            turn.quarantine(envelope, self._where(envelope), self._guard.deaths, is_stashed=stashed is not None)
-            return
-        if envelope.offset in self._refused:
-            turn.refused.append(envelope.offset)
-            self._failed(envelope, stashed, OutputRefused(self._refused.pop(envelope.offset)), now_ms, turn)
+        if not self._guard.admits(envelope.offset) or envelope.offset in self._refused:
+            self._give_up(envelope, stashed, now_ms, turn)
             return
         takes_context = self._handlers[type(envelope.message)].takes_context
         self.envelope = envelope
@@ -69,6 +73,8 @@ class CommandRunner:
                 attempt=1 if stashed is None else stashed.attempt,
                 bytes_max=config.limits.output_bytes_max,
             )  # fmt: skip
+            if decision.later:
+                self._timers.check(envelope.key, decision.later)
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001  the supervisor judges every exception of user code
@@ -77,6 +83,8 @@ class CommandRunner:
             self._failed(envelope, stashed, error, now_ms, turn)
             return
         self._entities.apply(cell, envelope, decision, turn)
+        if decision.later or decision.stopped or envelope.timer is not None:
+            turn.schedule(envelope, decision)
         if decision.outputs or decision.reply is not None:
             seq = self._entities.seq if behaviour.journaled else -1
             turn.outputs.extend(outputs_of(envelope, decision, seq))
@@ -90,6 +98,14 @@ class CommandRunner:
             turn.leave(envelope)
         if decision.stopped:
             turn.asked.end(envelope.key, envelope.offset)
+
+    def _give_up(self, envelope: Envelope, stashed: StashedRecord | None, now_ms: int, turn: Turn) -> None:
+        """Judge a command that is not handled: its outputs are refused, or it is quarantined."""
+        if (reason := self._refused.pop(envelope.offset, None)) is not None:
+            turn.refused.append(envelope.offset)
+            self._failed(envelope, stashed, OutputRefused(reason), now_ms, turn)
+        else:
+            turn.quarantine(envelope, self._where(envelope), self._guard.deaths, is_stashed=stashed is not None)
 
     def has_room(self, delivery: Delivery) -> bool:
         """Return whether the stash has room for a command; if not, ``stalled`` says why. A query needs none."""

@@ -35,6 +35,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     answers_per_shard_max: int = 100_000
     ids_ahead_max_s: float = 300.0
     ask_timeout_max_s: float = 120.0
+    timers_per_key_max: int = 1_000
+    timers_per_shard_max: int = 1_000_000
+    timers_per_turn_max: int = 100
 
     @property
     def small_batch_max(self) -> int:

@@ -12,7 +12,8 @@ from typing import NoReturn
 
 import msgspec
 
-from repertory.actors.context import Context, ContractViolation, Directory, OutputTooLarge, Publish, Reply, Tell
+from repertory.actors.collected import Cancel, Publish, Reply, Schedule, Tell
+from repertory.actors.context import Context, ContractViolation, Directory, OutputTooLarge
 from repertory.actors.entity import Behaviour, Entity
 from repertory.actors.handler import Handler, NextState, ResultKind
 from repertory.actors.message import Done, Envelope, Message, Stopped
@@ -29,7 +30,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """The result of one command. ``events`` are encoded, ``Stopped`` included; ``reply`` is None if none is sent.
 
     ``sent`` are the encoded values of ``outputs``, and ``reply_data`` is that of ``reply``. ``rejection`` is what
-    the handler returned if ``rejected``, also if nobody is answered.
+    the handler returned if ``rejected``, also if nobody is answered. ``later`` is what is for later, and ``later_data``
+    are its encoded messages, b"" for a timer that is cancelled.
     """
 
     state: Entity
@@ -43,6 +45,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     rejected: bool = False
     stopped: bool = False
     rejection: Message | None = None
+    later: Sequence[Schedule | Cancel | Tell] = ()
+    later_data: Sequence[bytes] = ()
 
 
 def decide(
@@ -95,12 +99,16 @@ def decide(
     if context is None:
         return Decision(after, after_data, events, messages, reply, reply_data)
     sent = [_sent(output, bytes_max) for output in context.collected]
+    later_data = _later_data(handler, context, bytes_max) if context.later else ()
     if context.stopped:
         after, after_data = behaviour.initial(), behaviour.initial_data
         if behaviour.journaled:
             events.append(_STOPPED)
     collected, stopped = context.collected, context.stopped
-    return Decision(after, after_data, events, messages, reply, reply_data, collected, sent, stopped=stopped)
+    return Decision(
+        after, after_data, events, messages, reply, reply_data, collected, sent,
+        stopped=stopped, later=context.later, later_data=later_data,
+    )  # fmt: skip
 
 
 def decide_query(
@@ -197,6 +205,13 @@ def _sent(output: Tell | Publish | Reply, bytes_max: int) -> bytes:
         _check_size("the published value", len(value), bytes_max)
         return value
     return _sendable(value, bytes_max)
+
+
+def _later_data(handler: Handler, context: Context, bytes_max: int) -> list[bytes]:
+    """Return the encoded messages of what a handler has collected for later, b"" for a timer that is cancelled."""
+    if context.stopped and any(isinstance(each, Schedule) for each in context.later):
+        raise ContractViolation(f"{handler!r} schedules a timer for an entity that stops; use tell(…, after_s=…)")
+    return [b"" if isinstance(each, Cancel) else _sendable(each.message, bytes_max) for each in context.later]
 
 
 def _sendable(message: Message, bytes_max: int) -> bytes:

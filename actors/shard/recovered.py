@@ -16,6 +16,7 @@ from repertory.actors.shard.restart_budget import RestartBudget
 from repertory.actors.shard.seen_causes import SeenCauses
 from repertory.actors.shard.snapshot_window import SnapshotWindow
 from repertory.actors.shard.stash import Stash
+from repertory.actors.shard.timers import Timers
 from repertory.actors.shard.turn_result import Incident
 
 
@@ -36,6 +37,7 @@ class RecoveredShard(msgspec.Struct, frozen=True):
     budget: RestartBudget
     digest: ChangelogDigest
     asks: AnswerTable
+    timers: Timers
     end_offset: int = 0
     has_group_offset: bool = True
     seen: SeenCauses | None = None
@@ -58,4 +60,5 @@ def new_shard(config: ShardConfig, record: ShardRecord) -> RecoveredShard:
         RestartBudget(config.policy.within_s),
         ChangelogDigest(),
         AnswerTable(config.limits, record.answers_horizon_ms, record.auto_horizon_ms),
+        Timers(config.limits),
     )

@@ -50,10 +50,10 @@ class Shard:
         self._entities = Entities(
             config.behaviour, recovered.cells, recovered.window, recovered.stash, recovered.budget, record.seq
         )
-        self._digest, self._asks = recovered.digest, recovered.asks
+        self._digest, self._asks, self._timers = recovered.digest, recovered.asks, recovered.timers
         self._guard = CrashGuard(config, record, recovered.end_offset)
         self._refused = dict(refused)
-        self._runner = CommandRunner(config, self._entities, self._guard, self.stash, self._refused)
+        self._runner = CommandRunner(config, self._entities, self._guard, self.stash, self._timers, self._refused)
         self._queries = QueryRunner(config, self._entities, self._guard, self._refused)
         self._controls = ControlRunner(self.stash, self._entities.budget, self._asks)
         self._has_group_offset, self._recovery_incidents = recovered.has_group_offset, recovered.incidents
@@ -95,8 +95,15 @@ class Shard:
         if self.failure is not None or self.config.recovers_only:
             return False
         self._entities.watch_clock(now_ms)
-        due_ms = self.stash.next_due_ms()
+        due_ms = self.next_due_ms()
         return (len(self.mailbox) > 0 and self.stalled is None) or (due_ms is not None and due_ms <= now_ms)
+
+    def next_due_ms(self) -> int | None:
+        """Return when (epoch) the next stashed command or timer is due; None if none is."""
+        stashed_ms, timer_ms = self.stash.next_due_ms(), self._timers.next_due_ms()
+        if stashed_ms is None or timer_ms is None:
+            return timer_ms if stashed_ms is None else stashed_ms
+        return min(stashed_ms, timer_ms)
 
     def takeover_result(self, deaths: Iterable[tuple[int, int]]) -> TurnResult | None:
         """Return the result to commit before a recovered shard handles any command; None if none is needed.
@@ -127,14 +134,14 @@ class Shard:
     def decide(
         self, now_ms: int, time_is_up: Callable[[], bool] = lambda: False, records_max: int | None = None
     ) -> TurnResult | None:
-        """Handle stashed commands that are due and then commands from the mailbox, up to a batch.
+        """Handle stashed commands that are due and then commands from the mailbox, up to a batch; then fire timers.
 
         ``now_ms`` is epoch time; ``time_is_up`` is called after each command, and ends the batch if it returns True.
         ``records_max``: take no more commands than that.
-        Returns None if no command was handled, and no announcement must be written or cleared.
+        Returns None if no command was handled, nothing was due, and no announcement must be written or cleared.
         """
         guard, runner, has_alone = self._guard, self._runner, self._guard.has_alone
-        turn = Turn(self.config.policy, self.stash, self._asks, now_ms, self._refused)
+        turn = Turn(self.config.policy, self.stash, self._asks, self._timers, now_ms, self._refused)
         batch_max = records_max or guard.batch_max(self._next)
         runner.stalled = None
         self._entities.watch_clock(now_ms)
@@ -155,7 +162,9 @@ class Shard:
                 if time_is_up() or turn.bytes + turn.asked.bytes >= self.config.limits.turn_bytes_max:
                     break
         guard.leave()
-        if turn.handled:
+        if runner.failure is None:
+            turn.fire(self.config.limits.timers_per_turn_max, self.config.limits.turn_bytes_max)
+        if turn.handled or turn.fired:
             return self._finish(turn, now_ms)
         if self.record.guarded >= 0:  # The announced command was not handled either, so its announcement is cleared.
             return self._record_only()
@@ -185,8 +194,8 @@ class Shard:
                 turn.counts.repeated += 1
             elif isinstance(delivery, Envelope) and type(delivery.message) not in handlers:
                 self._take_other(delivery, turn)  # A query, or a request to the shard. Neither is stashed.
-            elif delivery.sender is not None and asked.is_known(delivery):
-                turn.counts.repeated += 1  # What was decided about its id is answered again, or waited for.
+            elif (delivery.sender is not None or delivery.timer is not None) and self._is_over(delivery, turn):
+                pass
             elif isinstance(delivery, Undecodable):
                 turn.dead_letter(delivery, delivery.error, delivery.reason, traceback=delivery.traceback)
             elif stash.size and delivery.key in stash:
@@ -209,6 +218,19 @@ class Shard:
         if not self._queries.take(delivery, turn):
             self._controls.take(delivery, turn)
 
+    def _is_over(self, delivery: Delivery, turn: Turn) -> bool:
+        """Return whether a command need not be decided: its timer was cancelled, or the id of its ask is known.
+
+        What was decided about the id is answered again, or waited for.
+        """
+        if turn.is_stale(delivery):
+            turn.drop(delivery)
+            return True
+        if delivery.sender is None or not turn.asked.is_known(delivery):
+            return False
+        turn.counts.repeated += 1
+        return True
+
     def _stash(self, delivery: Envelope, turn: Turn) -> None:
         if self._runner.has_room(delivery):
             turn.join(delivery)
@@ -228,7 +250,11 @@ class Shard:
 
     def _retry(self, key: str, now_ms: int, turn: Turn) -> None:
         first = self.stash.queue(key)[0]
-        self._runner.run(first.envelope, first.record, now_ms, turn)
+        if turn.is_stale(first.envelope):
+            turn.drop(first.envelope)
+            turn.leave(first.envelope)
+        else:
+            self._runner.run(first.envelope, first.record, now_ms, turn)
         if self._runner.failure is None:
             turn.anchor = first.envelope.offset
             turn.handled += 1
@@ -237,6 +263,8 @@ class Shard:
 
     def _finish(self, turn: Turn, now_ms: int) -> TurnResult:
         entities, redelivery, last = self._entities, self._redelivery, self.record
+        if not turn.handled:  # Nothing but timers.
+            turn.anchor = max(self._next - 1, 0)
         turn.report(str(self.config.id))
         entities.expire_budgets(now_ms, turn)
         turn.counts.journaled = entities.seq - last.seq
@@ -248,7 +276,7 @@ class Shard:
         self.record = record or self._end_transaction(turn, now_ms)
         return TurnResult(
             self.config.id, turn.outputs, turn.changelog, self.record, turn.anchor, last.seq, turn.counts,
-            turn.incidents, nontransactional, turn.handled, tuple(turn.refused),
+            turn.incidents, nontransactional, turn.handled, tuple(turn.refused), turn.fired,
         )  # fmt: skip
 
     def _can_do_without_transaction(self) -> bool:
@@ -261,13 +289,13 @@ class Shard:
         seen = last.seen if redelivery is None else redelivery.write(turn.changelog, last.seen, self._next)
         turn.changelog.extend(self._asks.evict(now_ms, turn.asked.decided))
         self._digest.write_all(turn.changelog)
-        guard.end_turn(turn.anchor, self._next, self.stash)
+        guard.end_turn(turn.anchor if turn.handled else -1, self._next, self.stash)
         if guard.is_careful:
             guard.announce(self._alone(self.stash.due(now_ms) if self.stash.size else None))
         record = msgspec.structs.replace(
             last, next=self._next, seq=entities.seq, tail_start=tail_start,
-            tail_offset=entities.window.tail_offset(tail_start), changelog=last.changelog + len(turn.changelog) + 1,
-            seen=seen, digest=self._digest.value,
+            tail_offset=entities.window.tail_offset(tail_start),
+            changelog=last.changelog + len(turn.fired) + len(turn.changelog) + 1, seen=seen, digest=self._digest.value,
             answers_horizon_ms=self._asks.own_horizon_ms, auto_horizon_ms=self._asks.auto_horizon_ms,
         )  # fmt: skip
         return guard.signed(record)

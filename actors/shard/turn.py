@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from repertory.actors.context import Publish, Reply, Tell
+from repertory.actors.collected import Publish, Reply, Tell
 from repertory.actors.control import RetryEnded
 from repertory.actors.entity import resolved
 from repertory.actors.message import Envelope, RetryRequest, Undelivered
@@ -18,7 +18,17 @@ from repertory.actors.shard.failure import Fate
 from repertory.actors.shard.identity import key_in
 from repertory.actors.shard.mailbox import Delivery
 from repertory.actors.shard.stash import Stash, Stashed
-from repertory.actors.shard.turn_result import Counts, DeadLettered, Incident, Published, Replied, Told, TurnOutput
+from repertory.actors.shard.timers import Timers
+from repertory.actors.shard.turn_result import (
+    Counts,
+    DeadLettered,
+    Fired,
+    Incident,
+    Published,
+    Replied,
+    Told,
+    TurnOutput,
+)  # fmt: skip
 from repertory.actors.wire import encode
 from repertory.supervision.policy import Policy
 
@@ -31,14 +41,17 @@ class Turn:
 
     __slots__ = (
         "_answers",
+        "_now_ms",
         "_refusals",
         "_stash",
+        "_timers",
         "anchor",
         "asked",
         "bytes",
         "changed",
         "changelog",
         "counts",
+        "fired",
         "handled",
         "has_late_answer",
         "incidents",
@@ -54,6 +67,7 @@ class Turn:
         policy: Policy,
         stash: Stash,
         asks: AnswerTable,
+        timers: Timers,
         now_ms: int,
         refusals: dict[int, str],
     ) -> None:
@@ -64,10 +78,13 @@ class Turn:
         is not answered.
         """
         self._stash, self._answers, self._refusals = stash, policy.asked == "answer", refusals
+        self._timers, self._now_ms = timers, now_ms
         self.outputs: list[TurnOutput] = []
         self.changelog: list[ChangelogEntry] = []
         #: What the turn does about asks with an id.
         self.asked = AskedTurn(asks, self.outputs, self.changelog, now_ms, self.answer)
+        #: What was due, and is sent.
+        self.fired: list[Fired] = []
         self.counts = Counts()
         self.incidents: list[Incident] = []
         self.handled = 0
@@ -104,6 +121,7 @@ class Turn:
                 self.asked.decide(own, delivery.sender, answer, -1, delivery.offset, delivery)
         if delivery.retry is not None:
             self.end_retry(delivery.retry, "dead-lettered", error, reason)
+        self.settle(delivery)
         self.counts.dead_lettered += 1
 
     def leave_unanswered(self, envelope: Envelope, incident: Incident) -> None:
@@ -176,6 +194,52 @@ class Turn:
         self._stash.leave(envelope.key)
         self.wrote(envelope, None)
 
+    # --- timers -----------------------------------------------------------------------------------------------
+
+    def settle(self, delivery: Delivery) -> None:
+        """Note that the command of a timer has its final fate, if a timer sent it."""
+        if delivery.timer is not None:
+            entry = self._timers.settle(_key_in(delivery), delivery.timer, delivery.timestamp_ms)
+            if entry is not None:
+                self.changelog.append(entry)
+
+    def schedule(self, envelope: Envelope, decision: Decision) -> None:
+        """Settle the timer that sent a command, then schedule and cancel what its decision says.
+
+        The timers of an entity that stops are cancelled.
+        """
+        timers, key = self._timers, envelope.key
+        self.settle(envelope)
+        if decision.later:
+            self.changelog += timers.apply(key, envelope.offset, decision.later, decision.later_data)
+            self.bytes += sum(map(len, decision.later_data))
+        if decision.stopped:
+            self.changelog += timers.stop(key)
+
+    def is_stale(self, delivery: Delivery) -> bool:
+        """Return whether a command was sent by a timer that was cancelled or replaced since then."""
+        return delivery.timer is not None and self._timers.is_stale(_key_in(delivery), delivery.timer)
+
+    def drop(self, delivery: Delivery) -> None:
+        """Drop such a command, for which an operator may wait."""
+        if delivery.retry is not None:
+            self.end_retry(delivery.retry, "dropped", "Stale", "its timer was cancelled or replaced")
+        self.counts.stale += 1
+
+    def fire(self, count_max: int, bytes_max: int) -> None:
+        """Send what is due, up to so many commands and as far as the turn has room."""
+        timers, now_ms = self._timers, self._now_ms
+        while len(self.fired) < count_max and (not self.fired or self.bytes < bytes_max):
+            if (found := timers.fire(now_ms)) is None:
+                break
+            fired, entry = found
+            self.fired.append(fired)
+            self.changelog.append(entry)
+            self.bytes += 2 * len(fired.data)
+        self.counts.fired = len(self.fired)
+
+    # --- reports ----------------------------------------------------------------------------------------------
+
     def report(self, shard: str) -> None:
         """Report what many commands of a turn may share as one incident: that they had no room, or failed alike.
 
@@ -203,6 +267,11 @@ class Turn:
         self.touched[envelope.key] = None
         self.changelog.append(stash_entry(envelope.offset, record))
         self.bytes += len(envelope.value) + (0 if record is None else len(record.traceback))
+
+
+def _key_in(delivery: Delivery) -> str:
+    """Return the key of a command of a timer, also of one that cannot be decoded."""
+    return delivery.key if isinstance(delivery, Envelope) else (delivery.key or b"").decode("utf-8", "replace")
 
 
 def parked_by(stashed: Stashed) -> str:

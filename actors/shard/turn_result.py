@@ -6,11 +6,14 @@ position among that command's outputs. Together they are the ``cause`` header, w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from repertory.actors.headers import Headers
 from repertory.actors.message import Sender
 from repertory.actors.shard.changelog import ChangelogEntry, ShardId, ShardRecord
+from repertory.actors.timer import FiredTimer
 
 
 class Journaled(msgspec.Struct, frozen=True, gc=False):
@@ -74,6 +77,20 @@ class DeadLettered(msgspec.Struct, frozen=True, gc=False):
     traceback: str = ""
 
 
+class Fired(msgspec.Struct, frozen=True, gc=False):
+    """A command that a timer sends to its own entity ``key`` (``entity`` None), or a delayed message to another one.
+
+    ``offset`` and ``index``: the cause of what scheduled it. Its own cause is that of a changelog record.
+    """
+
+    entity: str | None
+    key: str
+    data: bytes
+    offset: int
+    index: int
+    timer: FiredTimer | None = None
+
+
 TurnOutput = Journaled | Told | Published | Replied | DeadLettered
 
 
@@ -106,6 +123,10 @@ class Counts(msgspec.Struct):
     repeated: int = 0
     #: Queries, whatever their answer.
     answered: int = 0
+    #: Commands of timers that were cancelled or replaced since they sent them, dropped.
+    stale: int = 0
+    #: Timers and delayed messages that were due, and sent their commands.
+    fired: int = 0
 
     def add(self, other: Counts) -> None:
         """Add another turn's counts."""
@@ -118,7 +139,7 @@ class TurnResult(msgspec.Struct, frozen=True):
 
     ``anchor`` is the offset of the last command handled: the cause of the changelog entries. ``first_seq`` is the seq
     of the first journal record. A ``nontransactional`` turn has no changelog entries. ``handled`` is the number of its
-    commands; ``refused`` are those that were judged because the log refuses their outputs.
+    commands; ``refused`` are those that were judged because the log refuses their outputs. ``fired``: what was due.
     """
 
     shard: ShardId
@@ -132,3 +153,4 @@ class TurnResult(msgspec.Struct, frozen=True):
     nontransactional: bool = False
     handled: int = 0
     refused: tuple[int, ...] = ()
+    fired: Sequence[Fired] = ()

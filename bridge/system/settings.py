@@ -97,6 +97,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     answers_per_shard_max: int = 100_000
     #: An id that was made so far in the future, by the time of the log, is refused.
     ids_ahead_max_s: float = 300.0
+    #: Timers of one key; one more is a failure of the handler.
+    timers_per_key_max: int = 1_000
+    #: Timers and delayed messages of one shard, which are in the memory of its worker; one more is a failure.
+    timers_per_shard_max: int = 1_000_000
+    #: How many that are due one turn sends. Commands are handled between two turns.
+    timers_per_turn_max: int = 100
     #: Replication factor of topics that the runtime creates; -1 is the broker's default.
     replication_factor: int = -1
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from repertory.actors.context import Directory, OutputRefused, Publish, Reply, Tell
+from repertory.actors.collected import Publish, Reply, Tell
+from repertory.actors.context import Directory, OutputRefused
 from repertory.actors.control import RetryParked, is_control
 from repertory.actors.entity import resolved
 from repertory.actors.headers import ERROR_TYPE

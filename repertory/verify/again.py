@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from repertory.actors.context import Directory, Tell
+from repertory.actors.collected import Tell
+from repertory.actors.context import Directory
 from repertory.actors.entity import Entity
 from repertory.actors.message import Envelope, Message
 from repertory.actors.shard.changelog import ShardId, first_shard_record

@@ -36,7 +36,7 @@ from examples.banking.transfers import (
     TransferUncredited,
 )
 from repertory import Command, Message, TestKit, Undelivered
-from repertory.actors.context import Tell
+from repertory.actors.collected import Tell
 from repertory.actors.wire import DecodeError
 
 START = StartTransfer(source="a-1", target="a-2", amount=30)

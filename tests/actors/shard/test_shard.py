@@ -640,7 +640,7 @@ def test_each_command_is_counted_once_by_outcome() -> None:
     assert result is not None
     assert msgspec.structs.asdict(result.counts) == {
         "applied": 2, "rejected": 1, "dead_lettered": 1, "restarted": 1, "parked": 1, "journaled": 3, "repeated": 0,
-        "answered": 1,
+        "answered": 1, "stale": 0, "fired": 0,
     }  # fmt: skip
 
 

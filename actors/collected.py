@@ -1,0 +1,53 @@
+"""What a handler collects in its `Context`, as ``TestKit`` shows it: messages to send, and timers."""
+
+from __future__ import annotations
+
+import msgspec
+
+from repertory.actors.handler import Handler
+from repertory.actors.message import Message, Sender
+
+
+class Tell(msgspec.Struct, frozen=True):
+    """A collected ``tell`` (``asked`` False) or ``ask``, as ``TestKit`` shows it.
+
+    ``due_ms`` (epoch): when a delayed one is sent; None for one that is sent with the command's other outputs.
+    """
+
+    handler: Handler
+    key: str
+    message: Message
+    asked: bool = False
+    about: str = ""
+    due_ms: int | None = None
+
+
+class Publish(msgspec.Struct, frozen=True):
+    """A collected ``publish``."""
+
+    topic: str
+    value: Message | bytes
+    key: str | None = None
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """A collected ``reply``."""
+
+    to: Sender
+    value: Message
+
+
+class Schedule(msgspec.Struct, frozen=True):
+    """A collected ``schedule``: the command, when it is due (epoch), and the period of a recurring one (0: once)."""
+
+    name: str
+    handler: Handler
+    message: Message
+    due_ms: int
+    every_ms: int = 0
+
+
+class Cancel(msgspec.Struct, frozen=True):
+    """A collected ``cancel``."""
+
+    name: str
