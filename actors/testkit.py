@@ -7,11 +7,14 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from repertory.actors.collected import Publish, Reply, Tell
+from repertory.actors.collected import Cancel, Publish, Reply, Schedule, Tell
 from repertory.actors.context import Directory
 from repertory.actors.entity import Entity, resolved
 from repertory.actors.message import Command, Envelope, Event, Message, Query, Rejection, Sender
+from repertory.actors.shard.config import Limits
 from repertory.actors.shard.decision import decide, decide_query
+from repertory.actors.shard.timers import Timers
+from repertory.actors.timer import FiredTimer
 from repertory.actors.wire import DecodeError, encode
 
 E = TypeVar("E", bound=Entity)
@@ -19,7 +22,8 @@ E = TypeVar("E", bound=Entity)
 
 class CommandOutcome(msgspec.Struct, Generic[E], frozen=True):
     """The outcome of one message: ``events`` in order, the ``reply`` if there was one, the ``state`` after it, and the
-    outputs that the context collected (``sent``: tells, asks, publishes and explicit replies).
+    outputs that the context collected (``sent``: tells, asks, publishes and explicit replies; ``later``: timers that
+    were scheduled and cancelled, and delayed tells).
     """
 
     events: Sequence[Message]
@@ -27,6 +31,7 @@ class CommandOutcome(msgspec.Struct, Generic[E], frozen=True):
     state: E
     sent: Sequence[Tell | Publish | Reply]
     stopped: bool
+    later: Sequence[Schedule | Cancel | Tell] = ()
 
 
 class TestKit(Generic[E]):
@@ -36,6 +41,8 @@ class TestKit(Generic[E]):
     shard: the contract, that events and states survive their encoding, their size. ``run`` raises the handler's
     exception and keeps the state as it was. ``publishes`` names the topics that ``Context.publish`` may name, as the
     system declares them: ``publishes=system.publishes``.
+
+    Its clock stands until :meth:`advance` moves it, which runs the commands of the timers that are due.
     """
 
     __test__ = False  # Not a test class for pytest.
@@ -50,6 +57,7 @@ class TestKit(Generic[E]):
         self._key = key
         self._timestamp_ms = timestamp_ms
         self._offset = 0
+        self._timers = Timers(Limits())
         self.state: E = self._restored(encode(entity))
         self._data = encode(self.state)
 
@@ -62,6 +70,33 @@ class TestKit(Generic[E]):
         sender: Sender | None = None,
     ) -> CommandOutcome[E]:
         """Run one command or query, or one reply to an ``ask`` of this entity (with its ``about``)."""
+        if isinstance(message, Command | Query) and sender is None:
+            sender = Sender(topic="replies", partition=0, correlation_id=f"{self._offset}")
+        return self._run(message, about, attempt, sender)
+
+    def advance(self, seconds: float) -> list[CommandOutcome[E]]:
+        """Move the clock on, and run the commands of the timers that are due, each at its time, in their order.
+
+        Nobody asks for them, so they have no ``reply``. If one raises, the clock stands at its time, and its timer is
+        settled as by a dead letter. Delayed tells are for other entities, and only shown in ``later``.
+        """
+        end_ms, outcomes = self._timestamp_ms + round(seconds * 1_000), list[CommandOutcome[E]]()
+        while (due_ms := self._timers.next_due_ms()) is not None and due_ms <= end_ms:
+            self._timestamp_ms = max(self._timestamp_ms, due_ms)
+            found = self._timers.fire(self._timestamp_ms)
+            if found is None or (timer := found[0].timer) is None:
+                continue
+            try:
+                outcomes.append(self._run(self._behaviour.decoder.decode(found[0].data), "", 1, None, timer))
+            except Exception:
+                self._timers.settle(self._key, timer, self._timestamp_ms)
+                raise
+        self._timestamp_ms = end_ms
+        return outcomes
+
+    def _run(
+        self, message: Message, about: str, attempt: int, sender: Sender | None, timer: FiredTimer | None = None
+    ) -> CommandOutcome[E]:
         behaviour = self._behaviour
         if type(message) not in behaviour.taken:
             raise LookupError(f"{behaviour.entity.__name__} has no handler for {type(message).__name__}")
@@ -71,17 +106,21 @@ class TestKit(Generic[E]):
         except DecodeError as error:
             name = type(message).__name__
             raise DecodeError(f"{name} cannot be decoded again: {error}; correct its fields") from error
-        if isinstance(message, Command | Query) and sender is None:
-            sender = Sender(topic="replies", partition=0, correlation_id=f"{self._offset}")
-        envelope = Envelope(self._offset, self._key, received, data, (), self._timestamp_ms, sender, about)
+        envelope = Envelope(self._offset, self._key, received, data, (), self._timestamp_ms, sender, about, timer=timer)
         try:
             decision = (decide_query if type(message) in behaviour.queries else decide)(
                 behaviour, self.state, self._data, envelope, self._directory,
                 cause=f"test/0/{self._offset}", attempt=attempt, bytes_max=1_000_000,
             )  # fmt: skip
+            self._timers.check(self._key, decision.later)
         except Exception:
             self.state = self._restored(self._data)
             raise
+        if timer is not None:
+            self._timers.settle(self._key, timer, self._timestamp_ms)
+        self._timers.apply(self._key, self._offset, decision.later, decision.later_data)
+        if decision.stopped:
+            self._timers.stop(self._key)
         self._offset += 1
         self._data = decision.data
         self.state = self._restored(decision.data)
@@ -89,7 +128,14 @@ class TestKit(Generic[E]):
         for output in decision.outputs:
             if isinstance(output, Reply) and output.to == sender:
                 reply = output.value
-        return CommandOutcome(tuple(decision.messages), reply, self.state, tuple(decision.outputs), decision.stopped)
+        return CommandOutcome(
+            tuple(decision.messages),
+            reply,
+            self.state,
+            tuple(decision.outputs),
+            decision.stopped,
+            tuple(decision.later),
+        )
 
     def _restored(self, data: bytes) -> E:
         try:

@@ -50,10 +50,12 @@ class Shard:
         self._entities = Entities(
             config.behaviour, recovered.cells, recovered.window, recovered.stash, recovered.budget, record.seq
         )
-        self._digest, self._asks, self._timers = recovered.digest, recovered.asks, recovered.timers
+        #: What the shard sends later.
+        self.timers = recovered.timers
+        self._digest, self._asks = recovered.digest, recovered.asks
         self._guard = CrashGuard(config, record, recovered.end_offset)
         self._refused = dict(refused)
-        self._runner = CommandRunner(config, self._entities, self._guard, self.stash, self._timers, self._refused)
+        self._runner = CommandRunner(config, self._entities, self._guard, self.stash, self.timers, self._refused)
         self._queries = QueryRunner(config, self._entities, self._guard, self._refused)
         self._controls = ControlRunner(self.stash, self._entities.budget, self._asks)
         self._has_group_offset, self._recovery_incidents = recovered.has_group_offset, recovered.incidents
@@ -100,7 +102,7 @@ class Shard:
 
     def next_due_ms(self) -> int | None:
         """Return when (epoch) the next stashed command or timer is due; None if none is."""
-        stashed_ms, timer_ms = self.stash.next_due_ms(), self._timers.next_due_ms()
+        stashed_ms, timer_ms = self.stash.next_due_ms(), self.timers.next_due_ms()
         if stashed_ms is None or timer_ms is None:
             return timer_ms if stashed_ms is None else stashed_ms
         return min(stashed_ms, timer_ms)
@@ -141,7 +143,7 @@ class Shard:
         Returns None if no command was handled, nothing was due, and no announcement must be written or cleared.
         """
         guard, runner, has_alone = self._guard, self._runner, self._guard.has_alone
-        turn = Turn(self.config.policy, self.stash, self._asks, self._timers, now_ms, self._refused)
+        turn = Turn(self.config.policy, self.stash, self._asks, self.timers, now_ms, self._refused)
         batch_max = records_max or guard.batch_max(self._next)
         runner.stalled = None
         self._entities.watch_clock(now_ms)

@@ -11,7 +11,7 @@ Pure: the time comes from outside. Nothing is due before its time by the owner's
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
 import msgspec
@@ -41,30 +41,31 @@ _OUTDATED_MAX = 1_000
 class Timers:
     """Owned by the recovery, then by the shard. Each change that it makes it returns as an entry of the changelog."""
 
-    __slots__ = ("_due", "_keys", "_limits", "_records")
+    __slots__ = ("_due", "_keys", "_limits", "records")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        #: The records, by their keys in the changelog; and those of the timers of each entity, by its key.
-        self._records: dict[str, TimerRecord | TellRecord] = {}
+        #: The records, by their keys in the changelog.
+        self.records: dict[str, TimerRecord | TellRecord] = {}
+        #: The keys of the timers of each entity, by its key.
         self._keys: dict[str, tuple[str, ...]] = {}
         #: When each is due, in the order of the commands that scheduled them; outdated entries are skipped.
         self._due: list[_Due] = []
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self.records)
 
     def load(self, records: Mapping[str, TimerRecord | TellRecord]) -> None:
         """Load the records of the changelog, by their keys there."""
         for place, record in records.items():
-            self._records[place] = record
+            self.records[place] = record
             if isinstance(record, TimerRecord):
                 self._note(place)
         self._sort()
 
     def next_due_ms(self) -> int | None:
         """Return when (epoch) the next one is due; None if none is."""
-        due, records = self._due, self._records
+        due, records = self._due, self.records
         while due:
             first = due[0]
             record = records.get(first[3])
@@ -86,9 +87,9 @@ class Timers:
                 raise ContractViolation(
                     f"key {key!r} would have {count:,} timers; timers_per_key_max is {limits.timers_per_key_max:,}"
                 )
-        if len(self._records) + len(added) + sent > limits.timers_per_shard_max:
+        if len(self.records) + len(added) + sent > limits.timers_per_shard_max:
             raise ContractViolation(
-                f"the shard has {len(self._records):,} timers and delayed messages; timers_per_shard_max is "
+                f"the shard has {len(self.records):,} timers and delayed messages; timers_per_shard_max is "
                 f"{limits.timers_per_shard_max:,}"
             )
 
@@ -110,20 +111,19 @@ class Timers:
 
     def apply(
         self, key: str, offset: int, later: Sequence[Schedule | Cancel | Tell], sent: Sequence[bytes]
-    ) -> Iterator[ChangelogEntry]:
+    ) -> list[ChangelogEntry]:
         """Schedule and cancel what the command at ``offset`` has collected; ``sent`` are its encoded messages."""
+        entries: list[ChangelogEntry] = []
         for index, (each, data) in enumerate(zip(later, sent, strict=True)):
             match each:
                 case Schedule(name, _, _, due_ms, every_ms):
-                    yield self._put(
-                        timer_key(key, name),
-                        TimerRecord(value=data, due_ms=due_ms, offset=offset, index=index, every_ms=every_ms),
-                    )
+                    timer = TimerRecord(value=data, due_ms=due_ms, offset=offset, index=index, every_ms=every_ms)
+                    entries.append(self._put(timer_key(key, name), timer))
                 case Cancel(name):
                     if (entry := self.cancel(key, name)) is not None:
-                        yield entry
+                        entries.append(entry)
                 case Tell(handler, to, due_ms=int(due_ms)):
-                    record = TellRecord(
+                    told = TellRecord(
                         entity=resolved(handler.owner).name,
                         key=to,
                         value=data,
@@ -131,17 +131,17 @@ class Timers:
                         offset=offset,
                         index=index,
                     )
-                    yield self._put(tell_key(offset, index), record)
+                    entries.append(self._put(tell_key(offset, index), told))
+        return entries
 
     def cancel(self, key: str, name: str) -> ChangelogEntry | None:
         """Cancel a timer; None if there is none of that name."""
         place = timer_key(key, name)
-        return self._forget(key, place) if place in self._records else None
+        return self._forget(key, place) if place in self.records else None
 
-    def stop(self, key: str) -> Iterator[ChangelogEntry]:
+    def stop(self, key: str) -> list[ChangelogEntry]:
         """Cancel all timers of an entity whose life has ended."""
-        for place in self._keys.get(key, ()):
-            yield self._forget(key, place)
+        return [self._forget(key, place) for place in self._keys.get(key, ())]
 
     # --- when something is due --------------------------------------------------------------------------------
 
@@ -151,36 +151,36 @@ class Timers:
         if due_ms is None or due_ms > now_ms:
             return None
         place = self._due[0][3]
-        record = self._records[place]
+        record = self.records[place]
         if isinstance(record, TimerRecord):
             key, name = timer_of(place)
             timer = FiredTimer(name, record.offset, record.index, record.due_ms)
             fired = Fired(None, key, record.value, record.offset, record.index, timer)
             return fired, self._put(place, msgspec.structs.replace(record, fired=True))
-        del self._records[place]
+        del self.records[place]
         return Fired(record.entity, record.key, record.value, record.offset, record.index), owed_entry(place, None)
 
     def _fired(self, key: str, timer: FiredTimer) -> TimerRecord | None:
         """Return the record of a timer that sent a command, if it still says so."""
-        found = self._records.get(timer_key(key, timer.name))
+        found = self.records.get(timer_key(key, timer.name))
         if not isinstance(found, TimerRecord) or not found.fired:
             return None
         is_same = (found.offset, found.index, found.due_ms) == (timer.offset, timer.index, timer.due_ms)
         return found if is_same else None
 
     def _put(self, place: str, record: TimerRecord | TellRecord) -> ChangelogEntry:
-        is_new = place not in self._records
-        self._records[place] = record
+        is_new = place not in self.records
+        self.records[place] = record
         if not record.fired:
             heappush(self._due, _due(place, record))
-            if len(self._due) > 2 * len(self._records) + _OUTDATED_MAX:
+            if len(self._due) > 2 * len(self.records) + _OUTDATED_MAX:
                 self._sort()
         if is_new and isinstance(record, TimerRecord):
             self._note(place)
         return owed_entry(place, record)
 
     def _forget(self, key: str, place: str) -> ChangelogEntry:
-        del self._records[place]
+        del self.records[place]
         if left := tuple(each for each in self._keys[key] if each != place):
             self._keys[key] = left
         else:
@@ -192,7 +192,7 @@ class Timers:
         self._keys[key] = (*self._keys.get(key, ()), place)
 
     def _sort(self) -> None:
-        self._due = [_due(place, record) for place, record in self._records.items() if not record.fired]
+        self._due = [_due(place, record) for place, record in self.records.items() if not record.fired]
         heapify(self._due)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from repertory.actors.control import is_control
-from repertory.actors.headers import CAUSE, EPOCH, ERROR_TYPE
+from repertory.actors.headers import BECAUSE, CAUSE, EPOCH, ERROR_TYPE
 from repertory.actors.message import Stopped
 from repertory.actors.shard.changelog import CHANGELOG_INDEX, SHARD_KEY, StashedRecord
 from repertory.actors.shard.config import AT_LEAST_ONCE
@@ -39,6 +39,8 @@ class Scan:
         self._cluster, self._reader = cluster, cluster.reader
         self._outputs: Outputs = defaultdict(lambda: defaultdict(dict))
         self._causes: set[bytes] = set()
+        #: What each shard has sent later: the commands of timers, and delayed messages.
+        self._sent: dict[str, list[Record]] = defaultdict(list)
         #: Whether the outputs of a shard may be repeated.
         self._repeats = cluster.swarm.settings.delivery == AT_LEAST_ONCE
         #: Commands that were dead-lettered because they crashed processes; earlier attempts may have sent outputs.
@@ -126,6 +128,8 @@ class Scan:
         shard, offset, index = cause.decode().rsplit("/", 2)
         if (number_of_output := int(index)) < CHANGELOG_INDEX:
             self._outputs[shard][int(offset)][number_of_output] = record
+        elif record.header(BECAUSE) is not None:
+            self._sent[shard].append(record)
 
     # --- one shard --------------------------------------------------------------------------------------------
 
@@ -151,6 +155,7 @@ class Scan:
         model.run()
         self.commands += committed
         self.dead += model.dead
+        model.later.check(self._sent[str(place)])
         self._check_budgets(hosted, place)
         if hosted.behaviour.journaled:
             self._check_journal(hosted, place, model)
@@ -249,6 +254,10 @@ class Scan:
                 raise Violation(
                     "stashed commands keep their order", f"{shard.config.id} {key!r} {where}: {queue}, not {life.queue}"
                 )
+        if (has_open := shard.timers.records) != (should_be := model.later.left()):
+            differ = {place for place in {*has_open, *should_be} if has_open.get(place) != should_be.get(place)}
+            shown = [(place, has_open.get(place), should_be.get(place)) for place in sorted(differ)]
+            raise Violation("what is due later is kept", f"{shard.config.id} {where}, is and should be: {shown}")
 
     def records(self) -> Mapping[tuple[str, int], list[Record]]:
         """Return the records of each partition."""

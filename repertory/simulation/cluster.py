@@ -242,6 +242,9 @@ class SimulatedCluster:
                     return f"shard {assigned.name} of {worker.name} is {assigned.phase.value}"
                 if assigned.shard.stash.next_due_ms() is not None:
                     return f"shard {assigned.name} of {worker.name} has commands stashed for a restart"
+                due_ms = assigned.shard.timers.next_due_ms()
+                if due_ms is not None and due_ms <= self.clock.epoch_ms():
+                    return f"shard {assigned.name} of {worker.name} has timers that are due"
                 if assigned.shard.stalled is not None:
                     continue
                 end = self.reader.bounds(assigned.place.topic, assigned.place.partition)[1]

@@ -30,8 +30,10 @@ from repertory.bridge.log.record import Record
 from repertory.simulation.asked import AskedIds
 from repertory.simulation.expected import ExpectedOutput, is_undelivered, matches, reply_to
 from repertory.simulation.swarm import INJECTED
+from repertory.simulation.timed import LaterChecks
 from repertory.simulation.virtual import Violation
 from repertory.supervision.directive import Failure, qualified_name
+from repertory.verify.owed import Owed
 
 #: A handler that fails at this many attempts in a row is assumed to fail always.
 _ATTEMPTS_MAX = 12
@@ -85,6 +87,8 @@ class Model:
         self.lives: dict[str, ModelEntity] = {}
         self.dead = 0
         self._asked = AskedIds(self._wrong)
+        self._owed = Owed()
+        self.later = LaterChecks(self._owed, system, self._prefix, self._wrong)
 
     def run(self) -> None:
         """Handle every command below the committed offset."""
@@ -100,6 +104,8 @@ class Model:
     def _handle(self, record: Record) -> None:
         delivery = self._hosted.codec.decode(record)
         got = self._seen.outputs.get(record.offset, _NO_RECORDS)
+        if self._owed.is_stale(delivery) and not got and delivery.offset not in self._seen.stash:
+            return
         if isinstance(delivery, Undecodable):
             if (own := self._undecided(delivery, got)) is not None:
                 self._check_dead(delivery, delivery.value, delivery.key, own, None)
@@ -188,8 +194,12 @@ class Model:
             raise self._wrong(
                 "no handled command is stashed", delivery.offset, f"is stashed, but made {len(got)} records"
             )
+        if self._owed.is_stale(delivery):
+            raise self._wrong("a timer that was taken back has no effect", delivery.offset, f"made {len(got)} records")
         life.troubled = life.troubled or delivery.offset in self._seen.raised
         decision = self._applied(life, delivery, got)
+        self._owed.ended(delivery)
+        self._owed.decided(delivery, decision)
         if decision.rejected:
             return
         if decision.stopped:
@@ -276,6 +286,7 @@ class Model:
         error = (got[0].header(ERROR_TYPE) or b"").decode()
         if allowed is not None and error not in allowed:
             raise self._wrong("nothing is given up without a reason", delivery.offset, f"is a dead letter for {error}")
+        self._owed.ended(delivery)
         self.dead += 1
 
     def _wrong(self, rule: str, offset: int, detail: str) -> Violation:

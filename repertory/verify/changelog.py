@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from itertools import accumulate, pairwise
 
 from repertory.actors.headers import CAUSE, SEQ, VERSION
 from repertory.actors.placement import partition_of
-from repertory.actors.shard.changelog import CHANGELOG_INDEX, SEEN_KEY, SHARD_KEY, ShardRecord
+from repertory.actors.shard.changelog import CHANGELOG_INDEX, SEEN_KEY, SHARD_KEY, ShardRecord, TellRecord, TimerRecord
 from repertory.actors.shard.changelog_digest import ChangelogDigest
 from repertory.actors.wire import DecodeError
-from repertory.bridge.codec import decode_answer, decode_seen, decode_shard, decode_state, is_answer, is_stashed
+from repertory.bridge.codec import (
+    decode_answer,
+    decode_owed,
+    decode_seen,
+    decode_shard,
+    decode_state,
+    is_answer,
+    is_owed,
+    is_stashed,
+)  # fmt: skip
 from repertory.bridge.consistency import recreated
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Record, TopicPartition
@@ -34,6 +44,8 @@ class Changelog:
         #: The state records of each key, in order, that deciding or folding has not confirmed yet.
         self.unconfirmed: dict[str, list[StateEntry]] = {}
         self.stashed, self.attempts = self._stash.stashed, self._stash.attempts
+        #: The timers and delayed messages that are open, by their keys.
+        self.owed: dict[str, TimerRecord | TellRecord] = {}
         self.seq_last = -1
         #: Whether compaction has deleted nothing. If so, a skipped number means that a record was lost.
         self.is_complete = False
@@ -45,8 +57,11 @@ class Changelog:
         #: When the latest record up to each changelog number was written, if none is missing.
         self._latest_ms: list[int] = []
 
-    def read(self, records: Records, *, decides: bool) -> None:
-        """Read the topic. ``decides``: the policies are those of the code that wrote the log."""
+    def read(self, records: Records, sent: Iterable[int], *, decides: bool) -> None:
+        """Read the topic. ``decides``: the policies are those of the code that wrote the log.
+
+        ``sent``: the changelog numbers of what the shard has sent later, which are in no record of this topic.
+        """
         last = -1
         for record in records.read(self._hosted.codec.state, self._source.partition):
             last = self._index(record, last)
@@ -61,6 +76,8 @@ class Changelog:
                 elif key.startswith(SEEN_KEY):
                     self.has_seen = True
                     decode_seen(record.value or b"")
+                elif is_owed(key):
+                    self._owed(key.decode("utf-8", "backslashreplace"), record.value)
                 elif is_answer(key):
                     if record.value is not None:
                         decode_answer(record.value)
@@ -72,6 +89,8 @@ class Changelog:
             if key != SHARD_KEY:
                 self._digest.write(key.decode("utf-8", "backslashreplace"), record.value)
         self.shard = self._shards.last
+        self._indexes.extend(sent)
+        self._times_ms.extend([0] * (len(self._indexes) - len(self._times_ms)))
         self._check_indexes()
         self._check_stashed()
         forgotten = self._forgotten if decides and self.is_complete and not self._is_nontransactional else None
@@ -103,6 +122,12 @@ class Changelog:
         self._indexes.append(cause.nth)
         self._times_ms.append(record.timestamp_ms)
         return max(last, cause.nth)
+
+    def _owed(self, place: str, value: bytes | None) -> None:
+        if value is None:
+            self.owed.pop(place, None)
+        else:
+            self.owed[place] = decode_owed(place, value)
 
     def _check_indexes(self) -> None:
         """Check that changelog numbers are unique. If none is missing, the numbers of stateful entities have no gap."""

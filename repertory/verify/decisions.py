@@ -23,6 +23,7 @@ from repertory.verify.control import check_control
 from repertory.verify.findings import Finding
 from repertory.verify.gather import DeadLetterEntry
 from repertory.verify.kept import KeptCommands
+from repertory.verify.owed import Owed, key_in
 from repertory.verify.produced import Made
 from repertory.verify.queries import Queries
 from repertory.verify.sequence import Sequence
@@ -53,6 +54,8 @@ class Decisions:
         self._kept = KeptCommands(subject, self._decider, decides=decides, again=self._again)
         self._queries = Queries(subject, self._decider)
         self._asked = AskedCommands(subject, self.unknown)
+        #: What the shard sends later.
+        self.owed = Owed()
         self._next = 0 if shard is None else shard.next
         #: Key -> its first stashed command.
         self._blocked: dict[str, int] = {}
@@ -131,6 +134,7 @@ class Decisions:
                 self._findings.completeness.wrong(record, "is both dead-lettered and stashed")
             self.fates["dead-lettered"] += 1
             self._kept.dead_letter(record, made, dead)
+            self.owed.ended(self._codec.decode(record))
         elif stashed:
             self._stashed(record, made)
         else:
@@ -160,6 +164,9 @@ class Decisions:
     def _handled(self, record: Record, made: list[Made]) -> None:
         """Check a command that is neither dead-lettered nor stashed: it was applied, rejected, or a control command."""
         delivery = self._codec.decode(record)
+        if not made and self._is_stale(delivery):
+            self.fates["stale"] += 1
+            return
         if isinstance(delivery, Undecodable):
             if self._decides:
                 self._must_be_dead(record, made, f"cannot be decoded ({delivery.reason:.300})")
@@ -231,6 +238,8 @@ class Decisions:
             self._findings.decisions.unverifiable += 1
             self.fates["not decided again"] += 1
             return
+        if self._is_stale(delivery):
+            self._findings.later.wrong(record, "was handled, though its timer was cancelled or replaced before")
         self._findings.decisions.looked_at += 1
         again = self._decider.again(record, delivery, made)
         if again.decision is None or not equal(made, again.made):
@@ -243,9 +252,23 @@ class Decisions:
             if self._subject.published.is_foreign(output.topic):
                 decode = self._subject.receivers.of_value(again.published(index))
                 self._subject.published.expect(f"{self._name(record.offset)}/{index}", output, decode, record)
-        self._go_on(key, record.offset, again.decision)
+        self._go_on(delivery, again.decision)
 
-    def _go_on(self, key: str, offset: int, decision: Decision) -> None:
+    def is_known(self, key: str | None, offset: int) -> bool:
+        """Return whether it is known what the entity of a key did at an offset; None: what all entities did."""
+        if not self.judges or offset < self._subject.low:
+            return False
+        return not self.unknown if key is None else key not in self.unknown
+
+    def _is_stale(self, delivery: Envelope | Undecodable) -> bool:
+        """Return whether a command is that of a timer which says no more that it has fired, as far as is known."""
+        timer = delivery.timer
+        return timer is not None and self.is_known(key_in(delivery), timer.offset) and self.owed.is_stale(delivery)
+
+    def _go_on(self, delivery: Envelope, decision: Decision) -> None:
+        key, offset = delivery.key, delivery.offset
+        self.owed.ended(delivery)
+        self.owed.decided(delivery, decision)
         moment = self.moments.get(key)
         data = self._subject.hosted.behaviour.initial_data if moment is None else moment.data
         self.fates["rejected" if decision.rejected else "applied"] += 1

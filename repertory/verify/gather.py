@@ -31,7 +31,8 @@ from repertory.bridge.system.definition import SystemDefinition
 from repertory.verify.ask_ids import AskIds
 from repertory.verify.epochs import OwnerEpochs
 from repertory.verify.findings import Finding, Findings, Place
-from repertory.verify.headers import are_of_an_output
+from repertory.verify.headers import are_of_an_output, are_sent_later
+from repertory.verify.later import SentLater, sent_later
 from repertory.verify.produced import Cause, Produced, Targets, cause_of, digest, without_failure
 from repertory.verify.repetitions import Repetitions
 from repertory.verify.values import Receivers
@@ -103,6 +104,8 @@ class Gathered:
         self._retried: set[tuple[TopicPartition, int]] = set()
         self.targets = Targets()
         self.produced = {source: Produced() for source in sources}
+        #: What each shard has sent later.
+        self.sent_later: dict[TopicPartition, list[SentLater]] = {source: [] for source in sources}
         #: The commands whose first output tells an asker that there is no answer: of a query, that it failed.
         self.undelivered: dict[TopicPartition, set[int]] = {source: set() for source in sources}
         self.dead: dict[TopicPartition, dict[int, list[DeadLetterEntry]]] = {source: {} for source in sources}
@@ -173,6 +176,9 @@ class Gathered:
         cause = cause_of(record)
         if cause is None or not cause.source.topic.startswith(self._prefix):
             return
+        if cause.nth >= CHANGELOG_INDEX and are_sent_later(record.headers):
+            self._sent_later(record, cause)
+            return
         if not are_of_an_output(record.headers, cause.source.topic) or not self._epochs.fit(
             cause.source, record.headers
         ):
@@ -182,6 +188,14 @@ class Gathered:
         if is_reply:
             key = hash((record.topic.encode(), record.key, headers[CORRELATION_ID]))
             self._answer(record, key)
+
+    def _sent_later(self, record: Record, cause: Cause) -> None:
+        """Record the command of a timer, or a delayed message."""
+        found = sent_later(record, cause.nth, cause.source) if cause.source in self.sent_later else None
+        if found is None:
+            self._findings.later.wrong(record, f"has headers that no shard writes: {record.headers!r:.300}")
+        else:
+            self.sent_later[cause.source].append(found)
 
     def _reply(self, record: Record) -> None:
         cause, to = cause_of(record), f"{record.topic}/{record.partition}".encode()

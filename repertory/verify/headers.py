@@ -11,6 +11,7 @@ import re
 
 from repertory.actors.headers import (
     ABOUT,
+    BECAUSE,
     CAUSE,
     CORRELATION_ID,
     EPOCH,
@@ -20,6 +21,7 @@ from repertory.actors.headers import (
     REPLY_KEY,
     REPLY_TO,
     SEQ,
+    TIMER,
     TURN,
     VERSION,
     Headers,
@@ -32,6 +34,7 @@ from repertory.bridge.log.record import Record
 _TELL = (CAUSE,)
 _ASK = (CAUSE, MESSAGE_ID, CORRELATION_ID, REPLY_TO, REPLY_KEY)
 _REPLY = (CAUSE, CORRELATION_ID)
+_LATER = (CAUSE, BECAUSE)
 _OUTPUTS = frozenset({_TELL, _ASK, (*_ASK, ABOUT), _REPLY, (*_REPLY, ABOUT)})
 _EVENT = (CAUSE, SEQ, VERSION)
 _EVENTS = frozenset({_EVENT, (*_EVENT, EPOCH), (*_EVENT, EPOCH, TURN), (*_EVENT, EPOCH, TURN, NEXT)})
@@ -82,6 +85,11 @@ def are_of_an_output(headers: Headers, source: str) -> bool:
         is_own = found[CAUSE] == found[MESSAGE_ID] == found[CORRELATION_ID]
         return is_own and found[REPLY_TO] == source.encode() and found.get(ABOUT) != b""
     return found.get(ABOUT) != b""
+
+
+def are_sent_later(headers: Headers) -> bool:
+    """Whether a command has the headers that a shard writes to what was due, in their order."""
+    return names(headers) in (_LATER, (*_LATER, TIMER))
 
 
 def are_of_a_publication(headers: Headers) -> bool:

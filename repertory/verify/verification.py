@@ -29,6 +29,7 @@ from repertory.verify.epochs import OwnerEpochs
 from repertory.verify.findings import Check, Findings, Place
 from repertory.verify.gather import Gathered, Records
 from repertory.verify.journal import Journal, Step
+from repertory.verify.later import Later
 from repertory.verify.published import PublishedOutputs
 from repertory.verify.restored import restored
 from repertory.verify.sequence import Sequence
@@ -145,7 +146,8 @@ class Verification:
     def _shard(self, source: TopicPartition, hosted: HostedEntity, on_step: Callable[[Step], None] | None) -> None:
         low, high = self._reader.bounds(*source)
         changelog = Changelog(source, hosted, self._findings)
-        changelog.read(self._records, decides=self._decides)
+        sent = self._gathered.sent_later.pop(source)
+        changelog.read(self._records, (each.nth for each in sent), decides=self._decides)
         journal, moments = None, dict[str, Moment]()
         made = self._gathered.produced[source]
         if hosted.behaviour.journaled:
@@ -172,6 +174,12 @@ class Verification:
         self._fates += Counter({"repeated": len(repeated)} if repeated else {})
         self._published.is_partial |= "not decided again" in decisions.fates or low > 0 or bool(decisions.unknown)
         self._check_states(source, hosted, journal, sequence, decisions)
+        later = Later(
+            decisions.owed, self._system.name, hosted.codec.commands, self._receivers, self._findings.later,
+            decisions.is_known,
+        )  # fmt: skip
+        later.check_sent(sent)
+        later.check_open(changelog.owed, Place(hosted.codec.state, source.partition))
         committed = self._reader.committed(self._system.name, *source)
         self._check_shard(source, hosted, changelog, journal, (committed, low, high), has_made=has_made)
         self._check_restore(source, hosted, journal, decisions, committed)

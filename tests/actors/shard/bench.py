@@ -84,7 +84,7 @@ class Bench:
         self.ends[output.topic] += 1
         self.topics[output.topic].append(
             Record(
-                output.topic, output.partition, offset, output.key, output.value, output.headers, TIMESTAMP_MS + offset
+                output.topic, output.partition, offset, output.key, output.value, output.headers, self.now_ms + offset
             )
         )
         return offset

@@ -1,0 +1,92 @@
+"""What a shard must send later, as it follows from the commands: its open timers, and its delayed messages.
+
+It knows nothing of due times that pass: a timer is open until its command has a fate. Which of the open ones have fired
+is in the log, and whether they had to, a log does not say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+import msgspec
+
+from repertory.actors.collected import Cancel, Schedule, Tell
+from repertory.actors.entity import resolved
+from repertory.actors.message import Envelope, Undecodable
+from repertory.actors.shard.changelog import TellRecord, TimerRecord, tell_key, timer_key, timer_of
+from repertory.actors.shard.decision import Decision
+from repertory.actors.timer import FiredTimer
+
+
+class Owed:
+    """One shard between two commands. Timers are kept as not fired, by their keys in the changelog."""
+
+    def __init__(self) -> None:
+        self.timers: dict[str, TimerRecord] = {}
+        self.tells: dict[str, TellRecord] = {}
+        #: The key of the entity that told each of them.
+        self.teller: dict[str, str] = {}
+        #: Every time at which a timer was to fire, by the key of its entity; and what it was to send.
+        self.meant: dict[tuple[str, FiredTimer], bytes] = {}
+
+    def is_stale(self, delivery: Envelope | Undecodable) -> bool:
+        """Return whether a command was sent by a timer that was cancelled or replaced, or that there never was."""
+        timer = delivery.timer
+        return timer is not None and not timer.retried and self._of(delivery, timer) is None
+
+    def ended(self, delivery: Envelope | Undecodable) -> None:
+        """Note that a command has its fate."""
+        timer = delivery.timer
+        if timer is None or (found := self._of(delivery, timer)) is None:
+            return
+        place = timer_key(key_in(delivery), timer.name)
+        if found.every_ms:
+            self._put(place, msgspec.structs.replace(found, due_ms=delivery.timestamp_ms + found.every_ms))
+        else:
+            del self.timers[place]
+
+    def decided(self, delivery: Envelope, decision: Decision) -> None:
+        """Note what a decision has scheduled and cancelled."""
+        key, offset = delivery.key, delivery.offset
+        for index, (each, data) in enumerate(zip(decision.later, decision.later_data, strict=True)):
+            match each:
+                case Schedule(name, _, _, due_ms, every_ms):
+                    self._put(timer_key(key, name), TimerRecord(data, due_ms, offset, index, every_ms))
+                case Cancel(name):
+                    self.timers.pop(timer_key(key, name), None)
+                case Tell(handler, to, due_ms=int(due_ms)):
+                    name = resolved(handler.owner).name
+                    self.tells[place := tell_key(offset, index)] = TellRecord(name, to, data, due_ms, offset, index)
+                    self.teller[place] = key
+        if decision.stopped:
+            for place in [place for place in self.timers if timer_of(place)[0] == key]:
+                del self.timers[place]
+
+    def left(
+        self, has_fired: Container[tuple[str, FiredTimer]], told: Container[str]
+    ) -> dict[str, TimerRecord | TellRecord]:
+        """Return what must be in the changelog, by its keys, if these timers have fired and these messages are sent."""
+        timers: dict[str, TimerRecord | TellRecord] = {
+            place: msgspec.structs.replace(timer, fired=(timer_of(place)[0], fired(place, timer)) in has_fired)
+            for place, timer in self.timers.items()
+        }
+        return timers | {place: record for place, record in self.tells.items() if place not in told}
+
+    def _put(self, place: str, record: TimerRecord) -> None:
+        self.timers[place] = record
+        self.meant[timer_of(place)[0], fired(place, record)] = record.value
+
+    def _of(self, delivery: Envelope | Undecodable, timer: FiredTimer) -> TimerRecord | None:
+        place = timer_key(key_in(delivery), timer.name)
+        found = self.timers.get(place)
+        return found if found is not None and fired(place, found) == timer else None
+
+
+def fired(place: str, record: TimerRecord) -> FiredTimer:
+    """Return what a command of a timer says about it; ``place`` is its key in the changelog."""
+    return FiredTimer(timer_of(place)[1], record.offset, record.index, record.due_ms)
+
+
+def key_in(delivery: Envelope | Undecodable) -> str:
+    """Return the key of a command, also of one that cannot be decoded."""
+    return delivery.key if isinstance(delivery, Envelope) else (delivery.key or b"").decode("utf-8", "replace")
