@@ -28,6 +28,12 @@ class DropParked(Command, name="repertory.drop-parked"):
     reason: str
 
 
+class CancelTimer(Command, name="repertory.cancel-timer"):
+    """Cancel the timer ``timer`` of this key, if there is one."""
+
+    timer: str
+
+
 class RetryEnded(Event, name="repertory.retry-ended"):
     """How a command ended that an operator retried: the answer to the operator, in the transaction of that end.
 
@@ -79,7 +85,7 @@ class Revoked(Event, name="repertory.revoked"):
 #: The requests of clients, which name an ask by its id, and what only they are answered.
 OF_ASKS = (FetchAnswer, Revoke)
 ABOUT_ASKS: tuple[type[Event], ...] = (StillOpen, NotAsked, Revoked)
-CONTROL: tuple[type[Command], ...] = (RetryParked, DropParked, *OF_ASKS)
+CONTROL: tuple[type[Command], ...] = (RetryParked, DropParked, CancelTimer, *OF_ASKS)
 
 
 def is_control(delivery: Envelope | Undecodable) -> bool:

@@ -12,6 +12,7 @@ import msgspec
 
 from repertory.actors.control import (
     OF_ASKS,
+    CancelTimer,
     DropParked,
     FetchAnswer,
     NotAsked,
@@ -66,7 +67,7 @@ class ControlRunner:
         revokes may be behind those commands too, and revoking twice is harmless.
         """
         for delivery in deliveries:
-            if isinstance(delivery, Envelope) and is_control(delivery) and delivery.offset not in self._obeyed:
+            if isinstance(delivery, Envelope) and _may_make_room(delivery) and delivery.offset not in self._obeyed:
                 if not isinstance(delivery.message, OF_ASKS):
                     self._obeyed.add(delivery.offset)
                 written = len(turn.changelog)
@@ -81,6 +82,8 @@ class ControlRunner:
                 self._revoke(control.key, revoke, turn)
             case RetryParked() | DropParked() as request:
                 self._operate(control, request, turn)
+            case CancelTimer(timer=timer):
+                turn.cancel(control.key, timer)
 
     # --- operators --------------------------------------------------------------------------------------------
 
@@ -157,6 +160,10 @@ class ControlRunner:
         if self._stashed(key, known) is None:
             return StillOpen(state="kept")
         return StillOpen(state="parked" if self._stash.queue(key)[0].record.parked else "waiting")
+
+
+def _may_make_room(delivery: Envelope) -> bool:
+    return is_control(delivery) and not isinstance(delivery.message, CancelTimer)
 
 
 def _request(control: Envelope) -> RetryRequest:

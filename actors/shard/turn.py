@@ -216,6 +216,11 @@ class Turn:
         if decision.stopped:
             self.changelog += timers.stop(key)
 
+    def cancel(self, key: str, name: str) -> None:
+        """Cancel a timer, if there is one of that name."""
+        if (entry := self._timers.cancel(key, name)) is not None:
+            self.changelog.append(entry)
+
     def is_stale(self, delivery: Delivery) -> bool:
         """Return whether a command was sent by a timer that was cancelled or replaced since then."""
         return delivery.timer is not None and self._timers.is_stale(_key_in(delivery), delivery.timer)

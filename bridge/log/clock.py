@@ -28,6 +28,28 @@ class SystemClock:
         return time.time_ns() // 1_000_000
 
 
+class MovableClock(SystemClock):
+    """The clock of the machine, of which the calendar can be moved on: for timers in tests, in one process."""
+
+    def __init__(self) -> None:
+        self._ahead_ms = 0
+        #: The time at which the calendar stands while it is moved.
+        self._stands_ms: int | None = None
+
+    def epoch_ms(self) -> int:
+        """Milliseconds since 1970 (UTC), and as much as the calendar was moved."""
+        return super().epoch_ms() + self._ahead_ms if self._stands_ms is None else self._stands_ms
+
+    def stand(self, at_ms: int | None = None) -> None:
+        """Move the calendar on to ``at_ms``, default as it is now, and let it stand there."""
+        self._stands_ms = self.epoch_ms() if at_ms is None else max(at_ms, self.epoch_ms())
+
+    def go_on(self) -> None:
+        """Let the calendar go on from where it stands."""
+        if self._stands_ms is not None:
+            self._ahead_ms, self._stands_ms = self._stands_ms - super().epoch_ms(), None
+
+
 def elapsed(clock: Clock, seconds: float) -> Callable[[], bool]:
     """Return a function that returns whether that many seconds have passed since now; a call takes 0.1 µs."""
     monotonic_s = clock.monotonic_s

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from repertory.bridge.log.clock import Clock
 from repertory.bridge.log.embedded.backend import EmbeddedBackend
 from repertory.bridge.log.errors import InvalidSetting
 from repertory.bridge.log.port import Backend
@@ -15,12 +16,15 @@ _DEFAULTS = Settings()
 _BROKER = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 
 
-def connect(url: str, settings: Settings = _DEFAULTS, kafka_config: Mapping[str, str] = {}) -> Backend:
+def connect(
+    url: str, settings: Settings = _DEFAULTS, kafka_config: Mapping[str, str] = {}, *, clock: Clock | None = None
+) -> Backend:
     """Return the log that a URL names. Nothing is opened yet: the first use of the backend fails if it is unreachable.
 
     ``memory:`` keeps all records in this process and thread, shared by all ports that the returned backend opens;
     ``sqlite:PATH`` is a file for the processes of one machine; ``kafka://host:port[,host:port…]`` is a cluster.
-    ``kafka_config`` contains librdkafka settings; the other logs ignore it.
+    ``kafka_config`` contains librdkafka settings; the other logs ignore it. ``clock``: that of ``memory:``, by default
+    the machine's.
 
     Raises:
         InvalidSetting: the URL has none of the three forms, or a Kafka setting is refused.
@@ -28,7 +32,7 @@ def connect(url: str, settings: Settings = _DEFAULTS, kafka_config: Mapping[str,
     scheme, _, rest = url.partition(":")
     match scheme:
         case "memory" if url == "memory:":
-            return EmbeddedBackend(url, settings)
+            return EmbeddedBackend(url, settings, clock=clock)
         case "sqlite" if rest and not rest.startswith("//") and "\0" not in rest:
             return EmbeddedBackend(url, settings, path=rest)
         case "kafka" if rest.startswith("//") and all(map(_is_broker, rest[2:].split(","))):

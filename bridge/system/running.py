@@ -16,9 +16,10 @@ import msgspec
 from repertory.actors.entity import Entity
 from repertory.actors.message import Envelope, Message
 from repertory.actors.shard.changelog import Accepted, ShardId
+from repertory.actors.timer import DELAY_S_MAX
 from repertory.bridge import kill_points, log_lines, topics
-from repertory.bridge.assigned_shard import ShardPhase
-from repertory.bridge.log.clock import Clock, SystemClock
+from repertory.bridge.assigned_shard import AssignedShard, ShardPhase
+from repertory.bridge.log.clock import Clock, MovableClock, SystemClock
 from repertory.bridge.log.port import (
     Backend,
     Log,
@@ -30,6 +31,7 @@ from repertory.bridge.reports import ReportSink, ShardReport
 from repertory.bridge.system.client import Client
 from repertory.bridge.system.committed import entity_state, stashed_commands
 from repertory.bridge.system.failed import DeadLetter, Parked, dead_letters, parked_keys
+from repertory.bridge.system.open_timers import OpenTimer, open_timers
 from repertory.bridge.system.published import PublishedRecord, published_records
 
 if TYPE_CHECKING:
@@ -39,6 +41,9 @@ E = TypeVar("E", bound=Entity)
 
 #: The pause after a tick in which nothing happened, where the log is in memory and a tick waits for nothing.
 _IDLE_TICK_S = 1e-3
+
+#: How long ``advance`` works at most, on the machine's clock.
+_ADVANCE_TIMEOUT_S = 60.0
 
 logger = logging.getLogger("repertory")
 
@@ -166,6 +171,32 @@ class Running:
             while self.tick(self.system.settings.poll_timeout_s) and self._clock.monotonic_s() <= deadline_s:
                 pass
 
+    def advance(self, seconds: float) -> None:
+        """Let time pass, on ``memory:`` only: the calendar moves on, and whatever is due by then is done in its order.
+
+        It stops at each time at which something is due: a timer, a delayed message, the retry of a failed command.
+        Raises ValueError on another log, whose clock is that of others too, or for a negative time; NotSettled if what
+        is due does not come to an end within a minute.
+        """
+        clock = self._clock
+        if not isinstance(clock, MovableClock):
+            raise ValueError("time can be advanced on memory: only; on another log wait until it has passed")  # noqa: TRY004
+        if not 0 <= seconds <= DELAY_S_MAX:
+            raise ValueError(f"time can be advanced by 0 s or more, not by {seconds!r:.100}")
+        deadline_s, end_ms = clock.monotonic_s() + _ADVANCE_TIMEOUT_S, clock.epoch_ms() + round(seconds * 1_000)
+        clock.stand()
+        try:
+            while True:
+                while self.tick():
+                    if clock.monotonic_s() > deadline_s:
+                        raise NotSettled(f"{self.system.name} still works after {_ADVANCE_TIMEOUT_S:g} s")
+                due_ms = min(filter(None, map(_next_due_ms, self.loop.region)), default=end_ms)
+                clock.stand(min(due_ms, end_ms))
+                if due_ms >= end_ms and not self.tick():
+                    return
+        finally:
+            clock.go_on()
+
     def has_recovered(self, shard: ShardId) -> bool:
         """Return whether a shard is recovered here, and no commit of it is in flight."""
         assigned = self.loop.region.named(str(shard))
@@ -196,6 +227,10 @@ class Running:
     def parked(self) -> list[Parked]:
         """Return the parked keys: the command that each waits for, its failure, and how many commands are behind it."""
         return list(parked_keys(self.reader, self.system))
+
+    def timers(self) -> list[OpenTimer]:
+        """Return the open timers and delayed messages, by entity and partition those that are due first."""
+        return list(open_timers(self.reader, self.system))
 
     def dead_letters(self) -> list[DeadLetter]:
         """Return the commands that were not applied and never will be, oldest first in each partition."""
@@ -261,3 +296,7 @@ class Running:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _next_due_ms(assigned: AssignedShard) -> int | None:
+    return None if assigned.shard is None else assigned.shard.next_due_ms()

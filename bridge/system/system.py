@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from repertory.bridge import log_lines
+from repertory.bridge.log.clock import MovableClock
 from repertory.bridge.log.connect import connect, read_kafka_config
 from repertory.bridge.log_lines import LOG_DEFAULTS, LogOptions
 from repertory.bridge.node.handle import NodeHandle
@@ -41,10 +42,12 @@ class ActorSystem(SystemDefinition):
     def start(self, log: str = "memory:", *, kafka_config: Mapping[str, str] | None = None) -> Running:
         """Run in this process, without worker processes: for tests, notebooks and simulations. A context manager.
 
-        Nothing happens by itself: ``running.settle()`` works until no command is left.
+        Nothing happens by itself: ``running.settle()`` works until no command is left, and on ``memory:``
+        ``running.advance(seconds)`` lets time pass.
         """
         system = self.configured()
-        return Running(system, connect(log, system.settings, kafka_config or {}))
+        clock = MovableClock() if log == "memory:" else None
+        return Running(system, connect(log, system.settings, kafka_config or {}, clock=clock), clock)
 
     def client(self, log: str, *, kafka_config: Mapping[str, str] | str | None = None) -> Client:
         """Return a client of the nodes that run on a log, for any process: a web server, a script. A context manager.

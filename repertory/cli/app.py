@@ -29,6 +29,7 @@ from repertory.cli.settings import settings
 from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, configured, console, opened, sentences
 from repertory.cli.simulate import simulate
 from repertory.cli.status import status
+from repertory.cli.timers import timers
 from repertory.cli.verify import verify
 from repertory.inspect.readable import readable, readable_key
 
@@ -54,6 +55,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # It takes [the host name] for markup, and the help loses it.
 )
 app.add_typer(parked)
+app.add_typer(timers)
 app.add_typer(dead_letters)
 app.command()(serve)
 app.command()(settings)

@@ -44,7 +44,8 @@ _ASKERS_SHOWN, _KEY_CHARS_SHOWN, _SKIPPED_SHOWN = 3, 60, 5
 
 
 @contextlib.contextmanager
-def _operator(target: str, log: str, kafka_config: KafkaConfig) -> Iterator[Operator]:
+def operating(target: str, log: str, kafka_config: KafkaConfig) -> Iterator[Operator]:
+    """Give an operator of a system on a log; an error of theirs is a sentence and an exit code."""
     with sentences():
         system = configured(target)
         with (
@@ -58,26 +59,27 @@ def _operator(target: str, log: str, kafka_config: KafkaConfig) -> Iterator[Oper
 def list_parked(target: Target, log: LogUrl, as_json: AsJson = False, kafka_config: KafkaConfig = None) -> None:
     """List the parked keys: the failed command, its error, and the number of commands stashed behind it."""
     table = TextTable("entity", "key", "partition@offset", "behind", "asked by", "error", "reason")
-    with _operator(target, log, kafka_config) as operator:
+    with operating(target, log, kafka_config) as operator:
         found = list(operator.parked())
         skipped = operator.skipped
     for each in found:
-        row = (each.entity, _cut(each.key.encode()), f"{each.partition}@{each.offset}", each.behind)
+        row = (each.entity, shortened(each.key.encode()), f"{each.partition}@{each.offset}", each.behind)
         table.row(*row, _askers(each), each.record.error, each.record.reason)
-    _print_skipped(skipped)
+    print_skipped(skipped)
     if as_json:
         console.show_json([_shown(each) for each in found])
     else:
         console.print(table)
 
 
-def _cut(key: bytes | None) -> str:
+def shortened(key: bytes | None) -> str:
     """Return a key for a table; ``show`` and ``--json`` have the whole key."""
     text = readable_key(key)
     return text if len(text) <= _KEY_CHARS_SHOWN else f"{text[:_KEY_CHARS_SHOWN]}… ({len(text)} characters)"
 
 
-def _print_skipped(skipped: Sequence[str]) -> None:
+def print_skipped(skipped: Sequence[str]) -> None:
+    """Print which records could not be read."""
     for sentence in skipped[:_SKIPPED_SHOWN]:
         errors.print(f"repertory: {sentence}; it was skipped", soft_wrap=True)
     if len(skipped) > _SKIPPED_SHOWN:
@@ -93,10 +95,10 @@ def _askers(found: Parked) -> str:
 @parked.command("show")
 def show_parked(target: Target, entity: Entity, key: Key, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
     """Show the command that parked a key, and its failure."""
-    with _operator(target, log, kafka_config) as operator:
+    with operating(target, log, kafka_config) as operator:
         found = operator.find_parked(entity, key)
         skipped = operator.skipped
-    _print_skipped(skipped)
+    print_skipped(skipped)
     console.show_json(_shown(found))
 
 
@@ -125,7 +127,7 @@ def retry_parked(
 
     Exits 1 if it is parked or a dead letter again, and 69 if it still waits after --wait.
     """
-    with _operator(target, log, kafka_config) as operator:
+    with operating(target, log, kafka_config) as operator:
         found = operator.find_parked(entity, key)
         outcome = operator.retry(found, wait)
     _print_outcome(f"{found.entity} {found.key!r}, command {found.partition}@{found.offset}", outcome, wait)
@@ -142,7 +144,7 @@ def drop_parked(
     kafka_config: KafkaConfig = None,
 ) -> None:
     """Dead-letter the first command of a parked key; the commands behind it run."""
-    with _operator(target, log, kafka_config) as operator:
+    with operating(target, log, kafka_config) as operator:
         found = operator.find_parked(entity, key)
         operator.drop(found, reason, wait)
     console.print(f"{found.entity} {found.key!r}: {found.partition}@{found.offset} is now a dead letter")
@@ -152,11 +154,11 @@ def drop_parked(
 def list_dead_letters(target: Target, log: LogUrl, as_json: AsJson = False, kafka_config: KafkaConfig = None) -> None:
     """List the dead letters, oldest first; whether they were retried, and whether their asker was answered."""
     table = TextTable("address", "key", "source", "attempts", "retried", "answered", "error", "reason")
-    with _operator(target, log, kafka_config) as operator:
+    with operating(target, log, kafka_config) as operator:
         found = operator.marked(list(operator.dead_letters()))
     for each in found:
         letter = each.letter
-        row = (letter.address, _cut(letter.record.key), letter.source, letter.attempts)
+        row = (letter.address, shortened(letter.record.key), letter.source, letter.attempts)
         table.row(*row, _times(each), "yes" if each.answered else "", letter.error, letter.reason)
     if as_json:
         console.show_json([_shown_letter(each) for each in found])
@@ -172,7 +174,7 @@ def _times(found: MarkedDeadLetter) -> str:
 @dead_letters.command("show")
 def show_dead_letter(target: Target, address: Address, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
     """Show one dead letter: the original command, why it was not applied, and what became of it."""
-    with _operator(target, log, kafka_config) as operator:
+    with operating(target, log, kafka_config) as operator:
         (found,) = operator.marked([operator.find_dead_letter(address)])
     console.show_json(_shown_letter(found))
 
@@ -208,7 +210,7 @@ def retry_dead_letter(
 
     Exits 1 if it is parked or a dead letter again, and 69 if it still waits after --wait.
     """
-    with _operator(target, log, kafka_config) as operator:
+    with operating(target, log, kafka_config) as operator:
         letter = operator.find_dead_letter(address)
         outcome = operator.retry_dead_letter(letter, force=force, wait_s=wait)
     _print_outcome(f"{letter.address} was appended to {letter.source_topic} again and", outcome, wait)

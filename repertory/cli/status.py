@@ -118,7 +118,7 @@ def _print_json(system: ActorSystem, found: _Found) -> None:
 
 
 def _print_tables(system: ActorSystem, found: _Found) -> None:
-    console.print(_shards(system, found.shards))
+    console.print(_shards(system, found.shards, found.now_ms))
     for problem in found.problems:
         if problem.kind in ("partitions", "foreign", "lost", "not-serving"):
             console.print(f"{problem.where}: {problem.what}", soft_wrap=True)
@@ -132,19 +132,22 @@ def _print_tables(system: ActorSystem, found: _Found) -> None:
             console.print(_incidents(node, found.now_ms))
 
 
-def _shards(system: ActorSystem, shards: Sequence[ShardStatus]) -> TextTable:
-    table = TextTable("shard", "next", "lag", "journal", "stashed", "parked keys", title=f"system {system.name}")
+def _shards(system: ActorSystem, shards: Sequence[ShardStatus], now_ms: int) -> TextTable:
+    columns = ("shard", "next", "lag", "journal", "stashed", "timers", "parked keys")
+    table = TextTable(*columns, title=f"system {system.name}")
     for shard in shards:
         lag = f"more than {LAG_COUNTED_MAX}" if shard.lag > LAG_COUNTED_MAX else str(shard.lag)
         position = str(shard.next_offset)
         if shard.committed not in (None, shard.next_offset):
             position += f" (group: {shard.committed})"
         if shard.unreadable:
-            table.row(shard.name, "?", "?", "?", "?", f"cannot be read: {shard.unreadable}")
+            table.row(shard.name, "?", "?", "?", "?", "?", f"cannot be read: {shard.unreadable}")
         elif not shard.is_read:
-            table.row(shard.name, "-", lag, "-", "-", "read by nobody: the code has no such partition")
+            table.row(shard.name, "-", lag, "-", "-", "-", "read by nobody: the code has no such partition")
         else:
-            table.row(shard.name, position, lag, shard.journaled, shard.stashed, _keys(shard.parked))
+            overdue_ms = shard.overdue_ms(now_ms)
+            timers = f"{shard.timers} ({age(overdue_ms)} overdue)" if overdue_ms else str(shard.timers)
+            table.row(shard.name, position, lag, shard.journaled, shard.stashed, timers, _keys(shard.parked))
     return table
 
 

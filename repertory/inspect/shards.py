@@ -14,6 +14,7 @@ from repertory.bridge.log.errors import TopicMismatch
 from repertory.bridge.log.port import Reader
 from repertory.bridge.system.committed import current_record, stashed_commands
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
+from repertory.bridge.system.open_timers import owed_records
 
 #: ``status`` counts up to this many unhandled commands exactly; above it, it prints "more than".
 LAG_COUNTED_MAX = 10_000
@@ -25,7 +26,8 @@ class ShardStatus(msgspec.Struct, frozen=True):
     ``lost``: the range of commands, from and to, that retention took before they were handled. ``unreadable``: why its
     records cannot be read; the numbers mean nothing then. "" if they can. ``accepted``: what operators have accepted,
     lost commands and recreated topics. ``is_read``: False for a partition that was
-    added to the commands topic: the code places no key there, and nobody reads it.
+    added to the commands topic: the code places no key there, and nobody reads it. ``timers``: open timers and delayed
+    messages; ``due_ms``: when (epoch) the first of those was due that have not fired, None if there are none.
     """
 
     entity: str
@@ -40,6 +42,12 @@ class ShardStatus(msgspec.Struct, frozen=True):
     accepted: tuple[Accepted, ...] = ()
     unreadable: str = ""
     is_read: bool = True
+    timers: int = 0
+    due_ms: int | None = None
+
+    def overdue_ms(self, now_ms: int) -> int:
+        """Return for how long a timer has been due at a time, 0 if none is."""
+        return 0 if self.due_ms is None else max(0, now_ms - self.due_ms)
 
     @property
     def name(self) -> str:
@@ -63,9 +71,12 @@ def shard_status(
     parked = sorted({command.key for _, command in stashed if command.parked})
     committed = reader.committed(system.name, commands, partition)
     lost = (record.next, low - 1) if record.changelog and low > record.next else None
+    owed = owed_records(reader, system, hosted, partition).values()
+    due_ms = min((each.due_ms for each in owed if not each.fired), default=None)
     return ShardStatus(
-        behaviour.name, partition, record.next, committed, lag, record.seq, len(stashed), parked, lost, record.accepted
-    )
+        behaviour.name, partition, record.next, committed, lag, record.seq, len(stashed), parked, lost, record.accepted,
+        timers=len(owed), due_ms=due_ms,
+    )  # fmt: skip
 
 
 def shard_statuses(reader: Reader, system: SystemDefinition) -> Iterator[ShardStatus]:

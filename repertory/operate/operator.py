@@ -1,11 +1,12 @@
-"""Operator actions on parked keys and dead letters. They use only the log, so they work from any machine."""
+"""Operator actions on parked keys, dead letters and timers. They use only the log, so they work from any machine."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
-from repertory.actors.control import DropParked, RetryEnded, RetryParked
+from repertory.actors.control import CancelTimer, DropParked, RetryEnded, RetryParked
 from repertory.actors.headers import ASK_ID, ASKED, RETRY_OF, RETRY_TO
 from repertory.actors.placement import checked_key, partition_of
 from repertory.actors.shard.changelog import StashedRecord
@@ -17,6 +18,7 @@ from repertory.bridge.log.record import Output
 from repertory.bridge.system.committed import stashed_commands
 from repertory.bridge.system.definition import SystemDefinition
 from repertory.bridge.system.failed import DeadLetter, Parked, dead_letters, parked_keys, parked_on
+from repertory.bridge.system.open_timers import OpenTimer, open_timers, timers_on
 from repertory.operate.marks import MarkedDeadLetter, marked
 from repertory.operate.outcome import IGNORED, WAITING, Answers, RetryOutcome, outcome_of
 from repertory.operate.waiting import Retried, why_it_waits
@@ -83,11 +85,7 @@ class Operator:
         request = self._request(parked, DropParked(offset=parked.offset, reason=reason), answers)
         if any(True for _ in answers.follow(deadline_s)):
             return
-        waits = self._waits(Retried(parked.entity, parked.partition, parked.key, request, parked.offset))
-        raise LogUnavailable(
-            f"no worker of {self._system.name} answered within {wait_s:g} s: {waits.why}; the request is in the log "
-            "and is executed when a worker reaches it"
-        )
+        self._not_answered(Retried(parked.entity, parked.partition, parked.key, request, parked.offset), wait_s)
 
     def _request(self, parked: Parked, message: RetryParked | DropParked, answers: Answers) -> int:
         """Append a control command and return its offset."""
@@ -100,8 +98,47 @@ class Operator:
         found = stashed_commands(self._reader, self._system, hosted.behaviour, partition, skip=self.skipped.append)
         return dict(found).get(offset)
 
+    def _not_answered(self, request: Retried, wait_s: float) -> NoReturn:
+        raise LogUnavailable(
+            f"no worker of {self._system.name} answered within {wait_s:g} s: {self._waits(request).why}; the request "
+            "is in the log and is executed when a worker reaches it"
+        )
+
     def _waits(self, retried: Retried) -> RetryOutcome:
         return RetryOutcome(WAITING, why_it_waits(self._reader, self._system, self._backend, retried))
+
+    # --- timers -----------------------------------------------------------------------------------------------
+
+    def timers(self) -> Iterator[OpenTimer]:
+        """Return all open timers and delayed messages of the system."""
+        return open_timers(self._reader, self._system, skip=self.skipped.append)
+
+    def find_timer(self, entity: str, key: str, name: str) -> OpenTimer:
+        """Return an open timer of a key. Raises LookupError if there is none, or the system hosts no such entity."""
+        hosted = self._system.hosted[self._system.behaviour(entity).entity]
+        partition = partition_of(checked_key(key).encode(), hosted.partitions)
+        found = timers_on(self._reader, self._system, hosted, partition, skip=self.skipped.append)
+        for timer in found:
+            if (timer.key, timer.name) == (key, name):
+                return timer
+        others = ", ".join(repr(each.name) for each in found if each.key == key)
+        raise LookupError(
+            f"the key {key!r} of {hosted.behaviour.name} has no timer {name!r}; it has {others or 'none'}"
+        )
+
+    def cancel(self, timer: OpenTimer, wait_s: float = 30.0) -> None:
+        """Cancel a timer. If it has fired, its command is dropped, unless it is handled before the request.
+
+        Raises LogUnavailable if no worker answers in time. The request stays in the log and is executed later.
+        """
+        deadline_s = time.monotonic() + wait_s
+        answers = Answers(self._reader, self._system.name)
+        topic = topics.commands_topic(self._system.name, timer.entity)
+        value = encode(CancelTimer(timer=timer.name))
+        (request,) = self._appender.append([Output(topic, timer.partition, timer.key.encode(), value, answers.headers)])
+        if any(True for _ in answers.follow(deadline_s)):
+            return
+        self._not_answered(Retried(timer.entity, timer.partition, timer.key, request, request), wait_s)
 
     # --- dead letters -----------------------------------------------------------------------------------------
 

@@ -116,6 +116,7 @@ class Model:
                 allowed.add(RETRY_INDEX)
             if not got.keys() <= allowed:
                 raise self._wrong("a control record makes its answers", record.offset, f"made {len(got)} records")
+            self._owed.controlled(delivery)
             return
         raw_key = delivery.key.encode()
         is_query = type(delivery.message) in self._hosted.behaviour.queries

@@ -32,7 +32,8 @@ class LaterChecks:
             timer = FiredTimer.parse(header)
             if (key, timer) in self._fired:
                 raise self._wrong("a timer fires once", offset, f"has fired {header!r} of {key!r} twice")
-            if self._owed.meant.get((key, timer)) != record.value:
+            meant = self._owed.meant.get((key, timer))
+            if meant is None or meant.value != record.value:
                 raise self._wrong("a timer sends its command", offset, f"has fired {header!r} with {record.value!r}")
             self._fired.add((key, timer))
 

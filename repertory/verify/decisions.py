@@ -173,6 +173,7 @@ class Decisions:
             return
         if is_control(delivery):
             self.fates["about an ask" if isinstance(delivery.message, OF_ASKS) else "of an operator"] += 1
+            self.owed.controlled(delivery)
             check_control(self._subject, self._decider, record, delivery, made)
             return
         here = partition_of(delivery.key.encode(), self._subject.hosted.partitions)

@@ -91,7 +91,7 @@ class Later:
                 self._finding.unverifiable += 1
             elif (meant := self._owed.meant.get((each.key, each.timer))) is None:
                 self._finding.wrong(each.place, f"is of a timer that command {each.offset} has not scheduled for then")
-            elif not self._are_same(each.topic, meant, each.data):
+            elif not self._are_same(each.topic, meant.value, each.data):
                 self._finding.wrong(each.place, f"is not what command {each.offset} has scheduled")
 
     def _check_told(self, each: SentLater) -> None:

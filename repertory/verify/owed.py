@@ -11,6 +11,7 @@ from collections.abc import Container
 import msgspec
 
 from repertory.actors.collected import Cancel, Schedule, Tell
+from repertory.actors.control import CancelTimer
 from repertory.actors.entity import resolved
 from repertory.actors.message import Envelope, Undecodable
 from repertory.actors.shard.changelog import TellRecord, TimerRecord, tell_key, timer_key, timer_of
@@ -26,8 +27,8 @@ class Owed:
         self.tells: dict[str, TellRecord] = {}
         #: The key of the entity that told each of them.
         self.teller: dict[str, str] = {}
-        #: Every time at which a timer was to fire, by the key of its entity; and what it was to send.
-        self.meant: dict[tuple[str, FiredTimer], bytes] = {}
+        #: Every time at which a timer was to fire, by the key of its entity; and the timer then.
+        self.meant: dict[tuple[str, FiredTimer], TimerRecord] = {}
 
     def is_stale(self, delivery: Envelope | Undecodable) -> bool:
         """Return whether a command was sent by a timer that was cancelled or replaced, or that there never was."""
@@ -35,13 +36,21 @@ class Owed:
         return timer is not None and not timer.retried and self._of(delivery, timer) is None
 
     def ended(self, delivery: Envelope | Undecodable) -> None:
-        """Note that a command has its fate."""
+        """Note that a command has its fate.
+
+        A dead letter may have had it before the commands in front of it, which were stashed and then took its timer
+        back. In between, a recurring timer may have fired again.
+        """
         timer = delivery.timer
-        if timer is None or (found := self._of(delivery, timer)) is None:
+        if timer is None or (found := self.meant.get((key_in(delivery), timer))) is None:
             return
         place = timer_key(key_in(delivery), timer.name)
-        if found.every_ms:
-            self._put(place, msgspec.structs.replace(found, due_ms=delivery.timestamp_ms + found.every_ms))
+        again = msgspec.structs.replace(found, due_ms=delivery.timestamp_ms + found.every_ms)
+        if self._of(delivery, timer) is None:
+            if found.every_ms:
+                self._mean(place, again)
+        elif found.every_ms:
+            self._put(place, again)
         else:
             del self.timers[place]
 
@@ -62,6 +71,11 @@ class Owed:
             for place in [place for place in self.timers if timer_of(place)[0] == key]:
                 del self.timers[place]
 
+    def controlled(self, delivery: Envelope) -> None:
+        """Note what a request to the shard has cancelled."""
+        if isinstance(delivery.message, CancelTimer):
+            self.timers.pop(timer_key(delivery.key, delivery.message.timer), None)
+
     def left(
         self, has_fired: Container[tuple[str, FiredTimer]], told: Container[str]
     ) -> dict[str, TimerRecord | TellRecord]:
@@ -74,7 +88,10 @@ class Owed:
 
     def _put(self, place: str, record: TimerRecord) -> None:
         self.timers[place] = record
-        self.meant[timer_of(place)[0], fired(place, record)] = record.value
+        self._mean(place, record)
+
+    def _mean(self, place: str, record: TimerRecord) -> None:
+        self.meant[timer_of(place)[0], fired(place, record)] = record
 
     def _of(self, delivery: Envelope | Undecodable, timer: FiredTimer) -> TimerRecord | None:
         place = timer_key(key_in(delivery), timer.name)
