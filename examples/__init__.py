@@ -1,1 +1,4 @@
-"""Examples to read and to run, in this order: ``counter``, ``ask_once``, ``front``, and the application ``banking``."""
+"""Examples to read and to run, in this order.
+
+``counter``, ``ask_once``, ``front``, ``expiry``, ``recurring``, and the application ``banking``.
+"""

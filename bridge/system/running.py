@@ -31,11 +31,11 @@ from repertory.bridge.reports import ReportSink, ShardReport
 from repertory.bridge.system.client import Client
 from repertory.bridge.system.committed import entity_state, stashed_commands
 from repertory.bridge.system.failed import DeadLetter, Parked, dead_letters, parked_keys
-from repertory.bridge.system.open_timers import OpenTimer, open_timers
+from repertory.bridge.system.open_timers import OpenTimer, open_timers, owed_records
 from repertory.bridge.system.published import PublishedRecord, published_records
 
 if TYPE_CHECKING:
-    from repertory.bridge.system.definition import SystemDefinition
+    from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
 
 E = TypeVar("E", bound=Entity)
 
@@ -160,7 +160,7 @@ class Running:
                 signal.signal(number, handler)
 
     def settle(self, timeout_s: float = 60.0) -> None:
-        """Work until no command is left: none unread, none in a mailbox, none stashed until a restart.
+        """Work until no command is left: none unread, none in a mailbox, none stashed until a restart, no timer due.
 
         Parked keys stay parked. Raises NotSettled after ``timeout_s``.
         """
@@ -255,6 +255,8 @@ class Running:
                     return f"commands of {topic}/{partition} from {committed} on"
                 if self._has_stashed(ShardId(hosted.behaviour.name, partition)):
                     return f"commands that are stashed until a restart on {topic}/{partition}"
+                if self._has_due(hosted, partition):
+                    return f"timers that are due on {topic}/{partition}"
         for assigned in self.loop.region:
             if assigned.phase is ShardPhase.COMMITTING:
                 return f"shard {assigned.name} has a commit in flight"
@@ -269,6 +271,16 @@ class Running:
         stashed = stashed_commands(self.reader, self.system, behaviour, shard_id.partition)
         parked = {command.key for _, command in stashed if command.parked}
         return any(command.key not in parked for _, command in stashed)
+
+    def _has_due(self, hosted: EntityDefinition, partition: int) -> bool:
+        """Tell whether a timer of a shard is due and has not fired. Its owner knows it; others read it."""
+        assigned = self.loop.region.named(str(ShardId(hosted.behaviour.name, partition)))
+        if assigned is not None and assigned.shard is not None:
+            due_ms = assigned.shard.timers.next_due_ms()
+        else:
+            owed = owed_records(self.reader, self.system, hosted, partition).values()
+            due_ms = min((each.due_ms for each in owed if not each.fired), default=None)
+        return due_ms is not None and due_ms <= self._clock.epoch_ms()
 
     def crash(self) -> None:
         """Drop everything in the worker's memory without leaving the group, and start a new worker."""

@@ -1,4 +1,4 @@
-"""The three short examples: each is run as a user runs it, and prints or answers what its text says."""
+"""The short examples: each is run as a user runs it, and prints or answers what its text says."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.test_tidy import code_lines
 #: For what takes a second on a quiet machine.
 TIMEOUT_S = 60.0
 LINES_MAX = 60
-EXAMPLES = ("counter", "ask_once", "front")
+EXAMPLES = ("counter", "ask_once", "front", "expiry", "recurring")
 
 
 def printed(name: str) -> list[str]:
@@ -69,6 +69,22 @@ def test_an_order_with_an_id_reserves_once() -> None:
         "SeatsLeft(left=2)",
         "Concert(left=2)",
     ]
+
+
+@pytest.mark.processes
+def test_an_order_expires_unless_it_is_paid() -> None:
+    """A quarter of an hour goes by in no time: one was paid before, the other one cannot be any more."""
+    assert printed("expiry") == [
+        "Paid()",
+        "Order(item='tea', state='paid') Order(item='tea', state='expired')",
+        "NotOpen()",
+    ]
+
+
+@pytest.mark.processes
+def test_interest_is_paid_every_month() -> None:
+    """Six times in half a year, and no more once the account is closed."""
+    assert printed("recurring") == ["Savings(balance=10615)", "None []"]
 
 
 @pytest.mark.processes
