@@ -8,7 +8,7 @@ from __future__ import annotations
 from repertory.actors.shard.changelog import ANSWER_KEY, AUTO_KEY, ChangelogEntry
 from repertory.actors.shard.turn_result import TurnResult
 from repertory.bridge import kill_points
-from repertory.bridge.codec import decode_answer
+from repertory.bridge.changelog_codec import decode_answer
 
 #: Each kind of change to a table of answers, with its points before and after the commit.
 _POINTS = {

@@ -7,7 +7,6 @@ dead letter, in order with the other commands. No exception leaves `Codec.decode
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
 
 import msgspec
 
@@ -17,22 +16,10 @@ from repertory.actors.headers import ABOUT, CAUSE, CORRELATION_ID, REPLY_KEY, RE
 from repertory.actors.message import Envelope, Undecodable
 from repertory.actors.placement import key_of, partition_of, spread
 from repertory.actors.shard.changelog import (
-    ANSWER_KEY,
-    AUTO_KEY,
     CHANGELOG_INDEX,
     SHARD_KEY,
-    STASH_KEY,
-    TELL_KEY,
-    TIMER_KEY,
-    AnswerRecord,
     ChangelogEntry,
-    ChangelogRecord,
-    SeenRecord,
-    ShardRecord,
     StashedRecord,
-    StateRecord,
-    TellRecord,
-    TimerRecord,
     encode_changelog_record,
 )
 from repertory.actors.shard.turn_result import DeadLettered, Fired, Journaled, Published, Replied, Told, TurnResult
@@ -46,15 +33,6 @@ from repertory.supervision.traceback_text import user_traceback
 
 #: An error message in a header of a dead letter is cut to this length.
 _REASON_CHARS_MAX = 1_000
-
-
-#: Digits of the largest offset.
-_OFFSET_DIGITS_MAX = 19
-
-#: One decoder for all types: a decoder of a single type would accept records without a ``type`` field.
-_decode_changelog_record = msgspec.msgpack.Decoder(
-    ShardRecord | StateRecord | StashedRecord | SeenRecord | AnswerRecord | TimerRecord | TellRecord
-).decode
 
 
 class Codec:
@@ -246,76 +224,5 @@ class Codec:
         return 0 if count is None else place(key, count)  # The log refuses what is for a topic that is gone.
 
 
-T = TypeVar("T", bound=ChangelogRecord)
-
-
 def _cause(prefix: str, offset: int, index: int) -> Header:
     return (CAUSE, f"{prefix}{offset}/{index}".encode())
-
-
-def decode_shard(data: bytes) -> ShardRecord:
-    """Decode a shard record; DecodeError for anything else."""
-    return _changelog_record(ShardRecord, data)
-
-
-def decode_state(data: bytes) -> StateRecord:
-    """Decode a state record; DecodeError for anything else."""
-    return _changelog_record(StateRecord, data)
-
-
-def decode_stashed(data: bytes) -> StashedRecord:
-    """Decode a stashed record; DecodeError for anything else."""
-    return _changelog_record(StashedRecord, data)
-
-
-def decode_seen(data: bytes) -> SeenRecord:
-    """Decode a seen record; DecodeError for anything else."""
-    seen = _changelog_record(SeenRecord, data)
-    if len(seen.causes) % 2:
-        raise DecodeError("its causes are not pairs of offset and index: their count is odd")
-    return seen
-
-
-def decode_answer(data: bytes) -> AnswerRecord:
-    """Decode the record of an answer; DecodeError for anything else."""
-    return _changelog_record(AnswerRecord, data)
-
-
-def decode_owed(key: str, data: bytes) -> TimerRecord | TellRecord:
-    """Decode the record of a timer or a delayed message, as its key says; DecodeError for anything else."""
-    if key.startswith(TIMER_KEY):
-        return _changelog_record(TimerRecord, data)
-    return _changelog_record(TellRecord, data)
-
-
-def is_owed(key: bytes) -> bool:
-    """Return whether a key of a state topic is that of a timer or a delayed message."""
-    return key.startswith((TIMER_KEY.encode(), TELL_KEY.encode()))
-
-
-def is_answer(key: bytes) -> bool:
-    """Return whether a key of a state topic is that of an answer."""
-    return key.startswith((ANSWER_KEY.encode(), AUTO_KEY.encode()))
-
-
-def is_stashed(record: Record) -> bool:
-    """Return whether a record of a state topic is that of a stashed command, or its tombstone."""
-    return record.key is not None and record.key.startswith(STASH_KEY)
-
-
-def stashed_offset(record: Record) -> int:
-    """Return the offset of the command in a stashed record, from the record's key; DecodeError if it has none."""
-    prefix, _, offset = (record.key or b"").partition(b"/")
-    if prefix + b"/" != STASH_KEY or not offset.isdigit() or len(offset) > _OFFSET_DIGITS_MAX:
-        raise DecodeError(f"its key {record.key!r:.100} does not end with an offset")
-    return int(offset)
-
-
-def _changelog_record(kind: type[T], data: bytes) -> T:
-    try:
-        found = _decode_changelog_record(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError(f"{error!s:.{_REASON_CHARS_MAX}}") from error
-    if not isinstance(found, kind):
-        raise DecodeError(f"it is a {type(found).__name__}, not a {kind.__name__}")
-    return found

@@ -20,31 +20,22 @@ from repertory.actors.entity import Entity
 from repertory.actors.message import Undecodable
 from repertory.actors.shard.cells import Cell
 from repertory.actors.shard.changelog import (
-    SEEN_KEY,
-    SHARD_KEY,
-    STASH_KEY,
-    AnswerRecord,
-    SeenRecord,
     ShardRecord,
-    StashedRecord,
     StateRecord,
-    TellRecord,
-    TimerRecord,
 )
-from repertory.actors.shard.changelog_digest import ChangelogDigest
 from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.recovered import RecoveredShard, new_shard
 from repertory.actors.shard.replay import restore
 from repertory.actors.shard.stash import Stashed
 from repertory.actors.shard.turn_result import Incident
 from repertory.actors.wire import DecodeError
-from repertory.bridge import codec as wire
 from repertory.bridge.codec import Codec
 from repertory.bridge.consistency import check_commands, check_offsets, check_topics, first_record
-from repertory.bridge.journal import REMEDY, Inconsistent, JournalTail, Lacking, entity_key
+from repertory.bridge.journal import REMEDY, Inconsistent, JournalTail, Lacking
 from repertory.bridge.log.port import Claimed, Replayed
 from repertory.bridge.log.record import Record
 from repertory.bridge.nontransactional import NontransactionalRecovery
+from repertory.bridge.read_changelog import ReadChangelog
 from repertory.bridge.schemas import Kind
 from repertory.bridge.silence import silenced
 from repertory.supervision.traceback_text import message_of
@@ -67,16 +58,8 @@ class Recovery:
 
     def __init__(self, config: ShardConfig, codec: Codec, claimed: Claimed) -> None:
         self._config, self._codec, self._claimed = config, codec, claimed
-        #: The last record of each key of the state topic: what it superseded is not decoded.
-        self._latest: dict[bytes | None, Record] = {}
-        self._states: dict[str, tuple[StateRecord, int, int]] = {}
-        self._seen: dict[str, SeenRecord] = {}
-        self._stashed: dict[int, StashedRecord] = {}
-        self._answers: dict[str, AnswerRecord] = {}
-        self._owed: dict[str, TimerRecord | TellRecord] = {}
-        self._digest = ChangelogDigest()
+        self._changelog = ReadChangelog()
         self._record: ShardRecord | None = None
-        self._recorded_ms = 0
         self._incidents: tuple[Incident, ...] = ()
         self._found: RecoveredShard | None = None
         self._tail: JournalTail | None = None
@@ -93,10 +76,11 @@ class Recovery:
         self.records += len(replayed.records)
         codec, is_complete = self._codec, replayed.complete
         if replayed.topic == codec.state:
-            self._latest.update({record.key: record for record in replayed.records})
+            self._changelog.add(replayed.records)
             if is_complete:
-                self._each(self._latest.values(), self._state)
-                self._latest.clear()
+                self._each(self._changelog.latest.values(), self._changelog.take)
+                self._changelog.latest.clear()
+                self._record = self._changelog.record
                 self._record = self._checked_record()
                 self._begin_journal()
         elif replayed.topic == codec.events:
@@ -112,7 +96,7 @@ class Recovery:
         found = self._found
         assert found is not None and self.wanted is None
         record, read = found.record, -1 if self._tail is None else self._tail.next_seq
-        if record.digest not in (None, self._digest.value):
+        if record.digest not in (None, self._changelog.digest.value):
             raise self._wrong(
                 f"{self._codec.state} does not hold the records that the shard record speaks of: some are missing, or "
                 f"of another time; {REMEDY}"
@@ -139,35 +123,10 @@ class Recovery:
 
     # --- state ------------------------------------------------------------------------------------------------
 
-    def _state(self, record: Record) -> None:
-        if record.key == SHARD_KEY:
-            self._record, self._recorded_ms = wire.decode_shard(record.value or b""), record.timestamp_ms
-            return
-        if record.key is not None and record.value is not None and record.key.startswith(b"\0"):
-            key = record.key.decode("utf-8", "surrogateescape")
-            self._digest.write(key, record.value)
-            if record.key.startswith(SEEN_KEY):
-                source = key.removeprefix(SEEN_KEY.decode())
-                self._seen[source] = wire.decode_seen(record.value)
-            elif wire.is_answer(record.key):
-                self._answers[key] = wire.decode_answer(record.value)
-            elif wire.is_owed(record.key):
-                self._owed[key] = wire.decode_owed(key, record.value)
-            else:
-                self._stashed[wire.stashed_offset(record)] = wire.decode_stashed(record.value)
-        elif record.key is None or not (
-            record.key.startswith(STASH_KEY) or wire.is_answer(record.key) or wire.is_owed(record.key)
-        ):
-            key = entity_key(record)
-            if record.value is not None:
-                seq, version = record.position
-                self._digest.write(key, record.value)
-                self._states[key] = (wire.decode_state(record.value), version, seq)
-
     def _checked_record(self) -> ShardRecord:
         claimed, codec = self._claimed, self._codec
         if self._record is None:
-            record = first_record(self._config, codec, claimed, has_states=bool(self._states))
+            record = first_record(self._config, codec, claimed, has_states=bool(self._changelog.states))
         else:
             record, self._incidents = check_topics(self._config, codec, claimed, self._record)
         if not record.nontransactional:  # Else the group's offset may lag behind, and the journal has the rest.
@@ -185,20 +144,20 @@ class Recovery:
             new_shard(self._config, record),
             end_offset=self._claimed.end_offset,
             has_group_offset=self._claimed.committed is not None,
-            digest=self._digest,
-            recorded_ms=self._recorded_ms,
+            digest=self._changelog.digest,
+            recorded_ms=self._changelog.recorded_ms,
             incidents=self._incidents,
         )
         self._restore_states(found)
         self._restore_stashed(found)
         self._check_stash(found)
-        found.asks.load(self._answers, found.stash.askers())
+        found.asks.load(self._changelog.answers, found.stash.askers())
         self._check_owed(record)
-        found.timers.load(self._owed)
+        found.timers.load(self._changelog.owed)
         if record.epoch:
-            self._nontransactional = NontransactionalRecovery(self._config, record, self._seen)
-        self._states.clear()
-        self._stashed.clear()
+            self._nontransactional = NontransactionalRecovery(self._config, record, self._changelog.seen)
+        self._changelog.states.clear()
+        self._changelog.stashed.clear()
         if self._config.behaviour.journaled:
             if self._nontransactional is None:
                 self._tail = JournalTail(self._config, found)
@@ -208,7 +167,7 @@ class Recovery:
 
     def _restore_states(self, found: RecoveredShard) -> None:
         behaviour, record = self._config.behaviour, found.record
-        for key, (state, version, seq) in self._states.items():
+        for key, (state, version, seq) in self._changelog.states.items():
             if seq >= record.seq:
                 raise self._wrong(
                     f"the state of key {key!r} has seq {seq}, the shard record says {record.seq}: a transaction is "
@@ -220,7 +179,7 @@ class Recovery:
             elif state.ended:
                 found.cells.put(key, Cell(behaviour.initial(), behaviour.initial_data, 0, seq))
                 found.window.ended(key, seq)
-        found.budget.restore({key: s.restarts_ms for key, (s, _, _) in self._states.items() if s.restarts_ms})
+        found.budget.restore({key: s.restarts_ms for key, (s, _, _) in self._changelog.states.items() if s.restarts_ms})
 
     def _snapshot(self, key: str, data: bytes) -> tuple[Entity, bytes]:
         try:
@@ -235,23 +194,23 @@ class Recovery:
             ) from error
 
     def _restore_stashed(self, found: RecoveredShard) -> None:
-        for offset in sorted(self._stashed):
+        for offset in sorted(self._changelog.stashed):
             if offset >= found.record.next:
                 raise self._wrong(
                     f"{self._codec.state} holds the stashed command {offset}, the shard record says "
                     f"{found.record.next} is next: a transaction is torn; {REMEDY}"
                 )
-            delivery = self._codec.stashed_envelope(offset, self._stashed[offset])
+            delivery = self._codec.stashed_envelope(offset, self._changelog.stashed[offset])
             if isinstance(delivery, Undecodable):
                 raise self._wrong(
                     f"the stashed command {offset} cannot be decoded by this code: {delivery.reason}; "
                     "run the code that wrote it",
                     delivery.unknown and Lacking(delivery.unknown, Kind.TAKEN, f"the stashed command {offset}"),
                 )
-            found.stash.join(Stashed(delivery, self._stashed[offset]))
+            found.stash.join(Stashed(delivery, self._changelog.stashed[offset]))
 
     def _check_stash(self, found: RecoveredShard) -> None:
-        recorded = {key: state for key, (state, _, _) in self._states.items() if state.stashed}
+        recorded = {key: state for key, (state, _, _) in self._changelog.states.items() if state.stashed}
         for key in {*recorded, *found.stash}:
             queue = found.stash.queue(key)
             state = recorded.get(key, StateRecord())
@@ -263,7 +222,7 @@ class Recovery:
                 )
 
     def _check_owed(self, record: ShardRecord) -> None:
-        for key, owed in self._owed.items():
+        for key, owed in self._changelog.owed.items():
             if owed.offset >= record.next:
                 raise self._wrong(
                     f"{self._codec.state} holds {key!r:.300}, which command {owed.offset} scheduled, the shard record "

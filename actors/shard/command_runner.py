@@ -14,10 +14,11 @@ from repertory.actors.shard.decision import Decision, decide
 from repertory.actors.shard.entities import Entities
 from repertory.actors.shard.failure import Fate, judged
 from repertory.actors.shard.mailbox import Delivery
+from repertory.actors.shard.outputs import outputs_of
 from repertory.actors.shard.placed import is_misplaced
 from repertory.actors.shard.stash import Stash, Stashed
 from repertory.actors.shard.timers import Timers
-from repertory.actors.shard.turn import Turn, outputs_of
+from repertory.actors.shard.turn import Turn
 from repertory.actors.wire import encode
 from repertory.supervision.directive import Failure
 
@@ -61,8 +62,9 @@ class CommandRunner:
             if is_misplaced(config, envelope, turn):
                 return
             cell = Cell(behaviour.initial(), behaviour.initial_data)
-        if not self._guard.admits(envelope.offset) or envelope.offset in self._refused:
-            self._give_up(envelope, stashed, now_ms, turn)
+        is_admitted = self._guard.admits(envelope.offset)
+        if not is_admitted or envelope.offset in self._refused:
+            self._give_up(envelope, stashed, now_ms, turn, is_quarantined=not is_admitted)
             return
         takes_context = self._handlers[type(envelope.message)].takes_context
         self.envelope = envelope
@@ -83,8 +85,6 @@ class CommandRunner:
             self._failed(envelope, stashed, error, now_ms, turn)
             return
         self._entities.apply(cell, envelope, decision, turn)
-        if decision.later or decision.stopped or envelope.timer is not None:
-            turn.schedule(envelope, decision)
         if decision.outputs or decision.reply is not None:
             seq = self._entities.seq if behaviour.journaled else -1
             turn.outputs.extend(outputs_of(envelope, decision, seq))
@@ -96,16 +96,18 @@ class CommandRunner:
             turn.end_retry(envelope.retry, "rejected" if decision.rejected else "applied", reply=_answer(decision))
         if stashed is not None:
             turn.leave(envelope)
-        if decision.stopped:
-            turn.asked.end(envelope.key, envelope.offset)
+        if decision.later or decision.stopped or envelope.timer is not None:
+            turn.schedule(envelope, decision)
 
-    def _give_up(self, envelope: Envelope, stashed: StashedRecord | None, now_ms: int, turn: Turn) -> None:
-        """Judge a command that is not handled: its outputs are refused, or it is quarantined."""
-        if (reason := self._refused.pop(envelope.offset, None)) is not None:
-            turn.refused.append(envelope.offset)
-            self._failed(envelope, stashed, OutputRefused(reason), now_ms, turn)
-        else:
+    def _give_up(
+        self, envelope: Envelope, stashed: StashedRecord | None, now_ms: int, turn: Turn, *, is_quarantined: bool
+    ) -> None:
+        """Judge a command that is not handled: it is quarantined, or its outputs are refused."""
+        if is_quarantined:
             turn.quarantine(envelope, self._where(envelope), self._guard.deaths, is_stashed=stashed is not None)
+        else:
+            turn.refused.append(envelope.offset)
+            self._failed(envelope, stashed, OutputRefused(self._refused.pop(envelope.offset)), now_ms, turn)
 
     def has_room(self, delivery: Delivery) -> bool:
         """Return whether the stash has room for a command; if not, ``stalled`` says why. A query needs none."""

@@ -14,8 +14,9 @@ from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.crash_guard import CrashGuard
 from repertory.actors.shard.decision import decide_query
 from repertory.actors.shard.entities import Entities
+from repertory.actors.shard.outputs import outputs_of
 from repertory.actors.shard.placed import is_misplaced
-from repertory.actors.shard.turn import Turn, outputs_of
+from repertory.actors.shard.turn import Turn
 from repertory.actors.shard.turn_result import Incident
 from repertory.supervision.directive import Failure
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 
-from repertory.actors.collected import Publish, Reply, Tell
 from repertory.actors.control import RetryEnded
-from repertory.actors.entity import resolved
 from repertory.actors.message import Envelope, RetryRequest, Undelivered
 from repertory.actors.shard.answers import AnswerTable
 from repertory.actors.shard.asked import AskedTurn
@@ -24,9 +20,7 @@ from repertory.actors.shard.turn_result import (
     DeadLettered,
     Fired,
     Incident,
-    Published,
     Replied,
-    Told,
     TurnOutput,
 )  # fmt: skip
 from repertory.actors.wire import encode
@@ -206,7 +200,7 @@ class Turn:
     def schedule(self, envelope: Envelope, decision: Decision) -> None:
         """Settle the timer that sent a command, then schedule and cancel what its decision says.
 
-        The timers of an entity that stops are cancelled.
+        The timers of an entity that stops are cancelled, and what it has kept is answered.
         """
         timers, key = self._timers, envelope.key
         self.settle(envelope)
@@ -215,6 +209,7 @@ class Turn:
             self.bytes += sum(map(len, decision.later_data))
         if decision.stopped:
             self.changelog += timers.stop(key)
+            self.asked.end(key, envelope.offset)
 
     def cancel(self, key: str, name: str) -> None:
         """Cancel a timer, if there is one of that name."""
@@ -282,23 +277,3 @@ def _key_in(delivery: Delivery) -> str:
 def parked_by(stashed: Stashed) -> str:
     """Return why the key of a parked command waits, for human readers."""
     return f"key {stashed.envelope.key!r} is parked by command {stashed.envelope.offset}: {stashed.record.reason}"
-
-
-def outputs_of(envelope: Envelope, decision: Decision, seq: int = -1) -> Iterator[TurnOutput]:
-    """Yield the outputs of a decision: the collected ones, then the reply. Their indexes follow those of its events.
-
-    ``seq``: see `Replied`.
-    """
-    offset, index = envelope.offset, len(decision.events)
-    for output, data in zip(decision.outputs, decision.sent, strict=True):
-        match output:
-            case Tell(handler, key, _, asked, about):
-                name = resolved(handler.owner).name
-                yield Told(name, key, data, offset, index, envelope.key if asked else None, about)
-            case Publish(topic, _, key):
-                yield Published(topic, key, data, offset, index)
-            case Reply(to, _):
-                yield Replied(to, data, offset, index, seq)
-        index += 1
-    if decision.reply is not None and envelope.sender is not None:
-        yield Replied(envelope.sender, decision.reply_data, offset, index, seq)

@@ -23,7 +23,7 @@ from repertory.actors.shard.changelog import (
 )
 from repertory.actors.shard.replay import fold, restore
 from repertory.actors.wire import DecodeError
-from repertory.bridge import codec as wire
+from repertory.bridge import changelog_codec as wire
 from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record

@@ -9,7 +9,7 @@ import msgspec
 from repertory.actors.message import Message
 from repertory.actors.shard.changelog import TellRecord, TimerRecord, timer_of
 from repertory.actors.wire import DecodeError
-from repertory.bridge import codec as wire
+from repertory.bridge import changelog_codec as wire
 from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition

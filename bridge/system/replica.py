@@ -17,7 +17,7 @@ from repertory.actors.message import Stopped
 from repertory.actors.shard.changelog import SHARD_KEY, ShardRecord, StateRecord, first_shard_record
 from repertory.actors.shard.replay import fold, restore
 from repertory.actors.wire import DecodeError
-from repertory.bridge import codec as wire
+from repertory.bridge import changelog_codec as wire
 from repertory.bridge import topics
 from repertory.bridge.journal import entity_key
 from repertory.bridge.log.port import Reader

@@ -17,7 +17,7 @@ from repertory.actors.entity import Entity
 from repertory.actors.message import Envelope, Message
 from repertory.actors.shard.changelog import Accepted, ShardId
 from repertory.actors.timer import DELAY_S_MAX
-from repertory.bridge import kill_points, log_lines, topics
+from repertory.bridge import kill_points, log_lines
 from repertory.bridge.assigned_shard import AssignedShard, ShardPhase
 from repertory.bridge.log.clock import Clock, MovableClock, SystemClock
 from repertory.bridge.log.port import (
@@ -29,13 +29,14 @@ from repertory.bridge.log.port import (
 from repertory.bridge.loop import ShardLoop
 from repertory.bridge.reports import ReportSink, ShardReport
 from repertory.bridge.system.client import Client
-from repertory.bridge.system.committed import entity_state, stashed_commands
+from repertory.bridge.system.committed import entity_state
 from repertory.bridge.system.failed import DeadLetter, Parked, dead_letters, parked_keys
-from repertory.bridge.system.open_timers import OpenTimer, open_timers, owed_records
+from repertory.bridge.system.open_timers import OpenTimer, open_timers
 from repertory.bridge.system.published import PublishedRecord, published_records
+from repertory.bridge.system.work_left import work_left
 
 if TYPE_CHECKING:
-    from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
+    from repertory.bridge.system.definition import SystemDefinition
 
 E = TypeVar("E", bound=Entity)
 
@@ -165,7 +166,7 @@ class Running:
         Parked keys stay parked. Raises NotSettled after ``timeout_s``.
         """
         deadline_s = self._clock.monotonic_s() + timeout_s
-        while (left := self._left()) is not None:
+        while (left := work_left(self.reader, self.system, self.loop.region, self._clock.epoch_ms())) is not None:
             if self._clock.monotonic_s() > deadline_s:
                 raise NotSettled(f"{self.system.name} has not settled after {timeout_s} s: {left}")
             while self.tick(self.system.settings.poll_timeout_s) and self._clock.monotonic_s() <= deadline_s:
@@ -244,43 +245,6 @@ class Running:
         Raises LookupError if there is no such topic.
         """
         return list(published_records(self.reader, self.system, topic, message_types))
-
-    def _left(self) -> str | None:
-        """Describe one thing that is still to be done; None if there is nothing."""
-        for hosted in self.system.hosted.values():
-            topic = topics.commands_topic(self.system.name, hosted.behaviour.name)
-            for partition in range(hosted.partitions):
-                committed = self.reader.committed(self.system.name, topic, partition) or 0
-                if any(True for _ in self.reader.read(topic, partition, committed)):
-                    return f"commands of {topic}/{partition} from {committed} on"
-                if self._has_stashed(ShardId(hosted.behaviour.name, partition)):
-                    return f"commands that are stashed until a restart on {topic}/{partition}"
-                if self._has_due(hosted, partition):
-                    return f"timers that are due on {topic}/{partition}"
-        for assigned in self.loop.region:
-            if assigned.phase is ShardPhase.COMMITTING:
-                return f"shard {assigned.name} has a commit in flight"
-        return None
-
-    def _has_stashed(self, shard_id: ShardId) -> bool:
-        """Tell whether commands of a shard are stashed until a restart. Its owner knows it; others read it."""
-        assigned = self.loop.region.named(str(shard_id))
-        if assigned is not None and assigned.shard is not None:
-            return assigned.shard.stash.next_due_ms() is not None
-        behaviour = self.system.behaviour(shard_id.entity)
-        stashed = stashed_commands(self.reader, self.system, behaviour, shard_id.partition)
-        parked = {command.key for _, command in stashed if command.parked}
-        return any(command.key not in parked for _, command in stashed)
-
-    def _has_due(self, hosted: EntityDefinition, partition: int) -> bool:
-        """Tell whether a timer of a shard is due and has not fired. Its owner knows it; others read it."""
-        assigned = self.loop.region.named(str(ShardId(hosted.behaviour.name, partition)))
-        if assigned is not None and assigned.shard is not None:
-            due_ms = assigned.shard.timers.next_due_ms()
-        else:
-            owed = owed_records(self.reader, self.system, hosted, partition).values()
-            due_ms = min((each.due_ms for each in owed if not each.fired), default=None)
-        return due_ms is not None and due_ms <= self._clock.epoch_ms()
 
     def crash(self) -> None:
         """Drop everything in the worker's memory without leaving the group, and start a new worker."""

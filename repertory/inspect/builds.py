@@ -12,7 +12,7 @@ from repertory.actors.message import Message
 from repertory.actors.shard.changelog import STASH_KEY, ShardRecord, StashedRecord, StateRecord
 from repertory.actors.shard.replay import restore
 from repertory.actors.wire import DecodeError, MessageDecoder, unknown_fields, written_name
-from repertory.bridge import codec as wire
+from repertory.bridge import changelog_codec as wire
 from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record

@@ -14,7 +14,7 @@ from repertory.actors.shard.config import AT_LEAST_ONCE
 from repertory.actors.shard.seen_causes import SeenCauses
 from repertory.actors.shard.shard import Shard
 from repertory.actors.wire import DecodeError
-from repertory.bridge.codec import decode_shard, decode_stashed, decode_state, is_stashed, stashed_offset
+from repertory.bridge.changelog_codec import decode_shard, decode_stashed, decode_state, is_stashed, stashed_offset
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.port import Claimed, Replayed
@@ -22,7 +22,8 @@ from repertory.bridge.log.record import Record, TopicPartition
 from repertory.bridge.nontransactional import CountingJournal
 from repertory.bridge.recovery import Recovery
 from repertory.bridge.topics import dead_letters_topic
-from repertory.simulation.model import Model, Seen
+from repertory.simulation.model import Model
+from repertory.simulation.seen import Seen
 from repertory.simulation.virtual import Violation
 
 if TYPE_CHECKING:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import msgspec
-
 from repertory.actors.collected import Publish, Reply, Tell
 from repertory.actors.context import Directory, OutputRefused
 from repertory.actors.control import RetryParked, is_control
@@ -19,7 +17,7 @@ from repertory.actors.entity import resolved
 from repertory.actors.headers import ERROR_TYPE
 from repertory.actors.message import Envelope, Undecodable, Undelivered
 from repertory.actors.placement import partition_of
-from repertory.actors.shard.changelog import RETRY_INDEX, StashedRecord
+from repertory.actors.shard.changelog import RETRY_INDEX
 from repertory.actors.shard.decision import Decision, decide, decide_query
 from repertory.actors.shard.mailbox import Delivery
 from repertory.actors.shard.turn import REASON_CHARS_MAX
@@ -29,6 +27,7 @@ from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Record
 from repertory.simulation.asked import AskedIds
 from repertory.simulation.expected import ExpectedOutput, is_undelivered, matches, reply_to
+from repertory.simulation.seen import Seen
 from repertory.simulation.swarm import INJECTED
 from repertory.simulation.timed import LaterChecks
 from repertory.simulation.virtual import Violation
@@ -39,26 +38,6 @@ from repertory.verify.owed import Owed
 _ATTEMPTS_MAX = 12
 _INJECTED = frozenset(qualified_name(error) for error in (*INJECTED, OutputRefused))
 _NO_RECORDS: Mapping[int, Record] = {}
-
-
-class Seen(msgspec.Struct, frozen=True):
-    """One shard as it is in the log: its commands up to ``next``, the outputs of each, and the stash, by offset."""
-
-    partition: int
-    next: int
-    commands: list[Record]
-    outputs: Mapping[int, Mapping[int, Record]]
-    stash: Mapping[int, StashedRecord]
-    #: The commands whose handlers were made to fail, or whose outputs were refused.
-    raised: frozenset[int]
-    #: The commands whose outputs were refused.
-    refused: frozenset[int]
-    #: The commands that crashed so many processes that they may be dead-lettered.
-    deadly: frozenset[int]
-    #: Whether a command is dead-lettered if the stash is full.
-    overflows: bool
-    #: The most bytes that an output may have.
-    output_bytes_max: int
 
 
 class ModelEntity:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from repertory.actors.context import OutputRefused
-from repertory.bridge.codec import decode_stashed, is_stashed, stashed_offset
+from repertory.bridge.changelog_codec import decode_stashed, is_stashed, stashed_offset
 from repertory.bridge.log.record import Record
 from repertory.bridge.system.failed import dead_letter
 from repertory.bridge.topics import dead_letters_topic

@@ -26,7 +26,7 @@ from repertory.actors.entity import Behaviour, Entity
 from repertory.actors.placement import checked_key, partition_of
 from repertory.actors.shard.changelog import StateRecord
 from repertory.actors.shard.replay import fold, restore
-from repertory.bridge import codec as wire
+from repertory.bridge import changelog_codec as wire
 from repertory.bridge import topics
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.port import Reader

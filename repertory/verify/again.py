@@ -12,7 +12,7 @@ from repertory.actors.entity import Entity
 from repertory.actors.message import Envelope, Message
 from repertory.actors.shard.changelog import ShardId, first_shard_record
 from repertory.actors.shard.decision import Decision, decide, decide_query
-from repertory.actors.shard.turn import outputs_of
+from repertory.actors.shard.outputs import outputs_of
 from repertory.actors.shard.turn_result import Counts, DeadLettered, Journaled, TurnOutput, TurnResult
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Output, Record, TopicPartition

@@ -11,7 +11,7 @@ from repertory.actors.placement import partition_of
 from repertory.actors.shard.changelog import CHANGELOG_INDEX, SEEN_KEY, SHARD_KEY, ShardRecord, TellRecord, TimerRecord
 from repertory.actors.shard.changelog_digest import ChangelogDigest
 from repertory.actors.wire import DecodeError
-from repertory.bridge.codec import (
+from repertory.bridge.changelog_codec import (
     decode_answer,
     decode_owed,
     decode_seen,
@@ -20,7 +20,7 @@ from repertory.bridge.codec import (
     is_answer,
     is_owed,
     is_stashed,
-)  # fmt: skip
+)
 from repertory.bridge.consistency import recreated
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Record, TopicPartition

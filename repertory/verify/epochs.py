@@ -11,7 +11,7 @@ from typing import NamedTuple
 from repertory.actors.headers import Headers
 from repertory.actors.shard.changelog import SEEN_KEY, SHARD_KEY, SeenRecord
 from repertory.actors.wire import DecodeError
-from repertory.bridge.codec import decode_seen, decode_shard
+from repertory.bridge.changelog_codec import decode_seen, decode_shard
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record, TopicPartition

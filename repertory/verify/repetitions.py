@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from repertory.actors.shard.changelog import SEEN_KEY
 from repertory.actors.shard.seen_causes import SeenCauses
-from repertory.bridge.codec import decode_seen
+from repertory.bridge.changelog_codec import decode_seen
 from repertory.bridge.log.record import Record, TopicPartition
 from repertory.verify.epochs import OwnerEpochs
 from repertory.verify.findings import Findings, Place

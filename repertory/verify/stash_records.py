@@ -14,7 +14,7 @@ import msgspec
 
 from repertory.actors.shard.changelog import StashedRecord, StateRecord
 from repertory.actors.wire import DecodeError
-from repertory.bridge.codec import decode_stashed, stashed_offset
+from repertory.bridge.changelog_codec import decode_stashed, stashed_offset
 from repertory.bridge.log.record import Record
 from repertory.verify.findings import Findings, Place, text
 

@@ -36,7 +36,7 @@ from repertory.actors.headers import ASK_ID, CAUSE, CORRELATION_ID, EPOCH, REPLY
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.changelog import ANSWER_KEY, AUTO_KEY, Sender
 from repertory.actors.wire import encode
-from repertory.bridge.codec import decode_answer
+from repertory.bridge.changelog_codec import decode_answer
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.embedded import compaction
 from repertory.bridge.log.errors import IdTooOld

@@ -31,7 +31,8 @@ from repertory.actors.shard.changelog import (
 )
 from repertory.actors.shard.turn_result import Counts, DeadLettered, Journaled, Published, Replied, Told, TurnResult
 from repertory.actors.wire import DecodeError, MessageDecoder, check_depth, encode
-from repertory.bridge.codec import Codec, decode_shard, decode_stashed, decode_state
+from repertory.bridge.changelog_codec import decode_shard, decode_stashed, decode_state
+from repertory.bridge.codec import Codec
 from repertory.bridge.log.port import Transaction
 from repertory.bridge.log.record import Record, TopicPartition
 from tests.actors.domain import Account, Deposit, Deposited, Put, Split, Teller, Trip, Withdraw

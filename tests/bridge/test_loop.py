@@ -18,7 +18,7 @@ from repertory.actors.entity import resolved
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.changelog import ShardRecord
 from repertory.actors.wire import encode
-from repertory.bridge.codec import decode_state
+from repertory.bridge.changelog_codec import decode_state
 from repertory.bridge.log.embedded.backend import EmbeddedBackend
 from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.bridge.loop import DOUBTS_MAX

@@ -305,7 +305,8 @@ def test_exactly_once_writes_nothing_additional() -> None:
             assert not {"epoch", "turn", "next"} & {name for name, _ in record.headers}
             assert not (record.key or b"").startswith(SEEN_KEY)
     assert all(
-        assigned.shard is not None and assigned.shard._redelivery is None for assigned in world.running.loop.region
+        assigned.shard is not None and assigned.shard._intake.redelivery is None
+        for assigned in world.running.loop.region
     )
     world.close()
 

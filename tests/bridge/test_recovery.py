@@ -16,7 +16,8 @@ from repertory.actors import evolution
 from repertory.actors.shard.changelog import SHARD_KEY, STASH_KEY, encode_changelog_record
 from repertory.actors.shard.config import Limits
 from repertory.actors.wire import unknown_fields
-from repertory.bridge.codec import Codec, is_stashed
+from repertory.bridge.changelog_codec import is_stashed
+from repertory.bridge.codec import Codec
 from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.port import Claimed
 from repertory.bridge.log.record import Record

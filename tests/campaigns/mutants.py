@@ -18,6 +18,7 @@ import msgspec
 
 from repertory import Strategy
 from repertory.actors.shard import decision, failure
+from repertory.actors.shard.intake import Intake
 from repertory.actors.shard.mailbox import Delivery, Mailbox
 from repertory.actors.shard.redelivery import Redelivery
 from repertory.actors.shard.shard import Shard
@@ -413,19 +414,19 @@ def dropping(stack: ExitStack) -> None:
     swap(stack, Mailbox, "offer", offer)
 
 
-@mutant("actors/shard/shard.py")
+@mutant("actors/shard/intake.py")
 def tells_are_lost(stack: ExitStack) -> None:
     """What a command tells others is lost when it is tried again."""
 
     def retry(original: Any) -> Any:
-        def mutated(shard: Shard, key: str, now_ms: int, turn: Any) -> None:
+        def mutated(intake: Intake, key: str, now_ms: int, turn: Any) -> None:
             before = len(turn.outputs)
-            original(shard, key, now_ms, turn)
+            original(intake, key, now_ms, turn)
             turn.outputs[before:] = [output for output in turn.outputs[before:] if type(output).__name__ != "Told"]
 
         return mutated
 
-    swap(stack, Shard, "_retry", retry)
+    swap(stack, Intake, "retry", retry)
 
 
 @mutant("actors/shard/decision.py", scenario=TYPED_SCENARIO)

@@ -25,7 +25,7 @@ from examples.banking.transfers import (
 from repertory import ActorSystem, Event, Message
 from repertory.actors.shard.changelog import SHARD_KEY, ShardRecord, StashedRecord, StateRecord, encode_changelog_record
 from repertory.actors.wire import encode
-from repertory.bridge.codec import decode_shard, decode_state
+from repertory.bridge.changelog_codec import decode_shard, decode_state
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.record import Output, Record
 from repertory.bridge.system.settings import Settings

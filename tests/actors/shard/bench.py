@@ -19,7 +19,8 @@ from repertory.actors.shard.config import Limits, ShardConfig
 from repertory.actors.shard.shard import Shard
 from repertory.actors.shard.turn_result import TurnResult
 from repertory.actors.wire import encode
-from repertory.bridge.codec import Codec, decode_shard, decode_state
+from repertory.bridge.changelog_codec import decode_shard, decode_state
+from repertory.bridge.codec import Codec
 from repertory.bridge.log.port import Claimed, Replayed, Transaction
 from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.bridge.recovery import Recovery

@@ -12,7 +12,7 @@ from repertory.actors.control import RetryParked
 from repertory.actors.shard.changelog import RETRY_INDEX, STASH_KEY
 from repertory.actors.shard.config import Limits
 from repertory.actors.wire import encode
-from repertory.bridge.codec import decode_stashed
+from repertory.bridge.changelog_codec import decode_stashed
 from tests.actors.shard.bench import REPLY_TO, Bench
 
 OUTCOME = {"now": "stop"}

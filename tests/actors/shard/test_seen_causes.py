@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from repertory.actors.headers import Headers
 from repertory.actors.shard.seen_causes import SeenCauses, Stamp
-from repertory.bridge.codec import decode_seen
+from repertory.bridge.changelog_codec import decode_seen
 
 SOURCE = "bank.teller.commands/1"
 

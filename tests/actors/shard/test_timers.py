@@ -29,7 +29,7 @@ from repertory.actors.shard.config import Limits
 from repertory.actors.shard.timers import Timers
 from repertory.actors.timer import FiredTimer
 from repertory.actors.wire import DecodeError, encode
-from repertory.bridge.codec import decode_owed
+from repertory.bridge.changelog_codec import decode_owed
 from repertory.bridge.journal import Inconsistent
 from tests.actors.shard.bench import TIMESTAMP_MS, Bench
 

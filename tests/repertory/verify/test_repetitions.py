@@ -12,7 +12,7 @@ import pytest
 
 from repertory import ActorSystem, Settings
 from repertory.actors.shard.changelog import SEEN_KEY, SeenRecord, encode_changelog_record
-from repertory.bridge.codec import decode_seen
+from repertory.bridge.changelog_codec import decode_seen
 from repertory.bridge.log.record import Record
 from repertory.verify import verify
 from tests.actors.domain import Account, Deposit, Pay, Router, Teller

@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 
 from repertory import ActorSystem, Settings
 from repertory.actors.shard.changelog import SHARD_KEY
-from repertory.bridge.codec import decode_shard
+from repertory.bridge.changelog_codec import decode_shard
 from repertory.bridge.system.running import Running
 from repertory.verify import VerificationReport, verify
 from tests.actors.domain import Account, Deposit, Pay, Teller

@@ -20,7 +20,7 @@ from repertory import ActorSystem, Command, Context, Entity, Event, Publishes, S
 from repertory.actors.shard import decision
 from repertory.actors.shard.changelog import StateRecord, encode_changelog_record
 from repertory.actors.wire import DecodeError, encode
-from repertory.bridge.codec import decode_state
+from repertory.bridge.changelog_codec import decode_state
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.record import Output, Record
 from repertory.bridge.system.running import Running

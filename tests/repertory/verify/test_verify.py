@@ -25,7 +25,8 @@ from repertory.actors.message import Done
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.changelog import SHARD_KEY, STASH_KEY, StashedRecord, encode_changelog_record
 from repertory.actors.wire import encode
-from repertory.bridge.codec import Codec, decode_shard, decode_stashed, decode_state, is_stashed, stashed_offset
+from repertory.bridge.changelog_codec import decode_shard, decode_stashed, decode_state, is_stashed, stashed_offset
+from repertory.bridge.codec import Codec
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.embedded.backend import EmbeddedBackend
 from repertory.bridge.log.record import Output, Record
@@ -233,7 +234,8 @@ def test_a_clean_log_passes(copy: Copy) -> None:
     report = copy.report()
     assert not [str(offender) for check in report.checks for offender in check.offenders]
     assert report.ok and not report.grew
-    assert all(check.looked_at > 5 for check in report.checks), {c.name: c.looked_at for c in report.checks}
+    of_all = [check for check in report.checks if check.name != "timers"]
+    assert all(check.looked_at > 5 for check in of_all), {c.name: c.looked_at for c in report.checks}
     assert set(report.fates) == {
         "applied", "rejected", "dead-lettered", "parked", "not handled yet", "of an operator"
     }  # fmt: skip

@@ -1,0 +1,130 @@
+"""``Intake``: takes the commands of a turn, from the mailbox and from the stash, and gives each to what handles it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from repertory.actors.control import is_control
+from repertory.actors.message import Envelope, Undecodable
+from repertory.actors.shard.command_runner import CommandRunner
+from repertory.actors.shard.config import ShardConfig
+from repertory.actors.shard.control_runner import ControlRunner
+from repertory.actors.shard.mailbox import Delivery, Mailbox
+from repertory.actors.shard.query_runner import QueryRunner
+from repertory.actors.shard.redelivery import Redelivery
+from repertory.actors.shard.stash import Stash
+from repertory.actors.shard.turn import Turn
+
+
+class Intake:
+    """Mutable; owned by its shard, with which it shares everything that it is made of.
+
+    ``next``: the first command that is not taken. ``redelivery``: for at least once; None while this log was only ever
+    written exactly once.
+    """
+
+    __slots__ = ("_config", "_controls", "_mailbox", "_queries", "_runner", "_stash", "next", "redelivery")
+
+    def __init__(
+        self,
+        config: ShardConfig,
+        mailbox: Mailbox,
+        stash: Stash,
+        runners: tuple[CommandRunner, QueryRunner, ControlRunner],
+        next_offset: int,
+        redelivery: Redelivery | None,
+    ) -> None:
+        self._config, self._mailbox, self._stash = config, mailbox, stash
+        self._runner, self._queries, self._controls = runners
+        self.next, self.redelivery = next_offset, redelivery
+
+    def take(self, now_ms: int, turn: Turn, batch_max: int, time_is_up: Callable[[], bool]) -> bool:
+        """Handle deliveries until the turn is full or a command is stashed; return False if the turn must end.
+
+        A loop within that of ``Shard.decide``, which looks at the stash and the guard: 0.2 µs less for each command.
+        """
+        mailbox, stash, runner, redelivery, asked = (
+            self._mailbox,
+            self._stash,
+            self._runner,
+            self.redelivery,
+            turn.asked,
+        )
+        deliveries, config = mailbox.deliveries, self._config
+        handlers, bytes_max = config.behaviour.handlers, config.limits.turn_bytes_max
+        while True:
+            if not deliveries or (stash.size and not self.can_take(turn)):
+                return False
+            delivery = deliveries.popleft()
+            mailbox.bytes -= len(delivery.value or b"")
+            self.next = delivery.offset + 1
+            if redelivery is not None and redelivery.repeats(delivery.headers):
+                turn.counts.repeated += 1
+            elif isinstance(delivery, Envelope) and type(delivery.message) not in handlers:
+                self._take_other(delivery, turn)  # A query, or a request to the shard. Neither is stashed.
+            elif (delivery.sender is not None or delivery.timer is not None) and _is_over(delivery, turn):
+                pass
+            elif isinstance(delivery, Undecodable):
+                turn.dead_letter(delivery, delivery.error, delivery.reason, traceback=delivery.traceback)
+            elif stash.size and delivery.key in stash:
+                self._keep(delivery, turn)
+            else:
+                runner.run(delivery, None, now_ms, turn)
+                if runner.failure is not None:
+                    self.next = delivery.offset  # Not handled: the restarted shard begins with it.
+                    return False
+            turn.anchor = delivery.offset
+            turn.handled += 1
+            if redelivery is not None and not redelivery.accept(len(turn.outputs)):
+                return False
+            if time_is_up() or turn.bytes + asked.bytes >= bytes_max:
+                return False
+            if turn.handled >= batch_max or stash.size:
+                return True
+
+    def can_take(self, turn: Turn) -> bool:
+        """Return whether the first delivery can be taken; if not, carry out the requests to the shard behind it."""
+        delivery = self._mailbox.deliveries[0]
+        if self._config.limits.dead_letter_overflow or is_control(delivery) or self._runner.has_room(delivery):
+            return True
+        self._controls.obey(self._mailbox, turn, max(self.next - 1, 0))
+        self._runner.stalled = None
+        self._runner.has_room(delivery)
+        return False
+
+    def retry(self, key: str, now_ms: int, turn: Turn) -> None:
+        """Handle the first stashed command of a key."""
+        first = self._stash.queue(key)[0]
+        if turn.is_stale(first.envelope):
+            turn.drop(first.envelope)
+            turn.leave(first.envelope)
+        else:
+            self._runner.run(first.envelope, first.record, now_ms, turn)
+        if self._runner.failure is None:
+            turn.anchor = first.envelope.offset
+            turn.handled += 1
+
+    def _take_other(self, delivery: Envelope, turn: Turn) -> None:
+        if not self._queries.take(delivery, turn):
+            self._controls.take(delivery, turn)
+
+    def _keep(self, delivery: Envelope, turn: Turn) -> None:
+        if self._runner.has_room(delivery):
+            turn.join(delivery)
+        else:
+            turn.overflowed += 1
+            self._runner.overflow(delivery, 1, turn)
+
+
+def _is_over(delivery: Delivery, turn: Turn) -> bool:
+    """Return whether a command need not be decided: its timer was cancelled, or the id of its ask is known.
+
+    What was decided about the id is answered again, or waited for.
+    """
+    if turn.is_stale(delivery):
+        turn.drop(delivery)
+        return True
+    if delivery.sender is None or not turn.asked.is_known(delivery):
+        return False
+    turn.counts.repeated += 1
+    return True
