@@ -5,7 +5,7 @@ from __future__ import annotations
 from repertory.actors.context import OutputRefused
 from repertory.bridge.log.record import Record
 from repertory.supervision.directive import qualified_name
-from repertory.verify.findings import Findings
+from repertory.verify.findings import Finding, Findings
 from repertory.verify.gather import DeadLetterEntry
 from repertory.verify.produced import Made, Targets
 
@@ -69,3 +69,15 @@ def without_doubles(targets: Targets, findings: Findings, made: list[Made], *, a
     findings.duplicates.looked_at += len(made)
     findings.atomicity.looked_at += len(made)
     return kept
+
+
+def finding_of(targets: Targets, findings: Findings, made: Made) -> Finding:
+    """Return the check for a record's topic."""
+    match targets.name(made.target).topic.rsplit(".", 1)[-1]:
+        case "commands":
+            return findings.tells
+        case "replies":
+            return findings.replies
+        case "dead-letters":
+            return findings.dead
+    return findings.atomicity

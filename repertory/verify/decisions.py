@@ -18,11 +18,11 @@ from repertory.bridge.log.record import Record
 from repertory.supervision.directive import qualified_name
 from repertory.verify.again import Again, Decider, Moment, Subject
 from repertory.verify.asked import AskedCommands
-from repertory.verify.compare import equal, events_of, explain, is_given_up, without_doubles
+from repertory.verify.compare import equal, events_of, explain, finding_of, is_given_up, without_doubles
 from repertory.verify.control import check_control
-from repertory.verify.findings import Finding
 from repertory.verify.gather import DeadLetterEntry
 from repertory.verify.kept import KeptCommands
+from repertory.verify.output_order import OutputOrder
 from repertory.verify.owed import Owed, key_in
 from repertory.verify.produced import Made
 from repertory.verify.queries import Queries
@@ -60,8 +60,7 @@ class Decisions:
         #: Key -> its first stashed command.
         self._blocked: dict[str, int] = {}
         self._unmatched_stashed = set(self._changelog.stashed)
-        #: (key, partition) -> the offset of the last output of that key to that partition.
-        self._sent: dict[tuple[str, int], int] = {}
+        self._order = OutputOrder(self._targets, self._findings.order)
         self.fates: Counter[str] = Counter()
 
     def walk(self, commands: Iterator[Record]) -> None:
@@ -98,18 +97,7 @@ class Decisions:
             return
         for each in made:
             sentence = f"belongs to the command {self._name(offset)}, which is not in the log"
-            self._finding_of(each).wrong(self._targets.place(each), sentence)
-
-    def _finding_of(self, made: Made) -> Finding:
-        """Return the check for a record's topic."""
-        match self._targets.name(made.target).topic.rsplit(".", 1)[-1]:
-            case "commands":
-                return self._findings.tells
-            case "replies":
-                return self._findings.replies
-            case "dead-letters":
-                return self._findings.dead
-        return self._findings.atomicity
+            finding_of(self._targets, self._findings, each).wrong(self._targets.place(each), sentence)
 
     def _name(self, offset: int) -> str:
         return f"{self._subject.prefix}{offset}"
@@ -190,7 +178,7 @@ class Decisions:
             else:
                 self._findings.completeness.wrong(record, f"is not stashed, but command {first} of its key is")
         else:
-            self._order_of_outputs(delivery.key, made)
+            self._order.check(delivery.key, made)
             self._decided(record, delivery, made)
 
     def _answered(self, record: Record, delivery: Envelope, made: list[Made]) -> None:
@@ -219,16 +207,6 @@ class Decisions:
         may_be = self._subject.gathered.has_cut_dead_letters and [each.nth for each in made] in ([], [1])
         self._findings.completeness.unverifiable += may_be
         return may_be
-
-    def _order_of_outputs(self, key: str, made: list[Made]) -> None:
-        """Check that the outputs of one entity to a partition are in the order of its commands."""
-        for each in made:
-            if each.target in self._targets.lows:
-                self._findings.order.looked_at += 1
-                before = self._sent.get((key, each.target), -1)
-                if each.place < before:
-                    self._findings.order.wrong(self._targets.place(each), f"is before an earlier output of key {key!r}")
-                self._sent[key, each.target] = max(each.place, before)
 
     # --- again ------------------------------------------------------------------------------------------------
 
