@@ -25,9 +25,9 @@ from repertory.bridge.consistency import recreated
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.record import Record, TopicPartition
 from repertory.verify.findings import Findings, Place, text
-from repertory.verify.gather import Records
 from repertory.verify.headers import are_of_the_changelog, names
 from repertory.verify.produced import cause_of
+from repertory.verify.records import Records
 from repertory.verify.shard_records import ShardRecords
 from repertory.verify.stash_records import StashRecords, StateEntry
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import groupby
 from typing import NamedTuple
 
@@ -25,7 +25,6 @@ from repertory.actors.shard.seen_causes import SeenCauses
 from repertory.actors.wire import written_name
 from repertory.bridge import topics
 from repertory.bridge.hosted_entity import HostedEntity
-from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record, TopicPartition
 from repertory.bridge.system.definition import SystemDefinition
 from repertory.verify.ask_ids import AskIds
@@ -34,40 +33,16 @@ from repertory.verify.findings import Finding, Findings, Place
 from repertory.verify.headers import are_of_an_output, are_sent_later
 from repertory.verify.later import SentLater, sent_later
 from repertory.verify.produced import Cause, Produced, Targets, cause_of, digest, without_failure
+from repertory.verify.records import Records
 from repertory.verify.repetitions import Repetitions
 from repertory.verify.values import Receivers
 
 _NAME = wire_name(Undelivered)
 _UNDELIVERED = _NAME.encode()
-_SEEN_RECORDS = 500
 #: Answers to an ask that say nothing about its command, but about its id.
 _ABOUT_THE_ID = frozenset({wire_name(IdConflict), wire_name(ClockAhead), wire_name(TooOld)})
 #: As in the codec: a longer number is not a partition, and the command is not an ask.
 _PARTITION_DIGITS_MAX = 9
-
-
-class Records:
-    """Reads topics and reports its progress. ``count`` is the number of records read so far."""
-
-    def __init__(self, reader: Reader, seen: Callable[[int], None]) -> None:
-        self.reader = reader
-        self._seen = seen
-        self.count = 0
-
-    def partitions(self, topic: str) -> Iterator[TopicPartition]:
-        """Yield the partitions of a topic."""
-        for partition in range(self.reader.partition_count(topic) or 0):
-            yield TopicPartition(topic, partition)
-
-    def read(self, topic: str, partition: int) -> Iterator[Record]:
-        """Yield all committed records of a partition."""
-        count = 0
-        for count, record in enumerate(self.reader.read(topic, partition), 1):
-            yield record
-            if count % _SEEN_RECORDS == 0:
-                self._seen(_SEEN_RECORDS)
-        self._seen(count % _SEEN_RECORDS)
-        self.count += count
 
 
 class DeadLetterEntry(NamedTuple):

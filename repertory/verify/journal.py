@@ -21,9 +21,9 @@ from repertory.supervision.traceback_text import message_of
 from repertory.verify.changelog import Changelog
 from repertory.verify.epochs import OwnerEpochs
 from repertory.verify.findings import Findings, Place, text
-from repertory.verify.gather import Records
 from repertory.verify.headers import are_of_an_event, names
 from repertory.verify.produced import Cause, Produced, Targets, cause_of, event_digest
+from repertory.verify.records import Records
 from repertory.verify.snapshots import begun, same, shown, snapshot_of
 from repertory.verify.stash_records import StateEntry
 from repertory.verify.values import Receivers

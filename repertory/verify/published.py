@@ -9,9 +9,9 @@ from repertory.actors.headers import EPOCH
 from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.verify.epochs import OwnerEpochs
 from repertory.verify.findings import Findings, Place, text
-from repertory.verify.gather import Records
 from repertory.verify.headers import are_of_a_publication
 from repertory.verify.produced import cause_of, digest
+from repertory.verify.records import Records
 from repertory.verify.values import Decode
 
 

@@ -27,10 +27,11 @@ from repertory.verify.changelog import Changelog
 from repertory.verify.decisions import Decisions
 from repertory.verify.epochs import OwnerEpochs
 from repertory.verify.findings import Check, Findings, Place
-from repertory.verify.gather import Gathered, Records
+from repertory.verify.gather import Gathered
 from repertory.verify.journal import Journal, Step
 from repertory.verify.later import Later
 from repertory.verify.published import PublishedOutputs
+from repertory.verify.records import Records
 from repertory.verify.restored import restored
 from repertory.verify.sequence import Sequence
 from repertory.verify.values import Receivers, alike
