@@ -9,7 +9,8 @@ from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record
 from repertory.verify.findings import Check, Finding, Offender, Place
 from repertory.verify.journal import Step
-from repertory.verify.verification import VerificationReport, records_total, verify
+from repertory.verify.records import records_total
+from repertory.verify.verification import VerificationReport, verify
 
 __all__ = [
     "Check",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record, TopicPartition
+from repertory.bridge.system.definition import SystemDefinition
 
 #: Progress is reported after so many records.
 _SEEN_RECORDS = 500
@@ -33,3 +35,16 @@ class Records:
                 self._seen(_SEEN_RECORDS)
         self._seen(count % _SEEN_RECORDS)
         self.count += count
+
+
+def records_total(reader: Reader, system: SystemDefinition) -> int:
+    """Return an upper bound of the records that a verification reads: transaction markers and deleted records count."""
+    total = 0
+    commands = set(system.commands_topics())
+    for spec in system.topic_specs():
+        if spec.name == topics.schemas_topic(system.name):
+            continue
+        for partition in range(reader.partition_count(spec.name) or 0):
+            low, high = reader.bounds(spec.name, partition)
+            total += (high - low) * (2 if spec.name in commands else 1)
+    return total

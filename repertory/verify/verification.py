@@ -83,19 +83,6 @@ def verify(
         return msgspec.structs.replace(report, silenced=quiet.lines - before)
 
 
-def records_total(reader: Reader, system: SystemDefinition) -> int:
-    """Return an upper bound of the records that a verification reads: transaction markers and deleted records count."""
-    total = 0
-    commands = set(system.commands_topics())
-    for spec in system.topic_specs():
-        if spec.name == topics.schemas_topic(system.name):
-            continue
-        for partition in range(reader.partition_count(spec.name) or 0):
-            low, high = reader.bounds(spec.name, partition)
-            total += (high - low) * (2 if spec.name in commands else 1)
-    return total
-
-
 class Verification:
     """One verification. Used once."""
 
