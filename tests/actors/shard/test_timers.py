@@ -194,6 +194,7 @@ def test_it_fires_once_over_every_crash() -> None:
     bench.crash()
     bench.run()
     assert rung(bench) == [("a", 1)]
+    assert len([record for record in bench.topics[bench.codec.commands] if record.header(TIMER)]) == 1
 
 
 def test_what_is_due_goes_in_bounded_batches_in_the_order_of_its_time() -> None:
@@ -260,8 +261,11 @@ def test_cancel_and_replace_are_certain_after_it_fired(change: str, crashes: boo
 
 
 def test_the_name_of_a_cancelled_timer_can_be_used_again() -> None:
-    """The generation is the cause of the timer, so the command of the first one is stale, though the name is there."""
-    bench = clock()
+    """The generation is the cause of the timer, so the command of the first one is stale, though the second has fired.
+
+    A turn handles one command, so that the second timer fires before the command of the first is reached.
+    """
+    bench = clock(limits=Limits(batch_records_max=1))
     bench.tell(Set(number=1))
     bench.run()
     bench.now_ms += 20_000
