@@ -83,7 +83,7 @@ class TestKit(Generic[E]):
         end_ms, outcomes = self._timestamp_ms + round(seconds * 1_000), list[CommandOutcome[E]]()
         while (due_ms := self._timers.next_due_ms()) is not None and due_ms <= end_ms:
             self._timestamp_ms = max(self._timestamp_ms, due_ms)
-            found = self._timers.fire(self._timestamp_ms)
+            found = self._timers.fire(self._timestamp_ms, {})
             if found is None or (timer := found[0].timer) is None:
                 continue
             try:

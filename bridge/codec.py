@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from repertory.actors import headers as names
+from repertory.actors.context import OutputRefused
 from repertory.actors.entity import Behaviour
 from repertory.actors.headers import ABOUT, CAUSE, CORRELATION_ID, REPLY_KEY, REPLY_TO, SEQ, VERSION, Header, Headers
 from repertory.actors.message import Envelope, Undecodable
@@ -29,6 +30,7 @@ from repertory.bridge.addresses import Addresses
 from repertory.bridge.log.port import Append, Transaction
 from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.bridge.nontransactional import append_of, with_epoch
+from repertory.supervision.directive import qualified_name
 from repertory.supervision.traceback_text import user_traceback
 
 #: An error message in a header of a dead letter is cut to this length.
@@ -109,10 +111,9 @@ class Codec:
         if result.record.epoch:  # At least once.
             records = with_epoch(records, self.dead_letters, result.record.epoch)
         last = CHANGELOG_INDEX + result.record.changelog - 1
-        first = last - len(result.changelog)
-        for index, fired in enumerate(result.fired, first - len(result.fired)):
+        for index, fired in enumerate(result.fired, first_fired(result)):
             records.append(self._fired(fired, prefix, _cause(prefix, result.anchor, index)))
-        for index, entry in enumerate(result.changelog, first):
+        for index, entry in enumerate(result.changelog, last - len(result.changelog)):
             records.append(self._changelog_output(entry, partition, _cause(prefix, result.anchor, index)))
         cause = _cause(prefix, result.anchor, last)
         seq = (SEQ, b"%d" % result.record.seq)
@@ -181,7 +182,11 @@ class Codec:
             headers = (cause, because, (names.TIMER, fired.timer.header()))
         topic = self.commands if fired.entity is None else topics.commands_topic(self._system, fired.entity)
         key = fired.key.encode()
-        return Output(topic, self._placed(topic, key), key, fired.data, headers)
+        if not fired.refused:
+            return Output(topic, self._placed(topic, key), key, fired.data, headers)
+        own = self._failure(cause, qualified_name(OutputRefused), fired.refused, 1)
+        place = ((names.SOURCE_TOPIC, topic.encode()), (names.SOURCE_PARTITION, b"%d" % self._placed(topic, key)))
+        return Output(self.dead_letters, 0, key, fired.data, (*headers[1:], *own, *place))
 
     def _replied(self, output: Replied, partition: int, cause: Header, seq: int) -> Output:
         """Encode an answer. A client is told the position too; ``seq`` is that of the turn."""
@@ -200,10 +205,7 @@ class Codec:
 
     def _dead_letter(self, output: DeadLettered, partition: int, cause: Header) -> Output:
         own: Headers = (
-            cause,
-            (names.ERROR_TYPE, output.error.encode()),
-            (names.ERROR_MESSAGE, output.reason[:_REASON_CHARS_MAX].encode("utf-8", "backslashreplace")),
-            (names.ATTEMPTS, b"%d" % output.attempts),
+            *self._failure(cause, output.error, output.reason, output.attempts),
             (names.SOURCE_TOPIC, self.commands.encode()),
             (names.SOURCE_PARTITION, b"%d" % partition),
             (names.SOURCE_OFFSET, b"%d" % output.offset),
@@ -212,6 +214,15 @@ class Codec:
             own = (*own, (names.ERROR_TRACEBACK, output.traceback.encode()))
         kept = tuple((names.kept(name), value) for name, value in output.headers if name != names.RETRY_TO)
         return Output(self.dead_letters, 0, output.key, output.value, (*kept, *own))
+
+    @staticmethod
+    def _failure(cause: Header, error: str, reason: str, attempts: int) -> Headers:
+        return (
+            cause,
+            (names.ERROR_TYPE, error.encode()),
+            (names.ERROR_MESSAGE, reason[:_REASON_CHARS_MAX].encode("utf-8", "backslashreplace")),
+            (names.ATTEMPTS, b"%d" % attempts),
+        )
 
     def _changelog_output(self, entry: ChangelogEntry, partition: int, cause: Header) -> Output:
         headers: Headers = (cause,)
@@ -222,6 +233,11 @@ class Codec:
     def _placed(self, topic: str, key: bytes, place: Callable[[bytes, int], int] = partition_of) -> int:
         count = self._partition_count(topic)
         return 0 if count is None else place(key, count)  # The log refuses what is for a topic that is gone.
+
+
+def first_fired(result: TurnResult) -> int:
+    """Return the index in the cause of the first of what was due; those of the changelog entries follow."""
+    return CHANGELOG_INDEX + result.record.changelog - 1 - len(result.changelog) - len(result.fired)
 
 
 def _cause(prefix: str, offset: int, index: int) -> Header:

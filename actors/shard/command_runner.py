@@ -39,7 +39,7 @@ class CommandRunner:
         guard: CrashGuard,
         stash: Stash,
         timers: Timers,
-        refused: dict[int, str],
+        refused: dict[int | str, str],
     ) -> None:
         """``refused``: commands whose outputs the log refuses for good, by offset, and why; taken out when judged."""
         self._refused = refused

@@ -26,7 +26,9 @@ class QueryRunner:
 
     __slots__ = ("_config", "_entities", "_guard", "_queries", "_refused", "envelope")
 
-    def __init__(self, config: ShardConfig, entities: Entities, guard: CrashGuard, refused: dict[int, str]) -> None:
+    def __init__(
+        self, config: ShardConfig, entities: Entities, guard: CrashGuard, refused: dict[int | str, str]
+    ) -> None:
         """``refused``: commands whose outputs the log refuses for good, by offset, and why; taken out when judged."""
         self._config, self._entities, self._guard, self._refused = config, entities, guard, refused
         self._queries = config.behaviour.queries

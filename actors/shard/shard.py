@@ -38,9 +38,9 @@ class Shard:
     """Mutable; owned by the thread of the loop."""
 
     def __init__(
-        self, config: ShardConfig, recovered: RecoveredShard, refused: Mapping[int, str] = MappingProxyType({})
+        self, config: ShardConfig, recovered: RecoveredShard, refused: Mapping[int | str, str] = MappingProxyType({})
     ) -> None:
-        """``refused``: the commands whose outputs the log refuses for good, by offset, and why."""
+        """``refused``: the commands whose outputs the log refuses for good, by offset, and why; timers by their key."""
         record = recovered.record
         self.config = config
         #: The shard record after the last turn.
@@ -139,7 +139,7 @@ class Shard:
         """Handle stashed commands that are due and then commands from the mailbox, up to a batch; then fire timers.
 
         ``now_ms`` is epoch time; ``time_is_up`` is called after each command, and ends the batch if it returns True.
-        ``records_max``: take no more commands than that.
+        ``records_max``: take no more commands than that, and none if something is due.
         Returns None if no command was handled, nothing was due, and no announcement must be written or cleared.
         """
         guard, runner, has_alone = self._guard, self._runner, self._guard.has_alone
@@ -148,6 +148,9 @@ class Shard:
         runner.stalled = None
         self._entities.watch_clock(now_ms)
         guard.begin_turn()
+        if records_max is not None:  # What the log refuses is searched: first among what is due.
+            self._fire(turn, records_max)
+            batch_max = 0 if turn.fired else batch_max
         while turn.handled < batch_max and runner.failure is None:
             key = self.stash.due(now_ms) if self.stash.size else None
             if has_alone and (alone := self._alone(key)) >= 0:
@@ -164,13 +167,16 @@ class Shard:
                 if time_is_up() or turn.bytes + turn.asked.bytes >= self.config.limits.turn_bytes_max:
                     break
         guard.leave()
-        if runner.failure is None:
-            turn.fire(self.config.limits.timers_per_turn_max, self.config.limits.turn_bytes_max)
+        if runner.failure is None and records_max is None:
+            self._fire(turn, self.config.limits.timers_per_turn_max)
         if turn.handled or turn.fired:
             return self._finish(turn, now_ms)
         if self.record.guarded >= 0:  # The announced command was not handled either, so its announcement is cleared.
             return self._record_only()
         return None
+
+    def _fire(self, turn: Turn, count_max: int) -> None:
+        turn.fire(count_max, self.config.limits.turn_bytes_max, str(self.config.id))
 
     def committed(self, first_seq: int, journal_offset: int | None) -> None:
         """Note that the last turn is committed; ``journal_offset`` is that of its first journal record."""

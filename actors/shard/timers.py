@@ -145,20 +145,26 @@ class Timers:
 
     # --- when something is due --------------------------------------------------------------------------------
 
-    def fire(self, now_ms: int) -> tuple[Fired, ChangelogEntry] | None:
-        """Mark the timer that is due first as fired, or forget the delayed message; None if none is due."""
+    def fire(self, now_ms: int, refused: Mapping[int | str, str]) -> tuple[Fired, ChangelogEntry] | None:
+        """Mark the timer that is due first as fired, or forget the delayed message; None if none is due.
+
+        ``refused``: what the log refuses, by the keys of the records, and why. It is forgotten, a recurring timer too.
+        """
         due_ms = self.next_due_ms()
         if due_ms is None or due_ms > now_ms:
             return None
         place = self._due[0][3]
-        record = self.records[place]
+        record, why = self.records[place], refused.get(place, "")
         if isinstance(record, TimerRecord):
             key, name = timer_of(place)
             timer = FiredTimer(name, record.offset, record.index, record.due_ms)
-            fired = Fired(None, key, record.value, record.offset, record.index, timer)
+            fired = Fired(None, key, record.value, record.offset, record.index, place, timer, why)
+            if why:
+                return fired, self._forget(key, place)
             return fired, self._put(place, msgspec.structs.replace(record, fired=True))
         del self.records[place]
-        return Fired(record.entity, record.key, record.value, record.offset, record.index), owed_entry(place, None)
+        fired = Fired(record.entity, record.key, record.value, record.offset, record.index, place, None, why)
+        return fired, owed_entry(place, None)
 
     def _fired(self, key: str, timer: FiredTimer) -> TimerRecord | None:
         """Return the record of a timer that sent a command, if it still says so."""

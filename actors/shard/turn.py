@@ -63,7 +63,7 @@ class Turn:
         asks: AnswerTable,
         timers: Timers,
         now_ms: int,
-        refusals: dict[int, str],
+        refusals: dict[int | str, str],
     ) -> None:
         """``asks``: what the shard has answered to asks with an id; ``now_ms``: epoch time.
 
@@ -91,7 +91,7 @@ class Turn:
         #: decided again, they may see more.
         self.has_late_answer = False
         #: The commands that were judged because the log refuses their outputs.
-        self.refused: list[int] = []
+        self.refused: list[int | str] = []
         #: The failures of queries, by handler and error, and how many more failed alike: one incident each.
         self.unanswered: dict[tuple[str, str], tuple[Incident, int]] = {}
         self.anchor = -1
@@ -226,17 +226,29 @@ class Turn:
             self.end_retry(delivery.retry, "dropped", "Stale", "its timer was cancelled or replaced")
         self.counts.stale += 1
 
-    def fire(self, count_max: int, bytes_max: int) -> None:
+    def fire(self, count_max: int, bytes_max: int, shard: str) -> None:
         """Send what is due, up to so many commands and as far as the turn has room."""
-        timers, now_ms = self._timers, self._now_ms
+        timers, now_ms, refusals = self._timers, self._now_ms, self._refusals
         while len(self.fired) < count_max and (not self.fired or self.bytes < bytes_max):
-            if (found := timers.fire(now_ms)) is None:
+            if (found := timers.fire(now_ms, refusals)) is None:
                 break
             fired, entry = found
+            if fired.refused:
+                self._give_up(fired, shard)
             self.fired.append(fired)
             self.changelog.append(entry)
             self.bytes += 2 * len(fired.data)
         self.counts.fired = len(self.fired)
+
+    def _give_up(self, fired: Fired, shard: str) -> None:
+        """Report what was due and is refused by the log: it is a dead letter."""
+        self.refused.append(fired.place)
+        del self._refusals[fired.place]
+        self.counts.dead_lettered += 1
+        name = "a delayed message to" if fired.timer is None else f"timer {fired.timer.name!r} of"
+        where = f"{shard}@{fired.offset} {name} key {fired.key!r}"
+        incident = Incident(where, "OutputRefused", fired.refused, "it is a dead letter", Fate.DEAD_LETTERED.value)
+        self.incidents.append(incident)
 
     # --- reports ----------------------------------------------------------------------------------------------
 

@@ -81,6 +81,7 @@ class Fired(msgspec.Struct, frozen=True, gc=False):
     """A command that a timer sends to its own entity ``key`` (``entity`` None), or a delayed message to another one.
 
     ``offset`` and ``index``: the cause of what scheduled it. Its own cause is that of a changelog record.
+    ``place``: the key of its record. ``refused``: why the log refuses it; it becomes a dead letter instead.
     """
 
     entity: str | None
@@ -88,7 +89,9 @@ class Fired(msgspec.Struct, frozen=True, gc=False):
     data: bytes
     offset: int
     index: int
+    place: str
     timer: FiredTimer | None = None
+    refused: str = ""
 
 
 TurnOutput = Journaled | Told | Published | Replied | DeadLettered
@@ -152,5 +155,5 @@ class TurnResult(msgspec.Struct, frozen=True):
     incidents: list[Incident]
     nontransactional: bool = False
     handled: int = 0
-    refused: tuple[int, ...] = ()
+    refused: tuple[int | str, ...] = ()
     fired: Sequence[Fired] = ()

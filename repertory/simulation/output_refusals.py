@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from repertory.actors.headers import CAUSE, value
+from repertory.actors.headers import BECAUSE, CAUSE, TIMER, value
 from repertory.actors.shard.changelog import CHANGELOG_INDEX
 from repertory.bridge.log.port import Append, OutputsRefused, Transaction
 from repertory.bridge.log.record import Output
@@ -35,7 +35,7 @@ class OutputRefusals:
         dead = {_command(each) for each in records if each.topic == self._dead_letters}
         outputs = [
             each for each in records
-            if _index(each) < CHANGELOG_INDEX and _command(each) not in dead
+            if _is_output(each) and _command(each) not in dead
             and not (each.topic == self._replies and (each.key or b"").startswith(OPERATOR))
         ]  # fmt: skip
         self._choose(outputs)
@@ -56,8 +56,16 @@ class OutputRefusals:
                 self.commands.add(command)
 
 
+def _is_output(output: Output) -> bool:
+    return _index(output) < CHANGELOG_INDEX or value(output.headers, BECAUSE) is not None
+
+
 def _cause(output: Output) -> bytes:
-    return value(output.headers, CAUSE) or b""
+    """Return the cause of an output; of what was due, that of what scheduled it and when it was due."""
+    because = value(output.headers, BECAUSE)
+    if because is None:
+        return value(output.headers, CAUSE) or b""
+    return because + (value(output.headers, TIMER) or b"").replace(b"/", b".") + b"/0"
 
 
 def _command(output: Output) -> str:
@@ -65,7 +73,7 @@ def _command(output: Output) -> str:
 
 
 def _index(output: Output) -> int:
-    return int(_cause(output).rpartition(b"/")[2])
+    return int((value(output.headers, CAUSE) or b"").rpartition(b"/")[2])
 
 
 def _identity(output: Output) -> tuple[str, bytes, bytes | None]:

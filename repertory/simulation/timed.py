@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from repertory.actors.headers import BECAUSE, TIMER
+from repertory.actors.headers import BECAUSE, SOURCE_TOPIC, TIMER
 from repertory.actors.shard.changelog import TellRecord, TimerRecord, tell_key
 from repertory.actors.timer import FiredTimer
 from repertory.bridge.log.record import Record
-from repertory.bridge.topics import commands_topic
+from repertory.bridge.topics import commands_topic, dead_letters_topic
 from repertory.simulation.virtual import Violation
 from repertory.verify.owed import Owed
 
@@ -18,6 +18,7 @@ class LaterChecks:
 
     def __init__(self, owed: Owed, system: str, prefix: str, wrong: Callable[[str, int, str], Violation]) -> None:
         self._owed, self._system, self._prefix, self._wrong = owed, system, prefix, wrong
+        self._dead_letters = dead_letters_topic(system)
         self._fired: set[tuple[str, FiredTimer]] = set()
         self._told: set[str] = set()
 
@@ -36,13 +37,16 @@ class LaterChecks:
             if meant is None or meant.value != record.value:
                 raise self._wrong("a timer sends its command", offset, f"has fired {header!r} with {record.value!r}")
             self._fired.add((key, timer))
+            if record.topic == self._dead_letters:
+                self._owed.given_up(key, timer)
 
     def _check_told(self, record: Record, place: str, offset: int) -> None:
         due = self._owed.tells.get(place)
         if due is None or place in self._told:
             raise self._wrong("a delayed message is sent once", offset, f"has sent {place!r} too often")
         self._told.add(place)
-        got = record.topic, record.key, record.value
+        topic = record.header(SOURCE_TOPIC) if record.topic == self._dead_letters else record.topic.encode()
+        got = (topic or b"").decode(), record.key, record.value
         if got != (commands_topic(self._system, due.entity), due.key.encode(), due.value):
             raise self._wrong("a delayed message is what was told", offset, f"has sent {got}, not {due}")
 

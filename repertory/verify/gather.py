@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from repertory.actors.headers import (
     ATTEMPTS,
+    BECAUSE,
     CAUSE,
     CORRELATION_ID,
     EPOCH,
@@ -208,6 +209,9 @@ class Gathered:
 
     def _dead_letter(self, record: Record) -> None:
         cause = cause_of(record)
+        if cause is not None and cause.nth >= CHANGELOG_INDEX and record.header(BECAUSE) is not None:
+            self._sent_later(record, cause)
+            return
         if not self._note(record, cause, self._findings.dead) or cause is None:
             return
         error, reason, attempts = (

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from repertory.actors.headers import BECAUSE, TIMER, value
+from repertory.actors.headers import BECAUSE, SOURCE_TOPIC, TIMER, value
 from repertory.actors.shard.changelog import TellRecord, TimerRecord, tell_key, timer_of
 from repertory.actors.timer import FiredTimer
 from repertory.bridge.log.record import Record, TopicPartition
@@ -25,7 +25,10 @@ _BECAUSE = re.compile(rb"([0-9]{1,18})/([0-9]{1,9})")
 
 
 class SentLater(NamedTuple):
-    """A command of a timer (``timer``), or a delayed message: its changelog number, what scheduled it, what it is."""
+    """A command of a timer (``timer``), or a delayed message: its changelog number, what scheduled it, what it is.
+
+    ``given_up``: the log refused it, and it is a dead letter.
+    """
 
     nth: int
     offset: int
@@ -35,6 +38,7 @@ class SentLater(NamedTuple):
     key: str
     data: bytes
     place: Place
+    given_up: bool = False
 
 
 def sent_later(record: Record, nth: int, source: TopicPartition) -> SentLater | None:
@@ -48,8 +52,10 @@ def sent_later(record: Record, nth: int, source: TopicPartition) -> SentLater | 
         timer, key = None if header is None else FiredTimer.parse(header), (record.key or b"").decode()
     except ValueError:
         return None
-    place = Place(record.topic, record.partition, record.offset)
-    return SentLater(nth, int(found[1]), int(found[2]), timer, record.topic, key, record.value, place)
+    place, topic = Place(record.topic, record.partition, record.offset), record.header(SOURCE_TOPIC)
+    meant = record.topic if topic is None else topic.decode("utf-8", "backslashreplace")
+    offset, position = int(found[1]), int(found[2])
+    return SentLater(nth, offset, position, timer, meant, key, record.value, place, topic is not None)
 
 
 class Later:
@@ -83,6 +89,8 @@ class Later:
             if (each.key, each.timer) in self._fired:
                 self._finding.wrong(each.place, "is the command of a timer that has fired before")
             self._fired.add((each.key, each.timer))
+            if each.given_up:
+                self._owed.given_up(each.key, each.timer)
             if each.topic != self._commands or (each.timer.offset, each.timer.index) != (each.offset, each.position):
                 self._finding.wrong(
                     each.place, "names a timer of another command than the one because of which it was sent"

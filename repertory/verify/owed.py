@@ -71,6 +71,13 @@ class Owed:
             for place in [place for place in self.timers if timer_of(place)[0] == key]:
                 del self.timers[place]
 
+    def given_up(self, key: str, timer: FiredTimer) -> None:
+        """Note that the log has refused the command of a timer, which ends it."""
+        place = timer_key(key, timer.name)
+        found = self.timers.get(place)
+        if found is not None and fired(place, found) == timer:
+            del self.timers[place]
+
     def controlled(self, delivery: Envelope) -> None:
         """Note what a request to the shard has cancelled."""
         if isinstance(delivery.message, CancelTimer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import time
 import uuid
@@ -15,6 +16,9 @@ from confluent_kafka.admin import (
     AclOperation,
     AclPermissionType,
     AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
     NewPartitions,  # type: ignore[attr-defined]  # not re-exported
     ResourcePatternType,
     ResourceType,
@@ -40,6 +44,7 @@ from repertory import (
 from repertory.bridge.log.connect import connect
 from repertory.bridge.reports import ShardAborted
 from repertory.verify import verify
+from tests.bridge.test_asks_once import Later
 from tests.support.kafka.broker import Broker, BrokerMissingError
 
 EXACTLY_ONCE, AT_LEAST_ONCE = "exactly-once", "at-least-once"
@@ -54,6 +59,14 @@ class Write(Command):
     size: int = 10
     keyed: bool = True
     length: int = 0
+
+
+class Plan(Command):
+    """Write later, by a timer, or by a delayed message to another key."""
+
+    number: int
+    topic: str = ""
+    to: str = ""
 
 
 class Written(Event):
@@ -74,6 +87,15 @@ class Note(Entity):
         if cmd.topic:
             ctx.publish(cmd.topic, b"%d " % cmd.number + b"x" * cmd.size, key=ctx.key if cmd.keyed else None)
         return Written(number=cmd.number, text="y" * cmd.length)
+
+    @command
+    def plan(self, cmd: Plan, ctx: Context) -> None:
+        """Write later."""
+        write = Write(number=cmd.number, topic=cmd.topic)
+        if cmd.to:
+            ctx.tell(Note.write, cmd.to, write, after_s=3_600)
+        else:
+            ctx.schedule(f"n{cmd.number}", Note.write, write, after_s=3_600)
 
     @event
     def written(self, evt: Written) -> Self:
@@ -293,3 +315,34 @@ def test_a_topic_that_is_gone_from_the_embedded_log(kind: str, url: str, deliver
         letters = running.dead_letters()
         assert {letter.error for letter in letters} == {"repertory.actors.context.OutputRefused"}
         assert len(letters) == 2
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("delivery", [EXACTLY_ONCE, AT_LEAST_ONCE])
+def test_what_is_due_and_refused_is_a_dead_letter(kafka_url: str, delivery: str) -> None:
+    """A timer and a delayed message whose records the broker does not take any more; the others are sent."""
+    system = system_with(delivery=delivery)
+    with system.start(kafka_url) as running:
+        plans = [Plan(number=number, to="d" if number % 4 == 1 else "") for number in range(20)]
+        large = secrets.token_hex(5_000)  # It cannot be compressed to less than half.
+        plans[6], plans[9] = Plan(number=6, topic=large), Plan(number=9, topic=large, to="d")
+        running.client.tell_all((Note.plan, KEYS[plan.number % len(KEYS)], plan) for plan in plans)
+        until(lambda: (running.tick(0.01), len(running.timers()) == len(plans))[1], "the plans")
+        topic = f"{system.name}.note.commands"
+        limit = ConfigEntry("max.message.bytes", "3000", incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[limit])
+        admin = admin_of(kafka_url)
+        admin.incremental_alter_configs([resource])[resource].result(30)
+        running._clock = Later(running._clock, 3_600_000)
+        running.crash()  # The new worker has the later clock.
+        until(lambda: (running.tick(0.01), not running.timers())[1], "the end of all timers")
+        running.settle()
+        letters = running.dead_letters()
+        assert {letter.error for letter in letters} == {"repertory.actors.context.OutputRefused"}
+        assert sorted(m.number for letter in letters if isinstance(m := letter.message, Write)) == [6, 9]
+        assert {letter.source_topic for letter in letters} == {topic}
+        keys = (*KEYS, "d")
+        states = [state for key in keys if (state := running.state(Note, key)) is not None]
+        assert sorted(number for state in states for number in state.numbers) == sorted({*range(20)} - {6, 9})
+        report = verify(running.reader, system)
+        assert report.ok, report

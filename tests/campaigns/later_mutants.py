@@ -43,8 +43,8 @@ def deleted_at_firing(patch: Patch) -> None:
     """The record of a timer is deleted as it fires: nothing tells a command that counts from one that does not."""
 
     def make(fire: Any) -> Any:
-        def mutated(table: Timers, now_ms: int) -> Any:
-            found = fire(table, now_ms)
+        def mutated(table: Timers, now_ms: int, refused: Any) -> Any:
+            found = fire(table, now_ms, refused)
             if found is None or found[0].timer is None:
                 return found
             place = found[1].key
@@ -171,8 +171,8 @@ def message_kept_when_sent(patch: Patch) -> None:
     """The record of a delayed message stays when it is sent: another owner sends it again."""
 
     def make(fire: Any) -> Any:
-        def mutated(table: Timers, now_ms: int) -> Any:
-            found = fire(table, now_ms)
+        def mutated(table: Timers, now_ms: int, refused: Any) -> Any:
+            found = fire(table, now_ms, refused)
             if found is None or found[0].timer is not None:
                 return found
             sent = found[0]
@@ -187,7 +187,7 @@ def message_kept_when_sent(patch: Patch) -> None:
 @mutant("actors/shard/shard.py", timers.test_what_is_due_goes_in_bounded_batches_in_the_order_of_its_time)
 def unbounded_firing(patch: Patch) -> None:
     """A turn fires all timers that are due: commands wait for a hundred thousand of them."""
-    swap(patch, Turn, "fire", lambda fire: lambda turn, _count_max, bytes_max: fire(turn, 1 << 30, bytes_max))
+    swap(patch, Turn, "fire", lambda fire: lambda turn, _count_max, *more: fire(turn, 1 << 30, *more))
 
 
 @mutant("actors/shard/timers.py", timers.test_what_is_due_goes_in_bounded_batches_in_the_order_of_its_time)

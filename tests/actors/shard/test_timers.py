@@ -24,7 +24,7 @@ from repertory import (
 )
 from repertory.actors.control import RetryParked
 from repertory.actors.headers import BECAUSE, CAUSE, TIMER
-from repertory.actors.shard.changelog import CHANGELOG_INDEX, TimerRecord, timer_key
+from repertory.actors.shard.changelog import CHANGELOG_INDEX, TimerRecord, tell_key, timer_key
 from repertory.actors.shard.config import Limits
 from repertory.actors.shard.timers import Timers
 from repertory.actors.timer import FiredTimer
@@ -428,6 +428,34 @@ def test_a_delayed_message_is_sent_once_without_a_header_of_a_timer() -> None:
     bench.crash()
     bench.run()
     assert len(rung(bench)) == 12
+
+
+# --- what the log refuses -------------------------------------------------------------------------------------
+
+
+def test_what_the_log_refuses_is_a_dead_letter() -> None:
+    """A timer, recurring or not, and a delayed message are given up, and the others are sent; a retry is handled."""
+    bench = clock()
+    for name in "abc":
+        bench.tell(Set(name=name, every_s=5 if name == "b" else None))
+    told = bench.tell(Later(key="k", after_s=5))
+    bench.run()
+    places = [timer_key("k", "a"), timer_key("k", "b"), tell_key(told, 0)]
+    bench.shard._refused.update(dict.fromkeys(places, "too large"))
+    bench.now_ms += 10_000
+    bench.fetch()
+    result = bench.turn()
+    assert result is not None
+    assert sorted(map(str, result.refused)) == sorted(places)
+    assert [incident.outcome for incident in result.incidents] == ["dead-lettered"] * 3
+    bench.run()
+    assert rung(bench) == [("c", 0)]
+    assert bench.errors() == ["repertory.actors.context.OutputRefused"] * 3
+    assert {record.header("source-topic") for record in bench.dead_letters} == {b"t.clock.commands"}
+    assert len(bench.shard.timers) == 0
+    bench.crash()
+    bench.run()
+    assert len(bench.dead_letters) == 3
 
 
 # --- bad input ------------------------------------------------------------------------------------------------
