@@ -27,7 +27,7 @@ from typing import Final
 from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.shard import Shard
 from repertory.actors.shard.turn_result import TurnResult
-from repertory.bridge import answer_points
+from repertory.bridge import owed_points
 from repertory.bridge.hosted_entity import HostedEntity
 from repertory.bridge.log.port import Claimed, OutputsRefused
 from repertory.bridge.log.record import TopicPartition
@@ -188,14 +188,14 @@ class AssignedShard:
         """Record the turn whose commit is in flight."""
         self._change(ShardChange.SEND)
         self._result = result
-        answer_points.reach(result, is_committed=False)
+        owed_points.reach(result, is_committed=False)
 
     def committed(self) -> TurnResult:
         """Return the turn whose commit was in flight, now committed."""
         self._change(ShardChange.COMMITTED)
         result, self._result = self._result, None
         assert result is not None, self.name
-        answer_points.reach(result, is_committed=True)
+        owed_points.reach(result, is_committed=True)
         self._aborts = 0
         self.refusals.committed(result)
         return result

@@ -73,7 +73,7 @@ NONTRANSACTIONAL_POINTS: Mapping[str, KillPoint] = MappingProxyType(
     }
 )
 
-#: The points around asks with an id (``bridge.answer_points``); a worker without such asks passes none of them.
+#: The points around asks with an id (``bridge.owed_points``); a worker without such asks passes none of them.
 ANSWER_POINTS: Mapping[str, KillPoint] = MappingProxyType(
     {
         "answering": KillPoint("A1", "the answer to an id is decided, its commit is not requested"),
@@ -82,6 +82,16 @@ ANSWER_POINTS: Mapping[str, KillPoint] = MappingProxyType(
         "joined": KillPoint("A2", "a repetition waits for the answer to its id, that is committed"),
         "forgetting": KillPoint("A3", "an answer is evicted, that is not committed"),
         "forgotten": KillPoint("A3", "an answer is evicted, that is committed"),
+    }
+)
+
+#: The points around timers and delayed messages (``bridge.owed_points``).
+TIMER_POINTS: Mapping[str, KillPoint] = MappingProxyType(
+    {
+        "firing": KillPoint("T1", "timers are marked as fired, that is not committed"),
+        "fired": KillPoint("T1", "timers are marked as fired and their commands are in the log, none is handled"),
+        "settling": KillPoint("T2", "the command of a timer is decided, or a timer cancelled, that is not committed"),
+        "settled": KillPoint("T2", "the command of a timer is decided, or a timer cancelled, that is committed"),
     }
 )
 
@@ -190,7 +200,7 @@ def arm() -> None:
     if not wanted:
         return
     traps: list[_Trap] = []
-    before, known = None, (*POINTS, *NONTRANSACTIONAL_POINTS, *ANSWER_POINTS)
+    before, known = None, (*POINTS, *NONTRANSACTIONAL_POINTS, *ANSWER_POINTS, *TIMER_POINTS)
     for each in wanted.split(","):
         name, _, passing = each.partition(":")
         if name not in known or not (passing or "1").isdecimal() or passing == "0":

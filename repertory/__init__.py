@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from repertory.actors.asks import AskId, Position
-from repertory.actors.collected import Publish, Reply, Tell
+from repertory.actors.collected import Cancel, Publish, Reply, Schedule, Tell
 from repertory.actors.context import Context, ContractViolation, OutputRefused, OutputTooLarge
 from repertory.actors.control import NotAsked, Revoked, StillOpen
 from repertory.actors.entity import Entity
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from repertory.bridge.system.async_client import AsyncClient
     from repertory.bridge.system.client import Client
     from repertory.bridge.system.failed import DeadLetter, Parked
+    from repertory.bridge.system.open_timers import OpenTimer
     from repertory.bridge.system.published import PublishedRecord
     from repertory.bridge.system.publishes import Publishes
     from repertory.bridge.system.running import NotSettled, Running
@@ -89,6 +90,7 @@ _LAZY = {
     "NodeHandle": "bridge.node.handle",
     "NodeReport": "bridge.reports",
     "NotSettled": "bridge.system.running",
+    "OpenTimer": "bridge.system.open_timers",
     "OutcomeUnknown": "bridge.log.errors",
     "Parked": "bridge.system.failed",
     "PublishedRecord": "bridge.system.published",
@@ -117,6 +119,7 @@ __all__ = [
     "AskResult",
     "AsyncClient",
     "Backoff",
+    "Cancel",
     "Client",
     "ClientClosed",
     "ClockAhead",
@@ -142,6 +145,7 @@ __all__ = [
     "NodeReport",
     "NotAsked",
     "NotSettled",
+    "OpenTimer",
     "OutcomeUnknown",
     "OutputRefused",
     "OutputTooLarge",
@@ -159,6 +163,7 @@ __all__ = [
     "Reply",
     "Revoked",
     "Running",
+    "Schedule",
     "Sender",
     "Settings",
     "ShardLost",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Self
+import os
+from typing import Any, Self
 
 from repertory import (
     ActorSystem,
@@ -117,9 +118,16 @@ class Clock(Entity):
         return self.replace(rung=self.rung + 1)
 
 
-def made(name: str, delivery: str, *, partitions: int = 2, **settings: int) -> ActorSystem:
+def made(name: str, delivery: str, *, partitions: int = 2, **settings: Any) -> ActorSystem:
     """Return a system of clocks."""
-    found = ActorSystem(name, settings=Settings(delivery=delivery, **settings))  # type: ignore[arg-type]
+    workers = restart(max_restarts=1_000, within_s=60, backoff=Backoff(first_s=0.02, max_s=1))
+    found = ActorSystem(name, settings=Settings(delivery=delivery, **settings), workers=workers)
     policy = restart(max_restarts=0, backoff=Backoff(first_s=0.02, jitter=0), on={ValueError: Directive.STOP})
     found.host(Clock, partitions=partitions, supervise=policy)
     return found
+
+
+#: For nodes; see ``tests.support.nodes.trial``.
+system = made(
+    os.environ.get("RINGING_NAME", "ringing"), os.environ.get("RINGING_DELIVERY", "exactly-once"), timers_per_turn_max=5
+)

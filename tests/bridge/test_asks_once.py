@@ -49,6 +49,7 @@ from repertory.operate.operator import Operator
 from repertory.verify import verify
 from tests.apps import paying
 from tests.apps.paying import CLUMSY, HOPELESS, UNLUCKY, Hold, Mended, Paid, Pay, Poor, Purse, Release, Released
+from tests.support.clocks import Later
 
 MANY = 50
 #: The bound of each wait, also on a busy machine, and the time-out of asks that are answered.
@@ -340,21 +341,6 @@ def test_a_client_with_a_fast_clock_shuts_no_other_out(running: Running, url: st
     append(url, running, asked(system, Pay(number=4), now, "c4"))
     (reply,) = replies(running.reader, system, "c4")
     assert b"Paid" in (reply.value or b""), reply.value
-
-
-class Later:
-    """A clock that is ahead."""
-
-    def __init__(self, inner: Any, ahead_ms: int) -> None:
-        self._inner, self._ahead_ms = inner, ahead_ms
-
-    def epoch_ms(self) -> int:
-        """Return the time of the day."""
-        return int(self._inner.epoch_ms()) + self._ahead_ms
-
-    def monotonic_s(self) -> float:
-        """Return the time that runs."""
-        return float(self._inner.monotonic_s())
 
 
 # --- other commands, operators --------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ from repertory import (
 from repertory.bridge.log.connect import connect
 from repertory.bridge.reports import ShardAborted
 from repertory.verify import verify
-from tests.bridge.test_asks_once import Later
+from tests.support.clocks import Later
 from tests.support.kafka.broker import Broker, BrokerMissingError
 
 EXACTLY_ONCE, AT_LEAST_ONCE = "exactly-once", "at-least-once"

@@ -21,7 +21,8 @@ from repertory.operate.operator import Operator
 from repertory.verify import verify
 from tests.apps import ringing
 from tests.apps.ringing import UNLUCKY, Clock, Count, Mended, Remind, Ring, Rung, Set, Unset
-from tests.bridge.test_asks_once import Later, during
+from tests.bridge.test_asks_once import during
+from tests.support.clocks import Later
 
 HOUR_S = 3_600.0
 MANY = 300

@@ -364,6 +364,7 @@ READING = [
     ["parked", "show", TARGET, "counter", "k"], ["parked", "retry", TARGET, "counter", "k"],
     ["parked", "drop", TARGET, "counter", "k", "--reason", "x"], ["dead-letters", "list", TARGET],
     ["dead-letters", "show", TARGET, "0@0"], ["dead-letters", "retry", TARGET, "0@0"], ["verify", TARGET],
+    ["timers", "list", TARGET], ["timers", "cancel", TARGET, "counter", "k", "name"],
 ]  # fmt: skip
 #: What accepts something of a log that is there.
 ACCEPTING = [

@@ -1,34 +1,41 @@
-"""The kill points around asks with an id: what a turn does about ids, before its commit is requested and after it.
+"""The kill points around what a shard owes: what a turn does about ids and timers, before its commit is requested and
+after it.
 
 They are told from the turn's changelog, and only while somebody listens (``bridge.kill_points``).
 """
 
 from __future__ import annotations
 
-from repertory.actors.shard.changelog import ANSWER_KEY, AUTO_KEY, ChangelogEntry
+from repertory.actors.shard.changelog import ANSWER_KEY, AUTO_KEY, TIMER_KEY, ChangelogEntry
 from repertory.actors.shard.turn_result import TurnResult
 from repertory.bridge import kill_points
 from repertory.bridge.changelog_codec import decode_answer
 
-#: Each kind of change to a table of answers, with its points before and after the commit.
+#: Each kind of change, with its points before and after the commit.
 _POINTS = {
     "decided": ("answering", "answered"),
     "joined": ("joining", "joined"),
     "evicted": ("forgetting", "forgotten"),
+    "due": ("firing", "fired"),
+    "settled": ("settling", "settled"),
 }
 
 
 def reach(result: TurnResult, *, is_committed: bool) -> None:
-    """Reach the points of what a turn does about ids, each once."""
+    """Reach the points of what a turn does about ids and timers, each once."""
     if not kill_points.is_observed():
         return
-    done = {_kind(entry) for entry in result.changelog if entry.key.startswith((ANSWER_KEY, AUTO_KEY))}
+    done = {_kind(entry) for entry in result.changelog if entry.key.startswith((ANSWER_KEY, AUTO_KEY, TIMER_KEY))}
+    if result.fired:
+        done.add("due")
     for kind, points in _POINTS.items():
         if kind in done:
             kill_points.reached(points[is_committed])
 
 
 def _kind(entry: ChangelogEntry) -> str:
+    if entry.key.startswith(TIMER_KEY):
+        return "settled" if entry.value is None else "scheduled"
     if entry.value is None:
         return "evicted"
     record = decode_answer(entry.value)
