@@ -34,7 +34,7 @@ def _no_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make(assigned: AssignedShard, change: ShardChange) -> None:
     """Make one change, by calling its method."""
-    value: Any = Mock(handled=1, refused=())
+    value: Any = Mock(fired=(), handled=1, refused=())
     match change:
         case C.CLAIM:
             assigned.claim(10.0)
