@@ -37,8 +37,8 @@ class CancelTimer(Command, name="repertory.cancel-timer"):
 class RetryEnded(Event, name="repertory.retry-ended"):
     """How a command ended that an operator retried: the answer to the operator, in the transaction of that end.
 
-    ``outcome``: applied, rejected, parked or dead-lettered; ``error`` and ``reason`` say why it was one of the last
-    two. ``reply`` is the encoded answer of the handler, b"" if it gave none.
+    ``outcome``: applied, rejected, parked, dead-lettered, or dropped since its timer was cancelled; ``error`` and
+    ``reason`` say why it was one of the last three. ``reply`` is the encoded answer of the handler, b"" if it gave none.
     """
 
     outcome: str

@@ -195,7 +195,8 @@ class TimerRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Timer", fo
 
     ``value`` is its command, ``due_ms`` (epoch) when it is due, ``every_ms`` the period of a recurring one (0: once).
     ``offset`` and ``index`` are those of its cause: the command that scheduled it, and the position among what that
-    command scheduled. ``fired``: its command is in the log, and has no final fate yet.
+    command scheduled. ``fired``: its command is in the log, and has no final fate yet. ``last_ms``: when a recurring
+    one fired last, by its owner's clock.
     """
 
     value: bytes
@@ -204,6 +205,15 @@ class TimerRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Timer", fo
     index: Count
     every_ms: Count = 0
     fired: bool = False
+    last_ms: Count = 0
+
+    @property
+    def when_ms(self) -> int:
+        """When it fires (epoch): a recurring one a period after it fired last, at least.
+
+        Else one whose owner's clock is ahead of the log's would be due again and again.
+        """
+        return max(self.due_ms, self.last_ms + self.every_ms) if self.every_ms else self.due_ms
 
 
 class TellRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Tell", forbid_unknown_fields=True, gc=False):
@@ -220,6 +230,11 @@ class TellRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Tell", forb
     def fired(self) -> bool:
         """False: a message that is sent has no record."""
         return False
+
+    @property
+    def when_ms(self) -> int:
+        """When it is sent (epoch)."""
+        return self.due_ms
 
 
 class ChangelogEntry(msgspec.Struct, frozen=True, gc=False):

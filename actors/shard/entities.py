@@ -63,12 +63,14 @@ class Entities:
             if not self._behaviour.journaled:
                 self.cells.remove(key)
 
-    def watch_clock(self, now_ms: int) -> None:
-        """Bound waits and restart budgets if the wall clock was set back, or is behind the last owner's."""
-        if now_ms < self._last_now_ms:
+    def watch_clock(self, now_ms: int) -> bool:
+        """Bound waits and restart budgets if the wall clock was set back, or is behind the last owner's; return if."""
+        is_back = now_ms < self._last_now_ms
+        if is_back:
             self.stash.clock_set_back(now_ms)
             self.budget.clock_set_back(now_ms)
         self._last_now_ms = now_ms
+        return is_back
 
     def expire_budgets(self, now_ms: int, turn: Turn) -> None:
         """Forget restarts outside their window; a key without a live entity then needs a state record or tombstone."""

@@ -96,7 +96,7 @@ class Shard:
         """Return whether ``decide`` has commands to handle."""
         if self.failure is not None or self.config.recovers_only:
             return False
-        self._entities.watch_clock(now_ms)
+        self._watch_clock(now_ms)
         due_ms = self.next_due_ms()
         return (len(self.mailbox) > 0 and self.stalled is None) or (due_ms is not None and due_ms <= now_ms)
 
@@ -146,7 +146,7 @@ class Shard:
         turn = Turn(self.config.policy, self.stash, self._asks, self.timers, now_ms, self._refused)
         batch_max = records_max or guard.batch_max(self._intake.next)
         runner.stalled = None
-        self._entities.watch_clock(now_ms)
+        self._watch_clock(now_ms)
         guard.begin_turn()
         if records_max is not None:  # What the log refuses is searched: first among what is due.
             self._fire(turn, records_max)
@@ -174,6 +174,10 @@ class Shard:
         if self.record.guarded >= 0:  # The announced command was not handled either, so its announcement is cleared.
             return self._record_only()
         return None
+
+    def _watch_clock(self, now_ms: int) -> None:
+        if self._entities.watch_clock(now_ms):
+            self.timers.clock_set_back(now_ms)
 
     def _fire(self, turn: Turn, count_max: int) -> None:
         turn.fire(count_max, self.config.limits.turn_bytes_max, str(self.config.id))

@@ -32,7 +32,7 @@ from repertory.actors.shard.config import Limits
 from repertory.actors.shard.turn_result import Fired
 from repertory.actors.timer import FiredTimer
 
-#: ``due_ms``, the cause (``offset`` and ``index``), and the key in the changelog.
+#: When (epoch), the cause (``offset`` and ``index``), and the key in the changelog.
 _Due = tuple[int, int, int, str]
 #: The heap may hold so many outdated due times, and as many again as there are records.
 _OUTDATED_MAX = 1_000
@@ -161,10 +161,22 @@ class Timers:
             fired = Fired(None, key, record.value, record.offset, record.index, place, timer, why)
             if why:
                 return fired, self._forget(key, place)
-            return fired, self._put(place, msgspec.structs.replace(record, fired=True))
+            last_ms = now_ms if record.every_ms else 0
+            return fired, self._put(place, msgspec.structs.replace(record, fired=True, last_ms=last_ms))
         del self.records[place]
         fired = Fired(record.entity, record.key, record.value, record.offset, record.index, place, None, why)
         return fired, owed_entry(place, None)
+
+    def clock_set_back(self, now_ms: int) -> None:
+        """Let no recurring timer wait for a time at which a clock that was ahead has fired it."""
+        ahead = {
+            place: record
+            for place, record in self.records.items()
+            if isinstance(record, TimerRecord) and record.last_ms > now_ms
+        }
+        if ahead:
+            self.records.update({place: msgspec.structs.replace(each, last_ms=0) for place, each in ahead.items()})
+            self._sort()
 
     def _fired(self, key: str, timer: FiredTimer) -> TimerRecord | None:
         """Return the record of a timer that sent a command, if it still says so."""
@@ -203,4 +215,4 @@ class Timers:
 
 
 def _due(place: str, record: TimerRecord | TellRecord) -> _Due:
-    return record.due_ms, record.offset, record.index, place
+    return record.when_ms, record.offset, record.index, place

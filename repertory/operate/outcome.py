@@ -23,7 +23,7 @@ WAITING, IGNORED = "waiting", "ignored"
 
 
 class RetryOutcome(msgspec.Struct, frozen=True):
-    """How a retry ended. ``what``: applied, rejected, parked, dead-lettered, waiting or ignored.
+    """How a retry ended. ``what``: applied, rejected, parked, dead-lettered, dropped, waiting or ignored.
 
     ``reply``: the encoded answer of the handler, b"" if it gave none. ``why``: the error of a command that is parked or
     dead-lettered again, and what a command that still waits is waiting for.

@@ -10,15 +10,13 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-import msgspec
-
 from repertory.actors.headers import BECAUSE, SOURCE_TOPIC, TIMER, value
 from repertory.actors.shard.changelog import TellRecord, TimerRecord, tell_key, timer_of
 from repertory.actors.timer import FiredTimer
 from repertory.bridge.log.record import Record, TopicPartition
 from repertory.bridge.topics import commands_topic
 from repertory.verify.findings import Finding, Place
-from repertory.verify.owed import Owed
+from repertory.verify.owed import Owed, without_last
 from repertory.verify.values import Receivers, as_read
 
 _BECAUSE = re.compile(rb"([0-9]{1,18})/([0-9]{1,9})")
@@ -138,7 +136,7 @@ class Later:
     def _is_record(self, found: TimerRecord | TellRecord, due: TimerRecord | TellRecord) -> bool:
         topic = self._commands if isinstance(due, TimerRecord) else commands_topic(self._system, due.entity)
         is_same = self._are_same(topic, found.value, due.value)
-        return is_same and msgspec.structs.replace(found, value=b"") == msgspec.structs.replace(due, value=b"")
+        return is_same and without_last(found, b"") == without_last(due, b"")
 
     def _are_same(self, topic: str, one: bytes, other: bytes) -> bool:
         decode = self._receivers.of(topic, self._commands)

@@ -114,3 +114,10 @@ def fired(place: str, record: TimerRecord) -> FiredTimer:
 def key_in(delivery: Envelope | Undecodable) -> str:
     """Return the key of a command, also of one that cannot be decoded."""
     return delivery.key if isinstance(delivery, Envelope) else (delivery.key or b"").decode("utf-8", "replace")
+
+
+def without_last(record: TimerRecord | TellRecord, value: bytes) -> TimerRecord | TellRecord:
+    """Return a record with a value, and without the time at which it fired last, of which only its owner knows."""
+    if isinstance(record, TellRecord):
+        return msgspec.structs.replace(record, value=value)
+    return msgspec.structs.replace(record, value=value, last_ms=0)

@@ -70,7 +70,7 @@ class Counted(Answer):
     rung: int
 
 
-UNLUCKY = 913
+UNLUCKY = -13
 
 
 class Mended:

@@ -213,3 +213,17 @@ def cause_of_an_output(patch: Patch) -> None:
 def early(patch: Patch) -> None:
     """A timer fires while its shard has other work, before it is due."""
     swap(patch, Timers, "next_due_ms", lambda due: lambda table: None if due(table) is None else 0)
+
+
+@mutant(
+    "actors/shard/changelog.py", timers.test_a_recurring_timer_of_an_owner_whose_clock_is_ahead_fires_once_in_a_period
+)
+def storm(patch: Patch) -> None:
+    """A recurring timer of an owner whose clock is ahead fires again and again, as fast as it can."""
+    patch.setattr(TimerRecord, "when_ms", property(lambda record: record.due_ms))
+
+
+@mutant("actors/shard/timers.py", timers.test_a_recurring_timer_of_an_owner_whose_clock_is_ahead_fires_once_in_a_period)
+def stall(patch: Patch) -> None:
+    """A recurring timer that a clock fired that was ahead waits until it is so late again."""
+    patch.setattr(Timers, "clock_set_back", lambda _table, _now_ms: None)

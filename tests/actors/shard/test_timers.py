@@ -234,6 +234,39 @@ def test_the_owners_clock_is_set_back() -> None:
     assert rung(bench) == [("a", 0)]
 
 
+def test_a_recurring_timer_of_an_owner_whose_clock_is_ahead_fires_once_in_a_period() -> None:
+    """Its next time counts from the log's, which is behind. When the clock is set right, that is when it fires."""
+    bench = clock()
+    bench.append = behind(bench)  # type: ignore[method-assign]
+    bench.tell(Set(every_s=10, at=10))
+    after(bench, 10)
+    bench.now_ms += 3_600_000
+    for times in range(2, 6):
+        bench.run()
+        assert len(rung(bench)) == times
+        bench.now_ms += 9_000
+        bench.run()
+        assert len(rung(bench)) == times
+        bench.now_ms += 2_000
+        bench.crash()
+    bench.now_ms = TIMESTAMP_MS + 60_000
+    bench.run()
+    assert len(rung(bench)) == 6
+
+
+def behind(bench: Bench) -> Any:
+    """Return an append whose log has the time of the begin, and a second more for each record."""
+    append = bench.append
+
+    def appended(output: Any) -> int:
+        offset = append(output)
+        records = bench.topics[output.topic]
+        records[-1] = msgspec.structs.replace(records[-1], timestamp_ms=TIMESTAMP_MS + 1_000 * offset)
+        return offset
+
+    return appended
+
+
 # --- cancel and replace ---------------------------------------------------------------------------------------
 
 
