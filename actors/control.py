@@ -38,7 +38,7 @@ class RetryEnded(Event, name="repertory.retry-ended"):
     """How a command ended that an operator retried: the answer to the operator, in the transaction of that end.
 
     ``outcome``: applied, rejected, parked, dead-lettered, or dropped since its timer was cancelled; ``error`` and
-    ``reason`` say why it was one of the last three. ``reply`` is the encoded answer of the handler, b"" if it gave none.
+    ``reason`` say why it was one of the last three. ``reply`` is the encoded answer of the handler, or b"".
     """
 
     outcome: str
@@ -86,6 +86,14 @@ class Revoked(Event, name="repertory.revoked"):
 OF_ASKS = (FetchAnswer, Revoke)
 ABOUT_ASKS: tuple[type[Event], ...] = (StillOpen, NotAsked, Revoked)
 CONTROL: tuple[type[Command], ...] = (RetryParked, DropParked, CancelTimer, *OF_ASKS)
+
+
+def cancelled_timer(data: bytes) -> str | None:
+    """Return the name of the timer that an encoded request cancels; None if it cannot be decoded."""
+    try:
+        return msgspec.msgpack.decode(data, type=CancelTimer).timer
+    except msgspec.DecodeError:
+        return None
 
 
 def is_control(delivery: Envelope | Undecodable) -> bool:

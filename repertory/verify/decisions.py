@@ -23,10 +23,11 @@ from repertory.verify.control import check_control
 from repertory.verify.gather import DeadLetterEntry
 from repertory.verify.kept import KeptCommands
 from repertory.verify.output_order import OutputOrder
-from repertory.verify.owed import Owed, key_in
+from repertory.verify.owed import Owed
 from repertory.verify.produced import Made
 from repertory.verify.queries import Queries
 from repertory.verify.sequence import Sequence
+from repertory.verify.stale import StaleCommands
 
 
 class Decisions:
@@ -56,6 +57,7 @@ class Decisions:
         self._asked = AskedCommands(subject, self.unknown)
         #: What the shard sends later.
         self.owed = Owed()
+        self._stale = StaleCommands(subject, self.owed, self.is_known)
         self._next = 0 if shard is None else shard.next
         #: Key -> its first stashed command.
         self._blocked: dict[str, int] = {}
@@ -152,7 +154,7 @@ class Decisions:
     def _handled(self, record: Record, made: list[Made]) -> None:
         """Check a command that is neither dead-lettered nor stashed: it was applied, rejected, or a control command."""
         delivery = self._codec.decode(record)
-        if not made and self._is_stale(delivery):
+        if not made and self._stale.may_be(delivery):
             self.fates["stale"] += 1
             return
         if isinstance(delivery, Undecodable):
@@ -217,7 +219,7 @@ class Decisions:
             self._findings.decisions.unverifiable += 1
             self.fates["not decided again"] += 1
             return
-        if self._is_stale(delivery):
+        if self._stale.is_surely(delivery):
             self._findings.later.wrong(record, "was handled, though its timer was cancelled or replaced before")
         self._findings.decisions.looked_at += 1
         again = self._decider.again(record, delivery, made)
@@ -238,11 +240,6 @@ class Decisions:
         if not self.judges or offset < self._subject.low:
             return False
         return not self.unknown if key is None else key not in self.unknown
-
-    def _is_stale(self, delivery: Envelope | Undecodable) -> bool:
-        """Return whether a command is that of a timer which says no more that it has fired, as far as is known."""
-        timer = delivery.timer
-        return timer is not None and self.is_known(key_in(delivery), timer.offset) and self.owed.is_stale(delivery)
 
     def _go_on(self, delivery: Envelope, decision: Decision) -> None:
         key, offset = delivery.key, delivery.offset

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from itertools import groupby
 from typing import NamedTuple
 
+from repertory.actors.control import CancelTimer, cancelled_timer
 from repertory.actors.headers import (
     ATTEMPTS,
     BECAUSE,
@@ -40,6 +41,7 @@ from repertory.verify.values import Receivers
 
 _NAME = wire_name(Undelivered)
 _UNDELIVERED = _NAME.encode()
+_CANCEL = wire_name(CancelTimer)
 #: Answers to an ask that say nothing about its command, but about its id.
 _ABOUT_THE_ID = frozenset({wire_name(IdConflict), wire_name(ClockAhead), wire_name(TooOld)})
 #: As in the codec: a longer number is not a partition, and the command is not an ask.
@@ -80,6 +82,8 @@ class Gathered:
         self._retried: set[tuple[TopicPartition, int]] = set()
         self.targets = Targets()
         self.produced = {source: Produced() for source in sources}
+        #: The timers that operators have cancelled (shard, key, name), and the offset of the last request.
+        self.cancelled: dict[tuple[TopicPartition, bytes | None, str], int] = {}
         #: What each shard has sent later.
         self.sent_later: dict[TopicPartition, list[SentLater]] = {source: [] for source in sources}
         #: The commands whose first output tells an asker that there is no answer: of a query, that it failed.
@@ -143,6 +147,8 @@ class Gathered:
     def _command(self, record: Record) -> None:
         """Record an ask, and a tell or a reply to an entity. Commands from outside the system may have any headers."""
         headers = dict(record.headers)
+        if written_name(record.value or b"") == _CANCEL and (name := cancelled_timer(record.value or b"")) is not None:
+            self.cancelled[TopicPartition(record.topic, record.partition), record.key, name] = record.offset
         if REPLY_TO in headers and (asked := _asked(headers)) is not None:
             self._asks.append(asked)
             if (ask_id := self.ids.of(record)) is not None:

@@ -13,6 +13,7 @@ import msgspec
 from repertory.actors.collected import Cancel, Schedule, Tell
 from repertory.actors.control import CancelTimer
 from repertory.actors.entity import resolved
+from repertory.actors.headers import BECAUSE, value
 from repertory.actors.message import Envelope, Undecodable
 from repertory.actors.shard.changelog import TellRecord, TimerRecord, tell_key, timer_key, timer_of
 from repertory.actors.shard.decision import Decision
@@ -33,7 +34,9 @@ class Owed:
     def is_stale(self, delivery: Envelope | Undecodable) -> bool:
         """Return whether a command was sent by a timer that was cancelled or replaced, or that there never was."""
         timer = delivery.timer
-        return timer is not None and not timer.retried and self._of(delivery, timer) is None
+        if timer is None or timer.retried:
+            return False
+        return self._of(delivery, timer) is None or value(delivery.headers, BECAUSE) is None
 
     def ended(self, delivery: Envelope | Undecodable) -> None:
         """Note that a command has its fate.
@@ -42,7 +45,11 @@ class Owed:
         back. In between, a recurring timer may have fired again.
         """
         timer = delivery.timer
-        if timer is None or (found := self.meant.get((key_in(delivery), timer))) is None:
+        if (
+            timer is None
+            or value(delivery.headers, BECAUSE) is None
+            or (found := self.meant.get((key_in(delivery), timer))) is None
+        ):
             return
         place = timer_key(key_in(delivery), timer.name)
         again = msgspec.structs.replace(found, due_ms=delivery.timestamp_ms + found.every_ms)
