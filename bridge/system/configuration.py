@@ -40,6 +40,7 @@ OTHER_VARIABLES = frozenset(
         "REPERTORY_RECORDED_KILLS",
         "REPERTORY_NONTRANSACTIONAL_SEEDS",
         "REPERTORY_SIMULATION_SEED",
+        "REPERTORY_TIMERS",
     }
 )
 #: What Kubernetes sets in every container for a service that is called "repertory" or "repertory-…".

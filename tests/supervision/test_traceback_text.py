@@ -51,7 +51,7 @@ class SilentError(Exception):
 def test_frames_of_the_framework_are_left_out_before_user_code() -> None:
     """The first frame is that of user code; the frames between two of user code are one line."""
     text = traceback_of(caught(lambda: TestKit(Account()).run(Trip())))
-    assert "[2 frames of repertory]" in text
+    assert "[3 frames of repertory]" in text
     files = re.findall(r'File "(.*?)"', text)
     assert files == ["tests/supervision/test_traceback_text.py"] * 2 + ["tests/actors/domain.py"]
 
@@ -69,11 +69,11 @@ def test_frames_of_the_framework_behind_user_code_are_counted() -> None:
 
 def test_only_the_framework_failed() -> None:
     """Without user code all frames are shown: this is a bug of ours, and its report needs them."""
-    decode = importlib.import_module("repertory.bridge.codec").decode_shard
+    decode = importlib.import_module("repertory.bridge.changelog_codec").decode_shard
     error = caught(lambda: decode(b"\xc1"))
     assert error.__traceback__ is not None
     error = error.with_traceback(error.__traceback__.tb_next)
-    assert 'File "repertory/bridge/codec.py"' in traceback_of(error)
+    assert 'File "repertory/bridge/changelog_codec.py"' in traceback_of(error)
 
 
 def test_a_file_is_named_as_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +195,7 @@ def test_a_message_that_quotes_a_record_does_not_displace_the_frames() -> None:
 
 def test_a_refusal_of_the_framework_has_no_traceback_of_user_code() -> None:
     """A sentence of ours says all by itself, unless user code is the cause."""
-    decode = importlib.import_module("repertory.bridge.codec").decode_shard
+    decode = importlib.import_module("repertory.bridge.changelog_codec").decode_shard
     ours = caught(lambda: decode(b"\xc1"))
     assert ours.__traceback__ is not None
     ours = ours.with_traceback(ours.__traceback__.tb_next.tb_next)  # type: ignore[union-attr]
