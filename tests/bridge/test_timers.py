@@ -15,7 +15,6 @@ from confluent_kafka import Producer
 from repertory import ActorSystem, Entity, Running
 from repertory.actors.headers import TIMER
 from repertory.actors.wire import encode
-from repertory.bridge.log.connect import connect
 from repertory.bridge.log.record import Output
 from repertory.operate.operator import Operator
 from repertory.verify import verify
@@ -156,11 +155,9 @@ def test_a_delayed_message_arrives_once(running: Running) -> None:
 
 
 def test_a_parked_command_of_a_timer_is_retried_or_cancelled_by_an_operator(
-    running: Running, system: ActorSystem, url: str
+    running: Running, system: ActorSystem
 ) -> None:
     """A retry handles it; after a cancel, its retry drops it, and says so."""
-    if url == "memory:":
-        pytest.skip("an operator has a connection of its own")
     for key in ("a", "b"):
         running.client.tell(Clock.set, key, Set(name="n", after_s=HOUR_S, number=UNLUCKY))
     running.settle()
@@ -168,7 +165,7 @@ def test_a_parked_command_of_a_timer_is_retried_or_cancelled_by_an_operator(
     running.settle()
     assert sorted(each.key for each in running.parked()) == ["a", "b"]
     Mended.yes = True
-    with closing(Operator(system, connect(url, system.settings))) as operator:
+    with closing(Operator(system, running._backend)) as operator:
         cancelled = operator.find_timer("clock", "b", "n")
         assert cancelled.fired
         during(running, lambda: operator.cancel(cancelled))
@@ -202,15 +199,13 @@ def test_a_clients_clock_moves_no_timer(running: Running, system: ActorSystem, u
     assert rung(running) == {("a", "n", 0): 1}
 
 
-def test_a_header_of_a_timer_from_outside_rings_nothing(running: Running, url: str, system: ActorSystem) -> None:
+def test_a_header_of_a_timer_from_outside_rings_nothing(running: Running, system: ActorSystem) -> None:
     """It is dropped, and the timer goes on."""
-    if url == "memory:":
-        pytest.skip("another producer has a connection of its own")
     running.client.tell(Clock.set, "a", Set(name="n", after_s=HOUR_S))
     running.settle()
     (timer,) = running.timers()
     header = f"{timer.offset}/0/{timer.due_ms}/n".encode()
-    with closing(connect(url, system.settings).appender()) as appender:
+    with closing(running._backend.appender()) as appender:
         topic = f"{system.name}.clock.commands"
         appender.append([Output(topic, timer.partition, b"a", encode(Ring(name="n")), ((TIMER, header),))])
     running.settle()
