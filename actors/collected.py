@@ -1,11 +1,14 @@
-"""What a handler collects in its `Context`, as ``TestKit`` shows it: messages to send, and timers."""
+"""What a handler collects in its `Context`, as ``TestKit`` shows it: messages to send, timers, and effects."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
+from repertory.actors.effect import Effect
 from repertory.actors.handler import Handler
-from repertory.actors.message import Message, Sender
+from repertory.actors.message import Message, Request, Sender
 
 
 class Tell(msgspec.Struct, frozen=True):
@@ -51,3 +54,15 @@ class Cancel(msgspec.Struct, frozen=True):
     """A collected ``cancel``."""
 
     name: str
+
+
+class Perform(msgspec.Struct, frozen=True):
+    """A collected ``perform``."""
+
+    effect: Effect[Any, Any]
+    request: Request
+    about: str = ""
+
+
+#: What is for later: timers that are scheduled and cancelled, delayed messages, effects.
+LaterItem = Schedule | Cancel | Tell | Perform

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from repertory.actors.collected import Cancel, Publish, Reply, Schedule, Tell
+from repertory.actors.collected import Cancel, LaterItem, Perform, Publish, Reply, Schedule, Tell
+from repertory.actors.effect import Effect, Q
 from repertory.actors.entity import Behaviour, resolved
 from repertory.actors.handler import CommandHandler, Handler
 from repertory.actors.message import Envelope, Event, Message, Rejection, Sender
@@ -71,8 +72,8 @@ class Context:
         #: 1 + the restarts of this entity because of this command.
         self.attempt = attempt
         self.collected: list[Tell | Publish | Reply] = []
-        #: What is for later, in order: timers that are scheduled and cancelled, delayed messages.
-        self.later: list[Schedule | Cancel | Tell] = []
+        #: In order: timers that are scheduled and cancelled, delayed messages, effects.
+        self.later: list[LaterItem] = []
         self.replied = False
         self.stopped = False
 
@@ -143,9 +144,9 @@ class Context:
                     f"{self._behaviour.entity.__name__} asks {handler.owner.__name__}.{handler.name}, which may answer "
                     f"{answer.__qualname__}; write a @reply method that takes it"
                 )
-        if len(about.encode()) > TAG_BYTES_MAX:
-            raise ContractViolation(f"about has at most {TAG_BYTES_MAX} bytes of UTF-8: {about!r:.100}")
-        self.collected.append(Tell(handler, checked_key(key), self._message(message), asked=True, about=about))
+        self.collected.append(
+            Tell(handler, checked_key(key), self._message(message), asked=True, about=checked_about(about))
+        )
 
     def publish(self, topic: str, value: Message | bytes, *, key: str | None = None) -> None:
         """Append to a topic outside the system that ``ActorSystem(publishes=…)`` declares.
@@ -228,6 +229,19 @@ class Context:
             raise ContractViolation(f"the name of a timer {flaw}: {name!r:.100}")
         self.later.append(Cancel(name))
 
+    def perform(self, effect: Effect[Q, Any], request: Q, *, about: str = "") -> None:
+        """Have the world outside asked once this command is committed; the result goes to ``@reply`` as an answer does.
+
+        The effect is tried until it has a result. If it fails too often, it is parked: an operator has it tried again,
+        or drops it, and then the answer is ``Undelivered``. The effects of one key and function run in order. They
+        outlive this entity. ContractViolation if this entity has no ``@reply`` for a possible result, that included.
+        """
+        if not isinstance(effect, Effect):
+            raise ContractViolation(f"perform takes an @effect function, not {effect!r:.100}")
+        if (flaw := effect.flaw_of_request(request, self._behaviour.handlers)) is not None:
+            raise ContractViolation(f"{self._behaviour.entity.__name__} {flaw}")
+        self.later.append(Perform(effect, request, checked_about(about)))
+
     def stop(self) -> None:
         """End this entity's life after this command; the next command begins a new one from the defaults.
 
@@ -263,6 +277,13 @@ class Context:
     def _message(message: object) -> Message:
         assert isinstance(message, Message), message
         return message
+
+
+def checked_about(about: str) -> str:
+    """Return the ``about`` of an ask or an effect; ContractViolation if it does not fit into a header."""
+    if len(about.encode()) > TAG_BYTES_MAX:
+        raise ContractViolation(f"about has at most {TAG_BYTES_MAX} bytes of UTF-8: {about!r:.100}")
+    return about
 
 
 def _delay_ms(name: str, delay_s: object, *, least_ms: int) -> int:

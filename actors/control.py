@@ -34,6 +34,21 @@ class CancelTimer(Command, name="repertory.cancel-timer"):
     timer: str
 
 
+class RetryEffect(Command, name="repertory.retry-effect"):
+    """Have the parked effect of the cause ``offset``/``index`` of this key tried again, at once and as attempt 1."""
+
+    offset: int
+    index: int
+
+
+class DropEffect(Command, name="repertory.drop-effect"):
+    """Give up the effect of the cause ``offset``/``index`` of this key; its entity is answered ``Undelivered``."""
+
+    offset: int
+    index: int
+    reason: str
+
+
 class RetryEnded(Event, name="repertory.retry-ended"):
     """How a command ended that an operator retried: the answer to the operator, in the transaction of that end.
 
@@ -85,7 +100,7 @@ class Revoked(Event, name="repertory.revoked"):
 #: The requests of clients, which name an ask by its id, and what only they are answered.
 OF_ASKS = (FetchAnswer, Revoke)
 ABOUT_ASKS: tuple[type[Event], ...] = (StillOpen, NotAsked, Revoked)
-CONTROL: tuple[type[Command], ...] = (RetryParked, DropParked, CancelTimer, *OF_ASKS)
+CONTROL: tuple[type[Command], ...] = (RetryParked, DropParked, CancelTimer, RetryEffect, DropEffect, *OF_ASKS)
 
 
 def cancelled_timer(data: bytes) -> str | None:

@@ -28,6 +28,8 @@ ABOUT: Final = "about"
 ASK_ID: Final = "ask-id"
 #: Of a command that a timer sent: ``offset/index/due_ms/name`` (`FiredTimer`).
 TIMER: Final = "timer"
+#: Of a command that brings the result of an effect: the name of the effect.
+EFFECT: Final = "effect"
 #: Of what a shard sends later: the cause of what scheduled it. Its own cause is that of a changelog record.
 BECAUSE: Final = "because"
 #: A command with one of these headers is an ask.

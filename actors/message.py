@@ -1,4 +1,4 @@
-"""The messages of entities: commands, events, rejections, queries and their answers, and the envelope of a message.
+"""The messages of entities: commands, events, rejections, queries and their answers, requests to effects; the envelope.
 
 All are frozen, keyword-only structs. Each has a *wire name* in the ``type`` field of its MessagePack map: the name of
 the class, or ``class Created(Event, name="account-created")``, and from version 2 on with that, ``account-created@2``.
@@ -162,6 +162,10 @@ class Rejection(Message):
 
 class Query(Message):
     """A question to an entity. It changes nothing, and is answered from the last applied state."""
+
+
+class Request(Message):
+    """What an effect is to do in the world outside. It is data, so a decision that performs it can be repeated."""
 
 
 class Answer(Message):

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from repertory.actors.collected import Cancel, Publish, Reply, Schedule, Tell
+from repertory.actors.collected import LaterItem, Perform, Publish, Reply, Tell
 from repertory.actors.context import Directory
 from repertory.actors.entity import Entity, resolved
 from repertory.actors.message import Command, Envelope, Event, Message, Query, Rejection, Sender
@@ -23,7 +23,7 @@ E = TypeVar("E", bound=Entity)
 class CommandOutcome(msgspec.Struct, Generic[E], frozen=True):
     """The outcome of one message: ``events`` in order, the ``reply`` if there was one, the ``state`` after it, and the
     outputs that the context collected (``sent``: tells, asks, publishes and explicit replies; ``later``: timers that
-    were scheduled and cancelled, and delayed tells).
+    were scheduled and cancelled, delayed tells, and effects).
     """
 
     events: Sequence[Message]
@@ -31,7 +31,7 @@ class CommandOutcome(msgspec.Struct, Generic[E], frozen=True):
     state: E
     sent: Sequence[Tell | Publish | Reply]
     stopped: bool
-    later: Sequence[Schedule | Cancel | Tell] = ()
+    later: Sequence[LaterItem] = ()
 
 
 class TestKit(Generic[E]):
@@ -41,6 +41,8 @@ class TestKit(Generic[E]):
     shard: the contract, that events and states survive their encoding, their size. ``run`` raises the handler's
     exception and keeps the state as it was. ``publishes`` names the topics that ``Context.publish`` may name, as the
     system declares them: ``publishes=system.publishes``.
+
+    Effects are not run: ``performed`` shows them, and a test runs a result, ``kit.run(Sent(), about="receipt")``.
 
     Its clock stands until :meth:`advance` moves it, which runs the commands of the timers that are due.
     """
@@ -58,6 +60,8 @@ class TestKit(Generic[E]):
         self._timestamp_ms = timestamp_ms
         self._offset = 0
         self._timers = Timers(Limits())
+        #: The effects that were performed, in order.
+        self.performed: list[Perform] = []
         self.state: E = self._restored(encode(entity))
         self._data = encode(self.state)
 
@@ -69,7 +73,7 @@ class TestKit(Generic[E]):
         attempt: int = 1,
         sender: Sender | None = None,
     ) -> CommandOutcome[E]:
-        """Run one command or query, or one reply to an ``ask`` of this entity (with its ``about``)."""
+        """Run one command or query, or one reply to an ``ask`` or an effect of this entity (with its ``about``)."""
         if isinstance(message, Command | Query) and sender is None:
             sender = Sender(topic="replies", partition=0, correlation_id=f"{self._offset}")
         return self._run(message, about, attempt, sender)
@@ -121,6 +125,7 @@ class TestKit(Generic[E]):
         self._timers.apply(self._key, self._offset, decision.later, decision.later_data)
         if decision.stopped:
             self._timers.stop(self._key)
+        self.performed += [each for each in decision.later if isinstance(each, Perform)]
         self._offset += 1
         self._data = decision.data
         self.state = self._restored(decision.data)

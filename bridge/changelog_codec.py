@@ -9,11 +9,13 @@ import msgspec
 from repertory.actors.shard.changelog import (
     ANSWER_KEY,
     AUTO_KEY,
+    EFFECT_KEY,
     STASH_KEY,
     TELL_KEY,
     TIMER_KEY,
     AnswerRecord,
     ChangelogRecord,
+    EffectRecord,
     SeenRecord,
     ShardRecord,
     StashedRecord,
@@ -29,7 +31,7 @@ _OFFSET_DIGITS_MAX = 19
 
 #: One decoder for all types: a decoder of a single type would accept records without a ``type`` field.
 _decode_changelog_record = msgspec.msgpack.Decoder(
-    ShardRecord | StateRecord | StashedRecord | SeenRecord | AnswerRecord | TimerRecord | TellRecord
+    ShardRecord | StateRecord | StashedRecord | SeenRecord | AnswerRecord | TimerRecord | TellRecord | EffectRecord
 ).decode
 
 T = TypeVar("T", bound=ChangelogRecord)
@@ -68,6 +70,16 @@ def decode_owed(key: str, data: bytes) -> TimerRecord | TellRecord:
     if key.startswith(TIMER_KEY):
         return _changelog_record(TimerRecord, data)
     return _changelog_record(TellRecord, data)
+
+
+def decode_effect(data: bytes) -> EffectRecord:
+    """Decode the record of an effect; DecodeError for anything else."""
+    return _changelog_record(EffectRecord, data)
+
+
+def is_effect(key: bytes) -> bool:
+    """Return whether a key of a state topic is that of an effect."""
+    return key.startswith(EFFECT_KEY.encode())
 
 
 def is_owed(key: bytes) -> bool:

@@ -180,6 +180,10 @@ class Codec:
         headers: Headers = (cause, because)
         if fired.timer is not None:
             headers = (cause, because, (names.TIMER, fired.timer.header()))
+        if fired.effect:
+            headers = (cause, because, (names.EFFECT, fired.effect.encode()))
+            if fired.about:
+                headers = (*headers, (ABOUT, fired.about.encode()))
         topic = self.commands if fired.entity is None else topics.commands_topic(self._system, fired.entity)
         key = fired.key.encode()
         if not fired.refused:

@@ -9,6 +9,7 @@ from repertory.actors.shard.changelog import (
     SHARD_KEY,
     STASH_KEY,
     AnswerRecord,
+    EffectRecord,
     SeenRecord,
     ShardRecord,
     StashedRecord,
@@ -34,6 +35,7 @@ class ReadChangelog:
         self.stashed: dict[int, StashedRecord] = {}
         self.answers: dict[str, AnswerRecord] = {}
         self.owed: dict[str, TimerRecord | TellRecord] = {}
+        self.effects: dict[str, EffectRecord] = {}
         self.digest = ChangelogDigest()
         #: The shard record, and when (epoch) it was written.
         self.record: ShardRecord | None = None
@@ -58,10 +60,15 @@ class ReadChangelog:
                 self.answers[key] = wire.decode_answer(record.value)
             elif wire.is_owed(record.key):
                 self.owed[key] = wire.decode_owed(key, record.value)
+            elif wire.is_effect(record.key):
+                self.effects[key] = wire.decode_effect(record.value)
             else:
                 self.stashed[wire.stashed_offset(record)] = wire.decode_stashed(record.value)
         elif record.key is None or not (
-            record.key.startswith(STASH_KEY) or wire.is_answer(record.key) or wire.is_owed(record.key)
+            record.key.startswith(STASH_KEY)
+            or wire.is_answer(record.key)
+            or wire.is_owed(record.key)
+            or wire.is_effect(record.key)
         ):
             key = entity_key(record)
             if record.value is not None:

@@ -154,6 +154,7 @@ class Recovery:
         found.asks.load(self._changelog.answers, found.stash.askers())
         self._check_owed(record)
         found.timers.load(self._changelog.owed)
+        found.effects.load(self._changelog.effects)
         if record.epoch:
             self._nontransactional = NontransactionalRecovery(self._config, record, self._changelog.seen)
         self._changelog.states.clear()
@@ -222,10 +223,10 @@ class Recovery:
                 )
 
     def _check_owed(self, record: ShardRecord) -> None:
-        for key, owed in self._changelog.owed.items():
+        for key, owed in (*self._changelog.owed.items(), *self._changelog.effects.items()):
             if owed.offset >= record.next:
                 raise self._wrong(
-                    f"{self._codec.state} holds {key!r:.300}, which command {owed.offset} scheduled, the shard record "
+                    f"{self._codec.state} holds {key!r:.300}, which command {owed.offset} made, the shard record "
                     f"says {record.next} is next: a transaction is torn; {REMEDY}"
                 )
 

@@ -12,9 +12,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from repertory.actors.asks import AskId, Position
-from repertory.actors.collected import Cancel, Publish, Reply, Schedule, Tell
+from repertory.actors.collected import Cancel, Perform, Publish, Reply, Schedule, Tell
 from repertory.actors.context import Context, ContractViolation, OutputRefused, OutputTooLarge
 from repertory.actors.control import NotAsked, Revoked, StillOpen
+from repertory.actors.effect import Effect, EffectContext, effect
 from repertory.actors.entity import Entity
 from repertory.actors.evolution import Raw, upcast
 from repertory.actors.handler import CommandHandler, command, event, reply
@@ -29,6 +30,7 @@ from repertory.actors.message import (
     Message,
     Query,
     Rejection,
+    Request,
     Sender,
     Stopped,
     Undelivered,
@@ -131,6 +133,8 @@ __all__ = [
     "DefinitionError",
     "Directive",
     "Done",
+    "Effect",
+    "EffectContext",
     "Entity",
     "Event",
     "IdConflict",
@@ -150,6 +154,7 @@ __all__ = [
     "OutputRefused",
     "OutputTooLarge",
     "Parked",
+    "Perform",
     "Policy",
     "Position",
     "Publish",
@@ -161,6 +166,7 @@ __all__ = [
     "Refused",
     "Rejection",
     "Reply",
+    "Request",
     "Revoked",
     "Running",
     "Schedule",
@@ -183,6 +189,7 @@ __all__ = [
     "command",
     "commands_topic",
     "connect",
+    "effect",
     "event",
     "events_topic",
     "partition_of",

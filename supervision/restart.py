@@ -4,25 +4,29 @@ import math
 
 import msgspec
 
+#: The least time without a failure after which a streak is over, where no other is given.
+_QUIET_S = 60.0
+
 
 class Backoff(msgspec.Struct, frozen=True):
     """The delay of a failed child: ``first_s``, then ``factor`` times longer after each failure, at most ``max_s``.
 
     Up to ``jitter`` of the delay is added, so that children that failed together do not return together. After
-    ``reset_after_s`` without a failure the count starts again. It must exceed the longest delay; otherwise the delay
-    itself would count as quiet time and would never grow. Raises ValueError for invalid settings.
+    ``reset_after_s`` without a failure the count starts again; None: after a minute, or twice the longest delay if that
+    is more. It must exceed the longest delay; otherwise the delay itself would count as quiet time and would never
+    grow. Raises ValueError for invalid settings.
     """
 
     first_s: float = 0.05
     factor: float = 2.0
     max_s: float = 5.0
     jitter: float = 0.2
-    reset_after_s: float = 60.0
+    reset_after_s: float | None = None
 
     def __post_init__(self) -> None:
         """Reject invalid settings, each with its own error message."""
         for name in self.__struct_fields__:
-            if not math.isfinite(getattr(self, name)):
+            if getattr(self, name) is not None and not math.isfinite(getattr(self, name)):
                 raise ValueError(f"Backoff: {name} must be a finite number, not {getattr(self, name)}")
         if self.first_s < 0:
             raise ValueError(f"Backoff: first_s must be 0 or more, not {self.first_s}")
@@ -33,11 +37,17 @@ class Backoff(msgspec.Struct, frozen=True):
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"Backoff: jitter must be from 0 to 1, a share of the delay, not {self.jitter}")
         longest_s = self.max_s * (1 + self.jitter)
-        if self.reset_after_s <= longest_s:
+        if self.reset_after_s is not None and self.reset_after_s <= longest_s:
             raise ValueError(
                 f"Backoff: reset_after_s ({self.reset_after_s}) must exceed the longest delay, "
                 f"max_s * (1 + jitter) = {longest_s:g}"
             )
+
+    @property
+    def quiet_s(self) -> float:
+        """After how long without a failure the count starts again."""
+        longest_s = self.max_s * (1 + self.jitter)
+        return max(_QUIET_S, 2 * longest_s) if self.reset_after_s is None else self.reset_after_s
 
     def delay_s(self, attempt: int, draw: float) -> float:
         """Return the delay after failure number `attempt` (from 1) of a streak; `draw` in [0, 1) sets the jitter."""
@@ -51,7 +61,7 @@ class Backoff(msgspec.Struct, frozen=True):
 
     def next_attempt(self, attempts: int, last_failed_s: float | None, now_s: float) -> int:
         """Return the number of a failure at `now_s` after a streak of `attempts`, the last of it at `last_failed_s`."""
-        quiet = last_failed_s is None or now_s - last_failed_s >= self.reset_after_s
+        quiet = last_failed_s is None or now_s - last_failed_s >= self.quiet_s
         return 1 if quiet else attempts + 1
 
 

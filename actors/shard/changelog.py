@@ -237,6 +237,32 @@ class TellRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Tell", forb
         return self.due_ms
 
 
+class EffectRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Effect", forbid_unknown_fields=True, gc=False):
+    """An effect that is not settled: what the entity ``key`` has asked the world. See ``actors.shard.effects``.
+
+    ``request`` is for the effect of the name ``effect``, ``about`` is repeated to the ``@reply`` method; ``offset`` and
+    ``index`` are those of its cause. ``attempt`` is the next one, from 1, and ``due_ms`` (epoch) when it may begin.
+    ``parked``: only an operator lets it go on. ``error``, ``reason`` and ``traceback`` are those of its last failure.
+    ``alone``: processes have died while it and others ran, so it is tried with no other; ``deaths``: how many in a row
+    while it was the only one.
+    """
+
+    effect: str
+    key: str
+    request: bytes
+    offset: Count
+    index: Count
+    about: str = ""
+    attempt: Annotated[int, msgspec.Meta(ge=1, le=1 << 62)] = 1
+    due_ms: Count = 0
+    parked: bool = False
+    error: str = ""
+    reason: str = ""
+    traceback: str = ""
+    deaths: Count = 0
+    alone: bool = False
+
+
 class ChangelogEntry(msgspec.Struct, frozen=True, gc=False):
     """One record that a turn writes: its key, and its encoded value; None deletes the record.
 
@@ -259,8 +285,12 @@ ANSWER_KEY, AUTO_KEY = "\0answer/", "\0auto/"
 
 #: Of a timer, its entity's key, NUL and its name follow; of a delayed message, its cause.
 TIMER_KEY, TELL_KEY = "\0timer/", "\0tell/"
+#: Of an effect, its cause.
+EFFECT_KEY = "\0effect/"
 
-ChangelogRecord = ShardRecord | StateRecord | StashedRecord | SeenRecord | AnswerRecord | TimerRecord | TellRecord
+ChangelogRecord = (
+    ShardRecord | StateRecord | StashedRecord | SeenRecord | AnswerRecord | TimerRecord | TellRecord | EffectRecord
+)
 
 encode_changelog_record: Callable[[ChangelogRecord], bytes] = msgspec.msgpack.Encoder().encode
 
@@ -304,4 +334,14 @@ def tell_key(offset: int, index: int) -> str:
 
 def owed_entry(place: str, record: TimerRecord | TellRecord | None) -> ChangelogEntry:
     """Return the entry of a timer or a delayed message, by its whole key; None once nothing is owed."""
+    return ChangelogEntry(place, None if record is None else encode_changelog_record(record))
+
+
+def effect_key(offset: int, index: int) -> str:
+    """Return the key of the record of an effect, by its cause."""
+    return f"{EFFECT_KEY}{offset}/{index}"
+
+
+def effect_entry(place: str, record: EffectRecord | None) -> ChangelogEntry:
+    """Return the entry of an effect, by its whole key; None once it is settled."""
     return ChangelogEntry(place, None if record is None else encode_changelog_record(record))

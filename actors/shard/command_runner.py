@@ -11,6 +11,7 @@ from repertory.actors.shard.changelog import StashedRecord
 from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.crash_guard import CrashGuard
 from repertory.actors.shard.decision import Decision, decide
+from repertory.actors.shard.effects import Effects
 from repertory.actors.shard.entities import Entities
 from repertory.actors.shard.failure import Fate, judged
 from repertory.actors.shard.mailbox import Delivery
@@ -27,9 +28,8 @@ class CommandRunner:
     """Mutable; owned by its shard, with which it shares the entities, the stash and the crash guard."""
 
     __slots__ = (
-        "_cause_prefix", "_cell", "_config", "_entities", "_guard", "_handlers", "_refused", "_stash", "_timers",
-        "envelope",
-        "failure", "stalled",
+        "_cause_prefix", "_cell", "_config", "_effects", "_entities", "_guard", "_handlers", "_refused", "_stash",
+        "_timers", "envelope", "failure", "stalled",
     )  # fmt: skip
 
     def __init__(
@@ -39,10 +39,11 @@ class CommandRunner:
         guard: CrashGuard,
         stash: Stash,
         timers: Timers,
+        effects: Effects,
         refused: dict[int | str, str],
     ) -> None:
         """``refused``: commands whose outputs the log refuses for good, by offset, and why; taken out when judged."""
-        self._refused = refused
+        self._refused, self._effects = refused, effects
         self._config, self._entities, self._guard, self._stash, self._timers = config, entities, guard, stash, timers
         self._cell = entities.cells.get
         self._handlers = config.behaviour.handlers
@@ -77,6 +78,7 @@ class CommandRunner:
             )  # fmt: skip
             if decision.later:
                 self._timers.check(envelope.key, decision.later)
+                self._effects.check(decision.later)
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001  the supervisor judges every exception of user code
@@ -97,7 +99,13 @@ class CommandRunner:
         if stashed is not None:
             turn.leave(envelope)
         if decision.later or decision.stopped or envelope.timer is not None:
-            turn.schedule(envelope, decision)
+            self._schedule(envelope, decision, turn)
+
+    def _schedule(self, envelope: Envelope, decision: Decision, turn: Turn) -> None:
+        """Settle the timer that sent a command, and add what is for later."""
+        turn.schedule(envelope, decision)
+        if decision.later:
+            turn.changelog += self._effects.apply(envelope.key, envelope.offset, decision.later, decision.later_data)
 
     def _give_up(
         self, envelope: Envelope, stashed: StashedRecord | None, now_ms: int, turn: Turn, *, is_quarantined: bool

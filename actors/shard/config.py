@@ -38,6 +38,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     timers_per_key_max: int = 1_000
     timers_per_shard_max: int = 1_000_000
     timers_per_turn_max: int = 100
+    effects_per_shard_max: int = 100_000
 
     @property
     def small_batch_max(self) -> int:

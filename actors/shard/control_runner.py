@@ -1,7 +1,7 @@
 """``ControlRunner``: carries out the requests to a shard itself, of operators and of clients, and answers them.
 
-They change the stash and what is remembered of asks, never an entity. None of them is stashed, and each can be carried
-out twice: one that was is found done. So a crash before the commit repeats it without harm.
+They change the stash, timers, effects and what is remembered of asks, never an entity. None is stashed, and each can be
+carried out twice: one that was is found done. So a crash before the commit repeats it without harm.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import msgspec
 from repertory.actors.control import (
     OF_ASKS,
     CancelTimer,
+    DropEffect,
     DropParked,
     FetchAnswer,
     NotAsked,
+    RetryEffect,
     RetryParked,
     Revoke,
     Revoked,
@@ -24,7 +26,8 @@ from repertory.actors.control import (
 )
 from repertory.actors.message import Done, Envelope, RetryRequest, TooOld, Undelivered
 from repertory.actors.shard.answers import AnswerTable
-from repertory.actors.shard.changelog import AnswerRecord, StashedRecord
+from repertory.actors.shard.changelog import AnswerRecord, StashedRecord, effect_key
+from repertory.actors.shard.effect_settler import EffectSettler
 from repertory.actors.shard.mailbox import Delivery
 from repertory.actors.shard.restart_budget import RestartBudget
 from repertory.actors.shard.stash import Stash, Stashed
@@ -40,12 +43,12 @@ _DONE = encode(Done())
 
 
 class ControlRunner:
-    """Mutable; owned by its shard, with which it shares the stash, the restart budget and the answers to asks."""
+    """Mutable; owned by its shard, with which it shares what it changes."""
 
-    __slots__ = ("_asks", "_budget", "_obeyed", "_stash")
+    __slots__ = ("_asks", "_budget", "_effects", "_obeyed", "_stash")
 
-    def __init__(self, stash: Stash, budget: RestartBudget, asks: AnswerTable) -> None:
-        self._stash, self._budget, self._asks = stash, budget, asks
+    def __init__(self, stash: Stash, budget: RestartBudget, asks: AnswerTable, effects: EffectSettler) -> None:
+        self._stash, self._budget, self._asks, self._effects = stash, budget, asks, effects
         #: Offsets of the operators' requests in the mailbox that were carried out before they were reached.
         self._obeyed: set[int] = set()
 
@@ -84,6 +87,10 @@ class ControlRunner:
                 self._operate(control, request, turn)
             case CancelTimer(timer=timer):
                 turn.cancel(control.key, timer)
+            case RetryEffect(offset=offset, index=index):
+                self._effects.retry(effect_key(offset, index), control.key, turn)
+            case DropEffect(offset=offset, index=index, reason=reason):
+                self._effects.drop(effect_key(offset, index), control.key, reason, turn)
 
     # --- operators --------------------------------------------------------------------------------------------
 
@@ -163,7 +170,7 @@ class ControlRunner:
 
 
 def _may_make_room(delivery: Envelope) -> bool:
-    return is_control(delivery) and not isinstance(delivery.message, CancelTimer)
+    return is_control(delivery) and not isinstance(delivery.message, CancelTimer | RetryEffect | DropEffect)
 
 
 def _request(control: Envelope) -> RetryRequest:

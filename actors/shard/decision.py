@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import msgspec
 
-from repertory.actors.collected import Cancel, Publish, Reply, Schedule, Tell
+from repertory.actors.collected import Cancel, LaterItem, Perform, Publish, Reply, Schedule, Tell
 from repertory.actors.context import Context, ContractViolation, Directory, OutputTooLarge
 from repertory.actors.entity import Behaviour, Entity
 from repertory.actors.handler import Handler, NextState, ResultKind
@@ -31,7 +31,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
     ``sent`` are the encoded values of ``outputs``, and ``reply_data`` is that of ``reply``. ``rejection`` is what
     the handler returned if ``rejected``, also if nobody is answered. ``later`` is what is for later, and ``later_data``
-    are its encoded messages, b"" for a timer that is cancelled.
+    are its encoded messages and requests, b"" for a timer that is cancelled.
     """
 
     state: Entity
@@ -45,7 +45,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     rejected: bool = False
     stopped: bool = False
     rejection: Message | None = None
-    later: Sequence[Schedule | Cancel | Tell] = ()
+    later: Sequence[LaterItem] = ()
     later_data: Sequence[bytes] = ()
 
 
@@ -84,7 +84,7 @@ def decide(
         messages = _checked(handler, result)
     elif kind is _REJECTION:
         reply = result if envelope.sender is not None and handler.kind == "@command" else None
-        reply_data = b"" if reply is None else _sendable(reply, bytes_max)
+        reply_data = b"" if reply is None else sendable(reply, bytes_max)
         return Decision(state, data, reply=reply, reply_data=reply_data, rejected=True, rejection=result)
     elif kind is _STATE:
         after, after_data = _survived(behaviour, result, bytes_max)
@@ -138,7 +138,7 @@ def decide_query(
     if kind is None:
         _refuse(handler, result, "")
     rejection = result if kind is _REJECTION else None
-    reply_data = _sendable(result, bytes_max)
+    reply_data = sendable(result, bytes_max)
     return Decision(
         state, data, reply=result, reply_data=reply_data, rejected=rejection is not None, rejection=rejection
     )
@@ -204,17 +204,27 @@ def _sent(output: Tell | Publish | Reply, bytes_max: int) -> bytes:
     if isinstance(value, bytes):
         _check_size("the published value", len(value), bytes_max)
         return value
-    return _sendable(value, bytes_max)
+    return sendable(value, bytes_max)
 
 
 def _later_data(handler: Handler, context: Context, bytes_max: int) -> list[bytes]:
     """Return the encoded messages of what a handler has collected for later, b"" for a timer that is cancelled."""
     if context.stopped and any(isinstance(each, Schedule) for each in context.later):
         raise ContractViolation(f"{handler!r} schedules a timer for an entity that stops; use tell(…, after_s=…)")
-    return [b"" if isinstance(each, Cancel) else _sendable(each.message, bytes_max) for each in context.later]
+    return [_sent_later(each, bytes_max) for each in context.later]
 
 
-def _sendable(message: Message, bytes_max: int) -> bytes:
+def _sent_later(item: LaterItem, bytes_max: int) -> bytes:
+    match item:
+        case Cancel():
+            return b""
+        case Perform(_, request):
+            return sendable(request, bytes_max)
+        case Schedule() | Tell():
+            return sendable(item.message, bytes_max)
+
+
+def sendable(message: Message, bytes_max: int) -> bytes:
     """Return an encoded message that its receiver can decode: otherwise an asker would wait for ever."""
     data = _encoded(message, bytes_max)
     try:

@@ -12,6 +12,7 @@ from repertory.actors.shard.cells import Cells
 from repertory.actors.shard.changelog import ShardRecord
 from repertory.actors.shard.changelog_digest import ChangelogDigest
 from repertory.actors.shard.config import ShardConfig
+from repertory.actors.shard.effects import Effects
 from repertory.actors.shard.restart_budget import RestartBudget
 from repertory.actors.shard.seen_causes import SeenCauses
 from repertory.actors.shard.snapshot_window import SnapshotWindow
@@ -38,6 +39,7 @@ class RecoveredShard(msgspec.Struct, frozen=True):
     digest: ChangelogDigest
     asks: AnswerTable
     timers: Timers
+    effects: Effects
     end_offset: int = 0
     has_group_offset: bool = True
     seen: SeenCauses | None = None
@@ -61,4 +63,5 @@ def new_shard(config: ShardConfig, record: ShardRecord) -> RecoveredShard:
         ChangelogDigest(),
         AnswerTable(config.limits, record.answers_horizon_ms, record.auto_horizon_ms),
         Timers(config.limits),
+        Effects(config.limits),
     )

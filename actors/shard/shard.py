@@ -18,11 +18,13 @@ import msgspec
 from repertory.actors.control import is_control
 from repertory.actors.message import Envelope
 from repertory.actors.shard.cells import Cells
-from repertory.actors.shard.changelog import ShardRecord
+from repertory.actors.shard.changelog import ChangelogEntry, ShardRecord
 from repertory.actors.shard.command_runner import CommandRunner
 from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.control_runner import ControlRunner
 from repertory.actors.shard.crash_guard import CrashGuard
+from repertory.actors.shard.effect_settler import EffectDeath, EffectSettler
+from repertory.actors.shard.effects import EffectOutcome
 from repertory.actors.shard.entities import Entities
 from repertory.actors.shard.intake import Intake
 from repertory.actors.shard.mailbox import Delivery, Mailbox
@@ -52,12 +54,18 @@ class Shard:
         )
         #: What the shard sends later.
         self.timers = recovered.timers
+        #: What the shard asks the world outside. The owner runs what is startable, between two turns.
+        self.effects = recovered.effects
+        self.effects.epoch = record.changelog
         self._digest, self._asks = recovered.digest, recovered.asks
         self._guard = CrashGuard(config, record, recovered.end_offset)
         self._refused = dict(refused)
-        self._runner = CommandRunner(config, self._entities, self._guard, self.stash, self.timers, self._refused)
+        self._runner = CommandRunner(
+            config, self._entities, self._guard, self.stash, self.timers, self.effects, self._refused
+        )
         self._queries = QueryRunner(config, self._entities, self._guard, self._refused)
-        controls = ControlRunner(self.stash, self._entities.budget, self._asks)
+        self._settler = EffectSettler(config, self.effects)
+        controls = ControlRunner(self.stash, self._entities.budget, self._asks, self._settler)
         redelivery = Redelivery(config, record.next, recovered.seen) if record.epoch else None
         runners = self._runner, self._queries, controls
         self._intake = Intake(config, self.mailbox, self.stash, runners, record.next, redelivery)
@@ -93,12 +101,18 @@ class Shard:
             self._runner.stalled = None  # A request to the shard may make room.
 
     def ready(self, now_ms: int) -> bool:
-        """Return whether ``decide`` has commands to handle."""
+        """Return whether ``decide`` has commands to handle, or something to send or settle."""
         if self.failure is not None or self.config.recovers_only:
             return False
         self._watch_clock(now_ms)
         due_ms = self.next_due_ms()
-        return (len(self.mailbox) > 0 and self.stalled is None) or (due_ms is not None and due_ms <= now_ms)
+        if (due_ms is not None and due_ms <= now_ms) or self._settler.has_work():
+            return True
+        return len(self.mailbox) > 0 and self.stalled is None
+
+    def finished(self, outcome: EffectOutcome) -> bool:
+        """Take the outcome of an effect, which the next turn settles; return False if it is ignored: see `Effects`."""
+        return self.effects.finished(outcome)
 
     def next_due_ms(self) -> int | None:
         """Return when (epoch) the next stashed command or timer is due; None if none is."""
@@ -107,22 +121,33 @@ class Shard:
             return timer_ms if stashed_ms is None else stashed_ms
         return min(stashed_ms, timer_ms)
 
-    def takeover_result(self, deaths: Iterable[tuple[int, int]]) -> TurnResult | None:
+    def takeover_result(
+        self, deaths: Iterable[tuple[int, int]], effect_deaths: Iterable[EffectDeath] = ()
+    ) -> TurnResult | None:
         """Return the result to commit before a recovered shard handles any command; None if none is needed.
 
         ``deaths``: (offset, pid) of each process that died while it handled a command of this shard. If the group has
-        no offset, it gets one together with the shard record, unless the shard is new too.
+        no offset, it gets one together with the shard record, unless the shard is new too. ``effect_deaths``: the
+        effects of this shard that ran in a process which died. While there are effects, each owner writes one result:
+        it numbers the owners (`Effects.epoch`), and no effect starts before.
         """
         last = self.record
-        incidents = [*self._recovery_incidents, *self._guard.takeover(last, deaths, self._intake.next, self.stash)]
+        entries, blamed = self._settler.died(effect_deaths)
+        incidents = [
+            *blamed,
+            *self._recovery_incidents,
+            *self._guard.takeover(last, deaths, self._intake.next, self.stash),
+        ]
         # Before any command is handled, the record must name the owner whose memory knows the command under way.
         is_ours = not self.config.owner or (last.owner == self.config.owner and not last.closed)
         if (record := next_epoch(self.config, last)) is not None:
             self.record = record
             self._intake.redelivery = self._intake.redelivery or Redelivery(self.config, self._intake.next, None)
-        elif not incidents and is_ours and (self._has_group_offset or last.changelog == 0):
+        elif not (incidents or self.effects.records) and is_ours and (self._has_group_offset or last.changelog == 0):
             return None
-        return self._record_only(incidents=incidents)
+        result = self._record_only(incidents=incidents, entries=entries)
+        self.effects.epoch = self.record.changelog
+        return result
 
     def handover_result(self) -> TurnResult | None:
         """Return the closing record, which tells the next owner that no command is under way; None if none is needed.
@@ -136,7 +161,9 @@ class Shard:
     def decide(
         self, now_ms: int, time_is_up: Callable[[], bool] = lambda: False, records_max: int | None = None
     ) -> TurnResult | None:
-        """Handle stashed commands that are due and then commands from the mailbox, up to a batch; then fire timers.
+        """Handle stashed commands that are due and then commands from the mailbox, up to a batch.
+
+        Then send what is due, and settle the effects that have ended.
 
         ``now_ms`` is epoch time; ``time_is_up`` is called after each command, and ends the batch if it returns True.
         ``records_max``: take no more commands than that, and none if something is due.
@@ -167,9 +194,9 @@ class Shard:
                 if time_is_up() or turn.bytes + turn.asked.bytes >= self.config.limits.turn_bytes_max:
                     break
         guard.leave()
-        if runner.failure is None and records_max is None:
-            self._fire(turn, self.config.limits.timers_per_turn_max)
-        if turn.handled or turn.fired:
+        if runner.failure is None:
+            self._settle(turn, now_ms, records_max)
+        if turn.handled or turn.changelog:
             return self._finish(turn, now_ms)
         if self.record.guarded >= 0:  # The announced command was not handled either, so its announcement is cleared.
             return self._record_only()
@@ -182,16 +209,26 @@ class Shard:
     def _fire(self, turn: Turn, count_max: int) -> None:
         turn.fire(count_max, self.config.limits.turn_bytes_max, str(self.config.id))
 
+    def _settle(self, turn: Turn, now_ms: int, records_max: int | None) -> None:
+        """Send what is due, and settle the effects that have ended."""
+        count_max = self.config.limits.timers_per_turn_max
+        if records_max is None:
+            self._fire(turn, count_max)
+        else:
+            count_max = records_max - turn.handled - len(turn.fired)
+        self._settler.settle(now_ms, turn, count_max)
+
     def committed(self, first_seq: int, journal_offset: int | None) -> None:
         """Note that the last turn is committed; ``journal_offset`` is that of its first journal record."""
         if journal_offset is not None:
             self._entities.window.placed(first_seq, journal_offset)
+        self.effects.committed()
 
     # --- the end of a turn ------------------------------------------------------------------------------------
 
     def _finish(self, turn: Turn, now_ms: int) -> TurnResult:
         entities, redelivery, last = self._entities, self._intake.redelivery, self.record
-        if not turn.handled:  # Nothing but timers.
+        if not turn.handled:  # Nothing but timers and effects.
             turn.anchor = max(self._intake.next - 1, 0)
         turn.report(str(self.config.id))
         entities.expire_budgets(now_ms, turn)
@@ -229,14 +266,22 @@ class Shard:
         return guard.signed(record)
 
     def _record_only(
-        self, *, announce: int = -1, closed: bool = False, incidents: list[Incident] | None = None
+        self,
+        *,
+        announce: int = -1,
+        closed: bool = False,
+        incidents: list[Incident] | None = None,
+        entries: list[ChangelogEntry] | None = None,
     ) -> TurnResult:
-        """Return a turn result that only writes the shard record."""
+        """Return a turn result that writes the shard record, and what a takeover changes."""
+        changelog = entries or []
         self._guard.announce(announce)
-        record = msgspec.structs.replace(self.record, changelog=self.record.changelog + 1, digest=self._digest.value)
+        self._digest.write_all(changelog)
+        number = self.record.changelog + len(changelog) + 1
+        record = msgspec.structs.replace(self.record, changelog=number, digest=self._digest.value)
         record = self.record = self._guard.signed(record, closed=closed)
         return TurnResult(
-            self.config.id, [], [], record, max(record.next - 1, 0), record.seq, Counts(), incidents or []
+            self.config.id, [], changelog, record, max(record.next - 1, 0), record.seq, Counts(), incidents or []
         )
 
     def _alone(self, due: str | None) -> int:

@@ -16,7 +16,7 @@ from heapq import heapify, heappop, heappush
 
 import msgspec
 
-from repertory.actors.collected import Cancel, Schedule, Tell
+from repertory.actors.collected import Cancel, LaterItem, Schedule, Tell
 from repertory.actors.context import ContractViolation
 from repertory.actors.entity import resolved
 from repertory.actors.shard.changelog import (
@@ -76,7 +76,7 @@ class Timers:
 
     # --- when a command is decided ----------------------------------------------------------------------------
 
-    def check(self, key: str, later: Sequence[Schedule | Cancel | Tell]) -> None:
+    def check(self, key: str, later: Sequence[LaterItem]) -> None:
         """Raise ContractViolation if there is no room for what a command schedules."""
         added = {each.name for each in later if isinstance(each, Schedule)}
         sent = sum(isinstance(each, Tell) for each in later)
@@ -109,9 +109,7 @@ class Timers:
         """
         return not timer.retried and self._fired(key, timer) is None
 
-    def apply(
-        self, key: str, offset: int, later: Sequence[Schedule | Cancel | Tell], sent: Sequence[bytes]
-    ) -> list[ChangelogEntry]:
+    def apply(self, key: str, offset: int, later: Sequence[LaterItem], sent: Sequence[bytes]) -> list[ChangelogEntry]:
         """Schedule and cancel what the command at ``offset`` has collected; ``sent`` are its encoded messages."""
         entries: list[ChangelogEntry] = []
         for index, (each, data) in enumerate(zip(later, sent, strict=True)):

@@ -235,17 +235,28 @@ class Turn:
             fired, entry = found
             if fired.refused:
                 self._give_up(fired, shard)
-            self.fired.append(fired)
-            self.changelog.append(entry)
-            self.bytes += 2 * len(fired.data)
-        self.counts.fired = len(self.fired)
+            self._send(fired, entry)
+            self.counts.fired += 1
+
+    def bring(self, result: Fired, entry: ChangelogEntry, shard: str) -> None:
+        """Send the result of an effect to its entity, unless the log refuses it; ``entry`` removes the effect."""
+        if why := self._refusals.get(result.place):
+            result = msgspec.structs.replace(result, refused=why)
+            self._give_up(result, shard)
+        self._send(result, entry)
+
+    def _send(self, fired: Fired, entry: ChangelogEntry) -> None:
+        self.fired.append(fired)
+        self.changelog.append(entry)
+        self.bytes += 2 * len(fired.data)
 
     def _give_up(self, fired: Fired, shard: str) -> None:
         """Report what was due and is refused by the log: it is a dead letter."""
         self.refused.append(fired.place)
         del self._refusals[fired.place]
         self.counts.dead_lettered += 1
-        name = "a delayed message to" if fired.timer is None else f"timer {fired.timer.name!r} of"
+        name = f"the result of effect {fired.effect!r} to" if fired.effect else "a delayed message to"
+        name = name if fired.timer is None else f"timer {fired.timer.name!r} of"
         where = f"{shard}@{fired.offset} {name} key {fired.key!r}"
         incident = Incident(where, "OutputRefused", fired.refused, "it is a dead letter", Fate.DEAD_LETTERED.value)
         self.incidents.append(incident)

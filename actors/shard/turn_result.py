@@ -80,6 +80,8 @@ class DeadLettered(msgspec.Struct, frozen=True, gc=False):
 class Fired(msgspec.Struct, frozen=True, gc=False):
     """A command that a timer sends to its own entity ``key`` (``entity`` None), or a delayed message to another one.
 
+    Or the result of an effect, ``effect`` being its name, to its own entity.
+
     ``offset`` and ``index``: the cause of what scheduled it. Its own cause is that of a changelog record.
     ``place``: the key of its record. ``refused``: why the log refuses it; it becomes a dead letter instead.
     """
@@ -92,6 +94,8 @@ class Fired(msgspec.Struct, frozen=True, gc=False):
     place: str
     timer: FiredTimer | None = None
     refused: str = ""
+    effect: str = ""
+    about: str = ""
 
 
 TurnOutput = Journaled | Told | Published | Replied | DeadLettered
@@ -101,8 +105,8 @@ class Incident(msgspec.Struct, frozen=True):
     """An event for the operator's log, one line: where, what happened, and what happens next.
 
     ``outcome`` is a short name of what happens next, for counters: restarted, parked, dead-lettered, no-room,
-    escalated, died, quarantined, unclean-takeover, unanswered. ``is_repeated``: an earlier attempt of the command
-    failed with the same traceback.
+    escalated, died, quarantined, unclean-takeover, unanswered; of an effect that failed: retried, parked.
+    ``is_repeated``: an earlier attempt of the command failed with the same traceback.
     """
 
     where: str

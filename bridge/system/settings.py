@@ -101,8 +101,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     timers_per_key_max: int = 1_000
     #: Timers and delayed messages of one shard, which are in the memory of its worker; one more is a failure.
     timers_per_shard_max: int = 1_000_000
-    #: How many that are due one turn sends. Commands are handled between two turns.
+    #: How many that are due one turn sends, and how many effects it settles. Commands are handled between two turns.
     timers_per_turn_max: int = 100
+    #: Effects that one worker runs at a time.
+    effects_running_max: int = 100
+    #: Effects of one shard that are not settled, which are in the memory of its worker; one more is a failure.
+    effects_per_shard_max: int = 100_000
     #: Replication factor of topics that the runtime creates; -1 is the broker's default.
     replication_factor: int = -1
 

@@ -84,7 +84,7 @@ def test_quiet_begins_a_new_streak() -> None:
         ({"first_s": 10}, r"max_s \(5.0\) must not be below first_s \(10\)"),
         ({"jitter": 1.1}, "jitter must be from 0 to 1"),
         ({"jitter": -0.1}, "jitter must be from 0 to 1"),
-        ({"max_s": 60}, "reset_after_s .* must exceed the longest delay"),
+        ({"max_s": 60, "reset_after_s": 60}, "reset_after_s .* must exceed the longest delay"),
         ({"max_s": math.inf}, "max_s must be a finite number"),
         ({"first_s": math.nan}, "first_s must be a finite number"),
     ],

@@ -549,7 +549,7 @@ def test_a_torn_timer_is_refused() -> None:
     found = decode_owed(timer_key("k", "a"), state[place].value or b"")
     torn = msgspec.msgpack.encode(msgspec.structs.replace(found, offset=77))
     state[place] = msgspec.structs.replace(state[place], value=torn)
-    with pytest.raises(Inconsistent, match="which command 77 scheduled"):
+    with pytest.raises(Inconsistent, match="which command 77 made"):
         bench.restored()
 
 
