@@ -54,7 +54,9 @@ class Refusals:
         commands = {self._command(output, result) for output in refused.outputs} - {-1}
         size = result.handled + len(result.fired)
         if len(commands) > 1 and size > 1 and not refused.all_refused:
-            self._suspected, self._most, self._undone = self._undone + size, size // 2, 0
+            # An operator's command that drops an effect counts twice: itself, and what its entity is answered.
+            taken = min(size, self._most) if self._suspected else size
+            self._suspected, self._most, self._undone = self._undone + size, max(1, taken // 2), 0
             return None
         why = ""
         if not commands:

@@ -106,16 +106,19 @@ class Shard:
             return False
         self._watch_clock(now_ms)
         due_ms = self.next_due_ms()
-        if (due_ms is not None and due_ms <= now_ms) or self._settler.has_work():
-            return True
-        return len(self.mailbox) > 0 and self.stalled is None
+        return (len(self.mailbox) > 0 and self.stalled is None) or (due_ms is not None and due_ms <= now_ms)
 
     def finished(self, outcome: EffectOutcome) -> bool:
         """Take the outcome of an effect, which the next turn settles; return False if it is ignored: see `Effects`."""
         return self.effects.finished(outcome)
 
     def next_due_ms(self) -> int | None:
-        """Return when (epoch) the next stashed command or timer is due; None if none is."""
+        """Return when (epoch) the next stashed command or timer is due; 0 if an effect has ended; None if none is.
+
+        When an effect can be started is not among them: see `Effects.next_due_ms`.
+        """
+        if self._settler.has_work():
+            return 0
         stashed_ms, timer_ms = self.stash.next_due_ms(), self.timers.next_due_ms()
         if stashed_ms is None or timer_ms is None:
             return timer_ms if stashed_ms is None else stashed_ms

@@ -7,6 +7,7 @@ import gc
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from types import MappingProxyType
 
 from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.again import only_seed
@@ -17,6 +18,7 @@ from repertory.simulation.jobs import running
 from repertory.simulation.runs import Commands, Scenario, Totals
 from repertory.simulation.swarm import FAULTS
 from repertory.simulation.unexplained import AllowedError
+from repertory.simulation.world import Fakes
 
 #: Why a seed may do something else the second time, and what to do.
 DIFFERS = (
@@ -40,6 +42,7 @@ def simulate(
     jobs: int = 1,
     silent: bool = True,
     ids: bool = False,
+    effects: Fakes = MappingProxyType({}),
     progress: Callable[[Totals], None] = lambda _: None,
 ) -> Totals:
     """Simulate a system with each seed and return the totals. The first seed that breaks a promise raises.
@@ -51,7 +54,7 @@ def simulate(
     forked here; 1 is this process. A seed takes about 50 ms, and fails if it takes more than a minute. ``silent``: what
     handlers log and print is not shown, since nothing happens; the invariant is heard. ``ids``: half of the asks have
     an id, other clients ask again with it, and some are made by a clock that is a year ahead: an invariant must not
-    expect that each command in the log is applied.
+    expect that each command in the log is applied. ``effects``: functions that stand for effects, see `World`.
 
     A run in which a key was parked or a command dead-lettered, and no injected fault explains it, fails too (see
     ``repertory.simulation.unexplained``). ``allowed_errors`` are exception classes, or their names as such a failure
@@ -71,7 +74,7 @@ def simulate(
         seeds, twice_every, jobs = (only,), 1, 1
     scenario = Scenario(
         system=system, commands=commands or generated(system), invariant=invariant, kinds=kinds,
-        allowed_errors=tuple(allowed_errors), silent=silent, ids=ids,
+        allowed_errors=tuple(allowed_errors), silent=silent, ids=ids, effects=effects,
     )  # fmt: skip
     totals = Totals()
     with silence(), running(scenario, seeds, jobs) as results:

@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from types import MappingProxyType
 
 import msgspec
 
@@ -30,6 +31,7 @@ from repertory.simulation.output_refusals import OutputRefusals
 from repertory.simulation.swarm import Swarm, draw, simulated
 from repertory.simulation.virtual import Violation, VirtualClock
 from repertory.simulation.worker import Killed, Kit, SimulatedWorker
+from repertory.simulation.world import Fakes, World
 from repertory.supervision import ChildPhase
 
 #: The limits of the second phase, as virtual time and as turns.
@@ -53,8 +55,9 @@ class SimulatedCluster:
         kinds: tuple[str, ...],
         *,
         ids: bool = False,
+        effects: Fakes = MappingProxyType({}),
     ) -> None:
-        """``ids``: see `Clients`."""
+        """``ids``: see `Clients`; ``effects``: see `World`."""
         self.choices = Choices(source)
         self.swarm: Swarm = draw(self.choices, system.settings, kinds)
         self.system = simulated(system, self.swarm)
@@ -75,10 +78,11 @@ class SimulatedCluster:
         self.clients = Clients(self.system, self.backend.appender(), commands, ids=ids)
         name = self.system.name
         self.refusals = OutputRefusals(topics.dead_letters_topic(name), topics.replies_topic(name))
+        self.world = World(self.choices, self.clock, effects, self.swarm.settings.effects_running_max)
         kit = Kit(
             self.system, self.swarm, self.backend, self.clock, self.monitor,
             self.system.topology(self.reader.partition_count, hook=self._before_handler),
-            self._reported, self.probes, [], lambda: self.node.owner, self.refusals,
+            self._reported, self.probes, [], lambda: self.node.owner, self.refusals, self.world,
         )  # fmt: skip
         self.node = SimulatedNode(kit)
         self._kit = kit
@@ -179,7 +183,7 @@ class SimulatedCluster:
     def heal(self) -> None:
         """End all faults."""
         self.handler_faults.lift()
-        self.node.is_fragile = False
+        self.node.is_fragile, self.world.is_calm = False, True
         self.clock.skew_ms = 0
         for worker in self.node.workers.values():
             worker.log.heal()
@@ -245,6 +249,8 @@ class SimulatedCluster:
                 due_ms = assigned.shard.timers.next_due_ms()
                 if due_ms is not None and due_ms <= self.clock.epoch_ms():
                     return f"shard {assigned.name} of {worker.name} has timers that are due"
+                if assigned.shard.effects.running or assigned.shard.effects.startable(self.clock.epoch_ms(), 1):
+                    return f"shard {assigned.name} of {worker.name} has effects under way"
                 if assigned.shard.stalled is not None:
                     continue
                 end = self.reader.bounds(assigned.place.topic, assigned.place.partition)[1]

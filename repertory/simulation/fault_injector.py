@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from repertory.actors.control import DropParked, RetryParked
 from repertory.bridge.log.errors import SlotTaken, TopicMismatch
 from repertory.bridge.log.port import Member
 from repertory.simulation.handler_faults import ALWAYS
+from repertory.simulation.operating import operate
 from repertory.simulation.swarm import (
     KILL_POINTS,
     InjectedEscalation,
@@ -83,7 +83,7 @@ class FaultInjector:
             case "raise" | "memory":
                 return self._to_handler(kind)
             case "operate":
-                return self._to_parked(worker)
+                return operate(self._cluster, worker)
             case "garbage":
                 self._cluster.clients.garbage(self._choices, self._swarm.settings.input_bytes_max)
                 return ""
@@ -242,23 +242,6 @@ class FaultInjector:
             times = min(times, 2)
         self._cluster.handler_faults.armed.append((error, times))
         return f"{error.__name__} x{times}"
-
-    def _to_parked(self, worker: SimulatedWorker) -> str | None:
-        """Retry a parked key, or drop its first command, as ``repertory parked`` does."""
-        parked = [
-            (assigned.place, queue[0])
-            for assigned in worker.region
-            if assigned.shard is not None
-            for queue in map(assigned.shard.stash.queue, assigned.shard.stash)
-            if queue[0].record.parked
-        ]
-        if not parked:
-            return None
-        place, first = parked[self._choices.below(len(parked), "parked")]
-        offset, key = first.envelope.offset, first.envelope.key
-        message = DropParked(offset=offset, reason="simulated") if self._choices.below(2, "drop") else None
-        self._cluster.clients.operate(place, key, message or RetryParked(offset=offset))
-        return f"{'drop' if message else 'retry'} {place} {key!r}@{offset}"
 
     def _recount(self) -> str:
         """Start with another number of partitions, which must be refused."""

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import inspect
 
 from repertory.actors.handler import CommandHandler
-from repertory.actors.message import Command, Query
+from repertory.actors.message import Command, Message, Query
 from repertory.actors.query import QueryHandler
 from repertory.bridge.system.system import ActorSystem
 from repertory.simulation.clients import AddressedHandler, ClientCommand
@@ -59,16 +59,20 @@ def _weight(handler: AddressedHandler) -> int:
 
 
 def _message(source: random.Random, handler: AddressedHandler) -> Command | Query:
-    message_type, reason = handler.message_types[0], ""
+    made = drawn_message(source, handler.message_types[0])
+    assert isinstance(made, Command | Query), made
+    return made
+
+
+def drawn_message(source: random.Random, message_type: type[Message]) -> Message:
+    """Draw a message of a type. Raises ValueError if none can be drawn."""
+    reason = ""
     for _ in range(_TRIES):
         try:
             data = msgspec.to_builtins(_struct(source, message_type))
-            made = msgspec.convert(data, message_type)
+            return msgspec.convert(data, message_type)
         except (msgspec.ValidationError, ValueError) as error:
             reason = message_of(error)
-            continue
-        assert isinstance(made, Command | Query), made
-        return made
     raise ValueError(
         f"no valid {message_type.__qualname__} could be drawn from its field types: {reason}; pass commands= to "
         "simulate, or write a module `scenario` with commands(random) beside the system"

@@ -110,6 +110,7 @@ class SimulatedNode:
                 drained = worker.loop.drain(clock.monotonic_s() + self._kit.swarm.settings.stop_timeout_s)
                 self._kit.probes["drained" if drained else "not drained in time"] += 1
                 del self.workers[worker.name]
+                worker.effects.abandon()
                 worker.log.close()
                 return
         except (Killed, RegionEscalated, LogUnavailable, SlotTaken):
@@ -127,6 +128,7 @@ class SimulatedNode:
         self.orphans += [(pending, worker) for pending in worker.log.pending]
         if worker.in_flight[COMMAND]:
             self._kit.dead.append(worker.in_flight)
+        worker.effects.abandon()
         worker.log.abandon()
 
     def fail(self, worker: SimulatedWorker, failure: Failure) -> None:
@@ -195,7 +197,7 @@ class SimulatedNode:
         where = f"{worker.name}#{worker.incarnation}"
         self.turning = worker
         try:
-            return worker.loop.tick(0.0)
+            return worker.tick()
         except Killed as point:
             failure = Failure("Killed", f"killed at {point}", where)
         except RegionEscalated as error:

@@ -8,6 +8,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 
@@ -23,6 +24,7 @@ from repertory.simulation.swarm import FAULTS
 from repertory.simulation.time_limit import TICK_S, TICKS_MAX, RunTooLong, limited
 from repertory.simulation.unexplained import AllowedError, check_explained, is_lossless
 from repertory.simulation.virtual import Violation
+from repertory.simulation.world import Fakes
 from repertory.verify import verify
 
 #: Every so many seeds, ``repertory.verify`` also checks the log, which takes a third as long as the run. It can judge
@@ -69,6 +71,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
     ``allowed_errors``: see ``simulate``. ``again`` returns the command that runs a seed again. ``silent``: what
     handlers log and print is not shown; the invariant is heard. ``ids``: half of the asks have one.
+    ``effects``: what stands for effects; the results of others are drawn.
     """
 
     system: ActorSystem
@@ -79,6 +82,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     again: Callable[[int], str] = call_again
     silent: bool = True
     ids: bool = False
+    effects: Fakes = MappingProxyType({})
 
     def workload(self, seed: int) -> list[ClientCommand]:
         """Return the commands that the clients send with this seed. Raises ValueError if they are endless."""
@@ -103,7 +107,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
             try:
                 with limited():
                     workload = self.workload(seed) if commands is None else commands
-                    cluster = SimulatedCluster(self.system, workload, source, self.kinds, ids=self.ids)
+                    cluster = SimulatedCluster(
+                        self.system, workload, source, self.kinds, ids=self.ids, effects=self.effects
+                    )
                     stack.callback(cluster.close)
                     return self._result(seed, cluster, started_s)
             except RunTooLong as error:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from repertory.actors.headers import BECAUSE, SOURCE_TOPIC, TIMER
-from repertory.actors.shard.changelog import TellRecord, TimerRecord, tell_key
+from repertory.actors.effect import registered
+from repertory.actors.headers import ABOUT, BECAUSE, EFFECT, SOURCE_TOPIC, TIMER
+from repertory.actors.message import wire_name
+from repertory.actors.shard.changelog import effect_key, tell_key
+from repertory.actors.shard.shard import Shard
 from repertory.actors.timer import FiredTimer
+from repertory.actors.wire import written_name
 from repertory.bridge.log.record import Record
 from repertory.bridge.topics import commands_topic, dead_letters_topic
 from repertory.simulation.virtual import Violation
 from repertory.verify.owed import Owed
+from repertory.verify.performed import are_same, may_return_nothing
 
 
 class LaterChecks:
@@ -21,11 +26,15 @@ class LaterChecks:
         self._dead_letters = dead_letters_topic(system)
         self._fired: set[tuple[str, FiredTimer]] = set()
         self._told: set[str] = set()
+        self._settled: set[str] = set()
 
     def check(self, records: Iterable[Record]) -> None:
-        """Check what the shard has sent: each timer once, each delayed message once, and both as they were meant."""
+        """Check what the shard has sent: each timer, delayed message and result once, and as they were meant."""
         for record in records:
             offset, index = map(int, (record.header(BECAUSE) or b"").removeprefix(self._prefix.encode()).split(b"/"))
+            if record.header(EFFECT) is not None:
+                self._check_result(record, effect_key(offset, index), offset)
+                continue
             header, key = record.header(TIMER), (record.key or b"").decode()
             if header is None:
                 self._check_told(record, tell_key(offset, index), offset)
@@ -50,6 +59,41 @@ class LaterChecks:
         if got != (commands_topic(self._system, due.entity), due.key.encode(), due.value):
             raise self._wrong("a delayed message is what was told", offset, f"has sent {got}, not {due}")
 
-    def left(self) -> dict[str, TimerRecord | TellRecord]:
-        """Return what must be in the changelog, by its keys."""
-        return self._owed.left(self._fired, self._told)
+    def _check_result(self, record: Record, place: str, offset: int) -> None:
+        meant = self._owed.effects.get(place)
+        if meant is None or place in self._settled:
+            raise self._wrong("an effect has one result", offset, f"has the result {record.value!r} of {place!r}")
+        self._settled.add(place)
+        got = (
+            (record.header(EFFECT) or b"").decode(),
+            (record.key or b"").decode(),
+            (record.header(ABOUT) or b"").decode(),
+        )
+        effect = registered(meant.effect)
+        assert effect is not None, meant.effect
+        answers = {wire_name(each) for each in effect.signature.answers}
+        if got != (meant.effect, meant.key, meant.about) or written_name(record.value or b"") not in answers:
+            raise self._wrong("a result is that of its effect", offset, f"has the result {got} {record.value!r}")
+
+    def check_open(self, shard: Shard, where: str) -> None:
+        """Compare what a shard has to send, and its effects, with what it must have."""
+        should_be = self._owed.left(self._fired, self._told)
+        if (has_open := shard.timers.records) != should_be:
+            differ = {place for place in {*has_open, *should_be} if has_open.get(place) != should_be.get(place)}
+            shown = [(place, has_open.get(place), should_be.get(place)) for place in sorted(differ)]
+            raise Violation("what is due later is kept", f"{shard.config.id} {where}, is and should be: {shown}")
+        performed, records = self._owed.effects, shard.effects.records
+        for place in sorted({*performed, *records}):
+            found, meant = records.get(place), performed.get(place)
+            if found is None and meant is not None and (place in self._settled or may_return_nothing(meant)):
+                continue
+            if found is None or meant is None or place in self._settled or not are_same(found, meant):
+                raise Violation(
+                    "an effect is open until it has a result", f"{shard.config.id} {where}: {found}, {meant}"
+                )
+
+    def check_begun(self, begun: Iterable[str]) -> None:
+        """Check that what was begun in the world outside was performed by a command in the log."""
+        for place in begun:
+            if place not in self._owed.effects:
+                raise Violation("no effect begins before its command is committed", f"{self._prefix} {place!r}")

@@ -22,6 +22,7 @@ from repertory.simulation.output_refusals import OutputRefusals
 from repertory.simulation.swarm import Swarm
 from repertory.simulation.virtual import VirtualClock
 from repertory.simulation.watch import SupervisionMonitor
+from repertory.simulation.world import SimulatedEffects, World
 from repertory.supervision import Tree, TreeCommand, TreeEvent
 
 
@@ -45,6 +46,7 @@ class Kit(msgspec.Struct, frozen=True):
     #: The name of the node's run in shard records.
     owner: Callable[[], str]
     refusals: OutputRefusals
+    world: World
 
     def deaths(self, shard: int) -> list[tuple[int, int]]:
         """See ``bridge.node.in_flight``."""
@@ -95,11 +97,17 @@ class SimulatedWorker:
             report=kit.report,
             deaths=kit.deaths,
         )
+        self.effects = SimulatedEffects(kit.world)
         #: The time until which the worker is stopped (SIGSTOP). If ``stuck``, it is killed then instead of continued.
         self.asleep_until_s = 0.0
         self.stuck = self.ended = False
         #: The point at which it is killed, and how often it passes that point before.
         self.kill_at: tuple[str, int] | None = None
+
+    def tick(self) -> bool:
+        """Run one turn of the loop, and what effects do meanwhile; return whether anything happened."""
+        is_busy = self.loop.tick(0.0)
+        return self.effects.step(self.region) or is_busy
 
     def reached(self, point: str) -> None:
         """Die at a kill point, if a kill is armed there."""
@@ -114,5 +122,6 @@ class SimulatedWorker:
     def next_s(self, now_s: float) -> float | None:
         """Return the time of the worker's next event that needs no caller, None if there is none."""
         next_due_in_s = self.region.next_due_in_s(now_s, self._kit.clock.epoch_ms)
-        instants = [self.log.next_s(), None if next_due_in_s is None else now_s + next_due_in_s]
+        due_s = None if next_due_in_s is None else now_s + next_due_in_s
+        instants = [self.log.next_s(), due_s, self.effects.next_s(self.region, now_s)]
         return min((each for each in instants if each is not None), default=None)

@@ -8,16 +8,26 @@ from itertools import accumulate, pairwise
 
 from repertory.actors.headers import CAUSE, SEQ, VERSION
 from repertory.actors.placement import partition_of
-from repertory.actors.shard.changelog import CHANGELOG_INDEX, SEEN_KEY, SHARD_KEY, ShardRecord, TellRecord, TimerRecord
+from repertory.actors.shard.changelog import (
+    CHANGELOG_INDEX,
+    SEEN_KEY,
+    SHARD_KEY,
+    EffectRecord,
+    ShardRecord,
+    TellRecord,
+    TimerRecord,
+)
 from repertory.actors.shard.changelog_digest import ChangelogDigest
 from repertory.actors.wire import DecodeError
 from repertory.bridge.changelog_codec import (
     decode_answer,
+    decode_effect,
     decode_owed,
     decode_seen,
     decode_shard,
     decode_state,
     is_answer,
+    is_effect,
     is_owed,
     is_stashed,
 )
@@ -44,8 +54,9 @@ class Changelog:
         #: The state records of each key, in order, that deciding or folding has not confirmed yet.
         self.unconfirmed: dict[str, list[StateEntry]] = {}
         self.stashed, self.attempts = self._stash.stashed, self._stash.attempts
-        #: The timers and delayed messages that are open, by their keys.
+        #: The timers, delayed messages and effects that are open, by their keys.
         self.owed: dict[str, TimerRecord | TellRecord] = {}
+        self.effects: dict[str, EffectRecord] = {}
         self.seq_last = -1
         #: Whether compaction has deleted nothing. If so, a skipped number means that a record was lost.
         self.is_complete = False
@@ -76,7 +87,7 @@ class Changelog:
                 elif key.startswith(SEEN_KEY):
                     self.has_seen = True
                     decode_seen(record.value or b"")
-                elif is_owed(key):
+                elif is_owed(key) or is_effect(key):
                     self._owed(key.decode("utf-8", "backslashreplace"), record.value)
                 elif is_answer(key):
                     if record.value is not None:
@@ -126,6 +137,9 @@ class Changelog:
     def _owed(self, place: str, value: bytes | None) -> None:
         if value is None:
             self.owed.pop(place, None)
+            self.effects.pop(place, None)
+        elif is_effect(place.encode()):
+            self.effects[place] = decode_effect(value)
         else:
             self.owed[place] = decode_owed(place, value)
 

@@ -95,7 +95,9 @@ class Findings:
         self.states = Finding("states", "each state is the fold of its journal")
         self.shards = Finding("shard records", "they agree with the group, the journal and the commands")
         self.stashed = Finding("stash", "stashed commands are unchanged, and are counted")
-        self.later = Finding("timers", "each timer and delayed message is open, taken back or sent once")
+        self.later = Finding(
+            "later", "each timer, delayed message and effect is open, taken back, or sent or settled once"
+        )
         self.dead = Finding("dead letters", "at most one per command, with its original bytes")
         self.replies = Finding("replies", "at most one for each ask")
         self.tells = Finding("tells", "each is an output of a committed command")

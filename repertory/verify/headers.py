@@ -14,6 +14,7 @@ from repertory.actors.headers import (
     BECAUSE,
     CAUSE,
     CORRELATION_ID,
+    EFFECT,
     EPOCH,
     MESSAGE_ID,
     NEXT,
@@ -35,6 +36,8 @@ _TELL = (CAUSE,)
 _ASK = (CAUSE, MESSAGE_ID, CORRELATION_ID, REPLY_TO, REPLY_KEY)
 _REPLY = (CAUSE, CORRELATION_ID)
 _LATER = (CAUSE, BECAUSE)
+_RESULT = (*_LATER, EFFECT)
+_SENT_LATER = frozenset({_LATER, (*_LATER, TIMER), _RESULT, (*_RESULT, ABOUT)})
 _OUTPUTS = frozenset({_TELL, _ASK, (*_ASK, ABOUT), _REPLY, (*_REPLY, ABOUT)})
 _EVENT = (CAUSE, SEQ, VERSION)
 _EVENTS = frozenset({_EVENT, (*_EVENT, EPOCH), (*_EVENT, EPOCH, TURN), (*_EVENT, EPOCH, TURN, NEXT)})
@@ -88,8 +91,8 @@ def are_of_an_output(headers: Headers, source: str) -> bool:
 
 
 def are_sent_later(headers: Headers) -> bool:
-    """Whether a command has the headers that a shard writes to what was due, in their order."""
-    return names(headers) in (_LATER, (*_LATER, TIMER))
+    """Whether a command has the headers that a shard writes to what was due and to results, in their order."""
+    return names(headers) in _SENT_LATER
 
 
 def are_of_a_publication(headers: Headers) -> bool:

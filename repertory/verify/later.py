@@ -1,4 +1,4 @@
-"""Check the timers and delayed messages of one shard: each is open, was taken back, or has sent what it was meant to.
+"""Check the timers, delayed messages and effects of one shard: each is open, was taken back, or has sent what it must.
 
 What they have sent is recognised by its headers: its own cause is that of a changelog record, and ``because`` names the
 command that scheduled it.
@@ -11,12 +11,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from repertory.actors.headers import BECAUSE, SOURCE_TOPIC, TIMER, value
-from repertory.actors.shard.changelog import TellRecord, TimerRecord, tell_key, timer_of
+from repertory.actors.shard.changelog import EffectRecord, TellRecord, TimerRecord, tell_key, timer_of
 from repertory.actors.timer import FiredTimer
 from repertory.bridge.log.record import Record, TopicPartition
 from repertory.bridge.topics import commands_topic
 from repertory.verify.findings import Finding, Place
 from repertory.verify.owed import Owed, without_last
+from repertory.verify.performed import EffectResult, Performed, result_of
 from repertory.verify.values import Receivers, as_read
 
 _BECAUSE = re.compile(rb"([0-9]{1,18})/([0-9]{1,9})")
@@ -25,7 +26,7 @@ _BECAUSE = re.compile(rb"([0-9]{1,18})/([0-9]{1,9})")
 class SentLater(NamedTuple):
     """A command of a timer (``timer``), or a delayed message: its changelog number, what scheduled it, what it is.
 
-    ``given_up``: the log refused it, and it is a dead letter.
+    Or a ``result`` of an effect. ``given_up``: the log refused it, and it is a dead letter.
     """
 
     nth: int
@@ -37,6 +38,7 @@ class SentLater(NamedTuple):
     data: bytes
     place: Place
     given_up: bool = False
+    result: EffectResult | None = None
 
 
 def sent_later(record: Record, nth: int, source: TopicPartition) -> SentLater | None:
@@ -53,7 +55,8 @@ def sent_later(record: Record, nth: int, source: TopicPartition) -> SentLater | 
     place, topic = Place(record.topic, record.partition, record.offset), record.header(SOURCE_TOPIC)
     meant = record.topic if topic is None else topic.decode("utf-8", "backslashreplace")
     offset, position = int(found[1]), int(found[2])
-    return SentLater(nth, offset, position, timer, meant, key, record.value, place, topic is not None)
+    result = result_of(record, key, offset, position)
+    return SentLater(nth, offset, position, timer, meant, key, record.value, place, topic is not None, result)
 
 
 class Later:
@@ -74,6 +77,7 @@ class Later:
         """
         self._owed, self._system, self._commands, self._receivers = owed, system, commands, receivers
         self._finding, self._is_known = finding, is_known
+        self._performed = Performed(owed.effects, receivers.of(commands, commands), finding, is_known)
         self._fired: set[tuple[str, FiredTimer]] = set()
         self._told: set[str] = set()
 
@@ -81,6 +85,9 @@ class Later:
         """Check what the shard has sent."""
         for each in sent:
             self._finding.looked_at += 1
+            if each.result is not None:
+                self._performed.check_result(each.result, each.place)
+                continue
             if each.timer is None:
                 self._check_told(each)
                 continue
@@ -113,8 +120,11 @@ class Later:
         elif not self._are_same(each.topic, due.value, each.data):
             self._finding.wrong(each.place, f"differs from what command {each.offset} has told")
 
-    def check_open(self, recorded: dict[str, TimerRecord | TellRecord], where: Place) -> None:
+    def check_open(
+        self, recorded: dict[str, TimerRecord | TellRecord], effects: dict[str, EffectRecord], where: Place
+    ) -> None:
         """Compare what the changelog says is open with what must be."""
+        self._performed.check_open(effects, where)
         expected = self._owed.left(self._fired, self._told)
         for place in sorted({*recorded, *expected}):
             self._finding.looked_at += 1

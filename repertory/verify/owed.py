@@ -1,4 +1,4 @@
-"""What a shard must send later, as it follows from the commands: its open timers, and its delayed messages.
+"""What a shard must send later, as it follows from the commands: open timers, delayed messages, results of effects.
 
 It knows nothing of due times that pass: a timer is open until its command has a fate. Which of the open ones have fired
 is in the log, and whether they had to, a log does not say.
@@ -10,12 +10,20 @@ from collections.abc import Container
 
 import msgspec
 
-from repertory.actors.collected import Cancel, Schedule, Tell
+from repertory.actors.collected import Cancel, Perform, Schedule, Tell
 from repertory.actors.control import CancelTimer
 from repertory.actors.entity import resolved
 from repertory.actors.headers import BECAUSE, value
 from repertory.actors.message import Envelope, Undecodable
-from repertory.actors.shard.changelog import TellRecord, TimerRecord, tell_key, timer_key, timer_of
+from repertory.actors.shard.changelog import (
+    EffectRecord,
+    TellRecord,
+    TimerRecord,
+    effect_key,
+    tell_key,
+    timer_key,
+    timer_of,
+)
 from repertory.actors.shard.decision import Decision
 from repertory.actors.timer import FiredTimer
 
@@ -26,7 +34,9 @@ class Owed:
     def __init__(self) -> None:
         self.timers: dict[str, TimerRecord] = {}
         self.tells: dict[str, TellRecord] = {}
-        #: The key of the entity that told each of them.
+        #: Every effect that was performed, as it was then, by its key in the changelog.
+        self.effects: dict[str, EffectRecord] = {}
+        #: The key of the entity that told each delayed message.
         self.teller: dict[str, str] = {}
         #: Every time at which a timer was to fire, by the key of its entity; and the timer then.
         self.meant: dict[tuple[str, FiredTimer], TimerRecord] = {}
@@ -62,7 +72,7 @@ class Owed:
             del self.timers[place]
 
     def decided(self, delivery: Envelope, decision: Decision) -> None:
-        """Note what a decision has scheduled and cancelled."""
+        """Note what a decision has scheduled, cancelled and performed."""
         key, offset = delivery.key, delivery.offset
         for index, (each, data) in enumerate(zip(decision.later, decision.later_data, strict=True)):
             match each:
@@ -70,6 +80,9 @@ class Owed:
                     self._put(timer_key(key, name), TimerRecord(data, due_ms, offset, index, every_ms))
                 case Cancel(name):
                     self.timers.pop(timer_key(key, name), None)
+                case Perform(effect, _, about):
+                    performed = EffectRecord(effect.name, key, data, offset, index, about)
+                    self.effects[effect_key(offset, index)] = performed
                 case Tell(handler, to, due_ms=int(due_ms)):
                     name = resolved(handler.owner).name
                     self.tells[place := tell_key(offset, index)] = TellRecord(name, to, data, due_ms, offset, index)

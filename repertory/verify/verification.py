@@ -167,7 +167,7 @@ class Verification:
             decisions.is_known,
         )  # fmt: skip
         later.check_sent(sent)
-        later.check_open(changelog.owed, Place(hosted.codec.state, source.partition))
+        later.check_open(changelog.owed, changelog.effects, Place(hosted.codec.state, source.partition))
         committed = self._reader.committed(self._system.name, *source)
         self._check_shard(source, hosted, changelog, journal, (committed, low, high), has_made=has_made)
         self._check_restore(source, hosted, journal, decisions, committed)

@@ -66,7 +66,7 @@ def report(running: Running, damage: Damage) -> VerificationReport:
 
 def offenders(running: Running, damage: Damage) -> str:
     """Return what the check of timers finds."""
-    (check,) = [check for check in report(running, damage).checks if check.name == "timers"]
+    (check,) = [check for check in report(running, damage).checks if check.name == "later"]
     assert not check.ok
     return check.detail
 
@@ -126,7 +126,7 @@ def test_a_whole_log_passes(running: Running) -> None:
     """The check has looked at timers and delayed messages, and a command without effect is a fate of its own."""
     whole = report(running, lambda record: iter((record,)))
     assert whole.ok, whole
-    (check,) = [check for check in whole.checks if check.name == "timers"]
+    (check,) = [check for check in whole.checks if check.name == "later"]
     assert check.looked_at >= 8
     assert not check.unverifiable
 
