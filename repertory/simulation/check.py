@@ -25,7 +25,6 @@ from repertory.bridge.topics import dead_letters_topic
 from repertory.simulation.model import Model
 from repertory.simulation.seen import Seen
 from repertory.simulation.virtual import Violation
-from repertory.verify.owed import without_last
 
 if TYPE_CHECKING:
     from repertory.simulation.cluster import SimulatedCluster

@@ -1,4 +1,4 @@
-"""Bugs planted in what happens later: timers and delayed messages."""
+"""Bugs planted in what happens later: timers, delayed messages and effects."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from typing import Any
 import msgspec
 
 from repertory.actors.message import Envelope
+from repertory.actors.shard import effects as effects_module
 from repertory.actors.shard import timers as module
-from repertory.actors.shard.changelog import TellRecord, TimerRecord, owed_entry, tell_key, timer_of
+from repertory.actors.shard.changelog import EffectRecord, TellRecord, TimerRecord, owed_entry, tell_key, timer_of
+from repertory.actors.shard.effect_settler import EffectSettler
+from repertory.actors.shard.effects import EffectOutcome, Effects
+from repertory.actors.shard.shard import Shard
 from repertory.actors.shard.timers import Timers
 from repertory.actors.shard.turn import Turn
 from repertory.bridge.codec import Codec
+from tests.actors.shard import test_effects as effects
 from tests.actors.shard import test_timers as timers
 from tests.campaigns.planting import Patch, mutant, swap
 
@@ -227,3 +232,212 @@ def storm(patch: Patch) -> None:
 def stall(patch: Patch) -> None:
     """A recurring timer that a clock fired that was ahead waits until it is so late again."""
     patch.setattr(Timers, "clock_set_back", lambda _table, _now_ms: None)
+
+
+# --- effects --------------------------------------------------------------------------------------------------
+
+
+@mutant("bridge/recovery.py", effects.test_every_crash_leaves_one_result)
+def effects_not_restored(patch: Patch) -> None:
+    """A restore forgets the effects: nobody runs what an owner that is gone had under way."""
+    patch.setattr(Effects, "load", lambda _table, _records: None)
+
+
+@mutant("actors/shard/shard.py", effects.test_every_crash_leaves_one_result)
+def not_armed_again_on_takeover(patch: Patch) -> None:
+    """What a restore finds is never started: it is taken for what still runs."""
+
+    def make(load: Any) -> Any:
+        def mutated(table: Effects, records: dict[str, EffectRecord]) -> None:
+            load(table, records)
+            table._touched.clear()
+
+        return mutated
+
+    swap(patch, Effects, "load", make)
+
+
+@mutant("actors/shard/effects.py", effects.test_what_another_owner_started_is_ignored)
+def result_of_a_lost_owner(patch: Patch) -> None:
+    """The outcome of an attempt is accepted though another owner has started it."""
+
+    def make(finished: Any) -> Any:
+        def mutated(table: Effects, outcome: EffectOutcome) -> Any:
+            return finished(table, msgspec.structs.replace(outcome, epoch=table.epoch))
+
+        return mutated
+
+    swap(patch, Effects, "finished", make)
+
+
+@mutant("actors/shard/shard.py", effects.test_no_effect_starts_before_the_takeover_is_committed)
+def epoch_of_the_former_owner(patch: Patch) -> None:
+    """An owner has the number of the one before it, as it writes nothing when it takes over."""
+
+    def make(takeover_result: Any) -> Any:
+        def mutated(shard: Shard, *deaths: Any) -> Any:
+            epoch = shard.effects.epoch
+            result = takeover_result(shard, *deaths)
+            shard.effects.epoch = 1 if epoch else 0
+            return result
+
+        return mutated
+
+    swap(patch, Shard, "takeover_result", make)
+
+
+@mutant("actors/shard/effects.py", effects.test_nothing_starts_before_its_command_is_committed)
+def started_before_the_commit(patch: Patch) -> None:
+    """An effect starts as soon as its command is decided: the world is asked what no log says."""
+
+    def make(put: Any) -> Any:
+        def mutated(table: Effects, place: str, record: EffectRecord) -> Any:
+            entry = put(table, place, record)
+            table.committed()
+            return entry
+
+        return mutated
+
+    swap(patch, Effects, "put", make)
+
+
+@mutant("bridge/read_changelog.py", effects.test_a_failed_attempt_is_repeated_after_its_backoff)
+def attempts_forgotten_at_a_crash(patch: Patch) -> None:
+    """The next owner counts the attempts of an effect from 1 again, and it is never parked."""
+
+    def make(load: Any) -> Any:
+        def mutated(table: Effects, records: dict[str, EffectRecord]) -> None:
+            load(table, {place: msgspec.structs.replace(each, attempt=1) for place, each in records.items()})
+
+        return mutated
+
+    swap(patch, Effects, "load", make)
+
+
+@mutant("actors/shard/effects.py", effects.test_the_effects_of_one_key_and_function_are_in_order)
+def order_per_key_ignored(patch: Patch) -> None:
+    """Each effect is a queue of its own."""
+    patch.setattr(effects_module, "_queue", lambda record: (record.key, f"{record.offset}/{record.index}"))
+
+
+@mutant("actors/shard/effects.py", effects.test_the_effects_of_one_key_and_function_are_in_order)
+def order_over_all_functions(patch: Patch) -> None:
+    """The effects of one key wait for each other, whatever they ask."""
+    patch.setattr(effects_module, "_queue", lambda record: (record.key, ""))
+
+
+@mutant("actors/shard/effect_settler.py", effects.test_every_crash_leaves_one_result)
+def result_applied_twice(patch: Patch) -> None:
+    """The record of an effect stays when its result is appended: another owner runs it again."""
+
+    def make(forget: Any) -> Any:
+        def mutated(table: Effects, place: str) -> Any:
+            record = table.records[place]
+            forget(table, place)
+            return table.put(place, record)
+
+        return mutated
+
+    swap(patch, Effects, "forget", make)
+
+
+@mutant("actors/shard/effects.py", effects.test_an_operator_drops_one_that_has_just_ended)
+def result_of_what_was_dropped(patch: Patch) -> None:
+    """An operator drops an effect that has ended, and its entity gets both answers."""
+
+    def make(drop: Any) -> Any:
+        def mutated(settler: EffectSettler, place: str, *more: Any) -> None:
+            record = settler._effects.records[place]
+            drop(settler, place, *more)
+            settler._effects.put(place, record)
+
+        return mutated
+
+    swap(patch, EffectSettler, "drop", make)
+
+
+@mutant("actors/shard/effect_settler.py", effects.test_an_effect_whose_attempts_are_spent_is_parked)
+def never_parked(patch: Patch) -> None:
+    """An effect is tried for ever."""
+
+    def make(failed: Any) -> Any:
+        def mutated(settler: EffectSettler, effect: Any, place: str, record: EffectRecord, *more: Any) -> None:
+            failed(settler, effect, place, msgspec.structs.replace(record, attempt=1), *more)
+
+        return mutated
+
+    swap(patch, EffectSettler, "_failed", make)
+
+
+@mutant("actors/shard/effects.py", effects.test_a_parked_effect_is_overtaken)
+def parked_blocks_its_key(patch: Patch) -> None:
+    """The effects behind a parked one wait for an operator."""
+
+    def make(put: Any) -> Any:
+        def mutated(table: Effects, place: str, record: EffectRecord) -> Any:
+            entry = put(table, place, record)
+            if record.parked:
+                table._busy[record.key, record.effect] = place
+            return entry
+
+        return mutated
+
+    swap(patch, Effects, "put", make)
+
+
+@mutant("actors/shard/effect_settler.py", effects.test_a_result_that_cannot_be_sent_is_a_failed_attempt, result=None)
+def any_result_counts(patch: Patch) -> None:
+    """What an effect returns is not compared with its annotation: nothing comes back, and the entity waits for ever."""
+
+    def make(settle: Any) -> Any:
+        def mutated(settler: EffectSettler, outcome: EffectOutcome, now_ms: int, turn: Turn) -> None:
+            if outcome.error or outcome.result is not None:
+                settle(settler, outcome, now_ms, turn)
+            else:
+                turn.changelog.append(settler._effects.forget(outcome.place))
+
+        return mutated
+
+    swap(patch, EffectSettler, "_settle", make)
+
+
+@mutant("actors/shard/effect_settler.py", effects.test_only_the_guilty_effect_is_parked_after_deaths, deaths_max=1)
+def all_are_guilty(patch: Patch) -> None:
+    """All effects that ran in a process which died are counted as its end, and parked together."""
+
+    def make(died: Any) -> Any:
+        def mutated(settler: EffectSettler, deaths: Any) -> Any:
+            return died(settler, [each._replace(is_sole=True) for each in deaths])
+
+        return mutated
+
+    swap(patch, EffectSettler, "died", make)
+
+
+@mutant("actors/shard/effects.py", effects.test_only_the_guilty_effect_is_parked_after_deaths, deaths_max=3)
+def suspects_run_together(patch: Patch) -> None:
+    """Those that ran in a process which died are tried together again: the guilty one is never known."""
+    patch.setattr(Effects, "_first_alone", lambda _table, _now_ms: None)
+
+
+@mutant("actors/shard/effect_settler.py", effects.test_results_are_settled_in_bounded_batches)
+def unbounded_settling(patch: Patch) -> None:
+    """A turn settles all effects that have ended."""
+    swap(
+        patch, EffectSettler, "settle",
+        lambda settle: lambda settler, now_ms, turn, _count_max: settle(settler, now_ms, turn, 1 << 30),
+    )  # fmt: skip
+
+
+@mutant("actors/shard/turn.py", effects.test_what_the_log_refuses_is_a_dead_letter)
+def refused_results_are_sent(patch: Patch) -> None:
+    """The result that the log refuses is sent again and again, and its shard comes to nothing else."""
+
+    def make(bring: Any) -> Any:
+        def mutated(turn: Turn, result: Any, entry: Any, shard: str) -> None:
+            turn._refusals.pop(result.place, None)
+            bring(turn, result, entry, shard)
+
+        return mutated
+
+    swap(patch, Turn, "bring", make)
