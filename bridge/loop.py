@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from itertools import filterfalse
 from typing import assert_never
 
+from repertory.actors.shard.effect_settler import EffectDeath
 from repertory.actors.shard.mailbox import Delivery
 from repertory.actors.shard.shard import Shard
 from repertory.actors.shard.turn_result import Counts, TurnResult
@@ -18,6 +19,7 @@ from repertory.bridge import kill_points
 from repertory.bridge.assigned_shard import DOWN, AssignedShard, ShardPhase
 from repertory.bridge.departures import Departures, Newer
 from repertory.bridge.drain import Drain
+from repertory.bridge.effect_runner import EffectRunner
 from repertory.bridge.interruption import WholeTicks
 from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.clock import Clock, elapsed
@@ -63,12 +65,16 @@ class ShardLoop:
         deaths: Callable[[int], Iterable[tuple[int, int]]] = lambda _number: (),
         newer: Newer = lambda _entity, _kind, _unknown: None,
         is_stopping: Callable[[], bool] = lambda: False,
+        effects: EffectRunner | None = None,
+        effect_deaths: Callable[[int], Iterable[EffectDeath]] = lambda _number: (),
     ) -> None:
         #: ``region``: the shards of this worker. ``newer``: names what another build knows (``Catalogue.known``).
         self._log, self.region, self._clock, self._worker_log = log, region, clock, WorkerLog(report)
         #: How long one shard, and all together, may decide before the log is polled again; each has an equal share.
         self._poll_timeout_s, self._turn_max_s, self._turns_max_s = poll_timeout_s, turn_max_s, turns_max_s
         self._progress, self._deaths, self._is_stopping = progress, deaths, is_stopping
+        #: What runs the effects of this worker; None where something else does, in simulations.
+        self._effects, self._effect_deaths = effects, effect_deaths
         self._departures = Departures(log, region, self._worker_log, newer, commit=self._commit, stop=self._stop)
         self.counts, self.commits, self.ticks = Counts(), 0, WholeTicks()
 
@@ -79,9 +85,8 @@ class ShardLoop:
         (RegionEscalated, what ``Log.poll`` raises, KeyboardInterrupt) ends the loop: later calls raise LoopInterrupted.
         """
         with self.ticks:
-            next_due_in_s = self.region.next_due_in_s(self._clock.monotonic_s(), self._clock.epoch_ms)
             limit_s = self._poll_timeout_s if timeout_s is None else timeout_s
-            events = self._log.poll(limit_s if next_due_in_s is None else min(limit_s, next_due_in_s))
+            events = self._log.poll(self._wait_s(limit_s))
             self._progress()
             kill_points.reached("polled")
             for event in events:
@@ -91,7 +96,15 @@ class ShardLoop:
             self._departures.step()
             turns = [self._turn(assigned) for assigned in self.region]
             self._carry_out()
-            return bool(events) or any(turns)
+            has_stepped = self._effects is not None and self._effects.step(self.region, self._clock.epoch_ms())
+            return bool(events) or any(turns) or has_stepped
+
+    def _wait_s(self, limit_s: float) -> float:
+        """Return how long the log may wait for an event, ``limit_s`` at most."""
+        waits = [limit_s, self.region.next_due_in_s(self._clock.monotonic_s(), self._clock.epoch_ms)]
+        if self._effects is not None:
+            waits += self._effects.next_in_s(), self._effects.next_due_in_s(self.region, self._clock.epoch_ms())
+        return min(each for each in waits if each is not None)
 
     # --- events and turns -------------------------------------------------------------------------------------
 
@@ -222,7 +235,8 @@ class ShardLoop:
         if record.closed:
             self._worker_log.handed_over(assigned.name, record.owner, self._clock.epoch_ms() - recovered.recorded_ms)
         self._log.begin(assigned.place, record.next)
-        if result := shard.takeover_result(self._deaths(assigned.config.number)):
+        number = assigned.config.number
+        if result := shard.takeover_result(self._deaths(number), self._effect_deaths(number)):
             self._commit(assigned, result)
         self.region.supervise(Started(assigned.name, assigned.incarnation), self._clock.monotonic_s())
 

@@ -66,6 +66,7 @@ class ShardHost:
             owner=in_flight.of_this_node().owner,
         )
         catalogue = system.catalogue(backend)
+        effects = system.effects(lambda: log.is_sure, in_flight.effects_of_this_node().enter(self._member.slot))
         loop = ShardLoop(
             log,
             region,
@@ -78,6 +79,8 @@ class ShardHost:
             deaths=in_flight.of_this_node().deaths,
             newer=catalogue.known,
             is_stopping=control.stopping.is_set,
+            effects=effects,
+            effect_deaths=in_flight.effects_of_this_node().deaths,
         )
         control.under_way = region.under_way
         log_lines.follow(system.name, region.handled)
@@ -93,6 +96,7 @@ class ShardHost:
             drained = loop.drain(clock.monotonic_s() + system.settings.stop_timeout_s / 2)
             control.report(WorkerDrained(complete=drained, commits=loop.commits))
         finally:
+            effects.close()
             log.close()
             catalogue.close()
             backend.close()
@@ -149,7 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return os.EX_USAGE
     log_lines.add_coordinates()  # The application may have added handlers.
     settings = system.settings
-    in_flight.share_with_workers(options.workers, f"{options.node}/{uuid.uuid4().hex[:8]}")
+    owner = f"{options.node}/{uuid.uuid4().hex[:8]}"
+    in_flight.share_with_workers(options.workers, owner, settings.effects_running_max)
     kill_points.arm()
     specs = [
         WorkSpec(

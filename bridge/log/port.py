@@ -160,6 +160,13 @@ class Log(Protocol):
     def is_member(self) -> bool:
         """Whether the worker has joined the group, and the group has assigned shards to it, or none."""
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether the group has confirmed the membership within half a session.
+
+        Without that, others may soon have the shards, and nothing should begin that no transaction protects.
+        """
+
     def poll(self, timeout_s: float) -> Sequence[LogEvent]:
         """Return the events since the last call; wait up to ``timeout_s`` if there are none.
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import MutableSequence
 
 from repertory.actors.shard.crash_guard import COMMAND, SHARD
+from repertory.bridge.node.in_flight_effects import InFlightEffects
 from repertory.supervision.process.proc import start_ticks
 
 #: A row holds the worker's pid, the two fields that a shard writes (``SHARD`` and ``COMMAND``), and when the process
@@ -69,14 +70,22 @@ class _Node:
     """The memory of this node. Forked workers inherit it."""
 
     commands: InFlightCommands | None = None
+    effects: InFlightEffects | None = None
 
 
-def share_with_workers(workers: int, owner: str) -> None:
+def share_with_workers(workers: int, owner: str, effects_max: int) -> None:
     """Make the memory for this run of the node. Call it before any worker is forked."""
     _Node.commands = InFlightCommands(workers, owner)
+    _Node.effects = InFlightEffects(workers, effects_max)
 
 
 def of_this_node() -> InFlightCommands:
     """Return the memory of the node that this worker belongs to."""
     assert _Node.commands is not None, "share_with_workers was not called before the workers were forked"
     return _Node.commands
+
+
+def effects_of_this_node() -> InFlightEffects:
+    """Return the memory for the effects of the node that this worker belongs to."""
+    assert _Node.effects is not None, "share_with_workers was not called before the workers were forked"
+    return _Node.effects

@@ -16,6 +16,8 @@ from repertory.actors.shard.config import Limits
 from repertory.actors.wire import by_wire_name
 from repertory.bridge import topics
 from repertory.bridge.codec import Codec
+from repertory.bridge.effect_runner import EffectRunner, Marks
+from repertory.bridge.effect_thread import Lifespan
 from repertory.bridge.hooked import Hook, hooked
 from repertory.bridge.hosted_entity import HostedEntity, Topology
 from repertory.bridge.log.compacted import is_compacted
@@ -60,7 +62,9 @@ class SystemDefinition:
     ``shards`` and ``workers`` are the policies of the two levels above the entities: how often a shard (a worker
     process) may fail before its worker (the node) gives up. ``topic_config`` is configuration for the commands topics.
     ``settings`` are those of the code; a deployment may override them (``configured``).
-    ``publishes`` declares the topics outside the system that ``Context.publish`` may name.
+    ``publishes`` declares the topics outside the system that ``Context.publish`` may name. ``lifespan`` makes an async
+    context manager, which each worker enters once before its first effect; what it yields (nothing, one resource, or a
+    tuple of them) is what ``EffectContext.get`` returns.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class SystemDefinition:
         worker_strategy: Strategy = Strategy.ONE_FOR_ONE,
         topic_config: Mapping[str, str] | None = None,
         publishes: Mapping[str, Publishes] | None = None,
+        lifespan: Lifespan | None = None,
     ) -> None:
         if not _NAME.fullmatch(name) or len(name) > _NAME_CHARS_MAX:
             raise ValueError(
@@ -98,6 +103,7 @@ class SystemDefinition:
             )
         #: The topics outside the system that its handlers publish to, by name.
         self.publishes = checked_publishes(name, publishes or {})
+        self.lifespan = lifespan
         self._hosted: dict[type[Entity], EntityDefinition] = {}
 
     def __repr__(self) -> str:
@@ -206,6 +212,12 @@ class SystemDefinition:
         ``in_flight`` and ``owner``: see ``Topology.shard_config``.
         """
         return ShardRegion(topology, Tree(self.shards, self.shard_strategy, seed), in_flight, owner)
+
+    def effects(self, is_sure: Callable[[], bool], marks: Marks | None = None) -> EffectRunner:
+        """Return what runs the effects of one worker; see `EffectRunner`."""
+        return EffectRunner(
+            running_max=self.settings.effects_running_max, lifespan=self.lifespan, marks=marks, is_sure=is_sure
+        )
 
     def check(self) -> None:
         """Raise ValueError if no entity is hosted, DefinitionError if upcasters leave out a version of a message."""

@@ -104,6 +104,7 @@ class Running:
         member = Member(self.system.name, socket.gethostname(), 0)
         log = self._backend.log(member, self.system.commands_topics())
         topology = msgspec.structs.replace(self.system.topology(log.partition_count), accepts=self._accepts)
+        self._effects = self.system.effects(lambda: log.is_sure)
         loop = ShardLoop(
             log,
             self.system.region(topology, seed=self._lives, in_flight=[0, 0, 0], owner=self.owner),
@@ -113,6 +114,7 @@ class Running:
             turns_max_s=self.system.settings.turns_max_s,
             report=self._report,
             newer=self._catalogue.known,
+            effects=self._effects,
         )
         return log, loop
 
@@ -171,11 +173,13 @@ class Running:
                 raise NotSettled(f"{self.system.name} has not settled after {timeout_s} s: {left}")
             while self.tick(self.system.settings.poll_timeout_s) and self._clock.monotonic_s() <= deadline_s:
                 pass
+            self._let_effects_run()
 
     def advance(self, seconds: float) -> None:
         """Let time pass, on ``memory:`` only: the calendar moves on, and whatever is due by then is done in its order.
 
-        It stops at each time at which something is due: a timer, a delayed message, the retry of a failed command.
+        It stops at each time at which something is due: a timer, a delayed message, the retry of a failed command or of
+        an effect. Effects take the time that they take.
         Raises ValueError on another log, whose clock is that of others too, or for a negative time; NotSettled if what
         is due does not come to an end within a minute.
         """
@@ -188,7 +192,7 @@ class Running:
         clock.stand()
         try:
             while True:
-                while self.tick():
+                while self.tick() or self._let_effects_run():
                     if clock.monotonic_s() > deadline_s:
                         raise NotSettled(f"{self.system.name} still works after {_ADVANCE_TIMEOUT_S:g} s")
                 due_ms = min(filter(None, map(_next_due_ms, self.loop.region)), default=end_ms)
@@ -197,6 +201,12 @@ class Running:
                     return
         finally:
             clock.go_on()
+
+    def _let_effects_run(self) -> bool:
+        """Leave the processor to effects that run, for a moment; return whether there are any."""
+        if runs := self._effects.next_in_s() is not None:
+            time.sleep(_IDLE_TICK_S)
+        return runs
 
     def has_recovered(self, shard: ShardId) -> bool:
         """Return whether a shard is recovered here, and no commit of it is in flight."""
@@ -250,6 +260,7 @@ class Running:
         """Drop everything in the worker's memory without leaving the group, and start a new worker."""
         with self._ticking:
             self.loop.ticks.is_interrupted = True  # If Ctrl-C comes below, the next tick begins here.
+            self._effects.close()
             self._log.abandon()
             self._log, self.loop = self._start()
 
@@ -259,6 +270,7 @@ class Running:
             is_first, self._is_closed = not self._is_closed, True
             if is_first and not self.loop.ticks.is_interrupted:
                 self.loop.drain(self._clock.monotonic_s() + self.system.settings.stop_timeout_s)
+            self._effects.close()
             self._log.close()
             self._catalogue.close()
             self.client.close()
@@ -275,4 +287,6 @@ class Running:
 
 
 def _next_due_ms(assigned: AssignedShard) -> int | None:
-    return None if assigned.shard is None else assigned.shard.next_due_ms()
+    if (shard := assigned.shard) is None:
+        return None
+    return min((each for each in (shard.next_due_ms(), shard.effects.next_due_ms()) if each is not None), default=None)

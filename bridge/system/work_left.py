@@ -22,6 +22,8 @@ def work_left(reader: Reader, system: SystemDefinition, region: ShardRegion, now
                 return f"commands of {topic}/{partition} from {committed} on"
             if _has_stashed(reader, system, region, hosted, partition):
                 return f"commands that are stashed until a restart on {topic}/{partition}"
+            if _has_effects(region, hosted, partition, now_ms):
+                return f"effects that run or are due on {topic}/{partition}"
             if _has_due(reader, system, region, hosted, partition, now_ms):
                 return f"timers that are due on {topic}/{partition}"
     for assigned in region:
@@ -40,6 +42,16 @@ def _has_stashed(
     stashed = stashed_commands(reader, system, hosted.behaviour, partition)
     parked = {command.key for _, command in stashed if command.parked}
     return any(command.key not in parked for _, command in stashed)
+
+
+def _has_effects(region: ShardRegion, hosted: EntityDefinition, partition: int, now_ms: int) -> bool:
+    """Tell whether effects of a shard run, have ended, or are due. Only its owner runs them."""
+    assigned = region.named(str(ShardId(hosted.behaviour.name, partition)))
+    if assigned is None or assigned.shard is None:
+        return False
+    effects = assigned.shard.effects
+    due_ms = effects.next_due_ms()
+    return bool(effects.running) or effects.has_finished() or (due_ms is not None and due_ms <= now_ms)
 
 
 def _has_due(

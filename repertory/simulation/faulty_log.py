@@ -61,7 +61,7 @@ class FaultyLog:
         self.delay_s = 0.0
         self.unavailable = False
         #: See ``Log``: no simulated worker asks.
-        self.is_member = True
+        self.is_member = self.is_sure = True
 
     # --- the port ---------------------------------------------------------------------------------------------
 

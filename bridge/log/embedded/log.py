@@ -111,6 +111,12 @@ class EmbeddedLog:
         """See ``Log.is_member``."""
         return self._joined
 
+    @property
+    def is_sure(self) -> bool:
+        """See ``Log.is_sure``."""
+        renewed_s = self._renew_at_s - self._lease_s / 3
+        return self._joined and self._store.clock.monotonic_s() - renewed_s <= self._lease_s / 2
+
     def poll(self, timeout_s: float) -> Sequence[LogEvent]:
         """Return what has happened since the last call; in memory at once, since nothing can come while we wait."""
         assert not self._closed, "a closed log is not polled"

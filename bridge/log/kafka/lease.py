@@ -46,3 +46,7 @@ class Lease:
     def is_expired(self) -> bool:
         """Return whether the group may have assigned our shards to others by now."""
         return self._clock() - self._renewed_s > self._session_s
+
+    def is_half_over(self) -> bool:
+        """Return whether there was no evidence for half a session."""
+        return self._clock() - self._renewed_s > self._session_s / 2

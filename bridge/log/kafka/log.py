@@ -80,6 +80,11 @@ class KafkaLog:
         """See ``Log.is_member``."""
         return self._group is not None and self._group.has_joined
 
+    @property
+    def is_sure(self) -> bool:
+        """See ``Log.is_sure``."""
+        return self.is_member and not self._lease.is_half_over()
+
     def poll(self, timeout_s: float) -> Sequence[LogEvent]:
         """See ``Log.poll``. The first call joins the group."""
         if self._group is None:

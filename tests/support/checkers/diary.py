@@ -349,6 +349,11 @@ class RecordedLog:
         self._inner.commit(Transaction(transaction.shard, transaction.next_offset, [*sends, *last]))
 
     @property
+    def is_sure(self) -> bool:
+        """See ``Log.is_sure``."""
+        return self._inner.is_sure
+
+    @property
     def is_member(self) -> bool:
         """See ``Log.is_member``."""
         return self._inner.is_member

@@ -1,0 +1,196 @@
+"""``EffectRunner``: runs the effects of one worker, on a thread with an event loop of its own.
+
+The loop of the worker calls :meth:`~EffectRunner.step` once in each tick: it brings what has ended to the shard that
+owns it, forgets what belongs to a shard that is lost, and starts what can be started. An effect starts only after the
+transaction of its command, and an outcome counts only for the owner that started it: so an effect may run twice in the
+world outside, and has one result.
+
+The thread begins with the first effect, enters the system's ``lifespan``, and leaves it when the worker stops.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
+
+from repertory.actors.shard.effects import EffectOutcome
+from repertory.actors.shard.shard import Shard
+from repertory.bridge.assigned_shard import AssignedShard, ShardPhase
+from repertory.bridge.effect_thread import EffectThread, Lifespan, attempt
+from repertory.bridge.region import ShardRegion
+
+#: How often a worker looks for outcomes while effects run.
+LOOK_S = 0.005
+#: An effect is started, and its outcome heard, in these phases of its shard.
+_ALIVE = (ShardPhase.RUNNING, ShardPhase.COMMITTING)
+
+
+class Marks(Protocol):
+    """Memory that outlives the worker, for the effects under way (``bridge.node.in_flight``)."""
+
+    def begin(self, shard: int, offset: int, index: int) -> int:
+        """Note that an effect runs; return the number of the mark."""
+
+    def end(self, mark: int) -> None:
+        """Remove a mark."""
+
+
+class NoMarks:
+    """For a worker without a node: nobody looks for the effect that has killed it."""
+
+    def begin(self, _shard: int, _offset: int, _index: int) -> int:
+        """See ``Marks``."""
+        return 0
+
+    def end(self, _mark: int) -> None:
+        """See ``Marks``."""
+
+
+class LifespanFailed(Exception):
+    """The lifespan of the system could not be entered: no effect can run in this worker."""
+
+
+class RunningEffect(NamedTuple):
+    """One attempt that runs: the shard that owns it, and how it is cancelled."""
+
+    shard: Shard
+    place: str
+    mark: int
+    cancel: Callable[[], object]
+
+
+class EffectRunner:
+    """Owned by the loop of one worker; its methods are for the loop's thread."""
+
+    def __init__(
+        self,
+        *,
+        running_max: int,
+        lifespan: Lifespan | None = None,
+        marks: Marks | None = None,
+        is_sure: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """``is_sure``: whether the group has confirmed not long ago that the shards are ours; else none starts."""
+        self._running_max, self._is_sure = running_max, is_sure
+        self._lifespan, self._marks = lifespan, marks or NoMarks()
+        #: What runs, by number; a number is never used again.
+        self._running: dict[int, RunningEffect] = {}
+        self._started = 0
+        self._alone: int | None = None
+        self._ended: deque[tuple[int, EffectOutcome]] = deque()
+        self._thread: EffectThread | None = None
+
+    def next_in_s(self) -> float | None:
+        """Return in how many seconds :meth:`step` should be called at the latest; None: whenever."""
+        return LOOK_S if self._running else None
+
+    def next_due_in_s(self, region: ShardRegion, now_ms: int) -> float | None:
+        """Return in how many seconds the next effect can be started; None if none can."""
+        if len(self._running) >= self._running_max:
+            return None
+        due = [
+            each.shard.effects.next_due_ms()
+            for each in region
+            if each.shard is not None and each.phase in _ALIVE and len(each.shard.effects)
+        ]
+        found = [due_ms for due_ms in due if due_ms is not None]
+        return max(0.0, (min(found) - now_ms) / 1_000) if found else None
+
+    def step(self, region: ShardRegion, now_ms: int) -> bool:
+        """Bring outcomes to their shards, cancel what belongs to none, and start what is due; return if any happened.
+
+        Raises LifespanFailed if the lifespan could not be entered.
+        """
+        if not self._running and not any(each.shard is not None and len(each.shard.effects) for each in region):
+            return False
+        if self._thread is not None and self._thread.failure is not None:
+            raise LifespanFailed(f"the lifespan of the system failed: {self._thread.failure}")
+        heard = self._hear()
+        self._cancel_lost(region)
+        return self._start(region, now_ms) or heard
+
+    def close(self) -> None:
+        """Cancel what runs, leave the lifespan, and end the thread."""
+        for each in self._running.values():
+            each.cancel()
+        self._running.clear()
+        if self._thread is not None:
+            self._thread.stop()
+            self._thread = None
+
+    # --- one step ---------------------------------------------------------------------------------------------
+
+    def _hear(self) -> bool:
+        heard = False
+        while self._ended:
+            number, outcome = self._ended.popleft()
+            if (found := self._end(number)) is not None:
+                heard |= found.shard.finished(outcome)
+        return heard
+
+    def _end(self, number: int) -> RunningEffect | None:
+        found = self._running.pop(number, None)
+        if found is not None:
+            self._marks.end(found.mark)
+        if number == self._alone:
+            self._alone = None
+        return found
+
+    def _cancel_lost(self, region: ShardRegion) -> None:
+        """Cancel what no shard waits for any more: the shard is lost or starts over, or the effect was dropped."""
+        live = {id(each.shard) for each in region if each.shard is not None}
+        for number, each in [*self._running.items()]:
+            if id(each.shard) not in live or each.place not in each.shard.effects.running:
+                each.cancel()
+                self._end(number)
+
+    def _start(self, region: ShardRegion, now_ms: int) -> bool:
+        before = self._started
+        if self._alone is not None or not self._is_sure():
+            return False
+        for assigned, place in self._candidates(region, now_ms):
+            is_alone = assigned.shard is not None and assigned.shard.effects.records[place].alone
+            if is_alone and self._running:
+                break  # It waits until nothing else runs, and nothing else starts before.
+            self._begin(assigned, place)
+            if is_alone:
+                self._alone = self._started
+                break
+        return self._started > before
+
+    def _candidates(self, region: ShardRegion, now_ms: int) -> Iterator[tuple[AssignedShard, str]]:
+        """Yield what can be started now, what must run alone first; the shards take turns."""
+        room = self._running_max - len(self._running)
+        found = [
+            (each, each.shard.effects.startable(now_ms, max(room, 1)))
+            for each in region
+            if each.shard is not None and each.phase in _ALIVE and len(each.shard.effects)
+        ]
+        for assigned, places in found:
+            assert assigned.shard is not None
+            if places and assigned.shard.effects.records[places[0]].alone:
+                yield assigned, places[0]
+                return
+        for nth in range(room):
+            for assigned, places in found:
+                if nth < len(places) and room > 0:
+                    room -= 1
+                    yield assigned, places[nth]
+
+    def _begin(self, assigned: AssignedShard, place: str) -> None:
+        shard = assigned.shard
+        assert shard is not None
+        record = shard.effects.started(place)
+        self._started += 1
+        number, epoch = self._started, shard.effects.epoch
+        fx_id = f"{assigned.place.topic}/{assigned.place.partition}/{record.offset}/{record.index}"
+        if self._thread is None:
+            self._thread = EffectThread(self._lifespan)
+        thread, mark = self._thread, self._marks.begin(assigned.config.number, record.offset, record.index)
+
+        def ended(outcome: EffectOutcome) -> None:
+            self._ended.append((number, outcome))
+
+        cancel = thread.submit(lambda: attempt(thread, record, place, fx_id, epoch, ended))
+        self._running[number] = RunningEffect(shard, place, mark, cancel)
