@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from repertory.bridge.system.async_client import AsyncClient
     from repertory.bridge.system.client import Client
     from repertory.bridge.system.failed import DeadLetter, Parked
+    from repertory.bridge.system.open_effects import OpenEffect
     from repertory.bridge.system.open_timers import OpenTimer
     from repertory.bridge.system.published import PublishedRecord
     from repertory.bridge.system.publishes import Publishes
@@ -92,6 +93,7 @@ _LAZY = {
     "NodeHandle": "bridge.node.handle",
     "NodeReport": "bridge.reports",
     "NotSettled": "bridge.system.running",
+    "OpenEffect": "bridge.system.open_effects",
     "OpenTimer": "bridge.system.open_timers",
     "OutcomeUnknown": "bridge.log.errors",
     "Parked": "bridge.system.failed",
@@ -149,6 +151,7 @@ __all__ = [
     "NodeReport",
     "NotAsked",
     "NotSettled",
+    "OpenEffect",
     "OpenTimer",
     "OutcomeUnknown",
     "OutputRefused",

@@ -31,6 +31,7 @@ from repertory.bridge.reports import ReportSink, ShardReport
 from repertory.bridge.system.client import Client
 from repertory.bridge.system.committed import entity_state
 from repertory.bridge.system.failed import DeadLetter, Parked, dead_letters, parked_keys
+from repertory.bridge.system.open_effects import OpenEffect, open_effects
 from repertory.bridge.system.open_timers import OpenTimer, open_timers
 from repertory.bridge.system.published import PublishedRecord, published_records
 from repertory.bridge.system.work_left import work_left
@@ -242,6 +243,10 @@ class Running:
     def timers(self) -> list[OpenTimer]:
         """Return the open timers and delayed messages, by entity and partition those that are due first."""
         return list(open_timers(self.reader, self.system))
+
+    def effects(self) -> list[OpenEffect]:
+        """Return the effects that are not settled, by entity, partition and request."""
+        return list(open_effects(self.reader, self.system))
 
     def dead_letters(self) -> list[DeadLetter]:
         """Return the commands that were not applied and never will be, oldest first in each partition."""

@@ -23,6 +23,7 @@ from repertory.bridge.system.configuration import configuration
 from repertory.bridge.system.settings import Settings
 from repertory.bridge.system.system import ActorSystem, load_system
 from repertory.cli.builds import check, configuration_text, schemas
+from repertory.cli.effects import effects
 from repertory.cli.operate import dead_letters, parked
 from repertory.cli.serve import serve
 from repertory.cli.settings import settings
@@ -56,6 +57,7 @@ app = typer.Typer(
 )
 app.add_typer(parked)
 app.add_typer(timers)
+app.add_typer(effects)
 app.add_typer(dead_letters)
 app.command()(serve)
 app.command()(settings)

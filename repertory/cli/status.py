@@ -133,7 +133,7 @@ def _print_tables(system: ActorSystem, found: _Found) -> None:
 
 
 def _shards(system: ActorSystem, shards: Sequence[ShardStatus], now_ms: int) -> TextTable:
-    columns = ("shard", "next", "lag", "journal", "stashed", "timers", "parked keys")
+    columns = ("shard", "next", "lag", "journal", "stashed", "timers", "effects", "parked keys")
     table = TextTable(*columns, title=f"system {system.name}")
     for shard in shards:
         lag = f"more than {LAG_COUNTED_MAX}" if shard.lag > LAG_COUNTED_MAX else str(shard.lag)
@@ -141,13 +141,14 @@ def _shards(system: ActorSystem, shards: Sequence[ShardStatus], now_ms: int) -> 
         if shard.committed not in (None, shard.next_offset):
             position += f" (group: {shard.committed})"
         if shard.unreadable:
-            table.row(shard.name, "?", "?", "?", "?", "?", f"cannot be read: {shard.unreadable}")
+            table.row(shard.name, "?", "?", "?", "?", "?", "?", f"cannot be read: {shard.unreadable}")
         elif not shard.is_read:
-            table.row(shard.name, "-", lag, "-", "-", "-", "read by nobody: the code has no such partition")
+            table.row(shard.name, "-", lag, "-", "-", "-", "-", "read by nobody: the code has no such partition")
         else:
             overdue_ms = shard.overdue_ms(now_ms)
             timers = f"{shard.timers} ({age(overdue_ms)} overdue)" if overdue_ms else str(shard.timers)
-            table.row(shard.name, position, lag, shard.journaled, shard.stashed, timers, _keys(shard.parked))
+            effects = f"{shard.effects} ({shard.parked_effects} parked)" if shard.parked_effects else str(shard.effects)
+            table.row(shard.name, position, lag, shard.journaled, shard.stashed, timers, effects, _keys(shard.parked))
     return table
 
 

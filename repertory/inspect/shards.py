@@ -14,6 +14,7 @@ from repertory.bridge.log.errors import TopicMismatch
 from repertory.bridge.log.port import Reader
 from repertory.bridge.system.committed import current_record, stashed_commands
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
+from repertory.bridge.system.open_effects import effects_on
 from repertory.bridge.system.open_timers import owed_records
 
 #: ``status`` counts up to this many unhandled commands exactly; above it, it prints "more than".
@@ -28,6 +29,7 @@ class ShardStatus(msgspec.Struct, frozen=True):
     lost commands and recreated topics. ``is_read``: False for a partition that was
     added to the commands topic: the code places no key there, and nobody reads it. ``timers``: open timers and delayed
     messages; ``due_ms``: when (epoch) the first of those was due that have not fired, None if there are none.
+    ``effects`` are not settled, and ``parked_effects`` of them wait for an operator.
     """
 
     entity: str
@@ -44,6 +46,8 @@ class ShardStatus(msgspec.Struct, frozen=True):
     is_read: bool = True
     timers: int = 0
     due_ms: int | None = None
+    effects: int = 0
+    parked_effects: int = 0
 
     def overdue_ms(self, now_ms: int) -> int:
         """Return for how long a timer has been due at a time, 0 if none is."""
@@ -72,10 +76,11 @@ def shard_status(
     committed = reader.committed(system.name, commands, partition)
     lost = (record.next, low - 1) if record.changelog and low > record.next else None
     owed = owed_records(reader, system, hosted, partition).values()
+    effects = effects_on(reader, system, hosted, partition)
     due_ms = min((each.due_ms for each in owed if not each.fired), default=None)
     return ShardStatus(
         behaviour.name, partition, record.next, committed, lag, record.seq, len(stashed), parked, lost, record.accepted,
-        timers=len(owed), due_ms=due_ms,
+        timers=len(owed), due_ms=due_ms, effects=len(effects), parked_effects=sum(each.parked for each in effects),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Operator actions on parked keys, dead letters and timers. They use only the log, so they work from any machine."""
+"""Operator actions on parked keys, dead letters, timers and effects: through the log alone, from any machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from repertory.actors.control import CancelTimer, DropParked, RetryEnded, RetryParked
+from repertory.actors.control import CancelTimer, DropEffect, DropParked, RetryEffect, RetryEnded, RetryParked
 from repertory.actors.headers import ASK_ID, ASKED, RETRY_OF, RETRY_TO
 from repertory.actors.placement import checked_key, partition_of
 from repertory.actors.shard.changelog import StashedRecord
@@ -18,6 +18,7 @@ from repertory.bridge.log.record import Output
 from repertory.bridge.system.committed import stashed_commands
 from repertory.bridge.system.definition import SystemDefinition
 from repertory.bridge.system.failed import DeadLetter, Parked, dead_letters, parked_keys, parked_on
+from repertory.bridge.system.open_effects import OpenEffect, open_effects
 from repertory.bridge.system.open_timers import OpenTimer, open_timers, timers_on
 from repertory.operate.marks import MarkedDeadLetter, marked
 from repertory.operate.outcome import IGNORED, WAITING, Answers, RetryOutcome, outcome_of
@@ -139,6 +140,41 @@ class Operator:
         if any(True for _ in answers.follow(deadline_s)):
             return
         self._not_answered(Retried(timer.entity, timer.partition, timer.key, request, request), wait_s)
+
+    # --- effects ----------------------------------------------------------------------------------------------
+
+    def effects(self) -> Iterator[OpenEffect]:
+        """Return all effects of the system that are not settled."""
+        return open_effects(self._reader, self._system, skip=self.skipped.append)
+
+    def find_effect(self, entity: str, address: str) -> OpenEffect:
+        """Return the effect at ``partition@offset/index``. Raises LookupError if there is none."""
+        name = self._system.behaviour(entity).name
+        for found in self.effects():
+            if (found.entity, found.address) == (name, address):
+                return found
+        raise LookupError(f"{name} has no effect {address!r}; `effects list` shows the addresses, such as 0@17/0")
+
+    def retry_effect(self, effect: OpenEffect, wait_s: float = 30.0) -> None:
+        """Have a parked effect tried again, as attempt 1. LookupError if it is not parked; else raises as ``cancel``."""
+        if not effect.parked:
+            raise LookupError(f"{effect.effect} {effect.address} is not parked: it is tried again by itself")
+        self._ask_of(effect, RetryEffect(offset=effect.offset, index=effect.index), wait_s)
+
+    def drop_effect(self, effect: OpenEffect, reason: str, wait_s: float = 30.0) -> None:
+        """Give an effect up, and tell its entity ``Undelivered`` with the reason. Raises as ``drop`` does."""
+        if not reason.strip():
+            raise ValueError("an effect is dropped with a reason, which its entity is told; give one")
+        self._ask_of(effect, DropEffect(offset=effect.offset, index=effect.index, reason=reason), wait_s)
+
+    def _ask_of(self, effect: OpenEffect, message: RetryEffect | DropEffect, wait_s: float) -> None:
+        deadline_s = time.monotonic() + wait_s
+        answers = Answers(self._reader, self._system.name)
+        topic = topics.commands_topic(self._system.name, effect.entity)
+        output = Output(topic, effect.partition, effect.key.encode(), encode(message), answers.headers)
+        (request,) = self._appender.append([output])
+        if not any(True for _ in answers.follow(deadline_s)):
+            self._not_answered(Retried(effect.entity, effect.partition, effect.key, request, request), wait_s)
 
     # --- dead letters -----------------------------------------------------------------------------------------
 
