@@ -156,7 +156,7 @@ class Operator:
         raise LookupError(f"{name} has no effect {address!r}; `effects list` shows the addresses, such as 0@17/0")
 
     def retry_effect(self, effect: OpenEffect, wait_s: float = 30.0) -> None:
-        """Have a parked effect tried again, as attempt 1. LookupError if it is not parked; else raises as ``cancel``."""
+        """Have a parked effect tried again, as attempt 1. LookupError if it is not; else raises as ``cancel``."""
         if not effect.parked:
             raise LookupError(f"{effect.effect} {effect.address} is not parked: it is tried again by itself")
         self._ask_of(effect, RetryEffect(offset=effect.offset, index=effect.index), wait_s)
