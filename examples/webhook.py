@@ -7,20 +7,8 @@ from typing import Self
 
 import httpx
 
-from repertory import (
-    ActorSystem,
-    Backoff,
-    Command,
-    Context,
-    EffectContext,
-    Entity,
-    Event,
-    Request,
-    Undelivered,
-    command,
-    effect,
-    reply,
-)
+import repertory
+from repertory import ActorSystem, Command, Context, Entity, Event, Request, Undelivered, command, effect, reply
 
 
 class Place(Command):
@@ -43,8 +31,8 @@ class Notified(Event):
     attempt: int
 
 
-@effect(timeout_s=5, attempts=10, backoff=Backoff(first_s=0.05, max_s=60))
-async def notify(do: Notify, fx: EffectContext) -> Notified:
+@effect(timeout_s=5, attempts=10, backoff=repertory.Backoff(first_s=0.05, max_s=60))
+async def notify(do: Notify, fx: repertory.EffectContext) -> Notified:
     """Run after the commit, as often as it takes. The receiver tells repetitions by their key."""
     client = fx.get(httpx.AsyncClient)
     answer = await client.post(do.url, json={"item": do.item}, headers={"Idempotency-Key": fx.id})
