@@ -149,7 +149,8 @@ class EffectThread:
             with suppress(RuntimeError):  # The loop is closed.
                 self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in made])
 
-        self._loop.call_soon_threadsafe(start)
+        with suppress(RuntimeError):  # As above: ``failure`` says why.
+            self._loop.call_soon_threadsafe(start)
         return cancel
 
     async def resources(self) -> Sequence[object]:

@@ -9,6 +9,7 @@ from repertory.bridge.log.port import Reader
 from repertory.bridge.region import ShardRegion
 from repertory.bridge.system.committed import stashed_commands
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
+from repertory.bridge.system.open_effects import effects_on
 from repertory.bridge.system.open_timers import owed_records
 
 
@@ -22,7 +23,7 @@ def work_left(reader: Reader, system: SystemDefinition, region: ShardRegion, now
                 return f"commands of {topic}/{partition} from {committed} on"
             if _has_stashed(reader, system, region, hosted, partition):
                 return f"commands that are stashed until a restart on {topic}/{partition}"
-            if _has_effects(region, hosted, partition, now_ms):
+            if _has_effects(reader, system, region, hosted, partition, now_ms):
                 return f"effects that run or are due on {topic}/{partition}"
             if _has_due(reader, system, region, hosted, partition, now_ms):
                 return f"timers that are due on {topic}/{partition}"
@@ -44,11 +45,14 @@ def _has_stashed(
     return any(command.key not in parked for _, command in stashed)
 
 
-def _has_effects(region: ShardRegion, hosted: EntityDefinition, partition: int, now_ms: int) -> bool:
-    """Tell whether effects of a shard run, have ended, or are due. Only its owner runs them."""
+def _has_effects(
+    reader: Reader, system: SystemDefinition, region: ShardRegion, hosted: EntityDefinition, partition: int, now_ms: int
+) -> bool:
+    """Tell whether effects of a shard run, have ended, or are due. Its owner knows it; others read it."""
     assigned = region.named(str(ShardId(hosted.behaviour.name, partition)))
     if assigned is None or assigned.shard is None:
-        return False
+        found = effects_on(reader, system, hosted, partition)
+        return any(each.record.due_ms <= now_ms and not each.parked for each in found)
     effects = assigned.shard.effects
     due_ms = effects.next_due_ms()
     return bool(effects.running) or effects.has_finished() or (due_ms is not None and due_ms <= now_ms)

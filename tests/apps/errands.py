@@ -1,0 +1,151 @@
+"""Effects that write to a file what they do, and misbehave as they are told: for tests on every log, and in nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Self
+
+from repertory import (
+    ActorSystem,
+    Backoff,
+    Command,
+    Context,
+    EffectContext,
+    Entity,
+    Event,
+    Request,
+    Undelivered,
+    command,
+    effect,
+    event,
+    reply,
+    restart,
+)
+from repertory.bridge.system.settings import Settings
+
+#: Where each attempt writes a line: key, number, id, attempt, epoch.
+DIARY = "ERRANDS_DIARY"
+
+
+class Go(Command):
+    """Run an errand; ``how``: "" succeeds, "fail", "late" (succeeds at the third attempt), "hang", "exit", "crash"."""
+
+    number: int
+    how: str = ""
+
+
+class Errand(Request):
+    """What is to be done."""
+
+    number: int
+    how: str
+
+
+class Went(Event):
+    """It was done, at that attempt."""
+
+    number: int
+    attempt: int
+
+
+class Heard(Event):
+    """The entity has heard of it."""
+
+    number: int
+
+
+class GivenUp(Event):
+    """An operator has given it up."""
+
+    reason: str
+
+
+class Desk:
+    """A resource."""
+
+    entered = 0
+
+    def note(self, do: Errand, fx: EffectContext) -> None:
+        """Write down an attempt."""
+        line = f"{fx.key} {do.number} {fx.id} {fx.attempt} {fx.epoch}\n"
+        with Path(os.environ[DIARY]).open("a", encoding="utf-8") as diary:
+            diary.write(line)
+
+
+@asynccontextmanager
+async def lifespan() -> AsyncIterator[Desk]:
+    """Enter once."""
+    Desk.entered += 1
+    try:
+        yield Desk()
+    finally:
+        Desk.entered -= 1
+
+
+@effect(timeout_s=0.5, attempts=3, backoff=Backoff(first_s=0.02, max_s=0.1), name="errands.run")
+async def run(do: Errand, fx: EffectContext) -> Went:
+    """Run an errand."""
+    fx.get(Desk).note(do, fx)
+    match do.how:
+        case "fail":
+            raise OSError("the door was closed")
+        case "late" if fx.attempt < 3:
+            raise OSError("nobody is there yet")
+        case "hang":
+            await asyncio.sleep(3_600)
+        case "exit":
+            os._exit(17)
+        case "crash":
+            ctypes.string_at(0)
+        case "slow":
+            await asyncio.sleep(0.2)
+    return Went(number=do.number, attempt=fx.attempt)
+
+
+class Boy(Entity):
+    """An errand boy."""
+
+    heard: tuple[int, ...] = ()
+
+    @command
+    def go(self, cmd: Go, ctx: Context) -> None:
+        """Go."""
+        ctx.perform(run, Errand(number=cmd.number, how=cmd.how))
+
+    @reply
+    def went(self, evt: Went) -> Heard:
+        """Hear of it."""
+        return Heard(number=evt.number)
+
+    @reply
+    def undelivered(self, rejection: Undelivered) -> GivenUp:
+        """Nobody went."""
+        return GivenUp(reason=rejection.reason)
+
+    @event
+    def has_heard(self, evt: Heard) -> Self:
+        """Remember."""
+        return self.replace(heard=(*self.heard, evt.number))
+
+    @event
+    def was_given_up(self, evt: GivenUp) -> Self:
+        """Remember."""
+        return self.replace(heard=(*self.heard, -1))
+
+
+def made(name: str, delivery: str, *, partitions: int = 2, **settings: int) -> ActorSystem:
+    """Return a system of errand boys."""
+    workers = restart(max_restarts=1_000, within_s=60, backoff=Backoff(first_s=0.02, max_s=1))
+    found = ActorSystem(
+        name, settings=Settings(delivery=delivery, **settings), workers=workers, lifespan=lifespan  # type: ignore[arg-type]
+    )  # fmt: skip
+    found.host(Boy, partitions=partitions)
+    return found
+
+
+system = made(os.environ.get("ERRANDS_NAME", "errands"), os.environ.get("ERRANDS_DELIVERY", "exactly-once"))
