@@ -167,7 +167,7 @@ def test_a_lifespan_that_fails_is_a_sentence(diary: Path) -> None:
         running.client.tell(Boy.go, "a", Go(number=1))
         with pytest.raises(LifespanFailed, match="the lifespan of the system failed: OSError: no desk"):
             running.settle()
-        system.lifespan = entered
+        running.system.lifespan = entered
         running.crash()
         running.settle()
         assert running.effects() == []
