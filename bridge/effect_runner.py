@@ -11,9 +11,10 @@ The thread begins with the first effect, enters the system's ``lifespan``, and l
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
+from repertory.actors.shard.effect_settler import EffectDeath
 from repertory.actors.shard.effects import EffectOutcome
 from repertory.actors.shard.shard import Shard
 from repertory.bridge.assigned_shard import AssignedShard, ShardPhase
@@ -35,6 +36,29 @@ class Marks(Protocol):
     def end(self, mark: int) -> None:
         """Remove a mark."""
 
+    def deaths(self, shard: int) -> Iterable[EffectDeath]:
+        """Return the effects of a shard that ran in a process which died."""
+
+
+class NoEffects:
+    """In place of an `EffectRunner` where something else runs effects."""
+
+    def deaths(self, _shard: int) -> Iterable[EffectDeath]:
+        """See ``EffectRunner``."""
+        return ()
+
+    def next_in_s(self, _region: ShardRegion, _epoch_ms: Callable[[], int]) -> float | None:
+        """See ``EffectRunner``."""
+        return None
+
+    def step(self, _region: ShardRegion, _epoch_ms: Callable[[], int]) -> bool:
+        """See ``EffectRunner``."""
+        return False
+
+
+#: The only one: it has no state.
+NO_EFFECTS = NoEffects()
+
 
 class NoMarks:
     """For a worker without a node: nobody looks for the effect that has killed it."""
@@ -45,6 +69,10 @@ class NoMarks:
 
     def end(self, _mark: int) -> None:
         """See ``Marks``."""
+
+    def deaths(self, _shard: int) -> Iterable[EffectDeath]:
+        """See ``Marks``."""
+        return ()
 
 
 class LifespanFailed(Exception):
@@ -81,23 +109,25 @@ class EffectRunner:
         self._ended: deque[tuple[int, EffectOutcome]] = deque()
         self._thread: EffectThread | None = None
 
-    def next_in_s(self) -> float | None:
-        """Return in how many seconds :meth:`step` should be called at the latest; None: whenever."""
-        return LOOK_S if self._running else None
+    @property
+    def is_running(self) -> bool:
+        """Whether any effect runs."""
+        return bool(self._running)
 
-    def next_due_in_s(self, region: ShardRegion, now_ms: int) -> float | None:
-        """Return in how many seconds the next effect can be started; None if none can."""
-        if len(self._running) >= self._running_max:
-            return None
-        due = [
-            each.shard.effects.next_due_ms()
-            for each in region
-            if each.shard is not None and each.phase in _ALIVE and len(each.shard.effects)
-        ]
+    def deaths(self, shard: int) -> Iterable[EffectDeath]:
+        """Return the effects of a shard that ran in a process of this node which died."""
+        return self._marks.deaths(shard)
+
+    def next_in_s(self, region: ShardRegion, epoch_ms: Callable[[], int]) -> float | None:
+        """Return in how many seconds :meth:`step` has something to do at the earliest; None: nothing is known."""
+        if self._running:
+            return LOOK_S
+        live = [each.shard.effects for each in region if each.shard is not None and each.phase in _ALIVE]
+        due = [effects.next_due_ms() for effects in live if len(effects)]
         found = [due_ms for due_ms in due if due_ms is not None]
-        return max(0.0, (min(found) - now_ms) / 1_000) if found else None
+        return max(0.0, (min(found) - epoch_ms()) / 1_000) if found else None
 
-    def step(self, region: ShardRegion, now_ms: int) -> bool:
+    def step(self, region: ShardRegion, epoch_ms: Callable[[], int]) -> bool:
         """Bring outcomes to their shards, cancel what belongs to none, and start what is due; return if any happened.
 
         Raises LifespanFailed if the lifespan could not be entered.
@@ -108,7 +138,7 @@ class EffectRunner:
             raise LifespanFailed(f"the lifespan of the system failed: {self._thread.failure}")
         heard = self._hear()
         self._cancel_lost(region)
-        return self._start(region, now_ms) or heard
+        return self._start(region, epoch_ms()) or heard
 
     def close(self) -> None:
         """Cancel what runs, leave the lifespan, and end the thread."""

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from itertools import filterfalse
 from typing import assert_never
 
-from repertory.actors.shard.effect_settler import EffectDeath
 from repertory.actors.shard.mailbox import Delivery
 from repertory.actors.shard.shard import Shard
 from repertory.actors.shard.turn_result import Counts, TurnResult
@@ -19,24 +18,11 @@ from repertory.bridge import kill_points
 from repertory.bridge.assigned_shard import DOWN, AssignedShard, ShardPhase
 from repertory.bridge.departures import Departures, Newer
 from repertory.bridge.drain import Drain
-from repertory.bridge.effect_runner import EffectRunner
+from repertory.bridge.effect_runner import NO_EFFECTS, EffectRunner, NoEffects
 from repertory.bridge.interruption import WholeTicks
 from repertory.bridge.journal import Inconsistent
+from repertory.bridge.log import port
 from repertory.bridge.log.clock import Clock, elapsed
-from repertory.bridge.log.port import (
-    Aborted,
-    Assigned,
-    Claimed,
-    Committed,
-    Fenced,
-    Fetched,
-    Log,
-    LogEvent,
-    Lost,
-    OutputsRefused,
-    Replayed,
-    ShardEvent,
-)
 from repertory.bridge.recovery import Recovery
 from repertory.bridge.region import ShardRegion
 from repertory.bridge.reports import ReportSink
@@ -47,13 +33,16 @@ from repertory.supervision import Exited, Failed, Failure, Start, Started, Stop
 #: may not show all records yet.
 DOUBTS_MAX, DOUBT = 2, "The log is read again before the shard is stopped for good."
 
+#: What answers a request of the loop.
+_ANSWERS = port.Claimed | port.Replayed | port.Aborted | port.OutputsRefused
+
 
 class ShardLoop:
     """One worker's loop. One thread calls its methods; nothing blocks except the log's ``poll``."""
 
     def __init__(
         self,
-        log: Log,
+        log: port.Log,
         region: ShardRegion,
         clock: Clock,
         *,
@@ -65,16 +54,13 @@ class ShardLoop:
         deaths: Callable[[int], Iterable[tuple[int, int]]] = lambda _number: (),
         newer: Newer = lambda _entity, _kind, _unknown: None,
         is_stopping: Callable[[], bool] = lambda: False,
-        effects: EffectRunner | None = None,
-        effect_deaths: Callable[[int], Iterable[EffectDeath]] = lambda _number: (),
+        effects: EffectRunner | NoEffects = NO_EFFECTS,
     ) -> None:
         #: ``region``: the shards of this worker. ``newer``: names what another build knows (``Catalogue.known``).
         self._log, self.region, self._clock, self._worker_log = log, region, clock, WorkerLog(report)
         #: How long one shard, and all together, may decide before the log is polled again; each has an equal share.
         self._poll_timeout_s, self._turn_max_s, self._turns_max_s = poll_timeout_s, turn_max_s, turns_max_s
-        self._progress, self._deaths, self._is_stopping = progress, deaths, is_stopping
-        #: What runs the effects of this worker; None where something else does, in simulations.
-        self._effects, self._effect_deaths = effects, effect_deaths
+        self._progress, self._deaths, self._is_stopping, self._effects = progress, deaths, is_stopping, effects
         self._departures = Departures(log, region, self._worker_log, newer, commit=self._commit, stop=self._stop)
         self.counts, self.commits, self.ticks = Counts(), 0, WholeTicks()
 
@@ -86,7 +72,9 @@ class ShardLoop:
         """
         with self.ticks:
             limit_s = self._poll_timeout_s if timeout_s is None else timeout_s
-            events = self._log.poll(self._wait_s(limit_s))
+            due_in_s = self.region.next_due_in_s(self._clock.monotonic_s(), self._clock.epoch_ms)
+            waits = limit_s, due_in_s, self._effects.next_in_s(self.region, self._clock.epoch_ms)
+            events = self._log.poll(min(each for each in waits if each is not None))
             self._progress()
             kill_points.reached("polled")
             for event in events:
@@ -96,21 +84,13 @@ class ShardLoop:
             self._departures.step()
             turns = [self._turn(assigned) for assigned in self.region]
             self._carry_out()
-            has_stepped = self._effects is not None and self._effects.step(self.region, self._clock.epoch_ms())
-            return bool(events) or any(turns) or has_stepped
-
-    def _wait_s(self, limit_s: float) -> float:
-        """Return how long the log may wait for an event, ``limit_s`` at most."""
-        waits = [limit_s, self.region.next_due_in_s(self._clock.monotonic_s(), self._clock.epoch_ms)]
-        if self._effects is not None:
-            waits += self._effects.next_in_s(), self._effects.next_due_in_s(self.region, self._clock.epoch_ms())
-        return min(each for each in waits if each is not None)
+            return self._effects.step(self.region, self._clock.epoch_ms) or bool(events) or any(turns)
 
     # --- events and turns -------------------------------------------------------------------------------------
 
-    def _on(self, event: LogEvent) -> None:
+    def _on(self, event: port.LogEvent) -> None:
         now_s = self._clock.monotonic_s()
-        if isinstance(event, Assigned):
+        if isinstance(event, port.Assigned):
             self._worker_log.assigned(self.region.add(event.shard, now_s), self._log.partition_count)
             return
         assigned = self.region.assigned(event.shard)
@@ -126,25 +106,25 @@ class ShardLoop:
             else:
                 self._fail(assigned, error.failure(assigned.name))
 
-    def _on_shard(self, assigned: AssignedShard, event: ShardEvent, now_s: float) -> None:
-        if assigned.phase in DOWN and isinstance(event, Claimed | Replayed | Aborted | OutputsRefused):
+    def _on_shard(self, assigned: AssignedShard, event: port.ShardEvent, now_s: float) -> None:
+        if assigned.phase in DOWN and isinstance(event, _ANSWERS):
             return  # Answers a request from before the stop or abort; the shard is claimed again when it starts.
         match event:
-            case Fetched(_, records):
+            case port.Fetched(_, records):
                 self._fetched(assigned, [assigned.hosted.codec.decode(record) for record in records])
-            case Committed():
+            case port.Committed():
                 self._committed(assigned, event)
-            case Claimed():
+            case port.Claimed():
                 kill_points.reached("claimed")
                 self._replay_next(assigned, assigned.begin_recovery(event))
-            case Replayed():
+            case port.Replayed():
                 self._replayed(assigned, event)
-            case Aborted(_, reason, routine):
+            case port.Aborted(_, reason, routine):
                 self._aborted(assigned, reason, routine=routine)
-            case OutputsRefused():
+            case port.OutputsRefused():
                 self._refused(assigned, event)
-            case Fenced(_, reason) | Lost(_, reason):
-                self._worker_log.lost(assigned.name, reason, fenced=isinstance(event, Fenced))
+            case port.Fenced(_, reason) | port.Lost(_, reason):
+                self._worker_log.lost(assigned.name, reason, fenced=isinstance(event, port.Fenced))
                 self.region.forget(event.shard, now_s)
             case _:
                 assert_never(event)
@@ -189,7 +169,7 @@ class ShardLoop:
             self._log.commit(assigned.hosted.codec.encode(result))
         kill_points.reached("handed-over")
 
-    def _committed(self, assigned: AssignedShard, event: Committed) -> None:
+    def _committed(self, assigned: AssignedShard, event: port.Committed) -> None:
         """Tell the shard that its turn is committed."""
         kill_points.reached("commit-heard")
         shard = assigned.shard
@@ -213,7 +193,7 @@ class ShardLoop:
             kill_points.reached("claiming")
             self._log.claim(assigned.place, assigned.hosted.codec.restored_topics)
 
-    def _replayed(self, assigned: AssignedShard, event: Replayed) -> None:
+    def _replayed(self, assigned: AssignedShard, event: port.Replayed) -> None:
         kill_points.reached("restoring")
         recovery = assigned.recovery
         recovery.feed(event)
@@ -236,7 +216,7 @@ class ShardLoop:
             self._worker_log.handed_over(assigned.name, record.owner, self._clock.epoch_ms() - recovered.recorded_ms)
         self._log.begin(assigned.place, record.next)
         number = assigned.config.number
-        if result := shard.takeover_result(self._deaths(number), self._effect_deaths(number)):
+        if result := shard.takeover_result(self._deaths(number), self._effects.deaths(number)):
             self._commit(assigned, result)
         self.region.supervise(Started(assigned.name, assigned.incarnation), self._clock.monotonic_s())
 
@@ -247,7 +227,7 @@ class ShardLoop:
         delay_s = assigned.abort(self._clock.monotonic_s(), routine=routine)
         self._worker_log.aborted(assigned.name, reason, delay_s, routine=routine)
 
-    def _refused(self, assigned: AssignedShard, refused: OutputsRefused) -> None:
+    def _refused(self, assigned: AssignedShard, refused: port.OutputsRefused) -> None:
         """Start over without the command whose outputs are refused for good, or with fewer commands to find it."""
         if (failure := assigned.refused(refused)) is None:
             self._aborted(assigned, refused.reason, routine=True)

@@ -80,7 +80,6 @@ class ShardHost:
             newer=catalogue.known,
             is_stopping=control.stopping.is_set,
             effects=effects,
-            effect_deaths=in_flight.effects_of_this_node().deaths,
         )
         control.under_way = region.under_way
         log_lines.follow(system.name, region.handled)

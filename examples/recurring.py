@@ -1,4 +1,4 @@
-"""Example 5, a job that recurs: interest every month; run it with ``python -m examples.recurring``."""
+"""Example 6, a job that recurs: interest every month; run it with ``python -m examples.recurring``."""
 
 from typing import Self
 

@@ -136,11 +136,8 @@ class Shard:
         """
         last = self.record
         entries, blamed = self._settler.died(effect_deaths)
-        incidents = [
-            *blamed,
-            *self._recovery_incidents,
-            *self._guard.takeover(last, deaths, self._intake.next, self.stash),
-        ]
+        incidents = [*blamed, *self._recovery_incidents]
+        incidents += self._guard.takeover(last, deaths, self._intake.next, self.stash)
         # Before any command is handled, the record must name the owner whose memory knows the command under way.
         is_ours = not self.config.owner or (last.owner == self.config.owner and not last.closed)
         if (record := next_epoch(self.config, last)) is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from repertory.actors.shard.changelog import effect_key
 from repertory.actors.shard.effect_settler import EffectDeath
@@ -39,7 +39,7 @@ class InFlightEffects:
         for row in range(_HEAD, self._size, _FIELDS):
             now[row + _SHARD] = 0
         now[_PID], now[_START] = os.getpid(), int(start_ticks(os.getpid()) or -1)
-        return EffectMarks(now, self._rows)
+        return EffectMarks(now, self._rows, self.deaths)
 
     def deaths(self, shard: int) -> list[EffectDeath]:
         """Return the effects of a shard that ran in a process which died, and note that its owner has heard of them.
@@ -68,7 +68,9 @@ class InFlightEffects:
 class EffectMarks:
     """The table of one worker. See ``bridge.effect_runner.Marks``."""
 
-    def __init__(self, table: memoryview, rows: int) -> None:
+    def __init__(self, table: memoryview, rows: int, deaths: Callable[[int], list[EffectDeath]]) -> None:
+        #: Of all workers of the node: see `InFlightEffects.deaths`.
+        self.deaths = deaths
         self._table = table
         self._free = list(range(rows - 1, -1, -1))
 

@@ -205,9 +205,9 @@ class Running:
 
     def _let_effects_run(self) -> bool:
         """Leave the processor to effects that run, for a moment; return whether there are any."""
-        if runs := self._effects.next_in_s() is not None:
+        if self._effects.is_running:
             time.sleep(_IDLE_TICK_S)
-        return runs
+        return self._effects.is_running
 
     def has_recovered(self, shard: ShardId) -> bool:
         """Return whether a shard is recovered here, and no commit of it is in flight."""

@@ -8,7 +8,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,13 @@ from tests.test_tidy import code_lines
 #: For what takes a second on a quiet machine.
 TIMEOUT_S = 60.0
 LINES_MAX = 60
-EXAMPLES = ("counter", "ask_once", "front", "expiry", "recurring")
+EXAMPLES = ("counter", "ask_once", "front", "expiry", "webhook", "recurring")
 
 
-def printed(name: str) -> list[str]:
+def printed(name: str, *arguments: str) -> list[str]:
     """Run an example as a program, and return the lines that it prints."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / f"{name}.py")],
+        [sys.executable, str(ROOT / "examples" / f"{name}.py"), *arguments],
         capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=environment({}),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -79,6 +81,32 @@ def test_an_order_expires_unless_it_is_paid() -> None:
         "Order(item='tea', state='paid') Order(item='tea', state='expired')",
         "NotOpen()",
     ]
+
+
+@pytest.mark.processes
+def test_a_webhook_that_is_away_is_called_again() -> None:
+    """Until it answers, with the same key each time, and no longer."""
+    keys: list[str | None] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        """Is not there for the first two calls."""
+
+        def do_POST(self) -> None:
+            """Take a notification."""
+            self.rfile.read(int(self.headers["content-length"]))
+            keys.append(self.headers["Idempotency-Key"])
+            self.send_response(503 if len(keys) < 3 else 200)
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            assert printed("webhook", f"http://127.0.0.1:{server.server_port}/") == ["Order(item='tea', notified=3)"]
+        finally:
+            server.shutdown()
+            serving.join()
+    assert keys == [keys[0]] * 3
 
 
 @pytest.mark.processes
