@@ -19,6 +19,7 @@ import msgspec
 
 from repertory.actors.collected import LaterItem, Perform
 from repertory.actors.context import ContractViolation
+from repertory.actors.effect import registered
 from repertory.actors.shard.changelog import ChangelogEntry, EffectRecord, effect_entry, effect_key
 from repertory.actors.shard.config import Limits
 
@@ -226,7 +227,8 @@ class Effects:
     def _can_start(self, record: EffectRecord) -> bool:
         queue = _queue(record)
         is_first = not record.parked and self._queues[queue][0] == (record.offset, record.index)
-        return is_first and queue not in self._busy and queue not in self._touched
+        is_free = is_first and queue not in self._busy and queue not in self._touched
+        return is_free and registered(record.effect) is not None
 
     def _first_alone(self, now_ms: int) -> str | None:
         """Return the first that is due of the queues in which one must run alone; None if none is."""

@@ -164,6 +164,7 @@ class Scan:
         self._check_state(hosted, self._restored(hosted, place), model, "restored")
         if live is not None:
             self._check_state(hosted, live, model, "in memory")
+            model.later.check_tried(live, self._cluster.clock.epoch_ms())
 
     def _stashed(self, hosted: HostedEntity, place: TopicPartition) -> dict[int, StashedRecord]:
         """Return the commands that are stashed at the end."""

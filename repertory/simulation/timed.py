@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from repertory.actors.effect import registered
 from repertory.actors.headers import ABOUT, BECAUSE, EFFECT, SOURCE_TOPIC, TIMER
 from repertory.actors.message import wire_name
-from repertory.actors.shard.changelog import effect_key, tell_key
+from repertory.actors.shard.changelog import EffectRecord, effect_key, tell_key
 from repertory.actors.shard.shard import Shard
 from repertory.actors.timer import FiredTimer
 from repertory.actors.wire import written_name
@@ -92,6 +92,16 @@ class LaterChecks:
                 raise Violation(
                     "an effect is open until it has a result", f"{shard.config.id} {where}: {found}, {meant}"
                 )
+
+    def check_tried(self, shard: Shard, now_ms: int) -> None:
+        """Check that no effect waits, once the faults are over, except for its time, an operator, or one before it."""
+        firsts: dict[tuple[str, str], EffectRecord] = {}
+        for record in sorted(shard.effects.records.values(), key=lambda each: (each.offset, each.index)):
+            if not record.parked:
+                firsts.setdefault((record.key, record.effect), record)
+        for record in firsts.values():
+            if record.due_ms <= now_ms:
+                raise Violation("an effect is tried until it has a result", f"{shard.config.id}: {record} waits")
 
     def check_begun(self, begun: Iterable[str]) -> None:
         """Check that what was begun in the world outside was performed by a command in the log."""

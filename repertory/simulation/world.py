@@ -100,15 +100,16 @@ class World:
             failed = msgspec.structs.replace(outcome, error="OSError", reason="simulated: no answer")
             return Attempt(now_s + delay_s, shard, failed)
         if kind == "is invalid":
-            return Attempt(now_s + delay_s, shard, msgspec.structs.replace(outcome, result="not a message"))
+            result = "not a message" if type(None) in effect.signature.results else None
+            return Attempt(now_s + delay_s, shard, msgspec.structs.replace(outcome, result=result))
         draw = self._choices.below(1 << 20, "effect-result")
         try:
-            result = self._result(effect, record, f"{shard}{place}/{draw}")
+            made = self._result(effect, record, f"{shard}{place}/{draw}")
         except Exception as error:  # noqa: BLE001  a fake may raise anything
             failure = Failure.of(error, place)
             failed = msgspec.structs.replace(outcome, error=failure.error_type, reason=failure.message)
             return Attempt(now_s + delay_s, shard, failed)
-        return Attempt(now_s + delay_s, shard, msgspec.structs.replace(outcome, result=result))
+        return Attempt(now_s + delay_s, shard, msgspec.structs.replace(outcome, result=made))
 
     def _kind(self, shard: TopicPartition, place: str) -> str:
         if self.is_calm:
@@ -155,6 +156,9 @@ class SimulatedEffects:
             self._world.begin(shard, place, effects.started(place), effects.epoch)
             for place in effects.startable(now_ms, room)
         ]
+        queues = [(effects.records[place].key, effects.records[place].effect) for place in effects.running]
+        if len({*queues}) < len(queues):
+            raise Violation("the effects of one key and function are in order", f"{shard}: {sorted(queues)}")
 
     def _hear_orphans(self, region: ShardRegion, now_s: float) -> None:
         for each in self._world.arrived(now_s) if self._world.orphans else ():

@@ -58,7 +58,7 @@ class Performed:
             self._finding.wrong(place, "is a second result of one effect")
         self._settled.add(result.place)
         meant = self._performed.get(result.place)
-        if not self._is_known(result.key, result.offset):
+        if meant is None and not self._is_known(result.key, result.offset):
             self._finding.unverifiable += 1
         elif meant is None:
             self._finding.wrong(place, f"is the result of an effect that command {result.offset} has not performed")
@@ -77,7 +77,7 @@ class Performed:
             record = found or meant
             assert record is not None
             at = where._replace(key=place)
-            if not self._is_known(record.key, record.offset):
+            if meant is None and not self._is_known(record.key, record.offset):
                 self._finding.unverifiable += 1
             elif meant is None:
                 self._finding.wrong(at, f"is an effect that command {record.offset} has not performed")

@@ -301,7 +301,7 @@ class Deaf(Entity):
         if cmd.to == "send":
             ctx.perform(send, Send(to="ann"))
         elif cmd.to == "other":
-            ctx.perform(send, Other())  # type: ignore[arg-type,misc]
+            ctx.perform(send, Other())  # type: ignore[misc]
         elif cmd.to == "function":
             ctx.perform(good, Send(to="ann"))  # type: ignore[arg-type]
         else:

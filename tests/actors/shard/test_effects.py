@@ -562,6 +562,7 @@ def test_an_effect_that_this_build_does_not_have_is_parked(monkeypatch: pytest.M
         patch.setattr(effects_of_this_build, "_effects", {})
         bench.take_over("node-2")
         assert bench.shard.ready(bench.now_ms)
+        assert startable(bench) == []
         bench.run()
         record = open_record(bench)
         assert record.parked

@@ -15,6 +15,8 @@ from repertory import (
     Context,
     Directive,
     Done,
+    Effect,
+    EffectContext,
     Entity,
     Event,
     IdConflict,
@@ -22,10 +24,12 @@ from repertory import (
     Query,
     QueryHandler,
     Rejection,
+    Request,
     Revoked,
     StillOpen,
     Undelivered,
     command,
+    effect,
     event,
     query,
     restart,
@@ -308,3 +312,42 @@ class WrongQueries(Entity):
     @query  # error: arg-type
     def has_a_context(self, _ask: GetStatus, ctx: Context) -> Status:
         return Status(balance=ctx.attempt)
+
+
+class Send(Request):
+    """Send a mail."""
+
+    to: str
+
+
+class Fetch(Request):
+    """Fetch something."""
+
+
+@effect(timeout_s=10)
+async def send(do: Send, fx: EffectContext) -> Deposited | None:
+    return None if fx.get(str) else Deposited(amount=1)
+
+
+@effect(timeout_s=10, attempts=3, backoff=Backoff(first_s=1, max_s=300), name="fetch-it")
+async def fetch(_do: Fetch) -> Withdrawn:
+    return Withdrawn(amount=1)
+
+
+@effect()  # error: call-arg
+async def without_a_time_out(_do: Fetch) -> None: ...
+
+
+@effect(timeout_s=1)  # error: arg-type
+def sync(_do: Fetch) -> None: ...
+
+
+async def effects(fx: EffectContext, ctx: Context) -> None:
+    assert_type(send, Effect[Send, Deposited | None])
+    assert_type(fetch, Effect[Fetch, Withdrawn])
+    assert_type(await fetch(Fetch()), Withdrawn)
+    assert_type(await send(Send(to="ann"), fx), Deposited | None)
+    ctx.perform(send, Send(to="ann"), about="mail")
+    ctx.perform(fetch, Fetch())
+    ctx.perform(send, Fetch())  # error: misc
+    ctx.perform(fetch, Deposit(amount=1))  # error: misc
