@@ -95,6 +95,18 @@ TIMER_POINTS: Mapping[str, KillPoint] = MappingProxyType(
     }
 )
 
+#: The points around effects (``bridge.owed_points``).
+EFFECT_POINTS: Mapping[str, KillPoint] = MappingProxyType(
+    {
+        "performing": KillPoint("E1", "effects are requested, or failed, that is not committed"),
+        "performed": KillPoint("E1", "effects are requested, or failed, that is committed, none is started for it"),
+        "resulting": KillPoint("E2", "the results of effects are settled, that is not committed"),
+        "resulted": KillPoint(
+            "E2", "the results of effects are settled and their commands in the log, none is handled"
+        ),
+    }
+)
+
 #: The points that are reached before the first record of a topic is produced, by the last part of the topic's name.
 PRODUCING: Mapping[str, str] = MappingProxyType({"state": "producing-state", "dead-letters": "producing-dead-letter"})
 
@@ -200,7 +212,7 @@ def arm() -> None:
     if not wanted:
         return
     traps: list[_Trap] = []
-    before, known = None, (*POINTS, *NONTRANSACTIONAL_POINTS, *ANSWER_POINTS, *TIMER_POINTS)
+    before, known = None, (*POINTS, *NONTRANSACTIONAL_POINTS, *ANSWER_POINTS, *TIMER_POINTS, *EFFECT_POINTS)
     for each in wanted.split(","):
         name, _, passing = each.partition(":")
         if name not in known or not (passing or "1").isdecimal() or passing == "0":

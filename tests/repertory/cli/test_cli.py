@@ -365,6 +365,7 @@ READING = [
     ["parked", "drop", TARGET, "counter", "k", "--reason", "x"], ["dead-letters", "list", TARGET],
     ["dead-letters", "show", TARGET, "0@0"], ["dead-letters", "retry", TARGET, "0@0"], ["verify", TARGET],
     ["timers", "list", TARGET], ["timers", "cancel", TARGET, "counter", "k", "name"],
+    ["effects", "list", TARGET], ["effects", "retry", TARGET, "counter", "0@0/0"],
 ]  # fmt: skip
 #: What accepts something of a log that is there.
 ACCEPTING = [
