@@ -15,7 +15,7 @@ EXACTLY_ONCE, AT_LEAST_ONCE = "exactly-once", "at-least-once"
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """The bounds of one shard; ``bridge.system.settings.Settings`` explains the meaning and reason of each."""
+    """The bounds of one shard, and of its worker's effects; ``bridge.system.settings.Settings`` explains each."""
 
     batch_records_max: int = 30_000
     careful_records_max: int = 1_000
@@ -38,6 +38,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     timers_per_key_max: int = 1_000
     timers_per_shard_max: int = 1_000_000
     timers_per_turn_max: int = 100
+    effects_running_max: int = 100
     effects_per_shard_max: int = 100_000
 
     @property

@@ -69,11 +69,16 @@ class World:
         self.is_calm = False
 
     def begin(self, shard: TopicPartition, place: str, record: EffectRecord, epoch: int) -> Attempt:
-        """Begin an attempt. Raises Violation if it is a former owner's, or its number was counted before."""
+        """Begin an attempt. Raises Violation if its number was counted before.
+
+        A former owner that does not know of the next one may begin an attempt again; its outcome does not count.
+        """
         now = epoch, record.attempt
         before = self.begun.get((shard, place), (-1, 0))
         is_again = now[1] <= before[1] and (now[0] == before[0] or now[1] < before[1])
-        if now[0] < before[0] or (is_again and (now[1] > 1 or (shard, place) not in self.retried)):
+        if now[0] < before[0]:
+            return self._drawn(shard, place, record, epoch)
+        if is_again and (now[1] > 1 or (shard, place) not in self.retried):
             raise Violation("the attempts of an effect are counted", f"{shard} {place!r}: {now} after {before}")
         if (shard, place) not in self.begun and self._choices.rarely(1, _DOOMED, "effect-doomed"):
             self._doomed.add((shard, place))
