@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from repertory.actors.entity import resolved
 from repertory.actors.headers import CAUSE
-from repertory.actors.shard.changelog import CHANGELOG_INDEX, ShardId, first_shard_record, stash_entry, state_entry
+from repertory.actors.shard.changelog import (
+    CHANGELOG_INDEX,
+    ShardId,
+    effect_key,
+    first_shard_record,
+    stash_entry,
+    state_entry,
+)
 from repertory.actors.shard.config import AT_LEAST_ONCE
-from repertory.actors.shard.turn_result import Counts, Published, TurnResult
+from repertory.actors.shard.turn_result import Counts, Fired, Published, TurnResult
 from repertory.bridge.codec import Codec
 from repertory.bridge.log.port import OutputsRefused
 from repertory.bridge.log.record import Output, TopicPartition
@@ -115,3 +123,17 @@ def test_a_shard_whose_own_records_are_refused_stops() -> None:
     failure = refusals.blame(event, turn([9], (9,)), "account/0")
     assert failure is not None
     assert "what became of command 9" in failure.message
+
+
+def test_drops_of_effects_are_searched_by_halves() -> None:
+    """Each is a command and what its entity is answered, and counts once as what the next turn may take."""
+    refusals, taken = Refusals(CODEC), [4]
+    while not refusals.reasons:
+        fired = [Fired(None, "k", b"v", n, 0, effect_key(n, 0), effect="pay") for n in range(taken[-1])]
+        record = msgspec.structs.replace(first_shard_record(), changelog=len(fired) + 1)
+        result = TurnResult(SHARD, [], [], record, 9, 0, Counts(), [], handled=len(fired), fired=fired)
+        sent = [output(9, CHANGELOG_INDEX + n) for n in range(len(fired))]
+        assert refusals.blame(OutputsRefused(PLACE, sent, "no", all_refused=False), result, "account/0") is None
+        taken.append(refusals.records_max or 0)
+    assert taken == [4, 4, 2, 1, 0]
+    assert list(refusals.reasons) == [effect_key(0, 0)]
