@@ -142,9 +142,9 @@ class EffectRunner:
 
     def close(self) -> None:
         """Cancel what runs, leave the lifespan, and end the thread."""
-        for each in self._running.values():
+        for number, each in [*self._running.items()]:
             each.cancel()
-        self._running.clear()
+            self._end(number)
         if self._thread is not None:
             self._thread.stop()
             self._thread = None
