@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import ask, path, report
+from benchmarks import ask, later, path, report
 from benchmarks.asker import Kind
 from benchmarks.latency import latencies
 from benchmarks.processes import bare, repertory
@@ -26,6 +26,7 @@ _ROUNDS = 3
 _COMMANDS = 500_000
 _SECONDS = 10.0
 _ASKS = 20_000
+_LATER = 20_000
 _ENTITIES = 1_000, 100_000
 _WORSE = 0.10
 #: Of these the higher is the better; of all others, the lower.
@@ -41,6 +42,7 @@ def measured(broker: Broker) -> dict[str, float]:
         small, large = (sum(path.measure(entities, path.BATCH * 100).values()) for entities in _ENTITIES)
         restored = path.restored(_ENTITIES[1], 6 * _ENTITIES[1])[0]
         asks = ask.kinds(broker, _ASKS)
+        later_us = {kind: later.measure(kind, _LATER) for kind in later.KINDS}
         plain, http = asks[ask.NAMES[Kind.PLAIN]], asks[ask.HTTP]
         ratios = {
             "commands/s to the bare loop's": ours.commands_s / floor.commands_s,
@@ -49,6 +51,8 @@ def measured(broker: Broker) -> dict[str, float]:
             "CPU of an ask with an id to one without": asks[ask.NAMES[Kind.GIVEN]].cpu_us / plain.cpu_us,
             "CPU of a query to an ask without an id": asks[ask.NAMES[Kind.QUERY]].cpu_us / plain.cpu_us,
             "CPU of an HTTP request in the gateway to an ask in the worker": http.gateway_us / plain.cpu_us,
+            "CPU of a timer to a command, on the pure path": later_us[later.KINDS[1]] / later_us[later.KINDS[0]],
+            "CPU of an effect to a command, on the pure path": later_us[later.KINDS[2]] / later_us[later.KINDS[0]],
             "pure path with 100,000 entities to 1,000": large / small,
             "restore of an entity to a command of the pure path": restored / small,
         }
