@@ -7,9 +7,17 @@ from typing import NamedTuple
 
 import msgspec
 
+from repertory.actors.effect import registered
 from repertory.actors.entity import Behaviour
 from repertory.actors.message import Message
-from repertory.actors.shard.changelog import STASH_KEY, ShardRecord, StashedRecord, StateRecord
+from repertory.actors.shard.changelog import (
+    STASH_KEY,
+    EffectRecord,
+    ShardRecord,
+    StashedRecord,
+    StateRecord,
+    TimerRecord,
+)
 from repertory.actors.shard.replay import restore
 from repertory.actors.wire import DecodeError, MessageDecoder, unknown_fields, written_name
 from repertory.bridge import changelog_codec as wire
@@ -24,6 +32,7 @@ from repertory.supervision.traceback_text import message_of
 
 #: What happens to a shard of this build that meets such a record.
 STOPS, DROPS, HISTORY = "its shard stops", "a dead letter", "only the past: verify and time travel"
+PARKS = "the effect is parked"
 LOSES, DIFFERS = "the field is ignored", "before the next deploy"
 
 
@@ -76,7 +85,7 @@ def _written(
         }
         for record in latest.values():
             seen()
-            yield from _changelog(behaviour, record)
+            yield from _changelog(system, behaviour, record)
         shard = shard_record(reader, system, behaviour, partition)
         yield from _journal(reader, system, behaviour, partition, shard, seen)
         commands = topics.commands_topic(system.name, behaviour.name)
@@ -86,12 +95,20 @@ def _written(
             yield from _message(behaviour.decoder, record.value or b"", record.place, DROPS, LOSES)
 
 
-def _changelog(behaviour: Behaviour, record: Record) -> Iterator[_Found]:
+def _changelog(system: SystemDefinition, behaviour: Behaviour, record: Record) -> Iterator[_Found]:
     if record.value is None or record.key is None:
         return
     if record.key.startswith(STASH_KEY):
         kept: StashedRecord = wire.decode_stashed(record.value)
         yield from _message(behaviour.decoder, kept.value, record.place, STOPS, LOSES)
+    elif wire.is_owed(record.key):
+        owed = wire.decode_owed(record.key.decode("utf-8", "backslashreplace"), record.value)
+        receiver = behaviour.name if isinstance(owed, TimerRecord) else owed.entity
+        for each in system.hosted.values():
+            if each.behaviour.name == receiver:
+                yield from _message(each.behaviour.decoder, owed.value, record.place, DROPS, LOSES)
+    elif wire.is_effect(record.key):
+        yield from _effect(wire.decode_effect(record.value), record.place)
     if record.key.startswith(b"\0"):
         return
     state: StateRecord = wire.decode_state(record.value)
@@ -101,6 +118,14 @@ def _changelog(behaviour: Behaviour, record: Record) -> Iterator[_Found]:
         restore(behaviour, state.snapshot)
     except Exception as error:  # noqa: BLE001  a __post_init__ is user code
         yield _Found(written_name(state.snapshot) or "?", message_of(error), STOPS, record.place)
+
+
+def _effect(record: EffectRecord, where: str) -> Iterator[_Found]:
+    """Find an effect that is not settled and that a build does not have, or whose request it cannot read."""
+    if (effect := registered(record.effect)) is None:
+        yield _Found(record.effect, f"this build has no @effect of the name {record.effect!r}", PARKS, where)
+    else:
+        yield from _message(effect.signature.decoder, record.request, where, PARKS, LOSES)
 
 
 def _journal(

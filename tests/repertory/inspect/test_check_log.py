@@ -9,8 +9,22 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from repertory import ActorSystem, Command, Entity, Event, command, event, upcast
+from repertory import (
+    ActorSystem,
+    Command,
+    Context,
+    Entity,
+    Event,
+    Request,
+    Undelivered,
+    command,
+    effect,
+    event,
+    reply,
+    upcast,
+)
 from repertory.actors import evolution
+from repertory.actors.effect import _effects as effects
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.record import Output
 from repertory.cli import builds
@@ -183,3 +197,60 @@ def test_a_log_without_a_catalogue(url: str) -> None:
     backend.close()
     run(system, url)
     assert found(system, url) == []
+
+
+class Wake(Command, name="LaterWake"):
+    """Sent by a timer."""
+
+
+class Doze(Command):
+    """Leave a timer and an effect behind."""
+
+
+class Dream(Request):
+    """What is performed."""
+
+
+@effect(timeout_s=1, name="check-log.dream")
+async def dream(_do: Dream) -> None:
+    """Nobody runs it here."""
+
+
+def sleeper(*, wakes: bool) -> ActorSystem:
+    """Return a build with or without the command of its timers."""
+
+    class Sleeper(Entity):
+        @command
+        def doze(self, _cmd: Doze, ctx: Context) -> None:
+            if wakes:
+                ctx.schedule("wake", vars(Sleeper)["wake"], Wake(), after_s=3_600)
+                ctx.perform(dream, Dream())
+
+        if wakes:
+
+            @command
+            def wake(self, _cmd: Wake) -> None:
+                pass
+
+        @reply
+        def undelivered(self, _rejection: Undelivered) -> None:
+            pass
+
+    system = ActorSystem("sleep")
+    system.host(Sleeper, partitions=1)
+    return system
+
+
+def test_a_build_that_lacks_what_is_due_later(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command of a timer that is set, and the function of an effect that is not settled."""
+    system = sleeper(wakes=True)
+    (entity,) = system.hosted
+    with system.start(url) as running:
+        running._effects._is_sure = lambda: False  # It must not start.
+        running.client.tell(vars(entity)["doze"], "a", Doze())
+        while not (running.timers() and running.effects()):
+            running.tick(0.01)
+    assert found(sleeper(wakes=True), url) == []
+    monkeypatch.delitem(effects, "check-log.dream")
+    wrong = {flaw.name: flaw.then for flaw in found(sleeper(wakes=False), url)}
+    assert wrong == {"LaterWake": "a dead letter", "check-log.dream": "the effect is parked"}
