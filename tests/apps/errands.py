@@ -33,7 +33,7 @@ DIARY = "ERRANDS_DIARY"
 
 
 class Go(Command):
-    """Run an errand; ``how``: "" succeeds, "fail", "late" (succeeds at the third attempt), "hang", "exit", "crash"."""
+    """Run an errand; ``how``: "" succeeds, "late" at the third attempt; or "fail", "hang", "wait", "exit", "crash"."""
 
     number: int
     how: str = ""
@@ -107,6 +107,16 @@ async def run(do: Errand, fx: EffectContext) -> Went:
     return Went(number=do.number, attempt=fx.attempt)
 
 
+@effect(timeout_s=60, name="errands.wait")
+async def wait(do: Errand, fx: EffectContext) -> Went:
+    """Run an errand that is over when somebody says so."""
+    fx.get(Desk).note(do, fx)
+    over = Path(f"{os.environ[DIARY]}.over")
+    while not over.exists():  # noqa: ASYNC110, ASYNC240  another thread, or process, says so
+        await asyncio.sleep(0.01)
+    return Went(number=do.number, attempt=fx.attempt)
+
+
 class Boy(Entity):
     """An errand boy."""
 
@@ -115,7 +125,7 @@ class Boy(Entity):
     @command
     def go(self, cmd: Go, ctx: Context) -> None:
         """Go."""
-        ctx.perform(run, Errand(number=cmd.number, how=cmd.how))
+        ctx.perform(wait if cmd.how == "wait" else run, Errand(number=cmd.number, how=cmd.how))
 
     @reply
     def went(self, evt: Went) -> Heard:
@@ -138,7 +148,7 @@ class Boy(Entity):
         return self.replace(heard=(*self.heard, -1))
 
 
-def made(name: str, delivery: str, *, partitions: int = 2, **settings: int) -> ActorSystem:
+def made(name: str, delivery: str, *, partitions: int = 2, **settings: float) -> ActorSystem:
     """Return a system of errand boys."""
     workers = restart(max_restarts=1_000, within_s=60, backoff=Backoff(first_s=0.02, max_s=1))
     found = ActorSystem(

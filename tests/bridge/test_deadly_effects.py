@@ -1,18 +1,21 @@
-"""Effects that kill their process, among many that are innocent: only the guilty one is parked. Real processes."""
+"""Effects that kill their process, among many that are innocent, and effects whose shard moves while they run."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from repertory import Running
 from repertory.bridge.log.errors import LogUnavailable
 from repertory.bridge.system.open_effects import open_effects
 from repertory.supervision.process.reports import WorkerExited
 from repertory.verify import verify
+from tests.apps.errands import DIARY, Boy, Go, made
 from tests.support.nodes.trial import DEADLINE_S, Trial, application
 from tests.support.paths import ROOT
 
@@ -69,3 +72,53 @@ def test_only_the_guilty_effect_is_parked(trial: EffectTrial, how: str) -> None:
         for record in trial.reader.read(f"{app.system.name}.boy.events", partition):
             heard[behaviour.journal.decode(record.value or b"").number] += 1
     assert heard == dict.fromkeys([*range(INNOCENT), 1_001], 1)
+
+
+def test_the_result_of_a_former_owner_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shard moves while a receiver sleeps: only that effect is repeated, with its id, and it has one result.
+
+    On SQLite: Kafka's client answers for a worker that sleeps in this process, until its poll interval is over.
+    """
+    url = f"sqlite:{tmp_path / 'errands.db'}"
+    diary = tmp_path / "diary"
+    diary.touch()
+    monkeypatch.setenv(DIARY, str(diary))
+    system = made(
+        f"errands-{uuid4().hex[:8]}", "exactly-once", partitions=1,
+        session_timeout_s=1.0, progress_timeout_s=0.5, ping_timeout_s=0.5,
+    )  # fmt: skip
+
+    def attempts() -> list[list[str]]:
+        return [line.split() for line in diary.read_text(encoding="utf-8").splitlines()]
+
+    def until(running: Running, is_so: Callable[[], bool]) -> None:
+        deadline_s = time.monotonic() + 2 * DEADLINE_S
+        while not is_so():
+            assert time.monotonic() < deadline_s
+            running.tick(0.01)
+
+    with system.start(url) as first:
+        for number in range(10):
+            first.client.tell(Boy.go, f"k{number}", Go(number=number))
+        first.settle()
+        first.client.tell(Boy.go, "slow", Go(number=99, how="wait"))
+        settled = len(attempts())
+        until(first, lambda: len(attempts()) > settled)
+        monkeypatch.setattr("socket.gethostname", lambda: "another")
+        with system.start(url) as second:  # From here on the first one is asleep, and its effect runs on.
+            before = len(attempts())
+            until(second, lambda: len(attempts()) > before)
+            (tmp_path / "diary.over").touch()
+            second.settle()
+            assert second.state(Boy, "slow") == Boy(heard=(99,))
+            until(first, lambda: not first._effects.is_running)
+            second.settle()
+            assert second.state(Boy, "slow") == Boy(heard=(99,))
+            assert second.effects() == []
+            report = verify(second.reader, system)
+            assert report.ok, [check for check in report.checks if not check.ok]
+    slow = attempts()[settled:]
+    assert {line[1] for line in slow} == {"99"}, "an effect that was settled has run again"
+    assert len({line[2] for line in slow}) == 1, "another id"
+    epochs = [int(line[4]) for line in slow]
+    assert epochs == sorted({*epochs}), "no greater epoch"
