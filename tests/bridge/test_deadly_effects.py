@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -15,14 +18,24 @@ from repertory.bridge.log.errors import LogUnavailable
 from repertory.bridge.system.open_effects import open_effects
 from repertory.supervision.process.reports import WorkerExited
 from repertory.verify import verify
+from tests.apps import errands
 from tests.apps.errands import DIARY, Boy, Go, made
-from tests.support.nodes.trial import DEADLINE_S, Trial, application
+from tests.support.nodes.trial import DEADLINE_S, Trial
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.processes
 
 #: So many innocent effects are under way beside the guilty one.
 INNOCENT = 100
+
+
+def errand_boys() -> Any:
+    """Return ``tests.apps.errands`` with the system of this test, as its nodes import it.
+
+    It is not imported again: the effects of this process are known by their names, and those are of the first import.
+    """
+    system = errands.made(os.environ["ERRANDS_NAME"], os.environ.get("ERRANDS_DELIVERY", "exactly-once"))
+    return SimpleNamespace(**{**vars(errands), "system": system})
 
 
 class EffectTrial(Trial):
@@ -44,8 +57,7 @@ def trial(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("ERRANDS_NAME", f"errands-{uuid4().hex[:8]}")
     monkeypatch.setenv("ERRANDS_DIARY", str(tmp_path / "diary"))
-    monkeypatch.setenv("KILLED_NAME", "")  # Restores what `application` sets.
-    trial = EffectTrial(application("unused", "tests.apps.errands"), url)
+    trial = EffectTrial(errand_boys(), url)
     yield trial
     trial.close()
 

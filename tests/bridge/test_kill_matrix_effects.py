@@ -19,8 +19,8 @@ from repertory.bridge import kill_points
 from repertory.bridge.system.committed import journal, shard_record
 from repertory.supervision.process.reports import WorkerExited
 from repertory.verify import verify
-from tests.bridge.test_deadly_effects import EffectTrial
-from tests.support.nodes.trial import DEADLINE_S, application
+from tests.bridge.test_deadly_effects import EffectTrial, errand_boys
+from tests.support.nodes.trial import DEADLINE_S
 from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes]
@@ -40,8 +40,7 @@ def trial(kafka_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("ERRANDS_NAME", f"errands-{uuid4().hex[:8]}")
     monkeypatch.setenv("ERRANDS_DIARY", str(tmp_path / "diary"))
-    monkeypatch.setenv("KILLED_NAME", "")  # Restores what `application` sets.
-    trial = EffectTrial(application("unused", "tests.apps.errands"), kafka_url)
+    trial = EffectTrial(errand_boys(), kafka_url)
     yield trial
     trial.close()
 
