@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
+import msgspec
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
@@ -68,7 +69,9 @@ def world(forgetful: Broker) -> Iterator[LogHarness]:
     """Give topics, and a group that has a coordinator."""
     world = LogHarness(connect(forgetful.url, SETTINGS), "kafka")
     world.make(PARTITIONS)
-    admin = Admin(KafkaConfig(forgetful.address, SETTINGS, {}))
+    # A broker that has just started on a busy machine has no coordinator for a while.
+    patient = msgspec.structs.replace(SETTINGS, connect_timeout_s=60.0)
+    admin = Admin(KafkaConfig(forgetful.address, patient, {}))
     assert admin.committed(world.group, world.shard()) is None
     admin.close()
     yield world
