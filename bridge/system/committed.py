@@ -32,7 +32,11 @@ from repertory.bridge.silence import silenced
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
 from repertory.supervision.traceback_text import message_of
 
+K = TypeVar("K")
 T = TypeVar("T")
+
+#: Called with a sentence for each record that cannot be read, which is then skipped; None: it is a DecodeError.
+Skip = Callable[[str], None] | None
 
 
 class EntityState(msgspec.Struct, frozen=True):
@@ -162,29 +166,50 @@ def stashed_commands(
     behaviour: Behaviour,
     partition: int,
     *,
-    skip: Callable[[str], None] | None = None,
+    skip: Skip = None,
 ) -> list[tuple[int, StashedRecord]]:
-    """Return a shard's stashed commands, parked ones included, by their source offset.
+    """Return a shard's stashed commands, parked ones included, by their source offset; see `kept_records`."""
+
+    def offset_of(record: Record) -> int | None:
+        return wire.stashed_offset(record) if wire.is_stashed(record) else None
+
+    def decode(_: int, data: bytes) -> StashedRecord:
+        return wire.decode_stashed(data)
+
+    kept = kept_records(reader, system, behaviour, partition, offset_of, decode, "a stashed command", skip)
+    return sorted(kept.items())
+
+
+def kept_records(
+    reader: Reader,
+    system: SystemDefinition,
+    behaviour: Behaviour,
+    partition: int,
+    key_of: Callable[[Record], K | None],
+    decode: Callable[[K, bytes], T],
+    what: str,
+    skip: Skip,
+) -> dict[K, T]:
+    """Return the records of one kind that a shard's changelog keeps, by ``key_of``, which is None for other kinds.
 
     A record that cannot be decoded is a DecodeError that names it or, with ``skip``, is skipped after ``skip`` was
     called with that sentence: the shard refuses to start, but an operator can still see the others.
     """
-    found: dict[int, StashedRecord] = {}
+    kept: dict[K, T] = {}
     for record in reader.read(topics.state_topic(system.name, behaviour.name), partition):
-        if not wire.is_stashed(record):
-            continue
         try:
-            offset = wire.stashed_offset(record)
+            if (key := key_of(record)) is None:
+                continue
             if record.value is None:
-                found.pop(offset, None)
+                kept.pop(key, None)
             else:
-                found[offset] = wire.decode_stashed(record.value)
+                kept[key] = decode(key, record.value)
         except DecodeError as error:
-            sentence = f"{record.place} is not a stashed command: {error}"
+            sentence = f"{record.place} is not {what}: {error}"
             if skip is None:
                 raise DecodeError(sentence) from error
             skip(sentence)
-    return sorted(found.items())
+    return kept
 
 
 def accepted_of(shard: str, accepted: Accepted) -> str:

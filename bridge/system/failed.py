@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -28,7 +28,7 @@ from repertory.actors.wire import DecodeError
 from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record
-from repertory.bridge.system.committed import stashed_commands
+from repertory.bridge.system.committed import Skip, stashed_commands
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
 
 #: A number in a header. The length is limited because Python refuses to parse thousands of digits.
@@ -114,10 +114,6 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 # --- parked keys ----------------------------------------------------------------------------------------------
-
-
-#: Called with a sentence for each record that cannot be read, which is then skipped; None: it is a DecodeError.
-Skip = Callable[[str], None] | None
 
 
 def parked_keys(reader: Reader, system: SystemDefinition, *, skip: Skip = None) -> Iterator[Parked]:

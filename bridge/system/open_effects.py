@@ -11,10 +11,10 @@ from repertory.actors.message import Message
 from repertory.actors.shard.changelog import EffectRecord
 from repertory.actors.wire import DecodeError
 from repertory.bridge import changelog_codec as wire
-from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
+from repertory.bridge.log.record import Record
+from repertory.bridge.system.committed import Skip, kept_records
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
-from repertory.bridge.system.failed import Skip
 
 
 class OpenEffect(msgspec.Struct, frozen=True):
@@ -60,20 +60,14 @@ def effects_on(
     reader: Reader, system: SystemDefinition, hosted: EntityDefinition, partition: int, *, skip: Skip = None
 ) -> list[OpenEffect]:
     """Return those of one shard."""
-    found: dict[bytes, EffectRecord] = {}
-    for record in reader.read(topics.state_topic(system.name, hosted.behaviour.name), partition):
-        if record.key is None or not wire.is_effect(record.key):
-            continue
-        if record.value is None:
-            found.pop(record.key, None)
-            continue
-        try:
-            found[record.key] = wire.decode_effect(record.value)
-        except DecodeError as error:
-            sentence = f"{record.place} is not an effect: {error}"
-            if skip is None:
-                raise DecodeError(sentence) from error
-            skip(sentence)
+
+    def key_of(record: Record) -> bytes | None:
+        return record.key if record.key is not None and wire.is_effect(record.key) else None
+
+    def decode(_: bytes, data: bytes) -> EffectRecord:
+        return wire.decode_effect(data)
+
+    found = kept_records(reader, system, hosted.behaviour, partition, key_of, decode, "an effect", skip)
     effects = [
         OpenEffect(
             hosted.behaviour.name, partition, each.offset, each.index, each.key, each.effect, each, _request(each)

@@ -10,10 +10,10 @@ from repertory.actors.message import Message
 from repertory.actors.shard.changelog import TellRecord, TimerRecord, timer_of
 from repertory.actors.wire import DecodeError
 from repertory.bridge import changelog_codec as wire
-from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
+from repertory.bridge.log.record import Record
+from repertory.bridge.system.committed import Skip, kept_records
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
-from repertory.bridge.system.failed import Skip
 
 
 class OpenTimer(msgspec.Struct, frozen=True):
@@ -62,22 +62,13 @@ def owed_records(
     reader: Reader, system: SystemDefinition, hosted: EntityDefinition, partition: int, *, skip: Skip = None
 ) -> dict[str, TimerRecord | TellRecord]:
     """Return the records of one shard, by their keys in the changelog."""
-    found: dict[str, TimerRecord | TellRecord] = {}
-    for record in reader.read(topics.state_topic(system.name, hosted.behaviour.name), partition):
+
+    def place_of(record: Record) -> str | None:
         if record.key is None or not wire.is_owed(record.key):
-            continue
-        place = record.key.decode("utf-8", "backslashreplace")
-        if record.value is None:
-            found.pop(place, None)
-            continue
-        try:
-            found[place] = wire.decode_owed(place, record.value)
-        except DecodeError as error:
-            sentence = f"{record.place} is not a timer: {error}"
-            if skip is None:
-                raise DecodeError(sentence) from error
-            skip(sentence)
-    return found
+            return None
+        return record.key.decode("utf-8", "backslashreplace")
+
+    return kept_records(reader, system, hosted.behaviour, partition, place_of, wire.decode_owed, "a timer", skip)
 
 
 def _timer(
