@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from repertory.actors.shard.changelog import ShardId
+from repertory.actors.shard.shard import Shard
 from repertory.bridge import topics
 from repertory.bridge.assigned_shard import ShardPhase
 from repertory.bridge.log.port import Reader
@@ -11,6 +12,10 @@ from repertory.bridge.system.committed import stashed_commands
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
 from repertory.bridge.system.open_effects import effects_on
 from repertory.bridge.system.open_timers import owed_records
+
+_STASHED = "commands that are stashed until a restart"
+_EFFECTS = "effects that run or are due"
+_TIMERS = "timers that are due"
 
 
 def work_left(reader: Reader, system: SystemDefinition, region: ShardRegion, now_ms: int) -> str | None:
@@ -21,51 +26,43 @@ def work_left(reader: Reader, system: SystemDefinition, region: ShardRegion, now
             committed = reader.committed(system.name, topic, partition) or 0
             if any(True for _ in reader.read(topic, partition, committed)):
                 return f"commands of {topic}/{partition} from {committed} on"
-            if _has_stashed(reader, system, region, hosted, partition):
-                return f"commands that are stashed until a restart on {topic}/{partition}"
-            if _has_effects(reader, system, region, hosted, partition, now_ms):
-                return f"effects that run or are due on {topic}/{partition}"
-            if _has_due(reader, system, region, hosted, partition, now_ms):
-                return f"timers that are due on {topic}/{partition}"
+            assigned = region.named(str(ShardId(hosted.behaviour.name, partition)))
+            if assigned is not None and assigned.shard is not None:
+                left = _left_by_owner(assigned.shard, now_ms)
+            else:
+                left = _left_by_log(reader, system, hosted, partition, now_ms)
+            if left is not None:
+                return f"{left} on {topic}/{partition}"
     for assigned in region:
         if assigned.phase is ShardPhase.COMMITTING:
             return f"shard {assigned.name} has a commit in flight"
     return None
 
 
-def _has_stashed(
-    reader: Reader, system: SystemDefinition, region: ShardRegion, hosted: EntityDefinition, partition: int
-) -> bool:
-    """Tell whether commands of a shard are stashed until a restart. Its owner knows it; others read it."""
-    assigned = region.named(str(ShardId(hosted.behaviour.name, partition)))
-    if assigned is not None and assigned.shard is not None:
-        return assigned.shard.stash.next_due_ms() is not None
+def _left_by_owner(shard: Shard, now_ms: int) -> str | None:
+    """Describe what a shard of this process has still to do besides its unread commands."""
+    if shard.stash.next_due_ms() is not None:
+        return _STASHED
+    effects = shard.effects
+    if effects.running or effects.has_finished() or _is_due(effects.next_due_ms(), now_ms):
+        return _EFFECTS
+    return _TIMERS if _is_due(shard.timers.next_due_ms(), now_ms) else None
+
+
+def _left_by_log(
+    reader: Reader, system: SystemDefinition, hosted: EntityDefinition, partition: int, now_ms: int
+) -> str | None:
+    """Describe the same of a shard that this process does not own, as far as its records show it."""
     stashed = stashed_commands(reader, system, hosted.behaviour, partition)
     parked = {command.key for _, command in stashed if command.parked}
-    return any(command.key not in parked for _, command in stashed)
+    if any(command.key not in parked for _, command in stashed):
+        return _STASHED
+    effects = effects_on(reader, system, hosted, partition)
+    if any(each.record.due_ms <= now_ms and not each.parked for each in effects):
+        return _EFFECTS
+    owed = owed_records(reader, system, hosted, partition).values()
+    return _TIMERS if any(each.due_ms <= now_ms and not each.fired for each in owed) else None
 
 
-def _has_effects(
-    reader: Reader, system: SystemDefinition, region: ShardRegion, hosted: EntityDefinition, partition: int, now_ms: int
-) -> bool:
-    """Tell whether effects of a shard run, have ended, or are due. Its owner knows it; others read it."""
-    assigned = region.named(str(ShardId(hosted.behaviour.name, partition)))
-    if assigned is None or assigned.shard is None:
-        found = effects_on(reader, system, hosted, partition)
-        return any(each.record.due_ms <= now_ms and not each.parked for each in found)
-    effects = assigned.shard.effects
-    due_ms = effects.next_due_ms()
-    return bool(effects.running) or effects.has_finished() or (due_ms is not None and due_ms <= now_ms)
-
-
-def _has_due(
-    reader: Reader, system: SystemDefinition, region: ShardRegion, hosted: EntityDefinition, partition: int, now_ms: int
-) -> bool:
-    """Tell whether a timer of a shard is due and has not fired. Its owner knows it; others read it."""
-    assigned = region.named(str(ShardId(hosted.behaviour.name, partition)))
-    if assigned is not None and assigned.shard is not None:
-        due_ms = assigned.shard.timers.next_due_ms()
-    else:
-        owed = owed_records(reader, system, hosted, partition).values()
-        due_ms = min((each.due_ms for each in owed if not each.fired), default=None)
+def _is_due(due_ms: int | None, now_ms: int) -> bool:
     return due_ms is not None and due_ms <= now_ms
