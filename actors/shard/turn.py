@@ -193,7 +193,7 @@ class Turn:
     def settle(self, delivery: Delivery) -> None:
         """Note that the command of a timer has its final fate, if a timer sent it."""
         if delivery.timer is not None:
-            entry = self._timers.settle(_key_in(delivery), delivery.timer, delivery.timestamp_ms)
+            entry = self._timers.settle(key_in(delivery) or "", delivery.timer, delivery.timestamp_ms)
             if entry is not None:
                 self.changelog.append(entry)
 
@@ -218,7 +218,7 @@ class Turn:
 
     def is_stale(self, delivery: Delivery) -> bool:
         """Return whether a command was sent by a timer that was cancelled or replaced since then."""
-        return delivery.timer is not None and self._timers.is_stale(_key_in(delivery), delivery.timer)
+        return delivery.timer is not None and self._timers.is_stale(key_in(delivery) or "", delivery.timer)
 
     def drop(self, delivery: Delivery) -> None:
         """Drop such a command, for which an operator may wait."""
@@ -290,11 +290,6 @@ class Turn:
         self.touched[envelope.key] = None
         self.changelog.append(stash_entry(envelope.offset, record))
         self.bytes += len(envelope.value) + (0 if record is None else len(record.traceback))
-
-
-def _key_in(delivery: Delivery) -> str:
-    """Return the key of a command of a timer, also of one that cannot be decoded."""
-    return delivery.key if isinstance(delivery, Envelope) else (delivery.key or b"").decode("utf-8", "replace")
 
 
 def parked_by(stashed: Stashed) -> str:

@@ -25,6 +25,7 @@ from repertory.actors.shard.changelog import (
     timer_of,
 )
 from repertory.actors.shard.decision import Decision
+from repertory.actors.shard.identity import key_in
 from repertory.actors.timer import FiredTimer
 
 
@@ -54,14 +55,10 @@ class Owed:
         A dead letter may have had it before the commands in front of it, which were stashed and then took its timer
         back. In between, a recurring timer may have fired again.
         """
-        timer = delivery.timer
-        if (
-            timer is None
-            or value(delivery.headers, BECAUSE) is None
-            or (found := self.meant.get((key_in(delivery), timer))) is None
-        ):
+        key, timer = key_in(delivery) or "", delivery.timer
+        if timer is None or value(delivery.headers, BECAUSE) is None or (found := self.meant.get((key, timer))) is None:
             return
-        place = timer_key(key_in(delivery), timer.name)
+        place = timer_key(key, timer.name)
         again = msgspec.structs.replace(found, due_ms=delivery.timestamp_ms + found.every_ms)
         if self._of(delivery, timer) is None:
             if found.every_ms:
@@ -121,7 +118,7 @@ class Owed:
         self.meant[timer_of(place)[0], fired(place, record)] = record
 
     def _of(self, delivery: Envelope | Undecodable, timer: FiredTimer) -> TimerRecord | None:
-        place = timer_key(key_in(delivery), timer.name)
+        place = timer_key(key_in(delivery) or "", timer.name)
         found = self.timers.get(place)
         return found if found is not None and fired(place, found) == timer else None
 
@@ -129,11 +126,6 @@ class Owed:
 def fired(place: str, record: TimerRecord) -> FiredTimer:
     """Return what a command of a timer says about it; ``place`` is its key in the changelog."""
     return FiredTimer(timer_of(place)[1], record.offset, record.index, record.due_ms)
-
-
-def key_in(delivery: Envelope | Undecodable) -> str:
-    """Return the key of a command, also of one that cannot be decoded."""
-    return delivery.key if isinstance(delivery, Envelope) else (delivery.key or b"").decode("utf-8", "replace")
 
 
 def without_last(record: TimerRecord | TellRecord, value: bytes) -> TimerRecord | TellRecord:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from repertory.actors.message import Envelope, Undecodable
+from repertory.actors.shard.identity import key_in
 from repertory.verify.again import Subject
-from repertory.verify.owed import Owed, key_in
+from repertory.verify.owed import Owed
 
 
 class StaleCommands:
@@ -19,7 +20,9 @@ class StaleCommands:
     def is_surely(self, delivery: Envelope | Undecodable) -> bool:
         """Return whether a timer sent this command that says no more that it has fired."""
         timer = delivery.timer
-        return timer is not None and self._is_known(key_in(delivery), timer.offset) and self._owed.is_stale(delivery)
+        if timer is None or not self._is_known(key_in(delivery) or "", timer.offset):
+            return False
+        return self._owed.is_stale(delivery)
 
     def may_be(self, delivery: Envelope | Undecodable) -> bool:
         """As that; or it was in the stash, and an operator behind it has cancelled its timer meanwhile."""
