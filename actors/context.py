@@ -206,8 +206,7 @@ class Context:
         Raises ContractViolation: the handler is not a ``@command`` of this entity that takes the message, the name has
         not 1 to 255 bytes of UTF-8 without NUL, both times are given or none, or one is not in range.
         """
-        if (flaw := flaw_of_name(name)) is not None:
-            raise ContractViolation(f"the name of a timer {flaw}: {name!r:.100}")
+        _check_timer_name(name)
         if self._addressed(handler, message).owner is not self._behaviour.entity:
             raise ContractViolation(
                 f"a timer sends a command to its own entity, {self._behaviour.entity.__name__}, not to {handler!r}; "
@@ -225,8 +224,7 @@ class Context:
 
     def cancel(self, name: str) -> None:
         """Cancel this entity's timer of that name, if there is one; its command is never handled after this one."""
-        if (flaw := flaw_of_name(name)) is not None:
-            raise ContractViolation(f"the name of a timer {flaw}: {name!r:.100}")
+        _check_timer_name(name)
         self.later.append(Cancel(name))
 
     def perform(self, effect: Effect[Q, Any], request: Q, *, about: str = "") -> None:
@@ -284,6 +282,11 @@ def checked_about(about: str) -> str:
     if len(about.encode()) > TAG_BYTES_MAX:
         raise ContractViolation(f"about has at most {TAG_BYTES_MAX} bytes of UTF-8: {about!r:.100}")
     return about
+
+
+def _check_timer_name(name: object) -> None:
+    if (flaw := flaw_of_name(name)) is not None:
+        raise ContractViolation(f"the name of a timer {flaw}: {name!r:.100}")
 
 
 def _delay_ms(name: str, delay_s: object, *, least_ms: int) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
 
 from repertory.actors.control import CancelTimer, DropEffect, DropParked, RetryEffect, RetryEnded, RetryParked
 from repertory.actors.headers import ASK_ID, ASKED, RETRY_OF, RETRY_TO
+from repertory.actors.message import Message
 from repertory.actors.placement import checked_key, partition_of
 from repertory.actors.shard.changelog import StashedRecord
 from repertory.actors.wire import encode
@@ -81,29 +81,35 @@ class Operator:
         """
         if not reason.strip():
             raise ValueError("a command is dropped with a reason, which the dead letter records; give one")
+        self._have_done(parked, DropParked(offset=parked.offset, reason=reason), wait_s, parked.offset)
+
+    def _have_done(
+        self, what: Parked | OpenTimer | OpenEffect, message: Message, wait_s: float, offset: int | None = None
+    ) -> None:
+        """Append a control command and wait until the shard has executed it. ``offset``: see `Retried`."""
         deadline_s = time.monotonic() + wait_s
         answers = Answers(self._reader, self._system.name)
-        request = self._request(parked, DropParked(offset=parked.offset, reason=reason), answers)
+        request = self._request(what, message, answers)
         if any(True for _ in answers.follow(deadline_s)):
             return
-        self._not_answered(Retried(parked.entity, parked.partition, parked.key, request, parked.offset), wait_s)
+        waits = self._waits(
+            Retried(what.entity, what.partition, what.key, request, request if offset is None else offset)
+        )
+        raise LogUnavailable(
+            f"no worker of {self._system.name} answered within {wait_s:g} s: {waits.why}; the request is in the log "
+            "and is executed when a worker reaches it"
+        )
 
-    def _request(self, parked: Parked, message: RetryParked | DropParked, answers: Answers) -> int:
+    def _request(self, what: Parked | OpenTimer | OpenEffect, message: Message, answers: Answers) -> int:
         """Append a control command and return its offset."""
-        topic = topics.commands_topic(self._system.name, parked.entity)
-        output = Output(topic, parked.partition, parked.key.encode(), encode(message), answers.headers)
+        topic = topics.commands_topic(self._system.name, what.entity)
+        output = Output(topic, what.partition, what.key.encode(), encode(message), answers.headers)
         return self._appender.append([output])[0]
 
     def _stashed_at(self, entity: str, partition: int, offset: int) -> StashedRecord | None:
         hosted = self._system.hosted[self._system.behaviour(entity).entity]
         found = stashed_commands(self._reader, self._system, hosted.behaviour, partition, skip=self.skipped.append)
         return dict(found).get(offset)
-
-    def _not_answered(self, request: Retried, wait_s: float) -> NoReturn:
-        raise LogUnavailable(
-            f"no worker of {self._system.name} answered within {wait_s:g} s: {self._waits(request).why}; the request "
-            "is in the log and is executed when a worker reaches it"
-        )
 
     def _waits(self, retried: Retried) -> RetryOutcome:
         return RetryOutcome(WAITING, why_it_waits(self._reader, self._system, self._backend, retried))
@@ -132,14 +138,7 @@ class Operator:
 
         Raises LogUnavailable if no worker answers in time. The request stays in the log and is executed later.
         """
-        deadline_s = time.monotonic() + wait_s
-        answers = Answers(self._reader, self._system.name)
-        topic = topics.commands_topic(self._system.name, timer.entity)
-        value = encode(CancelTimer(timer=timer.name))
-        (request,) = self._appender.append([Output(topic, timer.partition, timer.key.encode(), value, answers.headers)])
-        if any(True for _ in answers.follow(deadline_s)):
-            return
-        self._not_answered(Retried(timer.entity, timer.partition, timer.key, request, request), wait_s)
+        self._have_done(timer, CancelTimer(timer=timer.name), wait_s)
 
     # --- effects ----------------------------------------------------------------------------------------------
 
@@ -159,22 +158,13 @@ class Operator:
         """Have a parked effect tried again, as attempt 1. LookupError if it is not; else raises as ``cancel``."""
         if not effect.parked:
             raise LookupError(f"{effect.effect} {effect.address} is not parked: it is tried again by itself")
-        self._ask_of(effect, RetryEffect(offset=effect.offset, index=effect.index), wait_s)
+        self._have_done(effect, RetryEffect(offset=effect.offset, index=effect.index), wait_s)
 
     def drop_effect(self, effect: OpenEffect, reason: str, wait_s: float = 30.0) -> None:
         """Give an effect up, and tell its entity ``Undelivered`` with the reason. Raises as ``drop`` does."""
         if not reason.strip():
             raise ValueError("an effect is dropped with a reason, which its entity is told; give one")
-        self._ask_of(effect, DropEffect(offset=effect.offset, index=effect.index, reason=reason), wait_s)
-
-    def _ask_of(self, effect: OpenEffect, message: RetryEffect | DropEffect, wait_s: float) -> None:
-        deadline_s = time.monotonic() + wait_s
-        answers = Answers(self._reader, self._system.name)
-        topic = topics.commands_topic(self._system.name, effect.entity)
-        output = Output(topic, effect.partition, effect.key.encode(), encode(message), answers.headers)
-        (request,) = self._appender.append([output])
-        if not any(True for _ in answers.follow(deadline_s)):
-            self._not_answered(Retried(effect.entity, effect.partition, effect.key, request, request), wait_s)
+        self._have_done(effect, DropEffect(offset=effect.offset, index=effect.index, reason=reason), wait_s)
 
     # --- dead letters -----------------------------------------------------------------------------------------
 
