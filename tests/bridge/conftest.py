@@ -33,6 +33,12 @@ def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
             return str(request.getfixturevalue("kafka_url"))
 
 
+@pytest.fixture(params=["exactly-once", "at-least-once"])
+def delivery(request: pytest.FixtureRequest) -> str:
+    """Return the delivery mode under test."""
+    return str(request.param)
+
+
 @pytest.fixture
 def backend(url: str) -> Backend:
     """Open the log under test; the harness that uses it closes it."""

@@ -61,12 +61,6 @@ YEAR = timedelta(days=365)
 T = TypeVar("T")
 
 
-@pytest.fixture(params=["exactly-once", "at-least-once"])
-def delivery(request: pytest.FixtureRequest) -> str:
-    """Return the mode of delivery."""
-    return str(request.param)
-
-
 @pytest.fixture
 def system(delivery: str) -> Iterator[ActorSystem]:
     """Return a system with a name of its own, of one shard."""

@@ -23,12 +23,6 @@ from tests.bridge.test_asks_once import during
 DEADLINE_S = 60.0
 
 
-@pytest.fixture(params=["exactly-once", "at-least-once"])
-def delivery(request: pytest.FixtureRequest) -> str:
-    """Return the mode of delivery."""
-    return str(request.param)
-
-
 @pytest.fixture
 def diary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return where attempts are written down."""

@@ -39,12 +39,6 @@ class Crash(BaseException):
     """Stands for SIGKILL."""
 
 
-@pytest.fixture(params=["exactly-once", "at-least-once"])
-def delivery(request: pytest.FixtureRequest) -> str:
-    """Return the delivery mode under test."""
-    return str(request.param)
-
-
 @pytest.fixture
 def running(url: str, delivery: str) -> Iterator[Running]:
     """Run a system of its own, since Kafka keeps the topics of all tests."""

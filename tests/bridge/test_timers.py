@@ -27,12 +27,6 @@ HOUR_S = 3_600.0
 MANY = 300
 
 
-@pytest.fixture(params=["exactly-once", "at-least-once"])
-def delivery(request: pytest.FixtureRequest) -> str:
-    """Return the mode of delivery."""
-    return str(request.param)
-
-
 @pytest.fixture
 def system(delivery: str) -> Iterator[ActorSystem]:
     """Return a system with a name of its own."""
