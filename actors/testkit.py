@@ -44,7 +44,7 @@ class TestKit(Generic[E]):
 
     Effects are not run: ``performed`` shows them, and a test runs a result, ``kit.run(Sent(), about="receipt")``.
 
-    Its clock stands until :meth:`advance` moves it, which runs the commands of the timers that are due.
+    Its clock does not move until :meth:`advance` moves it, which runs the commands of the timers that are due.
     """
 
     __test__ = False  # Not a test class for pytest.
@@ -81,7 +81,7 @@ class TestKit(Generic[E]):
     def advance(self, seconds: float) -> list[CommandOutcome[E]]:
         """Move the clock on, and run the commands of the timers that are due, each at its time, in their order.
 
-        Nobody asks for them, so they have no ``reply``. If one raises, the clock stands at its time, and its timer is
+        Nobody asks for them, so they have no ``reply``. If one raises, the clock stays at its time, and its timer is
         settled as by a dead letter. Delayed tells are for other entities, and only shown in ``later``.
         """
         end_ms, outcomes = self._timestamp_ms + round(seconds * 1_000), list[CommandOutcome[E]]()

@@ -121,7 +121,7 @@ async def _guarded(call: Coroutine[Any, Any, T]) -> T:
 
 
 class EffectThread:
-    """The thread of a worker's effects: an event loop, and the lifespan around it. ``failure``: why there is none."""
+    """The thread of a worker's effects: an event loop, and the lifespan around it. ``failure``: why that failed."""
 
     def __init__(self, lifespan: Lifespan | None) -> None:
         self._lifespan = lifespan

@@ -33,21 +33,21 @@ class MovableClock(SystemClock):
 
     def __init__(self) -> None:
         self._ahead_ms = 0
-        #: The time at which the calendar stands while it is moved.
-        self._stands_ms: int | None = None
+        #: The time that the calendar shows while it is frozen.
+        self._frozen_ms: int | None = None
 
     def epoch_ms(self) -> int:
         """Milliseconds since 1970 (UTC), and as much as the calendar was moved."""
-        return super().epoch_ms() + self._ahead_ms if self._stands_ms is None else self._stands_ms
+        return super().epoch_ms() + self._ahead_ms if self._frozen_ms is None else self._frozen_ms
 
-    def stand(self, at_ms: int | None = None) -> None:
-        """Move the calendar on to ``at_ms``, default as it is now, and let it stand there."""
-        self._stands_ms = self.epoch_ms() if at_ms is None else max(at_ms, self.epoch_ms())
+    def freeze(self, at_ms: int | None = None) -> None:
+        """Move the calendar on to ``at_ms``, by default not at all, and stop it there."""
+        self._frozen_ms = self.epoch_ms() if at_ms is None else max(at_ms, self.epoch_ms())
 
-    def go_on(self) -> None:
-        """Let the calendar go on from where it stands."""
-        if self._stands_ms is not None:
-            self._ahead_ms, self._stands_ms = self._stands_ms - super().epoch_ms(), None
+    def resume(self) -> None:
+        """Have the calendar run again from where it was stopped."""
+        if self._frozen_ms is not None:
+            self._ahead_ms, self._frozen_ms = self._frozen_ms - super().epoch_ms(), None
 
 
 def elapsed(clock: Clock, seconds: float) -> Callable[[], bool]:

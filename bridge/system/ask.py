@@ -138,7 +138,7 @@ class Ask:
         self.again_s = math.inf
 
     def renewed(self, message_id: str, made_id: str) -> Ask:
-        """Return the same ask with another id, and an address of its own: a late reply to this one is none to that."""
+        """Return the same ask with another id and another reply address: a late reply to this one is not its answer."""
         command = msgspec.structs.replace(self._command, headers=((MESSAGE_ID, message_id.encode()),))
         renewed = Ask(command, self._decoder, msgspec.structs.replace(self.terms, made_id=made_id), 0.0, self.what)
         renewed.deadline_s = self.deadline_s

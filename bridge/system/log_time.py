@@ -8,7 +8,7 @@ from repertory.bridge.log.clock import Clock
 class LogTime:
     """The time of the wall clock, until a shard has said that the log has another one. Any thread may call it.
 
-    From then on the wall clock means nothing: the monotonic clock counts on from what was learned. It stands still
+    From then on the wall clock means nothing: the monotonic clock counts on from what was learned. It stops
     while a machine sleeps, and then another answer corrects it again.
     """
 

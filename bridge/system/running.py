@@ -190,18 +190,18 @@ class Running:
         if not 0 <= seconds <= DELAY_S_MAX:
             raise ValueError(f"time can be advanced by 0 s or more, not by {seconds!r:.100}")
         deadline_s, end_ms = clock.monotonic_s() + _ADVANCE_TIMEOUT_S, clock.epoch_ms() + round(seconds * 1_000)
-        clock.stand()
+        clock.freeze()
         try:
             while True:
                 while self.tick() or self._let_effects_run():
                     if clock.monotonic_s() > deadline_s:
                         raise NotSettled(f"{self.system.name} still works after {_ADVANCE_TIMEOUT_S:g} s")
                 due_ms = min(filter(None, map(_next_due_ms, self.loop.region)), default=end_ms)
-                clock.stand(min(due_ms, end_ms))
+                clock.freeze(min(due_ms, end_ms))
                 if due_ms >= end_ms and not self.tick():
                     return
         finally:
-            clock.go_on()
+            clock.resume()
 
     def _let_effects_run(self) -> bool:
         """Leave the processor to effects that run, for a moment; return whether there are any."""
