@@ -33,7 +33,10 @@ DIARY = "ERRANDS_DIARY"
 
 
 class Go(Command):
-    """Run an errand; ``how``: "" succeeds, "late" at the third attempt; or "fail", "hang", "wait", "exit", "crash"."""
+    """Run an errand. ``how``: "" succeeds, "late" at the third attempt; or "fail", "hang", "exit", "crash".
+
+    Also "wait" and "nap", which are over when somebody says so.
+    """
 
     number: int
     how: str = ""
@@ -87,7 +90,11 @@ async def lifespan() -> AsyncIterator[Desk]:
         Desk.entered -= 1
 
 
-@effect(timeout_s=0.5, attempts=3, backoff=Backoff(first_s=0.02, max_s=0.1), name="errands.run")
+#: In a build that does not have `run`, it has another name.
+RUN = os.environ.get("ERRANDS_RUN", "errands.run")
+
+
+@effect(timeout_s=0.5, attempts=3, backoff=Backoff(first_s=0.02, max_s=0.1), name=RUN)
 async def run(do: Errand, fx: EffectContext) -> Went:
     """Run an errand."""
     fx.get(Desk).note(do, fx)
@@ -110,6 +117,16 @@ async def run(do: Errand, fx: EffectContext) -> Went:
 @effect(timeout_s=60, name="errands.wait")
 async def wait(do: Errand, fx: EffectContext) -> Went:
     """Run an errand that is over when somebody says so."""
+    return await _until_over(do, fx)
+
+
+@effect(timeout_s=4, attempts=1_000, backoff=Backoff(first_s=0.02, max_s=0.1), name="errands.nap")
+async def nap(do: Errand, fx: EffectContext) -> Went:
+    """Run an errand that is over when somebody says so, which may be longer than it may take."""
+    return await _until_over(do, fx)
+
+
+async def _until_over(do: Errand, fx: EffectContext) -> Went:
     fx.get(Desk).note(do, fx)
     over = Path(f"{os.environ[DIARY]}.over")
     while not over.exists():  # noqa: ASYNC110, ASYNC240  another thread, or process, says so
@@ -125,7 +142,7 @@ class Boy(Entity):
     @command
     def go(self, cmd: Go, ctx: Context) -> None:
         """Go."""
-        ctx.perform(wait if cmd.how == "wait" else run, Errand(number=cmd.number, how=cmd.how))
+        ctx.perform({"wait": wait, "nap": nap}.get(cmd.how, run), Errand(number=cmd.number, how=cmd.how))
 
     @reply
     def went(self, evt: Went) -> Heard:
@@ -158,4 +175,15 @@ def made(name: str, delivery: str, *, partitions: int = 2, **settings: float) ->
     return found
 
 
-system = made(os.environ.get("ERRANDS_NAME", "errands"), os.environ.get("ERRANDS_DELIVERY", "exactly-once"))
+def configured() -> ActorSystem:
+    """Return the system of the environment; ``ERRANDS_SETTINGS`` are names and numbers, as in ``ping_timeout_s=5``."""
+    variables = {name: os.environ.get(f"ERRANDS_{name}", "") for name in ("NAME", "DELIVERY", "PARTITIONS", "SETTINGS")}
+    settings = {name: float(value) for name, value in (each.split("=") for each in variables["SETTINGS"].split())}
+    return made(
+        variables["NAME"] or "errands", variables["DELIVERY"] or "exactly-once",
+        partitions=int(variables["PARTITIONS"] or 2), **settings,
+    )  # fmt: skip
+
+
+#: For nodes; see ``tests.support.nodes.trial``.
+system = configured()

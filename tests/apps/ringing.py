@@ -127,7 +127,15 @@ def made(name: str, delivery: str, *, partitions: int = 2, **settings: Any) -> A
     return found
 
 
+def configured() -> ActorSystem:
+    """Return the system of the environment; ``RINGING_SETTINGS`` are names and numbers, as in ``ping_timeout_s=5``."""
+    variables = {name: os.environ.get(f"RINGING_{name}", "") for name in ("NAME", "DELIVERY", "PARTITIONS", "SETTINGS")}
+    settings = {name: float(value) for name, value in (each.split("=") for each in variables["SETTINGS"].split())}
+    return made(
+        variables["NAME"] or "ringing", variables["DELIVERY"] or "exactly-once",
+        partitions=int(variables["PARTITIONS"] or 2), timers_per_turn_max=5, **settings,
+    )  # fmt: skip
+
+
 #: For nodes; see ``tests.support.nodes.trial``.
-system = made(
-    os.environ.get("RINGING_NAME", "ringing"), os.environ.get("RINGING_DELIVERY", "exactly-once"), timers_per_turn_max=5
-)
+system = configured()

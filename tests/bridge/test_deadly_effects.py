@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -34,8 +33,7 @@ def errand_boys() -> Any:
 
     It is not imported again: the effects of this process are known by their names, and those are of the first import.
     """
-    system = errands.made(os.environ["ERRANDS_NAME"], os.environ.get("ERRANDS_DELIVERY", "exactly-once"))
-    return SimpleNamespace(**{**vars(errands), "system": system})
+    return SimpleNamespace(**{**vars(errands), "system": errands.configured()})
 
 
 class EffectTrial(Trial):

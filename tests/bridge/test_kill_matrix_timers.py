@@ -41,7 +41,7 @@ class TimerTrial(Trial):
         report = verify(self.reader, app.system)
         assert report.ok, [check for check in report.checks if not check.ok]
         behaviour, found = app.system.behaviour("clock"), Counter[int]()
-        for partition in range(2):
+        for partition in range(app.system.hosted[app.Clock].partitions):
             shard = shard_record(self.reader, app.system, behaviour, partition)
             for record in journal(self.reader, app.system, behaviour, partition, shard, from_seq=0)[0]:
                 found[behaviour.journal.decode(record.value or b"").number] += 1
