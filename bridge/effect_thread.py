@@ -98,8 +98,7 @@ async def attempt(
 
 async def _result(thread: EffectThread, record: EffectRecord, fx_id: str, epoch: int) -> object:
     effect = registered(record.effect)
-    if effect is None:
-        raise LookupError(f"this build has no @effect of the name {record.effect!r}")
+    assert effect is not None, record.effect  # Else it was not startable.
     context = RunningContext(fx_id, epoch, record, await thread.resources())
     running = asyncio.ensure_future(_guarded(effect.begin(record.request, context)))
     try:

@@ -237,6 +237,10 @@ class TellRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Tell", forb
         return self.due_ms
 
 
+#: The error of an effect that its owner's build cannot run; no exception has such a name.
+NOT_IN_BUILD = "NotInThisBuild"
+
+
 class EffectRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Effect", forbid_unknown_fields=True, gc=False):
     """An effect that is not settled: what the entity ``key`` has asked the world. See ``actors.shard.effects``.
 
@@ -244,7 +248,7 @@ class EffectRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Effect", 
     ``index`` are those of its cause. ``attempt`` is the next one, from 1, and ``due_ms`` (epoch) when it may begin.
     ``parked``: only an operator lets it go on. ``error``, ``reason`` and ``traceback`` are those of its last failure.
     ``alone``: processes have died while it and others ran, so it is tried with no other; ``deaths``: how many in a row
-    while it was the only one.
+    while it was the only one. One whose owner's build cannot run it has the ``error`` `NOT_IN_BUILD`, until one can.
     """
 
     effect: str
@@ -261,6 +265,11 @@ class EffectRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Effect", 
     traceback: str = ""
     deaths: Count = 0
     alone: bool = False
+
+    @property
+    def not_in_build(self) -> bool:
+        """Whether it waits for an owner whose build can run it."""
+        return self.error == NOT_IN_BUILD and not self.parked
 
 
 class ChangelogEntry(msgspec.Struct, frozen=True, gc=False):

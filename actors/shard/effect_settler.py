@@ -2,7 +2,8 @@
 
 A result is appended to the shard's own partition as a command to the entity that asked, and its record is removed, in
 one transaction. From there it is a command like any other. A failed attempt writes when the next one is due, or parks
-the effect; the entity is not told before an operator drops it.
+the effect; the entity is not told before an operator drops it. What this build cannot run waits for an owner whose
+build can, and its record says why.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import msgspec
 from repertory.actors.context import ContractViolation
 from repertory.actors.effect import Effect, registered
 from repertory.actors.message import Message, Undelivered
-from repertory.actors.shard.changelog import ChangelogEntry, EffectRecord
+from repertory.actors.shard.changelog import NOT_IN_BUILD, ChangelogEntry, EffectRecord
 from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.decision import sendable
+from repertory.actors.shard.effect_builds import lacking
 from repertory.actors.shard.effects import EffectOutcome, Effects
 from repertory.actors.shard.turn import REASON_CHARS_MAX, Turn
 from repertory.actors.shard.turn_result import Fired, Incident
@@ -35,25 +37,29 @@ class EffectDeath(NamedTuple):
 class EffectSettler:
     """Owned by its shard, with which it shares the effects."""
 
-    __slots__ = ("_config", "_effects", "_unknown")
+    __slots__ = ("_config", "_effects", "_unsaid")
 
     def __init__(self, config: ShardConfig, effects: Effects) -> None:
         self._config, self._effects = config, effects
-        #: The restored ones that this build does not have.
-        self._unknown = [
-            place for place, each in effects.records.items() if not each.parked and registered(each.effect) is None
-        ]
+        #: The restored ones whose records do not say what this build lacks, or say it and it does not.
+        self._unsaid: list[str] = []
+        for place, record in effects.records.items():
+            lacks = "" if record.parked else lacking(record, config.behaviour) or ""
+            if lacks or record.not_in_build:
+                effects.held[place] = lacks
+                if lacks != (record.reason if record.not_in_build else ""):
+                    self._unsaid.append(place)
 
     def has_work(self) -> bool:
         """Return whether something can be settled."""
-        return bool(self._unknown) or self._effects.has_finished()
+        return bool(self._unsaid) or self._effects.has_finished()
 
     def settle(self, now_ms: int, turn: Turn, count_max: int) -> None:
         """Settle up to so many effects that have ended, as far as the turn has room."""
         bytes_max, settled = self._config.limits.turn_bytes_max, 0
         while settled < count_max and (not settled or turn.bytes < bytes_max):
-            if self._unknown:
-                self._park_unknown(self._unknown.pop(), turn)
+            if self._unsaid:
+                self._say(self._unsaid.pop(), turn)
             elif (outcome := self._effects.take_finished()) is not None:
                 self._settle(outcome, now_ms, turn)
             else:
@@ -66,9 +72,10 @@ class EffectSettler:
         if record is None or record.key != key or not record.parked:
             return
         again = EffectRecord(record.effect, key, record.request, record.offset, record.index, record.about)
+        if lacks := lacking(again, self._config.behaviour):
+            self._effects.held[place] = lacks
+            self._unsaid.append(place)
         turn.changelog.append(self._effects.put(place, again))
-        if registered(record.effect) is None:
-            self._unknown.append(place)
 
     def drop(self, place: str, key: str, reason: str, turn: Turn) -> None:
         """Give up an effect of a key, also one that runs, and tell its entity; ignore any other."""
@@ -106,9 +113,8 @@ class EffectSettler:
     def _settle(self, outcome: EffectOutcome, now_ms: int, turn: Turn) -> None:
         record = self._effects.records[outcome.place]
         effect = registered(record.effect)
-        if effect is None:
-            self._park_unknown(outcome.place, turn)
-        elif outcome.error:
+        assert effect is not None, record.effect  # It was started in this process.
+        if outcome.error:
             failure = outcome.error, outcome.reason, outcome.traceback
             self._failed(effect, outcome.place, record, failure, now_ms, turn)
         elif outcome.result is None and type(None) in effect.signature.results:
@@ -162,21 +168,26 @@ class EffectSettler:
         )
         self._keep(place, again, incident, turn)
 
-    def _park_unknown(self, place: str, turn: Turn) -> None:
-        """Park an effect that this build does not have, unless it is gone."""
+    def _say(self, place: str, turn: Turn) -> None:
+        """Write what this build lacks for an effect, or that it lacks nothing any more: then it can be started."""
         record = self._effects.records.get(place)
         if record is None or record.parked:
             return
-        reason = f"this build has no @effect of the name {record.effect!r}; run one that has it, then retry"
-        again = msgspec.structs.replace(
-            record, parked=True, due_ms=0, error="UnknownEffect", reason=reason, traceback="", deaths=0, alone=False
-        )
-        self._keep(place, again, Incident(self._where(record), again.error, reason, "it is parked", "parked"), turn)
+        if lacks := self._effects.held[place][:REASON_CHARS_MAX]:
+            again = msgspec.structs.replace(record, error=NOT_IN_BUILD, reason=lacks, traceback="")
+            incident = Incident(
+                self._where(record), NOT_IN_BUILD, lacks, "it waits for a build that can run it", "waits"
+            )
+            self._keep(place, again, incident, turn)
+        else:
+            del self._effects.held[place]
+            self._keep(place, msgspec.structs.replace(record, error="", reason="", traceback=""), None, turn)
 
-    def _keep(self, place: str, record: EffectRecord, incident: Incident, turn: Turn) -> None:
+    def _keep(self, place: str, record: EffectRecord, incident: Incident | None, turn: Turn) -> None:
         turn.changelog.append(self._effects.put(place, record))
         turn.bytes += len(record.request) + len(record.traceback)
-        turn.incidents.append(incident)
+        if incident is not None:
+            turn.incidents.append(incident)
 
     def _where(self, record: EffectRecord) -> str:
         return f"{self._config.id}@{record.offset} effect {record.effect!r} of key {record.key!r}"

@@ -19,7 +19,6 @@ import msgspec
 
 from repertory.actors.collected import LaterItem, Perform
 from repertory.actors.context import ContractViolation
-from repertory.actors.effect import registered
 from repertory.actors.shard.changelog import ChangelogEntry, EffectRecord, effect_entry, effect_key
 from repertory.actors.shard.config import Limits
 
@@ -53,7 +52,7 @@ class Effects:
     """
 
     __slots__ = (
-        "_alone", "_busy", "_due", "_finished", "_limits", "_queues", "_touched", "epoch", "records", "running",
+        "_alone", "_busy", "_due", "_finished", "_limits", "_queues", "_touched", "epoch", "held", "records", "running",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -62,6 +61,8 @@ class Effects:
         self.records: dict[str, EffectRecord] = {}
         #: Those that are started and have no outcome, with the attempt. What is not among them any more was dropped.
         self.running: dict[str, int] = {}
+        #: Those that cannot be started, and what this build lacks; "" until the record says that it lacks nothing.
+        self.held: dict[str, str] = {}
         #: The number of this owner, which grows with each one.
         self.epoch = 0
         #: Those that are not parked, in order.
@@ -164,6 +165,7 @@ class Effects:
     def forget(self, place: str) -> ChangelogEntry:
         """Remove one that is settled or dropped."""
         self._leave(place)
+        self.held.pop(place, None)
         del self.records[place]
         return effect_entry(place, None)
 
@@ -228,7 +230,7 @@ class Effects:
         queue = _queue(record)
         is_first = not record.parked and self._queues[queue][0] == (record.offset, record.index)
         is_free = is_first and queue not in self._busy and queue not in self._touched
-        return is_free and registered(record.effect) is not None
+        return is_free and effect_key(record.offset, record.index) not in self.held
 
     def _first_alone(self, now_ms: int) -> str | None:
         """Return the first that is due of the queues in which one must run alone; None if none is."""

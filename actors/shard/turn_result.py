@@ -105,7 +105,8 @@ class Incident(msgspec.Struct, frozen=True):
     """An event for the operator's log, one line: where, what happened, and what happens next.
 
     ``outcome`` is a short name of what happens next, for counters: restarted, parked, dead-lettered, no-room,
-    escalated, died, quarantined, unclean-takeover, unanswered; of an effect that failed: retried, parked.
+    escalated, died, quarantined, unclean-takeover, unanswered; of an effect that failed: retried, parked; of one that
+    this build cannot run: waits.
     ``is_repeated``: an earlier attempt of the command failed with the same traceback.
     """
 

@@ -44,6 +44,11 @@ class OpenEffect(msgspec.Struct, frozen=True):
         """Whether only an operator has it tried again."""
         return self.record.parked
 
+    @property
+    def not_in_build(self) -> bool:
+        """Whether it waits for an owner whose build can run it; ``record.reason`` says what the last one lacked."""
+        return self.record.not_in_build
+
 
 def open_effects(reader: Reader, system: SystemDefinition, *, skip: Skip = None) -> Iterator[OpenEffect]:
     """Yield all effects of a system that are not settled, by entity, partition and request.

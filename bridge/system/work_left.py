@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from repertory.actors.shard.changelog import ShardId
+from repertory.actors.shard.effect_builds import lacking
 from repertory.actors.shard.shard import Shard
 from repertory.bridge import topics
 from repertory.bridge.assigned_shard import ShardPhase
@@ -46,7 +47,9 @@ def _left_by_owner(shard: Shard, now_ms: int) -> str | None:
     effects = shard.effects
     if effects.running or effects.has_finished() or _is_due(effects.next_due_ms(), now_ms):
         return _EFFECTS
-    return _TIMERS if _is_due(shard.timers.next_due_ms(), now_ms) else None
+    if _is_due(shard.timers.next_due_ms(), now_ms):
+        return _TIMERS
+    return _EFFECTS if _is_due(shard.next_due_ms(), now_ms) else None  # Their records say something else of this build.
 
 
 def _left_by_log(
@@ -57,8 +60,9 @@ def _left_by_log(
     parked = {command.key for _, command in stashed if command.parked}
     if any(command.key not in parked for _, command in stashed):
         return _STASHED
-    effects = effects_on(reader, system, hosted, partition)
-    if any(each.record.due_ms <= now_ms and not each.parked for each in effects):
+    effects = [each.record for each in effects_on(reader, system, hosted, partition)]
+    due = [each for each in effects if each.due_ms <= now_ms and not each.parked]
+    if any(not each.not_in_build or lacking(each, hosted.behaviour) is None for each in due):
         return _EFFECTS
     owed = owed_records(reader, system, hosted, partition).values()
     return _TIMERS if any(each.due_ms <= now_ms and not each.fired for each in owed) else None

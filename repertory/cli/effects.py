@@ -80,6 +80,8 @@ def _attempt(found: OpenEffect, now_ms: int) -> str:
     record = found.record
     if record.parked:
         return f"parked after {record.attempt}"
+    if record.not_in_build:
+        return f"{record.attempt} (not in this build)"
     left_ms = record.due_ms - now_ms
     return f"{record.attempt} (in {age(left_ms)})" if left_ms > 0 else str(record.attempt)
 
@@ -94,6 +96,7 @@ def _shown(found: OpenEffect) -> dict[str, object]:
         "attempt": record.attempt,
         "due_ms": record.due_ms,
         "parked": record.parked,
+        "not_in_build": record.not_in_build,
         "about": record.about,
         "error": record.error,
         "reason": record.reason,

@@ -147,9 +147,15 @@ def _shards(system: ActorSystem, shards: Sequence[ShardStatus], now_ms: int) -> 
         else:
             overdue_ms = shard.overdue_ms(now_ms)
             timers = f"{shard.timers} ({age(overdue_ms)} overdue)" if overdue_ms else str(shard.timers)
-            effects = f"{shard.effects} ({shard.parked_effects} parked)" if shard.parked_effects else str(shard.effects)
+            effects = _effects(shard)
             table.row(shard.name, position, lag, shard.journaled, shard.stashed, timers, effects, _keys(shard.parked))
     return table
+
+
+def _effects(shard: ShardStatus) -> str:
+    counts = {"parked": shard.parked_effects, "not in this build": shard.effects_not_in_build}
+    waiting = ", ".join(f"{count} {why}" for why, count in counts.items() if count)
+    return f"{shard.effects} ({waiting})" if waiting else str(shard.effects)
 
 
 def _keys(keys: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from repertory.actors.shard.changelog import (
     StateRecord,
     TimerRecord,
 )
+from repertory.actors.shard.effect_builds import lacking
 from repertory.actors.shard.replay import restore
 from repertory.actors.wire import DecodeError, MessageDecoder, unknown_fields, written_name
 from repertory.bridge import changelog_codec as wire
@@ -32,7 +33,7 @@ from repertory.supervision.traceback_text import message_of
 
 #: What happens to a shard of this build that meets such a record.
 STOPS, DROPS, HISTORY = "its shard stops", "a dead letter", "only the past: verify and time travel"
-PARKS = "the effect is parked"
+WAITS = "the effect waits for a build that can run it"
 LOSES, DIFFERS = "the field is ignored", "before the next deploy"
 
 
@@ -108,7 +109,7 @@ def _changelog(system: SystemDefinition, behaviour: Behaviour, record: Record) -
             if each.behaviour.name == receiver:
                 yield from _message(each.behaviour.decoder, owed.value, record.place, DROPS, LOSES)
     elif wire.is_effect(record.key):
-        yield from _effect(wire.decode_effect(record.value), record.place)
+        yield from _effect(wire.decode_effect(record.value), behaviour, record.place)
     if record.key.startswith(b"\0"):
         return
     state: StateRecord = wire.decode_state(record.value)
@@ -120,12 +121,12 @@ def _changelog(system: SystemDefinition, behaviour: Behaviour, record: Record) -
         yield _Found(written_name(state.snapshot) or "?", message_of(error), STOPS, record.place)
 
 
-def _effect(record: EffectRecord, where: str) -> Iterator[_Found]:
-    """Find an effect that is not settled and that a build does not have, or whose request it cannot read."""
-    if (effect := registered(record.effect)) is None:
-        yield _Found(record.effect, f"this build has no @effect of the name {record.effect!r}", PARKS, where)
-    else:
-        yield from _message(effect.signature.decoder, record.request, where, PARKS, LOSES)
+def _effect(record: EffectRecord, behaviour: Behaviour, where: str) -> Iterator[_Found]:
+    """Find an effect that is not settled and that a build cannot run, or of whose request it would lose a field."""
+    if (what := lacking(record, behaviour)) is not None:
+        yield _Found(record.effect, what, WAITS, where)
+    elif (effect := registered(record.effect)) is not None:
+        yield from _message(effect.signature.decoder, record.request, where, WAITS, LOSES)
 
 
 def _journal(

@@ -29,7 +29,8 @@ class ShardStatus(msgspec.Struct, frozen=True):
     lost commands and recreated topics. ``is_read``: False for a partition that was
     added to the commands topic: the code places no key there, and nobody reads it. ``timers``: open timers and delayed
     messages; ``due_ms``: when (epoch) the first of those was due that have not fired, None if there are none.
-    ``effects`` are not settled, and ``parked_effects`` of them wait for an operator.
+    ``effects`` are not settled; ``parked_effects`` of them wait for an operator, and ``effects_not_in_build`` for an
+    owner whose build can run them.
     """
 
     entity: str
@@ -48,6 +49,7 @@ class ShardStatus(msgspec.Struct, frozen=True):
     due_ms: int | None = None
     effects: int = 0
     parked_effects: int = 0
+    effects_not_in_build: int = 0
 
     def overdue_ms(self, now_ms: int) -> int:
         """Return for how long a timer has been due at a time, 0 if none is."""
@@ -81,6 +83,7 @@ def shard_status(
     return ShardStatus(
         behaviour.name, partition, record.next, committed, lag, record.seq, len(stashed), parked, lost, record.accepted,
         timers=len(owed), due_ms=due_ms, effects=len(effects), parked_effects=sum(each.parked for each in effects),
+        effects_not_in_build=sum(each.not_in_build for each in effects),
     )  # fmt: skip
 
 

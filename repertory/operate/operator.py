@@ -157,7 +157,8 @@ class Operator:
     def retry_effect(self, effect: OpenEffect, wait_s: float = 30.0) -> None:
         """Have a parked effect tried again, as attempt 1. LookupError if it is not; else raises as ``cancel``."""
         if not effect.parked:
-            raise LookupError(f"{effect.effect} {effect.address} is not parked: it is tried again by itself")
+            then = f"it waits, since {effect.record.reason}, and starts" if effect.not_in_build else "it is tried again"
+            raise LookupError(f"{effect.effect} {effect.address} is not parked: {then} by itself")
         self._have_done(effect, RetryEffect(offset=effect.offset, index=effect.index), wait_s)
 
     def drop_effect(self, effect: OpenEffect, reason: str, wait_s: float = 30.0) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from repertory import ActorSystem, Running
+from repertory.actors import effect as effects_of_this_build
 from repertory.bridge.effect_runner import LifespanFailed
 from repertory.operate.operator import Operator
 from repertory.verify import verify
@@ -134,6 +135,41 @@ def test_what_fails_too_often_is_parked_until_an_operator_acts(running: Running,
             operator.find_effect("boy", first.address)
     running.settle()
     assert heard(running, "a") == {3: 1, -1: 2}
+    assert running.effects() == []
+
+
+def test_what_this_build_cannot_run_waits_for_one_that_can(
+    running: Running, system: ActorSystem, diary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shown, and in nobody's way; an operator can drop it, and the next owner that has its function starts it."""
+    running._effects._is_sure = lambda: False  # None starts before the crash.
+    for number, key in enumerate("aab"):
+        running.client.tell(Boy.go, key, Go(number=number))
+    running.client.tell(Boy.go, "a", Go(number=3, how="wait"))
+    until(running, lambda: len(running.effects()) == 4, "all are performed")
+    Path(f"{diary}.over").touch()
+    with monkeypatch.context() as patch:
+        patch.delitem(effects_of_this_build._effects, "errands.run")
+        running.crash()
+        running.settle()
+        assert heard(running, "a") == {3: 1}
+        first, *_ = waiting = running.effects()
+        assert [(each.key, each.not_in_build, each.parked) for each in waiting] == [
+            ("a", True, False), ("a", True, False), ("b", True, False)
+        ]  # fmt: skip
+        assert first.record.reason == "this build has no @effect of the name 'errands.run'"
+        running.crash()
+        running.settle()
+        with closing(Operator(system, running._backend)) as operator:
+            with pytest.raises(LookupError, match=r"it waits, since this build has no @effect .* and starts by itself"):
+                operator.retry_effect(operator.find_effect("boy", first.address))
+            during(running, lambda: operator.drop_effect(operator.find_effect("boy", first.address), "no"))
+        running.settle()
+        assert heard(running, "a") == {3: 1, -1: 1}
+    assert {number for _, number, _, _, _ in attempts(diary)} == {3}
+    running.crash()
+    running.settle()
+    assert heard(running, "a", "b") == {3: 1, -1: 1, 1: 1, 2: 1}
     assert running.effects() == []
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from repertory.actors.message import Envelope
+from repertory.actors.shard import effect_settler as settler_module
 from repertory.actors.shard import effects as effects_module
 from repertory.actors.shard import timers as module
 from repertory.actors.shard.changelog import EffectRecord, TellRecord, TimerRecord, owed_entry, tell_key, timer_of
@@ -418,6 +419,39 @@ def all_are_guilty(patch: Patch) -> None:
 def suspects_run_together(patch: Patch) -> None:
     """Those that ran in a process which died are tried together again: the guilty one is never known."""
     patch.setattr(Effects, "_first_alone", lambda _table, _now_ms: None)
+
+
+@mutant("actors/shard/effect_settler.py", effects.test_an_effect_that_this_build_cannot_run_waits, lacks="the method")
+def tried_by_any_build(patch: Patch) -> None:
+    """An effect is tried by an owner whose build cannot read its request, or take its result: a dead letter."""
+    patch.setattr(settler_module, "lacking", lambda _record, _behaviour: None)
+
+
+@mutant("actors/shard/effect_settler.py", effects.test_an_effect_that_this_build_cannot_run_waits, lacks="the function")
+def waits_for_ever(patch: Patch) -> None:
+    """An effect that waited for its build does not start when an owner has it: its record still says that it waits."""
+
+    def make(say: Any) -> Any:
+        def mutated(settler: EffectSettler, place: str, turn: Turn) -> None:
+            if settler._effects.held[place]:
+                say(settler, place, turn)
+
+        return mutated
+
+    swap(patch, EffectSettler, "_say", make)
+
+
+@mutant("actors/shard/effects.py", effects.test_a_suspect_that_this_build_cannot_run_holds_up_no_other)
+def one_that_waits_holds_up_all(patch: Patch) -> None:
+    """An effect that must run alone, and that this build cannot run, keeps the others of its shard from running."""
+
+    def make(first_alone: Any) -> Any:
+        def mutated(table: Effects, now_ms: int) -> Any:
+            return next((place for place in table._alone if place in table.held), None) or first_alone(table, now_ms)
+
+        return mutated
+
+    swap(patch, Effects, "_first_alone", make)
 
 
 @mutant("actors/shard/effect_settler.py", effects.test_results_are_settled_in_bounded_batches)

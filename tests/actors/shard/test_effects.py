@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Self
 
 import msgspec
@@ -25,9 +28,11 @@ from repertory import (
 )
 from repertory.actors import effect as effects_of_this_build
 from repertory.actors.control import DropEffect, RetryEffect
+from repertory.actors.effect import Effect
 from repertory.actors.headers import ABOUT, BECAUSE, CAUSE, EFFECT, EPOCH
 from repertory.actors.shard.changelog import (
     CHANGELOG_INDEX,
+    NOT_IN_BUILD,
     EffectRecord,
     effect_key,
     encode_changelog_record,
@@ -553,30 +558,169 @@ def test_a_shard_without_effects_writes_nothing_at_takeover() -> None:
     assert bench.shard.takeover_result([]) is None
 
 
-def test_an_effect_that_this_build_does_not_have_is_parked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a sentence; once a build has it again, an operator retries it."""
+class Other(Request, name="Pay"):
+    """What `Pay` is in a build that its requests do not fit."""
+
+    currency: str
+
+
+class Lost(Event):
+    """What no method of `Shop` takes."""
+
+
+async def _other_request(do: Other) -> Paid | Refused:
+    """Never called."""
+
+
+async def _other_result(do: Pay) -> Lost:
+    """Never called."""
+
+
+#: Builds that cannot run `pay`, and why not.
+LACKING = {
+    "the function": (None, "this build has no @effect of the name 'pay'"),
+    "the request": (
+        _other_request,
+        "this build cannot read the request of pay: Object missing required field `currency` (18 bytes)",
+    ),
+    "the method": (_other_result, "shop of this build has no @reply method for Lost, which pay may answer"),
+}
+
+
+@contextmanager
+def build_without(what: str) -> Iterator[str]:
+    """Let a shard that is restored meanwhile be one of such a build; yield the reason."""
+    function, reason = LACKING[what]
+    others = {name: each for name, each in effects_of_this_build._effects.items() if name != "pay"}
+    if function is not None:
+        others["pay"] = Effect(
+            function, inspect.currentframe(), timeout_s=1, attempts=1, backoff=Backoff(), name="pay"  # type: ignore[arg-type]
+        )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(effects_of_this_build, "_effects", others)
+        yield reason
+
+
+def settle_all(bench: Bench) -> None:
+    """Let all that can be started succeed, until nothing can."""
+    while outcomes := start(bench):
+        for outcome in outcomes:
+            record = bench.shard.effects.records[outcome.place]
+            assert bench.shard.finished(outcome if record.effect == "note" else paid(bench, outcome))
+        bench.run()
+
+
+@pytest.mark.parametrize("lacks", LACKING)
+def test_an_effect_that_this_build_cannot_run_waits(lacks: str) -> None:
+    """Its record says why, it holds up only its own queue, and an owner whose build can run it does so by itself."""
+    bench = shop()
+    bench.tell(Order(amounts=(5, 0, 6)))
+    bench.tell(Order(amounts=(0,)), key="other")
+    bench.run()
+    for owner in ("node-2", "node-3"):
+        with build_without(lacks) as reason:
+            bench.take_over(owner)
+            assert bench.shard.ready(bench.now_ms) == (owner == "node-2"), "it is written once"
+            result = bench.turn()
+            assert [each.outcome for each in result.incidents] == ["waits"] * 2 if result else owner == "node-3"
+            settle_all(bench)
+            assert startable(bench) == []
+            assert bench.shard.effects.next_due_ms() is None
+        first, second = open_records(bench)
+        assert first.not_in_build
+        assert second.not_in_build
+        assert (first.error, first.reason, first.attempt, first.parked) == (NOT_IN_BUILD, reason, 1, False)
+    bench.take_over("node-4")
+    assert startable(bench) == [], "its record still says that it cannot be run"
+    assert bench.shard.ready(bench.now_ms)
+    bench.run()
+    assert [each.error for each in open_records(bench)] == ["", ""]
+    settle_all(bench)
+    assert settled(bench) == [("Paid", 5), ("Paid", 6)]
+    assert len(results(bench)) == 2
+
+
+def test_an_operator_drops_one_that_this_build_cannot_run() -> None:
+    """Before its record says so, and after that; the one behind it waits as it did."""
+    for turns in (0, 1):
+        bench = shop()
+        bench.tell(Order(amounts=(5, 6)))
+        bench.run()
+        with build_without("the function"):
+            bench.take_over("node-2")
+            for _ in range(turns):
+                bench.turn()
+            bench.tell(DropEffect(offset=0, index=0, reason="no"))
+            bench.run()
+            assert settled(bench) == [("Undelivered", -1)]
+            assert open_record(bench).not_in_build
+        bench.take_over("node-3")
+        bench.run()
+        settle_all(bench)
+        assert settled(bench) == [("Undelivered", -1), ("Paid", 6)]
+
+
+def test_a_parked_effect_that_this_build_cannot_run_is_retried_by_one_that_can() -> None:
+    """It stays parked until an operator acts; then it waits."""
     bench = shop()
     bench.tell(Order(amounts=(5,)))
     bench.run()
-    with monkeypatch.context() as patch:
-        patch.setattr(effects_of_this_build, "_effects", {})
-        bench.take_over("node-2")
-        assert bench.shard.ready(bench.now_ms)
-        assert startable(bench) == []
+    for _ in range(3):
+        bench.shard.finished(failed(start_one(bench)))
         bench.run()
-        record = open_record(bench)
-        assert record.parked
-        assert record.reason == "this build has no @effect of the name 'pay'; run one that has it, then retry"
+        bench.now_ms += BACKOFF_MS
+    with build_without("the function"):
+        bench.take_over("node-2")
+        bench.run()
+        assert open_record(bench).parked
         bench.tell(RetryEffect(offset=0, index=0))
         bench.run()
-        assert open_records(bench)[0].parked
+        assert open_record(bench).not_in_build
+        assert startable(bench) == []
     bench.take_over("node-3")
-    bench.tell(RetryEffect(offset=0, index=0))
     bench.run()
-    outcome = start_one(bench)
-    bench.shard.finished(paid(bench, outcome))
+    assert start_one(bench).attempt == 1
+
+
+def test_a_suspect_that_this_build_cannot_run_holds_up_no_other() -> None:
+    """It must run alone, and does not run."""
+    bench = shop()
+    bench.tell(Order(amounts=(5, 0)))
     bench.run()
-    assert settled(bench) == [("Paid", 5)]
+    start(bench)
+    with build_without("the function"):
+        bench.crash()
+        result = bench.shard.takeover_result([], [EffectDeath(effect_key(0, 0), is_sole=False)])
+        assert result is not None
+        bench.commit(result)
+        bench.run()
+        outcome = start_one(bench)
+        assert outcome.place == effect_key(0, 1)
+        bench.shard.finished(outcome)
+        bench.run()
+    bench.take_over("node-3")
+    bench.run()
+    record = open_record(bench)
+    assert record.alone
+    assert not record.not_in_build
+    assert startable(bench) == [effect_key(0, 0)]
+
+
+def test_what_a_build_lacks_is_written_in_bounded_batches() -> None:
+    """So commands do not wait for thousands of records."""
+    bench = shop(limits=Limits(timers_per_turn_max=10))
+    for number in range(25):
+        bench.tell(Order(amounts=(number + 1,)), key=f"k{number}")
+    bench.run()
+    with build_without("the function"):
+        bench.take_over("node-2")
+        sizes = []
+        while bench.shard.ready(bench.now_ms) and (result := bench.turn()) is not None:
+            sizes.append(len(result.incidents))
+        assert sizes == [10, 10, 5]
+    bench.take_over("node-3")
+    bench.run()
+    assert len(startable(bench)) == 25
 
 
 @pytest.mark.parametrize("deaths_max", [1, 3])
@@ -681,7 +825,7 @@ def test_a_record_is_decoded_or_refused() -> None:
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("order"), st.integers(0, 2), st.lists(st.integers(0, 3), max_size=3)),
-        st.tuples(st.sampled_from(["start", "turn", "crash", "lose", "wait"]), st.just(0), st.just([])),
+        st.tuples(st.sampled_from(["start", "turn", "crash", "lose", "older", "wait"]), st.just(0), st.just([])),
         st.tuples(st.sampled_from(["paid", "failed", "stale"]), st.integers(0, 5), st.just([])),
         st.tuples(st.sampled_from(["drop", "retry"]), st.integers(0, 8), st.lists(st.integers(0, 2), min_size=1)),
     ),
@@ -691,7 +835,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_at_random_each_effect_has_one_result(steps: list[tuple[str, int, list[int]]]) -> None:
-    """Whatever is lost, repeated, dropped and retried: in order per key and function, and each once."""
+    """Whatever is lost, repeated, dropped, retried and left to another build: in order per queue, and each once."""
     bench, number = shop(limits=Limits(timers_per_turn_max=2)), 1
     running: list[EffectOutcome] = []
     old: list[EffectOutcome] = []
@@ -700,18 +844,22 @@ def test_at_random_each_effect_has_one_result(steps: list[tuple[str, int, list[i
             case "start":
                 running += start(bench, 2)
                 _check_order(bench)
-            case "crash" | "lose":
+            case "crash" | "lose" | "older":
                 if kind == "lose":
                     bench.fetch()
                     bench.shard.decide(bench.now_ms)
                 old, running, number = [*old, *running], [], number + 1
-                bench.take_over(f"node-{number}")
+                with build_without("the function") if kind == "older" else nullcontext():
+                    bench.take_over(f"node-{number}")
             case "paid" | "failed" if running:
                 _end(bench, running.pop(at % len(running)), fails=kind == "failed")
             case "stale" if old:
                 assert not bench.shard.finished(old[at % len(old)])
             case _:
                 _step(bench, kind, at, more)
+    if bench.shard.effects.held:
+        bench.take_over("node-last")
+        running = []
     for outcome in running:
         _end(bench, outcome, fails=False)
     bench.run()

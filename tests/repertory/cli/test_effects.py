@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from repertory.actors import effect as effects_of_this_build
 from repertory.cli.app import app
 from tests.apps import errands
 from tests.apps.errands import DIARY, Boy, Go
@@ -72,4 +73,32 @@ def test_one_that_is_parked_is_retried_or_dropped(log: str) -> None:
         running.settle()
         assert running.effects() == []
         assert running.state(Boy, "a") == Boy(heard=(-1,))
+        assert running.state(Boy, "b") == Boy(heard=(2,))
+
+
+def test_one_that_a_build_cannot_run_is_shown(log: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By ``effects list`` and ``status``, whatever build they are; ``check --log`` says it of the build at hand."""
+    reason = "this build has no @effect of the name 'errands.run'"
+    with monkeypatch.context() as patch:
+        patch.delitem(effects_of_this_build._effects, "errands.run")
+        checked = run("check", TARGET, "--log", log)
+        assert checked.exit_code == 1
+        assert reason in checked.output.replace("\n", " ")
+        with system.start(log) as running:
+            running.settle()
+    listed = run("effects", "list", TARGET, "--log", log)
+    assert "1 (not in this build)" in listed.output
+    assert reason in listed.output
+    found = json.loads(run("effects", "list", TARGET, "--log", log, "--json").output)
+    assert [(each["key"], each["parked"], each["not_in_build"]) for each in found] == [
+        ("a", True, False), ("b", False, True)
+    ]  # fmt: skip
+    assert "2 (1 parked, 1 not in this build)" in run("status", TARGET, "--log", log).output
+    (shard,) = json.loads(run("status", TARGET, "--log", log, "--json").output)["shards"]
+    assert (shard["effects"], shard["parked_effects"], shard["effects_not_in_build"]) == (2, 1, 1)
+    refused = run("effects", "retry", TARGET, "boy", found[1]["address"], "--log", log)
+    assert f"it waits, since {reason}, and starts by itself" in refused.stderr.replace("\n", " ")
+    assert run("check", TARGET, "--log", log).exit_code == 0
+    with system.start(log) as running:
+        running.settle()
         assert running.state(Boy, "b") == Boy(heard=(2,))

@@ -253,4 +253,4 @@ def test_a_build_that_lacks_what_is_due_later(url: str, monkeypatch: pytest.Monk
     assert found(sleeper(wakes=True), url) == []
     monkeypatch.delitem(effects, "check-log.dream")
     wrong = {flaw.name: flaw.then for flaw in found(sleeper(wakes=False), url)}
-    assert wrong == {"LaterWake": "a dead letter", "check-log.dream": "the effect is parked"}
+    assert wrong == {"LaterWake": "a dead letter", "check-log.dream": "the effect waits for a build that can run it"}
