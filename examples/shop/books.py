@@ -1,23 +1,28 @@
-"""The books: whether each item and each cent is where the orders say it went, from the committed events."""
+"""The books: whether each item and each cent is where the orders say it went.
+
+The items are counted from the committed events, the cents from the ledger of the payment provider.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from examples.shop.orders import Delivered, Order, Placed, Refused
+from examples.shop.provider import Payment
 from examples.shop.stock import Reserved, Restocked, Returned, Shipped, Stock
-from examples.shop.wallets import Charged, ToppedUp, Wallet
 from repertory import ActorSystem, Entity, Message, events_topic
 from repertory.verify import Reader
 
 
-def wrong_books(reader: Reader, system: ActorSystem) -> list[str]:
-    """Return a sentence for each contradiction, none if the books are right. No order may be under way."""
+def wrong_books(reader: Reader, system: ActorSystem, payments: Sequence[Payment]) -> list[str]:
+    """Return a sentence for each contradiction, none if the books are right. No order may be under way.
+
+    ``payments``: the ledger of the payment provider.
+    """
     orders: dict[str, Placed] = {}
-    ends: Counter[str] = Counter()
-    sold: Counter[str] = Counter()
-    spent: Counter[str] = Counter()
+    ends, sold = Counter[str](), Counter[str]()
+    costs: dict[str, int] = {}
     for key, event in _events(reader, system, Order):
         if isinstance(event, Placed):
             orders[key] = event
@@ -25,9 +30,9 @@ def wrong_books(reader: Reader, system: ActorSystem) -> list[str]:
             ends[key] += 1
         if isinstance(event, Delivered):
             sold[orders[key].item] += orders[key].count
-            spent[orders[key].customer] += event.cents
+            costs[key] = event.cents
     found = [f"order {key} ended {ends[key]} times" for key in orders if ends[key] != 1]
-    return found + _wrong_items(reader, system, sold) + _wrong_money(reader, system, spent)
+    return [*found, *_wrong_items(reader, system, sold), *_wrong_payments(payments, costs)]
 
 
 def _wrong_items(reader: Reader, system: ActorSystem, sold: Counter[str]) -> list[str]:
@@ -56,25 +61,14 @@ def _wrong_items(reader: Reader, system: ActorSystem, sold: Counter[str]) -> lis
     ]
 
 
-def _wrong_money(reader: Reader, system: ActorSystem, spent: Counter[str]) -> list[str]:
-    found: list[str] = []
-    purse, paid, payments = Counter[str](), Counter[str](), Counter[str]()
-    for customer, event in _events(reader, system, Wallet):
-        match event:
-            case ToppedUp(cents=cents):
-                purse[customer] += cents
-            case Charged(cents=cents, order=order):
-                purse[customer] -= cents
-                paid[customer] += cents
-                payments[order] += 1
-        if purse[customer] < 0:
-            found.append(f"{customer} has {purse[customer]} cents")
-    found += [f"order {order} was paid {times} times" for order, times in payments.items() if times > 1]
-    return found + [
-        f"{customer} paid {paid[customer]} cents for what costs {spent[customer]}"
-        for customer in sorted({*paid, *spent})
-        if paid[customer] != spent[customer]
-    ]
+def _wrong_payments(payments: Sequence[Payment], costs: Mapping[str, int]) -> Iterator[str]:
+    """``costs``: the cents of each order that was delivered. The others cost nothing."""
+    charges = Counter(payment.order for payment in payments if payment.state == "charged")
+    yield from (f"order {order} was paid {times} times" for order, times in charges.items() if times > 1)
+    paid = {payment.order: payment.cents if payment.state == "charged" else 0 for payment in payments}
+    for order in sorted({*paid, *costs}):
+        if paid.get(order, 0) != costs.get(order, 0):
+            yield f"{paid.get(order, 0)} cents were paid for order {order}, which costs {costs.get(order, 0)}"
 
 
 def _events(reader: Reader, system: ActorSystem, entity: type[Entity]) -> Iterator[tuple[str, Message]]:

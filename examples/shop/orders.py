@@ -3,11 +3,15 @@
 ::
 
     place ── reserve the items ─┬─ sold out ──> REFUSED
-                                └─ reserved ── charge the wallet ─┬─ too poor ── put the items back ──> REFUSED
-                                                                  └─ charged ── ship the items ──> SHIPPED
+                                └─ reserved ── charge ─┬─ charged ── ship the items ──> SHIPPED
+                                                       ├─ declined ── put the items back ──> REFUSED
+                                                       └─ not paid in time ── refund ── put the items back ──> REFUSED
 
-Each step is an ask, and each arrow its reply in the log. The order keeps who placed it (``sender``) in its state, so
-the answer is owed like the rest of the state.
+The stock is asked, and the payment provider by effects; each arrow is a reply in the log. The order keeps who placed it
+(``sender``) in its state, so the answer is owed like the rest of the state.
+
+A timer cancels what is not paid in time. A charge may be under way then, so the refund decides: after it nothing can be
+charged, and what the charge answers is ignored.
 """
 
 from enum import StrEnum
@@ -15,8 +19,8 @@ from typing import Annotated, Self
 
 from msgspec import Meta
 
+from examples.shop.payments import Charge, Charged, Declined, Refund, Refunded, charge, refund
 from examples.shop.stock import Count, Reserve, Reserved, Return, Returned, Ship, Shipped, SoldOut, Stock
-from examples.shop.wallets import Charge, Charged, TooPoor, Wallet
 from repertory import (
     Answer,
     Command,
@@ -42,6 +46,7 @@ class Stage(StrEnum):
     NEW = "new"
     RESERVING = "reserving"
     CHARGING = "charging"
+    REFUNDING = "refunding"
     RETURNING = "returning"
     SHIPPING = "shipping"
     REFUSED = "refused"
@@ -50,11 +55,16 @@ class Stage(StrEnum):
 
 
 class Place(Command):
-    """Buy some of an item for a customer: once, however often it is asked."""
+    """Buy some of an item for a customer: once, however often it is asked. It is to be paid within so many seconds."""
 
     customer: Name
     item: Name
     count: Count
+    pay_within_s: Annotated[float, Meta(gt=0, le=86_400)] = 900
+
+
+class Expire(Command):
+    """Cancel the order, unless it is paid."""
 
 
 class Placed(Event):
@@ -67,13 +77,19 @@ class Placed(Event):
 
 
 class ItemsReserved(Event):
-    """The items are set aside; the wallet was asked for the money."""
+    """The items are set aside; the provider is asked for the money."""
 
     cents: int
 
 
+class Cancelled(Event):
+    """Nothing will be bought; what may have been paid is paid back."""
+
+    reason: str
+
+
 class Unpaid(Event):
-    """The wallet did not pay; the items go back."""
+    """Nothing was paid; the items go back."""
 
     reason: str
 
@@ -95,7 +111,7 @@ class Delivered(Event):
 
 
 class Stuck(Event):
-    """The stock did not take back or ship what it had set aside: somebody has to look."""
+    """Money was not paid back, or items were not put back or shipped: somebody has to look."""
 
     reason: str
 
@@ -140,11 +156,19 @@ class Order(Entity):
         if self.stage is not Stage.NEW:
             return AlreadyPlaced(stage=self.stage)
         ctx.ask(Stock.reserve, cmd.item, Reserve(count=cmd.count), about="reserve")
+        ctx.schedule("expire", Order.expire, Expire(), after_s=cmd.pay_within_s)
         return Placed(customer=cmd.customer, item=cmd.item, count=cmd.count, sender=ctx.sender)
 
+    @command
+    def expire(self, _cmd: Expire, ctx: Context) -> Cancelled | None:
+        """The timer of the order, which is cancelled when it is paid."""
+        return self._cancelled(ctx, "it was not paid in time")
+
     @reply
-    def reserved(self, evt: Reserved, ctx: Context) -> ItemsReserved:
-        ctx.ask(Wallet.charge, self.customer, Charge(cents=evt.cents, order=ctx.key), about="charge")
+    def reserved(self, evt: Reserved, ctx: Context) -> ItemsReserved | Unpaid:
+        if self.reason:  # Cancelled meanwhile.
+            return self._unpaid(ctx, self.reason)
+        ctx.perform(charge, Charge(order=ctx.key, customer=self.customer, cents=evt.cents), about="charge")
         return ItemsReserved(cents=evt.cents)
 
     @reply
@@ -152,13 +176,20 @@ class Order(Entity):
         return self._refused(ctx, f"{rejection.left} of {self.item} are left")
 
     @reply
-    def charged(self, _evt: Charged, ctx: Context) -> Paid:
+    def charged(self, _evt: Charged, ctx: Context) -> Paid | None:
+        if self.stage is not Stage.CHARGING:
+            return None  # It is paid back.
+        ctx.cancel("expire")
         ctx.ask(Stock.ship, self.item, Ship(count=self.count), about="ship")
         return Paid()
 
     @reply
-    def too_poor(self, rejection: TooPoor, ctx: Context) -> Unpaid:
-        return self._unpaid(ctx, f"{rejection.cents} cents are there, not {self.cents}")
+    def declined(self, rejection: Declined, ctx: Context) -> Unpaid | None:
+        return self._unpaid(ctx, rejection.reason) if self.stage is Stage.CHARGING else None
+
+    @reply
+    def refunded(self, _evt: Refunded, ctx: Context) -> Unpaid:
+        return self._unpaid(ctx, self.reason)
 
     @reply
     def returned(self, _evt: Returned, ctx: Context) -> Refused | NotSold:
@@ -172,13 +203,13 @@ class Order(Entity):
         return delivered
 
     @reply
-    def undelivered(self, rejection: Undelivered, ctx: Context) -> Refused | NotSold | Unpaid | Stuck:
-        """What was asked was not applied and never will be."""
+    def undelivered(self, rejection: Undelivered, ctx: Context) -> Refused | NotSold | Cancelled | Stuck | None:
+        """What was asked was not applied and never will be; a charge was given up, and may have been applied."""
         match ctx.about:
             case "reserve":
                 return self._refused(ctx, rejection.reason)
             case "charge":
-                return self._unpaid(ctx, rejection.reason)
+                return self._cancelled(ctx, rejection.reason)
             case _:
                 return Stuck(reason=rejection.reason)
 
@@ -187,11 +218,18 @@ class Order(Entity):
         return OrderStatus(stage=self.stage, cents=self.cents)
 
     def _refused(self, ctx: Context, reason: str) -> Refused:
+        ctx.cancel("expire")
         if self.sender is not None:
             ctx.reply(NotSold(reason=reason), to=self.sender)
         return Refused(reason=reason)
 
+    def _cancelled(self, ctx: Context, reason: str) -> Cancelled | None:
+        if self.stage is Stage.CHARGING:
+            ctx.perform(refund, Refund(order=ctx.key), about="refund")
+        return Cancelled(reason=reason) if self.stage in {Stage.RESERVING, Stage.CHARGING} else None
+
     def _unpaid(self, ctx: Context, reason: str) -> Unpaid:
+        ctx.cancel("expire")
         ctx.ask(Stock.put_back, self.item, Return(count=self.count), about="return")
         return Unpaid(reason=reason)
 
@@ -204,6 +242,11 @@ class Order(Entity):
     @event
     def items_reserved(self, evt: ItemsReserved) -> Self:
         return self.replace(cents=evt.cents, stage=Stage.CHARGING)
+
+    @event
+    def was_cancelled(self, evt: Cancelled) -> Self:
+        stage = Stage.REFUNDING if self.stage is Stage.CHARGING else self.stage
+        return self.replace(reason=evt.reason, stage=stage)
 
     @event
     def was_not_paid(self, evt: Unpaid) -> Self:

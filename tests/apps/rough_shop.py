@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from examples.shop import Order, Stock, Wallet
+from examples.shop import Order, Stock
+from examples.shop.payments import lifespan
 from repertory import ActorSystem, Backoff, restart
 from repertory.bridge.system.settings import Settings
 
@@ -19,6 +20,7 @@ system = ActorSystem(
         ping_timeout_s=float(os.environ.get("KILLED_PING_S", "15")),
     ),
     workers=restart(max_restarts=1_000, within_s=60, backoff=Backoff(first_s=0.02, max_s=1)),
+    lifespan=lifespan,
 )
-for entity in (Order, Stock, Wallet):
+for entity in (Order, Stock):
     system.host(entity, partitions=2)

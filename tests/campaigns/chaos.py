@@ -77,7 +77,8 @@ class Chaos:
         self._proxy.forward_to(self._broker.port)
         module, trial = JOBS[job]
         rough = {"session_s": SESSION_S, "transaction_s": TRANSACTION_S, "ping_s": 600, "batch": 30}
-        self.trial = trial(application(f"chaos-{seed}", module, **rough), f"kafka://127.0.0.1:{direct}")
+        app, url = application(f"chaos-{seed}", module, **rough), f"kafka://127.0.0.1:{direct}"
+        self.trial = ShopTrial(app, url, host=outside) if trial is ShopTrial else trial(app, url)
         self._url = f"kafka://127.0.0.1:{self._proxy.port}"
         self._nodes: dict[str, NodeHandle] = {}
         self._asleep: set[int] = set()
@@ -156,8 +157,11 @@ class Chaos:
 
     def _kinds(self) -> dict[str, tuple[int, Callable[[float], None]]]:
         trial = self.trial
-        gateway = {"gateway SIGKILL": (3, lambda _: trial.replace_gateway())} if isinstance(trial, ShopTrial) else {}
-        return gateway | {
+        own: dict[str, tuple[int, Callable[[float], None]]] = {}
+        if isinstance(trial, ShopTrial):
+            own["gateway SIGKILL"] = 3, lambda _: trial.kill_gateway()
+            own["payment provider SIGKILL"] = 3, lambda _: trial.kill_provider()
+        return own | {
             "worker SIGKILL": (6, self._kill_worker),
             "worker SIGSTOP, short": (2, lambda x: self._stop_worker(x * SESSION_S * 0.8)),
             "worker SIGSTOP past session and transaction": (3, lambda x: self._stop_worker(LONG_SLEEP_S + x)),
@@ -358,6 +362,9 @@ def _table(chaos: Chaos) -> Table:
     counted = Multiset(report.event for report in chaos.trial.reports)
     for event in ("worker-exited", "shard-aborted", "shard-fenced", "shard-lost", "shard-failed", "shard-restored"):
         table.add_row(f"reports: {event}", str(counted[event]))
+    if isinstance(chaos.trial, ShopTrial):
+        for end, count in sorted(chaos.trial.ends().items()):
+            table.add_row(f"orders: {end}", str(count))
     table.add_row("nodes that gave up", str(chaos.gave_up))
     table.add_row("commands sent (outcome unknown)", f"{chaos.trial.sent:,} ({len(chaos.trial.unsure):,})")
     return table

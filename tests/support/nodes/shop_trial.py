@@ -1,39 +1,53 @@
-"""The shop of ``tests.apps.rough_shop`` under load over HTTP: buyers who do not give up, and what they were told."""
+"""The shop of ``tests.apps.rough_shop`` under load over HTTP: buyers who do not give up, and what they were told.
+
+Its payment provider is a process too, which fails, is killed, and keeps its ledger: the books are compared with that.
+"""
 
 from __future__ import annotations
 
+import os
 import queue
 import random
+import re
 import secrets
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections import Counter as Multiset
+from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 
-from examples.shop import Order, Stock, Wallet
+from examples.shop import Order, Stock
 from examples.shop.books import wrong_books
 from examples.shop.orders import Stage
+from examples.shop.provider import payments
 from examples.shop.stock import Restock
-from examples.shop.wallets import TopUp
 from repertory.bridge.log.errors import LogUnavailable, OutcomeUnknown
 from repertory.bridge.node.handle import NodeHandle
 from repertory.bridge.system.client_core import uuid7
 from repertory.bridge.system.committed import entity_state
+from repertory.bridge.system.open_effects import open_effects
 from tests.support.nodes.trial import Trial
 
-BUYERS = 8
+BUYERS = 16
 #: So many orders at most are not answered yet.
 OPEN_MAX = 120
 ITEMS, CUSTOMERS = 12, 20
-#: After so many orders there are new items and there is new money.
+#: After so many orders there are new items.
 SUPPLIED_EVERY = 100
+#: An order is to be paid within one of these: many are not, some are.
+PAY_WITHIN_S = (1.0, 5.0, 900.0)
+#: A payment of more is declined, and so large a share of the requests to the provider fails.
+LIMIT_CENTS, FAULTS = 50, 0.3
 #: What the gateway gives an order; the buyer then asks again with the same key.
 ANSWER_TIMEOUT_S = 3.0
 PAUSE_S = 0.2
@@ -47,8 +61,13 @@ class ShopTrial(Trial):
     One in four is asked again afterwards: the answer must be the same. ``told`` has the answers by order.
     """
 
-    def __init__(self, app: ModuleType, url: str) -> None:
+    def __init__(self, app: ModuleType, url: str, host: str = "127.0.0.1") -> None:
+        """``host``: where the nodes find the payment provider."""
         super().__init__(app, url)
+        self._ledger_folder = tempfile.TemporaryDirectory()
+        self._ledger = Path(self._ledger_folder.name) / "ledger.jsonl"
+        self._provider_place = host, _free_port(host)
+        self._provider: subprocess.Popen[bytes] | None = None
         self._orders: queue.Queue[int] = queue.Queue()
         self._lock = threading.Lock()
         self.told: dict[int, Told] = {}
@@ -62,15 +81,15 @@ class ShopTrial(Trial):
     def node(self, name: str, workers: int, url: str | None = None) -> NodeHandle:
         """Start a node, and the gateway with the first one."""
         if self._gateway is None:
+            os.environ["SHOP_PROVIDER"] = "http://{}:{}".format(*self._provider_place)
             self._begin(url or self.url)
         return super().node(name, workers, url)
 
     def _begin(self, url: str) -> None:
-        """Start the gateway and the buyers."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._address = f"127.0.0.1:{free.getsockname()[1]}"
+        """Start the provider, the gateway and the buyers."""
+        self._address = f"127.0.0.1:{_free_port('127.0.0.1')}"
         self._gateway_url = url
+        self._provider = self._take_payments()
         self._gateway = self._serve()
         for number in range(BUYERS):
             buyer = threading.Thread(target=self._buy, args=(random.Random(number),), daemon=True)  # noqa: S311
@@ -85,23 +104,43 @@ class ShopTrial(Trial):
             ]
         )  # fmt: skip
 
-    def replace_gateway(self) -> None:
-        """Kill the gateway, with the requests that it has, and start another one."""
+    def _take_payments(self) -> subprocess.Popen[bytes]:
+        host, port = self._provider_place
+        return subprocess.Popen(
+            [
+                sys.executable, "-m", "examples.shop.provider", "--host", host, "--port", str(port),
+                "--ledger", str(self._ledger), "--limit-cents", str(LIMIT_CENTS), "--faults", str(FAULTS),
+            ]
+        )  # fmt: skip
+
+    def poll(self, timeout_s: float = 0.05) -> None:
+        """See ``Trial.poll``; a gateway or a provider that has ended is started again, as it is where one is run."""
+        if self._provider is not None and self._provider.poll() is not None:
+            self._provider = self._take_payments()
+        if self._gateway is not None and self._gateway.poll() is not None:
+            self._gateway = self._serve()
+        super().poll(timeout_s)
+
+    def kill_provider(self) -> None:
+        """Kill the payment provider, with the requests that it has; the next one reads its ledger."""
+        if self._provider is not None:
+            self._provider.kill()
+
+    def kill_gateway(self) -> None:
+        """Kill the gateway, with the requests that it has."""
         if self._gateway is not None:
             self._gateway.kill()
-            self._gateway.wait()
-            self._gateway = self._serve()
 
     # --- load -------------------------------------------------------------------------------------------------
 
     def send(self, count: int) -> None:
-        """Supply items and money, not enough for all orders; leave so many orders to the buyers, or fewer."""
+        """Supply items, not enough for all orders; leave so many orders to the buyers, or fewer."""
         if self.sent >= self._supplied:
             self._supplied = self.sent + SUPPLIED_EVERY
-            items = [(Stock.restock, f"item-{n}", Restock(count=12, price=10 + n)) for n in range(ITEMS)]
-            money = [(Wallet.top_up, f"buyer-{n}", TopUp(cents=120)) for n in range(CUSTOMERS)]
             try:
-                self._client.tell_all([*items, *money])
+                self._client.tell_all(
+                    (Stock.restock, f"item-{n}", Restock(count=12, price=10 + n)) for n in range(ITEMS)
+                )
             except (OutcomeUnknown, LogUnavailable):
                 self.unsure.add(self.sent)  # The books count what came.
         for _ in range(min(count, OPEN_MAX - self._open())):
@@ -123,6 +162,7 @@ class ShopTrial(Trial):
                     "customer": f"buyer-{random.randrange(CUSTOMERS)}",
                     "item": f"item-{random.randrange(ITEMS)}",
                     "count": random.randint(1, 3),
+                    "pay_within_s": random.choice(PAY_WITHIN_S),
                 }
                 key = uuid7(time.time_ns() // 1_000_000, secrets.randbits(74))
                 told = self._ask(client, number, order, key)
@@ -152,13 +192,27 @@ class ShopTrial(Trial):
     # --- checks -----------------------------------------------------------------------------------------------
 
     def unhandled(self) -> str | None:
-        """See ``Trial.unhandled``; an order without its answer is not handled either."""
-        left = super().unhandled()
-        return left or (f"{count} orders without an answer" if (count := self._open()) else None)
+        """See ``Trial.unhandled``; an order without its answer is not handled either, nor is an open effect."""
+        if (left := super().unhandled()) is not None:
+            return left
+        if count := self._open():
+            return f"{count} orders without an answer"
+        try:
+            effect = next(open_effects(self.reader, self.app.system), None)
+        except LogUnavailable as passing:
+            return f"effects: {passing}"
+        return None if effect is None else f"effect {effect.effect} {effect.address} of {effect.entity} {effect.key}"
+
+    def ends(self) -> Mapping[str, int]:
+        """Return how often an order ended in which way."""
+        return Multiset(
+            "shipped" if status == httpx.codes.OK else re.sub(r"\d+", "…", body["rejection"]["reason"])
+            for status, body in self.told.values()
+        )
 
     def complaints(self) -> list[str]:
         """Check the books, the promises, and that what the buyers were told is so. The nodes must be stopped."""
-        found = wrong_books(self.reader, self.app.system) + self._wrong
+        found = wrong_books(self.reader, self.app.system, payments(self._ledger)) + self._wrong
         hosted = self.app.system.hosted[Order]
         for number, (status, body) in sorted(self.told.items()):
             state = entity_state(self.reader, self.app.system, hosted, f"o-{number}").state
@@ -170,7 +224,7 @@ class ShopTrial(Trial):
         return found + [f"verify: {check.name} failed: {'; '.join(map(str, check.offenders))}" for check in broken]
 
     def close(self) -> None:
-        """See ``Trial.close``; the gateway and the buyers end too."""
+        """See ``Trial.close``; the gateway, the provider and the buyers end too."""
         self._over.set()
         for buyer in self._buyers:
             buyer.join()
@@ -178,3 +232,13 @@ class ShopTrial(Trial):
             self._gateway.send_signal(signal.SIGTERM)
             self._gateway.wait()
         super().close()
+        if self._provider is not None:
+            self._provider.kill()
+            self._provider.wait()
+        self._ledger_folder.cleanup()
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as free:
+        free.bind((host, 0))
+        return int(free.getsockname()[1])
