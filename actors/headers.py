@@ -32,6 +32,9 @@ TIMER: Final = "timer"
 EFFECT: Final = "effect"
 #: Of what a shard sends later: the cause of what scheduled it. Its own cause is that of a changelog record.
 BECAUSE: Final = "because"
+#: Of a command that a source's relay appended, ``name/partition/offset/index`` of the foreign record; of a record that
+#: could not be relayed, without the index. It has no cause.
+SOURCE: Final = "source"
 #: A command with one of these headers is an ask.
 ASKED: Final = frozenset({REPLY_TO, REPLY_KEY})
 

@@ -107,6 +107,19 @@ EFFECT_POINTS: Mapping[str, KillPoint] = MappingProxyType(
     }
 )
 
+#: The points of a relay of sources (``bridge.sources.loop``), beside those of its transactions.
+SOURCE_POINTS: Mapping[str, KillPoint] = MappingProxyType(
+    {
+        "relay-claiming": KillPoint("S1", "a relay is assigned, not claimed"),
+        "relay-claimed": KillPoint("S2", "the relay is claimed, its positions are not read"),
+        "relay-restored": KillPoint("S3", "its positions are read, nothing is fetched of the topics"),
+        "relay-fetched": KillPoint("S4", "records of the topics may be fetched, none is decoded"),
+        "relay-decided": KillPoint("S5", "the source's function has decided, the transaction is not begun"),
+        "relay-sent": KillPoint("S6", "the commit is handed to its thread, the loop continues"),
+        "relay-committed": KillPoint("S7", "the loop has received the commit event, the relay has not"),
+    }
+)
+
 #: The points that are reached before the first record of a topic is produced, by the last part of the topic's name.
 PRODUCING: Mapping[str, str] = MappingProxyType({"state": "producing-state", "dead-letters": "producing-dead-letter"})
 
@@ -212,7 +225,8 @@ def arm() -> None:
     if not wanted:
         return
     traps: list[_Trap] = []
-    before, known = None, (*POINTS, *NONTRANSACTIONAL_POINTS, *ANSWER_POINTS, *TIMER_POINTS, *EFFECT_POINTS)
+    before = None
+    known = (*POINTS, *NONTRANSACTIONAL_POINTS, *ANSWER_POINTS, *TIMER_POINTS, *EFFECT_POINTS, *SOURCE_POINTS)
     for each in wanted.split(","):
         name, _, passing = each.partition(":")
         if name not in known or not (passing or "1").isdecimal() or passing == "0":

@@ -9,6 +9,9 @@ from repertory.bridge.log.port import TopicSpec
 #: Partitions of the replies topic; a client reads one of them.
 REPLIES_PARTITIONS = 8
 
+#: Partitions of the topic of the sources' positions: so many processes can share a system's sources.
+RELAYS = 8
+
 #: A stashed record or a dead letter holds a whole command and the details of its failure.
 _ROOMY = {"max.message.bytes": str(4 * 1024 * 1024)}
 #: Commands carry the time at which the log took them: a client with a wrong clock must move no timer and no horizon.
@@ -62,6 +65,24 @@ def replies_topic(system: str) -> str:
 def schemas_topic(system: str) -> str:
     """The catalogue of the messages and states that the builds of a system know."""
     return f"{system}.schemas"
+
+
+def sources_topic(system: str) -> str:
+    """The positions of the system's sources; each partition belongs to one relay (``bridge.sources``)."""
+    return f"{system}.sources"
+
+
+def sources_group(system: str) -> str:
+    """The group in which the relays of a system's sources share them."""
+    return f"{system}.sources"
+
+
+def source_specs(system: str) -> list[TopicSpec]:
+    """Return the topics of a system that has sources."""
+    return [
+        TopicSpec(sources_topic(system), RELAYS, {**_COMPACTED, **_ROOMY}),
+        TopicSpec(control_topic(sources_group(system)), 1, {"cleanup.policy": "delete"}),
+    ]
 
 
 def incidents_spec(system: str) -> TopicSpec:

@@ -37,6 +37,7 @@ from repertory.actors.message import (
 )
 from repertory.actors.placement import partition_of
 from repertory.actors.query import QueryHandler, query
+from repertory.actors.source import DecodeRecord, Route, SourceRecord, route
 from repertory.supervision.directive import Directive
 from repertory.supervision.policy import Policy, restart
 from repertory.supervision.restart import Backoff
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from repertory.bridge.system.publishes import Publishes
     from repertory.bridge.system.running import NotSettled, Running
     from repertory.bridge.system.settings import Settings
+    from repertory.bridge.system.source_status import SourceStatus
     from repertory.bridge.system.system import ActorSystem
     from repertory.bridge.system.target import TargetError
     from repertory.bridge.system.view import View, ViewFailed
@@ -105,6 +107,7 @@ _LAZY = {
     "ShardLost": "bridge.reports",
     "ShardRestored": "bridge.reports",
     "SlotTaken": "bridge.log.errors",
+    "SourceStatus": "bridge.system.source_status",
     "TargetError": "bridge.system.target",
     "TestKit": "actors.testkit",
     "TopicMismatch": "bridge.log.errors",
@@ -132,6 +135,7 @@ __all__ = [
     "Context",
     "ContractViolation",
     "DeadLetter",
+    "DecodeRecord",
     "DefinitionError",
     "Directive",
     "Done",
@@ -171,6 +175,7 @@ __all__ = [
     "Reply",
     "Request",
     "Revoked",
+    "Route",
     "Running",
     "Schedule",
     "Sender",
@@ -178,6 +183,8 @@ __all__ = [
     "ShardLost",
     "ShardRestored",
     "SlotTaken",
+    "SourceRecord",
+    "SourceStatus",
     "StillOpen",
     "Stopped",
     "Strategy",
@@ -199,6 +206,7 @@ __all__ = [
     "query",
     "reply",
     "restart",
+    "route",
     "upcast",
 ]
 

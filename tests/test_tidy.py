@@ -28,10 +28,11 @@ AROUND = {
 GROUND = {"kill_points", "log_lines", "reports", "silence", "system.settings", "text"}
 #: The rooms of the bridge, by the first pattern that a module's path matches, and the rooms that each may import.
 ROOMS = {
-    "port": re.compile(r"log\.(port|errors|record|clock)"),
+    "port": re.compile(r"log\.(port|follower|errors|record|clock)"),
     "adapters": re.compile(r"log\..*"),
     "node": re.compile(r"node\..*"),
     "system": re.compile(r"system\..*|worker"),
+    "sources": re.compile(r"sources\.\w+"),
     "journey": re.compile(r"\w+"),
 }
 MAY_IMPORT = {
@@ -39,7 +40,8 @@ MAY_IMPORT = {
     "adapters": {"port", "adapters"},
     "node": {"port", "node"},
     "journey": {"port", "journey"},
-    "system": {"port", "adapters", "node", "journey", "system"},
+    "sources": {"port", "journey", "sources"},
+    "system": {"port", "adapters", "node", "journey", "sources", "system"},
 }
 
 #: Who alone may import a third party, and why it is worth a rule: each is a world of its own to isolate.

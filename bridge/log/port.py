@@ -21,6 +21,7 @@ from typing import Protocol
 
 import msgspec
 
+from repertory.bridge.log.follower import Follower
 from repertory.bridge.log.record import Output, Record, TopicPartition
 
 # --- events ---------------------------------------------------------------------------------------------------
@@ -351,6 +352,9 @@ class Backend(Protocol):
 
     def appender(self) -> Appender:
         """Open an appender."""
+
+    def follower(self) -> Follower:
+        """Open a follower."""
 
     def close(self) -> None:
         """Release all resources."""

@@ -29,6 +29,7 @@ from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record
 from repertory.bridge.nontransactional import CountingJournal
 from repertory.bridge.silence import silenced
+from repertory.bridge.sources.position import SKIPPED
 from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
 from repertory.supervision.traceback_text import message_of
 
@@ -212,11 +213,13 @@ def kept_records(
     return kept
 
 
-def accepted_of(shard: str, accepted: Accepted) -> str:
+def accepted_of(shard: str, accepted: Accepted, lost: str = "commands") -> str:
     """Describe what an operator accepted (``bridge.system.accept``): which shard, what, who, when and why."""
     what = "topics that were created again were adopted"
     if accepted.what == LOST:
-        what = f"commands {accepted.first} to {accepted.last} are lost and were skipped"
+        what = f"{lost} {accepted.first} to {accepted.last} are lost and were skipped"
+    elif accepted.what == SKIPPED:
+        what = f"record {accepted.first} was skipped"
     try:
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(accepted.at_ms / 1000))
     except (OverflowError, ValueError, OSError):  # A record may hold any number.

@@ -13,6 +13,7 @@ from repertory.actors.context import Directory, OutputRefused, OutputTooLarge
 from repertory.actors.entity import Behaviour, Entity, resolved
 from repertory.actors.evolution import History
 from repertory.actors.shard.config import Limits
+from repertory.actors.source import DecodeRecord
 from repertory.actors.wire import by_wire_name
 from repertory.bridge import topics
 from repertory.bridge.codec import Codec
@@ -24,9 +25,11 @@ from repertory.bridge.log.compacted import is_compacted
 from repertory.bridge.log.port import Backend, TopicSpec
 from repertory.bridge.region import ShardRegion
 from repertory.bridge.schemas import Catalogue, Schema, announce, schemas_of
+from repertory.bridge.sources.definition import EARLIEST, SourceDefinition, checked_source
 from repertory.bridge.system.configuration import configuration
 from repertory.bridge.system.publishes import PARTITIONS_MAX, Publishes, checked_publishes, prepare_published
 from repertory.bridge.system.settings import Settings
+from repertory.bridge.system.sourcing import prepare_sources
 from repertory.supervision import Backoff, Directive, Policy, Strategy, Tree, restart
 
 #: Kafka allows 249 characters for a topic name: the longest suffix takes 13, and the entity's name needs room too.
@@ -105,6 +108,7 @@ class SystemDefinition:
         self.publishes = checked_publishes(name, publishes or {})
         self.lifespan = lifespan
         self._hosted: dict[type[Entity], EntityDefinition] = {}
+        self._sources: dict[str, SourceDefinition] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -137,6 +141,38 @@ class SystemDefinition:
         policy = msgspec.structs.replace(policy, on=rules)
         self._check_wire_names(behaviour)
         self._hosted[entity] = EntityDefinition(behaviour, partitions, policy)
+
+    @property
+    def sources(self) -> Mapping[str, SourceDefinition]:
+        """The sources by name."""
+        return self._sources
+
+    def source(
+        self,
+        name: str,
+        topic: str,
+        decode: DecodeRecord,
+        *,
+        cluster: str | None = None,
+        from_: str = EARLIEST,
+        kafka_config: str | None = None,
+    ) -> None:
+        """Relay the records of a foreign topic to entities, exactly once: ``decode`` makes commands of each of them.
+
+        ``decode`` takes a `SourceRecord` and returns what `route` returns: a list of them, one, or None for a record
+        that means nothing here. It decides from the record alone. A ValueError of it makes the record a dead letter;
+        any other exception stops the record's partition, which is tried again after a while.
+
+        ``name`` is the source's identity: under it, its positions are kept. A source that is removed and added again
+        goes on where it was; with another name it begins anew. ``from_``: where a source begins that was never
+        relayed, "earliest" or "latest". ``cluster``: the URL of the log that has the topic, by default the system's
+        own; ``kafka_config``: a properties file with the librdkafka settings for that cluster. On ``memory:`` and
+        ``sqlite:`` the topic is always one of the same log.
+
+        Raises ValueError for what cannot be a source.
+        """
+        found = SourceDefinition(name, topic, decode, cluster, from_, kafka_config)
+        self._sources[name] = checked_source(self.name, found, self._sources)
 
     def _check_wire_names(self, behaviour: Behaviour) -> None:
         """Refuse two classes with the same wire name, now or earlier: records of one would be decoded as the other."""
@@ -174,7 +210,8 @@ class SystemDefinition:
     def topic_specs(self) -> list[TopicSpec]:
         """Return all topics that the system needs."""
         hosted = [(h.behaviour.name, h.partitions, h.behaviour.journaled) for h in self._hosted.values()]
-        return topics.topic_specs(self.name, hosted, self._topic_config)
+        of_sources = topics.source_specs(self.name) if self._sources else []
+        return [*topics.topic_specs(self.name, hosted, self._topic_config), *of_sources]
 
     def incidents_spec(self) -> TopicSpec:
         """Return the topic for the status of nodes; the system runs without it if it cannot be created."""
@@ -232,7 +269,8 @@ class SystemDefinition:
         See ``Backend.ensure`` and ``prepare_published`` for the errors.
         """
         self.check()
-        return [*backend.ensure(self.topic_specs()), *prepare_published(backend, self.name, self.publishes)]
+        made = [*backend.ensure(self.topic_specs()), *prepare_published(backend, self.name, self.publishes)]
+        return [*made, *prepare_sources(backend, self)]
 
     def schemas(self) -> dict[bytes, Schema]:
         """Return the messages and states that this build knows, by the keys of their records in the catalogue."""

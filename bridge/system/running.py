@@ -9,12 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from repertory.actors.entity import Entity
-from repertory.actors.message import Envelope, Message
+from repertory.actors.message import Envelope
 from repertory.actors.shard.changelog import Accepted, ShardId
 from repertory.actors.timer import DELAY_S_MAX
 from repertory.bridge import kill_points, log_lines
@@ -29,17 +28,13 @@ from repertory.bridge.log.port import (
 from repertory.bridge.loop import ShardLoop
 from repertory.bridge.reports import ReportSink, ShardReport
 from repertory.bridge.system.client import Client
-from repertory.bridge.system.committed import entity_state
-from repertory.bridge.system.failed import DeadLetter, Parked, dead_letters, parked_keys
-from repertory.bridge.system.open_effects import OpenEffect, open_effects
-from repertory.bridge.system.open_timers import OpenTimer, open_timers
-from repertory.bridge.system.published import PublishedRecord, published_records
+from repertory.bridge.system.running_reads import RunningReads
+from repertory.bridge.system.source_status import OpenSources, sources_left
+from repertory.bridge.system.sourcing import SourceRelays
 from repertory.bridge.system.work_left import work_left
 
 if TYPE_CHECKING:
     from repertory.bridge.system.definition import SystemDefinition
-
-E = TypeVar("E", bound=Entity)
 
 #: The pause after a tick in which nothing happened, where the log is in memory and a tick waits for nothing.
 _IDLE_TICK_S = 1e-3
@@ -54,7 +49,7 @@ class NotSettled(TimeoutError):
     """Commands or commits were left when the timeout passed; the message names one."""
 
 
-class Running:
+class Running(RunningReads):
     """One worker on the caller's thread. ``client`` sends commands, :meth:`settle` works until none is left.
 
     ``client.ask`` works until the answer is there. Several threads may ask, and take turns; the other methods are for
@@ -94,6 +89,7 @@ class Running:
             system.announce(backend)
             self._catalogue = system.catalogue(backend)
             self.reader: Reader = backend.reader()
+            self._source_logs = OpenSources(system, backend)
             self.client = Client(system, backend, drive=self._drive)
             self._log, self.loop = self._start()
         except BaseException:
@@ -106,6 +102,7 @@ class Running:
         log = self._backend.log(member, self.system.commands_topics())
         topology = msgspec.structs.replace(self.system.topology(log.partition_count), accepts=self._accepts)
         self._effects = self.system.effects(lambda: log.is_sure)
+        self._relays = self._start_relays(member.node)
         loop = ShardLoop(
             log,
             self.system.region(topology, seed=self._lives, in_flight=[0, 0, 0], owner=self.owner),
@@ -119,6 +116,12 @@ class Running:
         )
         return log, loop
 
+    def _start_relays(self, node: str) -> SourceRelays | None:
+        """Relay the sources too, unless there are none, or the shards only recover for an operator."""
+        if not self.system.sources or self._accepts:
+            return None
+        return SourceRelays(self.system, self._backend, self._clock, node=node, report=self._report)
+
     def _reached(self, point: str, _later_s: float) -> None:
         if self.on_kill_point is not None:
             self.on_kill_point(point)
@@ -131,12 +134,17 @@ class Running:
         with self._ticking:
             if self._is_closed:
                 raise RuntimeError(f"this worker of {self.system.name} was closed: start another one")
-            if self.loop.ticks.is_interrupted:
+            if self.loop.ticks.is_interrupted or (self._relays and self._relays.loop.ticks.is_interrupted):
                 self.crash()
             if self.on_kill_point is None:
-                return self.loop.tick(timeout_s)
+                return self._tick(timeout_s)
             with kill_points.observed_by(self._reached):
-                return self.loop.tick(timeout_s)
+                return self._tick(timeout_s)
+
+    def _tick(self, timeout_s: float) -> bool:
+        """Relay, then handle commands: those that were relayed just now too."""
+        is_busy = self._relays is not None and self._relays.loop.tick(0.0)
+        return self.loop.tick(0.0 if is_busy else timeout_s) or is_busy
 
     def _drive(self) -> None:
         """Run one tick for an ask of ``client``, which waits for its answer."""
@@ -169,12 +177,17 @@ class Running:
         Parked keys stay parked. Raises NotSettled after ``timeout_s``.
         """
         deadline_s = self._clock.monotonic_s() + timeout_s
-        while (left := work_left(self.reader, self.system, self.loop.region, self._clock.epoch_ms())) is not None:
+        while (left := self._left()) is not None:
             if self._clock.monotonic_s() > deadline_s:
                 raise NotSettled(f"{self.system.name} has not settled after {timeout_s} s: {left}")
             while self.tick(self.system.settings.poll_timeout_s) and self._clock.monotonic_s() <= deadline_s:
                 pass
             self._let_effects_run()
+
+    def _left(self) -> str | None:
+        """Describe something that is still to be done."""
+        left = None if self._relays is None else sources_left(self.reader, self.system, self._source_logs)
+        return left or work_left(self.reader, self.system, self.loop.region, self._clock.epoch_ms())
 
     def advance(self, seconds: float) -> None:
         """Let time pass, on ``memory:`` only: the calendar moves on, and whatever is due by then is done in its order.
@@ -196,7 +209,8 @@ class Running:
                 while self.tick() or self._let_effects_run():
                     if clock.monotonic_s() > deadline_s:
                         raise NotSettled(f"{self.system.name} still works after {_ADVANCE_TIMEOUT_S:g} s")
-                due_ms = min(filter(None, map(_next_due_ms, self.loop.region)), default=end_ms)
+                of_sources = None if self._relays is None else self._relays.loop.next_due_ms()
+                due_ms = min(filter(None, [*map(_next_due_ms, self.loop.region), of_sources]), default=end_ms)
                 clock.freeze(min(due_ms, end_ms))
                 if due_ms >= end_ms and not self.tick():
                     return
@@ -225,47 +239,13 @@ class Running:
         )
         return all(map(self.has_recovered, shards))
 
-    def state(self, entity: type[E], key: str) -> E | None:
-        """Return an entity's committed state, None if it has none: it never existed, or has stopped.
-
-        Raises:
-            LookupError: the system does not host the entity class.
-            ValueError: the key is invalid, or the records are not those of this code (DecodeError).
-            LogError: the log cannot be read.
-        """
-        hosted = self.system.definition(entity)
-        return cast("E | None", entity_state(self.reader, self.system, hosted, key).state)
-
-    def parked(self) -> list[Parked]:
-        """Return the parked keys: the command that each waits for, its failure, and how many commands are behind it."""
-        return list(parked_keys(self.reader, self.system))
-
-    def timers(self) -> list[OpenTimer]:
-        """Return the open timers and delayed messages, by entity and partition those that are due first."""
-        return list(open_timers(self.reader, self.system))
-
-    def effects(self) -> list[OpenEffect]:
-        """Return the effects that are not settled, by entity, partition and request."""
-        return list(open_effects(self.reader, self.system))
-
-    def dead_letters(self) -> list[DeadLetter]:
-        """Return the commands that were not applied and never will be, oldest first in each partition."""
-        return list(dead_letters(self.reader, self.system))
-
-    def published(self, topic: str, *message_types: type[Message]) -> list[PublishedRecord]:
-        """Return the records of a topic outside the system, by partition and offset: key, value and headers.
-
-        A value is a message if the system's entities or ``message_types`` have its type, else the bytes.
-
-        Raises LookupError if there is no such topic.
-        """
-        return list(published_records(self.reader, self.system, topic, message_types))
-
     def crash(self) -> None:
         """Drop everything in the worker's memory without leaving the group, and start a new worker."""
         with self._ticking:
             self.loop.ticks.is_interrupted = True  # If Ctrl-C comes below, the next tick begins here.
             self._effects.close()
+            if self._relays is not None:
+                self._relays.abandon()
             self._log.abandon()
             self._log, self.loop = self._start()
 
@@ -275,10 +255,16 @@ class Running:
             is_first, self._is_closed = not self._is_closed, True
             if is_first and not self.loop.ticks.is_interrupted:
                 self.loop.drain(self._clock.monotonic_s() + self.system.settings.stop_timeout_s)
+            if self._relays is not None:
+                self._relays.loop.drain(self._clock.monotonic_s() + self.system.settings.stop_timeout_s)
+                self._relays.close()
             self._effects.close()
             self._log.close()
             self._catalogue.close()
             self.client.close()
+        if self._producer is not None:
+            self._producer.close()
+        self._source_logs.close()
         self.reader.close()
         self._backend.close()
 

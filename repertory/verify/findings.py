@@ -101,11 +101,14 @@ class Findings:
         self.dead = Finding("dead letters", "at most one per command, with its original bytes")
         self.replies = Finding("replies", "at most one for each ask")
         self.tells = Finding("tells", "each is an output of a committed command")
+        self.sources = Finding(
+            "sources", "each record of a source has its commands once and in order, or a dead letter"
+        )
         self.restore = Finding("restore", "the next owner of each shard restores these states")
 
-    def checks(self) -> list[Check]:
-        """Return the results of all checks."""
-        return [finding.check() for finding in vars(self).values()]
+    def checks(self, *, has_sources: bool) -> list[Check]:
+        """Return the results of all checks; that of sources only for a system that has some."""
+        return [finding.check() for finding in vars(self).values() if has_sources or finding is not self.sources]
 
 
 def text(key: bytes | None) -> str | None:

@@ -36,6 +36,7 @@ from repertory.verify.headers import are_of_an_output, are_sent_later
 from repertory.verify.later import SentLater, sent_later
 from repertory.verify.produced import Cause, Produced, Targets, cause_of, digest, without_failure
 from repertory.verify.records import Records
+from repertory.verify.relayed import RelayedCommands
 from repertory.verify.repetitions import Repetitions
 from repertory.verify.values import Receivers
 
@@ -70,8 +71,9 @@ class Gathered:
         receivers: Receivers,
         epochs: OwnerEpochs,
         findings: Findings,
+        relayed: RelayedCommands,
     ) -> None:
-        self._records, self._receivers, self._findings = records, receivers, findings
+        self._records, self._receivers, self._findings, self._relayed = records, receivers, findings, relayed
         self.ids = AskIds(sources)
         self._causes_max = system.settings.seen_causes_max
         self._repetitions: dict[TopicPartition, Repetitions] = {}
@@ -112,6 +114,7 @@ class Gathered:
             for record in self._records.read(*source):
                 if record.headers:
                     self._command(record)
+                    self._relayed.command(record)
                     repetitions.take(record)
                 if record.offset not in repetitions.repeated:
                     on_command(record)
@@ -214,6 +217,8 @@ class Gathered:
         self._answer_places.append(record.offset)
 
     def _dead_letter(self, record: Record) -> None:
+        if self._relayed.letter(record):
+            return
         cause = cause_of(record)
         if cause is not None and cause.nth >= CHANGELOG_INDEX and record.header(BECAUSE) is not None:
             self._sent_later(record, cause)

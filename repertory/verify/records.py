@@ -37,6 +37,13 @@ class Records:
         self.count += count
 
 
+def ends_of(records: Records, system: SystemDefinition) -> list[int]:
+    """Return the end of each partition of a system: they differ if records were added meanwhile."""
+    return [
+        records.reader.bounds(*place)[1] for spec in system.topic_specs() for place in records.partitions(spec.name)
+    ]
+
+
 def records_total(reader: Reader, system: SystemDefinition) -> int:
     """Return an upper bound of the records that a verification reads: transaction markers and deleted records count."""
     total = 0

@@ -31,7 +31,8 @@ from repertory.verify.gather import Gathered
 from repertory.verify.journal import Journal, Step
 from repertory.verify.later import Later
 from repertory.verify.published import PublishedOutputs
-from repertory.verify.records import Records
+from repertory.verify.records import Records, ends_of
+from repertory.verify.relayed import RelayedCommands
 from repertory.verify.restored import restored
 from repertory.verify.sequence import Sequence
 from repertory.verify.values import Receivers, alike
@@ -102,34 +103,32 @@ class Verification:
         compacted = {topic for topic, declared in system.publishes.items() if declared.is_compacted}
         self._published = PublishedOutputs(system.name, self._hosted.keys(), compacted, epochs, self._findings)
         self._receivers = Receivers(self._topology.entities, topics.replies_topic(system.name))
-        self._gathered = Gathered(self._records, system, self._hosted, self._receivers, epochs, self._findings)
+        self._relayed = RelayedCommands(reader, system, self._findings.sources, decides=decides)
+        self._gathered = Gathered(
+            self._records, system, self._hosted, self._receivers, epochs, self._findings, self._relayed
+        )
 
     def run(self, on_command: Callable[[Record], None], on_step: Callable[[Step], None] | None) -> VerificationReport:
         """Read everything and return the report."""
-        started_s, ends = time.monotonic(), self._ends()
+        started_s, ends = time.monotonic(), ends_of(self._records, self._system)
         self._gathered.read(on_command)
         for source, hosted in self._hosted.items():
             self._shard(source, hosted, on_step)
         self._gathered.finish()
         self._published.check(self._records)
-        checks = self._findings.checks()
+        self._relayed.check()
+        self._accepted += self._relayed.accepted()
+        checks = self._findings.checks(has_sources=bool(self._system.sources))
         return VerificationReport(
             self._system.name,
             all(check.ok for check in checks),
-            self._ends() != ends,
+            ends_of(self._records, self._system) != ends,
             self._records.count,
             round(time.monotonic() - started_s, 3),
             dict(sorted(self._fates.items())),
             checks,
             self._accepted,
         )
-
-    def _ends(self) -> list[int]:
-        return [
-            self._reader.bounds(*place)[1]
-            for spec in self._system.topic_specs()
-            for place in self._records.partitions(spec.name)
-        ]
 
     def _shard(self, source: TopicPartition, hosted: HostedEntity, on_step: Callable[[Step], None] | None) -> None:
         low, high = self._reader.bounds(*source)

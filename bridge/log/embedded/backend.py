@@ -12,6 +12,7 @@ from repertory.bridge.log.clock import Clock, SystemClock
 from repertory.bridge.log.compacted import is_compacted
 from repertory.bridge.log.embedded import schema
 from repertory.bridge.log.embedded.compaction import Compactor
+from repertory.bridge.log.embedded.follower import EmbeddedFollower
 from repertory.bridge.log.embedded.log import EmbeddedLog, lives
 from repertory.bridge.log.embedded.store import Store, exists, grouped
 from repertory.bridge.log.errors import TopicMismatch
@@ -214,6 +215,10 @@ class EmbeddedBackend:
     def appender(self) -> EmbeddedAppender:
         """Return an appender."""
         return EmbeddedAppender(self._store())
+
+    def follower(self) -> EmbeddedFollower:
+        """Return a follower."""
+        return EmbeddedFollower(self._store())
 
     def close(self) -> None:
         """Release what is held: the store in memory is gone."""

@@ -206,6 +206,21 @@ class Admin:
         found = {topic: _existing(future) for topic, future in self.describe_topics(topics).items()}
         return {topic: str(each.topic_id) for topic, each in found.items() if each is not None}
 
+    def described(self, topic: str) -> tuple[str, int] | None:
+        """Return a topic's id and its number of partitions, None if it does not exist. Not cached.
+
+        Raises KafkaException if the cluster does not answer.
+        """
+        found = self._retry(lambda: _existing(self.describe_topics([topic])[topic]))
+        return None if found is None else (str(found.topic_id), len(found.partitions))
+
+    def all_bounds(self, topic: str, partitions: int) -> list[tuple[int, int]]:
+        """Return for each partition its first offset and its last stable one; KafkaException without an answer."""
+        places = [TopicPartition(topic, partition) for partition in range(partitions)]
+        lows = self._offsets(places, _EARLIEST, IsolationLevel.READ_UNCOMMITTED)
+        ends = self._offsets(places, _LATEST, IsolationLevel.READ_COMMITTED)
+        return [(lows[place], ends[place]) for place in places]
+
     def describe_topics(self, topics: Iterable[str]) -> dict[str, Future[TopicDescription]]:
         """Ask for the descriptions of topics, and do not wait."""
         return self._client.describe_topics(TopicCollection([*topics]), request_timeout=REQUEST_TIMEOUT_S)

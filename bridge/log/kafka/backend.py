@@ -10,6 +10,7 @@ from repertory.bridge.log.errors import InvalidSetting, LogUnavailable
 from repertory.bridge.log.kafka.admin import Admin
 from repertory.bridge.log.kafka.appender import KafkaAppender
 from repertory.bridge.log.kafka.config import KafkaConfig
+from repertory.bridge.log.kafka.follower import KafkaFollower
 from repertory.bridge.log.kafka.log import KafkaLog
 from repertory.bridge.log.kafka.messages import describe, error_of
 from repertory.bridge.log.kafka.reader import KafkaReader
@@ -64,6 +65,10 @@ class KafkaBackend:
     def appender(self) -> KafkaAppender:
         """See ``Backend.appender``."""
         return KafkaAppender(self._config, self._admin)
+
+    def follower(self) -> KafkaFollower:
+        """See ``Backend.follower``."""
+        return KafkaFollower(self._config, self._admin)
 
     def close(self) -> None:
         """See ``Backend.close``. The owners of logs, readers and appenders close those before."""

@@ -235,7 +235,7 @@ class Claim:
         places = [TopicPartition(topic, self.shard.partition) for topic in topics]
         ends = self._admin.ends({self.shard, *places})
         by_topic = {place.topic: ends[place] for place in places}
-        ids = self._admin.topic_ids((self.shard.topic, *topics))
+        ids = self._admin.topic_ids(tuple(dict.fromkeys((self.shard.topic, *topics))))  # A relay restores from its own.
         return Claimed(self.shard, committed, start_offset, ends[self.shard], by_topic, ids)
 
     def _committed(self, topics: Sequence[str]) -> int | None:
