@@ -15,13 +15,14 @@ from repertory.supervision.policy import Policy
 
 
 class HostedEntity(msgspec.Struct, frozen=True):
-    """One hosted entity. ``first_number`` is the number of its first shard within the system."""
+    """One hosted entity. ``first_number`` is that of its first shard; ``is_projected``: a projection follows it."""
 
     behaviour: Behaviour
     codec: Codec
     policy: Policy
     partitions: int
     first_number: int
+    is_projected: bool = False
 
 
 class Topology(msgspec.Struct, frozen=True):
@@ -47,4 +48,5 @@ class Topology(msgspec.Struct, frozen=True):
             shard, topic, hosted.partitions, hosted.behaviour, hosted.policy,
             self.directory, self.limits, hosted.first_number + partition,
             [0, 0, 0] if in_flight is None else in_flight, owner, self.accepts.get(shard), bool(self.accepts),
+            hosted.is_projected,
         )  # fmt: skip

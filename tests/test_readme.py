@@ -30,8 +30,8 @@ ARCHITECTURE = ROOT / "docs" / "architecture.rst"
 
 #: What the file map lists, in this order.
 MAPPED = (
-    "supervision", "actors", "bridge", "repertory/cli", "repertory/gateway", "repertory/operate", "repertory/inspect",
-    "repertory/verify", "repertory/simulation", "examples", "benchmarks",
+    "supervision", "actors", "bridge", "repertory/cli", "repertory/gateway", "repertory/projections",
+    "repertory/operate", "repertory/inspect", "repertory/verify", "repertory/simulation", "examples", "benchmarks",
 )  # fmt: skip
 
 #: Names that only the at-least-once mode needs: a module that uses one knows of the mode.

@@ -16,10 +16,11 @@ EVERYWHERE = (*PACKAGES, "examples", "benchmarks")
 
 #: What stands around the runtime, and which of the others each may know: nothing but what is named here.
 AROUND = {
-    "cli": {"gateway", "inspect", "operate", "simulation", "verify"},
+    "cli": {"gateway", "inspect", "operate", "projections", "simulation", "verify"},
     "gateway": set(),
     "inspect": set(),
     "operate": {"inspect"},
+    "projections": set(),
     "simulation": {"verify"},
     "verify": set(),
 }
@@ -51,6 +52,8 @@ HOMES = {
     "thespian": re.compile(r"supervision/process/.*"),
     "typer": re.compile(r"repertory/cli/.*|benchmarks/.*|examples/.*"),
     "rich": re.compile(r"repertory/cli/.*|benchmarks/.*|examples/.*"),
+    "sqlalchemy": re.compile(r"repertory/projections/.*|examples/.*|benchmarks/.*"),
+    "psycopg": re.compile(r"benchmarks/.*"),
     "starlette": re.compile(r"repertory/gateway/.*"),
     "uvicorn": re.compile(r"repertory/gateway/server\.py"),
 }
@@ -170,7 +173,7 @@ def test_what_users_write_does_not_know_the_kernel() -> None:
 
 
 def test_a_third_party_has_one_home() -> None:
-    """Thespian, Kafka's client, SQLite and Starlette are imported where they are wrapped, and nowhere else."""
+    """Thespian, Kafka's client, SQLite, SQLAlchemy, Starlette: each is imported where it is wrapped alone."""
     for path, tree, _ in sources(*EVERYWHERE):
         for module in imports(tree):
             home = HOMES.get(module.split(".")[0])

@@ -67,3 +67,5 @@ class ShardConfig(msgspec.Struct, frozen=True):
     accepts: Accepted | None = None
     #: Whether the shard only recovers and handles no command.
     recovers_only: bool = False
+    #: Whether others follow its events by its shard records: then it writes one soon after turns that wrote none.
+    is_projected: bool = False

@@ -38,6 +38,15 @@ class Intake:
         self._runner, self._queries, self._controls = runners
         self.next, self.redelivery = next_offset, redelivery
 
+    def record_due_ms(self) -> int | None:
+        """Return when (epoch) a shard record is due for those who follow it; None if nobody waits for one."""
+        return None if self.redelivery is None else self.redelivery.due_ms()
+
+    def recorded(self) -> None:
+        """A shard record is written."""
+        if self.redelivery is not None:
+            self.redelivery.recorded()
+
     def take(self, now_ms: int, turn: Turn, batch_max: int, time_is_up: Callable[[], bool]) -> bool:
         """Handle deliveries until the turn is full or a command is stashed; return False if the turn must end.
 

@@ -24,6 +24,9 @@ _TURN_PART = 8
 #: When a snapshot is due, 1 / ``_AHEAD_PART`` of the window is snapshotted ahead, since it needs a transaction.
 #: In exactly-once mode every turn has a transaction anyway.
 _AHEAD_PART = 8
+#: Readers that follow the shard records (projections) see turns without a transaction after this time, once the shard
+#: has nothing to do.
+RECORD_AFTER_MS = 200
 
 
 class Redelivery:
@@ -38,6 +41,15 @@ class Redelivery:
         self._stamp: Stamp | None = None
         #: Where a restore would continue, and the outputs since: turns without journal records leave no trace.
         self._found, self._loose = next_offset, 0
+        self._awaits_record, self._due_ms = config.is_projected, -1
+
+    def due_ms(self) -> int | None:
+        """Return when (epoch) a shard record is due, unless another turn writes one; None if nobody waits for it."""
+        return None if self._due_ms < 0 else self._due_ms
+
+    def recorded(self) -> None:
+        """A shard record is written."""
+        self._due_ms = -1
 
     def repeats(self, headers: Headers) -> bool:
         """Return whether a message is a repetition, which must be dropped."""
@@ -55,7 +67,7 @@ class Redelivery:
         return self._limits.snapshot_window_records // _AHEAD_PART if record.nontransactional else 0
 
     def end_without_transaction(
-        self, turn: Turn, record: ShardRecord, next_offset: int, seq: int
+        self, turn: Turn, record: ShardRecord, next_offset: int, seq: int, now_ms: int
     ) -> ShardRecord | None:
         """End a turn without a transaction: return the shard's progress; None if the turn needs a transaction.
 
@@ -77,6 +89,8 @@ class Redelivery:
             return None
         if seq > record.seq:
             self._found, self._loose = next_offset, 0
+            if self._awaits_record and self._due_ms < 0:
+                self._due_ms = now_ms + RECORD_AFTER_MS
         else:
             self._loose += len(turn.outputs)
             if self._loose > self._outputs_max or next_offset - self._found > self._limits.small_batch_max:
@@ -86,6 +100,7 @@ class Redelivery:
     def write(self, changelog: list[ChangelogEntry], seen: int, next_offset: int) -> int:
         """Prepare a turn with a transaction: add seen records if they are due; return the offset that they cover."""
         self._found, self._loose = next_offset, 0
+        self.recorded()
         if next_offset - seen < self._limits.seen_causes_max:
             return seen
         changelog.extend(self._seen.written())

@@ -113,16 +113,14 @@ class Shard:
         return self.effects.finished(outcome)
 
     def next_due_ms(self) -> int | None:
-        """Return when (epoch) the next stashed command or timer is due; 0 if an effect has ended; None if none is.
+        """Return when (epoch) a stashed command, a timer or a shard record is due; 0 if an effect has ended; else None.
 
         When an effect can be started is not among them: see `Effects.next_due_ms`.
         """
         if self._settler.has_work():
             return 0
-        stashed_ms, timer_ms = self.stash.next_due_ms(), self.timers.next_due_ms()
-        if stashed_ms is None or timer_ms is None:
-            return timer_ms if stashed_ms is None else stashed_ms
-        return min(stashed_ms, timer_ms)
+        due = self.stash.next_due_ms(), self.timers.next_due_ms(), self._intake.record_due_ms()
+        return min((each for each in due if each is not None), default=None)
 
     def takeover_result(
         self, deaths: Iterable[tuple[int, int]], effect_deaths: Iterable[EffectDeath] = ()
@@ -198,7 +196,8 @@ class Shard:
             self._settle(turn, now_ms, records_max)
         if turn.handled or turn.changelog:
             return self._finish(turn, now_ms)
-        if self.record.guarded >= 0:  # The announced command was not handled either, so its announcement is cleared.
+        # The announced command was not handled either, so its announcement is cleared; or a shard record is due.
+        if self.record.guarded >= 0 or (self._intake.record_due_ms() or now_ms + 1) <= now_ms:
             return self._record_only()
         return None
 
@@ -236,7 +235,7 @@ class Shard:
         entities.window.resize(len(entities.cells), turn.counts.journaled, turn.bytes)
         record = None
         if redelivery is not None and self._can_do_without_transaction():
-            record = redelivery.end_without_transaction(turn, last, self._intake.next, entities.seq)
+            record = redelivery.end_without_transaction(turn, last, self._intake.next, entities.seq, now_ms)
         nontransactional = record is not None
         self.record = record or self._end_transaction(turn, now_ms)
         return TurnResult(
@@ -276,6 +275,7 @@ class Shard:
         """Return a turn result that writes the shard record, and what a takeover changes."""
         changelog = entries or []
         self._guard.announce(announce)
+        self._intake.recorded()
         self._digest.write_all(changelog)
         number = self.record.changelog + len(changelog) + 1
         record = msgspec.structs.replace(self.record, changelog=number, digest=self._digest.value)

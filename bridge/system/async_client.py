@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from repertory.actors.asks import AskId
+from repertory.actors.asks import AskId, Position
 from repertory.actors.handler import CommandHandler
 from repertory.actors.message import Answer, Command, Message, Query, Rejection, Undelivered
 from repertory.actors.query import QueryHandler
@@ -20,6 +20,8 @@ from repertory.bridge.system.asking import AsyncAsking
 from repertory.bridge.system.by_id import Found, RevokeResult, fetching, found, revoked, revoking
 from repertory.bridge.system.client_core import ClientCore, Told
 from repertory.bridge.system.definition import SystemDefinition
+from repertory.bridge.system.projected import Projectable
+from repertory.bridge.system.waiting import Waiting
 
 C = TypeVar("C", bound=Command)
 Q = TypeVar("Q", bound=Query)
@@ -96,6 +98,16 @@ class AsyncClient(AsyncAsking):
             for futures, timeout_s in steps:
                 await _first_done(futures, timeout_s)
         return ask.answer.result()
+
+    async def wait(self, projection: type[Projectable], position: Position, *, timeout_s: float = TIMEOUT_S) -> None:
+        """Wait until the tables of a projection hold everything up to a position; see ``Client.wait``."""
+        with closing(Waiting(self._core, projection, position, timeout_s)) as waiting:
+            while not await asyncio.to_thread(waiting.reached):  # noqa: ASYNC110  a database is asked
+                await asyncio.sleep(waiting.pause_s)
+
+    def database(self, projection: type[Projectable]) -> str:
+        """Return the URL of the database that holds a projection; see ``Client.database``."""
+        return self._core.system.projections.of(projection).url(self._core.log)
 
     async def close(self) -> None:
         """Close the connection to the log, after the appends of other tasks. Later calls raise ClientClosed.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import closing
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from repertory.actors.asks import AskId
+from repertory.actors.asks import AskId, Position
 from repertory.actors.entity import Entity
 from repertory.actors.handler import CommandHandler
 from repertory.actors.message import Answer, Command, Message, Query, Rejection, Undelivered
@@ -21,7 +22,9 @@ from repertory.bridge.system.asking import Asking
 from repertory.bridge.system.by_id import Found, RevokeResult, fetching, found, revoked, revoking
 from repertory.bridge.system.client_core import ClientCore, Told
 from repertory.bridge.system.definition import SystemDefinition
+from repertory.bridge.system.projected import Projectable
 from repertory.bridge.system.view import View
+from repertory.bridge.system.waiting import Waiting
 
 C = TypeVar("C", bound=Command)
 E = TypeVar("E", bound=Entity)
@@ -154,6 +157,29 @@ class Client(Asking):
     def view(self, entity: type[E]) -> View[E]:
         """Return a local replica of all entities of a class, which follows the log; close it before the client."""
         return View(self._core.system, entity, self._core.log)
+
+    def wait(self, projection: type[Projectable], position: Position, *, timeout_s: float = TIMEOUT_S) -> None:
+        """Wait until the tables of a projection hold everything up to a position, as ``ask_result`` returns it.
+
+        Exactly once, a query in SQL then sees what was asked; at least once it takes until the shard is idle.
+
+        Raises:
+            TimeoutError: they do not after ``timeout_s``; the text says how far they are.
+            ProjectionStopped: the projection has stopped before that; the sentence names the event.
+            LookupError: the system does not project it.
+            ValueError: the position is of an entity that it does not follow.
+        """
+        core = self._core
+        with closing(Waiting(core, projection, position, timeout_s)) as waiting:
+            while not waiting.reached():
+                if core.is_driven:
+                    core.drive((), 0.0)
+                else:
+                    time.sleep(waiting.pause_s)
+
+    def database(self, projection: type[Projectable]) -> str:
+        """Return the URL of the database that holds a projection, for SQLAlchemy: password included."""
+        return self._core.system.projections.of(projection).url(self._core.log)
 
     def close(self) -> None:
         """Close the connection to the log, after the appends of other threads. Later calls raise ClientClosed.

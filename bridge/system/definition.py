@@ -27,6 +27,7 @@ from repertory.bridge.region import ShardRegion
 from repertory.bridge.schemas import Catalogue, Schema, announce, schemas_of
 from repertory.bridge.sources.definition import EARLIEST, SourceDefinition, checked_source
 from repertory.bridge.system.configuration import configuration
+from repertory.bridge.system.projected import OnError, Projectable, Projections, Retry
 from repertory.bridge.system.publishes import PARTITIONS_MAX, Publishes, checked_publishes, prepare_published
 from repertory.bridge.system.settings import Settings
 from repertory.bridge.system.sourcing import prepare_sources
@@ -109,6 +110,8 @@ class SystemDefinition:
         self.lifespan = lifespan
         self._hosted: dict[type[Entity], EntityDefinition] = {}
         self._sources: dict[str, SourceDefinition] = {}
+        #: What is projected, by its classes.
+        self.projections = Projections()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -174,6 +177,19 @@ class SystemDefinition:
         found = SourceDefinition(name, topic, decode, cluster, from_, kafka_config)
         self._sources[name] = checked_source(self.name, found, self._sources)
 
+    def project(
+        self, projection: type[Projectable], *entities: type[Entity], to: str | None = None, on_error: OnError = Retry()
+    ) -> None:
+        """Keep the tables of a projection up to date with the events of journaled entities, which are hosted already.
+
+        ``to`` is the URL of its database: ``sqlite:///PATH`` or ``postgresql+psycopg://…``. By default that is the file
+        ``{system}.projections.db``: beside a ``sqlite:`` log, else in the working directory; on ``memory:`` one that
+        ends with the log. ``on_error``: what becomes of an event that fails, ``Retry(…)`` or ``Park(…)``.
+
+        Raises DefinitionError for a mistake in the class, LookupError for an entity that is not hosted, ValueError.
+        """
+        self.projections.add(projection, projection.projected(self, entities, to, on_error))
+
     def _check_wire_names(self, behaviour: Behaviour) -> None:
         """Refuse two classes with the same wire name, now or earlier: records of one would be decoded as the other."""
         known = [message for hosted in self._hosted.values() for message in hosted.behaviour.messages.values()]
@@ -235,7 +251,8 @@ class SystemDefinition:
         entities, number = {}, 0
         for hosted in self._hosted.values():
             codec = Codec(self.name, hosted.behaviour, counts, input_bytes_max=self.settings.input_bytes_max)
-            entity = HostedEntity(hosted.behaviour, codec, hosted.policy, hosted.partitions, number)
+            is_projected = self.projections.follow(hosted.behaviour.entity)
+            entity = HostedEntity(hosted.behaviour, codec, hosted.policy, hosted.partitions, number, is_projected)
             entities[codec.commands] = entity if hook is None else hooked(entity, hook)
             number += hosted.partitions
         directory = Directory(self._hosted.__contains__, counts, self.publishes.__contains__)

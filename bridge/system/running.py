@@ -28,10 +28,10 @@ from repertory.bridge.log.port import (
 from repertory.bridge.loop import ShardLoop
 from repertory.bridge.reports import ReportSink, ShardReport
 from repertory.bridge.system.client import Client
+from repertory.bridge.system.followings import Followings
 from repertory.bridge.system.running_reads import RunningReads
 from repertory.bridge.system.source_status import OpenSources, sources_left
 from repertory.bridge.system.sourcing import SourceRelays
-from repertory.bridge.system.work_left import work_left
 
 if TYPE_CHECKING:
     from repertory.bridge.system.definition import SystemDefinition
@@ -92,6 +92,7 @@ class Running(RunningReads):
             self._source_logs = OpenSources(system, backend)
             self.client = Client(system, backend, drive=self._drive)
             self._log, self.loop = self._start()
+            self._followings = Followings(system, backend)
         except BaseException:
             backend.close()
             raise
@@ -142,9 +143,10 @@ class Running(RunningReads):
                 return self._tick(timeout_s)
 
     def _tick(self, timeout_s: float) -> bool:
-        """Relay, then handle commands: those that were relayed just now too."""
+        """Relay, then handle commands: those that were relayed just now too; then project what was committed."""
         is_busy = self._relays is not None and self._relays.loop.tick(0.0)
-        return self.loop.tick(0.0 if is_busy else timeout_s) or is_busy
+        is_busy = self.loop.tick(0.0 if is_busy else timeout_s) or is_busy
+        return self._followings.step() or is_busy
 
     def _drive(self) -> None:
         """Run one tick for an ask of ``client``, which waits for its answer."""
@@ -174,7 +176,8 @@ class Running(RunningReads):
     def settle(self, timeout_s: float = 60.0) -> None:
         """Work until no command is left: none unread, none in a mailbox, none stashed until a restart, no timer due.
 
-        Parked keys stay parked. Raises NotSettled after ``timeout_s``.
+        Projections are up to date then, except where they have stopped. Parked keys stay parked. Raises
+        NotSettled after ``timeout_s``.
         """
         deadline_s = self._clock.monotonic_s() + timeout_s
         while (left := self._left()) is not None:
@@ -187,7 +190,7 @@ class Running(RunningReads):
     def _left(self) -> str | None:
         """Describe something that is still to be done."""
         left = None if self._relays is None else sources_left(self.reader, self.system, self._source_logs)
-        return left or work_left(self.reader, self.system, self.loop.region, self._clock.epoch_ms())
+        return left or self._followings.left(self.reader, self.loop.region, self._clock.epoch_ms())
 
     def advance(self, seconds: float) -> None:
         """Let time pass, on ``memory:`` only: the calendar moves on, and whatever is due by then is done in its order.
@@ -261,6 +264,7 @@ class Running(RunningReads):
             self._effects.close()
             self._log.close()
             self._catalogue.close()
+            self._followings.close()
             self.client.close()
         if self._producer is not None:
             self._producer.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -30,6 +31,10 @@ class RangeReader:
     def __init__(self, config: KafkaConfig, low: Callable[[TopicPartition], int]) -> None:
         self._consumer = create_client(Consumer, config.reader(config.lines()))
         self._low = low
+        #: Where ``follow`` goes on without another assignment, and what was fetched there and not yielded yet.
+        self._followed: dict[TopicPartition, int] = {}
+        self._fetched: dict[TopicPartition, int] = {}
+        self._pending: deque[Record] = deque()
 
     def close(self) -> None:
         """Release the consumer. May block for some milliseconds."""
@@ -70,25 +75,38 @@ class RangeReader:
             yield records
 
     def follow(self, topic: str, positions: dict[int, int], timeout_s: float) -> Iterator[Record]:
-        """Yield the records of several partitions as they arrive; stop after ``timeout_s`` without one."""
+        """Yield the records of several partitions as they arrive; stop after ``timeout_s`` without one.
+
+        A call that goes on where the last one stopped has what was fetched meanwhile, so it need not wait at all.
+        """
         next_offsets = {TopicPartition(topic, partition): offset for partition, offset in positions.items()}
-        self._assign(next_offsets)
+        if next_offsets != self._followed:
+            self._pending.clear()
+            self._assign(next_offsets)
+            self._followed, self._fetched = next_offsets, dict(next_offsets)
+        followed, pending = self._followed, self._pending
         quiet_at_s = time.monotonic() + timeout_s
         while True:
+            while pending:
+                record = pending.popleft()
+                followed[TopicPartition(topic, record.partition)] = record.offset + 1
+                yield record
+                quiet_at_s = time.monotonic() + timeout_s
             messages = self._fetch(max(0.0, min(WAIT_S, quiet_at_s - time.monotonic())))
             for where, run in runs(messages) if messages else ():
                 for message in run:
                     self._check(message, where)
                 for record in records_of(run, where):
-                    if record.offset >= next_offsets.get(where, record.offset + 1):
-                        next_offsets[where] = record.offset + 1
-                        yield record
-                        quiet_at_s = time.monotonic() + timeout_s
-            if time.monotonic() >= quiet_at_s:
+                    if record.offset >= self._fetched.get(where, record.offset + 1):
+                        self._fetched[where] = record.offset + 1
+                        pending.append(record)
+            if not pending and time.monotonic() >= quiet_at_s:
                 return
 
     def stop(self) -> None:
         """Stop fetching; keep the connection."""
+        self._followed.clear()
+        self._pending.clear()
         self._consumer.unassign()
 
     def _assign(self, starts: dict[TopicPartition, int]) -> None:
@@ -118,7 +136,12 @@ class RangeReader:
         if error.code() in OUT_OF_RANGE:
             low = self._low(where)
             logger.warning("%s begins at offset %d now; reading from there", where, low)
-            self._consumer.assign([KafkaPartition(where.topic, where.partition, low)])
+            self._consumer.assign(
+                [
+                    KafkaPartition(each.topic, each.partition, low if each == where else offset)
+                    for each, offset in (self._followed or {where: low}).items()
+                ]
+            )
             return None
         if error.code() in TRANSIENT or error.retriable():
             return None

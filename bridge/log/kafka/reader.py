@@ -24,6 +24,8 @@ class KafkaReader:
         self._config = config
         self._admin = admin
         self._idle: list[RangeReader] = []  # more than one only while reads are interleaved
+        #: Those that follow a topic, and go on fetching between two calls.
+        self._following: dict[str, RangeReader] = {}
 
     def partition_count(self, topic: str) -> int | None:
         """See ``Reader.partition_count``."""
@@ -78,13 +80,17 @@ class KafkaReader:
         return self._follow(topic, dict(positions), timeout_s) if positions else iter(())
 
     def _follow(self, topic: str, positions: dict[int, int], timeout_s: float) -> Iterator[Record]:
-        reader = self._acquire()
+        reader = self._following.pop(topic, None) or self._acquire()
         try:
             yield from reader.follow(topic, positions, timeout_s)
         except KafkaException as failure:
+            reader.stop()
             raise _unavailable(failure, f"following {topic}") from None
         finally:
-            self._release(reader)
+            if topic in self._following:  # Another generator of this topic was faster to end.
+                self._release(reader)
+            else:
+                self._following[topic] = reader
 
     def committed(self, group: str, topic: str, partition: int) -> int | None:
         """See ``Reader.committed``."""
@@ -99,6 +105,8 @@ class KafkaReader:
         """See ``Reader.close``."""
         while self._idle:
             self._idle.pop().close()
+        while self._following:
+            self._following.popitem()[1].close()
 
     def _acquire(self) -> RangeReader:
         return self._idle.pop() if self._idle else RangeReader(self._config, self._admin.low)

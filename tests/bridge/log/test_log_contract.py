@@ -594,6 +594,24 @@ def test_a_read_stops_where_the_log_ended(world: LogHarness) -> None:
     assert list(world.reader.read(world.commands, 0, 2_501)) == []
 
 
+def test_follow_goes_on_where_it_stopped(world: LogHarness) -> None:
+    """Calls that wait for nothing, each of which takes one record, have all records in order, each of them once."""
+    for partition in range(2):
+        world.append(*[b"%d" % number for number in range(20)], partition=partition)
+    positions = {0: 0, 1: 0}
+    found: dict[int, list[bytes | None]] = {0: [], 1: []}
+
+    def followed() -> bool:
+        for record in world.reader.follow(world.commands, positions, timeout_s=0.0):
+            positions[record.partition] = record.offset + 1
+            found[record.partition].append(record.value)
+            break
+        return sum(map(len, found.values())) >= 40
+
+    world.until(followed, lambda: f"only {found} were followed")
+    assert found == {partition: [b"%d" % number for number in range(20)] for partition in range(2)}
+
+
 def test_follow_returns_later_appends(world: LogHarness) -> None:
     """``follow`` returns present records and later appends; it stops when no record arrives within the timeout."""
     world.append(b"0", b"1")

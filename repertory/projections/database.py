@@ -1,0 +1,173 @@
+"""``Database``: the SQL database of a projection, and what its errors mean."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from repertory.projections.progress import TooSlow, WorldError
+from repertory.supervision.traceback_text import message_of
+
+#: A projector that is stopped within its transaction holds locks. PostgreSQL ends its session after this time, and who
+#: waits for such a lock tries again after this one; SQLite's writers wait for this long.
+IDLE_IN_TRANSACTION_MS, LOCK_TIMEOUT_MS = 2_000, 1_000
+_CONNECT_TIMEOUT_S = 5
+
+#: The driver that a database needs, and the extra that has it.
+_DRIVERS = {"sqlite": ("sqlite3", "projections"), "postgresql": ("psycopg", "projections,postgresql")}
+#: SQLSTATEs of failures that no event causes: serialization, deadlock, a lock that was not got. And classes of them:
+#: connections, resources (a full disk, too many connections), an operator or a crash.
+_WORLD = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "57P04", "57P05"}
+_WORLD_CLASSES = ("08", "53", "58")
+_IDLE_IN_TRANSACTION = "25P03"
+#: SQLite's primary result codes of the same kind: PERM, BUSY, LOCKED, NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL.
+_SQLITE_WORLD = {3, 5, 6, 7, 8, 10, 13, 14, 15}
+
+
+def checked_url(text: str) -> sa.URL:
+    """Return the URL of a database; ValueError if it is none, or its driver is not installed."""
+    try:
+        url = sa.make_url(text)
+    except (sa.exc.ArgumentError, ValueError) as error:
+        raise ValueError(
+            f"to={text!r:.200} is no URL of a database: sqlite:///PATH or postgresql+psycopg://…"
+        ) from error
+    kind, _, driver = url.drivername.partition("+")
+    if kind not in _DRIVERS:
+        raise ValueError(f"to={_shown(url)}: projections are kept in sqlite or postgresql, not in {kind}")
+    module, extra = _DRIVERS[kind]
+    if kind == "postgresql":
+        if driver not in ("", "psycopg"):
+            raise ValueError(f"to={_shown(url)}: the driver for PostgreSQL is psycopg: postgresql+psycopg://…")
+        url = url.set(drivername="postgresql+psycopg")
+    if kind == "sqlite" and not url.database:
+        raise ValueError(f"to={_shown(url)} names no file, and other processes cannot reach a database in memory")
+    if find_spec(module) is None:
+        raise ValueError(f"to={_shown(url)}: {module} is not installed: pip install 'repertory[{extra}]'")
+    return url
+
+
+def _shown(url: sa.URL) -> str:
+    return url.render_as_string(hide_password=True)
+
+
+class Database:
+    """One database, opened at first use. Any thread may use it; it survives no fork."""
+
+    def __init__(self, url: sa.URL) -> None:
+        self.url, self.is_sqlite = url, url.get_backend_name() == "sqlite"
+        self.shown = _shown(url)
+        self._writer: sa.Engine | None = None
+        self._reader: sa.Engine | None = None
+        self._pid = 0
+
+    @property
+    def path(self) -> str:
+        """The file of an SQLite database; "" for any other."""
+        return str(Path(self.url.database or "").absolute()) if self.is_sqlite else ""
+
+    def _engine(self, *, writes: bool) -> sa.Engine:
+        if self._pid != os.getpid():
+            self._writer = self._reader = None
+            self._pid = os.getpid()
+        if writes:
+            if self._writer is None:
+                self._writer = _sqlite(self.url, "BEGIN IMMEDIATE") if self.is_sqlite else _postgresql(self.url)
+            return self._writer
+        if self._reader is None:
+            self._reader = _sqlite(self.url, "BEGIN") if self.is_sqlite else _postgresql(self.url)
+        return self._reader
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """Run one transaction that writes. Raises WorldError, and what the statements within raise.
+
+        A WorldError at the very commit says nothing about whether it was committed.
+        """
+        with self._mapped(), self._engine(writes=True).begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """Read, at one moment of the database. Raises WorldError."""
+        if self.is_sqlite and not Path(self.path).exists():
+            raise WorldError(f"{self.shown} does not exist: no projector has run")
+        with self._mapped(), self._engine(writes=False).begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _mapped(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.SQLAlchemyError as error:
+            if (world := self.world_error(error)) is not None:
+                raise world from error
+            raise
+
+    def world_error(self, error: sa.exc.SQLAlchemyError) -> WorldError | None:
+        """Return what a failure means if no event is to blame for it, else None."""
+        if isinstance(error, sa.exc.TimeoutError):  # of the pool
+            return WorldError(f"{self.shown}: {message_of(error)}")
+        if not isinstance(error, sa.exc.DBAPIError):
+            return None
+        original = error.orig
+        text = f"{self.shown}: {message_of(original) if original is not None else message_of(error)}"
+        if self.is_sqlite:
+            code = getattr(original, "sqlite_errorcode", None)
+            return WorldError(text) if code is not None and code & 0xFF in _SQLITE_WORLD else None
+        state = getattr(original, "sqlstate", None) or ""
+        if state == _IDLE_IN_TRANSACTION or "idle-in-transaction timeout" in text:
+            return TooSlow(text)
+        is_lost = error.connection_invalidated or (not state and isinstance(error, sa.exc.OperationalError))
+        return WorldError(text) if is_lost or state in _WORLD or state.startswith(_WORLD_CLASSES) else None
+
+    def close(self) -> None:
+        """Close its connections; a later use opens others."""
+        for engine in (self._writer, self._reader):
+            if engine is not None and self._pid == os.getpid():
+                engine.dispose()
+        self._writer = self._reader = None
+
+
+def _sqlite(url: sa.URL, begin: str) -> sa.Engine:
+    """Return an engine whose transactions begin as ``begin`` says: the driver's own would begin late.
+
+    Rows and progress are in one file, and lost together: so a commit need not wait for the disk.
+    """
+    engine = sa.create_engine(
+        url, connect_args={"timeout": LOCK_TIMEOUT_MS / 1_000, "isolation_level": None, "check_same_thread": False}
+    )
+
+    @event.listens_for(engine, "connect")
+    def opened(connection: Any, _record: object) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _postgresql(url: sa.URL) -> sa.Engine:
+    options = f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
+    return sa.create_engine(
+        url,
+        isolation_level="READ COMMITTED",
+        pool_pre_ping=True,
+        connect_args={"options": options, "connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "repertory"},
+    )
+
+
+def lock_ddl(connection: sa.Connection, number: int) -> None:
+    """Let one transaction at a time make or drop tables: PostgreSQL's own IF NOT EXISTS loses races."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})

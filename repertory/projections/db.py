@@ -1,0 +1,66 @@
+"""``Db``: what a handler of a projection writes to. Within one transaction, which also holds the progress."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from repertory.projections.statements import RowStatement
+
+Statement = RowStatement | sa.Executable
+
+
+class Db:
+    """The database of a projection, within the transaction of one batch. Handlers keep no reference to it."""
+
+    def __init__(self, connection: sa.Connection, tables: Sequence[sa.Table]) -> None:
+        """``tables``: those of the projection, in the order in which their rows may be written."""
+        self._connection, self._dialect = connection, connection.dialect.name
+        #: What is to be written: for each table its statements, with the values of their executions, in the order of
+        #: the calls; the tables in the order in which they may be written.
+        self._rows: dict[sa.Table, list[tuple[RowStatement, list[dict[str, Any]]]]] = {each: [] for each in tables}
+        self._others: list[tuple[sa.Executable, list[dict[str, Any]]]] = []
+
+    def later(self, statement: Statement, /, **values: Any) -> None:
+        """Run a statement with these values, together with others of the batch: for statements without a result.
+
+        For each table, inserts and upserts run in the order of the calls; those of two tables do not depend on each
+        other. Any other statement runs after all that were called before it, and before all that are called after it.
+        A statement should be the same object each time: it is then compiled once, and runs once for many values.
+        """
+        if isinstance(statement, RowStatement):
+            if self._others:
+                self.flush()
+            _add(self._rows.setdefault(statement.table, []), statement, values)
+            return
+        if any(self._rows.values()):
+            self.flush()
+        _add(self._others, statement, values)
+
+    def run(self, statement: Statement, /, **values: Any) -> sa.CursorResult[Any]:
+        """Run a statement now, after all that were left for later, and return its result, as SQLAlchemy does."""
+        self.flush()
+        if isinstance(statement, RowStatement):
+            return self._connection.execute(statement.statement(self._dialect), values)
+        result = self._connection.execute(statement, values)
+        assert isinstance(result, sa.CursorResult), statement
+        return result
+
+    def flush(self) -> None:
+        """Run what was left for later. The projector does so at the end of a batch."""
+        for runs in self._rows.values():
+            for row_statement, parameters in runs:
+                self._connection.execute(row_statement.statement(self._dialect), parameters)
+            runs.clear()
+        for statement, parameters in self._others:
+            self._connection.execute(statement, parameters)
+        self._others.clear()
+
+
+def _add(runs: list[tuple[Any, list[dict[str, Any]]]], statement: object, values: dict[str, Any]) -> None:
+    if runs and runs[-1][0] is statement:
+        runs[-1][1].append(values)
+    else:
+        runs.append((statement, [values]))

@@ -1,0 +1,107 @@
+"""``table``, ``insert`` and ``upsert``: the tables of a projection, and statements that are built once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from repertory.actors.message import DefinitionError
+
+#: In ``Table.info``: that a table belongs to a projection, whose name it gets when the class exists.
+OWN = "repertory"
+
+
+def table(*columns: sa.Column[Any] | sa.Constraint | sa.Index) -> sa.Table:
+    """Return a table of a projection, an attribute of its class; the class gives it its name.
+
+    An attribute ``rows`` becomes the table ``{projection}_{version}``, with the view ``{projection}`` of the version
+    that serves; any other attribute becomes ``{projection}_{attribute}_{version}``.
+    """
+    return sa.Table("unnamed", sa.MetaData(), *columns, info={OWN: True})
+
+
+class RowStatement:
+    """A statement that inserts a row, or changes the row with the same ``by``. Its parameters are named as its columns.
+
+    Without ``by``, a row that is there already is an error.
+    """
+
+    def __init__(self, into: sa.Table, by: tuple[str, ...], add: tuple[str, ...], replace: tuple[str, ...]) -> None:
+        self.table, self.by, self.add, self.replace = into, by, add, replace
+        self._compiled: dict[str, sa.Insert] = {}
+
+    def statement(self, dialect: str) -> sa.Insert:
+        """Return it for a database; the same object each time, so that SQLAlchemy compiles it once."""
+        if dialect not in self._compiled:
+            self._compiled[dialect] = self._built(dialect)
+        return self._compiled[dialect]
+
+    def _built(self, dialect: str) -> sa.Insert:
+        if not self.by:
+            return sa.insert(self.table)
+        make = postgresql.insert if dialect == "postgresql" else sqlite.insert
+        built = make(self.table)
+        changed = {name: self.table.c[name] + built.excluded[name] for name in self.add}
+        changed.update({name: built.excluded[name] for name in self.replace})
+        if not changed:
+            return built.on_conflict_do_nothing(index_elements=list(self.by))
+        return built.on_conflict_do_update(index_elements=list(self.by), set_=changed)
+
+    def on(self, other: sa.Table) -> RowStatement:
+        """Return the same for another table of the same columns."""
+        return RowStatement(other, self.by, self.add, self.replace)
+
+
+def insert(into: sa.Table) -> RowStatement:
+    """Return a statement that inserts a row; one with the same key is an error of the event."""
+    return RowStatement(into, (), (), ())
+
+
+def upsert(
+    into: sa.Table,
+    *,
+    by: str | Sequence[str],
+    add: str | Sequence[str] = (),
+    set: str | Sequence[str] = (),  # noqa: A002  named as SQL has it
+) -> RowStatement:
+    """Return a statement that inserts a row; where there is one with the same ``by``, it changes that.
+
+    ``by``: the primary key, or columns that are unique together. Of a row that is there, the columns ``add`` are added
+    to, and those of ``set`` are replaced; with neither, it stays as it is. Raises DefinitionError.
+    """
+    names = _names(by), _names(add), _names(set)
+    for name in (each for group in names for each in group):
+        if name not in into.c:
+            raise DefinitionError(f"upsert names the column {name!r}, and its table has {', '.join(into.c.keys())}.")
+    if not names[0] or not _is_unique(into, frozenset(names[0])):
+        raise DefinitionError(
+            f"upsert(by={list(names[0])!r}): no primary key and no unique constraint has these columns, so a row is "
+            "not found by them; add one to the table."
+        )
+    if doubled := frozenset(names[1]) & frozenset(names[2]):
+        raise DefinitionError(f"upsert adds to the column {min(doubled)!r} and sets it; choose one of the two.")
+    return RowStatement(into, *names)
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _is_unique(of: sa.Table, names: frozenset[str]) -> bool:
+    unique = [each for each in of.constraints if isinstance(each, sa.UniqueConstraint)]
+    sets = [frozenset(column.name for column in each.columns) for each in (of.primary_key, *unique)]
+    sets += [frozenset([column.name]) for column in of.columns if column.unique]
+    sets += [frozenset(column.name for column in index.columns) for index in of.indexes if index.unique]
+    return names in sets
+
+
+def shape_of(tables: Mapping[str, sa.Table]) -> list[str]:
+    """Return one line for each column of the tables, by which a change is noticed."""
+    return [
+        f"{name}.{column.name} {column.type!r} {column.primary_key} {column.nullable}"
+        for name, each in sorted(tables.items())
+        for column in each.columns
+    ]

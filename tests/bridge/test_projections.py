@@ -1,0 +1,169 @@
+"""Projections on every log, exactly and at least once, within one process: the tables hold what the journal holds."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from repertory import Running
+from repertory.bridge.system.projected import ProjectionStopped
+from repertory.projections import Park, Retry
+from tests.apps import projected
+from tests.apps.projected import Add, Counter, Leave, Note, Totals
+
+#: The bound of each wait, also on a busy machine.
+DEADLINE_S = 60.0
+
+
+@pytest.fixture
+def name() -> str:
+    """Return a name of its own for a system."""
+    return f"projected-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def running(name: str, delivery: str, url: str, tmp_path: object) -> Iterator[Running]:
+    """Run the system."""
+    with started(name, delivery, url, tmp_path) as running:
+        yield running
+
+
+@contextmanager
+def started(
+    name: str, delivery: str, url: str, tmp_path: object, on_error: Retry | Park | None = None
+) -> Iterator[Running]:
+    """Run a system, whose projections are in a file of the test."""
+    system = projected.made(name, delivery, to=f"sqlite:///{tmp_path}/projections.db", on_error=on_error)
+    with system.start(url) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _no_poison() -> Iterator[None]:
+    yield
+    Totals.poison = frozenset()
+
+
+def tables(running: Running) -> tuple[dict[str, tuple[int, int]], list[tuple[int, int, str, int]]]:
+    """Return the totals by key, and the events, as a reader sees them in the views."""
+    engine = sa.create_engine(running.client.database(Totals), poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        totals = {key: (total, events) for key, total, events in connection.execute(sa.text("SELECT * FROM totals"))}
+        seen = connection.execute(sa.text("SELECT shard, seq, key, amount FROM totals_seen ORDER BY 1, 2")).all()
+    return totals, [tuple(row) for row in seen]  # type: ignore[misc]
+
+
+def add_all(running: Running, count: int, keys: int = 7) -> Tally[str]:
+    """Add the numbers up to a count, and return the totals."""
+    totals: Tally[str] = Tally()
+    for number in range(1, count + 1):
+        running.client.tell(Counter.add, f"k{number % keys}", Add(amount=number))
+        totals[f"k{number % keys}"] += number
+    return totals
+
+
+def until(running: Running, is_so: Callable[[], bool], what: str) -> None:
+    """Work until something is so."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not is_so():
+        assert time.monotonic() < deadline_s, what
+        running.tick(0.01)
+
+
+def test_the_tables_hold_what_was_decided(running: Running) -> None:
+    """``settle`` waits for them; each event is there once, also after a crash, and after one in which none came."""
+    totals = add_all(running, 300)
+    for _ in range(3):
+        for _ in range(7):
+            running.tick(0.01)
+        running.crash()
+    running.settle()
+    found, seen = tables(running)
+    assert {key: total for key, (total, _) in found.items()} == totals
+    assert len(seen) == 300
+    running.crash()
+    running.settle()
+    assert tables(running) == (found, seen)
+
+
+def test_a_client_finds_its_own_write(running: Running) -> None:
+    """By the position of its answer, also of a rejection and of an event without a handler; nothing is seq 0."""
+    nothing = running.client.ask_result(Counter.add, "first", Add(amount=0))
+    running.client.wait(Totals, nothing.position, timeout_s=DEADLINE_S)
+    for number in range(5):
+        answer = running.client.ask_result(Counter.add, "k", Add(amount=2))
+        running.client.wait(Totals, answer.position, timeout_s=DEADLINE_S)
+        assert tables(running)[0]["k"] == (2 * number + 2, number + 1)
+    for handler, message in ((Counter.note, Note()), (Counter.leave, Leave())):
+        noted = running.client.ask_result(handler, "k", message)
+        running.client.wait(Totals, noted.position, timeout_s=DEADLINE_S)
+    rejected = running.client.ask_result(Counter.add, "k", Add(amount=0))
+    running.client.wait(Totals, rejected.position, timeout_s=DEADLINE_S)
+    ahead = msgspec.structs.replace(rejected.position, seq=rejected.position.seq + 1)
+    late = r"the projection totals is not at counter/\d/\d+ after 0.05 s: is at counter"
+    with pytest.raises(TimeoutError, match=late):
+        running.client.wait(Totals, ahead, timeout_s=0.05)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
+def test_a_restart_goes_on_where_the_tables_are(name: str, delivery: str, url: str, tmp_path: object) -> None:
+    """What was projected is not projected again."""
+    with started(name, delivery, url, tmp_path) as running:
+        totals = add_all(running, 50)
+        running.settle()
+    with started(name, delivery, url, tmp_path) as running:
+        totals += add_all(running, 50)
+        running.settle()
+        found, seen = tables(running)
+    assert {key: total for key, (total, _) in found.items()} == totals
+    assert len(seen) == 100
+
+
+def test_an_event_that_fails_stops_its_partition_with_its_name(running: Running) -> None:
+    """The others go on; a wait behind it raises at once. Mended, the code goes on with the same bytes."""
+    Totals.poison = frozenset({5})
+    totals = add_all(running, 40)
+    running.settle()
+    answer = running.client.ask_result(Counter.add, "k5", Add(amount=100))
+    with pytest.raises(
+        ProjectionStopped, match=r"totals, version 1, has stopped at .*events/\d@\d+: ValueError: 5 is poi"
+    ):
+        running.client.wait(Totals, answer.position, timeout_s=DEADLINE_S)
+    _, seen = tables(running)
+    assert 0 < len(seen) < 40
+    assert 5 not in {amount for _, _, _, amount in seen}
+    retried(running)
+    Totals.poison = frozenset()
+    running.client.wait(Totals, answer.position, timeout_s=DEADLINE_S)
+    running.settle()
+    found, _ = tables(running)
+    assert {key: total for key, (total, _) in found.items()} == totals + Tally(k5=100)
+
+
+def retried(running: Running) -> None:
+    """Let all partitions that have stopped go on."""
+    engine = sa.create_engine(running.client.database(Totals), poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE repertory_progress SET failed = NULL, changes = changes + 1"))
+
+
+def test_a_key_that_fails_is_parked_and_the_others_go_on(name: str, delivery: str, url: str, tmp_path: object) -> None:
+    """Its later events wait behind it."""
+    Totals.poison = frozenset({5})
+    with started(name, delivery, url, tmp_path, Park(keys_max=2, times=0)) as running:
+        totals = add_all(running, 40)
+        running.settle()
+        found, _ = tables(running)
+        engine = sa.create_engine(running.client.database(Totals), poolclass=sa.NullPool)
+        with engine.connect() as connection:
+            parked = connection.execute(sa.text("SELECT key, error FROM repertory_parked ORDER BY seq")).all()
+    assert {key: total for key, (total, _) in found.items()} == {k: v for k, v in totals.items() if k != "k5"}
+    assert [key for key, _ in parked] == ["k5"] * 6
+    assert [error.startswith("ValueError: 5 is poison") for _, error in parked] == [True] + [False] * 5
