@@ -29,7 +29,8 @@ from repertory.bridge.loop import ShardLoop
 from repertory.bridge.node import in_flight
 from repertory.bridge.reports import WorkerDrained, WorkerJoined
 from repertory.bridge.system.settings import Settings
-from repertory.bridge.system.system import IN_A_NODE, load_system
+from repertory.bridge.system.source_host import SOURCES
+from repertory.bridge.system.system import IN_A_NODE, ActorSystem, load_system
 from repertory.bridge.system.target import TargetError
 from repertory.supervision import Directive, Policy
 from repertory.supervision.process import lineage
@@ -155,23 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     owner = f"{options.node}/{uuid.uuid4().hex[:8]}"
     in_flight.share_with_workers(options.workers, owner, settings.effects_running_max)
     kill_points.arm()
-    specs = [
-        WorkSpec(
-            f"worker-{slot}",
-            "repertory.bridge.worker:shard_host",
-            {
-                "target": options.target,
-                "log": options.log,
-                "node": options.node,
-                "slot": slot,
-                "kafka_config": options.kafka_config,
-                "settings": msgspec.json.encode(settings).decode(),
-            },
-        )
-        for slot in range(options.workers)
-    ]
     return run_node(
-        specs,
+        _specs(options, system),
         worker_policy(system.workers),
         system.worker_strategy,
         ping_timeout_s=settings.ping_timeout_s,
@@ -179,6 +165,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         progress_timeout_s=settings.progress_timeout_s,
         reports=ReportWriter(options.report_fd),
     )
+
+
+def _specs(options: argparse.Namespace, system: ActorSystem) -> list[WorkSpec]:
+    """Return the processes of a node: its workers, and one more if the system has sources."""
+    common = {
+        "target": options.target,
+        "log": options.log,
+        "node": options.node,
+        "kafka_config": options.kafka_config,
+        "settings": msgspec.json.encode(system.settings).decode(),
+    }
+    specs = [
+        WorkSpec(f"worker-{slot}", "repertory.bridge.worker:shard_host", {**common, "slot": slot})
+        for slot in range(options.workers)
+    ]
+    if system.sources:
+        specs.append(WorkSpec(SOURCES, "repertory.bridge.system.source_host:source_host", common))
+    return specs
 
 
 if __name__ == "__main__":

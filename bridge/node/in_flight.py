@@ -13,6 +13,7 @@ from collections.abc import MutableSequence
 
 from repertory.actors.shard.crash_guard import COMMAND, SHARD
 from repertory.bridge.node.in_flight_effects import InFlightEffects
+from repertory.bridge.node.in_flight_source import InFlightSource
 from repertory.supervision.process.proc import start_ticks
 
 #: A row holds the worker's pid, the two fields that a shard writes (``SHARD`` and ``COMMAND``), and when the process
@@ -71,12 +72,14 @@ class _Node:
 
     commands: InFlightCommands | None = None
     effects: InFlightEffects | None = None
+    source: InFlightSource | None = None
 
 
 def share_with_workers(workers: int, owner: str, effects_max: int) -> None:
     """Make the memory for this run of the node. Call it before any worker is forked."""
     _Node.commands = InFlightCommands(workers, owner)
     _Node.effects = InFlightEffects(workers, effects_max)
+    _Node.source = InFlightSource()
 
 
 def of_this_node() -> InFlightCommands:
@@ -89,3 +92,9 @@ def effects_of_this_node() -> InFlightEffects:
     """Return the memory for the effects of the node that this worker belongs to."""
     assert _Node.effects is not None, "share_with_workers was not called before the workers were forked"
     return _Node.effects
+
+
+def source_of_this_node() -> InFlightSource:
+    """Return the memory for the record that the sources process of this node is decoding."""
+    assert _Node.source is not None, "share_with_workers was not called before the workers were forked"
+    return _Node.source

@@ -6,7 +6,7 @@ positions are replayed before anything is read of the topics. One thread calls i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from functools import partial
 from typing import assert_never
 
@@ -30,6 +30,8 @@ from repertory.bridge.topics import RELAYS
 from repertory.bridge.worker_log import WorkerLog
 
 _BUSY = (RelayPhase.CLAIMING, RelayPhase.REPLAYING, RelayPhase.COMMITTING)
+#: See ``bridge.node.in_flight_source``.
+_SOURCE, _PARTITION, _RECORD = 0, 1, 2
 #: In these phases a relay knows its positions.
 _AT_WORK = (RelayPhase.RUNNING, RelayPhase.COMMITTING)
 _Answer = port.Claimed | port.Replayed | port.Fetched | port.Committed | port.Aborted | port.OutputsRefused
@@ -58,15 +60,22 @@ class SourceLoop:
         began: Callable[[SourceDefinition], int],
         report: ReportSink = lambda _report: None,
         progress: Callable[[], None] = lambda: None,
+        in_flight: MutableSequence[int] | None = None,
+        deadly: tuple[SourcePlace, int, str] | None = None,
     ) -> None:
-        """``logs``: by the name of the source. ``began``: see ``checks.first_position``; it reads the log."""
+        """``logs``: by the name of the source. ``began``: see ``checks.first_position``; it reads the log.
+
+        ``in_flight``: memory for the record that is decoded (the number of its source, its partition, its offset and
+        1). ``deadly``: a record that must not be decoded, and why.
+        """
         self._log, self._sources, self._logs, self._routing, self._clock = log, sources, logs, routing, clock
         self._turn_max_s, self._poll_timeout_s, self._began = turn_max_s, poll_timeout_s, began
         self._worker_log, self._progress = WorkerLog(report), progress
         self._relays: dict[TopicPartition, RelayShard] = {}
         self._claimed: dict[TopicPartition, port.Claimed] = {}
-        #: The record in a source's function now.
-        self.handling: tuple[SourcePlace, int] | None = None
+        self._in_flight = [0, 0, 0] if in_flight is None else in_flight
+        self._numbers = {source.name: number for number, source in enumerate(sources)}
+        self._deadly = deadly
         self.ticks = WholeTicks()
 
     def tick(self, timeout_s: float | None = None) -> bool:
@@ -93,7 +102,11 @@ class SourceLoop:
     def _on(self, event: port.LogEvent) -> None:
         if isinstance(event, port.Assigned):
             if event.shard.partition < RELAYS:
-                self._relays[event.shard] = RelayShard(event.shard, self._sources, self._clock.monotonic_s())
+                now_s = self._clock.monotonic_s()
+                self._relays[event.shard] = RelayShard(event.shard, self._sources, now_s)
+                if self._deadly is not None and self._deadly[0].relay == event.shard.partition:
+                    self._relays[event.shard].refuse(*self._deadly)
+                    self._deadly = None  # An operator may have it tried again.
         elif (relay := self._relays.get(event.shard)) is None:
             return
         elif isinstance(event, port.Fenced | port.Lost):
@@ -219,7 +232,7 @@ class SourceLoop:
             return False
         time_is_up = elapsed(self._clock, self._turn_max_s)
         transaction, incidents = relay.decide(self._routing, time_is_up, self._handles, self._clock.epoch_ms())
-        self.handling = None
+        self._in_flight[_RECORD] = 0
         self._worker_log.incidents(incidents)
         kill_points.reached("relay-decided")
         if transaction is None:
@@ -229,8 +242,15 @@ class SourceLoop:
         return True
 
     def _handles(self, place: SourcePlace, offset: int) -> None:
-        self.handling = place, offset
         self._progress()
+        self._in_flight[_SOURCE], self._in_flight[_PARTITION] = self._numbers[place.name], place.partition
+        self._in_flight[_RECORD] = offset + 1
+
+    def under_way(self) -> str:
+        """Return the record in a source's function now, or ""; may be called on any thread."""
+        source, partition, record = self._in_flight[:3]
+        found = self._sources[source]
+        return SourcePlace(found.name, found.topic, partition).at(record - 1) if record else ""
 
     # --- for those who run it ---------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from repertory.bridge.log.follower import Surveyed
 from repertory.bridge.log.record import Record
 from repertory.bridge.sources import checks
 from repertory.bridge.sources.definition import SourceDefinition
-from repertory.bridge.sources.position import SourcePlace, SourcePosition, SourceRequest, SourceStop
+from repertory.bridge.sources.position import DEADLY, SourcePlace, SourcePosition, SourceRequest, SourceStop
 from repertory.bridge.sources.relay import Relayed
 from repertory.supervision import Backoff
 
@@ -96,7 +96,7 @@ class SourcePartition:
         """Follow what the topic's check has found: of a stop that is a record's, the record is tried again."""
         assert self.position is not None
         stopped = self.position.stopped
-        if stopped is not None and stopped.what in checks.OF_THE_TOPIC:
+        if stopped is not None and (stopped.what in checks.OF_THE_TOPIC or stopped.what == DEADLY):
             if self.phase is not SourcePhase.STOPPED:
                 self._stop(now_ms)
         elif self.phase is SourcePhase.UNKNOWN:

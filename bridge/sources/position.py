@@ -20,6 +20,8 @@ from repertory.bridge.topics import RELAYS
 RETRY, SKIP, SKIP_LOST, ADOPT = REQUESTS = ("retry", "skip", "skip-lost", "adopt")
 #: What an operator has accepted about a source: a record that was passed without a dead letter. Beside those of shards.
 SKIPPED: Final = "skipped-record"
+#: A stop that only an operator ends: each new try would be another death.
+DEADLY: Final = "deadly"
 
 _REQUEST = "\0request/"
 
@@ -69,8 +71,8 @@ class SourceStop(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why a partition of a source is not relayed further, since when, and at which record (-1: at none).
 
     ``what``: "failed" (the function raised), "dead-letters" (too many in a row), "refused" (the log refuses even the
-    dead letter of a record), "gone" (no such topic or partition), "recreated", "lost" (to retention), "tail-lost",
-    "unreachable".
+    dead letter of a record), "deadly" (too many processes died at it), "gone" (no such topic or partition),
+    "recreated", "lost" (to retention), "tail-lost", "unreachable".
     """
 
     what: str

@@ -77,24 +77,24 @@ def relay(
     routing: Routing,
     *,
     refused: Mapping[int, str],
-    stuck: Mapping[int, str],
+    stuck: Mapping[int, SourceStop],
     is_full: Callable[[Relayed], bool],
     handling: Callable[[int], object],
     now_ms: int,
 ) -> Relayed:
     """Decide about records in their order, until ``is_full``, or the partition stops at one: ``position.stopped``.
 
-    ``refused``: the offsets of records whose commands the log refuses for good, with the reason; ``stuck``: of those
-    that must not be tried, because the log refuses their dead letters too. ``handling`` is called with each offset
+    ``refused``: the offsets of records whose commands the log refuses for good, with the reason; ``stuck``: those at
+    which the partition stops without a try. ``handling`` is called with each offset
     before its record is decoded.
     """
     relayed = Relayed(place, position)
     for record in records:
         if is_full(relayed):
             break
-        if (why := stuck.get(record.offset)) is not None:
-            failure = Failure(qualified_name(OutputRefused), why, record.place)
-            _stop(relayed, "refused", why, failure, record.offset, now_ms)
+        if (stop := stuck.get(record.offset)) is not None:
+            stop = msgspec.structs.replace(stop, since_ms=now_ms)
+            relayed.position = msgspec.structs.replace(relayed.position, stopped=stop)
             break
         handling(record.offset)
         try:

@@ -141,7 +141,8 @@ class RelayShard:
         for partition in self.of(source):
             request = self._positions.requests.get(partition.place)
             if request is not None and partition.place not in self._done and partition.position is not None:
-                partition.asked(request, found)
+                if partition.asked(request, found):
+                    self._refusals.forget(partition.place)
                 self._done[partition.place] = request
             partition.surveyed(found, began, now_ms)
 
@@ -197,7 +198,7 @@ class RelayShard:
                 taken = [taken[0] + found.records, taken[1] + found.size_bytes]
                 outputs += found.outputs
                 partition.is_dirty = partition.relayed(found, now_ms) or partition.is_dirty
-                incidents += [_dead_letter(place, *letter) for letter in found.letters]
+                incidents += [_dead_letter(place, nth, *letter) for nth, letter in enumerate(found.letters)]
             if partition.is_dirty and partition.position is not None:
                 partition.is_dirty = False
                 outputs.append(Output(*self.place, place.key, encode_source(partition.position)))
@@ -228,6 +229,10 @@ class RelayShard:
         known = {place: each.position.next for place, each in self.partitions.items() if each.position is not None}
         self._refusals.committed(known)
 
+    def refuse(self, place: SourcePlace, offset: int, why: str) -> None:
+        """Have a partition stop at a record without a try: processes have died at it."""
+        self._refusals.deadly(place, offset, why)
+
     def refused(self, event: OutputsRefused) -> bool:
         """Take a refusal of the turn under way; return whether a record of a foreign topic is guilty of it."""
         return self._refusals.blame(event, self._turn_records)
@@ -243,6 +248,8 @@ class RelayShard:
         return delay_s
 
 
-def _dead_letter(place: SourcePlace, offset: int, failure: Failure) -> Incident:
+def _dead_letter(place: SourcePlace, nth: int, offset: int, failure: Failure) -> Incident:
+    """Return the incident of a dead letter; of those of one turn, the first alone is logged with its traceback."""
     then = "the record is a dead letter, and the source goes on"
-    return Incident(place.at(offset), failure.error_type, failure.message, then, "dead-lettered", failure.traceback)
+    error, trace = failure.error_type, failure.traceback
+    return Incident(place.at(offset), error, failure.message, then, "dead-lettered", trace, is_repeated=nth > 0)

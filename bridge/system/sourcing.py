@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from repertory.bridge.log.port import Backend, Log, Member, Reader, TopicSpec
 from repertory.bridge.reports import ReportSink
 from repertory.bridge.sources.definition import SourceDefinition
 from repertory.bridge.sources.loop import SourceLog, SourceLoop
-from repertory.bridge.sources.position import Positions
+from repertory.bridge.sources.position import Positions, SourcePlace
 from repertory.bridge.sources.relay import RelayLimits, RelayTarget, Routing
 from repertory.bridge.sources.topics_seen import TopicsSeen
 from repertory.bridge.system.publishes import MEMORY_PARTITIONS
@@ -134,8 +134,10 @@ class SourceRelays:
         node: str,
         report: ReportSink = lambda _report: None,
         progress: Callable[[], None] = lambda: None,
-        turn_max_s: float | None = None,
+        in_flight: MutableSequence[int] | None = None,
+        deadly: tuple[SourcePlace, int, str] | None = None,
     ) -> None:
+        """``in_flight``, ``deadly``: see ``bridge.node.in_flight_source``."""
         self._system, self._backend = system, backend
         self._others: list[Backend] = []
         member = Member(topics.sources_group(system.name), node, 0)
@@ -147,11 +149,13 @@ class SourceRelays:
             {source.name: self._opened(source) for source in system.sources.values()},
             routing_of(system),
             clock,
-            turn_max_s=settings.turn_time_max_s if turn_max_s is None else turn_max_s,
+            turn_max_s=settings.turn_time_max_s,
             poll_timeout_s=settings.poll_timeout_s,
             began=self._began,
             report=report,
             progress=progress,
+            in_flight=in_flight,
+            deadly=deadly,
         )
 
     def _opened(self, source: SourceDefinition) -> SourceLog:

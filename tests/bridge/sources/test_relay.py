@@ -50,7 +50,7 @@ def relayed(
     *,
     most: int = 1_000_000,
     refused: dict[int, str] | None = None,
-    stuck: dict[int, str] | None = None,
+    stuck: dict[int, SourceStop] | None = None,
 ) -> Relayed:
     """Relay records, ``most`` at a time."""
     return relay(
@@ -143,7 +143,7 @@ def test_what_the_log_refuses_becomes_a_dead_letter_and_then_stops() -> None:
     found = relayed(given, refused={1: "too large"})
     assert headers_of(found) == [b"lines/3/0/0", b"lines/3/1", b"lines/3/2/0"]
     assert dict(found.outputs[1].headers)[ERROR_TYPE] == b"repertory.actors.context.OutputRefused"
-    stuck = relayed(given, refused={1: "too large"}, stuck={1: "too large again"})
+    stuck = relayed(given, refused={1: "too large"}, stuck={1: SourceStop("refused", "too large again", offset=1)})
     assert stuck.position.stopped is not None
     assert (stuck.position.next, stuck.position.stopped.what) == (1, "refused")
 
