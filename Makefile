@@ -76,12 +76,13 @@ format: $(READY) ## Format, and fix what the tools can fix.
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-chaos: $(READY) ## Break a real Kafka and real workers by a seed (MINUTES=2, SEED=1), kill at every point (ROUNDS=20), fuzz (INPUTS=1000000), compare the logs.
+chaos: $(READY) ## Break a real Kafka and real workers by a seed (MINUTES=2, SEED=1), kill at every point (ROUNDS=20), fire 100,000 timers at once, fuzz (INPUTS=1000000), compare the logs.
 	$(PY) -m tests.campaigns.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),1)
 	$(PY) -m tests.campaigns.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),1) --bank
 	$(PY) -m tests.campaigns.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),1) --shop
 	REPERTORY_KILL_ROUNDS=$(or $(ROUNDS),20) $(PY) -m pytest tests/bridge/test_kill_matrix.py tests/bridge/test_kill_matrix_asks.py tests/bridge/test_kill_matrix_timers.py tests/bridge/test_kill_matrix_effects.py
 	KILLED_DELIVERY=at-least-once PAYING_DELIVERY=at-least-once RINGING_DELIVERY=at-least-once ERRANDS_DELIVERY=at-least-once REPERTORY_KILL_ROUNDS=2 $(PY) -m pytest tests/bridge/test_kill_matrix.py tests/bridge/test_kill_matrix_asks.py tests/bridge/test_kill_matrix_timers.py tests/bridge/test_kill_matrix_effects.py
+	REPERTORY_TIMERS=100000 $(PY) -m pytest -o timeout=900 tests/bridge/test_many_timers.py
 	$(PY) -m tests.campaigns.fuzz --inputs $(or $(INPUTS),1000000) --sockets 5000 --seed $(or $(SEED),1)
 	REPERTORY_DIFFERENTIAL=$(or $(HISTORIES),200) $(PY) -m pytest tests/bridge/log/test_differential.py
 	REPERTORY_RECORDED_KILLS=$(or $(KILLS),40) $(PY) -m pytest tests/bridge/log/test_recorded.py

@@ -168,8 +168,14 @@ def measure_growth(broker: Broker, results: Results, size: Size) -> None:
 
 def measure_check(broker: Broker, results: Results, _size: Size) -> None:
     """The ratios that ``make bench-check`` compares."""
-    results.check = check.measured(broker)
+    results.check |= check.measured(broker)
     console.print(f"check: {results.check}")
+
+
+def measure_later(_broker: Broker, results: Results, _size: Size) -> None:
+    """Those of timers and effects."""
+    results.check |= check.measured_later()
+    console.print(f"later: {results.check}")
 
 
 MEASURE: dict[str, Callable[[Broker, Results, Size], None]] = {
@@ -179,6 +185,7 @@ MEASURE: dict[str, Callable[[Broker, Results, Size], None]] = {
     "restore": measure_restore,
     "growth": measure_growth,
     "check": measure_check,
+    "later": measure_later,
 }
 
 

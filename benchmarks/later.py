@@ -3,12 +3,15 @@
 As ``benchmarks.path``: a shard handles commands, and its transactions are taken for committed. A timer is set by one
 command, fires, and its own command is handled; an effect is requested, has a result, and that is heard. So both are
 three steps beside the one of a plain command, and their figures are for all three. ``--timers`` sets so many on one
-shard and restores it: the memory that this process needs for each, and how long the restore takes.
+shard and restores it: the memory that this process needs for each, and how long the restore takes; with ``--log`` on a
+real log as well.
 """
 
 from __future__ import annotations
 
+import os
 import time
+import tracemalloc
 from typing import Annotated, Any, Self
 
 import typer
@@ -46,6 +49,8 @@ BATCH = 1_000
 _KEYS = 1_000
 #: The commands are of this time; a timer is due an hour later.
 _NOW_MS, _LATER_MS = 1_000_000, 5_000_000
+#: On a real log so many commands are sent at once, and how long they may take.
+_TOLD, _SETTLE_S = 50_000, 600.0
 
 
 class Plain(Command):
@@ -199,7 +204,10 @@ KINDS = ("a command", "a timer, set and fired", "an effect, performed and heard"
 
 
 def many(timers: int) -> tuple[float, float]:
-    """Set so many timers, one of each key; return the bytes of memory for each, and the CPU µs to restore one."""
+    """Set so many timers, one of each key; return the bytes of memory for each, and the CPU µs to restore one.
+
+    The memory is what Python has allocated, since the process itself takes what the benchmark has freed before.
+    """
     bench = Bench()
     for start in range(0, timers, BATCH):
         outputs = [
@@ -214,22 +222,58 @@ def many(timers: int) -> tuple[float, float]:
         TopicPartition(bench.topic, 0), timers, 0, timers, {codec.state: len(state), codec.events: 0}
     )  # fmt: skip
     del bench
-    before, begin = resident_bytes(), time.process_time()
-    recovery = Recovery(Bench().config, codec, claimed)
+    begin = time.process_time()
+    shard = _restored(state, claimed)
+    spent_s = time.process_time() - begin
+    assert len(shard.timers) == timers
+    del shard
+    tracemalloc.start()
+    shard = _restored(state, claimed)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(shard.timers) == timers
+    return size / timers, spent_s / timers * 1e6
+
+
+def _restored(state: list[Record], claimed: Claimed) -> Shard:
+    bench = Bench()
+    recovery = Recovery(bench.config, bench.codec, claimed)
     while (wanted := recovery.wanted) is not None:
-        found = state if wanted.topic == codec.state else []
+        found = state if wanted.topic == bench.codec.state else []
         for start in range(0, max(1, len(found)), BATCH):
             part = found[start : start + BATCH]
             recovery.feed(Replayed(claimed.shard, wanted.topic, part, start + BATCH >= len(found)))
-    shard = recovery.recovered()
-    assert len(shard.timers) == timers
-    return (resident_bytes() - before) / timers, (time.process_time() - begin) / timers * 1e6
+    return Shard(bench.config, recovery.recovered())
+
+
+def on_a_log(url: str, timers: int) -> tuple[float, float, float]:
+    """Do the same on a real log, in this process; return the seconds to set them, and to restore them, and the bytes.
+
+    The bytes are what the process needs more than before, for each timer: its log is not in this process on Kafka.
+    """
+    system = ActorSystem(f"later-{os.getpid()}")
+    system.host(Counter, partitions=1)
+    with system.start(url) as running:
+        running.settle()
+        before, begin_s = resident_bytes(), time.monotonic()
+        for start in range(0, timers, _TOLD):
+            keys = range(start, min(timers, start + _TOLD))
+            running.client.tell_all((Counter.remind, f"key-{number}", Remind(name="expire")) for number in keys)
+            running.settle(_SETTLE_S)
+        set_s, size = time.monotonic() - begin_s, (resident_bytes() - before) / timers
+        begin_s = time.monotonic()
+        running.crash()
+        while (found := running.loop.region.named("counter/0")) is None or found.shard is None:
+            running.tick(0.01)
+        assert len(found.shard.timers) == timers
+        return set_s, time.monotonic() - begin_s, size
 
 
 def main(
     count: Annotated[int, typer.Option("--commands", min=BATCH, help="Of each kind and round.")] = 50_000,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     timers: Annotated[int, typer.Option(min=0, help="So many on one shard; 0: none.")] = 100_000,
+    log: Annotated[str | None, typer.Option(help="Set and restore them on this log too.")] = None,
 ) -> None:
     """Print the CPU of each kind, and what many timers take."""
     calm_the_collector()
@@ -242,6 +286,11 @@ def main(
         size, spent = many(timers)
         console.print(
             f"{timers:,} timers on one shard: {size:,.0f} bytes of memory each, {spent:.1f} µs to restore one"
+        )
+    if timers and log is not None:
+        set_s, restore_s, size = on_a_log(log, timers)
+        console.print(
+            f"on {log}: set in {set_s:.1f} s, restored in {restore_s:.1f} s, {size:,.0f} bytes of memory each"
         )
 
 

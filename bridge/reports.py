@@ -93,6 +93,22 @@ class IncidentReport(WorkerReport, frozen=True, kw_only=True, tag="incident"):
     traceback: str = ""
 
 
+class EntityOwes(WorkerReport, frozen=True, kw_only=True, tag="entity-owes"):
+    """What the shards of one entity in a worker owe; reported when it has changed, at most once a second.
+
+    ``timers`` and ``effects`` are open. ``due_s`` (Unix time): when the oldest timer that is due was due; 0: none is.
+    ``running`` effects are under way, ``parked`` ones wait for an operator, and ``not_in_build`` for another build.
+    """
+
+    entity: str
+    timers: Count = 0
+    due_s: Seconds = 0.0
+    effects: Count = 0
+    running: Count = 0
+    parked: Count = 0
+    not_in_build: Count = 0
+
+
 class WorkerJoined(WorkerReport, frozen=True, kw_only=True, tag="worker-joined"):
     """A worker is a member of the group, and has been assigned shards, or none."""
 
@@ -118,7 +134,7 @@ ShardReport = (
     | IncidentReport
 )
 #: All reports of the processes of a node.
-NodeReport = SupervisionReport | ShardReport | WorkerJoined | WorkerDrained
+NodeReport = SupervisionReport | ShardReport | EntityOwes | WorkerJoined | WorkerDrained
 
 #: Receives a loop's reports. It must not block and must not raise.
 ReportSink = Callable[[ShardReport], None]

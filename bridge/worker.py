@@ -27,6 +27,7 @@ from repertory.bridge.log.port import Member
 from repertory.bridge.log_lines import LogOptions
 from repertory.bridge.loop import ShardLoop
 from repertory.bridge.node import in_flight
+from repertory.bridge.owed_reports import OwedReports
 from repertory.bridge.reports import WorkerDrained, WorkerJoined
 from repertory.bridge.system.settings import Settings
 from repertory.bridge.system.source_host import SOURCES
@@ -82,6 +83,7 @@ class ShardHost:
             is_stopping=control.stopping.is_set,
             effects=effects,
         )
+        owed = OwedReports(region, control.report)
         control.under_way = region.under_way
         log_lines.follow(system.name, region.handled)
         control.started()
@@ -89,6 +91,7 @@ class ShardHost:
         try:
             while not control.stopping.is_set():
                 loop.tick()
+                owed.look(clock.monotonic_s(), clock.epoch_ms)
                 if not has_joined and log.is_member:
                     has_joined = True
                     control.report(WorkerJoined())

@@ -52,7 +52,8 @@ class Effects:
     """
 
     __slots__ = (
-        "_alone", "_busy", "_due", "_finished", "_limits", "_queues", "_touched", "epoch", "held", "records", "running",
+        "_alone", "_busy", "_due", "_finished", "_limits", "_queues", "_touched", "epoch", "held", "parked", "records",
+        "running",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -63,6 +64,8 @@ class Effects:
         self.running: dict[str, int] = {}
         #: Those that cannot be started, and what this build lacks; "" until the record says that it lacks nothing.
         self.held: dict[str, str] = {}
+        #: How many are parked.
+        self.parked = 0
         #: The number of this owner, which grows with each one.
         self.epoch = 0
         #: Those that are not parked, in order.
@@ -183,7 +186,9 @@ class Effects:
     def _put(self, place: str, record: EffectRecord) -> None:
         self._leave(place)
         self.records[place] = record
-        if not record.parked:
+        if record.parked:
+            self.parked += 1
+        else:
             waiting = self._queues.setdefault(_queue(record), [])
             insort(waiting, (record.offset, record.index))
             if waiting[0] == (record.offset, record.index):
@@ -196,6 +201,8 @@ class Effects:
         self.running.pop(place, None)
         self._alone.discard(place)
         record = self.records.get(place)
+        if record is not None and record.parked:
+            self.parked -= 1
         if record is None or record.parked:
             return
         queue, cause = _queue(record), (record.offset, record.index)

@@ -22,6 +22,7 @@ from repertory.bridge.node.readiness import Readiness
 from repertory.bridge.node.report_stream import ReportLines
 from repertory.bridge.node.status import NodeStatus, NodeStatusRecord
 from repertory.bridge.reports import (
+    EntityOwes,
     IncidentReport,
     NodeReport,
     ShardAborted,
@@ -229,8 +230,8 @@ def _level(report: Report) -> int:
     match report:
         case IncidentReport() | ShardAborted() | ShardFenced() | ShardFailed() | ShardStalled() | ShardHandedOver():
             return logging.DEBUG  # The worker has logged it; see `bridge.worker_log`.
-        case WorkerJoined() | ShardAssigned():
-            return logging.DEBUG  # A line says when the node is ready.
+        case WorkerJoined() | ShardAssigned() | EntityOwes():
+            return logging.DEBUG  # A line says when the node is ready; `status` shows what is owed.
         case WorkerFailed() | WorkerKilled() | Escalated():
             return logging.WARNING
         case _:

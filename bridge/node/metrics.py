@@ -26,6 +26,11 @@ class Metrics:
         return {_text(name, labels): value for (name, labels), value in sorted(self._series.items())}
 
 
+def series_name(name: str, **labels: str) -> str:
+    """Return the name of a series with its labels."""
+    return _text(name, tuple(sorted(labels.items())))
+
+
 def _text(name: str, labels: tuple[tuple[str, str], ...]) -> str:
     if not labels:
         return name

@@ -14,8 +14,10 @@ import msgspec
 
 from repertory.actors.wire import DecodeError
 from repertory.bridge.node.metrics import Metrics
+from repertory.bridge.node.owed_gauges import OwedGauges
 from repertory.bridge.node.shard_states import ShardStates
 from repertory.bridge.reports import (
+    EntityOwes,
     IncidentReport,
     NodeReport,
     ShardAborted,
@@ -82,8 +84,8 @@ class NodeStatusRecord(msgspec.Struct, frozen=True, tag_field="type", tag="Node"
 
     ``at_ms``: when it was written, at least every ``heartbeat_s`` unless that is 0. With ``pid`` and ``pid_start`` a
     reader on the same machine can check whether the node runs. ``restarts``: worker restarts by the minute (epoch).
-    ``metrics``: counters since ``started_ms``, by Prometheus name and labels. ``down``: the shards of its workers
-    that serve no commands now, and why.
+    ``metrics``: counters since ``started_ms``, and what is owed (timers, effects), by Prometheus name and labels.
+    ``down``: the shards of its workers that serve no commands now, and why.
     """
 
     node: str
@@ -129,7 +131,7 @@ class NodeStatus:
         self._metrics = Metrics()
         self._state = "starting"
         self._workers: dict[str, WorkerStatus] = {}
-        self._shards = ShardStates()
+        self._shards, self._owed = ShardStates(), OwedGauges()
         self._restarts: dict[int, int] = {}
         self._incidents: list[NodeIncident] = []
         #: If the last incident is a handover: how many more handovers it covers, and their longest gap.
@@ -140,8 +142,8 @@ class NodeStatus:
         with self._lock:
             return NodeStatusRecord(
                 self._node, self._pid, self._pid_start, self._started_ms, now_ms, self.heartbeat_s,
-                self._state, dict(self._workers), dict(self._restarts), self._metrics.series(), tuple(self._incidents),
-                self._shards.shown(),
+                self._state, dict(self._workers), dict(self._restarts),
+                {**self._metrics.series(), **self._owed.series(now_ms)}, tuple(self._incidents), self._shards.shown(),
             )  # fmt: skip
 
     def take(self, report: NodeReport) -> bool:
@@ -151,13 +153,14 @@ class NodeStatus:
             if report.dropped:
                 self._metrics.add("repertory_reports_dropped_total", report.dropped)
             has_changed = self._shards.take(report)
+            self._owed.take(report)
             match report:
                 case NodeStarted() | NodeStopping() | NodeStopped() | Escalated():
                     self._take_node(report, at_ms)
                     return True
-                case WorkerJoined() | WorkerDrained() | ShardAssigned() | ShardRestoring() | ShardRestored():
+                case WorkerJoined() | WorkerDrained() | EntityOwes() | ShardLost():
                     return has_changed
-                case ShardLost():
+                case ShardAssigned() | ShardRestoring() | ShardRestored():
                     return has_changed
                 case (
                     WorkerStarted() | WorkerRunning() | WorkerWaits() | WorkerExited() | WorkerFailed()
@@ -173,7 +176,7 @@ class NodeStatus:
             if not self._state.startswith(("stopped", "gave up")):
                 self._state = f"ended without a final report (exit code {exit_code})"
             self._workers.clear()
-            self._shards = ShardStates()
+            self._shards, self._owed = ShardStates(), OwedGauges()
 
     # --- the node and its workers -----------------------------------------------------------------------------
 

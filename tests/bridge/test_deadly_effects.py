@@ -72,6 +72,8 @@ def test_only_the_guilty_effect_is_parked(trial: EffectTrial, how: str) -> None:
     trial.node("one", workers=2)
     trial.until(lambda: trial.effects() == [("guilty", True)], "only the guilty one is left", 3 * DEADLINE_S)
     trial.until(trial.is_done, "all commands are handled")
+    gauge = 'repertory_effects_parked{entity="boy"}'
+    trial.until(lambda: trial.nodes[0].record().metrics.get(gauge) == 1, "the node's metrics say so")
     deaths = len(trial.reported(WorkerExited))
     assert trial.stop() == [0]
     assert deaths >= app.system.settings.deaths_max

@@ -25,6 +25,7 @@ from repertory.bridge.node.metrics import SERIES_MAX, Metrics
 from repertory.bridge.node.publisher import Publisher
 from repertory.bridge.node.status import INCIDENTS_MAX, NodeStatus, NodeStatusRecord, decode_node
 from repertory.bridge.reports import (
+    EntityOwes,
     IncidentReport,
     NodeReport,
     ShardAborted,
@@ -159,6 +160,32 @@ def test_each_failure_is_a_metric_and_an_incident(reported: NodeReport, metric: 
     record = incidents(reported).record(NOW_MS)
     assert record.metrics == {metric: 1}
     assert [(i.what, i.next, i.worker) for i in record.incidents] == [(what, "n", "worker-0")]
+
+
+def test_what_is_owed_is_shown_by_entity() -> None:
+    """Added up over workers; the oldest timer's age is that of the moment; a worker that is gone owes nothing."""
+    owed: list[NodeReport] = [
+        EntityOwes(at_s=AT_S, worker=W0, entity="a", timers=3, due_s=AT_S - 10, effects=5, running=2, parked=1),
+        EntityOwes(at_s=AT_S, worker="worker-1", entity="a", timers=4, due_s=AT_S - 7, effects=2, not_in_build=2),
+    ]
+    found = incidents(*owed)
+    assert not found.take(owed[0]), "no record is written for it alone"
+    assert found.record(NOW_MS + 1_000).metrics == {
+        'repertory_timers{entity="a"}': 7,
+        'repertory_timer_overdue_seconds{entity="a"}': 11.0,
+        'repertory_effects{entity="a"}': 7,
+        'repertory_effects_running{entity="a"}': 2,
+        'repertory_effects_parked{entity="a"}': 1,
+        'repertory_effects_not_in_build{entity="a"}': 2,
+    }
+    found.take(WorkerExited(at_s=AT_S, worker=W0, incarnation=1, pid=2, how="SIGKILL"))
+    left = found.record(NOW_MS).metrics
+    assert left['repertory_timer_overdue_seconds{entity="a"}'] == 7.0
+    assert left['repertory_effects{entity="a"}'] == 2
+    found.take(EntityOwes(at_s=AT_S, worker="worker-1", entity="a"))
+    assert set(found.record(NOW_MS).metrics.values()) == {0}
+    found.end(0)
+    assert found.record(NOW_MS).metrics == {}
 
 
 def test_a_loop_of_failures_drives_nothing_else_out() -> None:
