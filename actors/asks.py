@@ -8,6 +8,8 @@ from typing import Final
 
 import msgspec
 
+from repertory.actors.message import Sender
+
 #: An ask with this many bytes of id has a header that every broker takes.
 ID_BYTES_MAX: Final = 255
 #: Begins the header of an id that the client made: nobody can repeat it later.
@@ -97,3 +99,16 @@ class Position(msgspec.Struct, frozen=True):
         if not isinstance(other, Position) or (other.entity, other.partition) != (self.entity, self.partition):
             raise TypeError(f"{self} and {other} have no order: positions are compared within one shard")
         return other.seq
+
+
+def holds(value: object, sender: Sender) -> bool:
+    """Return whether a value is a sender, or contains it."""
+    if value == sender:
+        return True
+    if isinstance(value, tuple | frozenset | list | set):
+        return any(holds(item, sender) for item in value)
+    if isinstance(value, dict):
+        return any(holds(item, sender) for item in value.values())
+    if isinstance(value, msgspec.Struct):
+        return any(holds(getattr(value, name), sender) for name in value.__struct_fields__)
+    return False

@@ -33,11 +33,22 @@ class Publish(msgspec.Struct, frozen=True):
     key: str | None = None
 
 
+class Send(msgspec.Struct, frozen=True):
+    """A message that a saga sends as it was written down: an undo, or a revoke. ``entity``: by its name in topics."""
+
+    entity: str
+    key: str
+    message: bytes
+    about: str
+    asked: bool = True
+
+
 class Reply(msgspec.Struct, frozen=True):
-    """A collected ``reply``."""
+    """A collected ``reply``; that of a saga is encoded already, and ``rejected`` says what it is."""
 
     to: Sender
-    value: Message
+    value: Message | bytes
+    rejected: bool = False
 
 
 class Schedule(msgspec.Struct, frozen=True):
@@ -57,12 +68,14 @@ class Cancel(msgspec.Struct, frozen=True):
 
 
 class Perform(msgspec.Struct, frozen=True):
-    """A collected ``perform``."""
+    """A collected ``perform``; the request of an undo is encoded already."""
 
     effect: Effect[Any, Any]
-    request: Request
+    request: Request | bytes
     about: str = ""
 
 
+#: What is sent with the outputs of a command.
+Collected = Tell | Send | Publish | Reply
 #: What is for later: timers that are scheduled and cancelled, delayed messages, effects.
 LaterItem = Schedule | Cancel | Tell | Perform

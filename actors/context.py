@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from repertory.actors.collected import Cancel, LaterItem, Perform, Publish, Reply, Schedule, Tell
+from repertory.actors.asks import holds
+from repertory.actors.collected import Cancel, Collected, LaterItem, Perform, Publish, Reply, Schedule, Tell
 from repertory.actors.effect import Effect, Q
 from repertory.actors.entity import Behaviour, resolved
 from repertory.actors.handler import CommandHandler, Handler
@@ -54,12 +55,13 @@ class Context:
 
     __slots__ = (
         "_behaviour", "_directory", "_envelope", "_handler", "_ids", "_random", "_sender_read",
-        "attempt", "cause", "collected", "later", "replied", "stopped",
+        "attempt", "bytes_max", "cause", "collected", "later", "replied", "stopped",
     )  # fmt: skip
 
     def __init__(
-        self, behaviour: Behaviour, handler: Handler, envelope: Envelope, directory: Directory, cause: str, attempt: int
-    ) -> None:
+        self, behaviour: Behaviour, handler: Handler, envelope: Envelope, directory: Directory, cause: str,
+        attempt: int, bytes_max: int,
+    ) -> None:  # fmt: skip
         self._behaviour = behaviour
         self._handler = handler
         self._envelope = envelope
@@ -71,7 +73,9 @@ class Context:
         self.cause = cause
         #: 1 + the restarts of this entity because of this command.
         self.attempt = attempt
-        self.collected: list[Tell | Publish | Reply] = []
+        #: ``output_bytes_max``.
+        self.bytes_max = bytes_max
+        self.collected: list[Collected] = []
         #: In order: timers that are scheduled and cancelled, delayed messages, effects.
         self.later: list[LaterItem] = []
         self.replied = False
@@ -101,6 +105,16 @@ class Context:
         return datetime.fromtimestamp(self._envelope.timestamp_ms / 1000, UTC)
 
     @property
+    def timestamp_ms(self) -> int:
+        """The same as milliseconds since the epoch."""
+        return self._envelope.timestamp_ms
+
+    @property
+    def offset(self) -> int:
+        """The offset of the command in its partition."""
+        return self._envelope.offset
+
+    @property
     def due_ms(self) -> int | None:
         """When the timer was due (epoch) that sent this command, None if none did. It may be handled much later."""
         timer = self._envelope.timer
@@ -126,7 +140,7 @@ class Context:
         With ``after_s`` it is sent so many seconds after :attr:`timestamp`. It is a message under way then and no
         timer: it cannot be cancelled, and is sent even if this entity stops.
         """
-        told = Tell(self._addressed(handler, message), checked_key(key), self._message(message))
+        told = Tell(self.addressed(handler, message), checked_key(key), self._message(message))
         if after_s is None:
             self.collected.append(told)
         else:
@@ -138,7 +152,7 @@ class Context:
 
         ContractViolation if this entity has no ``@reply`` method for a possible answer, ``Undelivered`` included.
         """
-        for answer in self._addressed(handler, message).answers:
+        for answer in self.addressed(handler, message).answers:
             if answer not in self._behaviour.handlers:
                 raise ContractViolation(
                     f"{self._behaviour.entity.__name__} asks {handler.owner.__name__}.{handler.name}, which may answer "
@@ -207,7 +221,7 @@ class Context:
         not 1 to 255 bytes of UTF-8 without NUL, both times are given or none, or one is not in range.
         """
         _check_timer_name(name)
-        if self._addressed(handler, message).owner is not self._behaviour.entity:
+        if self.addressed(handler, message).owner is not self._behaviour.entity:
             raise ContractViolation(
                 f"a timer sends a command to its own entity, {self._behaviour.entity.__name__}, not to {handler!r}; "
                 "use tell(…, after_s=…)"
@@ -249,9 +263,10 @@ class Context:
 
     def keeps_sender(self, kept: object) -> bool:
         """Return whether the result contains the sender: then the entity answers later, and nothing is sent now."""
-        return self._sender_read and self._envelope.sender is not None and _holds(kept, self._envelope.sender)
+        return self._sender_read and self._envelope.sender is not None and holds(kept, self._envelope.sender)
 
-    def _addressed(self, handler: CommandHandler[Any, C, Any], message: object) -> CommandHandler[Any, C, Any]:
+    def addressed(self, handler: CommandHandler[Any, C, Any], message: object) -> CommandHandler[Any, C, Any]:
+        """Return the handler of a message; ContractViolation if it is none, not hosted, or does not take it."""
         if not isinstance(handler, CommandHandler):
             raise ContractViolation(f"{handler!r} is not a @command method of an entity, such as Account.deposit")
         resolved(handler.owner)
@@ -295,15 +310,3 @@ def _delay_ms(name: str, delay_s: object, *, least_ms: int) -> int:
     if not is_number or not least_ms / 1_000 <= delay_s <= DELAY_S_MAX:  # type: ignore[operator]
         raise ContractViolation(f"{name} is a number of seconds from {least_ms / 1_000:g} on, not {delay_s!r:.100}")
     return round(delay_s * 1_000)  # type: ignore[operator]
-
-
-def _holds(value: object, sender: Sender) -> bool:
-    if value == sender:
-        return True
-    if isinstance(value, tuple | frozenset | list | set):
-        return any(_holds(item, sender) for item in value)
-    if isinstance(value, dict):
-        return any(_holds(item, sender) for item in value.values())
-    if isinstance(value, msgspec.Struct):
-        return any(_holds(getattr(value, name), sender) for name in value.__struct_fields__)
-    return False

@@ -1,7 +1,8 @@
 """Control commands: requests to a shard itself, as records in its commands topic, and the runtime's answers to them.
 
-Those of an operator name a stashed command by its source offset, those of a client an ask by its id. So a request that
-arrives twice or late does no harm. The command line and the clients write to no other topic of a shard.
+Those of an operator name a stashed command by its source offset, those of a client an ask by its id, those of a saga
+its own ask. So a request that arrives twice or late does no harm. The command line and the clients write to no other
+topic of a shard.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from repertory.actors.message import Command, Envelope, Event, Undecodable
+from repertory.actors.message import Command, Event
 
 _TimeMs = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 
@@ -76,6 +77,13 @@ class Revoke(Command, name="repertory.revoke"):
     made_at_ms: _TimeMs
 
 
+class RevokeAsk(Command, name="repertory.revoke-ask"):
+    """Dead-letter the ask of this key that has the same sender and ``about``, if it is in the stash.
+
+    A saga sends it for a step that it does not wait for any more. A saga that was started by that ask is cancelled.
+    """
+
+
 class StillOpen(Event, name="repertory.still-open"):
     """What ``client.answer`` and ``client.revoke`` return for an ask that has no answer yet.
 
@@ -100,7 +108,15 @@ class Revoked(Event, name="repertory.revoked"):
 #: The requests of clients, which name an ask by its id, and what only they are answered.
 OF_ASKS = (FetchAnswer, Revoke)
 ABOUT_ASKS: tuple[type[Event], ...] = (StillOpen, NotAsked, Revoked)
-CONTROL: tuple[type[Command], ...] = (RetryParked, DropParked, CancelTimer, RetryEffect, DropEffect, *OF_ASKS)
+CONTROL: tuple[type[Command], ...] = (
+    RetryParked,
+    DropParked,
+    CancelTimer,
+    RetryEffect,
+    DropEffect,
+    RevokeAsk,
+    *OF_ASKS,
+)
 
 
 def cancelled_timer(data: bytes) -> str | None:
@@ -109,8 +125,3 @@ def cancelled_timer(data: bytes) -> str | None:
         return msgspec.msgpack.decode(data, type=CancelTimer).timer
     except msgspec.DecodeError:
         return None
-
-
-def is_control(delivery: Envelope | Undecodable) -> bool:
-    """Return whether a delivery is a request to the shard itself."""
-    return isinstance(delivery, Envelope) and isinstance(delivery.message, CONTROL)

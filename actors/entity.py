@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,6 +17,7 @@ from repertory.actors.message import (
     ClockAhead,
     DefinitionError,
     Done,
+    Envelope,
     Event,
     IdConflict,
     Message,
@@ -24,6 +25,7 @@ from repertory.actors.message import (
     Rejection,
     Stopped,
     TooOld,
+    Undecodable,
     Undelivered,
 )
 from repertory.actors.query import QueryHandler
@@ -31,6 +33,8 @@ from repertory.actors.wire import MessageDecoder, by_wire_name, encode
 from repertory.supervision.traceback_text import message_of
 
 _RESERVED = frozenset({"replace"})
+#: The classes that others derive from.
+_BASES = frozenset({"Entity", "Saga"})
 
 #: What the runtime answers or writes by itself: every entity has these, and no application class can have their names.
 _RUNTIME_MESSAGES = (Done, Undelivered, IdConflict, ClockAhead, TooOld, Stopped)
@@ -44,6 +48,9 @@ class EntityMeta(MessageMeta):
 
     ``name`` in a class statement is the wire name and, in lower case with dashes, the name in the entity's topics.
     """
+
+    #: What makes a behaviour of a class: `Behaviour`, or that of sagas.
+    behaviour_type: type[Behaviour]
 
     @classmethod
     def _check_statement(
@@ -59,8 +66,8 @@ class EntityMeta(MessageMeta):
                 f"{made.__name__}: was={made.wire.was!r} would leave its topics behind, which have the entity's name; "
                 f"write class {made.__name__}(Entity, name={made.wire.was[0]!r})."
             )
-        if made.__bases__ == (Message,):
-            return  # Entity itself.
+        if made.__name__ in _BASES:
+            return
         # Classes that are defined in a function name each other by its local variables.
         _frames[made] = statement
         try:
@@ -90,12 +97,12 @@ def _check_names(class_name: str, bases: tuple[type, ...], namespace: Mapping[st
                     f"{class_name}.{name} is a handler of {base.__name__}, which is not an entity; a handler belongs "
                     "to one entity, so share plain functions."
                 )
-        if isinstance(base, EntityMeta) and base.__name__ != "Entity":
+        if isinstance(base, EntityMeta) and base.__name__ not in _BASES:
             raise DefinitionError(
                 f"{class_name} derives from the entity {base.__name__}; a handler belongs to one entity, so derive "
                 "from Entity and share plain functions."
             )
-    if class_name != "Entity" and (mine := _RESERVED & {*namespace, *namespace.get("__annotations__", {})}):
+    if class_name not in _BASES and (mine := _RESERVED & {*namespace, *namespace.get("__annotations__", {})}):
         name = min(mine)
         raise DefinitionError(f"{class_name}.{name} overrides Entity.{name}; choose another name.")
 
@@ -132,12 +139,11 @@ class Behaviour:
         self.handlers: dict[type[Message], Handler] = {}
         self.queries: dict[type[Message], Handler] = {}
         self.events: dict[type[Message], Handler] = {}
-        for handler in _handlers(entity):
-            self._add(handler)
+        self._declare(_handlers(entity))
         self.journaled = bool(self.events)
         self.stateful = any(NextState in handler.results for handler in self.handlers.values())
         self._check()
-        self.decoder = MessageDecoder([*self.taken, *CONTROL])
+        self.decoder = MessageDecoder(dict.fromkeys([*self.wire_types, *CONTROL]))
         self.journal = MessageDecoder([*self.events, Stopped])
         self.evolve = {event: handler.function for event, handler in self.events.items()}
         self.event_decode = {event: msgspec.msgpack.Decoder(event).decode for event in self.events}
@@ -156,6 +162,36 @@ class Behaviour:
     def taken(self) -> Mapping[type[Message], Handler]:
         """The handlers of all messages that it takes from its commands topic: commands, replies and queries."""
         return {**self.handlers, **self.queries}
+
+    @property
+    def wire_types(self) -> Collection[type[Message]]:
+        """The messages that are read from its commands topic, beside requests to the shard."""
+        return self.taken
+
+    #: The messages that never become dead letters: those that a saga waits for.
+    owed: Collection[type[Message]] = frozenset()
+    #: The messages that are handled when they are taken, before those of their key that are stashed.
+    urgent: Collection[type[Message]] = frozenset()
+    #: The kinds of results that are no events of its journal.
+    _answers: tuple[type[Message], ...] = (Answer, Rejection)
+    #: The requests that its shard carries out, and no handler.
+    control: tuple[type[Message], ...] = CONTROL
+
+    def _answering(self) -> Collection[Handler]:
+        """Return the handlers whose results may be answers."""
+        return self.taken.values()
+
+    def is_control(self, delivery: Envelope | Undecodable) -> bool:
+        """Return whether a delivery is a request to the shard itself."""
+        return isinstance(delivery, Envelope) and isinstance(delivery.message, self.control)
+
+    def answer(self, about: str, value: bytes, *, rejected: bool) -> Message | None:  # noqa: ARG002  a saga's
+        """Return the message for a record that answers what it has asked ``about``; None: it is decoded as it is."""
+        return None
+
+    def _declare(self, declared: Sequence[Handler]) -> None:
+        for handler in declared:
+            self._add(handler)
 
     def _add(self, handler: Handler) -> None:
         table = self.handlers
@@ -192,8 +228,8 @@ class Behaviour:
                     raise handler.refusal(
                         f"returns {result.__qualname__}, which no @event method of {name} takes; write one"
                     )
-        results = [result for handler in self.taken.values() for result in handler.results]
-        answers = [result for result in results if issubclass(result, Answer | Rejection)]
+        results = [result for handler in self._answering() for result in handler.results]
+        answers = [result for result in results if issubclass(result, self._answers)]
         for message_type in (*self.taken, *self.events, *answers, self.entity):
             if reason := flaw(message_type):  # Checked again: its annotations may have named classes defined later.
                 raise DefinitionError(f"{reason}.")
@@ -219,6 +255,8 @@ class Behaviour:
             ) from error
 
 
+EntityMeta.behaviour_type = Behaviour
+
 #: The behaviour of each class, and until it is known the frame whose names the annotations can use.
 _behaviours: dict[type, Behaviour] = {}
 _frames: dict[type, FrameType] = {}
@@ -226,14 +264,14 @@ _frames: dict[type, FrameType] = {}
 
 def behaviour(entity: type) -> Behaviour:
     """Return the behaviour of an entity class; DefinitionError, or NameError if an annotation cannot be read yet."""
-    if not issubclass(entity, Entity) or entity is Entity:
+    if not issubclass(entity, Entity) or entity.__name__ in _BASES:
         raise DefinitionError(f"{entity!r} is not an Entity class.")
     found = _behaviours.get(entity)
     if found is None:
         names = _frames[entity].f_locals
         for handler in _handlers(entity):
             handler.resolve(names)
-        found = _behaviours[entity] = Behaviour(entity)
+        found = _behaviours[entity] = type(entity).behaviour_type(entity)
         del _frames[entity]
     return found
 

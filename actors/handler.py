@@ -73,6 +73,8 @@ class Handler:
     takes: tuple[type[Message], ...] = ()
     shape = "(self, cmd) or (self, cmd, ctx)"
     parameters_max = 2
+    #: Whether its result answers who asked.
+    answers_asker = False
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -119,8 +121,13 @@ class Handler:
         self.takes_context = len(parameters) == limit == 2 and self._is_context(parameters[1].name, hints)
         if "return" not in hints:
             raise self.refusal("has no return annotation; add one, it is the handler's contract")
-        self.results, self.returns_tuple = self._results(hints["return"])
-        self.result_kinds = {self.owner if result is NextState else result: _kind_of(result) for result in self.results}
+        results, self.returns_tuple = self._results(hints["return"])
+        self.set_results(results)
+
+    def set_results(self, results: tuple[type, ...]) -> None:
+        """Note what it may return, and so what an ask of it can bring back."""
+        self.results = results
+        self.result_kinds = {self.owner if result is NextState else result: _kind_of(result) for result in results}
         replies = [Done if result in (NextState, type(None)) else result for result in self.results]
         self.replies = tuple(dict.fromkeys([*replies, Done] if self.returns_nothing else replies))
         self.answers = tuple(dict.fromkeys((*self.replies, Undelivered)))
@@ -233,6 +240,7 @@ class CommandHandler(DecidingHandler[E, C, R_co]):
 
     kind = "@command"
     takes = (Command,)
+    answers_asker = True
 
 
 class ReplyHandler(DecidingHandler[E, C, R_co]):

@@ -35,6 +35,8 @@ BECAUSE: Final = "because"
 #: Of a command that a source's relay appended, ``name/partition/offset/index`` of the foreign record; of a record that
 #: could not be relayed, without the index. It has no cause.
 SOURCE: Final = "source"
+#: Of an answer to the step of a saga: it says that nothing was applied.
+REJECTED: Final = "rejected"
 #: A command with one of these headers is an ask.
 ASKED: Final = frozenset({REPLY_TO, REPLY_KEY})
 
@@ -62,7 +64,7 @@ RETRY_OF: Final = "retry-of"
 RETRY_TO: Final = "retry-to"
 
 #: The headers that say where a command comes from: who asked, which operator retried it, which timer sent it.
-ORIGIN: Final = frozenset({REPLY_TO, REPLY_KEY, CORRELATION_ID, ABOUT, RETRY_TO, RETRY_OF, ASK_ID, TIMER})
+ORIGIN: Final = frozenset({REPLY_TO, REPLY_KEY, CORRELATION_ID, ABOUT, RETRY_TO, RETRY_OF, ASK_ID, TIMER, REJECTED})
 
 # At least once (``bridge.nontransactional``): the number of the owner that wrote a record, and the position of a
 # journal record within its turn, ``index/count``. The last record of a turn names the next command.

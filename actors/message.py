@@ -23,6 +23,9 @@ TYPE_FIELD = "type"
 
 #: Prefix of the wire names of the runtime's own messages; applications must not use it.
 RESERVED_PREFIX = "repertory."
+_RUNTIME_MODULES = frozenset(
+    {f"repertory.actors.{name}" for name in ("control", "saga.inner", "saga.messages", "saga.progress")}
+)
 
 #: Longest wire name: every record contains it.
 _NAME_CHARS_MAX = 200
@@ -89,7 +92,7 @@ class MessageMeta(msgspec.StructMeta):
         if options.get("array_like"):
             raise DefinitionError(f"{class_name}: a message is written as a map of its fields; drop array_like.")
         wire = _wire(class_name, class_name if name is None else name, version, was)
-        if (name or class_name).startswith(RESERVED_PREFIX) and namespace["__module__"] != "repertory.actors.control":
+        if (name or class_name).startswith(RESERVED_PREFIX) and namespace["__module__"] not in _RUNTIME_MODULES:
             raise DefinitionError(
                 f"{class_name}: names that begin with {RESERVED_PREFIX!r} are the runtime's own; choose another."
             )

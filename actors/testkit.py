@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from repertory.actors.collected import LaterItem, Perform, Publish, Reply, Tell
+from repertory.actors.collected import Collected, LaterItem, Perform, Reply
 from repertory.actors.context import Directory
 from repertory.actors.entity import Entity, resolved
 from repertory.actors.message import Command, Envelope, Event, Message, Query, Rejection, Sender
@@ -15,7 +15,7 @@ from repertory.actors.shard.config import Limits
 from repertory.actors.shard.decision import decide, decide_query
 from repertory.actors.shard.timers import Timers
 from repertory.actors.timer import FiredTimer
-from repertory.actors.wire import DecodeError, encode
+from repertory.actors.wire import DecodeError, MessageDecoder, encode
 
 E = TypeVar("E", bound=Entity)
 
@@ -29,7 +29,7 @@ class CommandOutcome(msgspec.Struct, Generic[E], frozen=True):
     events: Sequence[Message]
     reply: Message | None
     state: E
-    sent: Sequence[Tell | Publish | Reply]
+    sent: Sequence[Collected]
     stopped: bool
     later: Sequence[LaterItem] = ()
 
@@ -132,7 +132,7 @@ class TestKit(Generic[E]):
         reply = decision.reply
         for output in decision.outputs:
             if isinstance(output, Reply) and output.to == sender:
-                reply = output.value
+                reply = self._said(output)
         return CommandOutcome(
             tuple(decision.messages),
             reply,
@@ -141,6 +141,13 @@ class TestKit(Generic[E]):
             decision.stopped,
             tuple(decision.later),
         )
+
+    def _said(self, reply: Reply) -> Message:
+        """Return what a reply says; a saga's is encoded."""
+        if not isinstance(reply.value, bytes):
+            return reply.value
+        found: Message = MessageDecoder(self._behaviour.messages.values()).decode(reply.value)
+        return found
 
     def _restored(self, data: bytes) -> E:
         try:

@@ -99,6 +99,19 @@ class MessageDecoder:
             raise DecodeError(message_of(error), Unknown(written_name(data) or "")) from error
 
 
+def written_reason(data: bytes) -> str:
+    """Return what a rejection says, for people: its wire name and its ``reason``, or its fields."""
+    try:
+        raw = msgspec.msgpack.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "a value that cannot be read"
+    if not isinstance(raw, dict):
+        return "a value that is no message"
+    fields = {name: value for name, value in raw.items() if name != TYPE_FIELD}
+    said = fields.get("reason") or ", ".join(f"{name}={value!r:.100}" for name, value in fields.items())
+    return f"{raw.get(TYPE_FIELD)}: {said}"[:1_000] if said else str(raw.get(TYPE_FIELD))
+
+
 def written_name(data: bytes) -> str | None:
     """Return the wire name in the bytes of a message, whatever build wrote it; None if there is none."""
     try:

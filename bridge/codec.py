@@ -16,6 +16,7 @@ from repertory.actors.entity import Behaviour
 from repertory.actors.headers import ABOUT, CAUSE, CORRELATION_ID, REPLY_KEY, REPLY_TO, SEQ, VERSION, Header, Headers
 from repertory.actors.message import Envelope, Undecodable
 from repertory.actors.placement import key_of, partition_of, spread
+from repertory.actors.saga.inner import STEP_MARK
 from repertory.actors.shard.changelog import (
     CHANGELOG_INDEX,
     SHARD_KEY,
@@ -69,17 +70,26 @@ class Codec:
 
     def decode(self, record: Record) -> Envelope | Undecodable:
         """Decode a record of the commands topic; never raises."""
-        sender, about, retry, timer, value = None, "", None, None, record.value
+        sender, about, retry, timer, value, is_rejected = None, "", None, None, record.value, False
         try:
             if record.headers and (found := self._addresses.of(record)):
                 retry = self._addresses.retry(found, record.offset)
                 timer = self._addresses.timer(found)
                 sender, about = self._addresses.sender(found)
+                is_rejected = names.REJECTED in found
             if record.key is None:
                 raise DecodeError("a command needs a key: that of its entity")
             key = key_of(record.key)
             if value is None:
                 raise DecodeError("a command needs a value; this one is null")
+            if (
+                about
+                and sender is None
+                and (answer := self._behaviour.answer(about, value, rejected=is_rejected)) is not None
+            ):
+                return Envelope(
+                    record.offset, key, answer, value, record.headers, record.timestamp_ms, None, about, retry, timer
+                )
             if len(value) > self._input_bytes_max:
                 raise DecodeError(f"{len(value)} bytes, over input_bytes_max")
             message = self._decode_message(value)
@@ -184,6 +194,7 @@ class Codec:
             headers = (cause, because, (names.EFFECT, fired.effect.encode()))
             if fired.about:
                 headers = (*headers, (ABOUT, fired.about.encode()))
+            headers = (*headers, *_rejected(fired.about, rejected=fired.rejected))
         topic = self.commands if fired.entity is None else topics.commands_topic(self._system, fired.entity)
         key = fired.key.encode()
         if not fired.refused:
@@ -204,7 +215,7 @@ class Codec:
             position = f"{self._behaviour.name}/{partition}/{seq if output.seq < 0 else output.seq}"
             headers = (*headers, (names.POSITION, position.encode()))
             return Output(to.topic, to.partition or 0, to.correlation_id.encode(), output.data, headers)
-        key = to.key.encode()
+        key, headers = to.key.encode(), (*headers, *_rejected(to.about, rejected=output.rejected))
         return Output(to.topic, self._placed(to.topic, key), key, output.data, headers)
 
     def _dead_letter(self, output: DeadLettered, partition: int, cause: Header) -> Output:
@@ -237,6 +248,11 @@ class Codec:
     def _placed(self, topic: str, key: bytes, place: Callable[[bytes, int], int] = partition_of) -> int:
         count = self._partition_count(topic)
         return 0 if count is None else place(key, count)  # The log refuses what is for a topic that is gone.
+
+
+def _rejected(about: str, *, rejected: bool) -> Headers:
+    """Return the header of an answer to a saga's step: whatever build reads it knows that nothing was applied."""
+    return ((names.REJECTED, b"1"),) if rejected and about.startswith(STEP_MARK) else ()
 
 
 def first_fired(result: TurnResult) -> int:

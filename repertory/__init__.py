@@ -37,6 +37,10 @@ from repertory.actors.message import (
 )
 from repertory.actors.placement import partition_of
 from repertory.actors.query import QueryHandler, query
+from repertory.actors.saga.context import SagaContext
+from repertory.actors.saga.messages import AlreadyBegun, Cancelled, NoSuchSaga, TimedOut, TooLate
+from repertory.actors.saga.saga import Saga, run, signal
+from repertory.actors.saga.step import PIVOT, NonDeterministic, SagaRefused
 from repertory.actors.source import DecodeRecord, Route, SourceRecord, route
 from repertory.supervision.directive import Directive
 from repertory.supervision.policy import Policy, restart
@@ -120,13 +124,16 @@ _LAZY = {
 }
 
 __all__ = [
+    "PIVOT",
     "ActorSystem",
+    "AlreadyBegun",
     "Answer",
     "AskId",
     "AskResult",
     "AsyncClient",
     "Backoff",
     "Cancel",
+    "Cancelled",
     "Client",
     "ClientClosed",
     "ClockAhead",
@@ -151,8 +158,10 @@ __all__ = [
     "LogUnavailable",
     "LogUnusable",
     "Message",
+    "NoSuchSaga",
     "NodeHandle",
     "NodeReport",
+    "NonDeterministic",
     "NotAsked",
     "NotSettled",
     "OpenEffect",
@@ -177,6 +186,9 @@ __all__ = [
     "Revoked",
     "Route",
     "Running",
+    "Saga",
+    "SagaContext",
+    "SagaRefused",
     "Schedule",
     "Sender",
     "Settings",
@@ -191,6 +203,8 @@ __all__ = [
     "TargetError",
     "Tell",
     "TestKit",
+    "TimedOut",
+    "TooLate",
     "TopicMismatch",
     "Undelivered",
     "View",
@@ -207,6 +221,8 @@ __all__ = [
     "reply",
     "restart",
     "route",
+    "run",
+    "signal",
     "upcast",
 ]
 

@@ -13,7 +13,7 @@ from repertory.actors.shard.crash_guard import CrashGuard
 from repertory.actors.shard.decision import Decision, decide
 from repertory.actors.shard.effects import Effects
 from repertory.actors.shard.entities import Entities
-from repertory.actors.shard.failure import Fate, judged
+from repertory.actors.shard.failure import Fate, Quarantined, judged
 from repertory.actors.shard.mailbox import Delivery
 from repertory.actors.shard.outputs import outputs_of
 from repertory.actors.shard.placed import is_misplaced
@@ -111,7 +111,10 @@ class CommandRunner:
         self, envelope: Envelope, stashed: StashedRecord | None, now_ms: int, turn: Turn, *, is_quarantined: bool
     ) -> None:
         """Judge a command that is not handled: it is quarantined, or its outputs are refused."""
-        if is_quarantined:
+        if is_quarantined and type(envelope.message) in self._config.behaviour.owed:
+            deaths = f"{self._guard.deaths} processes in a row died while they handled it"
+            self._failed(envelope, stashed, Quarantined(deaths), now_ms, turn)
+        elif is_quarantined:
             turn.quarantine(envelope, self._where(envelope), self._guard.deaths, is_stashed=stashed is not None)
         else:
             turn.refused.append(envelope.offset)
@@ -152,8 +155,9 @@ class CommandRunner:
                 if fate is Fate.RESTARTED:
                     budget.restarted(envelope.key, failed.restarts_ms)
                 # Decoded again: the next attempt must not see changes that the handler made to the command's lists.
-                message = self._config.behaviour.decoder.decode(envelope.value)
-                again = msgspec.structs.replace(envelope, message=message)
+                behaviour, again = self._config.behaviour, envelope
+                if type(envelope.message) in behaviour.wire_types:
+                    again = msgspec.structs.replace(envelope, message=behaviour.decoder.decode(envelope.value))
                 turn.keep(Stashed(again, failed.stashed(envelope, now_ms)), known=stashed is not None)
         turn.incidents.append(failed.incident(fate, stashed))
 

@@ -20,9 +20,9 @@ from repertory.actors.control import (
     RetryEffect,
     RetryParked,
     Revoke,
+    RevokeAsk,
     Revoked,
     StillOpen,
-    is_control,
 )
 from repertory.actors.message import Done, Envelope, RetryRequest, TooOld, Undelivered
 from repertory.actors.shard.answers import AnswerTable
@@ -59,7 +59,7 @@ class ControlRunner:
         self._obeyed.discard(control.offset)
         if isinstance(control.message, OF_ASKS):
             self._tell(control, control.message, turn)
-        elif control.sender is not None:
+        elif control.sender is not None and not isinstance(control.message, RevokeAsk):
             turn.answer(Replied(control.sender, _DONE, control.offset, 0))
 
     def obey(self, deliveries: Iterable[Delivery], turn: Turn, anchor: int) -> None:
@@ -89,6 +89,8 @@ class ControlRunner:
                 turn.cancel(control.key, timer)
             case RetryEffect(offset=offset, index=index):
                 self._effects.retry(effect_key(offset, index), control.key, turn)
+            case RevokeAsk():
+                self.revoke_ask(control, turn)
             case DropEffect(offset=offset, index=index, reason=reason):
                 self._effects.drop(effect_key(offset, index), control.key, reason, turn)
 
@@ -128,8 +130,36 @@ class ControlRunner:
         If it had parked its key, the commands behind it run with a new restart budget, as after an operator's drop.
         """
         known = self._asks.find(key, revoke.id, revoke.made_at_ms)
-        if not isinstance(known, AnswerRecord) or (stashed := self._stashed(key, known)) is None:
+        if isinstance(known, AnswerRecord) and (stashed := self._stashed(key, known)) is not None:
+            self._drop(key, stashed, turn)
+
+    def revoke_ask(self, revoke: Envelope, turn: Turn) -> bool:
+        """Dead-letter the ask of an entity that is stashed, and answer it; return whether there was one."""
+        if (asker := revoke.sender) is None:
+            return False
+        address = asker.topic, asker.key, asker.about
+        for stashed in self._stash.queue(revoke.key):
+            sender = stashed.envelope.sender
+            if sender is not None and (sender.topic, sender.key, sender.about) == address:
+                self._drop(revoke.key, stashed, turn)
+                return True
+        return False
+
+    def unpark(self, key: str, turn: Turn) -> None:
+        """Have the parked command of a key tried again: what made it fail does not run any more."""
+        first = next(iter(self._stash.queue(key)), None)
+        if first is None or not first.record.parked:
             return
+        self._budget.renew(key)
+        envelope = first.envelope
+        record = StashedRecord(
+            key=key, value=envelope.value, headers=envelope.headers, timestamp_ms=envelope.timestamp_ms,
+            retry=envelope.retry,
+        )  # fmt: skip
+        self._stash.replace_first(Stashed(envelope, record))
+        turn.wrote(envelope, record)
+
+    def _drop(self, key: str, stashed: Stashed, turn: Turn) -> None:
         failed = stashed.record
         if failed.parked:
             self._budget.renew(key)
@@ -170,7 +200,7 @@ class ControlRunner:
 
 
 def _may_make_room(delivery: Envelope) -> bool:
-    return is_control(delivery) and not isinstance(delivery.message, CancelTimer | RetryEffect | DropEffect)
+    return isinstance(delivery.message, RetryParked | DropParked | Revoke | RevokeAsk)
 
 
 def _request(control: Envelope) -> RetryRequest:

@@ -6,21 +6,18 @@ is used, so the live fold and every replay see the same values (0.1-0.2 µs for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from typing import NoReturn
 
 import msgspec
 
-from repertory.actors.collected import Cancel, LaterItem, Perform, Publish, Reply, Schedule, Tell
-from repertory.actors.context import Context, ContractViolation, Directory, OutputTooLarge
+from repertory.actors.collected import Cancel, Collected, LaterItem, Perform, Schedule, Send, Tell
+from repertory.actors.context import Context, ContractViolation, Directory
 from repertory.actors.entity import Behaviour, Entity
 from repertory.actors.handler import Handler, NextState, ResultKind
 from repertory.actors.message import Done, Envelope, Message, Stopped
-from repertory.actors.wire import DEPTH_MAX, DecodeError, check_depth, encode
-
-#: Bytes of a record beside its message: key (255), headers (under 700), the fields of a state record.
-RECORD_OVERHEAD_BYTES = 1_024
+from repertory.actors.outgoing import check_encoding, check_size, encoded, sendable
+from repertory.actors.wire import DEPTH_MAX, encode
 
 #: A member of an Enum takes as long to look up as a function to call.
 _EVENT, _REJECTION, _STATE = ResultKind.EVENT, ResultKind.REJECTION, ResultKind.STATE
@@ -40,7 +37,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     messages: Sequence[Message] = ()
     reply: Message | None = None
     reply_data: bytes = b""
-    outputs: Sequence[Tell | Publish | Reply] = ()
+    outputs: Sequence[Collected] = ()
     sent: Sequence[bytes] = ()
     rejected: bool = False
     stopped: bool = False
@@ -68,7 +65,7 @@ def decide(
     handler = behaviour.handlers[type(envelope.message)]
     context: Context | None = None
     if handler.takes_context:
-        context = Context(behaviour, handler, envelope, directory, cause, attempt)
+        context = Context(behaviour, handler, envelope, directory, cause, attempt, bytes_max)
         result = handler.function(state, envelope.message, context)
     else:
         result = handler.function(state, envelope.message)
@@ -83,13 +80,13 @@ def decide(
     elif kind is None:
         messages = _checked(handler, result)
     elif kind is _REJECTION:
-        reply = result if envelope.sender is not None and handler.kind == "@command" else None
+        reply = result if envelope.sender is not None and handler.answers_asker else None
         reply_data = b"" if reply is None else sendable(reply, bytes_max)
         return Decision(state, data, reply=reply, reply_data=reply_data, rejected=True, rejection=result)
     elif kind is _STATE:
         after, after_data = _survived(behaviour, result, bytes_max)
     for message in messages:
-        event_data = _encoded(message, bytes_max)
+        event_data = encoded(message, bytes_max)
         events.append(event_data)
         event = behaviour.event_decode[type(message)](event_data)
         after, after_data = evolve(behaviour, after, event, bytes_max)
@@ -128,7 +125,7 @@ def decide_query(
     """
     handler = behaviour.queries[type(envelope.message)]
     if handler.takes_context:  # No query does; a hook before it does (``bridge.hooked``).
-        context = Context(behaviour, handler, envelope, directory, cause, attempt)
+        context = Context(behaviour, handler, envelope, directory, cause, attempt, bytes_max)
         result = handler.function(state, envelope.message, context)
     else:
         result = handler.function(state, envelope.message)
@@ -162,7 +159,7 @@ def evolve(behaviour: Behaviour, state: Entity, event: Message, bytes_max: int) 
 def _survived(behaviour: Behaviour, state: Entity, bytes_max: int) -> tuple[Entity, bytes]:
     data = encode(state)
     if len(data) > DEPTH_MAX:
-        _check_encoding(state, data, bytes_max)
+        check_encoding(state, data, bytes_max)
     try:
         restored = behaviour.state_decode(data)
     except msgspec.DecodeError as error:
@@ -170,39 +167,15 @@ def _survived(behaviour: Behaviour, state: Entity, bytes_max: int) -> tuple[Enti
             f"the new state of {behaviour.entity.__name__} could not be restored: {error}"
         ) from error
     if behaviour.has_mutable_fields:
-        data = _encoded(restored, bytes_max)
+        data = encoded(restored, bytes_max)
     return restored, data
 
 
-def _encoded(message: Message, bytes_max: int) -> bytes:
-    """Return an encoded message that fits into a record and does not nest too deep for a decoder."""
-    data = encode(message)
-    if len(data) > DEPTH_MAX:  # Most messages are shorter, and so neither too large nor too deep.
-        _check_encoding(message, data, bytes_max)
-    return data
-
-
-def _check_encoding(message: Message, data: bytes, bytes_max: int) -> None:
-    _check_size(type(message).__name__, len(data), bytes_max)
-    try:
-        check_depth(data)
-    except DecodeError as error:
-        raise ContractViolation(f"{type(message).__name__} is {error}") from error
-
-
-def _check_size(what: str, size_bytes: int, bytes_max: int) -> None:
-    if size_bytes > bytes_max - RECORD_OVERHEAD_BYTES:
-        raise OutputTooLarge(
-            f"{what} takes {size_bytes} bytes; output_bytes_max is {bytes_max}, of which "
-            f"{RECORD_OVERHEAD_BYTES} are for key and headers"
-        )
-
-
-def _sent(output: Tell | Publish | Reply, bytes_max: int) -> bytes:
-    """Return the encoded value of a collected output. Published bytes are only checked for their size."""
-    value = output.message if isinstance(output, Tell) else output.value
+def _sent(output: Collected, bytes_max: int) -> bytes:
+    """Return the encoded value of a collected output. Bytes are only checked for their size."""
+    value = output.message if isinstance(output, Tell | Send) else output.value
     if isinstance(value, bytes):
-        _check_size("the published value", len(value), bytes_max)
+        check_size("the published value", len(value), bytes_max)
         return value
     return sendable(value, bytes_max)
 
@@ -219,29 +192,14 @@ def _sent_later(item: LaterItem, bytes_max: int) -> bytes:
         case Cancel():
             return b""
         case Perform(_, request):
-            return sendable(request, bytes_max)
+            return request if isinstance(request, bytes) else sendable(request, bytes_max)
         case Schedule() | Tell():
             return sendable(item.message, bytes_max)
 
 
-def sendable(message: Message, bytes_max: int) -> bytes:
-    """Return an encoded message that its receiver can decode: otherwise an asker would wait for ever."""
-    data = _encoded(message, bytes_max)
-    try:
-        _decoder(type(message))(data)
-    except msgspec.DecodeError as error:
-        raise ContractViolation(f"{type(message).__name__} could not be decoded by its receiver: {error}") from error
-    return data
-
-
-@cache
-def _decoder(message_type: type[Message]) -> Callable[[bytes], Message]:
-    return msgspec.msgpack.Decoder(message_type).decode
-
-
 def _answers(handler: Handler, result: object, context: Context | None) -> bool:
     """Return whether the handler's result is the answer to an asker."""
-    return handler.kind == "@command" and (context is None or not (context.replied or context.keeps_sender(result)))
+    return handler.answers_asker and (context is None or not (context.replied or context.keeps_sender(result)))
 
 
 def _checked(handler: Handler, result: object) -> Sequence[Message]:

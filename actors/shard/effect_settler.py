@@ -15,10 +15,10 @@ import msgspec
 
 from repertory.actors.context import ContractViolation
 from repertory.actors.effect import Effect, registered
-from repertory.actors.message import Message, Undelivered
+from repertory.actors.message import Done, Message, Rejection, Undelivered
+from repertory.actors.outgoing import sendable
 from repertory.actors.shard.changelog import NOT_IN_BUILD, ChangelogEntry, EffectRecord
 from repertory.actors.shard.config import ShardConfig
-from repertory.actors.shard.decision import sendable
 from repertory.actors.shard.effect_builds import lacking
 from repertory.actors.shard.effects import EffectOutcome, Effects
 from repertory.actors.shard.turn import REASON_CHARS_MAX, Turn
@@ -84,7 +84,7 @@ class EffectSettler:
             return
         failed = f" (it failed: {record.error}: {record.reason})" if record.error else ""
         answer = Undelivered(reason=f"Dropped: {reason}{failed}"[:REASON_CHARS_MAX])
-        self._answer(place, record, encode(answer), turn)
+        self._answer(place, record, encode(answer), turn, rejected=True)
 
     def died(self, deaths: Iterable[EffectDeath]) -> tuple[list[ChangelogEntry], list[Incident]]:
         """Count the deaths of processes in which effects ran; return the changes, and incidents for the operator.
@@ -118,7 +118,10 @@ class EffectSettler:
             failure = outcome.error, outcome.reason, outcome.traceback
             self._failed(effect, outcome.place, record, failure, now_ms, turn)
         elif outcome.result is None and type(None) in effect.signature.results:
-            turn.changelog.append(self._effects.forget(outcome.place))
+            if self._config.behaviour.owed:  # A saga, which waits for it.
+                self._answer(outcome.place, record, encode(Done()), turn)
+            else:
+                turn.changelog.append(self._effects.forget(outcome.place))
         else:
             try:
                 data = self._encoded(effect, outcome.result)
@@ -129,7 +132,7 @@ class EffectSettler:
                 failure = found.error_type, found.message, found.traceback
                 self._failed(effect, outcome.place, record, failure, now_ms, turn)
             else:
-                self._answer(outcome.place, record, data, turn)
+                self._answer(outcome.place, record, data, turn, rejected=isinstance(outcome.result, Rejection))
 
     def _encoded(self, effect: Effect[Any, Any], result: object) -> bytes:
         if (flaw := effect.flaw_of_result(result)) is not None:
@@ -137,10 +140,11 @@ class EffectSettler:
         assert isinstance(result, Message)
         return sendable(result, self._config.limits.output_bytes_max)
 
-    def _answer(self, place: str, record: EffectRecord, data: bytes, turn: Turn) -> None:
+    def _answer(self, place: str, record: EffectRecord, data: bytes, turn: Turn, *, rejected: bool = False) -> None:
         result = Fired(
-            None, record.key, data, record.offset, record.index, place, effect=record.effect, about=record.about
-        )
+            None, record.key, data, record.offset, record.index, place, effect=record.effect, about=record.about,
+            rejected=rejected,
+        )  # fmt: skip
         turn.bring(result, self._effects.forget(place), str(self._config.id))
 
     def _failed(

@@ -25,6 +25,13 @@ class Fate(enum.Enum):
     RESTARTED = "restarted"
 
 
+class Quarantined(Exception):
+    """What a saga waits for kills each process that handles it. Its key is parked.
+
+    Nothing raises it: it is the name of the failure. Any other command is dead-lettered then.
+    """
+
+
 class FailedCommand(msgspec.Struct, frozen=True):
     """A failure and its fate. ``restarts_ms`` (epoch) are the key's restarts, with this one if it is restarted."""
 
@@ -85,6 +92,9 @@ def judged(
     judgement = judge(config.policy, restarts, type(error), now_ms / 1000, draw, attempt=attempt)
     restarts_ms = tuple(round(at_s * 1000) for at_s in judgement.restarts)
     fate = _fate(judgement, answers=envelope.sender is not None and config.policy.asked == "answer")
+    is_owed = type(envelope.message) in config.behaviour.owed
+    if is_owed and (fate is Fate.DEAD_LETTERED or issubclass(type(error), Quarantined)):
+        fate = Fate.PARKED
     handler = config.behaviour.handlers[type(envelope.message)]
     doing = f"{handler.kind} {handler.owner.__name__}.{handler.name} handled it"
     return FailedCommand(Failure.of(error, where, doing), fate, attempt, judgement.delay_s, restarts_ms)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from repertory.actors.control import is_control
+from repertory.actors.control import RevokeAsk
 from repertory.actors.message import Envelope, Undecodable
 from repertory.actors.shard.command_runner import CommandRunner
 from repertory.actors.shard.config import ShardConfig
@@ -76,7 +76,7 @@ class Intake:
             elif isinstance(delivery, Undecodable):
                 turn.dead_letter(delivery, delivery.error, delivery.reason, traceback=delivery.traceback)
             elif stash.size and delivery.key in stash:
-                self._keep(delivery, turn)
+                self._behind(delivery, now_ms, turn)
             else:
                 runner.run(delivery, None, now_ms, turn)
                 if runner.failure is not None:
@@ -94,7 +94,10 @@ class Intake:
     def can_take(self, turn: Turn) -> bool:
         """Return whether the first delivery can be taken; if not, carry out the requests to the shard behind it."""
         delivery = self._mailbox.deliveries[0]
-        if self._config.limits.dead_letter_overflow or is_control(delivery) or self._runner.has_room(delivery):
+        behaviour, overflows = self._config.behaviour, self._config.limits.dead_letter_overflow
+        if isinstance(delivery, Envelope) and type(delivery.message) in behaviour.owed:
+            overflows = False
+        if overflows or behaviour.is_control(delivery) or self._runner.has_room(delivery):
             return True
         self._controls.obey(self._mailbox, turn, max(self.next - 1, 0))
         self._runner.stalled = None
@@ -117,12 +120,27 @@ class Intake:
         if not self._queries.take(delivery, turn):
             self._controls.take(delivery, turn)
 
-    def _keep(self, delivery: Envelope, turn: Turn) -> None:
-        if self._runner.has_room(delivery):
+    def _behind(self, delivery: Envelope, now_ms: int, turn: Turn) -> None:
+        """Stash a command whose key has stashed ones, unless it is handled before them."""
+        if type(delivery.message) in self._config.behaviour.urgent:
+            self._act(delivery, now_ms, turn)
+        elif self._runner.has_room(delivery):
             turn.join(delivery)
         else:
             turn.overflowed += 1
             self._runner.overflow(delivery, 1, turn)
+
+    def _act(self, delivery: Envelope, now_ms: int, turn: Turn) -> None:
+        """Handle a command that does not wait behind those of its key, which are tried again if it changes something.
+
+        A request to cancel a saga would wait for ever behind the answer that its code cannot take.
+        """
+        if isinstance(delivery.message, RevokeAsk) and self._controls.revoke_ask(delivery, turn):
+            return
+        applied = turn.counts.applied
+        self._runner.run(delivery, None, now_ms, turn)
+        if turn.counts.applied > applied:
+            self._controls.unpark(delivery.key, turn)
 
 
 def _is_over(delivery: Delivery, turn: Turn) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from repertory.actors.collected import Publish, Reply, Tell
+from repertory.actors.collected import Publish, Reply, Send, Tell
 from repertory.actors.entity import resolved
-from repertory.actors.message import Envelope
+from repertory.actors.message import Envelope, Rejection
 from repertory.actors.shard.decision import Decision
 from repertory.actors.shard.turn_result import Published, Replied, Told, TurnOutput
 
@@ -22,10 +22,12 @@ def outputs_of(envelope: Envelope, decision: Decision, seq: int = -1) -> Iterato
             case Tell(handler, key, _, asked, about):
                 name = resolved(handler.owner).name
                 yield Told(name, key, data, offset, index, envelope.key if asked else None, about)
+            case Send(name, key, _, about, asked):
+                yield Told(name, key, data, offset, index, envelope.key if asked else None, about)
             case Publish(topic, _, key):
                 yield Published(topic, key, data, offset, index)
-            case Reply(to, _):
-                yield Replied(to, data, offset, index, seq)
+            case Reply(to, value, rejected):
+                yield Replied(to, data, offset, index, seq, rejected=rejected or isinstance(value, Rejection))
         index += 1
     if decision.reply is not None and envelope.sender is not None:
-        yield Replied(envelope.sender, decision.reply_data, offset, index, seq)
+        yield Replied(envelope.sender, decision.reply_data, offset, index, seq, rejected=decision.rejected)

@@ -15,7 +15,6 @@ from types import MappingProxyType
 
 import msgspec
 
-from repertory.actors.control import is_control
 from repertory.actors.message import Envelope
 from repertory.actors.shard.cells import Cells
 from repertory.actors.shard.changelog import ChangelogEntry, ShardRecord
@@ -97,7 +96,7 @@ class Shard:
         """Put deliveries into the mailbox."""
         deliveries = tuple(deliveries)
         self.mailbox.offer(deliveries)
-        if self._runner.stalled and any(map(is_control, deliveries)):
+        if self._runner.stalled and any(map(self.config.behaviour.is_control, deliveries)):
             self._runner.stalled = None  # A request to the shard may make room.
 
     def ready(self, now_ms: int) -> bool:

@@ -110,7 +110,7 @@ class Turn:
         self.bytes += len(delivery.value or b"") + len(traceback)
         if delivery.sender is not None:
             answer = encode(Undelivered(reason=f"{error}: {reason}"))
-            self.outputs.append(Replied(delivery.sender, answer, delivery.offset, 1))
+            self.outputs.append(Replied(delivery.sender, answer, delivery.offset, 1, rejected=True))
             if (own := key_in(delivery)) is not None:
                 self.asked.decide(own, delivery.sender, answer, -1, delivery.offset, delivery)
         if delivery.retry is not None:

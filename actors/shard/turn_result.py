@@ -52,7 +52,8 @@ class Published(msgspec.Struct, frozen=True, gc=False):
 class Replied(msgspec.Struct, frozen=True, gc=False):
     """An answer to an asker. ``seq``: of the journal after its command; -1: that of the turn's shard record.
 
-    ``again``: the answer was given before, to another command with the same id.
+    ``again``: the answer was given before, to another command with the same id. ``rejected``: it says that nothing was
+    applied.
     """
 
     to: Sender
@@ -61,6 +62,7 @@ class Replied(msgspec.Struct, frozen=True, gc=False):
     index: int
     seq: int = -1
     again: bool = False
+    rejected: bool = False
 
 
 class DeadLettered(msgspec.Struct, frozen=True, gc=False):
@@ -96,6 +98,7 @@ class Fired(msgspec.Struct, frozen=True, gc=False):
     refused: str = ""
     effect: str = ""
     about: str = ""
+    rejected: bool = False
 
 
 TurnOutput = Journaled | Told | Published | Replied | DeadLettered

@@ -30,7 +30,8 @@ from repertory.bridge.log.port import Backend
 from repertory.bridge.log.record import Output
 from repertory.bridge.system.appends import AppendThread
 from repertory.bridge.system.ask import Ask, AskTerms, Doubt, answers_of, terms_of
-from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
+from repertory.bridge.system.definition import SystemDefinition
+from repertory.bridge.system.hosting import EntityDefinition
 from repertory.bridge.system.log_time import LogTime
 from repertory.bridge.system.replies import FollowedReplies, PolledReplies
 

@@ -30,7 +30,8 @@ from repertory.bridge.log.record import Record
 from repertory.bridge.nontransactional import CountingJournal
 from repertory.bridge.silence import silenced
 from repertory.bridge.sources.position import SKIPPED
-from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
+from repertory.bridge.system.definition import SystemDefinition
+from repertory.bridge.system.hosting import EntityDefinition
 from repertory.supervision.traceback_text import message_of
 
 K = TypeVar("K")

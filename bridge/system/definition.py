@@ -7,9 +7,7 @@ import re
 from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from typing import Self
 
-import msgspec
-
-from repertory.actors.context import Directory, OutputRefused, OutputTooLarge
+from repertory.actors.context import Directory
 from repertory.actors.entity import Behaviour, Entity, resolved
 from repertory.actors.evolution import History
 from repertory.actors.shard.config import Limits
@@ -27,25 +25,18 @@ from repertory.bridge.region import ShardRegion
 from repertory.bridge.schemas import Catalogue, Schema, announce, schemas_of
 from repertory.bridge.sources.definition import EARLIEST, SourceDefinition, checked_source
 from repertory.bridge.system.configuration import configuration
+from repertory.bridge.system.hosting import EntityDefinition, check_sagas, with_defaults
 from repertory.bridge.system.projected import OnError, Projectable, Projections, Retry
 from repertory.bridge.system.publishes import PARTITIONS_MAX, Publishes, checked_publishes, prepare_published
 from repertory.bridge.system.settings import Settings
 from repertory.bridge.system.sourcing import prepare_sources
-from repertory.supervision import Backoff, Directive, Policy, Strategy, Tree, restart
+from repertory.supervision import Backoff, Policy, Strategy, Tree, restart
 
 #: Kafka allows 249 characters for a topic name: the longest suffix takes 13, and the entity's name needs room too.
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _NAME_CHARS_MAX = 100
 
 DEFAULTS = Settings()
-
-
-class EntityDefinition(msgspec.Struct, frozen=True):
-    """One entity class as a system hosts it."""
-
-    behaviour: Behaviour
-    partitions: int
-    policy: Policy
 
 
 class _PartitionCounts:
@@ -134,14 +125,7 @@ class SystemDefinition:
             raise ValueError(
                 f"{entity.__name__}: partitions must be a number from 1 to {PARTITIONS_MAX}, not {partitions!r}"
             )
-        policy = supervise or restart()
-        # What is too large or refused is so again on a retry: by default its command is dead-lettered at once.
-        rules: dict[type[BaseException], Directive] = {
-            OutputTooLarge: Directive.RESUME,
-            OutputRefused: Directive.RESUME,
-            **policy.on,
-        }
-        policy = msgspec.structs.replace(policy, on=rules)
+        policy = with_defaults(supervise or restart())
         self._check_wire_names(behaviour)
         self._hosted[entity] = EntityDefinition(behaviour, partitions, policy)
 
@@ -277,6 +261,7 @@ class SystemDefinition:
         """Raise ValueError if no entity is hosted, DefinitionError if upcasters leave out a version of a message."""
         if not self._hosted:
             raise ValueError(f"the system {self.name} hosts no entity; call system.host(…) first")
+        check_sagas(self.name, self._hosted.values(), self.settings.delivery)
         for hosted in self._hosted.values():
             History([*hosted.behaviour.messages.values(), hosted.behaviour.entity]).check()
 

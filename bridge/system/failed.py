@@ -29,7 +29,8 @@ from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record
 from repertory.bridge.system.committed import Skip, stashed_commands
-from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
+from repertory.bridge.system.definition import SystemDefinition
+from repertory.bridge.system.hosting import EntityDefinition
 
 #: A number in a header. The length is limited because Python refuses to parse thousands of digits.
 _NUMBER = re.compile("[0-9]{1,18}", re.ASCII)

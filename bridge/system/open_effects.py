@@ -14,7 +14,8 @@ from repertory.bridge import changelog_codec as wire
 from repertory.bridge.log.port import Reader
 from repertory.bridge.log.record import Record
 from repertory.bridge.system.committed import Skip, kept_records
-from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
+from repertory.bridge.system.definition import SystemDefinition
+from repertory.bridge.system.hosting import EntityDefinition
 
 
 class OpenEffect(msgspec.Struct, frozen=True):

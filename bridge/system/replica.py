@@ -25,7 +25,8 @@ from repertory.bridge.log.record import Record
 from repertory.bridge.nontransactional import epoch_of, turn_of
 from repertory.bridge.silence import silenced
 from repertory.bridge.system.committed import journal
-from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
+from repertory.bridge.system.definition import SystemDefinition
+from repertory.bridge.system.hosting import EntityDefinition
 from repertory.supervision.traceback_text import message_of
 
 T = TypeVar("T")

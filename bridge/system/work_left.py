@@ -10,7 +10,8 @@ from repertory.bridge.assigned_shard import ShardPhase
 from repertory.bridge.log.port import Reader
 from repertory.bridge.region import ShardRegion
 from repertory.bridge.system.committed import stashed_commands
-from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
+from repertory.bridge.system.definition import SystemDefinition
+from repertory.bridge.system.hosting import EntityDefinition
 from repertory.bridge.system.open_effects import effects_on
 from repertory.bridge.system.open_timers import owed_records
 

@@ -11,7 +11,8 @@ from msgspec import inspect
 from repertory.actors.entity import Entity
 from repertory.actors.handler import Handler
 from repertory.actors.message import Message, Rejection
-from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
+from repertory.bridge.system.definition import SystemDefinition
+from repertory.bridge.system.hosting import EntityDefinition
 from repertory.gateway.asking import is_query
 
 _KINDS: Final = ("@command", "@query")

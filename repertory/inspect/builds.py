@@ -28,7 +28,8 @@ from repertory.bridge.log.record import Record
 from repertory.bridge.schemas import Kind, Schema
 from repertory.bridge.silence import silenced
 from repertory.bridge.system.committed import journal, shard_record
-from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
+from repertory.bridge.system.definition import SystemDefinition
+from repertory.bridge.system.hosting import EntityDefinition
 from repertory.supervision.traceback_text import message_of
 
 #: What happens to a shard of this build that meets such a record.

@@ -13,7 +13,8 @@ from repertory.bridge.journal import Inconsistent
 from repertory.bridge.log.errors import TopicMismatch
 from repertory.bridge.log.port import Reader
 from repertory.bridge.system.committed import current_record, stashed_commands
-from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
+from repertory.bridge.system.definition import SystemDefinition
+from repertory.bridge.system.hosting import EntityDefinition
 from repertory.bridge.system.open_effects import effects_on
 from repertory.bridge.system.open_timers import owed_records
 

@@ -23,7 +23,8 @@ from repertory.projections.statements import shape_of
 from repertory.projections.store import SqlProgress
 
 if TYPE_CHECKING:
-    from repertory.bridge.system.definition import EntityDefinition, SystemDefinition
+    from repertory.bridge.system.definition import SystemDefinition
+    from repertory.bridge.system.hosting import EntityDefinition
     from repertory.projections.projector import InlineProjector
     from repertory.projections.waiting import SqlWaiting
 

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from repertory.actors.control import is_control
 from repertory.actors.headers import BECAUSE, CAUSE, EPOCH, ERROR_TYPE
 from repertory.actors.message import Stopped
 from repertory.actors.shard.changelog import CHANGELOG_INDEX, SHARD_KEY, StashedRecord
@@ -184,7 +183,7 @@ class Scan:
         An operator may give a key a fresh budget. If the calendar jumps, it is unknown which restarts have expired.
         """
         deliveries = [hosted.codec.decode(record) for record in self._topics[place]]
-        operated = {delivery.key for delivery in deliveries if is_control(delivery)}
+        operated = {delivery.key for delivery in deliveries if hosted.behaviour.is_control(delivery)}
         spent: dict[bytes, tuple[int, ...]] = defaultdict(tuple)
         for record in self._topics[hosted.codec.state, place.partition]:
             key = record.key or b""

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from repertory.actors.collected import Publish, Reply, Tell
+from repertory.actors.collected import Publish, Reply, Send, Tell
 from repertory.actors.context import Directory, OutputRefused
-from repertory.actors.control import RetryParked, is_control
+from repertory.actors.control import RetryParked
 from repertory.actors.entity import resolved
 from repertory.actors.headers import ERROR_TYPE
 from repertory.actors.message import Envelope, Undecodable, Undelivered
@@ -89,7 +89,7 @@ class Model:
             if (own := self._undecided(delivery, got)) is not None:
                 self._check_dead(delivery, delivery.value, delivery.key, own, None)
             return
-        if is_control(delivery):
+        if self._hosted.behaviour.is_control(delivery):
             allowed = set() if delivery.sender is None else {0}
             if isinstance(delivery.message, RetryParked) and allowed:
                 allowed.add(RETRY_INDEX)
@@ -240,6 +240,8 @@ class Model:
             match output:
                 case Tell(handler, key):
                     name = resolved(handler.owner).name
+                    yield ExpectedOutput(topics.commands_topic(self._system, name), key.encode(), data)
+                case Send(name, key):
                     yield ExpectedOutput(topics.commands_topic(self._system, name), key.encode(), data)
                 case Publish(topic, _, key):
                     yield ExpectedOutput(topic, None if key is None else key.encode(), data)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from repertory.actors.collected import Tell
+from repertory.actors.collected import Send, Tell
 from repertory.actors.context import Directory
 from repertory.actors.entity import Entity
 from repertory.actors.message import Envelope, Message
@@ -72,7 +72,7 @@ class Again(NamedTuple):
         """Return the value that the handler published as the output ``index``."""
         assert self.decision is not None
         collected = self.decision.outputs[index - len(self.decision.events)]
-        assert not isinstance(collected, Tell), collected
+        assert not isinstance(collected, Tell | Send), collected
         return collected.value
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from repertory.actors.context import OutputRefused
-from repertory.actors.control import OF_ASKS, is_control
+from repertory.actors.control import OF_ASKS
 from repertory.actors.message import Envelope, Undecodable
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.decision import Decision
@@ -161,7 +161,7 @@ class Decisions:
             if self._decides:
                 self._must_be_dead(record, made, f"cannot be decoded ({delivery.reason:.300})")
             return
-        if is_control(delivery):
+        if self._subject.hosted.behaviour.is_control(delivery):
             self.fates["about an ask" if isinstance(delivery.message, OF_ASKS) else "of an operator"] += 1
             self.owed.controlled(delivery)
             check_control(self._subject, self._decider, record, delivery, made)

@@ -584,7 +584,7 @@ def test_a_mistake_in_schedule_is_one_sentence(arguments: dict[str, Any], senten
     bench.tell(Set())
     envelope = bench.codec.decode(bench.topics[bench.codec.commands][0])
     handler = bench.behaviour.handlers[Set]
-    context = Context(bench.behaviour, handler, envelope, bench.config.directory, "", 1)  # type: ignore[arg-type]
+    context = Context(bench.behaviour, handler, envelope, bench.config.directory, "", 1, 1_000_000)  # type: ignore[arg-type]
     given_: dict[str, Any] = {"name": "a", "handler": Clock.ring, "message": Ring(), **arguments}
     with pytest.raises(ContractViolation, match=sentence):
         context.schedule(**given_)

@@ -1,0 +1,152 @@
+"""What a saga awaits: steps, all of several, the first of several; and what undoes a step.
+
+A step is an object that the saga's driver looks at. It does nothing by itself: it is sent when it is awaited, in the
+transaction of that turn. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from hashlib import blake2b
+from typing import Any, Final, Generic, TypeVar, final
+
+import msgspec
+
+from repertory.actors.effect import Effect
+from repertory.actors.handler import Handler
+from repertory.actors.message import Message
+from repertory.actors.saga.progress import RecordedCall, RecordedStep, StepKind
+from repertory.actors.wire import encode
+
+T_co = TypeVar("T_co", covariant=True)
+
+#: Bytes of the digest of a step's message.
+DIGEST_BYTES = 8
+
+
+class NonDeterministic(Exception):
+    """The code of a saga takes another step than is recorded. Its key waits: deploy the code that it was begun with.
+
+    Reasons are a change of the code under a running saga, and a value that differs from run to run (a clock, a random
+    number, the order of a set).
+    """
+
+
+class SagaRefused(Exception):
+    """The code of a saga breaks a rule of sagas; the message is one sentence with the remedy."""
+
+
+@final
+class Pivot:
+    """The type of ``PIVOT``: a step that cannot be undone, and makes stand what was done before it."""
+
+    def __repr__(self) -> str:
+        return "PIVOT"
+
+
+#: ``undo=PIVOT``: the step cannot be undone. Once it is applied, what was done before it stands.
+PIVOT: Final = Pivot()
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A message and its receiver, made by ``ctx.call``: data, so that a step's undo can be written down."""
+
+    recorded: RecordedCall
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a step would be, before it has a number. ``decode`` makes a value of the answer's bytes.
+
+    ``output`` is the message or request to send, None for a sleep or a signal.
+    """
+
+    kind: StepKind
+    target: str
+    key: str
+    handler: str
+    about: str
+    digest: bytes
+    decode: Callable[[RecordedStep], Any]
+    undo: RecordedCall | None = None
+    is_pivot: bool = False
+    delay_ms: int = 0
+    receiver: Handler | Effect[Any, Any] | None = None
+    output: Message | None = None
+
+    def recorded(self, n: int, now_ms: int, *, sent: bool = True) -> RecordedStep:
+        """Return the step as it is written down, opened as number ``n`` at ``now_ms`` (epoch)."""
+        return RecordedStep(
+            n, self.kind, self.target, self.key, self.handler, self.about, self.digest, self.undo, self.is_pivot, sent,
+            now_ms + self.delay_ms if self.delay_ms else 0, now_ms,
+        )  # fmt: skip
+
+    def differs(self, step: RecordedStep) -> str | None:
+        """Return what was recorded and what there is now, if they are not the same; else None."""
+        was = step.kind, step.target, step.key, step.about, step.digest
+        now = self.kind, self.target, self.key, self.about, self.digest
+        if was == now:
+            return None
+        recorded, mine = _described(step), _described(self)
+        if recorded == mine:
+            recorded, mine = f"{recorded} of {step.digest.hex()}", f"{mine} of {self.digest.hex()}"
+        return f"step {step.n}: recorded {recorded}, now {mine}"
+
+
+def _described(step: RecordedStep | Plan) -> str:
+    name = f"{step.target}.{step.handler}" if step.handler else step.target
+    about = f" about {step.about!r}" if step.about else ""
+    return f"{step.kind} {name}{f' {step.key!r}' if step.key else ''}{about}".replace("  ", " ")
+
+
+def digest_of(message: Message) -> bytes:
+    """Return the digest of a message: of its name without a version, and the fields that have not their defaults.
+
+    So a field with a default, added while sagas run, changes no digest.
+    """
+    fields = msgspec.structs.fields(message)
+    values = {each.encode_name: getattr(message, each.name) for each in fields}
+    plain = {each.encode_name for each in fields if each.default == values[each.encode_name]}
+    return digest_of_value([type(message).wire.name, {name: values[name] for name in values if name not in plain}])
+
+
+def digest_of_value(value: object) -> bytes:
+    """Return the digest of plain data."""
+    return blake2b(encode(value), digest_size=DIGEST_BYTES).digest()
+
+
+class SagaStep(Generic[T_co]):
+    """Something that a saga awaits; its result has the type ``T_co``."""
+
+    __slots__ = ("plans",)
+
+    def __init__(self, plans: tuple[Plan, ...]) -> None:
+        self.plans = plans
+
+    def __await__(self) -> Generator[SagaStep[Any], Any, T_co]:
+        """Suspend the saga until its driver has the result."""
+        result: T_co = yield self
+        return result
+
+
+class Open(SagaStep[T_co]):
+    """A step that may lose a race: ``ctx.first`` takes it."""
+
+    __slots__ = ()
+
+
+class Single(Open[T_co]):
+    """One step."""
+
+    __slots__ = ()
+
+
+class Gather(SagaStep[T_co]):
+    """All of several steps; the result is the tuple of theirs."""
+
+    __slots__ = ()
+
+
+class First(SagaStep[T_co]):
+    """The first of several steps; the result is that of the winner."""
+
+    __slots__ = ()
