@@ -62,14 +62,15 @@ def _accept(system: SystemDefinition, backend: Backend, shard: ShardId, what: Ac
     except BaseException:
         backend.close()
         raise
-    what = msgspec.structs.replace(what, who=_who(), at_ms=time.time_ns() // 1_000_000)
+    what = msgspec.structs.replace(what, who=operator_name(), at_ms=time.time_ns() // 1_000_000)
     with Running(system, backend, accepts={shard: what}) as running:
         report = _outcome(running, shard, what, timeout_s)
         _record(system, backend, report)
     return report.reason
 
 
-def _who() -> str:
+def operator_name() -> str:
+    """Return who accepts something: this user, on this machine."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # A container may know no name for its user.

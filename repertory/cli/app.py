@@ -29,6 +29,7 @@ from repertory.cli.serve import serve
 from repertory.cli.settings import settings
 from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, configured, console, opened, sentences
 from repertory.cli.simulate import simulate
+from repertory.cli.sources import sources
 from repertory.cli.status import status
 from repertory.cli.timers import timers
 from repertory.cli.verify import verify
@@ -58,6 +59,7 @@ app = typer.Typer(
 app.add_typer(parked)
 app.add_typer(timers)
 app.add_typer(effects)
+app.add_typer(sources)
 app.add_typer(dead_letters)
 app.command()(serve)
 app.command()(settings)

@@ -23,7 +23,7 @@ from repertory.bridge.system.settings import Settings
 from repertory.bridge.system.system import ActorSystem, load_system
 from repertory.bridge.system.target import TargetError
 from repertory.bridge.text import one_line, printable_json
-from repertory.bridge.topics import schemas_topic
+from repertory.bridge.topics import schemas_topic, source_specs
 
 
 class PlainConsole(Console):
@@ -136,9 +136,9 @@ def _check_file(log: str) -> None:
 
 
 def _check_topics(system: ActorSystem, log: str, found: Mapping[str, int]) -> None:
-    # Only the catalogue may be missing: a version before this one did not make it.
-    optional = schemas_topic(system.name)
-    missing = [spec.name for spec in system.topic_specs() if spec.name not in found and spec.name != optional]
+    # The catalogue may be missing, which a version before this one did not make, and what a first source needs.
+    optional = {schemas_topic(system.name), *(spec.name for spec in source_specs(system.name))}
+    missing = [spec.name for spec in system.topic_specs() if spec.name not in found and spec.name not in optional]
     if missing:
         raise LookupError(
             f"{log} has no topic {missing[0]!r}: the system {system.name} never ran there; repertory topics shows what "

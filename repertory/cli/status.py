@@ -13,8 +13,11 @@ import typer
 from repertory.bridge.log.port import Backend, MemberDescription
 from repertory.bridge.node.status import NodeStatusRecord
 from repertory.bridge.system.committed import accepted_of
+from repertory.bridge.system.source_status import OpenSources, SourceStatus, source_statuses
 from repertory.bridge.system.system import ActorSystem
+from repertory.bridge.topics import sources_group
 from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, configured, console, errors, opened, sentences
+from repertory.cli.sources import table_of
 from repertory.inspect.nodes import age, node_records, standing
 from repertory.inspect.problems import Problem, find_problems, summary
 from repertory.inspect.shards import LAG_COUNTED_MAX, ShardStatus, shard_statuses
@@ -31,6 +34,7 @@ class _Found(msgspec.Struct, frozen=True):
     members: Sequence[MemberDescription]
     problems: Sequence[Problem]
     now_ms: int
+    sources: Sequence[SourceStatus] = ()
 
     @property
     def fails(self) -> bool:
@@ -80,10 +84,13 @@ def _find(system: ActorSystem, backend: Backend) -> tuple[_Found, list[str]]:
     with closing(backend.reader()) as reader:
         shards = list(shard_statuses(reader, system))
         nodes, unreadable = node_records(reader, system)
+        with OpenSources(system, backend) as logs:
+            sources = list(source_statuses(reader, system, logs))
     members = backend.members(system.name)
+    relays = backend.members(sources_group(system.name)) if system.sources else ()
     now_ms = time.time_ns() // 1_000_000
-    problems = find_problems(system, shards, nodes, members, topics, now_ms)
-    return _Found(shards, nodes, members, problems, now_ms), unreadable
+    problems = find_problems(system, shards, nodes, members, topics, now_ms, sources, relays)
+    return _Found(shards, nodes, members, problems, now_ms, sources), unreadable
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------------
@@ -97,6 +104,7 @@ def _print_json(system: ActorSystem, found: _Found) -> None:
         "summary": found.summary,
         "problems": found.problems,
         "shards": found.shards,
+        "sources": found.sources,
         "members": found.members,
         "nodes": [
             {
@@ -119,6 +127,8 @@ def _print_json(system: ActorSystem, found: _Found) -> None:
 
 def _print_tables(system: ActorSystem, found: _Found) -> None:
     console.print(_shards(system, found.shards, found.now_ms))
+    if found.sources:
+        console.print(table_of(found.sources, found.now_ms))
     for problem in found.problems:
         if problem.kind in ("partitions", "foreign", "lost", "not-serving"):
             console.print(f"{problem.where}: {problem.what}", soft_wrap=True)

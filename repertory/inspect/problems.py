@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -12,6 +12,7 @@ from repertory.bridge.log.members import foreign_member, is_foreign
 from repertory.bridge.log.port import MemberDescription
 from repertory.bridge.node.status import NodeStatusRecord
 from repertory.bridge.system.definition import SystemDefinition
+from repertory.bridge.system.source_status import SourceStatus
 from repertory.inspect.nodes import is_up
 from repertory.inspect.shards import ShardStatus
 
@@ -35,6 +36,8 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "unreadable": ("shard cannot be read", "shards cannot be read"),
     "no-owner": ("shard has no owner", "shards have no owner"),
     "not-serving": ("shard does not serve", "shards do not serve"),
+    "no-relay": ("system has sources that nobody relays", "systems have sources that nobody relays"),
+    "source": ("partition of a source has stopped", "partitions of sources have stopped"),
     "partitions": ("topic has another number of partitions", "topics have other numbers of partitions"),
     "foreign": ("member of the group is not of this system", "members of the group are not of this system"),
 }
@@ -47,8 +50,13 @@ def find_problems(
     members: Sequence[MemberDescription],
     found: Mapping[str, int],
     now_ms: int,
+    sources: Iterable[SourceStatus] = (),
+    relays: Sequence[MemberDescription] = (),
 ) -> list[Problem]:
-    """Return all problems. ``found`` are the topics of the log with their numbers of partitions."""
+    """Return all problems. ``found`` are the topics of the log with their numbers of partitions.
+
+    ``relays``: the members of the group that relays the sources.
+    """
     foreign = [member for member in members if is_foreign(member, system.name, system.commands_topics())]
     owned = {place for member in members if member not in foreign for place in member.shards}
     down = {name: state for node in nodes if is_up(node, now_ms) for name, state in node.down.items()}
@@ -60,11 +68,25 @@ def find_problems(
     for spec in system.topic_specs():
         if (count := found.get(spec.name, spec.partitions)) != spec.partitions:
             problems.append(Problem("partitions", spec.name, topics.wrong_count(spec.name, count, spec.partitions)))
+    problems += _of_sources(system, sources, relays)
     problems += [
         Problem("foreign", member.client, foreign_member(member, system.name), is_failure=bool(member.shards))
         for member in foreign
     ]
     return problems
+
+
+def _of_sources(
+    system: SystemDefinition, sources: Iterable[SourceStatus], relays: Sequence[MemberDescription]
+) -> Iterator[Problem]:
+    """Yield the partitions of sources that have stopped, and whether nobody relays some."""
+    for each in sources:
+        if each.stopped is not None or each.unreadable:
+            why = each.unreadable if each.stopped is None else each.stopped.reason
+            yield Problem("source", f"{each.name} {each.topic}/{each.partition}", why)
+    owned = {place.partition for member in relays for place in member.shards}
+    if system.sources and len(owned) < topics.RELAYS:
+        yield Problem("no-relay", topics.sources_topic(system.name), f"nobody has {topics.RELAYS - len(owned)} relays")
 
 
 def _of_shard(shard: ShardStatus, state: str, *, is_owned: bool) -> list[Problem]:

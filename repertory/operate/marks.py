@@ -29,7 +29,9 @@ def marked(reader: Reader, system: SystemDefinition, letters: Sequence[DeadLette
     """Return what became of dead letters. Reads the commands topics that they came from."""
     addresses = Addresses(system.name, reader.partition_count)
     retries: dict[bytes, list[str]] = {letter.retry_of: [] for letter in letters}
-    for topic in {letter.source_topic for letter in letters} & set(system.commands_topics()):
+    of_sources = [letter for letter in letters if letter.source_topic not in system.commands_topics()]
+    read = set(system.commands_topics())  # A record of a source may have become a command of any entity.
+    for topic in read if of_sources else {letter.source_topic for letter in letters} & read:
         for partition in range(reader.partition_count(topic) or 0):
             for record in reader.read(topic, partition, reader.bounds(topic, partition)[0]):
                 found = retries.get(record.header(RETRY_OF) or b"")

@@ -22,6 +22,7 @@ from repertory.bridge.system.open_effects import OpenEffect, open_effects
 from repertory.bridge.system.open_timers import OpenTimer, open_timers, timers_on
 from repertory.operate.marks import MarkedDeadLetter, marked
 from repertory.operate.outcome import IGNORED, WAITING, Answers, RetryOutcome, outcome_of
+from repertory.operate.sources import decoded_again, is_of_a_source
 from repertory.operate.waiting import Retried, why_it_waits
 
 
@@ -191,13 +192,16 @@ class Operator:
         before, or if its asker was answered with `Undelivered`, which says that the command is never applied.
         """
         place, topic = letter.address, letter.source_topic
-        if topic not in self._system.commands_topics():
+        is_foreign = is_of_a_source(self._system, letter)
+        if not is_foreign and topic not in self._system.commands_topics():
             raise LookupError(f"{place} came from {topic!r}, which is not a commands topic of {self._system.name}")
         (before,) = [MarkedDeadLetter(letter, (), answered=False)] if force else self.marked([letter])
         if before.answered:
             raise LookupError(f"{place} was an ask and was answered with Undelivered; --force retries it nevertheless")
         if before.retried:
             raise LookupError(f"{place} was retried before ({before.retried[-1]}); --force retries it again")
+        if is_foreign:
+            return self._relay_again(letter, wait_s)
         key, deadline_s = letter.record.key, time.monotonic() + wait_s
         answers = Answers(self._reader, self._system.name)
         left_out = {*ASKED, ASK_ID, RETRY_OF, RETRY_TO}  # Its id was answered when it became a dead letter.
@@ -214,6 +218,21 @@ class Operator:
                 return outcome_of(answer)
         text = "" if key is None else key.decode("utf-8", "replace")
         return self._waits(Retried(hosted.behaviour.name, partition, text, offset, offset))
+
+    def _relay_again(self, letter: DeadLetter, wait_s: float) -> RetryOutcome:
+        """Append the commands that this build makes of a foreign record; return how the first ended that failed."""
+        deadline_s, answers = time.monotonic() + wait_s, Answers(self._reader, self._system.name)
+        outputs = decoded_again(self._system, letter, answers.header(RETRY_TO))
+        offsets = self._appender.append(outputs)
+        ended: list[RetryOutcome] = []
+        for answer in answers.follow(deadline_s):
+            if isinstance(answer, RetryEnded):
+                ended.append(outcome_of(answer))
+                if len(ended) == len(outputs):
+                    return next((each for each in ended if not each.is_handled), ended[0])
+        output, entity = outputs[0], outputs[0].topic.split(".")[1]
+        key = (output.key or b"").decode("utf-8", "replace")
+        return self._waits(Retried(entity, output.partition, key, offsets[0], offsets[0]))
 
     def close(self) -> None:
         """Release what it holds."""

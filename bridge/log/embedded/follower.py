@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 
 from repertory.bridge.log.embedded.store import Store
-from repertory.bridge.log.errors import TopicMismatch
 from repertory.bridge.log.follower import Followed, Surveyed, Unfollowed
 from repertory.bridge.log.record import TopicPartition
 
@@ -21,6 +20,8 @@ class EmbeddedFollower:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._next: dict[TopicPartition, int] = {}
+        #: The ids of the topics when they were first followed, or surveyed last.
+        self._ids: dict[str, str] = {}
         #: The version of the log at which there was nothing more.
         self._idle: tuple[int, int] | None = None
 
@@ -30,11 +31,14 @@ class EmbeddedFollower:
         if count is None:
             return None
         bounds = [self._store.bounds(topic, partition) for partition in range(count)]
-        return Surveyed(self._store.topic_ids([topic]).get(topic, ""), bounds)
+        found = self._ids[topic] = self._store.topic_ids([topic]).get(topic, "")
+        return Surveyed(found, bounds)
 
     def follow(self, place: TopicPartition, next_offset: int) -> None:
         """See ``Follower.follow``."""
         self._next[place], self._idle = next_offset, None
+        if place.topic not in self._ids:
+            self._ids[place.topic] = self._store.topic_ids([place.topic]).get(place.topic, "")
 
     def forget(self, place: TopicPartition) -> None:
         """See ``Follower.forget``."""
@@ -56,15 +60,13 @@ class EmbeddedFollower:
 
     def _some(self, records_max: int) -> Iterator[Followed | Unfollowed]:
         """Yield the next batch of each partition; the one that came first waits for the others the next time."""
-        left = records_max
+        left, ids = records_max, self._store.topic_ids(self._ids)
         for place in list(self._next):
             if left <= 0:
                 return
-            try:
-                self._store.bounds(*place)
-            except TopicMismatch as missing:
+            if ids.get(place.topic) != self._ids[place.topic]:
                 del self._next[place]
-                yield Unfollowed(place, str(missing))
+                yield Unfollowed(place, f"{place.topic} was deleted or created again")
                 continue
             records = self._store.records(*place, self._next[place], _OFFSET_MAX)[:records_max]
             if records:
