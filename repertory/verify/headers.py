@@ -19,6 +19,7 @@ from repertory.actors.headers import (
     MESSAGE_ID,
     NEXT,
     POSITION,
+    REJECTED,
     REPLY_KEY,
     REPLY_TO,
     SEQ,
@@ -37,8 +38,8 @@ _ASK = (CAUSE, MESSAGE_ID, CORRELATION_ID, REPLY_TO, REPLY_KEY)
 _REPLY = (CAUSE, CORRELATION_ID)
 _LATER = (CAUSE, BECAUSE)
 _RESULT = (*_LATER, EFFECT)
-_SENT_LATER = frozenset({_LATER, (*_LATER, TIMER), _RESULT, (*_RESULT, ABOUT)})
-_OUTPUTS = frozenset({_TELL, _ASK, (*_ASK, ABOUT), _REPLY, (*_REPLY, ABOUT)})
+_SENT_LATER = frozenset({_LATER, (*_LATER, TIMER), _RESULT, (*_RESULT, ABOUT), (*_RESULT, ABOUT, REJECTED)})
+_OUTPUTS = frozenset({_TELL, _ASK, (*_ASK, ABOUT), _REPLY, (*_REPLY, ABOUT), (*_REPLY, ABOUT, REJECTED)})
 _EVENT = (CAUSE, SEQ, VERSION)
 _EVENTS = frozenset({_EVENT, (*_EVENT, EPOCH), (*_EVENT, EPOCH, TURN), (*_EVENT, EPOCH, TURN, NEXT)})
 _NUMBER = re.compile(rb"[1-9][0-9]{0,17}")
@@ -106,8 +107,10 @@ def due(output: TurnOutput, source: str, cause: bytes) -> Headers:
         case Told(reply_key=str(key), about=about):
             asked = (cause, cause, cause, source.encode(), key.encode())
             return (*zip(_ASK, asked, strict=True), *_about(about))
-        case Replied(to=to):
-            return ((CAUSE, cause), (CORRELATION_ID, to.correlation_id.encode()), *_about(to.about))
+        case Replied(to=to, rejected=rejected):
+            is_marked = rejected and to.key is not None and to.about.startswith("~")
+            marked: Headers = ((REJECTED, b"1"),) if is_marked else ()
+            return ((CAUSE, cause), (CORRELATION_ID, to.correlation_id.encode()), *_about(to.about), *marked)
     return ((CAUSE, cause),)
 
 

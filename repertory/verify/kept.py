@@ -33,7 +33,7 @@ class KeptCommands:
         answers = []
         if delivery.sender is not None:
             data = encode(Undelivered(reason=f"{first.error}: {first.reason}"))
-            answers = [Replied(delivery.sender, data, record.offset, 1)]
+            answers = [Replied(delivery.sender, data, record.offset, 1, rejected=True)]
         expected = self._decider.encoded([*outputs, *answers], record.offset)
         if hash((expected[0].key, expected[0].value, without_failure(expected[0].headers))) != first.digest:
             wrong(first.place, f"differs from the command {self._name(record.offset)}")
