@@ -7,7 +7,7 @@ worse by more than a tenth is named, and the exit code is 1. ``make bench`` meas
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import typer
 from rich.console import Console
@@ -36,15 +36,15 @@ _HIGHER = {"commands/s to the bare loop's"}
 
 def measured(broker: Broker) -> dict[str, float]:
     """Return each ratio but those of `measured_later`: the median of its rounds."""
-
-    def ratios() -> dict[str, float]:
+    found: list[dict[str, float]] = []
+    for _ in range(_ROUNDS):
         floor, ours = (ledger(broker, program, _COMMANDS) for program in (bare(), repertory()))
         asked_floor, asked = (latencies(broker, program, _SECONDS) for program in (bare(), repertory()))
         small, large = (sum(path.measure(entities, path.BATCH * 100).values()) for entities in _ENTITIES)
         restored = path.restored(_ENTITIES[1], 6 * _ENTITIES[1])[0]
         asks = ask.kinds(broker, _ASKS)
         plain, http = asks[ask.NAMES[Kind.PLAIN]], asks[ask.HTTP]
-        return {
+        ratios = {
             "commands/s to the bare loop's": ours.commands_s / floor.commands_s,
             "CPU of a command to the bare loop's": ours.cpu_us / floor.cpu_us,
             "p50 of an idle ask to the bare loop's": asked["idle"].p50 / asked_floor["idle"].p50,
@@ -54,26 +54,18 @@ def measured(broker: Broker) -> dict[str, float]:
             "pure path with 100,000 entities to 1,000": large / small,
             "restore of an entity to a command of the pure path": restored / small,
         }
-
-    return _medians(ratios, _ROUNDS)
+        found.append(ratios)
+    return {name: statistics.median(each[name] for each in found) for name in found[0]}
 
 
 def measured_later() -> dict[str, float]:
-    """Return the ratios of what happens later, which need no broker and take seconds: the median of their rounds."""
-
-    def ratios() -> dict[str, float]:
-        plain, timer, effect = (later.measure(kind, _LATER) for kind in later.KINDS)
-        return {
-            "CPU of a timer to a command, on the pure path": timer / plain,
-            "CPU of an effect to a command, on the pure path": effect / plain,
-        }
-
-    return _medians(ratios, _LATER_ROUNDS)
-
-
-def _medians(ratios: Callable[[], Mapping[str, float]], rounds: int) -> dict[str, float]:
-    found = [ratios() for _ in range(rounds)]
-    return {name: statistics.median(each[name] for each in found) for name in found[0]}
+    """Return the ratios of what happens later, which need no broker and take seconds: of the best of their rounds."""
+    rounds = [[later.measure(kind, _LATER) for kind in later.KINDS] for _ in range(_LATER_ROUNDS)]
+    plain, timer, effect = map(min, zip(*rounds, strict=True))
+    return {
+        "CPU of a timer to a command, on the pure path": timer / plain,
+        "CPU of an effect to a command, on the pure path": effect / plain,
+    }
 
 
 def regressions(kept: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
