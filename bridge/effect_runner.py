@@ -10,6 +10,7 @@ The thread begins with the first effect, enters the system's ``lifespan``, and l
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
@@ -19,10 +20,17 @@ from repertory.actors.shard.effects import EffectOutcome
 from repertory.actors.shard.shard import Shard
 from repertory.bridge.assigned_shard import AssignedShard, ShardPhase
 from repertory.bridge.effect_thread import EffectThread, Lifespan, attempt
+from repertory.bridge.log_lines import entry
 from repertory.bridge.region import ShardRegion
+
+logger = logging.getLogger("repertory")
 
 #: How often a worker looks for outcomes while effects run.
 LOOK_S = 0.005
+#: A call that blocks the event loop for so long is named in the log.
+BLOCKED_S = 1.0
+#: How long the lifespan may take until it is entered.
+ENTER_S = 60.0
 #: An effect is started, and its outcome heard, in these phases of its shard.
 _ALIVE = (ShardPhase.RUNNING, ShardPhase.COMMITTING)
 
@@ -79,6 +87,10 @@ class LifespanFailed(Exception):
     """The lifespan of the system could not be entered: no effect can run in this worker."""
 
 
+class EffectsBlocked(Exception):
+    """A sync call has blocked the event loop for too long: no effect goes on in this worker before it ends."""
+
+
 class RunningEffect(NamedTuple):
     """One attempt that runs: the shard that owns it, and how it is cancelled."""
 
@@ -98,14 +110,21 @@ class EffectRunner:
         lifespan: Lifespan | None = None,
         marks: Marks | None = None,
         is_sure: Callable[[], bool] = lambda: True,
+        blocked_max_s: float = float("inf"),
     ) -> None:
-        """``is_sure``: whether the group has confirmed not long ago that the shards are ours; else none starts."""
-        self._running_max, self._is_sure = running_max, is_sure
+        """``is_sure``: whether the group has confirmed not long ago that the shards are ours; else none starts.
+
+        ``blocked_max_s``: how long a sync call may block the event loop, until that ends the worker.
+        """
+        self._running_max, self._is_sure, self._blocked_max_s = running_max, is_sure, blocked_max_s
         self._lifespan, self._marks = lifespan, marks or NoMarks()
         #: What runs, by number; a number is never used again.
         self._running: dict[int, RunningEffect] = {}
         self._started = 0
         self._alone: int | None = None
+        #: The one that blocks the event loop, and has been named.
+        self._blocking: int | None = None
+        self._named = ""
         self._ended: deque[tuple[int, EffectOutcome]] = deque()
         self._thread: EffectThread | None = None
 
@@ -130,26 +149,56 @@ class EffectRunner:
     def step(self, region: ShardRegion, epoch_ms: Callable[[], int]) -> bool:
         """Bring outcomes to their shards, cancel what belongs to none, and start what is due; return if any happened.
 
-        Raises LifespanFailed if the lifespan could not be entered.
+        Raises LifespanFailed if the lifespan could not be entered, and EffectsBlocked.
         """
         if not self._running and not any(each.shard is not None and len(each.shard.effects) for each in region):
             return False
-        if self._thread is not None and self._thread.failure is not None:
-            raise LifespanFailed(f"the lifespan of the system failed: {self._thread.failure}")
+        if self._thread is not None:
+            self._watch(self._thread)
         heard = self._hear()
         self._cancel_lost(region)
         return self._start(region, epoch_ms()) or heard
 
     def close(self) -> None:
-        """Cancel what runs, leave the lifespan, and end the thread."""
+        """Cancel what runs, leave the lifespan, and end the thread.
+
+        What blocks the event loop keeps its mark, since the process ends because of it, and nobody waits for its end.
+        """
         for number, each in [*self._running.items()]:
             each.cancel()
-            self._end(number)
+            if number != self._blocking:
+                self._end(number)
         if self._thread is not None:
-            self._thread.stop()
+            self._thread.stop(waits=not self._named)
             self._thread = None
 
     # --- one step ---------------------------------------------------------------------------------------------
+
+    def _watch(self, thread: EffectThread) -> None:
+        """See that the thread can go on; name what blocks it."""
+        if thread.failure is not None:
+            raise LifespanFailed(f"the lifespan of the system failed: {thread.failure}")
+        blocked_s = thread.watch.look()
+        if not thread.has_entered and thread.watch.seen_s > ENTER_S:
+            raise LifespanFailed(f"the lifespan of the system failed: it was not entered within {ENTER_S:g} s")
+        if blocked_s < BLOCKED_S:
+            self._blocking, self._named = None, ""
+        elif not self._named:
+            self._name(thread)
+        elif blocked_s > self._blocked_max_s:
+            raise EffectsBlocked(f"{self._named}, for more than {self._blocked_max_s:g} s")
+
+    def _name(self, thread: EffectThread) -> None:
+        """Log what blocks the event loop, once each time."""
+        task, stack = thread.watch.task(), thread.watch.stack()
+        found = self._running.get(int(task)) if task.isdecimal() else None
+        self._blocking, what = None, "what no effect of this worker waits for any more, or the lifespan,"
+        if found is not None and (record := found.shard.effects.records.get(found.place)) is not None:
+            self._blocking = int(task)
+            what = f"{found.shard.config.id}@{record.offset} effect {record.effect!r} of key {record.key!r}"
+        self._named = f"{what} blocks the event loop of all effects with a sync call"
+        then = "the others wait for its end; let it await that, or asyncio.to_thread(…)"
+        logger.handle(entry(logger, logging.WARNING, f"{self._named}; {then}", stack))
 
     def _hear(self) -> bool:
         heard = False
@@ -222,5 +271,5 @@ class EffectRunner:
         def ended(outcome: EffectOutcome) -> None:
             self._ended.append((number, outcome))
 
-        cancel = thread.submit(lambda: attempt(thread, record, place, fx_id, epoch, ended))
+        cancel = thread.submit(lambda: attempt(thread, record, place, fx_id, epoch, ended), str(number))
         self._running[number] = RunningEffect(shard, place, mark, cancel)

@@ -13,6 +13,7 @@ import msgspec
 from repertory.actors.effect import EffectContext, registered
 from repertory.actors.shard.changelog import EffectRecord
 from repertory.actors.shard.effects import EffectOutcome
+from repertory.bridge.effect_watch import EventLoopWatch
 from repertory.supervision.directive import Failure
 
 T = TypeVar("T")
@@ -100,7 +101,9 @@ async def _result(thread: EffectThread, record: EffectRecord, fx_id: str, epoch:
     effect = registered(record.effect)
     assert effect is not None, record.effect  # Else it was not startable.
     context = RunningContext(fx_id, epoch, record, await thread.resources())
-    running = asyncio.ensure_future(_guarded(effect.begin(record.request, context)))
+    named = asyncio.current_task()
+    assert named is not None
+    running = asyncio.create_task(_guarded(effect.begin(record.request, context)), name=named.get_name())
     try:
         done, _ = await asyncio.wait({running}, timeout=effect.timeout_s)
     finally:
@@ -131,16 +134,18 @@ class EffectThread:
         #: Strong references: the event loop has none to its tasks.
         self._tasks: set[asyncio.Future[Any]] = set()
         self._thread = threading.Thread(target=self._run, name="effects", daemon=True)
+        #: Whether a sync call blocks the loop.
+        self.watch = EventLoopWatch(self._loop, self._thread)
         self._thread.start()
 
-    def submit(self, make: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], object]:
-        """Run a coroutine on the loop; return what cancels it. May be called by any thread."""
+    def submit(self, make: Callable[[], Coroutine[Any, Any, None]], name: str) -> Callable[[], object]:
+        """Run a coroutine on the loop, as a task of that name; return what cancels it. Any thread may call it."""
         made: list[asyncio.Task[None]] = []
         is_cancelled = threading.Event()
 
         def start() -> None:
             if not is_cancelled.is_set():
-                made.append(task := self._loop.create_task(make()))
+                made.append(task := self._loop.create_task(make(), name=name))
                 self._keep(task)
 
         def cancel() -> None:
@@ -152,6 +157,11 @@ class EffectThread:
             self._loop.call_soon_threadsafe(start)
         return cancel
 
+    @property
+    def has_entered(self) -> bool:
+        """Whether the lifespan is entered."""
+        return self._ready.done()
+
     async def resources(self) -> Sequence[object]:
         """Return what the lifespan has yielded, once it is entered."""
         return await asyncio.shield(self._ready)
@@ -161,11 +171,12 @@ class EffectThread:
         self._keep(running)
         running.cancel()
 
-    def stop(self) -> None:
-        """End all, leave the lifespan, and end the thread, if it does so in time."""
+    def stop(self, *, waits: bool = True) -> None:
+        """End all, leave the lifespan, and end the thread, if it does so in time. ``waits``: for that."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join(_LEAVE_S)
+        if waits:
+            self._thread.join(_LEAVE_S)
 
     def _keep(self, task: asyncio.Future[Any]) -> None:
         self._tasks.add(task)

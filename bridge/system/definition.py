@@ -254,8 +254,9 @@ class SystemDefinition:
     def effects(self, is_sure: Callable[[], bool], marks: Marks | None = None) -> EffectRunner:
         """Return what runs the effects of one worker; see `EffectRunner`."""
         return EffectRunner(
-            running_max=self.settings.effects_running_max, lifespan=self.lifespan, marks=marks, is_sure=is_sure
-        )
+            running_max=self.settings.effects_running_max, lifespan=self.lifespan, marks=marks, is_sure=is_sure,
+            blocked_max_s=self.settings.progress_timeout_s,
+        )  # fmt: skip
 
     def check(self) -> None:
         """Raise ValueError if no entity is hosted, DefinitionError if upcasters leave out a version of a message."""

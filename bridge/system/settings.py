@@ -86,7 +86,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ping_timeout_s: float = 15.0
     #: A handler that takes longer is considered hung: its stack is logged, its worker is killed and restarted, and this
     #: counts as a death of its command (``deaths_max``). A worker whose loop makes no progress for this long is killed
-    #: and restarted, too.
+    #: and restarted, too, and so is one in which an effect blocks the event loop with a sync call.
     progress_timeout_s: float = 60.0
     #: The longest ``timeout_s`` of an ask from outside. Shards keep the answers to asks without an id of their caller
     #: for this long, so that the client can ask again by itself.

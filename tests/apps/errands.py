@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -35,7 +36,7 @@ DIARY = "ERRANDS_DIARY"
 class Go(Command):
     """Run an errand. ``how``: "" succeeds, "late" at the third attempt; or "fail", "hang", "exit", "crash".
 
-    Also "wait" and "nap", which are over when somebody says so.
+    Also "wait", "nap", and "block", which are over when somebody says so.
     """
 
     number: int
@@ -82,7 +83,9 @@ class Desk:
 
 @asynccontextmanager
 async def lifespan() -> AsyncIterator[Desk]:
-    """Enter once."""
+    """Enter once, unless it is broken."""
+    if Path(f"{os.environ[DIARY]}.broken").exists():  # noqa: ASYNC240
+        raise OSError("no desk")
     Desk.entered += 1
     try:
         yield Desk()
@@ -109,6 +112,8 @@ async def run(do: Errand, fx: EffectContext) -> Went:
             os._exit(17)
         case "crash":
             ctypes.string_at(0)
+        case "block":
+            _block()
         case "slow":
             await asyncio.sleep(0.2)
     return Went(number=do.number, attempt=fx.attempt)
@@ -124,6 +129,12 @@ async def wait(do: Errand, fx: EffectContext) -> Went:
 async def nap(do: Errand, fx: EffectContext) -> Went:
     """Run an errand that is over when somebody says so, which may be longer than it may take."""
     return await _until_over(do, fx)
+
+
+def _block() -> None:
+    """Block the event loop until somebody says that it is over."""
+    while not Path(f"{os.environ[DIARY]}.over").exists():
+        time.sleep(0.01)
 
 
 async def _until_over(do: Errand, fx: EffectContext) -> Went:

@@ -15,7 +15,7 @@ import pytest
 from repertory import Running
 from repertory.bridge.log.errors import LogUnavailable
 from repertory.bridge.system.open_effects import open_effects
-from repertory.supervision.process.reports import WorkerExited
+from repertory.supervision.process.reports import WorkerExited, WorkerFailed, WorkerWaits
 from repertory.verify import verify
 from tests.apps import errands
 from tests.apps.errands import DIARY, Boy, Go, made
@@ -84,6 +84,51 @@ def test_only_the_guilty_effect_is_parked(trial: EffectTrial, how: str) -> None:
         for record in trial.reader.read(f"{app.system.name}.boy.events", partition):
             heard[behaviour.journal.decode(record.value or b"").number] += 1
     assert heard == dict.fromkeys([*range(INNOCENT), 1_001], 1)
+
+
+@pytest.fixture
+def impatient(trial: EffectTrial, monkeypatch: pytest.MonkeyPatch) -> EffectTrial:
+    """Return the trial; its nodes give up a worker whose effects are blocked for a second."""
+    monkeypatch.setenv("ERRANDS_SETTINGS", "progress_timeout_s=1 ping_timeout_s=5")
+    return trial
+
+
+def test_an_effect_that_blocks_the_others_is_parked(impatient: EffectTrial) -> None:
+    """Each worker in which it blocks the event loop for too long is replaced, and it alone is blamed."""
+    trial, app = impatient, impatient.app
+    with app.system.client(trial.url) as client:
+        for number in range(10):
+            client.tell(app.Boy.go, f"k{number}", app.Go(number=number, how="slow"))
+        client.tell(app.Boy.go, "guilty", app.Go(number=1_000, how="block"))
+        client.tell(app.Boy.go, "guilty", app.Go(number=1_001))
+    trial.node("one", workers=1)
+    trial.until(lambda: trial.effects() == [("guilty", True)], "only the guilty one is left", 3 * DEADLINE_S)
+    trial.until(trial.is_done, "all commands are handled")
+    failures = [each for each in trial.reported(WorkerFailed) if "blocks the event loop" in each.message]
+    assert trial.stop() == [0]
+    assert len(failures) == app.system.settings.deaths_max
+    assert all("effect 'errands.run' of key 'guilty'" in each.message for each in failures)
+    report = verify(trial.reader, app.system)
+    assert report.ok, [check for check in report.checks if not check.ok]
+
+
+def test_a_lifespan_that_fails_restarts_the_worker(trial: EffectTrial, tmp_path: Path) -> None:
+    """With its backoff, and it says why; once it is mended, no effect is lost."""
+    broken = tmp_path / "diary.broken"
+    broken.touch()
+    with trial.app.system.client(trial.url) as client:
+        client.tell(trial.app.Boy.go, "a", trial.app.Go(number=1))
+    trial.node("one", workers=1)
+
+    def failures() -> list[str]:
+        sentence = "the lifespan of the system failed: OSError: no desk"
+        return [each.where for each in trial.reported(WorkerFailed) if sentence in each.message]
+
+    trial.until(lambda: len(failures()) >= 2 and len(trial.reported(WorkerWaits)) >= 2, "it is tried again")
+    broken.unlink()
+    trial.until(lambda: trial.is_done() and trial.effects() == [], "the effect runs")
+    assert trial.stop() == [0]
+    assert len((tmp_path / "diary").read_text(encoding="utf-8").splitlines()) == 1
 
 
 def test_the_result_of_a_former_owner_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 
 from repertory import ActorSystem, Running
 from repertory.actors import effect as effects_of_this_build
-from repertory.bridge.effect_runner import LifespanFailed
+from repertory.bridge import effect_runner
+from repertory.bridge.effect_runner import EffectsBlocked, LifespanFailed
 from repertory.operate.operator import Operator
 from repertory.verify import verify
 from tests.apps import errands
@@ -202,6 +204,55 @@ def test_a_lifespan_that_fails_is_a_sentence(diary: Path) -> None:
         running.settle()
         assert running.effects() == []
     assert len(attempts(diary)) == 1
+
+
+def test_a_lifespan_that_is_never_entered_is_a_sentence(diary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it waits for."""
+    monkeypatch.setattr(effect_runner, "ENTER_S", 0.05)
+    system = errands.made("endless", "exactly-once")
+    system.lifespan = _endless
+    with system.start() as running:
+        running.client.tell(Boy.go, "a", Go(number=1))
+        with pytest.raises(LifespanFailed, match=r"it was not entered within 0\.05 s"):
+            until(running, lambda: False, "it is entered")
+    assert attempts(diary) == []
+
+
+@asynccontextmanager
+async def _endless() -> AsyncIterator[None]:
+    await asyncio.sleep(3_600)
+    yield
+
+
+def test_a_sync_call_that_blocks_all_effects_is_named(
+    diary: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With its stack; the others go on when it ends, and it ends the worker when it takes too long."""
+    monkeypatch.setattr(effect_runner, "BLOCKED_S", 0.1)
+
+    def named() -> list[str]:
+        return [each.exc_text or "" for each in caplog.records if "blocks the event loop" in each.getMessage()]
+
+    with errands.made("blocked", "exactly-once").start() as running:
+        running.client.tell(Boy.go, "a", Go(number=1, how="block"))
+        until(running, lambda: len(named()) == 1, "it is named")
+        assert "effect 'errands.run' of key 'a' blocks the event loop" in caplog.text
+        assert "in _block" in named()[0]
+        running.client.tell(Boy.go, "b", Go(number=2))
+        until(running, lambda: len(running.effects()) == 2, "the other waits")
+        Path(f"{diary}.over").touch()
+        running.settle()
+        assert heard(running, "a", "b") == {1: 1, 2: 1}
+        assert len(named()) == 1
+    Path(f"{diary}.over").unlink()
+    with errands.made("stuck", "exactly-once", progress_timeout_s=0.3).start() as running:
+        running.client.tell(Boy.go, "a", Go(number=3, how="block"))
+        with pytest.raises(EffectsBlocked, match=r"of key 'a' blocks the event loop .* for more than 0\.3 s"):
+            until(running, lambda: False, "it ends the worker")
+        Path(f"{diary}.over").touch()
+        running.crash()
+        running.settle()
+        assert heard(running, "a") == {3: 1}
 
 
 def _broken() -> object:
