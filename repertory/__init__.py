@@ -1,8 +1,9 @@
 """Akka-style actors on Kafka: ordered per key, supervised, exactly once. This module is the public API.
 
-Five more modules are public: `repertory.gateway` (the HTTP front), `repertory.projections` (tables that follow the
-events), `repertory.simulation` (run a system under seeded faults), `repertory.testing` (histories that must stay
-readable) and `repertory.verify` (check a log against the guarantees). Everything else may change in any version.
+Six more modules are public: `repertory.avro` (records of sources in Avro), `repertory.gateway` (the HTTP front),
+`repertory.projections` (tables that follow the events), `repertory.simulation` (run a system under seeded faults),
+`repertory.testing` (histories that must stay readable) and `repertory.verify` (check a log against the guarantees).
+Everything else may change in any version.
 
 The names that define an application are imported with this module. The names that run it are imported on first use, so
 that a module that only defines entities loads neither a log nor the supervision of processes.

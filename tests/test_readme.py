@@ -30,7 +30,7 @@ ARCHITECTURE = ROOT / "docs" / "architecture.rst"
 
 #: What the file map lists, in this order.
 MAPPED = (
-    "supervision", "actors", "bridge", "repertory/cli", "repertory/gateway", "repertory/projections",
+    "supervision", "actors", "bridge", "repertory/cli", "repertory/avro", "repertory/gateway", "repertory/projections",
     "repertory/operate", "repertory/inspect", "repertory/verify", "repertory/simulation", "examples", "benchmarks",
 )  # fmt: skip
 

@@ -16,6 +16,7 @@ EVERYWHERE = (*PACKAGES, "examples", "benchmarks")
 
 #: What stands around the runtime, and which of the others each may know: nothing but what is named here.
 AROUND = {
+    "avro": set(),
     "cli": {"gateway", "inspect", "operate", "projections", "simulation", "verify"},
     "gateway": set(),
     "inspect": set(),
@@ -47,6 +48,7 @@ MAY_IMPORT = {
 
 #: Who alone may import a third party, and why it is worth a rule: each is a world of its own to isolate.
 HOMES = {
+    "fastavro": re.compile(r"repertory/avro/.*"),
     "confluent_kafka": re.compile(r"bridge/log/kafka/.*|benchmarks/.*"),
     "sqlite3": re.compile(r"bridge/log/embedded/store\.py"),
     "thespian": re.compile(r"supervision/process/.*"),

@@ -27,7 +27,7 @@ from tests.test_tidy import code_lines
 #: For what takes a second on a quiet machine.
 TIMEOUT_S = 60.0
 LINES_MAX = 60
-EXAMPLES = ("counter", "ask_once", "front", "expiry", "webhook", "recurring")
+EXAMPLES = ("counter", "ask_once", "front", "expiry", "webhook", "recurring", "source")
 
 
 def printed(name: str, *arguments: str) -> list[str]:
@@ -154,3 +154,12 @@ def test_the_application_describes_what_it_exposes(monkeypatch: pytest.MonkeyPat
         "/desk/{key}/last": ["get"],
     }
     assert "422" in found["/desk/{key}/draw"]["post"]["responses"]
+
+
+@pytest.mark.processes
+def test_payments_are_taken_once() -> None:
+    """Over a crash; what is no payment is a dead letter, and a test payment is nothing."""
+    assert printed("source") == [
+        "Account(cents=750)",
+        "payments.v1/1@1 Object missing required field `account`",
+    ]

@@ -1,0 +1,167 @@
+"""``SchemaRegistry``: decodes Avro whose schema is in a registry: a zero byte, the schema's id in four, and the data.
+
+That is the wire format of Confluent's serializers, which other registries (Apicurio, Karapace, Redpanda) have too. A
+schema of an id never changes, so each is asked for once.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from typing import Any, Final, TypeVar, overload
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlsplit
+from urllib.request import Request, urlopen
+
+import msgspec
+
+try:
+    import fastavro
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError("repertory.avro needs fastavro: pip install 'repertory[avro]'") from missing
+
+T = TypeVar("T")
+
+#: The zero byte and the id of the schema, big-endian.
+_FRAME: Final = struct.Struct(">bI")
+#: An answer of a registry is no larger.
+_ANSWER_BYTES_MAX: Final = 10_000_000
+_NOT_FOUND: Final = 404
+#: Schemas that refer to each other: how deep.
+_REFERENCES_MAX: Final = 20
+
+
+class RegistryUnavailable(Exception):
+    """The registry does not answer, or not as a registry does. The source's partition stops, and is tried again."""
+
+
+class SchemaRegistry:
+    """The schemas of a registry, by id. One thread may use it, as a source's function does.
+
+    ``headers`` are sent with each request, for a registry that wants an authorization. ``schemas_max``: how many
+    schemas are kept. Once a request has failed, others fail for ``timeout_s`` without being sent, so that a registry
+    that is down does not hold up each partition for that long.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 5.0,
+        headers: Mapping[str, str] | None = None,
+        schemas_max: int = 1_000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Raise ValueError for a URL that is not ``http://…`` or ``https://…``. The registry is not asked here."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ValueError(f"{url!r} is no URL of a schema registry: write http://host:port or https://host")
+        self._url, self._timeout_s, self._headers = url.rstrip("/"), timeout_s, dict(headers or {})
+        self._schemas_max, self._clock = schemas_max, clock
+        self._schemas: dict[int, Any] = {}
+        self._failed: tuple[float, str] | None = None
+
+    @overload
+    def decode(self, data: bytes | None) -> object: ...
+    @overload
+    def decode(self, data: bytes | None, type: type[T]) -> T: ...
+    def decode(self, data: bytes | None, type: Any = object) -> Any:  # noqa: A002
+        """Return framed Avro as an instance of ``type``; without one as dicts, lists and scalars.
+
+        The data is read by the schema that it was written with; what that has and ``type`` has not is left out.
+
+        Raises:
+            ValueError: the data is not framed, names a schema that the registry does not have or that is no Avro, or
+                does not fit the schema or the type. The record becomes a dead letter.
+            RegistryUnavailable: the registry cannot be asked. The source's partition stops, and is tried again.
+        """
+        if data is None or len(data) < _FRAME.size or data[0] != 0:
+            found = "null" if data is None else f"{data[:5]!r}"
+            raise ValueError(f"no Avro of a schema registry: it begins with a zero byte and a schema's id, not {found}")
+        (_, schema_id) = _FRAME.unpack_from(data)
+        schema = self._schema(schema_id)
+        value = _read(data, schema, schema_id)
+        return value if type is object else msgspec.convert(value, type)
+
+    def _schema(self, schema_id: int) -> Any:
+        """Return a schema, parsed; ask for one that is not known."""
+        if schema_id not in self._schemas:
+            found = self._asked(f"/schemas/ids/{schema_id}")
+            if found is None:
+                raise ValueError(f"the registry {self._url} has no schema {schema_id}")
+            if len(self._schemas) >= self._schemas_max:
+                del self._schemas[next(iter(self._schemas))]
+            self._schemas[schema_id] = self._parsed(found, f"schema {schema_id}", {}, 0)
+        return self._schemas[schema_id]
+
+    def _parsed(self, found: Mapping[str, Any], what: str, named: dict[str, Any], depth: int) -> Any:
+        """Parse a schema, after those that it refers to."""
+        kind = found.get("schemaType", "AVRO")
+        if kind != "AVRO":
+            raise ValueError(f"{what} of {self._url} is {kind}, not Avro")
+        if depth > _REFERENCES_MAX:
+            raise ValueError(f"{what} of {self._url} refers to others without end")
+        for each in found.get("references") or ():
+            subject, number = str(each["subject"]), int(each["version"])
+            other = self._asked(f"/subjects/{quote(subject, safe='')}/versions/{number}")
+            if other is None:
+                raise ValueError(f"{what} refers to version {number} of {subject}, which {self._url} does not have")
+            self._parsed(other, f"version {number} of {subject}", named, depth + 1)
+        try:
+            return fastavro.parse_schema(json.loads(found["schema"]), named_schemas=named)
+        except (ValueError, KeyError, TypeError, fastavro.schema.SchemaParseException) as error:
+            raise ValueError(f"{what} of {self._url} is no valid Avro schema: {error}") from error
+
+    def _asked(self, path: str) -> Mapping[str, Any] | None:
+        """Ask the registry; None if it says that there is no such thing."""
+        now_s = self._clock()
+        if self._failed is not None and now_s < self._failed[0]:
+            raise RegistryUnavailable(self._failed[1])
+        self._failed = None
+        accepts = {"Accept": "application/vnd.schemaregistry.v1+json, application/json"}
+        request = Request(self._url + path, headers=accepts | self._headers)  # noqa: S310 - the scheme was checked
+        try:
+            with urlopen(request, timeout=self._timeout_s) as answer:  # noqa: S310
+                found = json.loads(answer.read(_ANSWER_BYTES_MAX))
+        except HTTPError as error:
+            with error:
+                if error.code == _NOT_FOUND and _is_registrys(error):
+                    return None
+            raise self._unavailable(path, f"{error.code} {error.reason}") from None
+        except (URLError, OSError, ValueError) as error:
+            raise self._unavailable(path, str(getattr(error, "reason", error))) from None
+        if not isinstance(found, dict) or not isinstance(found.get("schema"), str):
+            raise self._unavailable(path, "it is no answer of a schema registry")
+        return found
+
+    def _unavailable(self, path: str, why: str) -> RegistryUnavailable:
+        what = f"the schema registry {self._url} cannot be asked for {path}: {why}"
+        self._failed = self._clock() + self._timeout_s, what
+        return RegistryUnavailable(what)
+
+
+def _is_registrys(error: HTTPError) -> bool:
+    """Return whether a registry says that it does not have something: another server says 404 too."""
+    try:
+        found = json.loads(error.read(_ANSWER_BYTES_MAX))
+    except (ValueError, OSError):
+        return False
+    return isinstance(found, dict) and "error_code" in found
+
+
+def _read(data: bytes, schema: Any, schema_id: int) -> Any:
+    """Read the data behind the frame by the schema that wrote it. ValueError if it does not fit, or is longer."""
+    buffer = BytesIO(data)
+    buffer.seek(_FRAME.size)
+    try:
+        value = fastavro.schemaless_reader(buffer, schema, None)
+    except MemoryError:
+        raise
+    except Exception as error:  # fastavro raises whatever its reader meets: EOFError, IndexError, struct.error.
+        raise ValueError(f"the data does not fit schema {schema_id}: {error!r:.200}") from error
+    if left := len(data) - buffer.tell():
+        raise ValueError(f"the data does not fit schema {schema_id}: {left} bytes are left behind it")
+    return value
