@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from repertory.bridge.system.client import Client
     from repertory.bridge.system.failed import DeadLetter, Parked
     from repertory.bridge.system.open_effects import OpenEffect
+    from repertory.bridge.system.open_sagas import OpenSaga
     from repertory.bridge.system.open_timers import OpenTimer
     from repertory.bridge.system.published import PublishedRecord
     from repertory.bridge.system.publishes import Publishes
@@ -101,6 +102,7 @@ _LAZY = {
     "NodeReport": "bridge.reports",
     "NotSettled": "bridge.system.running",
     "OpenEffect": "bridge.system.open_effects",
+    "OpenSaga": "bridge.system.open_sagas",
     "OpenTimer": "bridge.system.open_timers",
     "OutcomeUnknown": "bridge.log.errors",
     "Parked": "bridge.system.failed",
@@ -166,6 +168,7 @@ __all__ = [
     "NotAsked",
     "NotSettled",
     "OpenEffect",
+    "OpenSaga",
     "OpenTimer",
     "OutcomeUnknown",
     "OutputRefused",

@@ -109,12 +109,12 @@ def _cancel_refused(progress: SagaProgress, _evt: CancelRefused) -> SagaProgress
 def _settling(progress: SagaProgress, evt: SagaSettling) -> SagaProgress:
     return replace(
         progress, phase=SagaPhase.SETTLING, outcome=evt.outcome, is_rejected=evt.rejected, is_cancelling=False,
-        cancellers=(),
+        cancellers=(), since_ms=evt.at_ms,
     )  # fmt: skip
 
 
 def _undoing(progress: SagaProgress, evt: StepUndoing) -> SagaProgress:
-    progress = replace(progress, undoing=evt.n, undo_attempt=evt.attempt, stuck="")
+    progress = replace(progress, undoing=evt.n, undo_attempt=evt.attempt, stuck="", since_ms=evt.at_ms)
     step = progress.step(evt.n)
     return progress if evt.call is None or step is None else _put(progress, replace(step, undo=evt.call))
 
@@ -126,7 +126,7 @@ def _undone(progress: SagaProgress, evt: StepUndone) -> SagaProgress:
 
 
 def _stuck(progress: SagaProgress, evt: SagaStuck) -> SagaProgress:
-    return replace(progress, stuck=evt.reason)
+    return replace(progress, stuck=evt.reason, since_ms=evt.at_ms)
 
 
 def _again(progress: SagaProgress, evt: SagaAgain) -> SagaProgress:

@@ -103,6 +103,7 @@ class SagaProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     ``steps`` are those of this run, and of former ones what is unsettled or may be undone; numbers go on. This run's
     begin at ``first``. ``kept``: undos of steps completed up to this place in the order are forgotten. ``cancellers``
     wait for a pivot. ``undoing``: the step whose undo is under way, -1 if none is; ``stuck`` says why it was rejected.
+    ``since_ms`` (epoch): when it began to settle, sent that undo, or got stuck; 0 while it runs.
     """
 
     phase: SagaPhase = SagaPhase.NEW
@@ -128,6 +129,7 @@ class SagaProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     undoing: int = -1
     undo_attempt: int = 0
     stuck: str = ""
+    since_ms: int = 0
     over_ms: int = 0
 
     @property
@@ -254,6 +256,7 @@ class SagaSettling(Event, name="repertory.saga-settling"):
 
     outcome: bytes
     rejected: bool
+    at_ms: int = 0
 
 
 class StepUndoing(Event, name="repertory.step-undoing"):
@@ -262,6 +265,7 @@ class StepUndoing(Event, name="repertory.step-undoing"):
     n: int
     attempt: int
     call: RecordedCall | None = None
+    at_ms: int = 0
 
 
 class StepUndone(Event, name="repertory.step-undone"):
@@ -276,6 +280,7 @@ class SagaStuck(Event, name="repertory.saga-stuck"):
 
     n: int
     reason: str
+    at_ms: int = 0
 
 
 class SagaAgain(Event, name="repertory.saga-again"):

@@ -62,7 +62,7 @@ class Settling:
                 self._give_up(step)
         if not rejected:
             self._answer_starters(outcome, rejected=False)
-        self._add(SagaSettling(outcome=outcome, rejected=rejected))
+        self._add(SagaSettling(outcome=outcome, rejected=rejected, at_ms=self._now_ms))
         self._settle()
 
     def _settle(self) -> None:
@@ -97,7 +97,7 @@ class Settling:
             self._context.later.append(Perform(effect, undo.message, about))
         else:
             self._context.collected.append(Send(undo.target, undo.key, undo.message, about, asked=True))
-        self._add(StepUndoing(n=n, attempt=attempt, call=call))
+        self._add(StepUndoing(n=n, attempt=attempt, call=call, at_ms=self._now_ms))
 
     # --- what is sent -----------------------------------------------------------------------------------------
 

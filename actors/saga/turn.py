@@ -99,7 +99,7 @@ class SagaTurn(Settling):
         if (progress.undoing, progress.undo_attempt) != (n, attempt) or progress.stuck:
             return
         if rejected:
-            self._add(SagaStuck(n=n, reason=written_reason(value)))
+            self._add(SagaStuck(n=n, reason=written_reason(value), at_ms=self._now_ms))
         else:
             self._add(StepUndone(n=n))
             self._settle()
@@ -143,7 +143,11 @@ class SagaTurn(Settling):
         return None
 
     def leave(self, sender: Sender) -> None:
-        """Let a starter go that revokes its start: the last one cancels the saga. Ignore any other."""
+        """Let a starter go that revokes its start: the last one cancels the saga. Ignore any other.
+
+        A saga that rolls back has its outcome, so the last one is answered before the undos: two sagas that wait for
+        each other, and are cancelled, would else do so for ever.
+        """
         progress, address = self.progress, (sender.topic, sender.key, sender.about)
         found = (each for each in progress.starters if (each.topic, each.key, each.about) == address)
         if (starter := next(found, None)) is None:
@@ -153,6 +157,9 @@ class SagaTurn(Settling):
             self._add(StarterLeft(sender=starter))
         elif progress.phase is SagaPhase.RUNNING and not progress.is_cancelling:
             self.cancel("revoked by who started it", None)
+        elif progress.phase is SagaPhase.SETTLING and progress.is_rejected:
+            self._reply(starter, progress.outcome, rejected=True)
+            self._add(StarterLeft(sender=starter))
 
     def retry_undo(self, n: int, call: RecordedCall | None = None) -> NotStuck | None:
         """Send the undo of a step again, or another one."""

@@ -7,17 +7,19 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from repertory.actors.asks import AskId, Position
 from repertory.actors.handler import CommandHandler
 from repertory.actors.message import Answer, Command, Message, Query, Rejection, Undelivered
 from repertory.actors.query import QueryHandler
+from repertory.actors.saga.saga import Saga
 from repertory.bridge.log.errors import OutcomeUnknown
 from repertory.bridge.log.port import Backend
 from repertory.bridge.system.ask import TIMEOUT_S, Ask, AskOptions, AskResult
 from repertory.bridge.system.asking import AsyncAsking
 from repertory.bridge.system.by_id import Found, RevokeResult, fetching, found, revoked, revoking
+from repertory.bridge.system.cancelling import CancelResult, cancelling
 from repertory.bridge.system.client_core import ClientCore, Told
 from repertory.bridge.system.definition import SystemDefinition
 from repertory.bridge.system.projected import Projectable
@@ -92,6 +94,12 @@ class AsyncClient(AsyncAsking):
         """Revoke the ask that was made with this id, unless a handler has taken it; see ``Client.revoke``."""
         ask = revoking(self._core, handler, key, id, timeout_s)
         return revoked(ask, await self._wait(ask))
+
+    async def cancel(
+        self, saga: type[Saga], key: str, *, reason: str = "", timeout_s: float = TIMEOUT_S
+    ) -> CancelResult:
+        """Cancel a saga; see ``Client.cancel``."""
+        return cast(CancelResult, (await self._wait(cancelling(self._core, saga, key, reason, timeout_s))).value)
 
     async def _wait(self, ask: Ask) -> AskResult[Message]:
         with closing(self._core.steps(ask)) as steps:

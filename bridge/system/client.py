@@ -7,19 +7,21 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import closing
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from repertory.actors.asks import AskId, Position
 from repertory.actors.entity import Entity
 from repertory.actors.handler import CommandHandler
 from repertory.actors.message import Answer, Command, Message, Query, Rejection, Undelivered
 from repertory.actors.query import QueryHandler
+from repertory.actors.saga.saga import Saga
 from repertory.bridge import topics
 from repertory.bridge.log.errors import LogError, TopicMismatch
 from repertory.bridge.log.port import Backend
 from repertory.bridge.system.ask import TIMEOUT_S, Ask, AskOptions, AskResult
 from repertory.bridge.system.asking import Asking
 from repertory.bridge.system.by_id import Found, RevokeResult, fetching, found, revoked, revoking
+from repertory.bridge.system.cancelling import CancelResult, cancelling
 from repertory.bridge.system.client_core import ClientCore, Told
 from repertory.bridge.system.definition import SystemDefinition
 from repertory.bridge.system.projected import Projectable
@@ -140,6 +142,21 @@ class Client(Asking):
         """
         ask = revoking(self._core, handler, key, id, timeout_s)
         return revoked(ask, self._wait(ask))
+
+    def cancel(self, saga: type[Saga], key: str, *, reason: str = "", timeout_s: float = TIMEOUT_S) -> CancelResult:
+        """Cancel a saga: what it has done is undone, and it answers `Cancelled` with the reason. It can be repeated.
+
+        ``client.cancel(Transfer, "t-1", reason="the customer called")``. With a step under way that cannot be undone,
+        the answer comes when that has been answered. Returns
+
+        - Done: it rolls back now; ``client.ask`` of its start waits until that is done;
+        - TooLate: it is over, rolls back already, or has done what cannot be undone; ``reason`` says which;
+        - NoSuchSaga: it was never started, or is forgotten;
+        - Undelivered: the request was dropped, and does nothing.
+
+        Raises what ``ask`` does.
+        """
+        return cast(CancelResult, self._wait(cancelling(self._core, saga, key, reason, timeout_s)).value)
 
     def _wait(self, ask: Ask) -> AskResult[Message]:
         core = self._core

@@ -69,24 +69,25 @@ def entity_state(reader: Reader, system: SystemDefinition, hosted: EntityDefinit
             shard = found
         elif found.key == raw_key:
             state = found
-    record = _decoded_shard(shard)
-    latest = StateRecord() if state is None or state.value is None else _decoded(wire.decode_state, state)
+    record = decoded_shard(shard)
+    latest = StateRecord() if state is None or state.value is None else decoded_as(wire.decode_state, state)
     seq, version = -1, 0
     entity = behaviour.initial()
     if state is not None and state.value is not None:
         seq, version = state.position
         if latest.snapshot is not None:
-            entity = _snapshot(behaviour, state, latest.snapshot)
+            entity = snapshot_of(behaviour, state, latest.snapshot)
     if behaviour.journaled:
         for event in journal(reader, system, behaviour, partition, record)[0]:
             if event.key == raw_key and event.number(SEQ) > seq and event.number(SEQ) >= record.tail_start:
-                entity, version = _evolved(behaviour, entity, event)
+                entity, version = evolved(behaviour, entity, event)
     first = next((w for _, w in stashed_commands(reader, system, behaviour, partition) if w.key == key), None)
     parked = f"{first.error}: {first.reason}" if first is not None and first.parked else ""
     return EntityState(key, partition, version, entity if version else None, latest.stashed, parked)
 
 
-def _snapshot(behaviour: Behaviour, record: Record, data: bytes) -> Entity:
+def snapshot_of(behaviour: Behaviour, record: Record, data: bytes) -> Entity:
+    """Return the entity of a snapshot in a record; DecodeError that names the record."""
     try:
         return restore(behaviour, data)[0]
     except MemoryError:
@@ -104,7 +105,7 @@ def shard_record(reader: Reader, system: SystemDefinition, behaviour: Behaviour,
     for found in reader.read(topics.state_topic(system.name, behaviour.name), partition):
         if found.key == SHARD_KEY and found.value is not None:
             shard = found
-    return _decoded_shard(shard)
+    return decoded_shard(shard)
 
 
 def current_record(reader: Reader, system: SystemDefinition, behaviour: Behaviour, partition: int) -> ShardRecord:
@@ -115,11 +116,12 @@ def current_record(reader: Reader, system: SystemDefinition, behaviour: Behaviou
     return record
 
 
-def _decoded_shard(record: Record | None) -> ShardRecord:
-    return first_shard_record() if record is None else _decoded(wire.decode_shard, record)
+def decoded_shard(record: Record | None) -> ShardRecord:
+    """Return the shard record in a record, None: that of a shard which has committed nothing."""
+    return first_shard_record() if record is None else decoded_as(wire.decode_shard, record)
 
 
-def _decoded(decode: Callable[[bytes], T], record: Record) -> T:
+def decoded_as(decode: Callable[[bytes], T], record: Record) -> T:
     """Decode a record's value; DecodeError names the record."""
     try:
         return decode(record.value or b"")
@@ -149,7 +151,8 @@ def journal(
     return counted.settle()
 
 
-def _evolved(behaviour: Behaviour, entity: Entity, record: Record) -> tuple[Entity, int]:
+def evolved(behaviour: Behaviour, entity: Entity, record: Record) -> tuple[Entity, int]:
+    """Return an entity after a journal record, and its version, 0 if it has stopped; DecodeError names the record."""
     try:
         event, state, _ = fold(behaviour, entity, record.value or b"")
     except MemoryError:

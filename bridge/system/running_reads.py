@@ -14,6 +14,7 @@ from repertory.bridge.log.record import Output
 from repertory.bridge.system.committed import entity_state
 from repertory.bridge.system.failed import DeadLetter, Parked, dead_letters, parked_keys
 from repertory.bridge.system.open_effects import OpenEffect, open_effects
+from repertory.bridge.system.open_sagas import OpenSaga, open_sagas
 from repertory.bridge.system.open_timers import OpenTimer, open_timers
 from repertory.bridge.system.published import PublishedRecord, published_records
 from repertory.bridge.system.source_status import OpenSources, SourceStatus, source_statuses
@@ -56,6 +57,13 @@ class RunningReads:
     def effects(self) -> list[OpenEffect]:
         """Return the effects that are not settled, by entity, partition and request."""
         return list(open_effects(self.reader, self.system))
+
+    def sagas(self) -> list[OpenSaga]:
+        """Return the sagas with their steps and what they wait for, by entity, partition and key.
+
+        Those that are over are among them, without steps, as long as their results are kept.
+        """
+        return list(open_sagas(self.reader, self.system))
 
     def sources(self) -> list[SourceStatus]:
         """Return how far each partition of each source is relayed, and which have stopped, and why."""

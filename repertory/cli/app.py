@@ -25,6 +25,7 @@ from repertory.bridge.system.system import ActorSystem, load_system
 from repertory.cli.builds import check, configuration_text, schemas
 from repertory.cli.effects import effects
 from repertory.cli.operate import dead_letters, parked
+from repertory.cli.sagas import sagas
 from repertory.cli.serve import serve
 from repertory.cli.settings import settings
 from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, configured, console, opened, sentences
@@ -60,6 +61,7 @@ app.add_typer(parked)
 app.add_typer(timers)
 app.add_typer(effects)
 app.add_typer(sources)
+app.add_typer(sagas)
 app.add_typer(dead_letters)
 app.command()(serve)
 app.command()(settings)

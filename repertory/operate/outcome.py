@@ -11,11 +11,12 @@ import msgspec
 from repertory.actors.control import RetryEnded
 from repertory.actors.headers import CORRELATION_ID, MESSAGE_ID, REPLY_TO, Header, Headers
 from repertory.actors.message import Done, Message, Undelivered
+from repertory.actors.saga.messages import NoSuchSaga, NotStuck, TooLate
 from repertory.actors.wire import DecodeError, MessageDecoder
 from repertory.bridge import topics
 from repertory.bridge.log.port import Reader
 
-_decode = MessageDecoder([Done, Undelivered, RetryEnded]).decode
+_decode = MessageDecoder([Done, Undelivered, RetryEnded, TooLate, NotStuck, NoSuchSaga]).decode
 
 #: An operator reads this partition of the replies topic.
 _PARTITION = 0
@@ -59,6 +60,8 @@ class Answers:
 
     def follow(self, deadline_s: float) -> Iterator[Message]:
         """Yield the answers until the deadline (of ``time.monotonic``): `Done` for the request, then `RetryEnded`.
+
+        A saga may also refuse a request: with `TooLate`, `NotStuck` or `NoSuchSaga`.
 
         Raises LookupError if the request itself became a dead letter.
         """
