@@ -176,6 +176,8 @@ class Behaviour:
     _answers: tuple[type[Message], ...] = (Answer, Rejection)
     #: The requests that its shard carries out, and no handler.
     control: tuple[type[Message], ...] = CONTROL
+    #: Whether its effects of one key and function run one after the other.
+    orders_effects = True
 
     def _answering(self) -> Collection[Handler]:
         """Return the handlers whose results may be answers."""

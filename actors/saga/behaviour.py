@@ -91,6 +91,8 @@ class SagaBehaviour(Behaviour):
         return found
 
     owed = frozenset[type[Message]](OWED)
+    #: Its code awaits those that another one depends on; those that it gathers run at once.
+    orders_effects = False
     _answers = (Event, Rejection)
     urgent = frozenset[type[Message]]((*URGENT, RevokeAsk))
     #: A revoke may cancel the saga, so a handler takes it.

@@ -24,8 +24,9 @@ def lacking(record: EffectRecord, behaviour: Behaviour) -> str | None:
         return f"this build cannot read the request of {effect.name}: {error}"
     except DefinitionError as error:
         return f"this build cannot run {effect.name}: {error}"
+    is_step = behaviour.answer(record.about, b"", rejected=False) is not None  # Of a saga, which takes any answer.
     for answer in effect.signature.answers:
-        if answer not in behaviour.handlers:
+        if not is_step and answer not in behaviour.handlers:
             return (
                 f"{behaviour.name} of this build has no @reply method for {answer.__qualname__}, which {effect.name} "
                 "may answer"

@@ -52,12 +52,13 @@ class Effects:
     """
 
     __slots__ = (
-        "_alone", "_busy", "_due", "_finished", "_limits", "_queues", "_touched", "epoch", "held", "parked", "records",
-        "running",
+        "_alone", "_busy", "_due", "_finished", "_limits", "_ordered", "_queues", "_touched", "epoch", "held", "parked",
+        "records", "running",
     )  # fmt: skip
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, *, ordered: bool = True) -> None:
+        """``ordered``: see `Behaviour.orders_effects`."""
+        self._limits, self._ordered = limits, ordered
         #: The records, by their keys in the changelog.
         self.records: dict[str, EffectRecord] = {}
         #: Those that are started and have no outcome, with the attempt. What is not among them any more was dropped.
@@ -114,9 +115,9 @@ class Effects:
     def started(self, place: str) -> EffectRecord:
         """Note that a startable one is started; return its record."""
         record = self.records[place]
-        assert _queue(record) not in self._busy, place
+        assert self.queue_of(record) not in self._busy, place
         self.running[place] = record.attempt
-        self._busy[_queue(record)] = place
+        self._busy[self.queue_of(record)] = place
         return record
 
     def finished(self, outcome: EffectOutcome) -> bool:
@@ -129,6 +130,11 @@ class Effects:
         del self.running[outcome.place]
         self._finished.append(outcome)
         return True
+
+    def queue_of(self, record: EffectRecord) -> tuple[str, str]:
+        """Return what an effect waits for its turn in: that of its key and function, or one of its own."""
+        effect = record.effect if self._ordered else f"{record.effect}\0{record.offset}/{record.index}"
+        return record.key, effect
 
     # --- called by the shard ----------------------------------------------------------------------------------
 
@@ -189,10 +195,10 @@ class Effects:
         if record.parked:
             self.parked += 1
         else:
-            waiting = self._queues.setdefault(_queue(record), [])
+            waiting = self._queues.setdefault(self.queue_of(record), [])
             insort(waiting, (record.offset, record.index))
             if waiting[0] == (record.offset, record.index):
-                self._touched[_queue(record)] = None
+                self._touched[self.queue_of(record)] = None
             if record.alone:
                 self._alone.add(place)
 
@@ -205,7 +211,7 @@ class Effects:
             self.parked -= 1
         if record is None or record.parked:
             return
-        queue, cause = _queue(record), (record.offset, record.index)
+        queue, cause = self.queue_of(record), (record.offset, record.index)
         waiting = self._queues[queue]
         at = bisect_left(waiting, cause)
         del waiting[at]
@@ -234,21 +240,17 @@ class Effects:
         return None
 
     def _can_start(self, record: EffectRecord) -> bool:
-        queue = _queue(record)
+        queue = self.queue_of(record)
         is_first = not record.parked and self._queues[queue][0] == (record.offset, record.index)
         is_free = is_first and queue not in self._busy and queue not in self._touched
         return is_free and effect_key(record.offset, record.index) not in self.held
 
     def _first_alone(self, now_ms: int) -> str | None:
         """Return the first that is due of the queues in which one must run alone; None if none is."""
-        queues = {_queue(self.records[place]) for place in self._alone}
+        queues = {self.queue_of(self.records[place]) for place in self._alone}
         firsts = [self.records[effect_key(*self._queues[queue][0])] for queue in queues]
         due = [
             (each.offset, each.index) for each in firsts
-            if each.due_ms <= now_ms and (self._can_start(each) or _queue(each) in self._busy)
+            if each.due_ms <= now_ms and (self._can_start(each) or self.queue_of(each) in self._busy)
         ]  # fmt: skip
         return effect_key(*min(due)) if due else None
-
-
-def _queue(record: EffectRecord) -> _Queue:
-    return record.key, record.effect

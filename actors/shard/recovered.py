@@ -63,5 +63,5 @@ def new_shard(config: ShardConfig, record: ShardRecord) -> RecoveredShard:
         ChangelogDigest(),
         AnswerTable(config.limits, record.answers_horizon_ms, record.auto_horizon_ms),
         Timers(config.limits),
-        Effects(config.limits),
+        Effects(config.limits, ordered=config.behaviour.orders_effects),
     )

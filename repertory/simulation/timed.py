@@ -98,7 +98,7 @@ class LaterChecks:
         firsts: dict[tuple[str, str], EffectRecord] = {}
         for record in sorted(shard.effects.records.values(), key=lambda each: (each.offset, each.index)):
             if not record.parked:
-                firsts.setdefault((record.key, record.effect), record)
+                firsts.setdefault(shard.effects.queue_of(record), record)
         for record in firsts.values():
             if record.due_ms <= now_ms:
                 raise Violation("an effect is tried until it has a result", f"{shard.config.id}: {record} waits")

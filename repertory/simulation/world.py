@@ -161,7 +161,7 @@ class SimulatedEffects:
             self._world.begin(shard, place, effects.started(place), effects.epoch)
             for place in effects.startable(now_ms, room)
         ]
-        queues = [(effects.records[place].key, effects.records[place].effect) for place in effects.running]
+        queues = [effects.queue_of(effects.records[place]) for place in effects.running]
         if len({*queues}) < len(queues):
             raise Violation("the effects of one key and function are in order", f"{shard}: {sorted(queues)}")
 

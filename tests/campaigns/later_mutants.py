@@ -8,7 +8,6 @@ import msgspec
 
 from repertory.actors.message import Envelope
 from repertory.actors.shard import effect_settler as settler_module
-from repertory.actors.shard import effects as effects_module
 from repertory.actors.shard import timers as module
 from repertory.actors.shard.changelog import EffectRecord, TellRecord, TimerRecord, owed_entry, tell_key, timer_of
 from repertory.actors.shard.effect_settler import EffectSettler
@@ -318,13 +317,13 @@ def attempts_forgotten_at_a_crash(patch: Patch) -> None:
 @mutant("actors/shard/effects.py", effects.test_the_effects_of_one_key_and_function_are_in_order)
 def order_per_key_ignored(patch: Patch) -> None:
     """Each effect is a queue of its own."""
-    patch.setattr(effects_module, "_queue", lambda record: (record.key, f"{record.offset}/{record.index}"))
+    patch.setattr(Effects, "queue_of", lambda _table, record: (record.key, f"{record.offset}/{record.index}"))
 
 
 @mutant("actors/shard/effects.py", effects.test_the_effects_of_one_key_and_function_are_in_order)
 def order_over_all_functions(patch: Patch) -> None:
     """The effects of one key wait for each other, whatever they ask."""
-    patch.setattr(effects_module, "_queue", lambda record: (record.key, ""))
+    patch.setattr(Effects, "queue_of", lambda _table, record: (record.key, ""))
 
 
 @mutant("actors/shard/effect_settler.py", effects.test_every_crash_leaves_one_result)
@@ -378,7 +377,7 @@ def parked_blocks_its_key(patch: Patch) -> None:
         def mutated(table: Effects, place: str, record: EffectRecord) -> Any:
             entry = put(table, place, record)
             if record.parked:
-                table._busy[record.key, record.effect] = place
+                table._busy[table.queue_of(record)] = place
             return entry
 
         return mutated
