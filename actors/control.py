@@ -78,10 +78,13 @@ class Revoke(Command, name="repertory.revoke"):
 
 
 class RevokeAsk(Command, name="repertory.revoke-ask"):
-    """Dead-letter the ask of this key that has the same sender and ``about``, if it is in the stash.
+    """Dead-letter the ask ``about`` of the same sender, if this key has it in the stash.
 
-    A saga sends it for a step that it does not wait for any more. A saga that was started by that ask is cancelled.
+    A saga sends it for a step that it does not wait for any more. A saga that was started by that ask is cancelled. It
+    has an ``about`` of its own, so that what becomes of it is never taken for the answer to the step.
     """
+
+    about: str
 
 
 class StillOpen(Event, name="repertory.still-open"):

@@ -71,12 +71,14 @@ class Codec:
     def decode(self, record: Record) -> Envelope | Undecodable:
         """Decode a record of the commands topic; never raises."""
         sender, about, retry, timer, value, is_rejected = None, "", None, None, record.value, False
+        is_retried = False
         try:
             if record.headers and (found := self._addresses.of(record)):
                 retry = self._addresses.retry(found, record.offset)
                 timer = self._addresses.timer(found)
                 sender, about = self._addresses.sender(found)
-                is_rejected = names.REJECTED in found
+                # A dead letter that is retried may have been asked by a saga; it is no answer to this one.
+                is_rejected, is_retried = names.REJECTED in found, names.RETRY_OF in found
             if record.key is None:
                 raise DecodeError("a command needs a key: that of its entity")
             key = key_of(record.key)
@@ -85,6 +87,7 @@ class Codec:
             if (
                 about
                 and sender is None
+                and not is_retried
                 and (answer := self._behaviour.answer(about, value, rejected=is_rejected)) is not None
             ):
                 return Envelope(

@@ -13,7 +13,7 @@ from repertory.actors.entity import Behaviour, Entity
 from repertory.actors.handler import CommandHandler, EventHandler, Handler
 from repertory.actors.message import Command, DefinitionError, Done, Event, Message, Rejection, wire_name
 from repertory.actors.saga.fold import FOLD
-from repertory.actors.saga.inner import OWED, ResultDue, StepAnswer, StepDue, StepId
+from repertory.actors.saga.inner import OWED, STEP_MARK, ResultDue, StepAnswer, StepDue, StepId
 from repertory.actors.saga.messages import (
     URGENT,
     AlreadyBegun,
@@ -99,8 +99,8 @@ class SagaBehaviour(Behaviour):
     control = tuple(each for each in CONTROL if each is not RevokeAsk)
 
     def answer(self, about: str, value: bytes, *, rejected: bool) -> Message | None:
-        """Return the message for a record that answers a step; None if ``about`` names none."""
-        return None if StepId.parse(about) is None else StepAnswer(step=about, value=value, rejected=rejected)
+        """Return the message for a record that answers a step, or a revoke; None if ``about`` is not of a saga's."""
+        return StepAnswer(step=about, value=value, rejected=rejected) if about.startswith(STEP_MARK) else None
 
     # --- the handlers -----------------------------------------------------------------------------------------
 
@@ -220,10 +220,10 @@ class SagaBehaviour(Behaviour):
         turn.say_done()
         return tuple(turn.events)
 
-    def _revoke(self, saga: Saga, _cmd: RevokeAsk, ctx: Context) -> object:
+    def _revoke(self, saga: Saga, cmd: RevokeAsk, ctx: Context) -> object:
         turn = self._turn(saga, ctx)
         if saga.progress.phase is not SagaPhase.NEW and ctx.sender is not None:
-            turn.leave(ctx.sender)
+            turn.leave(ctx.sender, cmd.about)
         return tuple(turn.events)
 
 

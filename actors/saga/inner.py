@@ -54,6 +54,11 @@ def step_id(life: int, n: int) -> str:
     return f"{STEP_MARK}{life}/{n}"
 
 
+def revoke_id(life: int, n: int) -> str:
+    """Return the ``about`` of the revoke of a step, whose answer nobody waits for."""
+    return f"{step_id(life, n)}/revoke"
+
+
 def undo_id(life: int, n: int, attempt: int) -> str:
     """Return the ``about`` of an attempt of the undo of a step."""
     return f"{STEP_MARK}{life}/{n}/{attempt}"

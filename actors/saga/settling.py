@@ -14,7 +14,7 @@ from repertory.actors.control import RevokeAsk
 from repertory.actors.effect import registered
 from repertory.actors.message import Done, Event, Rejection, Sender, Undelivered
 from repertory.actors.saga.fold import fold
-from repertory.actors.saga.inner import ResultDue, step_id, undo_id
+from repertory.actors.saga.inner import ResultDue, revoke_id, step_id, undo_id
 from repertory.actors.saga.messages import Cancelled, TooLate
 from repertory.actors.saga.progress import (
     RecordedCall,
@@ -110,8 +110,8 @@ class Settling:
     def _revoke(self, step: RecordedStep) -> None:
         if step.kind in ("ask", "require") and step.is_unsettled:
             about = step_id(self.progress.life, step.n)
-            revoke = encode(RevokeAsk())
-            self._context.collected.append(Send(step.target, step.key, revoke, about, asked=True))
+            revoke, own = encode(RevokeAsk(about=about)), revoke_id(self.progress.life, step.n)
+            self._context.collected.append(Send(step.target, step.key, revoke, own, asked=True))
 
     def _answer_starters(self, outcome: bytes, *, rejected: bool) -> None:
         for starter in self.progress.starters:

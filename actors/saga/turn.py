@@ -7,7 +7,7 @@ the other; then a rejection is answered.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from repertory.actors.collected import Cancel, Perform, Schedule, Tell
 from repertory.actors.context import ContractViolation
@@ -25,6 +25,7 @@ from repertory.actors.saga.progress import (
     SagaBegan,
     SagaCancelling,
     SagaPhase,
+    SagaProgress,
     SagaStuck,
     SignalCame,
     SignalTaken,
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
 
 #: How many may wait for the answer of one saga.
 STARTERS_MAX = 1_000
+#: Most bytes of an asker, as it is recorded: a topic, a key, a correlation id and an id of 255 bytes, and names.
+_SENDER_BYTES = 1_200
+#: The reason of a cancel is cut to this length.
+_REASON_CHARS_MAX = 1_000
 
 
 class SagaTurn(Settling):
@@ -70,6 +75,8 @@ class SagaTurn(Settling):
             self._reply(sender, progress.outcome, rejected=progress.is_rejected)
         elif len(progress.starters) >= STARTERS_MAX:
             return TooLate(reason=f"{STARTERS_MAX:,} wait for the answer of this saga; ask again later")
+        elif (refusal := self._flaw_of_room(_SENDER_BYTES)) is not None:
+            return refusal
         else:
             self._add(StarterJoined(sender=sender))
         return None
@@ -121,7 +128,10 @@ class SagaTurn(Settling):
             return TooLate(reason=ended(progress.phase))
         if len(progress.signals) >= limit:
             return TooLate(reason=f"{limit:,} signals wait already (signals_max)")
-        self._add(SignalCame(name=name, value=encode(signal), at_ms=self._now_ms, sender=self._context.sender))
+        value = encode(signal)
+        if (refusal := self._flaw_of_room(len(value) + _SENDER_BYTES)) is not None:
+            return refusal
+        self._add(SignalCame(name=name, value=value, at_ms=self._now_ms, sender=self._context.sender))
         waits = next((each for each in progress.steps if _takes(each, name)), None)
         if waits is not None:
             self._add(SignalTaken(number=progress.signals_seen, n=waits.n, at_ms=self._now_ms))
@@ -137,18 +147,18 @@ class SagaTurn(Settling):
         if not progress.is_cancelling:
             for pivot in pivots:
                 self._revoke(pivot)
-        self._add(SagaCancelling(reason=reason, sender=sender))
+        self._add(SagaCancelling(reason=reason[:_REASON_CHARS_MAX], sender=sender))
         if not pivots:
             self._cancelled()
         return None
 
-    def leave(self, sender: Sender) -> None:
-        """Let a starter go that revokes its start: the last one cancels the saga. Ignore any other.
+    def leave(self, sender: Sender, about: str) -> None:
+        """Let a starter go that revokes its start ``about``: the last one cancels the saga. Ignore any other.
 
         A saga that rolls back has its outcome, so the last one is answered before the undos: two sagas that wait for
         each other, and are cancelled, would else do so for ever.
         """
-        progress, address = self.progress, (sender.topic, sender.key, sender.about)
+        progress, address = self.progress, (sender.topic, sender.key, about)
         found = (each for each in progress.starters if (each.topic, each.key, each.about) == address)
         if (starter := next(found, None)) is None:
             return
@@ -225,23 +235,32 @@ class SagaTurn(Settling):
             self._give_up(step)
         return outcome
 
-    def _check_room(self, progress: Any) -> None:
+    def _check_room(self, progress: SagaProgress) -> None:
         """Raise SagaRefused if the steps that were opened are too many, or their answers might not fit."""
         limits, name = self._behaviour.limits, self._behaviour.entity.__name__
-        count, open_max = progress.next_step - progress.first, self._context.bytes_max - RECORD_OVERHEAD_BYTES
+        count = progress.next_step - progress.first
         if count > limits.steps_max:
             raise SagaRefused(
                 f"{name} would take step {count}; steps_max is {limits.steps_max}: begin a new run in time, "
                 "return ctx.again(cmd)"
             )
-        unsettled = len(progress.unsettled())
-        size = len(encode(progress))
-        if size + unsettled * limits.answer_bytes_max > open_max:
+        size, unsettled = len(encode(progress)), len(progress.unsettled())
+        if self._room(progress, size) < 0:
             raise SagaRefused(
                 f"{name} holds {size} bytes and waits for {unsettled} answers of up to {limits.answer_bytes_max} bytes "
-                f"(answer_bytes_max), more than the {open_max} of a record (output_bytes_max): begin a new run in "
-                "time, return ctx.again(cmd), or ask fewer at once"
+                f"(answer_bytes_max), more than a record of {self._context.bytes_max} takes (output_bytes_max): begin "
+                "a new run in time, return ctx.again(cmd), or ask fewer at once"
             )
+
+    def _room(self, progress: SagaProgress, size: int) -> int:
+        """Return how many bytes are left beside what is reserved for open answers; ``size``: of what is recorded."""
+        reserved = len(progress.unsettled()) * self._behaviour.limits.answer_bytes_max
+        return self._context.bytes_max - RECORD_OVERHEAD_BYTES - size - reserved
+
+    def _flaw_of_room(self, size: int) -> TooLate | None:
+        """Return why so many bytes more would take the room of open answers, which must always be recordable."""
+        left = self._room(self.progress, len(encode(self.progress)))
+        return None if size <= left else TooLate(reason=f"the saga holds as much as it may; {left} bytes are left")
 
     def _send(self, step: RecordedStep, plan: Plan) -> None:
         context, about = self._context, step_id(self.progress.life, step.n)

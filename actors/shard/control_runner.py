@@ -135,9 +135,10 @@ class ControlRunner:
 
     def revoke_ask(self, revoke: Envelope, turn: Turn) -> bool:
         """Dead-letter the ask of an entity that is stashed, and answer it; return whether there was one."""
-        if (asker := revoke.sender) is None:
+        asker, message = revoke.sender, revoke.message
+        if asker is None or not isinstance(message, RevokeAsk):
             return False
-        address = asker.topic, asker.key, asker.about
+        address = asker.topic, asker.key, message.about
         for stashed in self._stash.queue(revoke.key):
             sender = stashed.envelope.sender
             if sender is not None and (sender.topic, sender.key, sender.about) == address:
