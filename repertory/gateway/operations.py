@@ -1,4 +1,4 @@
-"""What a gateway exposes: each command and query as an operation with a path and a decoder. Pure."""
+"""What a gateway exposes: each command, query and signal as an operation with a path and a decoder. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from repertory.bridge.system.definition import SystemDefinition
 from repertory.bridge.system.hosting import EntityDefinition
 from repertory.gateway.asking import is_query
 
-_KINDS: Final = ("@command", "@query")
+_KINDS: Final = ("@command", "@query", "@run", "signal")
 _SCALARS: Final = (
     inspect.BoolType | inspect.DateTimeType | inspect.DateType | inspect.DecimalType | inspect.EnumType
     | inspect.FloatType | inspect.IntType | inspect.LiteralType | inspect.NoneType | inspect.StrType | inspect.TimeType
@@ -70,14 +70,17 @@ def checked_statuses(statuses: Mapping[type[Rejection], int]) -> dict[type[Rejec
 
 
 def _exposable(definition: EntityDefinition) -> list[Handler]:
-    found = vars(definition.behaviour.entity).values()
-    return [each for each in found if isinstance(each, Handler) and each.kind in _KINDS]
+    """Return what an entity takes from outside; of several versions of a saga's code only that which new ones run."""
+    declared = [each for each in vars(definition.behaviour.entity).values() if isinstance(each, Handler)]
+    taken = definition.behaviour.taken
+    return [each for each in declared if each.kind in _KINDS and taken[each.message_types[0]].name == each.name]
 
 
 def _hosting(system: SystemDefinition, handler: Handler) -> EntityDefinition:
     if not isinstance(handler, Handler) or handler.kind not in _KINDS:
         raise ValueError(
-            f"expose: {handler!r} is not a @command or @query method of an entity, such as Account.deposit"
+            f"expose: {handler!r} is not a @command or @query method of an entity, such as Account.deposit, nor a @run "
+            "method or a signal of a saga"
         )
     definition = system.hosted.get(handler.owner)
     if definition is None:
