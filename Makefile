@@ -19,7 +19,7 @@ PYENV_ROOT ?= $(HOME)/.pyenv
 MARKED := $(PURE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check browser pure matrix lint format bench bench-check chaos clean
+.PHONY: help demo test check browser postgresql pure matrix lint format bench bench-check chaos clean
 
 help: ## Show what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,7 +27,7 @@ help: ## Show what can be made.
 demo: $(READY) ## Run the banking simulation: two supervised workers, killed as they run, audited. No Kafka needed.
 	$(PY) -m examples.banking
 
-test: $(READY) lint browser ## Run the whole test suite, a real Apache Kafka included (Java and Maven are needed).
+test: $(READY) lint browser postgresql ## Run the whole test suite, a real Apache Kafka included (Java and Maven are needed).
 	$(PY) -m pytest -n auto --dist worksteal -m "not ($(WAITING))"
 	$(PY) -m pytest -n 2 --dist loadfile -m "$(WAITING)"
 
@@ -44,6 +44,17 @@ browser:
 		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium-headless-shell >/dev/null; \
 	else \
 		echo "No Chromium: the tests of the documentation page need one, such as Debian's chromium-headless-shell." >&2; \
+	fi
+
+# As with the browser: there the tests of PostgreSQL are skipped without it.
+postgresql:
+	@if ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null; then \
+		exit 0; \
+	elif [ -n "$$CI" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends postgresql >/dev/null; \
+	else \
+		echo "No PostgreSQL: the tests of projections need one, such as Debian's postgresql." >&2; \
 	fi
 
 pure: $(READY)

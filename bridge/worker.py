@@ -135,6 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("target")
     parser.add_argument("--log", required=True)
     parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("--projectors", type=int, default=0)
     parser.add_argument("--node", required=True)
     parser.add_argument("--report-fd", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
@@ -157,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log_lines.add_coordinates()  # The application may have added handlers.
     settings = system.settings
     owner = f"{options.node}/{uuid.uuid4().hex[:8]}"
-    in_flight.share_with_workers(options.workers, owner, settings.effects_running_max)
+    in_flight.share_with_workers(max(1, options.workers), owner, settings.effects_running_max)
     kill_points.arm()
     return run_node(
         _specs(options, system),
@@ -171,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _specs(options: argparse.Namespace, system: ActorSystem) -> list[WorkSpec]:
-    """Return the processes of a node: its workers, and one more if the system has sources."""
+    """Return the processes of a node: its workers, one more if the system has sources, and those of projections."""
     common = {
         "target": options.target,
         "log": options.log,
@@ -183,7 +184,16 @@ def _specs(options: argparse.Namespace, system: ActorSystem) -> list[WorkSpec]:
         WorkSpec(f"worker-{slot}", "repertory.bridge.worker:shard_host", {**common, "slot": slot})
         for slot in range(options.workers)
     ]
-    if system.sources:
+    specs += [
+        WorkSpec(
+            f"projector-{each.name}-{each.version}-{slot}",
+            each.work,
+            {**common, "slot": slot, "name": each.name, "version": each.version},
+        )
+        for each in system.projections
+        for slot in range(options.projectors)
+    ]
+    if system.sources and options.workers:
         specs.append(WorkSpec(SOURCES, "repertory.bridge.system.source_host:source_host", common))
     return specs
 

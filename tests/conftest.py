@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.kafka.broker import Broker, BrokerMissingError
+from tests.support.postgresql import Postgres, PostgresMissingError
 
 # A console takes its width when it is created: no test may depend on the terminal, or on who imports a command first.
 os.environ["COLUMNS"] = "400"
@@ -48,3 +49,18 @@ def kafka_url() -> Iterator[str]:
         yield broker.start().url
     finally:
         broker.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Give a real PostgreSQL of this run. Without Debian's package the test is skipped, or fails if ``CI`` is set."""
+    try:
+        server = Postgres()
+    except PostgresMissingError as missing:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must test against a real PostgreSQL: {missing}")
+        pytest.skip(str(missing))
+    try:
+        yield server.start()
+    finally:
+        server.close()

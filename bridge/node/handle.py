@@ -63,6 +63,7 @@ class NodeHandle:
         log: str,
         *,
         workers: int,
+        projectors: int = 0,
         stop_timeout_s: float,
         settings: Settings | None = None,
         node: str | None = None,
@@ -83,6 +84,7 @@ class NodeHandle:
         read_fd, write_fd = os.pipe()
         command = [
             sys.executable, "-m", "repertory.bridge.worker", target, "--log", log, "--workers", str(workers),
+            "--projectors", str(projectors),
             "--node", self.name, "--report-fd", str(write_fd), "--parent", str(os.getpid()), *log_options.arguments(),
         ]  # fmt: skip
         if settings is not None:

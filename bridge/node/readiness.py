@@ -57,6 +57,8 @@ class Readiness:
 
     def sentence(self, now_s: float) -> str | None:
         """Return the line that says that the node is ready, once; None before and afterwards."""
+        if not self._workers:  # Nothing but projectors.
+            self.reached = True
         if self.reached or len(self._joined) < self._workers or None in self._shards.values():
             return None
         if not self._is_balanced() and now_s < self._changed_s + SETTLED_S:
@@ -70,7 +72,7 @@ class Readiness:
     def _is_balanced(self) -> bool:
         """Return whether all shards are here and each worker has its share, so that no rebalance is to come."""
         shares = Counter(worker for worker, _ in self._shards)
-        share = self._all // self._workers
+        share = self._all // max(self._workers, 1)
         return len(self._shards) == self._all and all(shares[worker] >= share for worker in self._joined)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from repertory.actors.shard.changelog import ShardId
 from repertory.bridge.log.port import Backend, Reader
 from repertory.bridge.region import ShardRegion
+from repertory.bridge.system.committed import current_record
 from repertory.bridge.system.definition import SystemDefinition
 from repertory.bridge.system.work_left import work_left
 
@@ -21,16 +23,22 @@ class Followings:
 
     def left(self, reader: Reader, region: ShardRegion, now_ms: int) -> str | None:
         """Describe one thing that is still to be done, by the shards or by a projection; None if there is nothing."""
-        return work_left(reader, self._system, region, now_ms) or self._behind(region)
+        left = work_left(reader, self._system, region, now_ms)
+        return self._behind(reader, region) if left is None and self._followings else left
 
-    def _behind(self, region: ShardRegion) -> str | None:
-        """Say what a projection has still to apply of the shards of a region; None if nothing."""
-        for assigned in region if self._followings else ():
-            shard = assigned.shard
-            if shard is not None and assigned.hosted.behaviour.journaled:
-                entity, partition = shard.config.id.entity, shard.config.id.partition
+    def _behind(self, reader: Reader, region: ShardRegion) -> str | None:
+        """Say what a projection has still to apply; None if nothing."""
+        for hosted in self._system.hosted.values():
+            if not self._system.projections.follow(hosted.behaviour.entity):
+                continue
+            for partition in range(hosted.partitions):
+                assigned = region.named(str(ShardId(hosted.behaviour.name, partition)))
+                if assigned is not None and assigned.shard is not None:
+                    seq = assigned.shard.record.seq
+                else:
+                    seq = current_record(reader, self._system, hosted.behaviour, partition).seq
                 for each in self._followings:
-                    if (missing := each.behind(entity, partition, shard.record.seq)) is not None:
+                    if (missing := each.behind(hosted.behaviour.name, partition, seq)) is not None:
                         return missing
         return None
 

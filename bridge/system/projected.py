@@ -134,9 +134,21 @@ class Progress(Protocol):
 class Projected(Protocol):
     """One version of a projection, as a system projects it."""
 
-    name: str
-    version: int
-    entities: Sequence[type[Entity]]
+    @property
+    def name(self) -> str:
+        """Its name, which its versions share."""
+
+    @property
+    def version(self) -> int:
+        """Its version, from 1."""
+
+    @property
+    def entities(self) -> Sequence[type[Entity]]:
+        """The entities whose events it follows."""
+
+    @property
+    def work(self) -> str:
+        """The target of the ``WorkSpec`` of a process that projects it."""
 
     def follow(self, system: SystemDefinition, backend: Backend) -> Following:
         """Make what keeps its tables up to date within this process; nothing is read or written yet."""

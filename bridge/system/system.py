@@ -85,6 +85,7 @@ class ActorSystem(SystemDefinition):
         *,
         log: str,
         workers: int = 1,
+        projectors: int = 0,
         node: str | None = None,
         kafka_config: str | None = None,
         log_options: LogOptions = LOG_DEFAULTS,
@@ -93,22 +94,15 @@ class ActorSystem(SystemDefinition):
 
         ``target`` (``module:system``) is where the workers import this system from; it is searched for if not given.
         ``node`` is this machine's name within the group, ``kafka_config`` a properties file of librdkafka settings.
-        ``log_options``: how its processes log, to stderr; lines of handlers name their command.
+        ``log_options``: how its processes log, to stderr; lines of handlers name their command. ``projectors``: so many
+        processes for each projection; with them, ``workers`` may be 0.
 
         Raises:
             LogError: the log cannot be used; the message says why.
             TargetError: ``target`` was not given, and no module was found from which workers can import the system.
-            ValueError: ``workers`` is below 1, or the log cannot be shared by processes.
+            ValueError: ``workers`` is below 1, nothing is projected, or the log cannot be shared by processes.
         """
-        if os.environ.get(IN_A_NODE):
-            raise ValueError(
-                f"the module of the system {self.name} starts it while a worker imports the module; "
-                'start it under: if __name__ == "__main__":'
-            )
-        if workers < 1:
-            raise ValueError(f"workers must be 1 or more, not {workers}")
-        if log == "memory:":
-            raise ValueError("memory: is for one process and cannot be shared by workers; use sqlite:PATH or start()")
+        self._check_spawn(log, workers, projectors)
         target = target or target_of(self)
         config = read_kafka_config(kafka_config)
         settings = self.configured().settings
@@ -123,6 +117,7 @@ class ActorSystem(SystemDefinition):
             target,
             log,
             workers=workers,
+            projectors=projectors,
             stop_timeout_s=settings.stop_timeout_s,
             settings=settings,
             node=node,
@@ -134,8 +129,22 @@ class ActorSystem(SystemDefinition):
                 heartbeat_s=heartbeat_s,
             ),
             log_options=log_options,
-            shards=sum(hosted.partitions for hosted in self.hosted.values()),
+            shards=sum(hosted.partitions for hosted in self.hosted.values()) if workers else 0,
         )
+
+    def _check_spawn(self, log: str, workers: int, projectors: int) -> None:
+        """Raise ValueError for a node that cannot be."""
+        if os.environ.get(IN_A_NODE):
+            raise ValueError(
+                f"the module of the system {self.name} starts it while a worker imports the module; "
+                'start it under: if __name__ == "__main__":'
+            )
+        if projectors < 0 or (projectors and not self.projections):
+            raise ValueError(f"{self.name} projects nothing, so it has no projectors: {projectors}")
+        if workers < 1 and not (workers == 0 and projectors):
+            raise ValueError(f"workers must be 1 or more, not {workers}")
+        if log == "memory:":
+            raise ValueError("memory: is for one process and cannot be shared by workers; use sqlite:PATH or start()")
 
     def run(
         self,
@@ -143,6 +152,7 @@ class ActorSystem(SystemDefinition):
         *,
         log: str = "memory:",
         workers: int = 1,
+        projectors: int = 0,
         node: str | None = None,
         kafka_config: str | None = None,
         log_options: LogOptions = LOG_DEFAULTS,
@@ -161,9 +171,14 @@ class ActorSystem(SystemDefinition):
             with self.start(log) as running:
                 running.run_forever()
             return 0
+        if not workers:
+            node = node or f"{socket.gethostname()}-projectors"  # Beside a node of the same machine.
+        if not projectors and self.projections:
+            logger.info("%s: this node has no projectors, which keep its projections up to date", self.name)
         spawned = self.spawn(
-            target, log=log, workers=workers, node=node, kafka_config=kafka_config, log_options=log_options
-        )
+            target, log=log, workers=workers, projectors=projectors, node=node, kafka_config=kafka_config,
+            log_options=log_options,
+        )  # fmt: skip
         return spawned.wait()
 
 

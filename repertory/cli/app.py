@@ -25,6 +25,7 @@ from repertory.bridge.system.system import ActorSystem, load_system
 from repertory.cli.builds import check, configuration_text, schemas
 from repertory.cli.effects import effects
 from repertory.cli.operate import dead_letters, parked
+from repertory.cli.projections import project, projections
 from repertory.cli.sagas import sagas
 from repertory.cli.serve import serve
 from repertory.cli.settings import settings
@@ -62,8 +63,10 @@ app.add_typer(timers)
 app.add_typer(effects)
 app.add_typer(sources)
 app.add_typer(sagas)
+app.add_typer(projections)
 app.add_typer(dead_letters)
 app.command()(serve)
+app.command()(project)
 app.command()(settings)
 app.command()(simulate)
 app.command()(verify)
@@ -98,6 +101,7 @@ def run(
     target: Target,
     log: LogUrl = "memory:",
     workers: Annotated[int, typer.Option(min=1, help="Worker processes of this node.")] = 1,
+    projectors: Annotated[int, typer.Option(min=0, help="Processes for each projection.")] = 0,
     node: Annotated[str | None, typer.Option(help="This machine's name in the group [the host name].")] = None,
     kafka_config: KafkaConfig = None,
     verbose: Verbose = False,
@@ -115,7 +119,9 @@ def run(
         config = None if kafka_config is None else str(kafka_config)
         file = None if log_config is None else str(log_config)
         options = LogOptions(verbose or context.obj, log_format.value, file)
-        code = system.run(target, log=log, workers=workers, node=node, kafka_config=config, log_options=options)
+        code = system.run(
+            target, log=log, workers=workers, projectors=projectors, node=node, kafka_config=config, log_options=options
+        )
     raise typer.Exit(code)
 
 

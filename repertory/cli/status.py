@@ -13,13 +13,15 @@ import typer
 from repertory.bridge.log.port import Backend, MemberDescription
 from repertory.bridge.node.status import NodeStatusRecord
 from repertory.bridge.system.committed import accepted_of
+from repertory.bridge.system.projected import ProjectionStatus
 from repertory.bridge.system.source_status import OpenSources, SourceStatus, source_statuses
 from repertory.bridge.system.system import ActorSystem
 from repertory.bridge.topics import sources_group
+from repertory.cli.projections import projections_table
 from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, configured, console, errors, opened, sentences
 from repertory.cli.sources import table_of
 from repertory.inspect.nodes import age, node_records, standing
-from repertory.inspect.problems import Problem, find_problems, summary
+from repertory.inspect.problems import Problem, find_problems, projection_problems, summary
 from repertory.inspect.shards import LAG_COUNTED_MAX, ShardStatus, shard_statuses
 
 _HOUR_MS = 3_600_000
@@ -35,6 +37,7 @@ class _Found(msgspec.Struct, frozen=True):
     problems: Sequence[Problem]
     now_ms: int
     sources: Sequence[SourceStatus] = ()
+    projections: Sequence[ProjectionStatus] = ()
 
     @property
     def fails(self) -> bool:
@@ -90,7 +93,10 @@ def _find(system: ActorSystem, backend: Backend) -> tuple[_Found, list[str]]:
     relays = backend.members(sources_group(system.name)) if system.sources else ()
     now_ms = time.time_ns() // 1_000_000
     problems = find_problems(system, shards, nodes, members, topics, now_ms, sources, relays)
-    return _Found(shards, nodes, members, problems, now_ms, sources), unreadable
+    ends = {(shard.entity, shard.partition): shard.journaled for shard in shards}
+    projections = [each.status(backend, ends) for each in system.projections]
+    problems += projection_problems(projections)
+    return _Found(shards, nodes, members, problems, now_ms, sources, projections), unreadable
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------------
@@ -106,6 +112,7 @@ def _print_json(system: ActorSystem, found: _Found) -> None:
         "shards": found.shards,
         "sources": found.sources,
         "members": found.members,
+        "projections": found.projections,
         "nodes": [
             {
                 "standing": standing(node, found.now_ms),
@@ -135,6 +142,8 @@ def _print_tables(system: ActorSystem, found: _Found) -> None:
     for shard in found.shards:
         for accepted in shard.accepted:
             console.print(f"accepted: {accepted_of(shard.name, accepted)}", soft_wrap=True)
+    if found.projections:
+        console.print(projections_table(found.projections))
     if found.nodes:
         console.print(_nodes(found.nodes, found.now_ms))
     for node in found.nodes:

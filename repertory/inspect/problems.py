@@ -12,6 +12,7 @@ from repertory.bridge.log.members import foreign_member, is_foreign
 from repertory.bridge.log.port import MemberDescription
 from repertory.bridge.node.status import NodeStatusRecord
 from repertory.bridge.system.definition import SystemDefinition
+from repertory.bridge.system.projected import ProjectionStatus
 from repertory.bridge.system.source_status import SourceStatus
 from repertory.inspect.nodes import is_up
 from repertory.inspect.shards import ShardStatus
@@ -38,6 +39,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "not-serving": ("shard does not serve", "shards do not serve"),
     "no-relay": ("system has sources that nobody relays", "systems have sources that nobody relays"),
     "source": ("partition of a source has stopped", "partitions of sources have stopped"),
+    "projection": ("projection has stopped", "projections have stopped"),
     "partitions": ("topic has another number of partitions", "topics have other numbers of partitions"),
     "foreign": ("member of the group is not of this system", "members of the group are not of this system"),
 }
@@ -102,6 +104,23 @@ def _of_shard(shard: ShardStatus, state: str, *, is_owned: bool) -> list[Problem
     elif state:
         found.append(Problem("not-serving", name, state))
     return [*found, *(Problem("parked", f"{shard.entity} {key}", "its first command failed") for key in shard.parked)]
+
+
+def projection_problems(found: Iterable[ProjectionStatus]) -> list[Problem]:
+    """Return what is wrong with projections: partitions that have stopped, and a database that cannot be read.
+
+    The latter is no failure of the system: whoever asks may not reach it.
+    """
+    problems = []
+    for each in found:
+        name = f"{each.name} (version {each.version})"
+        if each.trouble:
+            problems.append(Problem("projection", name, each.trouble, is_failure=False))
+        for part in each.partitions:
+            if part.failed is not None:
+                what = f"{name} has stopped at offset {part.failed}: {part.error}"
+                problems.append(Problem("projection", f"{each.name} {part.entity}/{part.partition}", what))
+    return problems
 
 
 def summary(problems: Sequence[Problem], shards: int) -> str:

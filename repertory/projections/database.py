@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,6 +68,8 @@ class Database:
         self._writer: sa.Engine | None = None
         self._reader: sa.Engine | None = None
         self._pid = 0
+        #: When a transaction's last statement ended, and how long after that the next one began.
+        self._idle_from_s = self._idle_s = 0.0
 
     @property
     def path(self) -> str:
@@ -79,11 +82,29 @@ class Database:
             self._pid = os.getpid()
         if writes:
             if self._writer is None:
-                self._writer = _sqlite(self.url, "BEGIN IMMEDIATE") if self.is_sqlite else _postgresql(self.url)
+                self._writer = _sqlite(self.url, "BEGIN IMMEDIATE") if self.is_sqlite else self._watched()
             return self._writer
         if self._reader is None:
             self._reader = _sqlite(self.url, "BEGIN") if self.is_sqlite else _postgresql(self.url)
         return self._reader
+
+    def _watched(self) -> sa.Engine:
+        """Return an engine of PostgreSQL that measures for how long a transaction does nothing.
+
+        Where the server ends one for that, a driver that sends several statements at once learns no more than that the
+        connection is lost.
+        """
+        engine = _postgresql(self.url)
+
+        @event.listens_for(engine, "before_cursor_execute")
+        def begins(*_: object) -> None:
+            self._idle_s = time.monotonic() - self._idle_from_s
+
+        @event.listens_for(engine, "after_cursor_execute")
+        def ended(*_: object) -> None:
+            self._idle_from_s, self._idle_s = time.monotonic(), 0.0
+
+        return engine
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
@@ -91,6 +112,7 @@ class Database:
 
         A WorldError at the very commit says nothing about whether it was committed.
         """
+        self._idle_from_s, self._idle_s = time.monotonic(), 0.0
         with self._mapped(), self._engine(writes=True).begin() as connection:
             yield connection
 
@@ -123,9 +145,12 @@ class Database:
             code = getattr(original, "sqlite_errorcode", None)
             return WorldError(text) if code is not None and code & 0xFF in _SQLITE_WORLD else None
         state = getattr(original, "sqlstate", None) or ""
-        if state == _IDLE_IN_TRANSACTION or "idle-in-transaction timeout" in text:
-            return TooSlow(text)
         is_lost = error.connection_invalidated or (not state and isinstance(error, sa.exc.OperationalError))
+        if state == _IDLE_IN_TRANSACTION or (is_lost and self._idle_s * 1_000 >= IDLE_IN_TRANSACTION_MS):
+            return TooSlow(
+                f"{self.shown} ended a transaction that sent nothing for {IDLE_IN_TRANSACTION_MS / 1_000:g} s: its "
+                "handlers are slow"
+            )
         return WorldError(text) if is_lost or state in _WORLD or state.startswith(_WORLD_CLASSES) else None
 
     def close(self) -> None:

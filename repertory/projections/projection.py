@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ _in_memory: weakref.WeakKeyDictionary[Backend, TemporaryDirectory[str]] = weakre
 
 class BoundProjection:
     """Implements ``Projected``. Immutable; opens nothing by itself."""
+
+    work = "repertory.projections.process:projector_host"
 
     def __init__(
         self,
@@ -119,7 +122,8 @@ class BoundProjection:
         """See ``Projected.status``."""
         from repertory.projections.waiting import status_of  # noqa: PLC0415  as above
 
-        return status_of(self, self.database(backend), ends)
+        with closing(self.database(backend)) as database:
+            return status_of(self, database, ends)
 
 
 def _digest(kind: type[Projection], handlers: dict[str, Handlers]) -> str:

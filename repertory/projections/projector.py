@@ -44,25 +44,26 @@ class Projector:
         self._clock, self._say = clock or SystemClock(), say
         self.database = bound.database(backend)
         self._reader = backend.reader()
-        self._feeds: dict[str, Feed] = {}
+        self.feeds: dict[str, Feed] = {}
         self.partitions: dict[ProjectedPlace, PartitionProjection] = {}
-        self._is_prepared, self._is_dropped = False, False
+        self._is_prepared = self.is_dropped = False
         self._due_s = self._ids_due_s = self._again_s = 0.0
         self._ids: dict[str, str] = {}
         #: What was said last of each partition, and of the whole.
         self._said: dict[str, str] = {}
+        self._doing = ""
 
     def own(self, place: ProjectedPlace) -> None:
         """Begin to work on a partition."""
         if place not in self.partitions:
             store = self.bound.progress_of(self.database, place)
             self.partitions[place] = PartitionProjection(store, self.bound.on_error)
-            self._feeds.setdefault(place.topic, Feed(self.bound.system, place.entity)).own(place.partition)
+            self.feeds.setdefault(place.topic, Feed(self.bound.system, place.entity)).own(place.partition)
 
     def disown(self, place: ProjectedPlace) -> None:
         """Stop to work on a partition: another projector has it."""
         self.partitions.pop(place, None)
-        if (feed := self._feeds.get(place.topic)) is not None:
+        if (feed := self.feeds.get(place.topic)) is not None:
             feed.partitions.pop(place.partition, None)
 
     def step(self, wait_s: float = 0.0) -> bool:
@@ -72,8 +73,9 @@ class Projector:
         """
         now_s = self._clock.monotonic_s()
         try:
-            if now_s < self._due_s or not self._prepared(now_s):
+            if now_s < self._due_s:
                 return self._rest(wait_s)
+            self._prepare(now_s)
             self._check_ids(now_s)
             self._look_again(now_s)
             moved = self._read(wait_s, now_s)
@@ -84,15 +86,16 @@ class Projector:
         self._tell(str(self.bound), "")
         return moved
 
-    def _prepared(self, now_s: float) -> bool:
-        if self._is_prepared or self._is_dropped:
-            return self._is_prepared
+    def _prepare(self, now_s: float) -> None:
+        if self._is_prepared:
+            return
         self._refresh_ids(now_s)
         self._is_prepared = prepare(self.bound, self.database, self._ids)
-        self._is_dropped = not self._is_prepared
-        if self._is_dropped:
-            self._tell(str(self.bound), "was dropped: leave it out of the code, or build it anew with rebuild")
-        return self._is_prepared
+        self.is_dropped = not self._is_prepared
+        if self.is_dropped:
+            raise ProjectionTrouble("it was dropped: leave it out of the code, or build it anew with rebuild")
+        for each in self.partitions.values():
+            each.row, each.is_dropped = None, False
 
     def _rest(self, wait_s: float) -> bool:
         if wait_s > 0:
@@ -105,15 +108,17 @@ class Projector:
         if not ready:
             return self._rest(wait_s)
         moved = False
-        for topic, feed in self._feeds.items():
+        for topic, feed in self.feeds.items():
             mine = {place.partition: each for place, each in ready.items() if place.topic == topic}
             rows = {partition: each.row for partition, each in mine.items() if each.row is not None}
-            wrong = feed.read(self._reader, rows, BATCH_EVENTS, wait_s / len(self._feeds))
+            wrong = feed.read(self._reader, rows, BATCH_EVENTS, wait_s / len(self.feeds))
             for partition, each in mine.items():
                 if partition in wrong:
                     moved |= each.stop(str(wrong[partition]), now_s)
                 elif events := feed.partitions[partition].events:
+                    self._doing = f"projecting {topic}/{partition} from {events[0].offset} on"
                     moved |= each.step(events[:BATCH_EVENTS], self._clock.monotonic_s())
+                    self._doing = ""
         for place, each in self.partitions.items():
             failed = each.row is not None and each.row.failed >= 0
             self._tell(str(place), f"stopped: {each.row.error}" if failed and each.row else each.trouble)
@@ -124,13 +129,14 @@ class Projector:
         ready = {}
         for place, each in self.partitions.items():
             if now_s >= each.due_s and each.load(now_s) and each.row is not None and each.row.failed < 0:
-                if not each.row.topic_id and (known := self._ids.get(place.topic)):
-                    each.adopt(known, now_s)
-                    continue
-                ready[place] = each
-            self._is_dropped |= each.is_dropped
-        if self._is_dropped:
-            self._is_prepared = False
+                topic_id = self._ids.get(place.topic, "")
+                if not each.row.topic_id and topic_id:
+                    each.adopt(topic_id, now_s)
+                elif topic_id not in ("", each.row.topic_id):
+                    each.stop(recreated(place), now_s)
+                else:
+                    ready[place] = each
+        self._is_prepared &= not any(each.is_dropped for each in self.partitions.values())
         return ready
 
     def _look_again(self, now_s: float) -> None:
@@ -146,20 +152,23 @@ class Projector:
         self._ids = dict(self._reader.topic_ids(sorted({place.topic for place in self.bound.places()})))
 
     def _check_ids(self, now_s: float) -> None:
-        """Stop what reads a topic that was deleted and created again."""
-        if now_s < self._ids_due_s:
-            return
-        self._refresh_ids(now_s)
-        for place, each in self.partitions.items():
-            known = "" if not each.load(now_s) or each.row is None else each.row.topic_id
-            if known and self._ids.get(place.topic, known) != known:
-                each.stop(recreated(place), now_s)
+        if now_s >= self._ids_due_s:
+            self._refresh_ids(now_s)
 
     def _tell(self, where: str, what: str) -> None:
         if what != self._said.get(where, ""):
             self._said[where] = what
             if what:
                 self._say(where, what)
+
+    def now_s(self) -> float:
+        """Return the time of its clock."""
+        return self._clock.monotonic_s()
+
+    @property
+    def under_way(self) -> str:
+        """What its thread is doing, for its supervisor."""
+        return self._doing
 
     def said(self, where: str) -> str:
         """Return what was said last of something, "" if that has passed."""
@@ -195,8 +204,11 @@ class InlineProjector:
     def behind(self, entity: str, partition: int, seq: int) -> str | None:
         """See ``Following.behind``."""
         for place, each in self._projector.partitions.items():
-            if (place.entity, place.partition) != (entity, partition) or each.is_dropped:
+            if (place.entity, place.partition) != (entity, partition) or self._projector.is_dropped:
                 continue
+            if each.row is not None and each.row.failed >= 0:
+                each.row = None  # An operator may have retried or skipped.
+                each.load(self._projector.now_s())
             if each.row is None or (each.row.failed < 0 and each.row.seq < seq):
                 return f"{self._projector.bound} is behind at {place}: {self._why(each)}"
         return None

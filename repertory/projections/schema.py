@@ -53,3 +53,11 @@ parked = sa.Table(
     sa.Column("key", sa.Text, nullable=False),
     sa.Column("error", sa.Text, nullable=False),
 )
+
+#: On SQLite, the supervised processes that project into this file: see ``projections.holder``.
+projectors = sa.Table(
+    "repertory_projectors",
+    metadata,
+    sa.Column("pid", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("start", sa.String(128), primary_key=True),
+)

@@ -102,8 +102,15 @@ def _build(
 
 def make_views(connection: sa.Connection, bound: BoundProjection) -> None:
     """Let readers see the tables of a version under their plain names."""
+    drop_views(connection, bound)
     quote = connection.dialect.identifier_preparer.quote
     for attribute, table in bound.kind.tables.items():
         view = quote(bound.kind.view_name(attribute))
-        connection.exec_driver_sql(f"DROP VIEW IF EXISTS {view}")
         connection.exec_driver_sql(f"CREATE VIEW {view} AS SELECT * FROM {quote(table.name)}")  # noqa: S608  our own names
+
+
+def drop_views(connection: sa.Connection, bound: BoundProjection) -> None:
+    """Take the plain names away."""
+    quote = connection.dialect.identifier_preparer.quote
+    for attribute in bound.kind.tables:
+        connection.exec_driver_sql(f"DROP VIEW IF EXISTS {quote(bound.kind.view_name(attribute))}")

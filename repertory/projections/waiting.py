@@ -69,7 +69,7 @@ def stopped(bound: BoundProjection, place: ProjectedPlace, row: ProgressRow) -> 
     """Return the sentence about a partition that has stopped."""
     return (
         f"{bound.name}, version {bound.version}, has stopped at {place}@{row.failed}: {row.error}. "
-        "Correct the handler and retry, or skip the event"
+        "Correct the handler and retry, or skip the event: repertory projections retry|skip"
     )
 
 

@@ -103,9 +103,11 @@ class Totals(Projection):
         db.later(self.see, shard=at.partition, seq=at.seq, key=at.key, amount=evt.amount)
 
 
-def made(name: str, delivery: str, *, to: str | None = None, on_error: Retry | Park | None = None) -> ActorSystem:
+def made(
+    name: str, delivery: str, *, to: str | None = None, on_error: Retry | Park | None = None, of: type[Totals] = Totals
+) -> ActorSystem:
     """Return a system of its own."""
     system = ActorSystem(name, settings=Settings(delivery=delivery, snapshot_window_records=200))
     system.host(Counter, partitions=3)
-    system.project(Totals, Counter, to=to, on_error=on_error or Retry(1))
+    system.project(of, Counter, to=to, on_error=on_error or Retry(1))
     return system
