@@ -51,6 +51,14 @@ class Reply(msgspec.Struct, frozen=True):
     rejected: bool = False
 
 
+class Alert(msgspec.Struct, frozen=True):
+    """What an operator must know of what a saga has done: ``error`` names it, ``next`` says what to do."""
+
+    error: str
+    reason: str
+    next: str
+
+
 class Schedule(msgspec.Struct, frozen=True):
     """A collected ``schedule``: the command, when it is due (epoch), and the period of a recurring one (0: once)."""
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from repertory.actors.asks import holds
-from repertory.actors.collected import Cancel, Collected, LaterItem, Perform, Publish, Reply, Schedule, Tell
+from repertory.actors.collected import Alert, Cancel, Collected, LaterItem, Perform, Publish, Reply, Schedule, Tell
 from repertory.actors.effect import Effect, Q
 from repertory.actors.entity import Behaviour, resolved
 from repertory.actors.handler import CommandHandler, Handler
@@ -55,7 +55,7 @@ class Context:
 
     __slots__ = (
         "_behaviour", "_directory", "_envelope", "_handler", "_ids", "_random", "_sender_read",
-        "attempt", "bytes_max", "cause", "collected", "later", "replied", "stopped",
+        "alerts", "attempt", "bytes_max", "cause", "collected", "later", "replied", "stopped",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +78,8 @@ class Context:
         self.collected: list[Collected] = []
         #: In order: timers that are scheduled and cancelled, delayed messages, effects.
         self.later: list[LaterItem] = []
+        #: What is reported to operators once the command is committed.
+        self.alerts: list[Alert] = []
         self.replied = False
         self.stopped = False
 

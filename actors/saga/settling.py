@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from repertory.actors.collected import Cancel, Perform, Reply, Schedule, Send
+from repertory.actors.collected import Alert, Cancel, Perform, Reply, Schedule, Send
 from repertory.actors.context import Context
 from repertory.actors.control import RevokeAsk
 from repertory.actors.effect import registered
@@ -22,6 +22,7 @@ from repertory.actors.saga.progress import (
     SagaOver,
     SagaPhase,
     SagaSettling,
+    SagaStuck,
     SignalTaken,
     StepUndoing,
 )
@@ -98,6 +99,16 @@ class Settling:
         else:
             self._context.collected.append(Send(undo.target, undo.key, undo.message, about, asked=True))
         self._add(StepUndoing(n=n, attempt=attempt, call=call, at_ms=self._now_ms))
+
+    def _stuck(self, n: int, reason: str) -> None:
+        """Wait for an operator, who is told: the undo of step ``n`` was rejected."""
+        self._add(SagaStuck(n=n, reason=reason, at_ms=self._now_ms))
+        step = self.progress.step(n)
+        assert step is not None, n
+        assert step.undo is not None, step
+        to = f"{step.undo.target} {step.undo.key!r}" if step.undo.key else step.undo.target
+        then = "it undoes nothing before an operator acts: repertory sagas retry|skip|amend"
+        self._context.alerts.append(Alert("SagaStuck", f"{to} has rejected the undo of step {n}: {reason}", then))
 
     # --- what is sent -----------------------------------------------------------------------------------------
 

@@ -7,8 +7,6 @@ the other; then a rejection is answered.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from repertory.actors.collected import Cancel, Perform, Schedule, Tell
 from repertory.actors.context import ContractViolation
 from repertory.actors.message import Command, Message, Rejection, Sender, Undelivered
@@ -26,7 +24,6 @@ from repertory.actors.saga.progress import (
     SagaCancelling,
     SagaPhase,
     SagaProgress,
-    SagaStuck,
     SignalCame,
     SignalTaken,
     StarterJoined,
@@ -39,9 +36,6 @@ from repertory.actors.saga.replay import SUSPENDED, Required, SagaReplay, checke
 from repertory.actors.saga.settling import Settling, ended, timer_of
 from repertory.actors.saga.step import Plan, SagaRefused, digest_of
 from repertory.actors.wire import encode, written_reason
-
-if TYPE_CHECKING:
-    pass
 
 #: How many may wait for the answer of one saga.
 STARTERS_MAX = 1_000
@@ -106,7 +100,7 @@ class SagaTurn(Settling):
         if (progress.undoing, progress.undo_attempt) != (n, attempt) or progress.stuck:
             return
         if rejected:
-            self._add(SagaStuck(n=n, reason=written_reason(value), at_ms=self._now_ms))
+            self._stuck(n, written_reason(value))
         else:
             self._add(StepUndone(n=n))
             self._settle()

@@ -20,6 +20,7 @@ from repertory.actors.shard.placed import is_misplaced
 from repertory.actors.shard.stash import Stash, Stashed
 from repertory.actors.shard.timers import Timers
 from repertory.actors.shard.turn import Turn
+from repertory.actors.shard.turn_result import Incident
 from repertory.actors.wire import encode
 from repertory.supervision.directive import Failure
 
@@ -98,11 +99,13 @@ class CommandRunner:
             turn.end_retry(envelope.retry, "rejected" if decision.rejected else "applied", reply=_answer(decision))
         if stashed is not None:
             turn.leave(envelope)
-        if decision.later or decision.stopped or envelope.timer is not None:
-            self._schedule(envelope, decision, turn)
+        if decision.later or decision.stopped or envelope.timer is not None or decision.alerts:
+            self._follow_up(envelope, decision, turn)
 
-    def _schedule(self, envelope: Envelope, decision: Decision, turn: Turn) -> None:
-        """Settle the timer that sent a command, and add what is for later."""
+    def _follow_up(self, envelope: Envelope, decision: Decision, turn: Turn) -> None:
+        """Settle the timer that sent a command, add what is for later, and report what operators must know."""
+        for alert in decision.alerts:
+            turn.incidents.append(Incident(self._where(envelope), alert.error, alert.reason, alert.next, "stuck"))
         turn.schedule(envelope, decision)
         if decision.later:
             turn.changelog += self._effects.apply(envelope.key, envelope.offset, decision.later, decision.later_data)

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import msgspec
 
-from repertory.actors.collected import Cancel, Collected, LaterItem, Perform, Schedule, Send, Tell
+from repertory.actors.collected import Alert, Cancel, Collected, LaterItem, Perform, Schedule, Send, Tell
 from repertory.actors.context import Context, ContractViolation, Directory
 from repertory.actors.entity import Behaviour, Entity
 from repertory.actors.handler import Handler, NextState, ResultKind
@@ -28,7 +28,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
     ``sent`` are the encoded values of ``outputs``, and ``reply_data`` is that of ``reply``. ``rejection`` is what
     the handler returned if ``rejected``, also if nobody is answered. ``later`` is what is for later, and ``later_data``
-    are its encoded messages and requests, b"" for a timer that is cancelled.
+    are its encoded messages and requests, b"" for a timer that is cancelled. ``alerts`` are for operators.
     """
 
     state: Entity
@@ -44,6 +44,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     rejection: Message | None = None
     later: Sequence[LaterItem] = ()
     later_data: Sequence[bytes] = ()
+    alerts: Sequence[Alert] = ()
 
 
 def decide(
@@ -104,7 +105,7 @@ def decide(
     collected, stopped = context.collected, context.stopped
     return Decision(
         after, after_data, events, messages, reply, reply_data, collected, sent,
-        stopped=stopped, later=context.later, later_data=later_data,
+        stopped=stopped, later=context.later, later_data=later_data, alerts=context.alerts,
     )  # fmt: skip
 
 

@@ -109,7 +109,7 @@ class Incident(msgspec.Struct, frozen=True):
 
     ``outcome`` is a short name of what happens next, for counters: restarted, parked, dead-lettered, no-room,
     escalated, died, quarantined, unclean-takeover, unanswered; of an effect that failed: retried, parked; of one that
-    this build cannot run: waits.
+    this build cannot run: waits; of a saga whose undo was rejected: stuck.
     ``is_repeated``: an earlier attempt of the command failed with the same traceback.
     """
 

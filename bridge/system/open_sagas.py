@@ -108,31 +108,28 @@ def open_sagas(reader: Reader, system: SystemDefinition, *, skip: Skip = None) -
 
 
 def sagas_on(
-    reader: Reader, system: SystemDefinition, hosted: EntityDefinition, partition: int, places: AskPlaces,
-    *, skip: Skip = None,
+    reader: Reader, system: SystemDefinition, hosted: EntityDefinition, partition: int, places: AskPlaces | None,
+    *, key: str | None = None, skip: Skip = None,
 ) -> Iterator[OpenSaga]:  # fmt: skip
-    """Yield those of one shard."""
+    """Yield those of one shard, or the one of that ``key``; without ``places`` nothing is said of where asks are."""
     found = shard_entities(reader, system, hosted, partition, skip=skip)
-    for key in sorted({*found, *places.keys(hosted.behaviour.name, partition)}):
-        yield _saga(hosted, partition, key, cast(Saga, found.get(key) or hosted.behaviour.initial()).progress, places)
+    keys = {*found, *(places.keys(hosted.behaviour.name, partition) if places is not None else ())}
+    for each in sorted(keys if key is None else keys & {key}):
+        saga = cast(Saga, found.get(each) or hosted.behaviour.initial())
+        yield _saga(hosted, partition, each, saga.progress, places)
 
 
 def saga_of(reader: Reader, system: SystemDefinition, hosted: EntityDefinition, key: str) -> OpenSaga:
     """Return one saga; of one that is over the steps too, as far as the journal still has them. LookupError if none."""
     partition = partition_of(checked_key(key).encode(), hosted.partitions)
-    sagas = sagas_on(reader, system, hosted, partition, AskPlaces(reader, system))
-    if (found := next((each for each in sagas if each.key == key), None)) is None:
+    found = next(sagas_on(reader, system, hosted, partition, AskPlaces(reader, system), key=key), None)
+    if found is None:
         raise LookupError(f"there is no {hosted.behaviour.name} {key!r}: it was never started, or is forgotten")
-    if not found.is_over:
+    before = _before_its_end(reader, system, hosted, partition, key, found.progress.life) if found.is_over else None
+    if before is None:
         return found
-    before = _before_its_end(reader, system, hosted, partition, key, found.progress.life)
-    return (
-        found
-        if before is None
-        else msgspec.structs.replace(
-            found, progress=msgspec.structs.replace(found.progress, steps=before.steps, first=before.first)
-        )
-    )
+    progress = msgspec.structs.replace(found.progress, steps=before.steps, first=before.first)
+    return msgspec.structs.replace(found, progress=progress)
 
 
 def _before_its_end(
@@ -151,14 +148,21 @@ def _before_its_end(
     return found
 
 
-def _saga(hosted: EntityDefinition, partition: int, key: str, progress: SagaProgress, places: AskPlaces) -> OpenSaga:
+def _saga(
+    hosted: EntityDefinition, partition: int, key: str, progress: SagaProgress, places: AskPlaces | None
+) -> OpenSaga:
     name = hosted.behaviour.name
     waits = tuple(_waits(name, partition, key, progress, places))
-    return OpenSaga(name, partition, key, progress, waits, places.first(name, partition, key))
+    stash = None if places is None else places.first(name, partition, key)
+    return OpenSaga(name, partition, key, progress, waits, stash)
 
 
-def _waits(entity: str, partition: int, key: str, progress: SagaProgress, places: AskPlaces) -> Iterator[AwaitedStep]:
+def _waits(
+    entity: str, partition: int, key: str, progress: SagaProgress, places: AskPlaces | None
+) -> Iterator[AwaitedStep]:
     def placed(target: str, to: str, about: str, *, is_effect: bool) -> AskPlace | None:
+        if places is None:
+            return None
         if is_effect:
             return places.effect(entity, partition, key, about)
         return places.ask(entity, key, about, target, to)

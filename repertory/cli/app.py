@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from repertory.actors.shard.changelog import ShardId
@@ -35,7 +34,7 @@ from repertory.cli.sources import sources
 from repertory.cli.status import status
 from repertory.cli.timers import timers
 from repertory.cli.verify import verify
-from repertory.inspect.readable import readable, readable_key
+from repertory.inspect.readable import plain, readable, readable_key
 
 Verbose = Annotated[
     bool,
@@ -236,7 +235,7 @@ def state(target: Target, entity: str, key: str, log: LogUrl, kafka_config: Kafk
         "key": found.key,
         "partition": found.partition,
         "version": found.version,
-        "state": None if found.state is None else msgspec.to_builtins(found.state),
+        "state": None if found.state is None else plain(found.state),
         "stashed": found.stashed,
         "parked": found.parked or None,
     }

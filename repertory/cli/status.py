@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from repertory.actors.saga.behaviour import SagaBehaviour
 from repertory.bridge.log.port import Backend, MemberDescription
 from repertory.bridge.node.status import NodeStatusRecord
 from repertory.bridge.system.committed import accepted_of
@@ -57,7 +58,8 @@ def status(
     check: Annotated[
         bool,
         typer.Option(
-            "--check", help="Print one line; exit 1 if a key is parked or a shard is down, 0 if not. For probes."
+            "--check",
+            help="Print one line; exit 1 if a key is parked, a saga stuck or a shard down, 0 if not. For probes.",
         ),
     ] = False,
     kafka_config: KafkaConfig = None,
@@ -152,22 +154,25 @@ def _print_tables(system: ActorSystem, found: _Found) -> None:
 
 
 def _shards(system: ActorSystem, shards: Sequence[ShardStatus], now_ms: int) -> TextTable:
-    columns = ("shard", "next", "lag", "journal", "stashed", "timers", "effects", "parked keys")
-    table = TextTable(*columns, title=f"system {system.name}")
+    has_sagas = any(isinstance(each.behaviour, SagaBehaviour) for each in system.hosted.values())
+    of_sagas = ["sagas"] if has_sagas else []
+    columns = ("shard", "next", "lag", "journal", "stashed", "timers", "effects", *of_sagas, "parked keys")
+    table, unknown = TextTable(*columns, title=f"system {system.name}"), len(columns) - 4
     for shard in shards:
         lag = f"more than {LAG_COUNTED_MAX}" if shard.lag > LAG_COUNTED_MAX else str(shard.lag)
         position = str(shard.next_offset)
         if shard.committed not in (None, shard.next_offset):
             position += f" (group: {shard.committed})"
         if shard.unreadable:
-            table.row(shard.name, "?", "?", "?", "?", "?", "?", f"cannot be read: {shard.unreadable}")
+            table.row(shard.name, "?", "?", *"?" * unknown, f"cannot be read: {shard.unreadable}")
         elif not shard.is_read:
-            table.row(shard.name, "-", lag, "-", "-", "-", "-", "read by nobody: the code has no such partition")
+            table.row(shard.name, "-", lag, *"-" * unknown, "read by nobody: the code has no such partition")
         else:
             overdue_ms = shard.overdue_ms(now_ms)
             timers = f"{shard.timers} ({age(overdue_ms)} overdue)" if overdue_ms else str(shard.timers)
-            effects = _effects(shard)
-            table.row(shard.name, position, lag, shard.journaled, shard.stashed, timers, effects, _keys(shard.parked))
+            counts = shard.journaled, shard.stashed, timers, _effects(shard)
+            sagas = [_sagas(shard, now_ms)] if has_sagas else []
+            table.row(shard.name, position, lag, *counts, *sagas, _keys(shard.parked))
     return table
 
 
@@ -175,6 +180,13 @@ def _effects(shard: ShardStatus) -> str:
     counts = {"parked": shard.parked_effects, "not in this build": shard.effects_not_in_build}
     waiting = ", ".join(f"{count} {why}" for why, count in counts.items() if count)
     return f"{shard.effects} ({waiting})" if waiting else str(shard.effects)
+
+
+def _sagas(shard: ShardStatus, now_ms: int) -> str:
+    if shard.saga_since_ms is None:
+        return str(shard.sagas)
+    oldest = f"{shard.sagas} (for {age(now_ms - shard.saga_since_ms)})"
+    return f"{oldest}, stuck: {_keys(shard.stuck_sagas)}" if shard.stuck_sagas else oldest
 
 
 def _keys(keys: Sequence[str]) -> str:

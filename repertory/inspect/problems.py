@@ -33,6 +33,7 @@ class Problem(msgspec.Struct, frozen=True):
 #: What ``--check`` fails for, and in which words its summary counts one and several.
 KINDS: Mapping[str, tuple[str, str]] = {
     "parked": ("key is parked", "keys are parked"),
+    "stuck": ("saga is stuck", "sagas are stuck"),
     "lost": ("shard lost commands to retention", "shards lost commands to retention"),
     "unreadable": ("shard cannot be read", "shards cannot be read"),
     "no-owner": ("shard has no owner", "shards have no owner"),
@@ -103,7 +104,9 @@ def _of_shard(shard: ShardStatus, state: str, *, is_owned: bool) -> list[Problem
         found.append(Problem("no-owner", name, "no worker has it"))
     elif state:
         found.append(Problem("not-serving", name, state))
-    return [*found, *(Problem("parked", f"{shard.entity} {key}", "its first command failed") for key in shard.parked)]
+    found += [Problem("parked", f"{shard.entity} {key}", "its first command failed") for key in shard.parked]
+    rejected = "an undo was rejected; see repertory sagas show"
+    return [*found, *(Problem("stuck", f"{shard.entity} {key}", rejected) for key in shard.stuck_sagas)]
 
 
 def projection_problems(found: Iterable[ProjectionStatus]) -> list[Problem]:

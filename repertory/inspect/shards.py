@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from repertory.actors.saga.behaviour import SagaBehaviour
 from repertory.actors.shard.changelog import Accepted
 from repertory.actors.wire import DecodeError
 from repertory.bridge import topics
@@ -16,6 +17,7 @@ from repertory.bridge.system.committed import current_record, stashed_commands
 from repertory.bridge.system.definition import SystemDefinition
 from repertory.bridge.system.hosting import EntityDefinition
 from repertory.bridge.system.open_effects import effects_on
+from repertory.bridge.system.open_sagas import OpenSaga, sagas_on
 from repertory.bridge.system.open_timers import owed_records
 
 #: ``status`` counts up to this many unhandled commands exactly; above it, it prints "more than".
@@ -31,7 +33,8 @@ class ShardStatus(msgspec.Struct, frozen=True):
     added to the commands topic: the code places no key there, and nobody reads it. ``timers``: open timers and delayed
     messages; ``due_ms``: when (epoch) the first of those was due that have not fired, None if there are none.
     ``effects`` are not settled; ``parked_effects`` of them wait for an operator, and ``effects_not_in_build`` for an
-    owner whose build can run them.
+    owner whose build can run them. ``sagas`` are open; ``stuck_sagas`` of them wait for an operator since an undo was
+    rejected, by key; ``saga_since_ms`` (epoch): since when the one waits that waits longest, None if none is open.
     """
 
     entity: str
@@ -51,6 +54,9 @@ class ShardStatus(msgspec.Struct, frozen=True):
     effects: int = 0
     parked_effects: int = 0
     effects_not_in_build: int = 0
+    sagas: int = 0
+    stuck_sagas: tuple[str, ...] = ()
+    saga_since_ms: int | None = None
 
     def overdue_ms(self, now_ms: int) -> int:
         """Return for how long a timer has been due at a time, 0 if none is."""
@@ -81,11 +87,21 @@ def shard_status(
     owed = owed_records(reader, system, hosted, partition).values()
     effects = effects_on(reader, system, hosted, partition)
     due_ms = min((each.due_ms for each in owed if not each.fired), default=None)
+    sagas = _sagas(reader, system, hosted, partition)
     return ShardStatus(
         behaviour.name, partition, record.next, committed, lag, record.seq, len(stashed), parked, lost, record.accepted,
         timers=len(owed), due_ms=due_ms, effects=len(effects), parked_effects=sum(each.parked for each in effects),
         effects_not_in_build=sum(each.not_in_build for each in effects),
+        sagas=len(sagas), stuck_sagas=tuple(each.key for each in sagas if each.stuck),
+        saga_since_ms=min((each.since_ms for each in sagas), default=None),
     )  # fmt: skip
+
+
+def _sagas(reader: Reader, system: SystemDefinition, hosted: EntityDefinition, partition: int) -> list[OpenSaga]:
+    """Return the open sagas of a shard."""
+    if not isinstance(hosted.behaviour, SagaBehaviour):
+        return []
+    return [each for each in sagas_on(reader, system, hosted, partition, None) if not each.is_over]
 
 
 def shard_statuses(reader: Reader, system: SystemDefinition) -> Iterator[ShardStatus]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from repertory import Cancelled, Done, NoSuchSaga, TooLate
+from repertory.bridge.reports import IncidentReport
 from repertory.cli.app import app
 from repertory.inspect.cycles import cycles
 from tests.apps import trips
@@ -186,6 +188,49 @@ def test_an_undo_is_skipped(log: str) -> None:
         assert {each.key: each.phase for each in running.sagas()}["sticks"] == "undone"
         assert running.state(Hotel, "of-sticks") == Hotel(trips=("sticks",), fee=7)
     assert "skipped" in run("tail", "travel.trip.events", "--log", log, "--last", "100").output
+
+
+def test_status_counts_open_sagas_and_fails_for_a_stuck_one(log: str) -> None:
+    """With since when the oldest waits; a saga that waits for a parked key is not stuck, and its key is named."""
+    found = json.loads(run("status", TARGET, "--log", log, "--json").output)
+    shards = [each for each in found["shards"] if each["entity"] != "hotel"]
+    assert sum(each["sagas"] for each in shards) == 5
+    assert [key for each in shards for key in each["stuck_sagas"]] == ["sticks"]
+    assert all(each["saga_since_ms"] for each in shards if each["sagas"])
+    assert "stuck: sticks" in run("status", TARGET, "--log", log).output
+    with working(system, log):
+        done = run("status", TARGET, "--log", log, "--check")
+    assert done.exit_code == 1
+    assert done.output == "travel: 1 key is parked: hotel of-hangs; 1 saga is stuck: trip sticks\n"
+
+
+def test_a_stuck_saga_is_an_incident(caplog: pytest.LogCaptureFixture) -> None:
+    """One line says which saga, which step, why, and what to do; each time that it gets stuck."""
+    reports: list[Any] = []
+    with system.start("memory:") as running:
+        running.report = reports.append
+        running.client.tell(Trip.plan, "t", Plan(hotel="h", flight="f"))
+        running.client.tell(Hotel.ask_fee, "h", AskFee(fee=7))
+        running.settle()
+        running.client.cancel(Trip, "t")
+        running.settle()
+    (report,) = (each for each in reports if isinstance(each, IncidentReport))
+    assert (report.error, report.outcome) == ("SagaStuck", "stuck")
+    assert re.fullmatch(r"trip/\d@\d key 't'", report.where)
+    line = next(each.getMessage() for each in caplog.records if "SagaStuck" in each.getMessage())
+    assert "hotel 'h' has rejected the undo of step 0: FeeTooLow: asked=7" in line
+    assert "repertory sagas retry|skip|amend" in line
+    assert "\n" not in line
+
+
+def test_a_saga_is_readable_in_the_log_and_as_a_state(log: str) -> None:
+    """What is kept as bytes within it is shown as what it says."""
+    lines = run("tail", "travel.trip.events", "--log", log, "--last", "100").output
+    assert '"command": {"type": "Plan", "hotel": "of-sticks"' in lines
+    assert '"value": {"type": "Booked", "trip": "sticks"}' in lines
+    found = json.loads(run("state", TARGET, "trip", "sticks", "--log", log).output)["state"]["progress"]
+    assert found["outcome"] == {"type": "repertory.cancelled", "reason": "rain"}
+    assert found["steps"][0]["undo"]["message"] == {"type": "Unbook", "trip": "sticks", "fee": 0}
 
 
 def test_a_start_that_is_parked_is_listed(tmp_path: Path) -> None:
