@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -208,6 +210,21 @@ def test_a_header_of_a_timer_from_outside_rings_nothing(running: Running, system
 
 
 # --- virtual time, in memory ----------------------------------------------------------------------------------
+
+
+def test_a_timer_fires_once_where_its_log_is_restored_from_a_backup(system: ActorSystem, tmp_path: Path) -> None:
+    """It was copied before the timer was due; that it has fired in the log that is lost stops nobody."""
+    with system.start(f"sqlite:{tmp_path / 'lost.db'}") as running:
+        running.client.tell(Clock.set, "a", Set(name="n", after_s=HOUR_S))
+        running.settle()
+    shutil.copy(tmp_path / "lost.db", tmp_path / "backup.db")
+    for name in ("lost", "backup"):
+        with system.start(f"sqlite:{tmp_path / name}.db") as running:
+            assert len(running.timers()) == 1
+            later(running, HOUR_S)
+            running.settle()
+            assert rung(running) == {("a", "n", 0): 1}
+            assert running.timers() == []
 
 
 def test_time_can_be_advanced_in_memory() -> None:
