@@ -1,4 +1,4 @@
-"""Example 7, payments: a foreign topic feeds accounts, each record once; run it with ``python -m examples.source``."""
+"""Example 8, payments: a foreign topic feeds accounts, each record once; run it with ``python -m examples.source``."""
 
 from typing import Self
 

@@ -107,7 +107,9 @@ class AsyncClient(AsyncAsking):
                 await _first_done(futures, timeout_s)
         return ask.answer.result()
 
-    async def wait(self, projection: type[Projectable], position: Position, *, timeout_s: float = TIMEOUT_S) -> None:
+    async def wait(
+        self, projection: type[Projectable], position: Position | None, *, timeout_s: float = TIMEOUT_S
+    ) -> None:
         """Wait until the tables of a projection hold everything up to a position; see ``Client.wait``."""
         with closing(Waiting(self._core, projection, position, timeout_s)) as waiting:
             while not await asyncio.to_thread(waiting.reached):  # noqa: ASYNC110  a database is asked

@@ -175,7 +175,7 @@ class Client(Asking):
         """Return a local replica of all entities of a class, which follows the log; close it before the client."""
         return View(self._core.system, entity, self._core.log)
 
-    def wait(self, projection: type[Projectable], position: Position, *, timeout_s: float = TIMEOUT_S) -> None:
+    def wait(self, projection: type[Projectable], position: Position | None, *, timeout_s: float = TIMEOUT_S) -> None:
         """Wait until the tables of a projection hold everything up to a position, as ``ask_result`` returns it.
 
         Exactly once, a query in SQL then sees what was asked; at least once it takes until the shard is idle.
@@ -184,7 +184,7 @@ class Client(Asking):
             TimeoutError: they do not after ``timeout_s``; the text says how far they are.
             ProjectionStopped: the projection has stopped before that; the sentence names the event.
             LookupError: the system does not project it.
-            ValueError: the position is of an entity that it does not follow.
+            ValueError: there is no position, or it is of an entity that it does not follow.
         """
         core = self._core
         with closing(Waiting(core, projection, position, timeout_s)) as waiting:

@@ -13,7 +13,9 @@ _PAUSE_MIN_S, _PAUSE_MAX_S = 0.002, 0.1
 class Waiting:
     """One wait, which asks the database again and again. ``pause_s``: how long to pause before it is asked next."""
 
-    def __init__(self, core: ClientCore, projection: type[Projectable], position: Position, timeout_s: float) -> None:
+    def __init__(
+        self, core: ClientCore, projection: type[Projectable], position: Position | None, timeout_s: float
+    ) -> None:
         """Raises LookupError if the system does not project it, ValueError for a position that it does not reach."""
         if not isinstance(position, Position):
             raise ValueError(  # noqa: TRY004  as the other calls of a client

@@ -4,6 +4,7 @@
 """
 
 from examples.banking.accounts import Account
+from examples.banking.projections import Balances, Statement
 from examples.banking.transfers import Transfer
 from repertory import ActorSystem, Backoff, Directive, Settings, restart
 
@@ -22,5 +23,7 @@ system.host(
     ),
 )
 system.host(Transfer, partitions=8)
+system.project(Balances, Account)
+system.project(Statement, Account)
 
-__all__ = ["Account", "Transfer", "system"]
+__all__ = ["Account", "Balances", "Statement", "Transfer", "system"]

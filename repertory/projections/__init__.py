@@ -18,7 +18,7 @@ if find_spec("sqlalchemy") is None:
 from repertory.bridge.system.projected import Park, ProjectionStopped, ProjectionTrouble, Retry
 from repertory.projections.db import Db
 from repertory.projections.definition import At, Projection, project
-from repertory.projections.statements import RowStatement, insert, table, upsert
+from repertory.projections.statements import RowStatement, delete, insert, table, upsert
 
 __all__ = [
     "At",
@@ -29,6 +29,7 @@ __all__ = [
     "ProjectionTrouble",
     "Retry",
     "RowStatement",
+    "delete",
     "insert",
     "project",
     "table",

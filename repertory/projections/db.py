@@ -26,8 +26,8 @@ class Db:
     def later(self, statement: Statement, /, **values: Any) -> None:
         """Run a statement with these values, together with others of the batch: for statements without a result.
 
-        For each table, inserts and upserts run in the order of the calls; those of two tables do not depend on each
-        other. Any other statement runs after all that were called before it, and before all that are called after it.
+        For each table, inserts, upserts and deletes run in the order of the calls; those of two tables do not depend on
+        each other. Any other statement runs after all that were called before it, and before all that come after it.
         A statement should be the same object each time: it is then compiled once, and runs once for many values.
         """
         if isinstance(statement, RowStatement):

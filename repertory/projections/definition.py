@@ -96,6 +96,11 @@ class Projection:
         for attribute, value in found.items():
             if isinstance(value, RowStatement) and value.table in made:
                 setattr(cls, attribute, value.on(made[value.table]))
+            if isinstance(value, sa.Insert | sa.Update | sa.Delete) and value.table in made:
+                raise DefinitionError(
+                    f"{cls.__name__}.{attribute} is built before its table has a name: use insert, upsert or delete of "
+                    "repertory.projections, or build it in a method from self."
+                )
 
     @classmethod
     def _table_name(cls, attribute: str) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import weakref
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from repertory.projections.projector import InlineProjector
     from repertory.projections.waiting import SqlWaiting
 
-#: The databases of projections of logs in memory, which end with their log.
-_in_memory: weakref.WeakKeyDictionary[Backend, TemporaryDirectory[str]] = weakref.WeakKeyDictionary()
+#: Where the databases of logs in memory are. They end with their log.
+_in_memory: weakref.WeakKeyDictionary[Backend, Path] = weakref.WeakKeyDictionary()
 
 
 class BoundProjection:
@@ -93,7 +94,7 @@ class BoundProjection:
         scheme, _, path = backend.url.partition(":")
         folder = Path(path).parent if scheme == "sqlite" else Path()
         if scheme == "memory":
-            folder = Path(_in_memory.setdefault(backend, TemporaryDirectory(prefix="repertory-")).name)
+            folder = _folder_of(backend)
         return Database(sa.URL.create("sqlite", database=str(folder / f"{self.system}.projections.db")))
 
     def progress_of(self, database: Database, place: ProjectedPlace) -> SqlProgress:
@@ -124,6 +125,14 @@ class BoundProjection:
 
         with closing(self.database(backend)) as database:
             return status_of(self, database, ends)
+
+
+def _folder_of(backend: Backend) -> Path:
+    """Return the folder of a log in memory; it is removed with that."""
+    if backend not in _in_memory:
+        _in_memory[backend] = folder = Path(mkdtemp(prefix="repertory-"))
+        weakref.finalize(backend, shutil.rmtree, folder, ignore_errors=True)
+    return _in_memory[backend]
 
 
 def _digest(kind: type[Projection], handlers: dict[str, Handlers]) -> str:

@@ -1,4 +1,4 @@
-"""``table``, ``insert`` and ``upsert``: the tables of a projection, and statements that are built once."""
+"""``table``, ``insert``, ``upsert``, ``delete``: the tables of a projection, and statements that are built once."""
 
 from __future__ import annotations
 
@@ -24,22 +24,29 @@ def table(*columns: sa.Column[Any] | sa.Constraint | sa.Index) -> sa.Table:
 
 
 class RowStatement:
-    """A statement that inserts a row, or changes the row with the same ``by``. Its parameters are named as its columns.
+    """What ``insert``, ``upsert`` and ``delete`` return. Its parameters are named as the columns of its table."""
 
-    Without ``by``, a row that is there already is an error.
-    """
+    def __init__(
+        self,
+        into: sa.Table,
+        by: tuple[str, ...] = (),
+        add: tuple[str, ...] = (),
+        replace: tuple[str, ...] = (),
+        *,
+        deletes: bool = False,
+    ) -> None:
+        self.table, self.by, self.add, self.replace, self._deletes = into, by, add, replace, deletes
+        self._compiled: dict[str, sa.Insert | sa.Delete] = {}
 
-    def __init__(self, into: sa.Table, by: tuple[str, ...], add: tuple[str, ...], replace: tuple[str, ...]) -> None:
-        self.table, self.by, self.add, self.replace = into, by, add, replace
-        self._compiled: dict[str, sa.Insert] = {}
-
-    def statement(self, dialect: str) -> sa.Insert:
+    def statement(self, dialect: str) -> sa.Insert | sa.Delete:
         """Return it for a database; the same object each time, so that SQLAlchemy compiles it once."""
         if dialect not in self._compiled:
             self._compiled[dialect] = self._built(dialect)
         return self._compiled[dialect]
 
-    def _built(self, dialect: str) -> sa.Insert:
+    def _built(self, dialect: str) -> sa.Insert | sa.Delete:
+        if self._deletes:
+            return sa.delete(self.table).where(*(self.table.c[name] == sa.bindparam(name) for name in self.by))
         if not self.by:
             return sa.insert(self.table)
         make = postgresql.insert if dialect == "postgresql" else sqlite.insert
@@ -52,12 +59,21 @@ class RowStatement:
 
     def on(self, other: sa.Table) -> RowStatement:
         """Return the same for another table of the same columns."""
-        return RowStatement(other, self.by, self.add, self.replace)
+        return RowStatement(other, self.by, self.add, self.replace, deletes=self._deletes)
 
 
 def insert(into: sa.Table) -> RowStatement:
     """Return a statement that inserts a row; one with the same key is an error of the event."""
-    return RowStatement(into, (), (), ())
+    return RowStatement(into)
+
+
+def delete(out_of: sa.Table, *, by: str | Sequence[str]) -> RowStatement:
+    """Return a statement that deletes the rows with these values of the columns ``by``. Raises DefinitionError."""
+    names = _names(by)
+    _check_names(out_of, names)
+    if not names:
+        raise DefinitionError("delete needs columns by which it finds rows.")
+    return RowStatement(out_of, names, deletes=True)
 
 
 def upsert(
@@ -73,9 +89,8 @@ def upsert(
     to, and those of ``set`` are replaced; with neither, it stays as it is. Raises DefinitionError.
     """
     names = _names(by), _names(add), _names(set)
-    for name in (each for group in names for each in group):
-        if name not in into.c:
-            raise DefinitionError(f"upsert names the column {name!r}, and its table has {', '.join(into.c.keys())}.")
+    for group in names:
+        _check_names(into, group)
     if not names[0] or not _is_unique(into, frozenset(names[0])):
         raise DefinitionError(
             f"upsert(by={list(names[0])!r}): no primary key and no unique constraint has these columns, so a row is "
@@ -84,6 +99,12 @@ def upsert(
     if doubled := frozenset(names[1]) & frozenset(names[2]):
         raise DefinitionError(f"upsert adds to the column {min(doubled)!r} and sets it; choose one of the two.")
     return RowStatement(into, *names)
+
+
+def _check_names(of: sa.Table, names: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in of.c:
+            raise DefinitionError(f"there is no column {name!r}: the table has {', '.join(of.c.keys())}.")
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:

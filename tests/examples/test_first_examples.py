@@ -27,7 +27,7 @@ from tests.test_tidy import code_lines
 #: For what takes a second on a quiet machine.
 TIMEOUT_S = 60.0
 LINES_MAX = 60
-EXAMPLES = ("counter", "ask_once", "front", "expiry", "webhook", "recurring", "source")
+EXAMPLES = ("counter", "ask_once", "front", "expiry", "webhook", "recurring", "projection", "source")
 
 
 def printed(name: str, *arguments: str) -> list[str]:
@@ -163,3 +163,9 @@ def test_payments_are_taken_once() -> None:
         "Account(cents=750)",
         "payments.v1/1@1 Object missing required field `account`",
     ]
+
+
+@pytest.mark.processes
+def test_books_are_counted_by_reader() -> None:
+    """The table holds what the books said: one of three is back."""
+    assert printed("projection") == ["Ann 1", "Bob 1"]

@@ -11,7 +11,9 @@ import pytest
 
 from tests.support.paths import ROOT
 
-PUBLIC = ("repertory", "repertory.gateway", "repertory.simulation", "repertory.verify")
+PUBLIC = (
+    "repertory", "repertory.gateway", "repertory.projections", "repertory.simulation", "repertory.verify",
+)  # fmt: skip
 EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 
 
