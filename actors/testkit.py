@@ -12,7 +12,7 @@ from repertory.actors.context import Directory
 from repertory.actors.entity import Entity, resolved
 from repertory.actors.message import Command, Envelope, Event, Message, Query, Rejection, Sender
 from repertory.actors.shard.config import Limits
-from repertory.actors.shard.decision import decide, decide_query
+from repertory.actors.shard.decision import Decision, decide, decide_query
 from repertory.actors.shard.timers import Timers
 from repertory.actors.timer import FiredTimer
 from repertory.actors.wire import DecodeError, MessageDecoder, encode
@@ -101,21 +101,10 @@ class TestKit(Generic[E]):
     def _run(
         self, message: Message, about: str, attempt: int, sender: Sender | None, timer: FiredTimer | None = None
     ) -> CommandOutcome[E]:
-        behaviour = self._behaviour
-        if type(message) not in behaviour.taken:
-            raise LookupError(f"{behaviour.entity.__name__} has no handler for {type(message).__name__}")
-        data = encode(message)
-        try:
-            received: Message = behaviour.decoder.decode(data)
-        except DecodeError as error:
-            name = type(message).__name__
-            raise DecodeError(f"{name} cannot be decoded again: {error}; correct its fields") from error
+        received, data = self._received(message)
         envelope = Envelope(self._offset, self._key, received, data, (), self._timestamp_ms, sender, about, timer=timer)
         try:
-            decision = (decide_query if type(message) in behaviour.queries else decide)(
-                behaviour, self.state, self._data, envelope, self._directory,
-                cause=f"test/0/{self._offset}", attempt=attempt, bytes_max=1_000_000,
-            )  # fmt: skip
+            decision = self._decided(envelope, attempt)
             self._timers.check(self._key, decision.later)
         except Exception:
             self.state = self._restored(self._data)
@@ -141,6 +130,26 @@ class TestKit(Generic[E]):
             decision.stopped,
             tuple(decision.later),
         )
+
+    def _received(self, message: Message) -> tuple[Message, bytes]:
+        """Return a message as the entity gets it, and its encoding."""
+        behaviour = self._behaviour
+        if type(message) not in behaviour.taken:
+            raise LookupError(f"{behaviour.entity.__name__} has no handler for {type(message).__name__}")
+        data = encode(message)
+        try:
+            return behaviour.decoder.decode(data), data
+        except DecodeError as error:
+            name = type(message).__name__
+            raise DecodeError(f"{name} cannot be decoded again: {error}; correct its fields") from error
+
+    def _decided(self, envelope: Envelope, attempt: int) -> Decision:
+        """Return what the entity decides; it raises what the handler raises."""
+        behaviour = self._behaviour
+        return (decide_query if type(envelope.message) in behaviour.queries else decide)(
+            behaviour, self.state, self._data, envelope, self._directory,
+            cause=f"test/0/{envelope.offset}", attempt=attempt, bytes_max=1_000_000,
+        )  # fmt: skip
 
     def _said(self, reply: Reply) -> Message:
         """Return what a reply says; a saga's is encoded."""

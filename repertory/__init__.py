@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from repertory.bridge.system.view import View, ViewFailed
     from repertory.bridge.topics import commands_topic, events_topic
     from repertory.supervision.process.reports import WorkerStarted
+    from repertory.testing.saga_kit import SagaKit
 
     __version__: str
 
@@ -110,6 +111,7 @@ _LAZY = {
     "Publishes": "bridge.system.publishes",
     "Refused": "bridge.log.errors",
     "Running": "bridge.system.running",
+    "SagaKit": "testing.saga_kit",
     "Settings": "bridge.system.settings",
     "ShardLost": "bridge.reports",
     "ShardRestored": "bridge.reports",
@@ -192,6 +194,7 @@ __all__ = [
     "Running",
     "Saga",
     "SagaContext",
+    "SagaKit",
     "SagaRefused",
     "Schedule",
     "Sender",

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
-
-import msgspec
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
 from repertory.actors.context import Context
 from repertory.actors.control import CONTROL, RevokeAsk
 from repertory.actors.entity import Behaviour, Entity
 from repertory.actors.handler import CommandHandler, EventHandler, Handler
-from repertory.actors.message import Command, DefinitionError, Done, Event, Message, Rejection, wire_name
+from repertory.actors.message import Command, DefinitionError, Event, Message, Rejection, wire_name
 from repertory.actors.saga.fold import FOLD
 from repertory.actors.saga.inner import OWED, STEP_MARK, ResultDue, StepAnswer, StepDue, StepId
 from repertory.actors.saga.messages import (
@@ -23,10 +21,10 @@ from repertory.actors.saga.messages import (
     NotStuck,
     RetryUndo,
     SkipUndo,
-    TimedOut,
     TooLate,
 )
 from repertory.actors.saga.progress import SAGA_EVENTS, SagaPhase, SagaProgress
+from repertory.actors.saga.room import SagaLimits
 from repertory.actors.saga.step import NonDeterministic, digest_of
 from repertory.actors.saga.turn import SagaTurn
 
@@ -34,23 +32,6 @@ if TYPE_CHECKING:
     from repertory.actors.saga.saga import RunHandler, Saga
 
 _REFUSALS: tuple[type[Rejection], ...] = (AlreadyBegun, NoSuchSaga, TooLate, NotStuck)
-
-
-class SagaLimits(msgspec.Struct, frozen=True):
-    """The bounds of one class of sagas."""
-
-    steps_max: int = 200
-    signals_max: int = 1_000
-    answer_bytes_max: int = 65_536
-    results_kept_s: float = 86_400.0
-
-    @classmethod
-    def checked(cls, class_name: str, given: Mapping[str, Any]) -> Self:
-        """Return the limits of a class statement; DefinitionError for an invalid one."""
-        for name, value in given.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1 << 40:
-                raise DefinitionError(f"{class_name}: {name}={value!r:.100} is no limit; use a number above 0.")
-        return cls(**given)
 
 
 class SagaHandler(CommandHandler[Any, Any, Any]):
@@ -237,6 +218,3 @@ def _folding(entity: type[Saga], evt: type[Event], fold: Callable[[SagaProgress,
     handler.owner, handler.name = entity, fold.__name__.removeprefix("_")
     handler.message_types = (evt,)
     return handler
-
-
-__all__ = ["Done", "SagaBehaviour", "SagaLimits", "TimedOut"]

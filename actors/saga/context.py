@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from repertory.actors.effect import Effect, Q
 from repertory.actors.handler import CommandHandler
 from repertory.actors.message import Done, Event, Rejection, Undelivered
-from repertory.actors.saga.facts import SagaFacts
+from repertory.actors.saga.facts import SagaFacts, uncatchable
 from repertory.actors.saga.messages import TimedOut
 from repertory.actors.saga.plans import asked, call_to, performed, signalled, slept
 from repertory.actors.saga.step import Call, First, Gather, Open, Pivot, Plan, SagaRefused, SagaStep, Single
@@ -31,6 +31,7 @@ class SagaContext(SagaFacts):
     def call(self, receiver: CommandHandler[Any, C, object], key: str, message: C, /) -> Call: ...
     @overload
     def call(self, receiver: Effect[Q, object], request: Q, /) -> Call: ...
+    @uncatchable
     def call(self, receiver: Any, *args: Any) -> Call:
         """Return a message for an entity, or a request to an effect, that undoes a step: ``undo=ctx.call(…)``."""
         self.check_is_open()
@@ -78,6 +79,7 @@ class SagaContext(SagaFacts):
         timeout_s: float,
         about: str = "",
     ) -> Open[T | Undelivered | TimedOut]: ...
+    @uncatchable
     def ask(
         self,
         handler: Any,
@@ -130,6 +132,7 @@ class SagaContext(SagaFacts):
         undo: Call | Pivot | None,
         about: str = "",
     ) -> SagaStep[Ev]: ...
+    @uncatchable
     def require(
         self, handler: Any, key: str, message: Any, *, undo: Call | Pivot | None, about: str = ""
     ) -> SagaStep[Any]:
@@ -147,6 +150,7 @@ class SagaContext(SagaFacts):
                 )
         return SagaStep(self._made(plan))
 
+    @uncatchable
     def perform(self, effect: Effect[Q, T], request: Q, *, undo: Call | Pivot | None) -> Open[T | Undelivered]:
         """Ask the world outside; the result is what the effect returns.
 
@@ -154,10 +158,12 @@ class SagaContext(SagaFacts):
         """
         return Single(self._made(performed(effect, request, undo=undo)))
 
+    @uncatchable
     def sleep(self, s: float) -> Open[None]:
         """Wait ``s`` seconds, by the log's time."""
         return Single(self._made(slept(s)))
 
+    @uncatchable
     def signal(self, kind: type[C]) -> Open[C]:
         """Wait for a signal of this saga: a command of a class that it declares, ``approve = signal(Approve)``.
 
@@ -175,6 +181,7 @@ class SagaContext(SagaFacts):
     ) -> SagaStep[tuple[A, B, C, D]]: ...
     @overload
     def gather(self, *steps: SagaStep[T]) -> SagaStep[tuple[T, ...]]: ...
+    @uncatchable
     def gather(self, *steps: SagaStep[Any]) -> SagaStep[Any]:
         """Send all steps at once, and wait for all; the result is the tuple of their results.
 
@@ -190,6 +197,7 @@ class SagaContext(SagaFacts):
     def first(self, a: Open[A], b: Open[B], c: Open[C], d: Open[D], /) -> SagaStep[A | B | C | D]: ...
     @overload
     def first(self, *steps: Open[T]) -> SagaStep[T]: ...
+    @uncatchable
     def first(self, *steps: Open[Any]) -> SagaStep[Any]:
         """Send all steps at once, and wait for the first; the result is its result. The others are abandoned.
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import wraps
 from hashlib import blake2b
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, cast
 
 from repertory.actors.context import Context
 from repertory.actors.handler import Handler
 from repertory.actors.message import Command, Message
 from repertory.actors.saga.progress import SagaProgress
-from repertory.actors.saga.step import Plan, SagaRefused, SagaStep
+from repertory.actors.saga.step import Plan, SagaRefused, SagaStep, described
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class AgainRequested(BaseException):
@@ -20,6 +24,20 @@ class AgainRequested(BaseException):
     def __init__(self, command: Message) -> None:
         super().__init__(type(command).__name__)
         self.command = command
+
+
+def uncatchable(method: F) -> F:
+    """Decorate a method for the code of a saga: what it raises ends the turn, also if the code catches it."""
+
+    @wraps(method)
+    def call(self: SagaFacts, *args: Any, **options: Any) -> Any:
+        try:
+            return method(self, *args, **options)
+        except Exception as error:
+            self.refusal = self.refusal or error
+            raise
+
+    return cast("F", call)
 
 
 class SagaFacts:
@@ -36,6 +54,8 @@ class SagaFacts:
         self.unawaited: dict[int, Plan] = {}
         #: Whether ``keep`` was called since the last look.
         self.kept = False
+        #: What a method of this has refused: the code cannot catch it and go on.
+        self.refusal: Exception | None = None
         #: Set when the driver has closed the code: it must do nothing more.
         self.is_closed = False
 
@@ -61,11 +81,13 @@ class SagaFacts:
         self._ids += 1
         return blake2b(f"{self._cause}#{self._ids}".encode(), digest_size=16).hexdigest()
 
+    @uncatchable
     def keep(self) -> None:
         """Let what was done so far stand: a later roll back does not undo it."""
         self.check_is_open()
         self.kept = True
 
+    @uncatchable
     def again(self, command: Command) -> NoReturn:
         """End this run and begin a new one under the same key, ``return ctx.again(cmd)``, with no steps of its own yet.
 
@@ -82,7 +104,7 @@ class SagaFacts:
         """Note that a step is awaited; SagaRefused if it was before, or if another one was made and is not."""
         for plan in step.plans:
             if self.unawaited.pop(id(plan), None) is None:
-                raise SagaRefused(f"{self._run!r} awaits a step twice ({plan.kind} {plan.target}); make it anew")
+                raise SagaRefused(f"{self._run!r} awaits a step twice ({described(plan)}); make it anew")
         self.check_awaited()
 
     def check_awaited(self) -> None:
@@ -90,9 +112,14 @@ class SagaFacts:
         if self.unawaited:
             plan = next(iter(self.unawaited.values()))
             raise SagaRefused(
-                f"{self._run!r} makes a step that it does not await ({plan.kind} {plan.target}); await it at once, or "
+                f"{self._run!r} makes a step that it does not await ({described(plan)}); await it at once, or "
                 "in a gather"
             )
+
+    def check_refusal(self) -> None:
+        """Raise what was refused."""
+        if self.refusal is not None:
+            raise self.refusal
 
     def check_is_open(self) -> None:
         """Raise SagaRefused if the code has been closed."""

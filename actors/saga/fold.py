@@ -130,14 +130,15 @@ def _stuck(progress: SagaProgress, evt: SagaStuck) -> SagaProgress:
 
 
 def _again(progress: SagaProgress, evt: SagaAgain) -> SagaProgress:
+    stands = progress.stands
     carried = tuple(
         each for each in progress.steps
-        if each.is_unsettled or (each.undo is not None and each.was_applied and not each.undone)
-        or (each.is_pivot and each.was_applied)
+        if each.is_unsettled or (each.undo is not None and each.was_applied and not each.undone
+                                 and (each.abandoned or each.done > stands))
     )  # fmt: skip
     return replace(
         progress, version=evt.version, command=evt.command, began_ms=evt.at_ms, runs=progress.runs + 1,
-        first=progress.next_step, steps=carried,
+        first=progress.next_step, steps=carried, kept=stands,
     )  # fmt: skip
 
 

@@ -148,13 +148,18 @@ class SagaProgress(msgspec.Struct, frozen=True, omit_defaults=True):
         """Return the steps of which it is not known yet whether they were applied."""
         return [each for each in self.steps if each.is_unsettled]
 
+    @property
+    def stands(self) -> int:
+        """The place in the order up to which what was completed stands: a pivot was applied, or ``keep`` called."""
+        return max([self.kept, *(each.done for each in self.steps if each.is_pivot and each.was_applied)])
+
     def to_undo(self) -> Iterator[RecordedStep]:
         """Yield the steps whose undo must run before the saga is over, the last first.
 
         Of what was abandoned, whatever becomes of the saga; of the others, if it rolls back, what was completed behind
         the last pivot that was applied and the last ``keep``.
         """
-        stands = max([self.kept, *(each.done for each in self.steps if each.is_pivot and each.was_applied)])
+        stands = self.stands
         for step in reversed(self.steps):
             is_due = step.abandoned or (self.is_rejected and step.done > stands)
             if is_due and step.undo is not None and step.was_applied and not step.undone:

@@ -18,6 +18,9 @@ from repertory.actors.saga.fold import fold
 from repertory.actors.saga.progress import RaceWon, RecordedStep, SagaProgress, SignalTaken, StepsOpened, WorkKept
 from repertory.actors.saga.step import First, Gather, NonDeterministic, Plan, SagaRefused, SagaStep
 
+#: What asyncio raises where no loop runs.
+_NO_LOOP = "no running event loop"
+
 
 class Suspended:
     """The code waits for a step."""
@@ -57,6 +60,7 @@ class SagaReplay:
         try:
             while True:
                 wanted = code.send(value)
+                ctx.check_refusal()
                 if not isinstance(wanted, SagaStep):
                     raise SagaRefused(
                         f"{self._run!r} awaits {type(wanted).__name__}, which is no step of a saga; await what ctx "
@@ -69,16 +73,25 @@ class SagaReplay:
                     self._check_end()
                     return value
         except StopIteration as stop:
+            ctx.check_refusal()
             ctx.check_awaited()
             self._check_end()
             self._keep(ctx)
             ended: object = stop.value
             return ended
         except AgainRequested as again:
+            ctx.check_refusal()
             ctx.check_awaited()
             self._check_end()
             self._keep(ctx)
             return again
+        except RuntimeError as error:
+            if str(error) != _NO_LOOP:
+                raise
+            raise SagaRefused(
+                f"{self._run!r} awaits what needs an event loop, and a saga has none; await what ctx returns, such as "
+                "ctx.sleep, and ask the world outside by ctx.perform"
+            ) from error
         finally:
             ctx.is_closed = True
             self._close(code)

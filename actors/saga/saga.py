@@ -12,10 +12,11 @@ from repertory.actors.entity import Entity, EntityMeta
 from repertory.actors.handler import CommandHandler, Handler, members, name_of
 from repertory.actors.message import Command, DefinitionError, Done, Event, Rejection, Undelivered
 from repertory.actors.saga.advice import advise
-from repertory.actors.saga.behaviour import SagaBehaviour, SagaLimits
+from repertory.actors.saga.behaviour import SagaBehaviour
 from repertory.actors.saga.context import SagaContext
 from repertory.actors.saga.messages import AlreadyBegun, Cancelled, NoSuchSaga, TooLate
 from repertory.actors.saga.progress import SagaProgress
+from repertory.actors.saga.room import SagaLimits
 
 if TYPE_CHECKING:
     from repertory.actors.context import Context
@@ -127,7 +128,8 @@ class SagaMeta(EntityMeta):
     def _check_statement(
         cls, class_name: str, bases: tuple[type, ...], namespace: dict[str, Any], options: dict[str, Any]
     ) -> None:
-        limits = {name: options.pop(name) for name in SagaLimits.__struct_fields__ if name in options}
+        limits = SagaLimits.checked(class_name, options)
+        options.clear()
         if class_name != "Saga":
             fields = [name for name in namespace.get("__annotations__", {}) if not name.startswith("__")]
             if fields:
@@ -140,7 +142,7 @@ class SagaMeta(EntityMeta):
                         f"{class_name}.{name} is a {value.kind} method; a saga has @run methods and signals only."
                     )
         super()._check_statement(class_name, bases, namespace, options)
-        namespace["__saga_limits__"] = SagaLimits.checked(class_name, limits)
+        namespace["__saga_limits__"] = limits
 
 
 class Saga(Entity, metaclass=SagaMeta):

@@ -6,7 +6,8 @@ transaction of that turn. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from functools import cache, partial
 from hashlib import blake2b
 from typing import Any, Final, Generic, TypeVar, final
 
@@ -86,27 +87,59 @@ class Plan(msgspec.Struct, frozen=True):
         now = self.kind, self.target, self.key, self.about, self.digest
         if was == now:
             return None
-        recorded, mine = _described(step), _described(self)
+        recorded, mine = described(step), described(self)
         if recorded == mine:
             recorded, mine = f"{recorded} of {step.digest.hex()}", f"{mine} of {self.digest.hex()}"
         return f"step {step.n}: recorded {recorded}, now {mine}"
 
 
-def _described(step: RecordedStep | Plan) -> str:
+def described(step: RecordedStep | Plan) -> str:
+    """Return a step for people: its kind, who has its message, and under which key."""
     name = f"{step.target}.{step.handler}" if step.handler else step.target
-    about = f" about {step.about!r}" if step.about else ""
-    return f"{step.kind} {name}{f' {step.key!r}' if step.key else ''}{about}".replace("  ", " ")
+    about = f"about {step.about!r}" if step.about else ""
+    return " ".join(filter(None, (step.kind, name, repr(step.key) if step.key else "", about)))
 
 
 def digest_of(message: Message) -> bytes:
     """Return the digest of a message: of its name without a version, and the fields that have not their defaults.
 
-    So a field with a default, added while sagas run, changes no digest.
+    So a field with a default, added while sagas run, changes no digest; neither does one of a struct within.
     """
-    fields = msgspec.structs.fields(message)
-    values = {each.encode_name: getattr(message, each.name) for each in fields}
-    plain = {each.encode_name for each in fields if each.default == values[each.encode_name]}
-    return digest_of_value([type(message).wire.name, {name: values[name] for name in values if name not in plain}])
+    return digest_of_value(_plain(message))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as plain data, structs without what is left to their defaults."""
+    if isinstance(value, msgspec.Struct):
+        kind = type(value)
+        name = type(value).wire.name if isinstance(value, Message) else kind.__struct_config__.tag
+        return [name, {key: _plain(found) for key, found in _given(value)}]
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return value
+
+
+def _given(struct: msgspec.Struct) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a struct that have not their defaults: what only equals one, as True does 1, has not."""
+    for key, name, default in _defaults(type(struct)):
+        value, usual = getattr(struct, name), default()
+        if type(value) is not type(usual) or value != usual:
+            yield key, value
+
+
+@cache
+def _defaults(kind: type[msgspec.Struct]) -> tuple[tuple[str, str, Callable[[], Any]], ...]:
+    """Return the fields of a class: their names as they are written, their names, and what makes their defaults."""
+    return tuple(
+        (each.encode_name, each.name, each.default_factory if callable(each.default_factory) else partial(_same, each))
+        for each in msgspec.structs.fields(kind)
+    )
+
+
+def _same(field: msgspec.structs.FieldInfo) -> Any:
+    return field.default
 
 
 def digest_of_value(value: object) -> bytes:

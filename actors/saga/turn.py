@@ -10,7 +10,7 @@ from __future__ import annotations
 from repertory.actors.collected import Cancel, Perform, Schedule, Tell
 from repertory.actors.context import ContractViolation
 from repertory.actors.message import Command, Message, Rejection, Sender, Undelivered
-from repertory.actors.outgoing import RECORD_OVERHEAD_BYTES, sendable
+from repertory.actors.outgoing import sendable
 from repertory.actors.saga.context import SagaContext
 from repertory.actors.saga.facts import AgainRequested
 from repertory.actors.saga.inner import StepDue, step_id
@@ -33,6 +33,7 @@ from repertory.actors.saga.progress import (
     StepUndone,
 )
 from repertory.actors.saga.replay import SUSPENDED, Required, SagaReplay, checked_result
+from repertory.actors.saga.room import check_steps, room_left
 from repertory.actors.saga.settling import Settling, ended, timer_of
 from repertory.actors.saga.step import Plan, SagaRefused, digest_of
 from repertory.actors.wire import encode, written_reason
@@ -138,10 +139,13 @@ class SagaTurn(Settling):
         if progress.phase is not SagaPhase.RUNNING:
             return TooLate(reason=ended(progress.phase))
         pivots = [each for each in progress.unsettled() if each.is_pivot]
+        reason = reason[:_REASON_CHARS_MAX]
+        if pivots and (refusal := self._flaw_of_room(len(reason.encode()) + _SENDER_BYTES)) is not None:
+            return refusal
         if not progress.is_cancelling:
             for pivot in pivots:
                 self._revoke(pivot)
-        self._add(SagaCancelling(reason=reason[:_REASON_CHARS_MAX], sender=sender))
+        self._add(SagaCancelling(reason=reason, sender=sender))
         if not pivots:
             self._cancelled()
         return None
@@ -230,30 +234,12 @@ class SagaTurn(Settling):
         return outcome
 
     def _check_room(self, progress: SagaProgress) -> None:
-        """Raise SagaRefused if the steps that were opened are too many, or their answers might not fit."""
-        limits, name = self._behaviour.limits, self._behaviour.entity.__name__
-        count = progress.next_step - progress.first
-        if count > limits.steps_max:
-            raise SagaRefused(
-                f"{name} would take step {count}; steps_max is {limits.steps_max}: begin a new run in time, "
-                "return ctx.again(cmd)"
-            )
-        size, unsettled = len(encode(progress)), len(progress.unsettled())
-        if self._room(progress, size) < 0:
-            raise SagaRefused(
-                f"{name} holds {size} bytes and waits for {unsettled} answers of up to {limits.answer_bytes_max} bytes "
-                f"(answer_bytes_max), more than a record of {self._context.bytes_max} takes (output_bytes_max): begin "
-                "a new run in time, return ctx.again(cmd), or ask fewer at once"
-            )
-
-    def _room(self, progress: SagaProgress, size: int) -> int:
-        """Return how many bytes are left beside what is reserved for open answers; ``size``: of what is recorded."""
-        reserved = len(progress.unsettled()) * self._behaviour.limits.answer_bytes_max
-        return self._context.bytes_max - RECORD_OVERHEAD_BYTES - size - reserved
+        name, limits = self._behaviour.entity.__name__, self._behaviour.limits
+        check_steps(name, limits, progress, self._context.bytes_max)
 
     def _flaw_of_room(self, size: int) -> TooLate | None:
         """Return why so many bytes more would take the room of open answers, which must always be recordable."""
-        left = self._room(self.progress, len(encode(self.progress)))
+        left = room_left(self._behaviour.limits, self.progress, self._context.bytes_max)
         return None if size <= left else TooLate(reason=f"the saga holds as much as it may; {left} bytes are left")
 
     def _send(self, step: RecordedStep, plan: Plan) -> None:
