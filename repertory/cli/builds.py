@@ -25,7 +25,8 @@ def check(
     """Import a system, check its classes, and show what it hosts.
 
     With --log: read all that is in the log, and name what this build could not read, or would misread, before it is
-    deployed: unknown messages, lost fields, missing upcasters. Exits with 1 if there is such a record.
+    deployed: unknown messages, lost fields, missing upcasters; and replay each running saga on its code, and name those
+    that take other steps than are recorded. Exits with 1 if there is such a record or saga.
     """
     with sentences():
         system = configured(target)

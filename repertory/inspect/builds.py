@@ -1,4 +1,4 @@
-"""What of a log a build could not read, or would misread: asked before it is deployed (``repertory check --log``)."""
+"""What of a log a build could not read, misread, or not go on with: asked before it is deployed (``check --log``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import msgspec
 
 from repertory.actors.effect import registered
 from repertory.actors.entity import Behaviour
+from repertory.actors.headers import Headers
 from repertory.actors.message import Message
+from repertory.actors.saga.behaviour import SagaBehaviour
 from repertory.actors.shard.changelog import (
     STASH_KEY,
     EffectRecord,
@@ -30,11 +32,13 @@ from repertory.bridge.silence import silenced
 from repertory.bridge.system.committed import journal, shard_record
 from repertory.bridge.system.definition import SystemDefinition
 from repertory.bridge.system.hosting import EntityDefinition
+from repertory.inspect.saga_builds import is_step_answer, saga_flaws
 from repertory.supervision.traceback_text import message_of
 
 #: What happens to a shard of this build that meets such a record.
 STOPS, DROPS, HISTORY = "its shard stops", "a dead letter", "only the past: verify and time travel"
 WAITS = "the effect waits for a build that can run it"
+KEY_WAITS = "its key is parked when its next answer comes"
 LOSES, DIFFERS = "the field is ignored", "before the next deploy"
 
 
@@ -49,12 +53,13 @@ class Flaw(msgspec.Struct, frozen=True):
 
 
 class _Found(NamedTuple):
-    """One record that is wrong."""
+    """One record that is wrong. ``alike``: the same for records that are wrong alike, where ``what`` differs."""
 
     name: str
     what: str
     then: str
     where: str
+    alike: str = ""
 
 
 @silenced()
@@ -68,9 +73,9 @@ def flaws(
     found: dict[tuple[str, str, str], Flaw] = {}
     for hosted in system.hosted.values():
         for each in (*_written(reader, system, hosted, seen), *_declared(hosted.behaviour, schemas)):
-            key = each.name, each.what, each.then
+            key = each.name, each.alike or each.what, each.then
             known = found.get(key)
-            found[key] = Flaw(*each) if known is None else msgspec.structs.replace(known, records=known.records + 1)
+            found[key] = Flaw(*each[:4]) if known is None else msgspec.structs.replace(known, records=known.records + 1)
     return list(found.values())
 
 
@@ -94,7 +99,16 @@ def _written(
         begin = max(shard.next, reader.bounds(commands, partition)[0])
         for record in reader.read(commands, partition, begin):
             seen()
-            yield from _message(behaviour.decoder, record.value or b"", record.place, DROPS, LOSES)
+            if not _answers_saga(behaviour, record.headers, record.value or b""):
+                yield from _message(behaviour.decoder, record.value or b"", record.place, DROPS, LOSES)
+        if isinstance(behaviour, SagaBehaviour):
+            for each in saga_flaws(reader, system, hosted, partition):
+                yield _Found(behaviour.name, each.what, KEY_WAITS, f"{behaviour.name} {each.key!r}", each.alike)
+
+
+def _answers_saga(behaviour: Behaviour, headers: Headers, value: bytes) -> bool:
+    """Return whether a record answers a saga's step: that is of any type, and what the saga makes of it is replayed."""
+    return isinstance(behaviour, SagaBehaviour) and is_step_answer(behaviour, headers, value) is not None
 
 
 def _changelog(system: SystemDefinition, behaviour: Behaviour, record: Record) -> Iterator[_Found]:
@@ -102,6 +116,8 @@ def _changelog(system: SystemDefinition, behaviour: Behaviour, record: Record) -
         return
     if record.key.startswith(STASH_KEY):
         kept: StashedRecord = wire.decode_stashed(record.value)
+        if _answers_saga(behaviour, kept.headers, kept.value):
+            return
         yield from _message(behaviour.decoder, kept.value, record.place, STOPS, LOSES)
     elif wire.is_owed(record.key):
         owed = wire.decode_owed(record.key.decode("utf-8", "backslashreplace"), record.value)
