@@ -154,7 +154,8 @@ class SagaContext(SagaFacts):
     def perform(self, effect: Effect[Q, T], request: Q, *, undo: Call | Pivot | None) -> Open[T | Undelivered]:
         """Ask the world outside; the result is what the effect returns.
 
-        It is never cancelled while it runs: if it loses a race, the saga waits for it before it is over.
+        It is never cancelled while it runs: if it loses a race, the saga waits for it before it is over. One that an
+        operator drops is `Undelivered`, and may have been done: its undo runs as that of one that was.
         """
         return Single(self._made(performed(effect, request, undo=undo)))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from repertory.actors.collected import Cancel, Perform, Schedule, Tell
 from repertory.actors.context import ContractViolation
-from repertory.actors.message import Command, Message, Rejection, Sender, Undelivered
+from repertory.actors.message import Command, Message, Rejection, Sender, Undelivered, wire_name
 from repertory.actors.outgoing import sendable
 from repertory.actors.saga.context import SagaContext
 from repertory.actors.saga.facts import AgainRequested
@@ -36,10 +36,11 @@ from repertory.actors.saga.replay import SUSPENDED, Required, SagaReplay, checke
 from repertory.actors.saga.room import check_steps, room_left
 from repertory.actors.saga.settling import Settling, ended, timer_of
 from repertory.actors.saga.step import Plan, SagaRefused, digest_of
-from repertory.actors.wire import encode, written_reason
+from repertory.actors.wire import encode, written_name, written_reason
 
 #: How many may wait for the answer of one saga.
 STARTERS_MAX = 1_000
+_UNDELIVERED = wire_name(Undelivered)
 #: Most bytes of an asker, as it is recorded: a topic, a key, a correlation id and an id of 255 bytes, and names.
 _SENDER_BYTES = 1_200
 #: The reason of a cancel is cut to this length.
@@ -81,6 +82,8 @@ class SagaTurn(Settling):
         step = self.progress.step(n)
         if step is None or not step.is_unsettled:
             return
+        if step.kind == "perform" and written_name(value) == _UNDELIVERED:
+            rejected = False  # An operator has dropped it. It may have been done, so its undo must run.
         if len(value) > (limit := self._behaviour.limits.answer_bytes_max):
             raise ContractViolation(
                 f"the answer to step {n} ({step.target} {step.key!r}) takes {len(value)} bytes; answer_bytes_max of "

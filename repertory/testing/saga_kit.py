@@ -17,7 +17,7 @@ from repertory.actors.context import Directory
 from repertory.actors.effect import Effect, registered
 from repertory.actors.entity import resolved
 from repertory.actors.handler import Handler
-from repertory.actors.message import Command, Done, Envelope, Event, Message, Rejection, wire_name
+from repertory.actors.message import Command, Done, Envelope, Event, Message, Rejection, Undelivered, wire_name
 from repertory.actors.saga.behaviour import SagaBehaviour
 from repertory.actors.saga.inner import StepAnswer, StepId, step_id, undo_id
 from repertory.actors.saga.messages import AmendUndo, CancelSaga, RetryUndo, SkipUndo
@@ -55,7 +55,7 @@ class SagaKit(TestKit[S]):
 
     An answer is given to the step that is named, or to the only one that can have it. ``advance`` moves the clock:
     sleeps end, asks time out. ``replies``: what was asked of the saga, a signal too, with the answer, in order.
-    ``applied``: the steps and undos that were answered with no rejection, in order.
+    ``applied``: the steps and undos that were answered with no rejection, in order; dropped effects, too.
 
     Each message is decided twice, and NonDeterministic raised where that differs. ``replay_elsewhere`` runs all again
     in another process, with another hash seed.
@@ -91,7 +91,8 @@ class SagaKit(TestKit[S]):
         about = undo_id(life, found.n, self.progress.undo_attempt) if undone else step_id(life, found.n)
         rejected = isinstance(value, Rejection)
         outcome = self._run(StepAnswer(step=about, value=encode(value), rejected=rejected), about, 1, None)
-        if not rejected:
+        is_dropped = found.kind == "perform" and isinstance(value, Undelivered)  # It may have been done.
+        if not rejected or is_dropped:
             self.applied.append(found)
         return outcome
 

@@ -233,6 +233,18 @@ def test_an_effect_is_awaited_and_undone() -> None:
     assert (kit.reply, kit.is_over) == (Cancelled(), True)
 
 
+def test_an_effect_that_an_operator_drops_is_undone() -> None:
+    """Nobody knows whether it was done. Its undo, if that is dropped, was not: the saga is stuck."""
+    kit = begun(Posting)
+    kit.answer(Undelivered(reason="dropped"))
+    kit.cancel()
+    kit.answer(Undelivered(reason="revoked"))
+    (undo,) = kit.open
+    assert (undo.kind, undo.message) == ("undo", Letter(to="sorry"))
+    kit.answer(Undelivered(reason="dropped"))
+    assert kit.stuck == "Undelivered: dropped"
+
+
 def test_an_effect_that_returns_nothing() -> None:
     """Its result is None."""
     kit = begun(Posting)
