@@ -12,7 +12,8 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from repertory import Running
+from repertory import ActorSystem, Running, Settings
+from repertory.bridge.system.committed import current_record, shard_record
 from repertory.bridge.system.projected import ProjectionStopped
 from repertory.projections import Park, Retry
 from tests.apps import projected
@@ -167,3 +168,30 @@ def test_a_key_that_fails_is_parked_and_the_others_go_on(name: str, delivery: st
     assert {key: total for key, (total, _) in found.items()} == {k: v for k, v in totals.items() if k != "k5"}
     assert [key for key, _ in parked] == ["k5"] * 6
     assert [error.startswith("ValueError: 5 is poison") for _, error in parked] == [True] + [False] * 5
+
+
+@pytest.mark.parametrize("followed_by", ["a projection", "nobody"])
+def test_a_shard_that_falls_idle_writes_its_record(followed_by: str) -> None:
+    """At least once, within 200 ms, and once: up to there it is known which events count. Only if somebody follows."""
+    system = ActorSystem("idle", settings=Settings(delivery="at-least-once"))
+    system.host(Counter, partitions=1)
+    is_projected = followed_by == "a projection"
+    if is_projected:
+        system.project(Totals, Counter)
+    behaviour = system.definition(Counter).behaviour
+    with system.start() as running:
+
+        def recorded() -> int:
+            return shard_record(running.reader, system, behaviour, 0).seq
+
+        running.advance(1)
+        for turn in (1, 2):
+            running.client.tell(Counter.add, "a", Add(amount=1))
+            running.advance(0.1)
+            assert current_record(running.reader, system, behaviour, 0).seq == turn
+            assert recorded() == (turn - 1 if is_projected else 0)
+            running.advance(0.2)
+            assert recorded() == (turn if is_projected else 0)
+        _, end = running.reader.bounds("idle.counter.state", 0)
+        running.advance(10)
+        assert running.reader.bounds("idle.counter.state", 0)[1] == end

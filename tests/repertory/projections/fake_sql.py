@@ -37,6 +37,8 @@ class FakeSql:
         self.parked: list[PlacedEvent] = []
         self.poison, self.fate = dict(poison), lambda _at: ""
         self.blamed: Counter[int] = Counter()
+        #: How often somebody was about to apply an event again: the database would have blamed an innocent one.
+        self.doubled = 0
         self._locked_by: FakeTransaction | None = None
 
     def load(self) -> ProgressRow | None:
@@ -116,6 +118,7 @@ class FakeTransaction:
             sql.blamed[event.seq] += 1
             raise Poison(f"event {event.seq}")
         if event in sql.applied:
+            sql.doubled += 1
             raise Doubled(f"event {event.seq}")
         self._applied.append(event)
 

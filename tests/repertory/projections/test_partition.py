@@ -81,6 +81,7 @@ def test_rows_are_those_of_one_undisturbed_run(keys: list[str], gaps: list[int],
     assert stage.seqs == list(range(len(keys)))
     assert stage.sql.row is not None
     assert (stage.sql.row.seq, stage.sql.row.failed, stage.sql.parked) == (len(keys), -1, [])
+    assert stage.sql.doubled == 0
 
 
 @given(KEYS, st.lists(FATES, max_size=80), st.integers(1, 12), st.dictionaries(st.integers(0, 23), st.integers(1, 3)))

@@ -1,0 +1,183 @@
+"""Bugs planted in projections: their progress, the search for the event that fails, and what counts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from repertory.actors.headers import SEQ
+from repertory.actors.shard.redelivery import Redelivery
+from repertory.bridge.nontransactional import epoch_of
+from repertory.bridge.system.projected import Park
+from repertory.projections import partition as module
+from repertory.projections.counted import EpochStarts
+from repertory.projections.partition import PartitionProjection
+from repertory.projections.progress import PlacedEvent, ProgressChanged, ProgressRow
+from tests.bridge import test_projections as logs
+from tests.campaigns.planting import Patch, mutant, swap
+from tests.repertory.projections import test_counted as counting
+from tests.repertory.projections import test_partition as partitions
+
+#: Another projector works between the moment in which one has read the progress, and its transaction.
+_RACE: dict[str, Any] = {"keys": ["a", "b"], "gaps": [], "fates": ["", "other"], "batch": 2}
+
+
+@mutant("repertory/projections/store.py", partitions.test_rows_are_those_of_one_undisturbed_run, **_RACE)
+def not_compared(patch: Patch) -> None:
+    """The progress is written whatever it was."""
+
+    class Careless:
+        def __init__(self, transaction: Any) -> None:
+            self._transaction = transaction
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._transaction, name)
+
+        def swap(self, row: ProgressRow, to: ProgressRow) -> bool:
+            self._transaction.swap(row, to)
+            return True
+
+    class Store:
+        def __init__(self, store: Any) -> None:
+            self.load, self._store = store.load, store
+
+        @contextlib.contextmanager
+        def transaction(self) -> Iterator[Careless]:
+            with self._store.transaction() as transaction:
+                yield Careless(transaction)
+
+    swap(patch, PartitionProjection, "__init__", lambda init: lambda made, store, rest: init(made, Store(store), rest))
+
+
+@mutant("repertory/projections/partition.py", partitions.test_rows_are_those_of_one_undisturbed_run, **_RACE)
+def compared_at_the_end(patch: Patch) -> None:
+    """The compare-and-swap is the last statement: of two projectors one blames events that the other has applied."""
+
+    def attempt(mutated: PartitionProjection, row: ProgressRow, batch: Sequence[PlacedEvent]) -> None:
+        last = batch[-1]
+        to = msgspec.structs.replace(row, next=last.offset + 1, seq=last.seq + 1, changes=row.changes + 1)
+        with mutated._store.transaction() as transaction:
+            for event in batch:
+                transaction.apply(event)
+            transaction.flush()
+            if not transaction.swap(row, to):
+                raise ProgressChanged
+        mutated.row = to
+
+    patch.setattr(PartitionProjection, "_attempt", attempt)
+
+
+_PARKED = partitions.test_a_parked_key_keeps_its_order_and_no_other_waits
+
+
+@mutant(
+    "repertory/projections/partition.py", _PARKED, keys=["a"], batch=1, poison=set(),
+    fates=[*["", "", "", "world"] * 2, "", "", "world"],
+)  # fmt: skip
+def the_world_is_blamed_on_events(patch: Patch) -> None:
+    """A lost connection counts as a failure of the event that was under way."""
+
+    class Never(Exception):
+        pass
+
+    patch.setattr(module, "WorldError", Never)
+
+
+@mutant("repertory/projections/partition.py", _PARKED, keys=["a", "a"], batch=2, poison={0}, fates=[])
+def later_events_overtake(patch: Patch) -> None:
+    """Events of a parked key are applied, and only the one that failed waits."""
+
+    def make(attempt: Any) -> Any:
+        def mutated(projection: Any, row: ProgressRow, batch: Any) -> None:
+            attempt(projection, msgspec.structs.replace(row, parked={}), batch)
+
+        return mutated
+
+    swap(patch, PartitionProjection, "_attempt", make)
+
+
+_STOPPED = partitions.test_it_stops_at_the_event_that_fails_and_goes_on_from_there
+
+
+@mutant("repertory/projections/partition.py", _STOPPED, keys=["a", "b"], batch=2, poison={0}, fates=[])
+def it_stops_behind_the_event(patch: Patch) -> None:
+    """The progress of a partition that has stopped is behind the event that failed: a retry passes it over."""
+
+    def make(change: Any) -> Any:
+        def mutated(projection: Any, row: ProgressRow, to: ProgressRow, *rest: Any) -> Any:
+            behind = msgspec.structs.replace(to, next=to.next + 1, seq=to.seq + 1) if to.failed >= 0 else to
+            return change(projection, row, behind, *rest)
+
+        return mutated
+
+    swap(patch, PartitionProjection, "_change", make)
+
+
+@mutant("repertory/projections/partition.py", _STOPPED, keys=["a"] * 4, batch=4, poison={3}, fates=[])
+def the_wrong_half(patch: Patch) -> None:
+    """The search goes on with the second half of a batch, and the first half is never applied."""
+
+    def make(suspected: Any) -> Any:
+        def mutated(projection: Any, events: Sequence[PlacedEvent]) -> Sequence[PlacedEvent]:
+            half = suspected(projection, events)
+            return half if len(half) == len(events) else events[len(half) :]
+
+        return mutated
+
+    swap(patch, PartitionProjection, "_suspected", make)
+
+
+@mutant(
+    "repertory/projections/partition.py", partitions.test_a_poison_event_in_a_batch_of_500_is_found_by_halves, at=250
+)
+def the_batch_is_blamed(patch: Patch) -> None:
+    """The first event of a batch that fails is taken for the guilty one."""
+
+    def make(blame: Any) -> Any:
+        return lambda projection, row, batch, error, now_s: blame(projection, row, batch[:1], error, now_s)
+
+    swap(patch, PartitionProjection, "_blame", make)
+
+
+@mutant(
+    "repertory/projections/partition.py", partitions.test_one_key_too_many_stops_the_partition, keys=["a", "b", "c"],
+    batch=3,
+)  # fmt: skip
+def any_number_is_parked(patch: Patch) -> None:
+    """``keys_max`` is ignored: after a bad deployment every key is parked."""
+    swap(
+        patch, PartitionProjection, "__init__",
+        lambda init: lambda made, store, _: init(made, store, Park(keys_max=1_000, times=0)),
+    )  # fmt: skip
+
+
+@mutant(
+    "repertory/projections/counted.py", counting.test_what_counts_is_what_a_recovery_takes, cut=0,
+    steps=[("turn", 2), ("owner", 1), ("turn", 1), ("record", 0)],
+)  # fmt: skip
+def whoever_wrote_it(patch: Patch) -> None:
+    """Records that a worker appended after it was replaced count."""
+    patch.setattr(EpochStarts, "counts", lambda _starts, record, end_seq: record.number(SEQ) < end_seq)
+
+
+@mutant(
+    "repertory/projections/counted.py", counting.test_what_counts_is_what_a_recovery_takes, cut=0,
+    steps=[("turn", 2), ("record", 0), ("owner", 1)],
+)  # fmt: skip
+def before_it_is_known(patch: Patch) -> None:
+    """Records behind the latest shard record are projected, and some of them are superseded later."""
+
+    def counts(starts: EpochStarts, record: Any, _end_seq: int) -> bool:
+        seq, epoch = record.number(SEQ), epoch_of(record)
+        return all(seq < start for later, start in starts._starts.items() if later > epoch)
+
+    patch.setattr(EpochStarts, "counts", counts)
+
+
+@mutant("actors/shard/redelivery.py", logs.test_a_shard_that_falls_idle_writes_its_record, followed_by="a projection")
+def no_record_while_idle(patch: Patch) -> None:
+    """At least once, an idle shard leaves its last events without a shard record: projections never see them."""
+    patch.setattr(Redelivery, "due_ms", lambda _: None)
