@@ -57,6 +57,8 @@ class Changelog:
         #: The timers, delayed messages and effects that are open, by their keys.
         self.owed: dict[str, TimerRecord | TellRecord] = {}
         self.effects: dict[str, EffectRecord] = {}
+        #: How many effects that must run alone were written since the last shard record.
+        self._blamed = 0
         self.seq_last = -1
         #: Whether compaction has deleted nothing. If so, a skipped number means that a record was lost.
         self.is_complete = False
@@ -79,7 +81,8 @@ class Changelog:
             key = record.key or b""
             try:
                 if key == SHARD_KEY:
-                    self._shards.take(record, decode_shard(record.value or b""), last, self._digest.value)
+                    self._shards.take(record, decode_shard(record.value or b""), last, self._digest.value, self._blamed)
+                    self._blamed = 0
                 elif is_stashed(record):
                     self._stash.take(record, last)
                 elif not key.startswith(b"\0"):
@@ -139,7 +142,8 @@ class Changelog:
             self.owed.pop(place, None)
             self.effects.pop(place, None)
         elif is_effect(place.encode()):
-            self.effects[place] = decode_effect(value)
+            effect = self.effects[place] = decode_effect(value)
+            self._blamed += effect.alone
         else:
             self.owed[place] = decode_owed(place, value)
 

@@ -1,8 +1,9 @@
 """Compare each shard record with itself and with the one before it: what an owner can have written, and when.
 
 A turn, a takeover, an announcement and a handover each change some fields only. Deaths, owners, epochs and adopted
-topics begin in a takeover, which writes nothing but the shard record. Where compaction has deleted records in between,
-two records are not of consecutive transactions, and only what must hold for any two is checked.
+topics begin in a takeover, which writes nothing but the shard record and the effects that it blames for a death. Where
+compaction has deleted records in between, two records are not of consecutive transactions, and only what must hold for
+any two is checked.
 """
 
 from __future__ import annotations
@@ -41,8 +42,11 @@ class ShardRecords:
         self._place = Place("", 0)
         self._suspicions: list[_Suspicion] = []
 
-    def take(self, record: Record, after: ShardRecord, number: int, digest: int) -> None:
-        """Check the next shard record; ``number``: its changelog number; ``digest``: of what was read before it."""
+    def take(self, record: Record, after: ShardRecord, number: int, digest: int, blamed: int) -> None:
+        """Check the next shard record; ``number``: its changelog number; ``digest``: of what was read before it.
+
+        ``blamed``: the effects that must run alone, of those that were written since the shard record before it.
+        """
         self._finding.looked_at += 1
         before, self.last = self.last, after
         self._place = Place(record.topic, record.partition, record.offset, text(record.key))
@@ -61,7 +65,7 @@ class ShardRecords:
                 self._wrong(f"goes back in {name}: {getattr(before, name)} to {getattr(after, name)}")
         if lost := before.topic_ids.keys() - after.topic_ids.keys():
             self._wrong(f"has no id of the topic {min(lost)!r}, which the record before it has")
-        for sentence in _changes(before, after):
+        for sentence in _changes(before, after, blamed):
             first = CHANGELOG_INDEX + before.changelog
             self._suspicions.append(_Suspicion(self._place, first, number, sentence))
 
@@ -112,9 +116,9 @@ def _contradictions(shard: ShardRecord, hosted: HostedEntity) -> Iterator[str]:
         yield f"has no id of the topic {min(missing)!r}"
 
 
-def _changes(before: ShardRecord, after: ShardRecord) -> Iterator[str]:
+def _changes(before: ShardRecord, after: ShardRecord, blamed: int) -> Iterator[str]:
     """Yield the changes that no owner makes between two consecutive records."""
-    is_next = after.changelog == before.changelog + 1
+    is_next = after.changelog == before.changelog + 1 + blamed
     stands_still = is_next and (after.next, after.seq) == (before.next, before.seq)
     is_alone = stands_still or (is_next and before.nontransactional)  # Turns of the journal may lie in between.
     takes_over = is_alone and not after.closed and after.guarded < 0

@@ -14,8 +14,10 @@ import pytest
 
 from repertory import ActorSystem, Running
 from repertory.actors import effect as effects_of_this_build
+from repertory.actors.shard.changelog import effect_key
+from repertory.actors.shard.effect_settler import EffectDeath
 from repertory.bridge import effect_runner
-from repertory.bridge.effect_runner import EffectsBlocked, LifespanFailed
+from repertory.bridge.effect_runner import EffectsBlocked, LifespanFailed, NoMarks
 from repertory.operate.operator import Operator
 from repertory.verify import verify
 from tests.apps import errands
@@ -173,6 +175,30 @@ def test_what_this_build_cannot_run_waits_for_one_that_can(
     running.settle()
     assert heard(running, "a", "b") == {3: 1, -1: 1, 1: 1, 2: 1}
     assert running.effects() == []
+
+
+def test_a_takeover_that_blames_effects_is_verified(
+    running: Running, diary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An owner writes what has become of the effects that ran in a process which died; at least once, its epoch too."""
+    running._effects._is_sure = lambda: False  # None starts before the crash.
+    for number in range(4):
+        running.client.tell(Boy.go, f"k{number}", Go(number=number))
+    until(running, lambda: len(running.effects()) == 4, "all are performed")
+    ran = {partition: [each for each in running.effects() if each.partition == partition] for partition in range(2)}
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            NoMarks,
+            "deaths",
+            lambda _marks, shard: [
+                EffectDeath(effect_key(each.offset, each.index), is_sole=False) for each in ran.pop(shard, ())
+            ],
+        )
+        running.crash()
+        running.settle()
+    assert not ran
+    assert heard(running, *(f"k{number}" for number in range(4))) == dict.fromkeys(range(4), 1)
+    assert len(attempts(diary)) == 4
 
 
 def test_the_lifespan_is_entered_once_and_left(system: ActorSystem, url: str, diary: Path) -> None:
