@@ -303,6 +303,11 @@ class Member(msgspec.Struct, frozen=True):
     slot: int
 
     @property
+    def system(self) -> str:
+        """The system: its workers' group has its name, its other groups have names such as ``{system}.sources``."""
+        return self.group.partition(".")[0]
+
+    @property
     def instance_id(self) -> str:
         """The name by which the group recognises this slot across restarts."""
         return f"{self.group}/{self.node}/{self.slot}"

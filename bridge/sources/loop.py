@@ -203,7 +203,7 @@ class SourceLoop:
 
     def _fetch(self, timeout_s: float) -> bool:
         """Take new records of each source, unless so many wait that a transaction is full."""
-        happened, most = False, self._routing.limits.records_max
+        happened, most, most_bytes = False, self._routing.limits.records_max, self._routing.limits.bytes_max
         for source in self._sources:
             partitions = {
                 _of(partition): partition
@@ -211,7 +211,8 @@ class SourceLoop:
                 for partition in relay.of(source)
             }  # fmt: skip
             waiting = sum(len(partition.pending) for partition in partitions.values())
-            if waiting >= most or not partitions:
+            waiting_bytes = sum(partition.pending_bytes for partition in partitions.values())
+            if waiting >= most or waiting_bytes >= most_bytes or not partitions:
                 continue
             wait_s = 0.0 if waiting or happened else timeout_s / len(self._sources)
             for event in self._logs[source.name].follower.poll(wait_s, most):

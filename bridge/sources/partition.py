@@ -53,8 +53,9 @@ class SourcePartition:
         self.is_followed = False
         #: Whether the position has to be written although no record was relayed.
         self.is_dirty = False
-        #: Records that wait to be relayed, from the position on.
+        #: Records that wait to be relayed, from the position on, and their size.
         self.pending: Sequence[Record] = ()
+        self.pending_bytes = 0
         self.retry_at_ms = 0
         self._failures = 0
         self._told: SourceStop | None = None if position is None else position.stopped
@@ -108,17 +109,22 @@ class SourcePartition:
         """Take records of the topic that come behind those that wait."""
         if self.phase is SourcePhase.READING and self.position is not None:
             first = self.pending[-1].offset + 1 if self.pending else self.position.next
-            self.pending = [*self.pending, *(record for record in records if record.offset >= first)]
+            self._wait([*self.pending, *(record for record in records if record.offset >= first)])
+
+    def _wait(self, records: Sequence[Record]) -> None:
+        self.pending = records
+        self.pending_bytes = sum(len(record.value or b"") for record in records)
 
     def survey_again(self) -> None:
         """The log does not have the place, or an operator asks for something: its topic is surveyed."""
-        self.phase, self.pending, self.is_followed = SourcePhase.UNKNOWN, (), False
+        self.phase, self.is_followed = SourcePhase.UNKNOWN, False
+        self._wait(())
 
     def relayed(self, found: Relayed, now_ms: int) -> bool:
         """Take what became of records that waited; return whether the position has to be written."""
         before = self.position
         assert before is not None
-        self.pending = self.pending[found.records :]
+        self._wait(self.pending[found.records :])
         after = found.position
         if after.stopped is not None and after.stopped.is_like(before.stopped):
             after = msgspec.structs.replace(after, stopped=before.stopped)
@@ -131,7 +137,8 @@ class SourcePartition:
 
     def _stop(self, now_ms: int) -> None:
         self._failures += 1
-        self.phase, self.pending = SourcePhase.STOPPED, ()
+        self.phase = SourcePhase.STOPPED
+        self._wait(())
         self.retry_at_ms = now_ms + round(RETRY_BACKOFF.delay_s(self._failures, 0.0) * 1_000)
 
     def news(self) -> list[Incident]:

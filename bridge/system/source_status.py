@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from repertory.actors.shard.changelog import Accepted
+from repertory.bridge import topics
 from repertory.bridge.log.errors import LogUnavailable
 from repertory.bridge.log.follower import Surveyed
 from repertory.bridge.log.port import Backend, Reader
 from repertory.bridge.sources.checks import checked
 from repertory.bridge.sources.definition import SourceDefinition
-from repertory.bridge.sources.position import SourcePlace, SourcePosition, SourceStop
+from repertory.bridge.sources.position import Positions, SourcePlace, SourcePosition, SourceStop
 from repertory.bridge.system.sourcing import cluster_of, other_log, read_positions
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ class SourceStatus(msgspec.Struct, frozen=True):
     behind that, markers of transactions among them; None if the topic cannot be read. ``dead_letters``: how many
     records up to here became dead letters in a row. ``stopped``: why it is not relayed further, as its relay has
     written it or, if that has not noticed yet, as the topic shows. ``accepted``: what operators have accepted.
-    ``unreadable``: why its position cannot be read; "" if it can.
+    ``unreadable``: why its position, or the topic, cannot be read; "" if it can. ``partition`` is -1 if nothing is
+    known of the topic.
     """
 
     name: str
@@ -77,24 +79,38 @@ class OpenSources(ExitStack):
 def source_statuses(reader: Reader, system: SystemDefinition, logs: OpenSources) -> Iterator[SourceStatus]:
     """Yield the status of each partition of each source, in the order of ``source()``.
 
-    A topic that does not exist, or whose log does not answer, hides no other source.
+    A topic that does not exist, or whose log does not answer, hides no other source. A source of which nothing is known
+    has one status, of the partition -1.
     """
-    positions = read_positions(reader, system.name) if system.sources else None
+    if not system.sources:
+        return
+    positions = read_positions(reader, system.name)
     for source in system.sources.values():
-        assert positions is not None
+        found, away = None, ""
         try:
-            found, reached = logs.of(source).survey(), True
-        except LogUnavailable:
-            found, reached = None, False
-        count = 0 if found is None else len(found.bounds)
-        known = {
-            *positions.known,
-            *positions.unreadable,
-            *(SourcePlace(source.name, source.topic, n) for n in range(count)),
+            if (found := logs.of(source).survey()) is None:
+                away = f"there is no topic {source.topic}, or this user may not see it"
+        except LogUnavailable as error:
+            away = str(error)
+        places = {SourcePlace(source.name, source.topic, number) for number in range(len(found.bounds) if found else 0)}
+        places |= {
+            each for each in (*positions.known, *positions.unreadable) if each[:2] == (source.name, source.topic)
         }
-        for place in sorted(each for each in known if each[:2] == (source.name, source.topic)):
-            why = positions.unreadable.get(place, "")
-            yield _status(place, positions.known.get(place), found, why, is_reached=reached)
+        for place in sorted(places):
+            why = positions.unreadable.get(place) or _lost(reader, system.name, place, positions)
+            yield _status(place, positions.known.get(place), found, why, is_reached=found is not None or not away)
+        if not places:
+            yield SourceStatus(source.name, source.topic, -1, None, None, unreadable=away)
+
+
+def _lost(reader: Reader, system: str, place: SourcePlace, positions: Positions) -> str:
+    """Return that the positions of a place's relay are lost, if they are: it has committed, and there are none."""
+    if any(each.relay == place.relay for each in (*positions.known, *positions.unreadable)):
+        return ""
+    if reader.committed(topics.sources_group(system), topics.sources_topic(system), place.relay) is None:
+        return ""
+    where = f"{topics.sources_topic(system)}/{place.relay}"
+    return f"its position in {where} is lost: restore that topic from a backup, or give the source another name"
 
 
 def _status(

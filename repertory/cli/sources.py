@@ -61,7 +61,7 @@ def table_of(found: Sequence[SourceStatus], now_ms: int) -> TextTable:
     for each in found:
         next_offset = "-" if each.next is None else str(each.next)
         lag = "?" if each.lag is None else str(each.lag)
-        partition = f"{each.topic}/{each.partition}"
+        partition = each.topic if each.partition < 0 else f"{each.topic}/{each.partition}"
         table.row(each.name, partition, next_offset, lag, each.dead_letters, stopped_of(each, now_ms))
     return table
 

@@ -86,7 +86,8 @@ def _of_sources(
     for each in sources:
         if each.stopped is not None or each.unreadable:
             why = each.unreadable if each.stopped is None else each.stopped.reason
-            yield Problem("source", f"{each.name} {each.topic}/{each.partition}", why)
+            partition = "" if each.partition < 0 else f"/{each.partition}"
+            yield Problem("source", f"{each.name} {each.topic}{partition}", why)
     owned = {place.partition for member in relays for place in member.shards}
     if system.sources and len(owned) < topics.RELAYS:
         yield Problem("no-relay", topics.sources_topic(system.name), f"nobody has {topics.RELAYS - len(owned)} relays")

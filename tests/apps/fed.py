@@ -23,14 +23,16 @@ class Line(msgspec.Struct):
 
     keys: list[str]
     how: str = ""
+    size: int = 0
 
 
 class Note(Command):
-    """Write down a record: its partition, its offset, and which of its commands this is."""
+    """Write down a record: its partition, its offset, and which of its commands this is. ``text``: so large it is."""
 
     partition: int
     offset: int
     index: int
+    text: str = ""
 
 
 class Noted(Event):
@@ -89,14 +91,14 @@ def from_line(record: SourceRecord) -> list[Route] | Route | None:
         case "odd":
             return "a text"  # type: ignore[return-value]
     return [
-        route(Book.note, key, Note(partition=record.partition, offset=record.offset, index=index))
+        route(Book.note, key, Note(partition=record.partition, offset=record.offset, index=index, text="x" * line.size))
         for index, key in enumerate(line.keys)
     ]
 
 
-def line(keys: Iterable[str], how: str = "") -> bytes:
+def line(keys: Iterable[str], how: str = "", size: int = 0) -> bytes:
     """Return the bytes of a record."""
-    return msgspec.json.encode(Line([*keys], how))
+    return msgspec.json.encode(Line([*keys], how, size))
 
 
 def made(
@@ -114,9 +116,4 @@ def made(
     return found
 
 
-system = made(
-    os.environ.get("FED_SYSTEM", "fed"),
-    os.environ.get("FED_DELIVERY", "exactly-once"),
-    os.environ.get("FED_TOPIC", TOPIC),
-    cluster=os.environ.get("FED_CLUSTER") or None,
-)
+system = made("fed")

@@ -386,7 +386,7 @@ class EmbeddedLog:
     def _refuse_missing(self, transaction: Transaction, reason: str) -> None:
         """Refuse the records for topics of others that do not exist; another missing partition is no record's fault."""
         self._counts.clear()
-        own = f"{self._member.group}."
+        own = f"{self._member.system}."
         missing = [
             output for output in transaction.records
             if not output.topic.startswith(own) and self.partition_count(output.topic) is None

@@ -48,6 +48,7 @@ from repertory.bridge.log.port import (
     Committed,
     Fenced,
     LogEvent,
+    Member,
     OutputsRefused,
     Replayed,
     Transaction,
@@ -87,7 +88,7 @@ class Claim:
         self,
         config: KafkaConfig,
         admin: Admin,
-        group: str,
+        member: Member,
         shard: TopicPartition,
         inbox: Inbox,
         lease: Lease,
@@ -98,7 +99,7 @@ class Claim:
         self.settled.set()
         self._config = config
         self._admin = admin
-        self._group = group
+        self._group, self._system = member.group, member.system
         self._inbox = inbox
         self._lease = lease
         self._lines = config.lines()
@@ -310,7 +311,7 @@ class Claim:
         deadline_s = started_s + self._config.settings.transaction_timeout_s
         shard = transaction.shard
         offsets = [KafkaPartition(shard.topic, shard.partition, transaction.next_offset)]
-        reports = DeliveryReports(self._group, reports_all=reports_all)
+        reports = DeliveryReports(self._system, reports_all=reports_all)
         sending = Sending(producer, self._admin, reports, self._lines, self._cancelled, deadline_s)
         try:
             producer.begin_transaction()
@@ -388,7 +389,7 @@ class Claim:
 
     def _fail_append(self, failure: LogError, append: Append, appender: KafkaAppender) -> bool:
         """End the claim after a failed append: name the records that were refused for good, if there are any."""
-        reports, outputs = DeliveryReports(self._group, reports_all=True), [*append.outputs, *append.journal]
+        reports, outputs = DeliveryReports(self._system, reports_all=True), [*append.outputs, *append.journal]
         self._admin.doubt({output.topic for output in outputs if reports.is_outside(output.topic)})
         for output, error in appender.errors:
             reports.report(output, error)

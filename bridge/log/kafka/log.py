@@ -69,7 +69,7 @@ class KafkaLog:
         self._events: list[LogEvent] = []
         self._polled_s = 0.0
         self._inbox: Inbox = deque()
-        self._topic_watch = TopicWatch(admin, member.group)
+        self._topic_watch = TopicWatch(admin, member.system)
         self._group_offsets_due_s = 0.0
         self._ended: list[Claim] = []
 
@@ -249,7 +249,7 @@ class KafkaLog:
                 self._abort(shard, Aborted(where, reason, routine=False))
 
     def _start(self, shard: KafkaShard[Claim]) -> None:
-        claim = Claim(self._config, self._admin, self._member.group, shard.where, self._inbox, self._lease)
+        claim = Claim(self._config, self._admin, self._member, shard.where, self._inbox, self._lease)
         shard.start(claim)
         claim.start(shard.topics)
 

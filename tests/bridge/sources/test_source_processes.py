@@ -30,14 +30,15 @@ from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.processes
 
-PARTITIONS, KEYS = 3, "abcd"
+#: One for each relay, so that each node has some.
+PARTITIONS, KEYS = 8, "abcd"
 #: As for ``test_kill_matrix``.
 ROUNDS = int(os.environ.get("REPERTORY_KILL_ROUNDS", "1"))
 POINTS = tuple(kill_points.SOURCE_POINTS)
 
 
 class SourceTrial(Trial):
-    """A run of the books of ``tests.apps.fed``."""
+    """A run of the books of ``tests.apps.fed_node``."""
 
     def __init__(self, app: ModuleType, url: str) -> None:
         topic = app.system.sources["lines"].topic
@@ -114,7 +115,7 @@ def made(url: str, monkeypatch: pytest.MonkeyPatch, **environment: str) -> Sourc
     monkeypatch.setenv("KILLED_NAME", "")  # Restores what `application` sets.
     for variable, value in {"FED_SYSTEM": f"fed-{name}", "FED_TOPIC": f"lines-{name}", **environment}.items():
         monkeypatch.setenv(variable, value)
-    return SourceTrial(application("unused", "tests.apps.fed"), url)
+    return SourceTrial(application("unused", "tests.apps.fed_node"), url)
 
 
 @pytest.fixture

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from repertory import ActorSystem, Running, SourceStatus
+from repertory import ActorSystem, Running, SourceStatus, route
+from repertory.actors.placement import partition_of
+from repertory.bridge.log.clock import SystemClock
 from repertory.bridge.log.connect import connect
+from repertory.bridge.log.embedded.backend import EmbeddedBackend
 from repertory.bridge.log.errors import TopicMismatch
 from repertory.bridge.log.port import Appender, TopicSpec
 from repertory.bridge.log.record import Output
 from repertory.bridge.sources.position import RETRY, SKIP, SourceRequest, encode_source
-from repertory.bridge.system.sourcing import read_positions
+from repertory.bridge.system.sourcing import SourceRelays, read_positions
 from repertory.verify import verify
 from tests.apps import fed
 from tests.apps.fed import Book, line
@@ -270,3 +275,73 @@ def test_two_sources_of_one_topic_each_relay_it(url: str, delivery: str) -> None
         running.produce(world.topic, line("a"), partition=0)
         running.settle()
         assert pages(running, "a") == ((0, 0, 0), (0, 0, 0))
+
+
+def test_a_commands_topic_that_is_gone_is_no_fault_of_a_record() -> None:
+    """Nothing becomes a dead letter: the relay tries again until the topic is back."""
+    system = fed.made("fed")
+    backend = EmbeddedBackend("memory:", system.settings)
+    system.prepare(backend)
+    relays = SourceRelays(system, backend, SystemClock(), node="here")
+    with closing(backend), closing(backend.appender()) as appender, closing(backend.reader()) as reader:
+        store = backend._memory
+        with store.write() as connection:
+            connection.execute("DELETE FROM partition WHERE topic = 'fed.book.commands'")
+        appender.append([Output(fed.TOPIC, 0, None, line("a"))] * 3)
+        for _ in range(100):
+            relays.loop.tick(0.0)
+        assert reader.bounds("fed.dead-letters", 0) == (0, 0)
+        backend.ensure(system.topic_specs())
+        deadline_s = time.monotonic() + DEADLINE_S
+        while reader.bounds("fed.book.commands", partition_of(b"a", 2))[1] < 3:
+            assert time.monotonic() < deadline_s
+            relays.loop.tick(0.0)
+        relays.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("Bad Name", "t"), "a name has 1 to 100 lower-case letters"),
+        (("lines", "t"), "is declared twice"),
+        (("new", "a topic"), "a topic's name has 1 to 249 letters"),
+        (("new", "fed.book.events"), "the system's own"),
+        (("new", "__consumer_offsets"), "Kafka's own"),
+        (("new", "t", "no function"), "give the function that takes a SourceRecord"),
+        (("new", "t", fed.from_line, {"from_": "middle"}), '"earliest" or "latest"'),
+        (("new", "t", fed.from_line, {"cluster": "memory:"}), "cluster is the URL of a log"),
+        (("new", "t", fed.from_line, {"kafka_config": "x"}), "kafka_config is for another cluster"),
+    ],
+)
+def test_what_cannot_be_a_source_is_refused(arguments: tuple[Any, ...], words: str) -> None:
+    """With one sentence that names it, when the system is defined."""
+    name, topic, decode, more = (*arguments, *(fed.from_line, {})[len(arguments) - 2 :])
+    with pytest.raises(ValueError, match=words):
+        fed.made("fed").source(name, topic, decode, **more)
+
+
+def test_a_route_is_checked_where_it_is_made() -> None:
+    """A mistake of the code is a TypeError, a wrong key a ValueError."""
+    note = fed.Note(partition=0, offset=0, index=0)
+    with pytest.raises(TypeError, match="does not take Noted"):
+        route(Book.note, "a", fed.Noted(partition=0, offset=0, index=0))  # type: ignore[arg-type, misc]
+    with pytest.raises(TypeError, match="is not a @command method"):
+        route(Book.noted, "a", note)  # type: ignore[arg-type, misc]
+    with pytest.raises(ValueError, match="a key has 1 to 255 bytes"):
+        route(Book.note, "", note)
+
+
+def test_positions_that_are_lost_are_not_begun_anew(tmp_path: Path) -> None:
+    """The topic of the positions was deleted: to begin again would relay all records a second time."""
+    world = World(f"sqlite:{tmp_path / 'fed.db'}", "exactly-once")
+    with world.start() as running:
+        running.produce(world.topic, line("a"), partition=0)
+        running.settle()
+    with closing(sqlite3.connect(tmp_path / "fed.db")) as file, file:
+        file.execute("DELETE FROM record WHERE topic = ?", (f"{world.system.name}.sources",))
+    with world.start() as running:
+        for _ in range(200):
+            running.tick(0.0)
+        assert pages(running, "a") == ((0, 0, 0),)
+        assert running.sources()[0].next is None
+        assert "is lost: restore that topic from a backup" in running.sources()[0].unreadable
