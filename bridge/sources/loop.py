@@ -120,9 +120,9 @@ class SourceLoop:
             case port.Claimed():
                 kill_points.reached("relay-claimed")
                 self._claimed[event.shard] = event
+                relay.replay(event.start_offset)
                 end = event.ends[event.shard.topic]
-                relay.replay(end)
-                self._log.replay(event.shard, event.shard.topic, 0, end)
+                self._log.replay(event.shard, event.shard.topic, event.start_offset, end)
             case port.Replayed(_, _, records, complete):
                 relay.replayed(records)
                 if complete:

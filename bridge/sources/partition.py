@@ -115,10 +115,14 @@ class SourcePartition:
         self.pending = records
         self.pending_bytes = sum(len(record.value or b"") for record in records)
 
+    def _leave(self, phase: SourcePhase) -> None:
+        """Read no more: what waits is dropped, so the records have to be followed anew, from the position on."""
+        self.phase, self.is_followed = phase, False
+        self._wait(())
+
     def survey_again(self) -> None:
         """The log does not have the place, or an operator asks for something: its topic is surveyed."""
-        self.phase, self.is_followed = SourcePhase.UNKNOWN, False
-        self._wait(())
+        self._leave(SourcePhase.UNKNOWN)
 
     def relayed(self, found: Relayed, now_ms: int) -> bool:
         """Take what became of records that waited; return whether the position has to be written."""
@@ -137,8 +141,7 @@ class SourcePartition:
 
     def _stop(self, now_ms: int) -> None:
         self._failures += 1
-        self.phase = SourcePhase.STOPPED
-        self._wait(())
+        self._leave(SourcePhase.STOPPED)
         self.retry_at_ms = now_ms + round(RETRY_BACKOFF.delay_s(self._failures, 0.0) * 1_000)
 
     def news(self) -> list[Incident]:

@@ -89,14 +89,15 @@ class RelayShard:
         self._change(RelayPhase.CLAIMING)
         self.claim_due_s = None
 
-    def replay(self, end: int) -> None:
-        """Begin to read the positions, up to ``end``, once earlier owners are fenced."""
+    def replay(self, start: int) -> None:
+        """Begin to read the positions, from ``start`` on, once earlier owners are fenced."""
         self._change(RelayPhase.REPLAYING)
-        self._positions, self._next_offset = Positions(), end
+        self._positions, self._next_offset = Positions(), start
 
     def replayed(self, records: Sequence[Record]) -> None:
         """Take records of its partition, in order."""
         for record in records:
+            self._next_offset = record.offset + 1
             self._positions.take(record.key, record.value, record.place)
 
     def run(self, committed: int | None) -> int:
@@ -177,7 +178,8 @@ class RelayShard:
     ) -> tuple[Transaction | None, list[Incident]]:
         """Relay records that wait, of each partition in turn; return the transaction, None if nothing is to be written.
 
-        It moves the positions on, and changes the phase to COMMITTING if there is a transaction.
+        It moves the positions on, and changes the phase to COMMITTING if there is a transaction. What an operator asks
+        for is a transaction of its own: the log might refuse records that came with it, and it would be done again.
         """
         limits, taken = routing.limits, [0, 0]
         records_max = self._refusals.records_max or limits.records_max
@@ -189,7 +191,7 @@ class RelayShard:
         outputs: list[Output] = []
         incidents: list[Incident] = []
         for place, partition in self._in_turn():
-            if partition.pending and partition.position is not None and partition.phase is SourcePhase.READING:
+            if partition.position is not None and partition.phase is SourcePhase.READING and not self._done:
                 found = relay(
                     place, partition.source.decode, partition.position, partition.pending, routing,
                     refused=self._refusals.refused(place), stuck=self._refusals.stuck(place),

@@ -2,6 +2,8 @@
 
 from typing import Any, Self, assert_type
 
+import msgspec
+
 from repertory import (
     ActorSystem,
     Answer,
@@ -26,6 +28,8 @@ from repertory import (
     Rejection,
     Request,
     Revoked,
+    Route,
+    SourceRecord,
     StillOpen,
     Undelivered,
     command,
@@ -33,6 +37,7 @@ from repertory import (
     event,
     query,
     restart,
+    route,
 )
 from repertory.actors.context import Context as _Context
 from repertory.bridge.system.client import Client
@@ -351,3 +356,31 @@ async def effects(fx: EffectContext, ctx: Context) -> None:
     ctx.perform(fetch, Fetch())
     ctx.perform(send, Fetch())  # error: misc
     ctx.perform(fetch, Deposit(amount=1))  # error: misc
+
+
+class Paid(msgspec.Struct):
+    """A foreign record."""
+
+    account: str
+    amount: int
+
+
+def from_payment(record: SourceRecord) -> list[Route]:
+    paid = record.json(Paid)
+    assert_type(paid, Paid)
+    assert_type(record.json(), object)
+    return [
+        route(Account.deposit, paid.account, Deposit(amount=paid.amount)),
+        route(Account.deposit, paid.account, Withdraw(amount=paid.amount)),  # error: misc
+        route(Account.deposit, paid.amount, Deposit(amount=paid.amount)),  # error: arg-type
+    ]
+
+
+def from_anything(record: SourceRecord) -> str:
+    return record.place
+
+
+def sources(system: ActorSystem) -> None:
+    system.source("payments", "payments.v1", from_payment)
+    system.source("others", "others.v1", lambda record: None if record.value is None else from_payment(record))
+    system.source("wrong", "wrong.v1", from_anything)  # error: arg-type
