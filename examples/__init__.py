@@ -1,5 +1,5 @@
 """Examples to read and to run, in this order.
 
-``counter``, ``ask_once``, ``front``, ``expiry``, ``webhook``, ``recurring``, ``projection``, ``source``, and the
-application ``banking``.
+``counter``, ``ask_once``, ``front``, ``expiry``, ``webhook``, ``recurring``, ``projection``, ``source``, ``saga``,
+``approval``, and the application ``banking``.
 """

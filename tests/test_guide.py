@@ -25,7 +25,10 @@ from tests.support.processes import started
 
 GUIDE = ROOT / "docs" / "guide.rst"
 #: What only shows what is in the log is asked again until it shows what was sent.
-SHOWS = ("repertory state", "repertory status", "repertory tail", "repertory parked list", "repertory parked show")
+SHOWS = tuple(
+    f"repertory {command}"
+    for command in ("state", "status", "tail", "parked list", "parked show", "sagas list", "sagas show")
+)
 #: For what takes seconds on a quiet machine.
 TIMEOUT_S = 90.0
 

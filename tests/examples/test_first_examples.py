@@ -27,7 +27,18 @@ from tests.test_tidy import code_lines
 #: For what takes a second on a quiet machine.
 TIMEOUT_S = 60.0
 LINES_MAX = 60
-EXAMPLES = ("counter", "ask_once", "front", "expiry", "webhook", "recurring", "projection", "source")
+EXAMPLES = (
+    "counter",
+    "ask_once",
+    "front",
+    "expiry",
+    "webhook",
+    "recurring",
+    "projection",
+    "source",
+    "saga",
+    "approval",
+)
 
 
 def printed(name: str, *arguments: str) -> list[str]:
@@ -116,6 +127,18 @@ def test_interest_is_paid_every_month() -> None:
 
 
 @pytest.mark.processes
+def test_a_trip_is_booked_whole_or_not_at_all() -> None:
+    """The flight of the second is sold, so its hotel is given back, over a crash in between."""
+    assert printed("saga") == ["Planned()", "SoldOut()", "Seller(left=0) Seller(left=1)"]
+
+
+@pytest.mark.processes
+def test_an_expense_is_paid_if_somebody_agrees_in_time() -> None:
+    """The signal is answered when the saga takes it; after a week without one the money is given back."""
+    assert printed("approval") == ["Done() Budget(left=200)", "NobodyAgreed() Budget(left=600)"]
+
+
+@pytest.mark.processes
 def test_a_request_that_is_sent_twice_draws_one_number(tmp_path: Path) -> None:
     """``repertory serve`` answers the repetition with the first answer, a GET shows one number, and SIGTERM ends it."""
     command = [*COMMAND, "serve", "examples.front:system", "--log", "memory:", "--http", "127.0.0.1:0"]
@@ -159,7 +182,7 @@ def test_the_application_describes_what_it_exposes(monkeypatch: pytest.MonkeyPat
 @pytest.mark.processes
 def test_payments_are_taken_once() -> None:
     """Over a crash; what is no payment is a dead letter, and a test payment is nothing."""
-    assert printed("source") == [
+    assert printed("source", "saga", "approval") == [
         "Account(cents=750)",
         "payments.v1/1@1 Object missing required field `account`",
     ]
