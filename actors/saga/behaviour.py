@@ -203,8 +203,8 @@ class SagaBehaviour(Behaviour):
 
     def _revoke(self, saga: Saga, cmd: RevokeAsk, ctx: Context) -> object:
         turn = self._turn(saga, ctx)
-        if saga.progress.phase is not SagaPhase.NEW and ctx.sender is not None:
-            turn.leave(ctx.sender, cmd.about)
+        if saga.progress.phase is not SagaPhase.NEW and (sender := ctx.sender) is not None:
+            turn.revoked((sender.topic, sender.key, cmd.about))
         return tuple(turn.events)
 
 

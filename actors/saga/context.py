@@ -186,9 +186,17 @@ class SagaContext(SagaFacts):
     def gather(self, *steps: SagaStep[Any]) -> SagaStep[Any]:
         """Send all steps at once, and wait for all; the result is the tuple of their results.
 
-        Where several required ones are rejected, the first of them in the order of the arguments ends the saga.
+        Where several required ones are rejected, the first of them in the order of the arguments ends the saga. A pivot
+        stands beside steps without an undo only: whether another one stands would depend on whose answer comes first.
         """
-        return Gather(self._several("gather", steps))
+        plans = self._several("gather", steps)
+        if (pivot := next((plan for plan in plans if plan.is_pivot), None)) is not None and any(
+            plan.undo for plan in plans
+        ):
+            raise SagaRefused(
+                f"gather takes no pivot ({pivot.target} {pivot.key!r}) beside a step with an undo; await it afterwards"
+            )
+        return Gather(plans)
 
     @overload
     def first(self, a: Open[A], b: Open[B], /) -> SagaStep[A | B]: ...

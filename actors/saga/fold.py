@@ -21,6 +21,7 @@ from repertory.actors.saga.progress import (
     SagaSettling,
     SagaStuck,
     SignalCame,
+    SignalRevoked,
     SignalTaken,
     StarterJoined,
     StarterLeft,
@@ -83,6 +84,10 @@ def _signal_taken(progress: SagaProgress, evt: SignalTaken) -> SagaProgress:
         return progress
     left = tuple(each for each in progress.signals if each is not taken)
     return _done(replace(progress, signals=left), replace(step, value=taken.value), evt.at_ms)
+
+
+def _signal_revoked(progress: SagaProgress, evt: SignalRevoked) -> SagaProgress:
+    return replace(progress, signals=tuple(each for each in progress.signals if each.number != evt.number))
 
 
 def _race_won(progress: SagaProgress, evt: RaceWon) -> SagaProgress:
@@ -170,6 +175,7 @@ FOLD: dict[type[Event], Callable[[SagaProgress, Any], SagaProgress]] = {
     StepExpired: _expired,
     SignalCame: _signal_came,
     SignalTaken: _signal_taken,
+    SignalRevoked: _signal_revoked,
     RaceWon: _race_won,
     WorkKept: _kept,
     SagaCancelling: _cancelling,

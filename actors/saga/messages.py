@@ -27,7 +27,10 @@ class NoSuchSaga(Rejection, name="repertory.no-such-saga"):
 
 
 class TooLate(Rejection, name="repertory.too-late"):
-    """The saga is over, rolls back, or has applied a pivot: ``reason`` says which; nothing has changed."""
+    """The saga is over, rolls back, or has applied a pivot and not called ``keep`` since; nothing has changed.
+
+    ``reason`` says which. Behind a pivot only the saga's code knows how to go on: what it undid would not be all.
+    """
 
     reason: str = ""
 

@@ -148,10 +148,14 @@ class SagaProgress(msgspec.Struct, frozen=True, omit_defaults=True):
         """Return the steps of which it is not known yet whether they were applied."""
         return [each for each in self.steps if each.is_unsettled]
 
+    def applied_pivots(self) -> Iterator[RecordedStep]:
+        """Yield the pivots of this run that were applied since the last ``keep``."""
+        return (each for each in self.steps if each.is_pivot and each.was_applied and each.done > self.kept)
+
     @property
     def stands(self) -> int:
         """The place in the order up to which what was completed stands: a pivot was applied, or ``keep`` called."""
-        return max([self.kept, *(each.done for each in self.steps if each.is_pivot and each.was_applied)])
+        return max([self.kept, *(each.done for each in self.applied_pivots())])
 
     def to_undo(self) -> Iterator[RecordedStep]:
         """Yield the steps whose undo must run before the saga is over, the last first.
@@ -232,6 +236,12 @@ class SignalTaken(Event, name="repertory.signal-taken"):
     at_ms: int
 
 
+class SignalRevoked(Event, name="repertory.signal-revoked"):
+    """The signal ``number`` was revoked by who asked, and answered: it waits no more."""
+
+    number: int
+
+
 class RaceWon(Event, name="repertory.race-won"):
     """Of the steps of a ``first``, ``n`` has won; the others are abandoned."""
 
@@ -303,6 +313,7 @@ class SagaOver(Event, name="repertory.saga-over"):
 
 
 SAGA_EVENTS: tuple[type[Event], ...] = (
-    SagaBegan, StarterJoined, StarterLeft, StepsOpened, StepAnswered, StepExpired, SignalCame, SignalTaken, RaceWon,
-    WorkKept, SagaCancelling, CancelRefused, SagaSettling, StepUndoing, StepUndone, SagaStuck, SagaAgain, SagaOver,
+    SagaBegan, StarterJoined, StarterLeft, StepsOpened, StepAnswered, StepExpired, SignalCame, SignalTaken,
+    SignalRevoked, RaceWon, WorkKept, SagaCancelling, CancelRefused, SagaSettling, StepUndoing, StepUndone, SagaStuck,
+    SagaAgain, SagaOver,
 )  # fmt: skip

@@ -1,8 +1,7 @@
 """``SagaTurn``: what a saga does about one message: what it records, sends, and answers. Pure.
 
 While the saga runs, its code decides what comes next (``actors.saga.replay``). When it has its outcome, the code is
-over, and what is recorded decides: all that is open is settled; what was applied is undone, the last first, one after
-the other; then a rejection is answered.
+over, and what is recorded decides (``actors.saga.settling``).
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from repertory.actors.saga.progress import (
     SagaPhase,
     SagaProgress,
     SignalCame,
+    SignalRevoked,
     SignalTaken,
     StarterJoined,
     StarterLeft,
@@ -84,6 +84,8 @@ class SagaTurn(Settling):
             return
         if step.kind == "perform" and written_name(value) == _UNDELIVERED:
             rejected = False  # An operator has dropped it. It may have been done, so its undo must run.
+        if self.progress.phase is not SagaPhase.RUNNING or step.abandoned:
+            value = b""  # Nobody reads it.
         if len(value) > (limit := self._behaviour.limits.answer_bytes_max):
             raise ContractViolation(
                 f"the answer to step {n} ({step.target} {step.key!r}) takes {len(value)} bytes; answer_bytes_max of "
@@ -93,8 +95,7 @@ class SagaTurn(Settling):
             self._context.later.append(Cancel(timer_of(n)))
         self._add(StepAnswered(n=n, value=value, rejected=rejected, at_ms=self._now_ms))
         if self.progress.is_cancelling and step.is_pivot and not rejected:
-            reason = f"step {n} ({step.target} {step.key!r}) was applied, and cannot be undone"
-            self._tell_cancellers(TooLate(reason=reason))
+            self._tell_cancellers(TooLate(reason=_stands(step)))
             self._add(CancelRefused())
         self._go_on()
 
@@ -141,6 +142,8 @@ class SagaTurn(Settling):
         progress = self.progress
         if progress.phase is not SagaPhase.RUNNING:
             return TooLate(reason=ended(progress.phase))
+        if (applied := next(progress.applied_pivots(), None)) is not None:
+            return TooLate(reason=_stands(applied))
         pivots = [each for each in progress.unsettled() if each.is_pivot]
         reason = reason[:_REASON_CHARS_MAX]
         if pivots and (refusal := self._flaw_of_room(len(reason.encode()) + _SENDER_BYTES)) is not None:
@@ -153,18 +156,23 @@ class SagaTurn(Settling):
             self._cancelled()
         return None
 
-    def leave(self, sender: Sender, about: str) -> None:
-        """Let a starter go that revokes its start ``about``: the last one cancels the saga. Ignore any other.
+    def revoked(self, address: tuple[str, str | None, str]) -> None:
+        """Let go who revokes an ask, by topic, key and about: its start, or a signal that nobody has taken.
 
-        A saga that rolls back has its outcome, so the last one is answered before the undos: two sagas that wait for
-        each other, and are cancelled, would else do so for ever.
+        The last starter that leaves cancels the saga. A saga that rolls back has its outcome, so the last one is
+        answered before the undos: two sagas that wait for each other, and are cancelled, would else do so for ever.
         """
-        progress, address = self.progress, (sender.topic, sender.key, about)
-        found = (each for each in progress.starters if (each.topic, each.key, each.about) == address)
-        if (starter := next(found, None)) is None:
-            return
+        progress = self.progress
+        for signal in progress.signals:
+            if signal.sender is not None and _address(signal.sender) == address:
+                self._reply(signal.sender, _REVOKED, rejected=True)
+                self._add(SignalRevoked(number=signal.number))
+                return
+        starter = next((each for each in progress.starters if _address(each) == address), None)
+        if starter is None or (progress.phase is SagaPhase.SETTLING and not progress.is_rejected):
+            return  # Nobody asked, or it is answered.
         if len(progress.starters) > 1:
-            self._reply(starter, encode(Undelivered(reason="revoked")), rejected=True)
+            self._reply(starter, _REVOKED, rejected=True)
             self._add(StarterLeft(sender=starter))
         elif progress.phase is SagaPhase.RUNNING and not progress.is_cancelling:
             self.cancel("revoked by who started it", None)
@@ -261,6 +269,18 @@ class SagaTurn(Settling):
             return None
         what = f"it is stuck at step {progress.undoing}" if progress.stuck else ended(progress.phase)
         return NotStuck(reason=f"the saga is not stuck at step {n}: {what}")
+
+
+#: The answer to an ask that was revoked.
+_REVOKED = encode(Undelivered(reason="revoked"))
+
+
+def _address(sender: Sender) -> tuple[str, str | None, str]:
+    return sender.topic, sender.key, sender.about
+
+
+def _stands(pivot: RecordedStep) -> str:
+    return f"step {pivot.n} ({pivot.target} {pivot.key!r}) was applied, and cannot be undone"
 
 
 def _takes(step: RecordedStep, name: str) -> bool:

@@ -6,7 +6,7 @@ carried out twice: one that was is found done. So a crash before the commit repe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
@@ -24,7 +24,7 @@ from repertory.actors.control import (
     Revoked,
     StillOpen,
 )
-from repertory.actors.message import Done, Envelope, RetryRequest, TooOld, Undelivered
+from repertory.actors.message import Done, Envelope, Message, RetryRequest, TooOld, Undelivered
 from repertory.actors.shard.answers import AnswerTable
 from repertory.actors.shard.changelog import AnswerRecord, StashedRecord, effect_key
 from repertory.actors.shard.effect_settler import EffectSettler
@@ -45,10 +45,18 @@ _DONE = encode(Done())
 class ControlRunner:
     """Mutable; owned by its shard, with which it shares what it changes."""
 
-    __slots__ = ("_asks", "_budget", "_effects", "_obeyed", "_stash")
+    __slots__ = ("_asks", "_budget", "_effects", "_obeyed", "_owed", "_stash")
 
-    def __init__(self, stash: Stash, budget: RestartBudget, asks: AnswerTable, effects: EffectSettler) -> None:
-        self._stash, self._budget, self._asks, self._effects = stash, budget, asks, effects
+    def __init__(
+        self,
+        stash: Stash,
+        budget: RestartBudget,
+        asks: AnswerTable,
+        effects: EffectSettler,
+        owed: Collection[type[Message]],
+    ) -> None:
+        """``owed``: see `Behaviour`; an operator cannot drop it."""
+        self._stash, self._budget, self._asks, self._effects, self._owed = stash, budget, asks, effects, owed
         #: Offsets of the operators' requests in the mailbox that were carried out before they were reached.
         self._obeyed: set[int] = set()
 
@@ -106,6 +114,8 @@ class ControlRunner:
             return
         if first.record.retry is not None and control.offset <= first.record.retry.offset:
             return  # It was executed before its turn (`obey`), and is read again after a crash.
+        if isinstance(request, DropParked) and type(first.envelope.message) in self._owed:
+            return  # Its saga would wait for ever.
         self._budget.renew(control.key)
         match request:
             case RetryParked():

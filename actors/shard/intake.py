@@ -79,9 +79,9 @@ class Intake:
                 self._behind(delivery, now_ms, turn)
             else:
                 runner.run(delivery, None, now_ms, turn)
-                if runner.failure is not None:
-                    self.next = delivery.offset  # Not handled: the restarted shard begins with it.
-                    return False
+            if runner.failure is not None:
+                self.next = delivery.offset  # Not handled: the restarted shard begins with it.
+                return False
             turn.anchor = delivery.offset
             turn.handled += 1
             if redelivery is not None and not redelivery.accept(len(turn.outputs)):
@@ -95,8 +95,10 @@ class Intake:
         """Return whether the first delivery can be taken; if not, carry out the requests to the shard behind it."""
         delivery = self._mailbox.deliveries[0]
         behaviour, overflows = self._config.behaviour, self._config.limits.dead_letter_overflow
-        if isinstance(delivery, Envelope) and type(delivery.message) in behaviour.owed:
-            overflows = False
+        if isinstance(delivery, Envelope):
+            if type(delivery.message) in behaviour.urgent:
+                return True  # It needs room only if it fails, and is a dead letter then.
+            overflows = overflows and type(delivery.message) not in behaviour.owed
         if overflows or behaviour.is_control(delivery) or self._runner.has_room(delivery):
             return True
         self._controls.obey(self._mailbox, turn, max(self.next - 1, 0))

@@ -64,7 +64,7 @@ class Shard:
         )
         self._queries = QueryRunner(config, self._entities, self._guard, self._refused)
         self._settler = EffectSettler(config, self.effects)
-        controls = ControlRunner(self.stash, self._entities.budget, self._asks, self._settler)
+        controls = ControlRunner(self.stash, self._entities.budget, self._asks, self._settler, config.behaviour.owed)
         redelivery = Redelivery(config, record.next, recovered.seen) if record.epoch else None
         runners = self._runner, self._queries, controls
         self._intake = Intake(config, self.mailbox, self.stash, runners, record.next, redelivery)

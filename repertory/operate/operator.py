@@ -78,11 +78,19 @@ class Operator:
     def drop(self, parked: Parked, reason: str, wait_s: float = 30.0) -> None:
         """Dead-letter a parked key's first command, with a reason; the commands behind it run.
 
+        Raises LookupError for what a saga waits for, an answer or a timer: without it, it would wait for ever.
         Raises LogUnavailable if no worker answers in time. The request stays in the log and is executed later.
         """
         if not reason.strip():
             raise ValueError("a command is dropped with a reason, which the dead letter records; give one")
         self._have_done(parked, DropParked(offset=parked.offset, reason=reason), wait_s, parked.offset)
+        if self._system.behaviour(parked.entity).owed and self._stashed_at(
+            parked.entity, parked.partition, parked.offset
+        ):
+            raise LookupError(
+                f"the saga {parked.key!r} waits for what is parked, so it was not dropped; mend its code and retry, or "
+                "cancel the saga"
+            )
 
     def _have_done(
         self, what: Parked | OpenTimer | OpenEffect, message: Message, wait_s: float, offset: int | None = None

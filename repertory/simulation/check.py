@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from repertory.actors.headers import BECAUSE, CAUSE, EPOCH, ERROR_TYPE
-from repertory.actors.message import Stopped
+from repertory.actors.message import Envelope, Stopped
 from repertory.actors.shard.changelog import CHANGELOG_INDEX, SHARD_KEY, StashedRecord
 from repertory.actors.shard.config import AT_LEAST_ONCE
 from repertory.actors.shard.seen_causes import SeenCauses
@@ -183,7 +183,12 @@ class Scan:
         An operator may give a key a fresh budget. If the calendar jumps, it is unknown which restarts have expired.
         """
         deliveries = [hosted.codec.decode(record) for record in self._topics[place]]
-        operated = {delivery.key for delivery in deliveries if hosted.behaviour.is_control(delivery)}
+        behaviour = hosted.behaviour
+        operated = {
+            each.key
+            for each in deliveries
+            if isinstance(each, Envelope) and (behaviour.is_control(each) or type(each.message) in behaviour.urgent)
+        }
         spent: dict[bytes, tuple[int, ...]] = defaultdict(tuple)
         for record in self._topics[hosted.codec.state, place.partition]:
             key = record.key or b""

@@ -6,22 +6,30 @@ from collections.abc import Mapping
 
 import msgspec
 
+from repertory.actors.headers import REJECTED
 from repertory.actors.message import Sender, Undelivered, wire_name
+from repertory.actors.saga.inner import STEP_MARK
 from repertory.actors.wire import written_name
 from repertory.bridge.log.record import Record
 
 
 class ExpectedOutput(msgspec.Struct, frozen=True):
-    """A record that a command must have produced. A value of None matches any value."""
+    """A record that a command must have produced. A value of None matches any value.
+
+    ``rejected``: it tells a saga that its step was not applied.
+    """
 
     topic: str
     key: bytes | None
     value: bytes | None
+    rejected: bool = False
 
 
-def reply_to(to: Sender, data: bytes | None) -> ExpectedOutput:
+def reply_to(to: Sender, data: bytes | None, *, rejected: bool = False) -> ExpectedOutput:
     """Return the record of an answer."""
-    return ExpectedOutput(to.topic, to.correlation_id.encode() if to.key is None else to.key.encode(), data)
+    if to.key is None:
+        return ExpectedOutput(to.topic, to.correlation_id.encode(), data)
+    return ExpectedOutput(to.topic, to.key.encode(), data, rejected and to.about.startswith(STEP_MARK))
 
 
 def is_undelivered(got: Mapping[int, Record]) -> bool:
@@ -38,5 +46,7 @@ def matches(expected: list[ExpectedOutput], got: Mapping[int, Record]) -> bool:
         if record is None or record.topic != output.topic or record.key != output.key:
             return False
         if output.value is not None and record.value != output.value:
+            return False
+        if output.rejected != (record.header(REJECTED) is not None):
             return False
     return True

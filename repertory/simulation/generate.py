@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 import msgspec
 from msgspec import inspect
 
+from repertory.actors.control import RevokeAsk
+from repertory.actors.entity import Behaviour
 from repertory.actors.handler import CommandHandler
 from repertory.actors.message import Command, Message, Query
 from repertory.actors.query import QueryHandler
@@ -36,7 +38,7 @@ def generated(system: ActorSystem, *, commands: int = 200) -> Callable[[random.R
         handler
         for hosted in system.hosted.values()
         for handler in dict.fromkeys(hosted.behaviour.taken.values())
-        if isinstance(handler, CommandHandler | QueryHandler)
+        if isinstance(handler, CommandHandler | QueryHandler) and not _is_inner(handler, hosted.behaviour)
     ]
 
     weights = [_weight(handler) for handler in handlers]
@@ -51,6 +53,11 @@ def generated(system: ActorSystem, *, commands: int = 200) -> Callable[[random.R
     for handler in handlers:
         _message(probe, handler)
     return draw
+
+
+def _is_inner(handler: AddressedHandler, behaviour: Behaviour) -> bool:
+    """Return whether a handler is for what a saga or the runtime sends, and no client."""
+    return any(each in behaviour.owed or each is RevokeAsk for each in handler.message_types)
 
 
 def _weight(handler: AddressedHandler) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from repertory.actors.effect import registered
-from repertory.actors.headers import ABOUT, BECAUSE, EFFECT, SOURCE_TOPIC, TIMER
-from repertory.actors.message import wire_name
+from repertory.actors.headers import ABOUT, BECAUSE, EFFECT, REJECTED, SOURCE_TOPIC, TIMER
+from repertory.actors.message import Done, Rejection, wire_name
+from repertory.actors.saga.inner import STEP_MARK
 from repertory.actors.shard.changelog import EffectRecord, effect_key, tell_key
 from repertory.actors.shard.shard import Shard
 from repertory.actors.timer import FiredTimer
@@ -72,8 +73,14 @@ class LaterChecks:
         effect = registered(meant.effect)
         assert effect is not None, meant.effect
         answers = {wire_name(each) for each in effect.signature.answers}
+        if type(None) in effect.signature.results:
+            answers.add(wire_name(Done))
         if got != (meant.effect, meant.key, meant.about) or written_name(record.value or b"") not in answers:
             raise self._wrong("a result is that of its effect", offset, f"has the result {got} {record.value!r}")
+        rejections = {wire_name(each) for each in effect.signature.answers if issubclass(each, Rejection)}
+        is_rejected = meant.about.startswith(STEP_MARK) and written_name(record.value or b"") in rejections
+        if (record.header(REJECTED) is not None) != is_rejected:
+            raise self._wrong("a saga knows what was applied", offset, f"has the result {record.headers}")
 
     def check_open(self, shard: Shard, where: str) -> None:
         """Compare what a shard has to send, and its effects, with what it must have."""

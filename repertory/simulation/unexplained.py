@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from repertory.actors.context import OutputRefused
+from repertory.actors.shard.failure import Quarantined
 from repertory.bridge.changelog_codec import decode_stashed, is_stashed, stashed_offset
 from repertory.bridge.log.record import Record
 from repertory.bridge.system.failed import dead_letter
@@ -50,7 +51,7 @@ _KEYS_SHOWN = 20
 _FRAME = '  File "'
 _INJECTED = frozenset(qualified_name(error) for error in (*INJECTED, OutputRefused))
 #: Ends of a command that are the consequence of something else, which is judged, or of what the simulator did.
-_CONSEQUENCES = frozenset({"Dropped", "NoRoom", "Parked", "Quarantined", "Revoked"})
+_CONSEQUENCES = frozenset({"Dropped", "NoRoom", "Parked", "Quarantined", "Revoked", qualified_name(Quarantined)})
 
 
 class NotApplied(msgspec.Struct, frozen=True):

@@ -71,6 +71,13 @@ def without_doubles(targets: Targets, findings: Findings, made: list[Made], *, a
     return kept
 
 
+def stray(targets: Targets, findings: Findings, made: list[Made], command: str) -> None:
+    """Record outputs whose command is not in the log."""
+    for each in made:
+        sentence = f"belongs to the command {command}, which is not in the log"
+        finding_of(targets, findings, each).wrong(targets.place(each), sentence)
+
+
 def finding_of(targets: Targets, findings: Findings, made: Made) -> Finding:
     """Return the check for a record's topic."""
     match targets.name(made.target).topic.rsplit(".", 1)[-1]:

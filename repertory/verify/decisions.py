@@ -18,11 +18,12 @@ from repertory.bridge.log.record import Record
 from repertory.supervision.directive import qualified_name
 from repertory.verify.again import Again, Decider, Moment, Subject
 from repertory.verify.asked import AskedCommands
-from repertory.verify.compare import equal, events_of, explain, finding_of, is_given_up, without_doubles
+from repertory.verify.compare import equal, events_of, explain, is_given_up, stray, without_doubles
 from repertory.verify.control import check_control
 from repertory.verify.gather import DeadLetterEntry
 from repertory.verify.kept import KeptCommands
 from repertory.verify.output_order import OutputOrder
+from repertory.verify.overtaken import HandledCommand, OvertakenCommands
 from repertory.verify.owed import Owed
 from repertory.verify.produced import Made
 from repertory.verify.queries import Queries
@@ -53,22 +54,22 @@ class Decisions:
         self._again = shard is not None and shard.epoch > 0
         self.judges = decides and not (is_cut and (subject.hosted.behaviour.stateful or self._again))
         self._kept = KeptCommands(subject, self._decider, decides=decides, again=self._again)
-        self._queries = Queries(subject, self._decider)
-        self._asked = AskedCommands(subject, self.unknown)
+        self._queries, self._asked = Queries(subject, self._decider), AskedCommands(subject, self.unknown)
         #: What the shard sends later.
-        self.owed = Owed()
+        self.owed, self.fates = Owed(), Counter[str]()
         self._stale = StaleCommands(subject, self.owed, self.is_known)
         self._next = 0 if shard is None else shard.next
         #: Key -> its first stashed command.
         self._blocked: dict[str, int] = {}
         self._unmatched_stashed = set(self._changelog.stashed)
         self._order = OutputOrder(self._targets, self._findings.order)
-        self.fates: Counter[str] = Counter()
 
     def walk(self, commands: Iterator[Record]) -> None:
         """Compare each command with its records, and check that each record has a command."""
         dead = self._subject.gathered.dead[self._source]
-        produced = self._subject.gathered.produced.pop(self._source).by_command()
+        filled = self._subject.gathered.produced.pop(self._source)
+        self._overtaken = OvertakenCommands(self._subject, self._decider, self.owed, filled)
+        produced = filled.by_command()
         offset, made = next(produced, (None, []))
         for record in commands:
             while offset is not None and offset < record.offset:
@@ -85,6 +86,10 @@ class Decisions:
         while offset is not None:
             self._stray(offset, made)
             offset, made = next(produced, (None, []))
+        for each in self._overtaken.left():
+            self._decided(*each)
+        for each in self._overtaken.unexplained():
+            self._differs(each.record, each.delivery.key, each.made, self._decider.again(*each))
         for stashed in sorted(self._unmatched_stashed):
             if stashed >= self._subject.low:
                 self._findings.stashed.wrong(
@@ -96,10 +101,8 @@ class Decisions:
         if offset < self._subject.low:
             self.fates["deleted"] += 1
             self._findings.completeness.unverifiable += 1
-            return
-        for each in made:
-            sentence = f"belongs to the command {self._name(offset)}, which is not in the log"
-            finding_of(self._targets, self._findings, each).wrong(self._targets.place(each), sentence)
+        else:
+            stray(self._targets, self._findings, made, self._name(offset))
 
     def _name(self, offset: int) -> str:
         return f"{self._subject.prefix}{offset}"
@@ -171,7 +174,7 @@ class Decisions:
             self._must_be_dead(record, made, f"belongs on partition {here}")
         elif self._queries.take(delivery):
             self._answered(record, delivery, made)
-        elif (first := self._blocked.get(delivery.key)) is not None:
+        elif (first := self._blocked.get(delivery.key)) is not None and not self._overtaken.is_urgent(delivery):
             if self._may_be_dead(made):
                 return
             self.unknown.add(delivery.key)
@@ -180,21 +183,18 @@ class Decisions:
             else:
                 self._findings.completeness.wrong(record, f"is not stashed, but command {first} of its key is")
         else:
-            self._order.check(delivery.key, made)
-            self._decided(record, delivery, made)
+            for each in self._overtaken.in_order(HandledCommand(record, delivery, made)):
+                self._decided(*each)
 
     def _answered(self, record: Record, delivery: Envelope, made: list[Made]) -> None:
         """Check a query. It waits for no command of its key, so it has no place in the order of its outputs."""
         self.fates["answered"] += 1
-        if self._may_be_quarantined(made):
-            return
+        if [each.nth for each in made] == [1] and self._may_be_dead(made):
+            return  # It was quarantined.
         if not self.judges or delivery.key in self.unknown:
             self._findings.decisions.unverifiable += 1
         else:
             self._queries.check(record, delivery, made)
-
-    def _may_be_quarantined(self, made: list[Made]) -> bool:
-        return [each.nth for each in made] == [1] and self._may_be_dead(made)
 
     def _must_be_dead(self, record: Record, made: list[Made], why: str) -> None:
         if self._may_be_dead(made):
@@ -215,6 +215,8 @@ class Decisions:
     def _decided(self, record: Record, delivery: Envelope, made: list[Made]) -> None:
         """Decide a command again, compare its outputs, and continue with the new state."""
         key = delivery.key
+        if self._overtaken.has_place(made):
+            self._order.check(key, made)
         if not self.judges or key in self.unknown:
             self._findings.decisions.unverifiable += 1
             self.fates["not decided again"] += 1
@@ -224,7 +226,7 @@ class Decisions:
         self._findings.decisions.looked_at += 1
         again = self._decider.again(record, delivery, made)
         if again.decision is None or not equal(made, again.made):
-            if self._may_be_dead(made):
+            if self._may_be_dead(made) or self._overtaken.may_fit_elsewhere(HandledCommand(record, delivery, made)):
                 return
             self._differs(record, key, made, again)
         if again.decision is None:
@@ -257,6 +259,9 @@ class Decisions:
             self.moments.pop(key, None)
         else:
             self.moments[key] = Moment(decision.state, decision.data)
+        for command, found in self._overtaken.changed(key, offset, data):
+            self.owed.ended(command.delivery)
+            self.fates["stale" if found is None else "rejected" if found.rejected else "applied"] += 1
 
     def _differs(self, record: Record, key: str, made: list[Made], again: Again) -> None:
         """Record the differences. If events differ, later commands of the key cannot be verified."""

@@ -34,6 +34,7 @@ from repertory.verify.epochs import OwnerEpochs
 from repertory.verify.findings import Finding, Findings, Place
 from repertory.verify.headers import are_of_an_output, are_sent_later
 from repertory.verify.later import SentLater, sent_later
+from repertory.verify.overtaking import UrgentCommands
 from repertory.verify.produced import Cause, Produced, Targets, cause_of, digest, without_failure
 from repertory.verify.records import Records
 from repertory.verify.relayed import RelayedCommands
@@ -75,9 +76,8 @@ class Gathered:
     ) -> None:
         self._records, self._receivers, self._findings, self._relayed = records, receivers, findings, relayed
         self.ids = AskIds(sources)
-        self._causes_max = system.settings.seen_causes_max
         self._repetitions: dict[TopicPartition, Repetitions] = {}
-        self._epochs = epochs
+        self._epochs, self._causes_max = epochs, system.settings.seen_causes_max
         self._answered: set[tuple[bytes, int]] = set()
         #: Who waits for the outcome of a dead letter's retry; and the requests whose outcome was answered.
         self._retries: set[bytes] = set()
@@ -86,22 +86,22 @@ class Gathered:
         self.produced = {source: Produced() for source in sources}
         #: The timers that operators have cancelled (shard, key, name), and the offset of the last request.
         self.cancelled: dict[tuple[TopicPartition, bytes | None, str], int] = {}
+        self.urgent = UrgentCommands({at: {*map(wire_name, each.behaviour.urgent)} for at, each in sources.items()})
         #: What each shard has sent later.
         self.sent_later: dict[TopicPartition, list[SentLater]] = {source: [] for source in sources}
         #: The commands whose first output tells an asker that there is no answer: of a query, that it failed.
         self.undelivered: dict[TopicPartition, set[int]] = {source: set() for source in sources}
         self.dead: dict[TopicPartition, dict[int, list[DeadLetterEntry]]] = {source: {} for source in sources}
-        self._prefix = f"{system.name}."
-        self._replies_topic = topics.replies_topic(system.name)
-        self._dead_topic = topics.dead_letters_topic(system.name)
+        name = system.name
+        self._prefix = f"{name}."
+        self._replies_topic, self._dead_topic = topics.replies_topic(name), topics.dead_letters_topic(name)
         #: Hashes of the address and correlation id of each ask and of each reply, and the place of each reply.
         self._asks = array("q")
         self._answers, self._answer_targets, self._answer_places = array("q"), array("I"), array("q")
         #: Hashes of the address of each ask with an id and of that id, and of the address and value of each answer.
         self._ask_ids: dict[int, int] = {}
         self._values: list[tuple[int, int, Place]] = []
-        self._has_all_commands = True
-        self.has_cut_dead_letters = False
+        self._has_all_commands, self.has_cut_dead_letters = True, False
 
     def read(self, on_command: Callable[[Record], None]) -> None:
         """Read the commands, the replies and the dead letters."""
@@ -112,6 +112,7 @@ class Gathered:
                 source, self._epochs, self._seen(), is_whole=is_whole, findings=self._findings
             )
             for record in self._records.read(*source):
+                self.urgent.take(source, record)
                 if record.headers:
                     self._command(record)
                     self._relayed.command(record)

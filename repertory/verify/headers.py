@@ -29,6 +29,7 @@ from repertory.actors.headers import (
     Headers,
     value,
 )
+from repertory.actors.saga.inner import STEP_MARK
 from repertory.actors.shard.changelog import SHARD_KEY
 from repertory.actors.shard.turn_result import Replied, Told, TurnOutput
 from repertory.bridge.log.record import Record
@@ -85,6 +86,8 @@ def are_of_an_output(headers: Headers, source: str) -> bool:
     if names(headers) not in _OUTPUTS:
         return False
     found = dict(headers)
+    if REJECTED in found and not _says_rejected(headers):
+        return False
     if REPLY_TO in found:
         is_own = found[CAUSE] == found[MESSAGE_ID] == found[CORRELATION_ID]
         return is_own and found[REPLY_TO] == source.encode() and found.get(ABOUT) != b""
@@ -93,7 +96,12 @@ def are_of_an_output(headers: Headers, source: str) -> bool:
 
 def are_sent_later(headers: Headers) -> bool:
     """Whether a command has the headers that a shard writes to what was due and to results, in their order."""
-    return names(headers) in _SENT_LATER
+    return names(headers) in _SENT_LATER and (REJECTED not in names(headers) or _says_rejected(headers))
+
+
+def _says_rejected(headers: Headers) -> bool:
+    """Whether a saga is told, as a shard does it, that its step was not applied."""
+    return value(headers, REJECTED) == b"1" and (value(headers, ABOUT) or b"").startswith(STEP_MARK.encode())
 
 
 def are_of_a_publication(headers: Headers) -> bool:

@@ -6,18 +6,24 @@ What the world outside has answered is taken as given. An effect that returned n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from repertory.actors.effect import registered
-from repertory.actors.headers import ABOUT, EFFECT
+from repertory.actors.effect import Effect, registered
+from repertory.actors.headers import ABOUT, EFFECT, REJECTED
+from repertory.actors.message import Rejection, wire_name
+from repertory.actors.saga.inner import STEP_MARK
 from repertory.actors.shard.changelog import EffectRecord, effect_key
+from repertory.actors.wire import written_name
 from repertory.bridge.log.record import Record
 from repertory.verify.findings import Finding, Place
 from repertory.verify.values import Decode
 
 
 class EffectResult(NamedTuple):
-    """What a command says that brings the result of an effect; ``place``: the key of that in the changelog."""
+    """What a command says that brings the result of an effect; ``place``: the key of that in the changelog.
+
+    ``rejected``: it tells a saga that its step was not applied.
+    """
 
     place: str
     offset: int
@@ -25,6 +31,7 @@ class EffectResult(NamedTuple):
     about: str
     key: str
     data: bytes
+    rejected: bool = False
 
 
 def result_of(record: Record, key: str, offset: int, index: int) -> EffectResult | None:
@@ -32,7 +39,8 @@ def result_of(record: Record, key: str, offset: int, index: int) -> EffectResult
     if (effect := record.header(EFFECT)) is None:
         return None
     name, about = (each.decode("utf-8", "backslashreplace") for each in (effect, record.header(ABOUT) or b""))
-    return EffectResult(effect_key(offset, index), offset, name, about, key, record.value or b"")
+    is_rejected = record.header(REJECTED) is not None
+    return EffectResult(effect_key(offset, index), offset, name, about, key, record.value or b"", is_rejected)
 
 
 class Performed:
@@ -66,6 +74,8 @@ class Performed:
             self._finding.wrong(place, f"is not the result of what command {result.offset} has performed")
         elif (effect := registered(meant.effect)) is None:
             self._finding.unverifiable += 1
+        elif result.rejected != _is_rejected(effect, result):
+            self._finding.wrong(place, f"tells its saga that the step was {'not ' * result.rejected}applied")
         elif (kind := self._type(result.data)) not in (None, *effect.signature.answers):
             self._finding.wrong(place, f"is a {kind.__name__ if kind else kind}, which {meant.effect} does not answer")
 
@@ -94,6 +104,12 @@ class Performed:
             return None if self._decode is None else type(self._decode(data))
         except Exception:  # noqa: BLE001  DecodeError, or whatever a __post_init__ raises
             return None
+
+
+def _is_rejected(effect: Effect[Any, Any], result: EffectResult) -> bool:
+    """Return whether a result must tell a saga that its step was not applied."""
+    rejections = {wire_name(each) for each in effect.signature.answers if issubclass(each, Rejection)}
+    return result.about.startswith(STEP_MARK) and written_name(result.data) in rejections
 
 
 def are_same(found: EffectRecord, meant: EffectRecord) -> bool:

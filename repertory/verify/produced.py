@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from repertory.actors.headers import ATTEMPTS, CAUSE, ERROR_MESSAGE, ERROR_TRACEBACK, ERROR_TYPE, Headers
@@ -110,6 +110,14 @@ class Produced:
     def offsets(self) -> set[int]:
         """Return the offsets of the commands that have outputs."""
         return set(self._offsets)
+
+    def first_places(self, offsets: Collection[int], target: int) -> dict[int, int]:
+        """Return where the first output of each of these commands is, if that is in a partition ``target``."""
+        return {
+            offset: place
+            for offset, nth, to, place in zip(self._offsets, self._indexes, self._targets, self._places, strict=True)
+            if offset in offsets and nth == 0 and to == target
+        }
 
     def by_command(self) -> Iterator[tuple[int, list[Made]]]:
         """Yield the offset of each command with its records, by ascending offset, and by index within a command."""
