@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 BATCH_EVENTS = 1_000
 #: How often a partition that has stopped is looked at again, topics are asked for their ids, and what failed is tried.
 _AGAIN_S, _IDS_S, _TROUBLE_S = 0.5, 5.0, 1.0
+#: A round over all partitions ends after this time: a database that does not answer makes each of them wait.
+_ROUND_S = 10.0
 
 logger = logging.getLogger("repertory")
 
@@ -113,6 +115,8 @@ class Projector:
             rows = {partition: each.row for partition, each in mine.items() if each.row is not None}
             wrong = feed.read(self._reader, rows, BATCH_EVENTS, wait_s / len(self.feeds))
             for partition, each in mine.items():
+                if self.now_s() > now_s + _ROUND_S:
+                    break
                 if partition in wrong:
                     moved |= each.stop(str(wrong[partition]), now_s)
                 elif events := feed.partitions[partition].events:
@@ -128,6 +132,8 @@ class Projector:
         """Return the partitions that have something to do, with their progress read."""
         ready = {}
         for place, each in self.partitions.items():
+            if self.now_s() > now_s + _ROUND_S:
+                break
             if now_s >= each.due_s and each.load(now_s) and each.row is not None and each.row.failed < 0:
                 topic_id = self._ids.get(place.topic, "")
                 if not each.row.topic_id and topic_id:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections import Counter as Tally
@@ -195,3 +196,62 @@ def test_a_shard_that_falls_idle_writes_its_record(followed_by: str) -> None:
         _, end = running.reader.bounds("idle.counter.state", 0)
         running.advance(10)
         assert running.reader.bounds("idle.counter.state", 0)[1] == end
+
+
+def test_a_wait_is_not_misled_by_what_was_aborted(running: Running) -> None:
+    """Turns that were given up leave offsets behind, and no events: the position counts events."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(point: str) -> None:
+        if point == "handed-over":
+            raise Killed
+
+    for number in range(4):
+        running.client.tell(Counter.add, "k", Add(amount=1))
+        running.on_kill_point = kill
+        with pytest.raises(Killed):
+            running.settle()
+        running.on_kill_point = None
+        running.crash()
+        answer = running.client.ask_result(Counter.add, "k", Add(amount=1), timeout_s=DEADLINE_S)
+        running.client.wait(Totals, answer.position, timeout_s=DEADLINE_S)
+        assert tables(running)[0]["k"] == (2 * number + 2, 2 * number + 2)
+    running.settle()
+    assert tables(running)[0]["k"] == (8, 8)
+
+
+def test_what_cannot_be_waited_for_is_a_sentence(running: Running) -> None:
+    """No position, one of another entity, a projection that is not projected."""
+    answer = running.client.ask_result(Counter.note, "k", Note())
+    assert answer.position is not None
+    with pytest.raises(ValueError, match="is waited for by a Position"):
+        running.client.wait(Totals, None)
+    with pytest.raises(ValueError, match=r"totals does not project other/0"):
+        running.client.wait(Totals, msgspec.structs.replace(answer.position, entity="other", partition=0))
+
+    class Unknown(Totals, version=9):
+        pass
+
+    with pytest.raises(LookupError, match=r"the system does not project .*Unknown.*; it projects Totals"):
+        running.client.wait(Unknown, answer.position)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
+def test_another_process_waits_too(running: Running, url: str) -> None:
+    """Of threads and of asyncio; its client finds the same database."""
+    answer = running.client.ask_result(Counter.add, "k", Add(amount=1))
+    running.settle()
+
+    async def waits() -> None:
+        async with system.async_client(url) as client:
+            await client.wait(Totals, answer.position, timeout_s=DEADLINE_S)
+            assert client.database(Totals) == running.client.database(Totals)
+
+    system = running.system
+    assert isinstance(system, ActorSystem)
+    asyncio.run(waits())
+    with system.client(url) as client:
+        client.wait(Totals, answer.position, timeout_s=DEADLINE_S)
+    assert tables(running)[0] == {"k": (1, 1)}

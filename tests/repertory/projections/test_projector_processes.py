@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from repertory import Client, NodeHandle
 from tests.apps.projected import Add, Counter, made
-from tests.apps.projecting import NAME, STOPS, TO, Stopping
+from tests.apps.projecting import DELIVERY, NAME, STOPS, TO, Stopping
 from tests.support.postgresql import Postgres
 
 pytestmark = pytest.mark.processes
@@ -81,14 +81,18 @@ def stage(sql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 @contextmanager
-def staged(sql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    name, log = f"projecting-{uuid.uuid4().hex[:12]}", f"sqlite:{tmp_path / 'log.db'}"
+def staged(
+    sql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str = "", delivery: str = "exactly-once"
+) -> Iterator[Stage]:
+    """Run a node, on an SQLite log or on another one."""
+    name, session_s = f"projecting-{uuid.uuid4().hex[:12]}", "6" if log else "1"
+    log = log or f"sqlite:{tmp_path / 'log.db'}"
     for variable, value in {
-        NAME: name, TO: sql_url, STOPS: str(tmp_path / "stops"), "REPERTORY_PING_TIMEOUT_S": "600",
-        "REPERTORY_SESSION_TIMEOUT_S": "1",
+        NAME: name, TO: sql_url, DELIVERY: delivery, STOPS: str(tmp_path / "stops"),
+        "REPERTORY_PING_TIMEOUT_S": "600", "REPERTORY_SESSION_TIMEOUT_S": session_s,
     }.items():  # fmt: skip
         monkeypatch.setenv(variable, value)
-    system = made(name, "exactly-once", to=sql_url, of=Stopping)
+    system = made(name, delivery, to=sql_url, of=Stopping)
     with system.spawn("tests.apps.projecting:system", log=log, workers=1, projectors=2) as node:
         with system.client(log) as client:
             yield Stage(node, client, sql_url)
@@ -106,6 +110,23 @@ def test_rows_are_those_of_one_undisturbed_run_over_kills(stage: Stage) -> None:
             os.kill(pid, signal.SIGKILL)
     stage.tell(400)
     stage.check()
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
+def test_the_same_on_kafka_with_the_worker_killed_too(
+    sql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kafka_url: str, delivery: str
+) -> None:
+    """At least once, owners that were replaced leave records that do not count."""
+    with staged(sql_url, tmp_path, monkeypatch, kafka_url, delivery) as stage:
+        for round_ in range(4):
+            stage.tell(400)
+            stage.until(lambda wanted=400 * round_: stage.projected() > wanted, "nothing is projected")  # type: ignore[misc]
+            for name in [f"projector-totals-1-{round_ % 2}", *["worker-0"] * (round_ % 2)]:
+                if (pid := stage.node.workers.get(name)) is not None:
+                    os.kill(pid, signal.SIGKILL)
+        stage.tell(400)
+        stage.check()
 
 
 def test_one_that_is_stopped_within_its_transaction_stops_nobody(stage: Stage, tmp_path: Path) -> None:
