@@ -26,7 +26,7 @@ from repertory.bridge.sources.position import (
 )
 
 #: A partition that stopped for one of these reads on by itself once the topic is as it should be.
-OF_THE_TOPIC = frozenset({"gone", "recreated", "lost", "tail-lost", "unreachable"})
+OF_THE_TOPIC = frozenset({"gone", "recreated", "lost", "tail-lost", "unreachable", "unreadable"})
 
 replace = msgspec.structs.replace
 
@@ -47,9 +47,17 @@ def first_position(
     return SourcePosition(low, found.topic_id, len(found.bounds), low)
 
 
-def checked(place: SourcePlace, position: SourcePosition, found: Surveyed | None, now_ms: int) -> SourcePosition:
-    """Return the position, stopped if the topic contradicts it; what stopped it before and is well again is cleared."""
-    if (wrong := _wrong(place, position, found)) is None:
+def checked(
+    place: SourcePlace, position: SourcePosition, found: Surveyed | None, now_ms: int, lost: str = ""
+) -> SourcePosition:
+    """Return the position, stopped if the topic contradicts it; what stopped it before and is well again is cleared.
+
+    ``lost``: why the log gave the partition up, although the topic may be as it should be.
+    """
+    wrong = _wrong(place, position, found)
+    if wrong is None and lost:
+        wrong = SourceStop("unreadable", f"{place.topic}/{place.partition} cannot be read: {lost}")
+    if wrong is None:
         stopped = position.stopped
         is_over = stopped is not None and stopped.what in OF_THE_TOPIC
         return replace(position, stopped=None) if is_over else position

@@ -222,7 +222,7 @@ class SourceLoop:
                 if isinstance(event, Followed):
                     found.fetched(event.records)
                 else:
-                    found.survey_again()
+                    found.unfollowed(event.reason)
         return happened
 
     # --- turns ------------------------------------------------------------------------------------------------

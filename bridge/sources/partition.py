@@ -56,6 +56,8 @@ class SourcePartition:
         #: Records that wait to be relayed, from the position on, and their size.
         self.pending: Sequence[Record] = ()
         self.pending_bytes = 0
+        #: Why the log gave it up, until its topic is surveyed.
+        self._lost = ""
         self.retry_at_ms = 0
         self._failures = 0
         self._told: SourceStop | None = None if position is None else position.stopped
@@ -70,7 +72,8 @@ class SourcePartition:
                 return
             self._move(checks.first_position(self.source, self.place, found, began))
         elif self.phase is SourcePhase.UNKNOWN or checks.is_another(self.place, before, found):
-            self._move(checks.checked(self.place, before, found, now_ms))
+            why, self._lost = self._lost, ""
+            self._move(checks.checked(self.place, before, found, now_ms, why))
         self._settle(now_ms)
 
     def unreachable(self, why: str, now_ms: int) -> None:
@@ -120,8 +123,13 @@ class SourcePartition:
         self.phase, self.is_followed = phase, False
         self._wait(())
 
+    def unfollowed(self, why: str) -> None:
+        """The log does not have the place, or does not give it: its topic is surveyed, which may tell more."""
+        self._lost = why
+        self.survey_again()
+
     def survey_again(self) -> None:
-        """The log does not have the place, or an operator asks for something: its topic is surveyed."""
+        """Have its topic surveyed, and what waits fetched anew."""
         self._leave(SourcePhase.UNKNOWN)
 
     def relayed(self, found: Relayed, now_ms: int) -> bool:

@@ -72,7 +72,8 @@ class SourceStop(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``what``: "failed" (the function raised), "dead-letters" (too many in a row), "refused" (the log refuses even the
     dead letter of a record), "deadly" (too many processes died at it), "gone" (no such topic or partition),
-    "recreated", "lost" (to retention), "tail-lost", "unreachable".
+    "recreated", "lost" (to retention), "tail-lost", "unreachable" (its log does not answer), "unreadable" (its log
+    refuses to give the partition).
     """
 
     what: str

@@ -138,7 +138,8 @@ def topics(
 ) -> None:
     """List the topics that a system needs, and show which are missing; --create creates these.
 
-    Topics that it publishes to are listed too, and created where the system declares their partitions.
+    Topics that it publishes to are listed too, and created where the system declares their partitions; those that its
+    sources read on this log are listed, and never created.
 
     --adopt is for a shard that refuses to start because its topics were deleted and created again: use it after all
     topics of its entity were restored from one backup, while no node runs.
@@ -173,6 +174,11 @@ def topics(
             state = f"there, with {count} partitions"
         wrong += state == "missing"
         table.row(topic, declared.partitions or "any", configuration_text(declared.config or {}), state)
+    for source in system.sources.values():
+        if source.cluster is None:
+            state = "" if log is None else "there" if source.topic in found else "missing"
+            wrong += state == "missing"
+            table.row(source.topic, "any", "", state)
     console.print(table)
     raise typer.Exit(1 if wrong else 0)
 

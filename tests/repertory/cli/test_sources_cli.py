@@ -208,3 +208,16 @@ def test_a_request_waits_for_a_node(path: Path) -> None:
     with fed.system.start(f"sqlite:{path}") as running:
         running.settle()
         until(running, lambda: running.sources()[0].next == 1)
+
+
+def test_topics_lists_what_sources_read(path: Path) -> None:
+    """A topic of somebody else is looked for, and never made; those of the system are."""
+    done = run(None, path, "topics", TARGET, "--create")
+    assert done.exit_code == 0, done.output
+    for topic in (fed.TOPIC, "fed.sources", "fed.sources.control"):
+        assert any(each.split("│")[1].strip() == topic for each in done.output.splitlines() if "│" in each), done.output
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute("DELETE FROM partition WHERE topic = ?", (fed.TOPIC,))
+    done = run(None, path, "topics", TARGET)
+    assert (done.exit_code, "missing" in done.output) == (1, True), done.output
+    refused(run(None, path, "topics", TARGET, "--create"), "the source lines of fed reads fed-lines", "create it")
