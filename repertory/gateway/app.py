@@ -84,8 +84,8 @@ class Gateway:
         self.app = self._app(cors)
 
     def _app(self, cors: Sequence[str]) -> Starlette:
-        headers = [ids.KEY, ids.MADE_AT, "Authorization", "Content-Type"]
-        exposed = [ids.POSITION, ids.REPLAYED, ids.KEY, ids.MADE_AT, "Retry-After"]
+        headers = [ids.KEY, ids.MADE_AT, ids.PREFER, "Authorization", "Content-Type"]
+        exposed = [ids.POSITION, ids.REPLAYED, ids.KEY, ids.MADE_AT, "Location", "Retry-After"]
         crossing = Middleware(
             CORSMiddleware, allow_origins=cors, allow_methods=["GET", "POST"], allow_headers=headers,
             expose_headers=exposed,

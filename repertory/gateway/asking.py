@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from repertory.actors.asks import AskId
+from repertory.actors.control import NotAsked, StillOpen
 from repertory.actors.handler import Handler
 from repertory.actors.message import Message
 
@@ -28,6 +29,10 @@ class Answered(Protocol):
         ...
 
 
+#: What is known of an ask by its id: its answer, that there is none yet, or that nothing was asked with it.
+Fetched: TypeAlias = Answered | StillOpen | NotAsked
+
+
 class Asker(Protocol):
     """An asynchronous client.
 
@@ -44,6 +49,10 @@ class Asker(Protocol):
         id: AskId | None = None,  # noqa: A002
     ) -> Answered:
         """Ask a command and return the answer to it."""
+        ...
+
+    async def answer(self, handler: Any, key: str, id: AskId, *, timeout_s: float) -> Fetched:  # noqa: A002
+        """Return what is known of an ask by its id."""
         ...
 
     async def query(self, handler: Any, key: str, query: Any, *, timeout_s: float) -> Message:
@@ -68,6 +77,10 @@ class BlockingAsker(Protocol):
         id: AskId | None = None,  # noqa: A002
     ) -> Answered:
         """Ask a command and return the answer to it."""
+        ...
+
+    def answer(self, handler: Any, key: str, id: AskId, *, timeout_s: float) -> Fetched:  # noqa: A002
+        """Return what is known of an ask by its id."""
         ...
 
     def query(self, handler: Any, key: str, query: Any, *, timeout_s: float) -> Message:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self, TypeVar
 from repertory.actors.asks import AskId
 from repertory.actors.message import Message
 from repertory.bridge.log.errors import LogUnavailable
-from repertory.gateway.asking import Answered, BlockingAsker
+from repertory.gateway.asking import Answered, BlockingAsker, Fetched
 
 logger = logging.getLogger("repertory.gateway")
 
@@ -72,6 +72,10 @@ class DrivenAsker:
         return await self._call(
             partial(self._running.client.ask_result, handler, key, message, timeout_s=timeout_s, id=id)
         )
+
+    async def answer(self, handler: Any, key: str, id: AskId, *, timeout_s: float) -> Fetched:  # noqa: A002
+        """Return what is known of an ask by its id."""
+        return await self._call(partial(self._running.client.answer, handler, key, id, timeout_s=timeout_s))
 
     async def query(self, handler: Any, key: str, query: Any, *, timeout_s: float) -> Message:
         """Ask a query and return its answer."""

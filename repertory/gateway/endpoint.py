@@ -15,10 +15,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from repertory.actors.asks import AskId
+from repertory.actors.control import NotAsked, StillOpen
 from repertory.actors.message import Message, Rejection
-from repertory.bridge.log.errors import LogError
+from repertory.bridge.log.errors import IdTooOld, LogError, OutcomeUnknown
 from repertory.gateway import ids, problems
-from repertory.gateway.asking import Asker
+from repertory.gateway.asking import Answered, Asker
 from repertory.gateway.bodies import check_media_type, message_of_body, message_of_parameters, read_body
 from repertory.gateway.operations import Operation, Operations
 from repertory.gateway.principals import Authorize, PrincipalOf
@@ -93,15 +94,17 @@ class Endpoint:
         operation, key = routed(request.scope, self._known)
         await self._check_allowed(request, operation, key)
         check_method(request.method, operation)
+        if operation.is_long and request.method != "POST":
+            return await self._fetched(request, operation, key, self._id(request, is_required=True))
         if operation.has_parameters:
             message = message_of_parameters(operation, request.query_params)
         else:
             check_media_type(request)
-            made = None if operation.is_query else self._id(request)
+            made = None if operation.is_query else self._id(request, is_required=self._requires_key)
             body = await read_body(request, self._limits.body_bytes_max, self._limits.body_timeout_s)
             message = message_of_body(operation, body, self._message_bytes_max)
             if made is not None:
-                return await self._asked(operation, key, message, made)
+                return await self._asked(request, operation, key, message, made)
         return await self._queried(operation, key, message)
 
     async def _check_allowed(self, request: Request, operation: Operation, key: str) -> None:
@@ -115,7 +118,7 @@ class Endpoint:
             raise ProblemError(401, "unauthorized", "The request says not who sends it.", headers=headers)
         raise ProblemError(403, "forbidden", "The request is not allowed.")
 
-    def _id(self, request: Request) -> AskId:
+    def _id(self, request: Request, *, is_required: bool) -> AskId:
         headers = request.headers
         try:
             made = ids.ask_id(headers.getlist(ids.KEY), headers.getlist(ids.MADE_AT))
@@ -123,20 +126,43 @@ class Endpoint:
             raise _bad_key(f"{error}.") from None
         if made is not None:
             return made
-        if self._requires_key:
+        if is_required:
             raise _bad_key(
                 f"Send {ids.KEY}, a new UUIDv7 for each command, and the same one when the request is repeated."
             )
         return ids.new_id(time.time(), os.urandom(10))
 
-    async def _asked(self, operation: Operation, key: str, message: Message, made: AskId) -> Response:
+    async def _asked(self, request: Request, operation: Operation, key: str, message: Message, made: AskId) -> Response:
         asker = await self._connected()
+        later_s = ids.preferred_wait_s(request.headers.getlist(ids.PREFER)) if operation.is_long else None
+        timeout_s = self._limits.ask_timeout_s if later_s is None else min(later_s, self._limits.ask_timeout_s)
         try:
-            answered = await asker.ask_result(
-                operation.handler, key, message, timeout_s=self._limits.ask_timeout_s, id=made
-            )
+            answered = await asker.ask_result(operation.handler, key, message, timeout_s=timeout_s, id=made)
+        except OutcomeUnknown as error:
+            if later_s is None or isinstance(error, IdTooOld):
+                raise _problem_of(error, made) from error
+            return await self._fetched(request, operation, key, made)
         except (LogError, ValueError) as error:
             raise _problem_of(error, made) from error
+        return self._answer(answered)
+
+    async def _fetched(self, request: Request, operation: Operation, key: str, made: AskId) -> Response:
+        """Answer what is known of an earlier request, which may have been this one."""
+        asker = await self._connected()
+        try:
+            found = await asker.answer(operation.handler, key, made, timeout_s=self._limits.ask_timeout_s)
+        except (LogError, ValueError) as error:
+            raise _problem_of(error, made) from error
+        match found:
+            case StillOpen():
+                return problems.still_open(found, request.url.path, made)
+            case NotAsked() if request.method == "POST":
+                raise _problem_of(OutcomeUnknown("the command is not in the log yet"), made)
+            case NotAsked():
+                raise problems.not_asked()
+        return self._answer(found)
+
+    def _answer(self, answered: Answered) -> Response:
         headers = {} if answered.position is None else {ids.POSITION: str(answered.position)}
         if answered.again:
             headers[ids.REPLAYED] = "true"

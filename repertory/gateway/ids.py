@@ -23,7 +23,14 @@ REPLAYED: Final = "Idempotency-Replayed"
 #: In an answer: ``entity/partition/seq`` of the command's own record, for whoever reads a view afterwards.
 POSITION: Final = "Repertory-Position"
 
+#: In a request: ``respond-async, wait=10``.
+PREFER: Final = "Prefer"
+
 _KEY_BYTES_MAX: Final = 255
+#: How long is waited for an answer that may come later, if the request does not say.
+_ASYNC_WAIT_S: Final = 1.0
+#: How long it is waited at least: the command has to be in the log.
+_WAIT_MIN_S: Final = 0.5
 #: A structured field's string (RFC 8941, 3.3.3); a backslash escapes a quote or itself.
 _QUOTED: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 _BARE: Final = re.compile(r"[!-~]([ -~]*[!-~])?")
@@ -105,3 +112,14 @@ def _time_of_uuid(key: str) -> datetime | None:
         return _EPOCH + timedelta(milliseconds=made.int >> 80)
     except OverflowError:  # After the year 9999.
         return None
+
+
+def preferred_wait_s(values: list[str]) -> float | None:
+    """Return after how many seconds an answer is preferred later (RFC 7240); None if it is to be waited for."""
+    wishes = [each.partition("=") for each in ",".join(values).split(",")]
+    wanted = {name.strip().lower(): text.strip() for name, _, text in wishes}
+    if "respond-async" not in wanted:
+        return None
+    wait = wanted.get("wait", "")
+    is_number = wait.isascii() and wait.isdigit() and len(wait) < 10
+    return max(float(wait), _WAIT_MIN_S) if is_number else _ASYNC_WAIT_S

@@ -10,8 +10,15 @@ from typing import Any, Final
 import msgspec
 
 from repertory.actors.message import TYPE_FIELD, ClockAhead, IdConflict, Message, Rejection, wire_name
-from repertory.gateway import ids, problems
+from repertory.gateway import problems
 from repertory.gateway.operations import Operation
+from repertory.gateway.parameters import (
+    ANSWER_HEADERS,
+    KEY_PARAMETER,
+    PREFER_PARAMETER,
+    id_parameters,
+    parameters_of,
+)
 
 #: Where a schema stands.
 _TEMPLATE: Final = "#/components/schemas/{name}"
@@ -54,6 +61,12 @@ _OF_COMMANDS: Final = {
 }
 _OF_QUERIES: Final = {504: "There was no answer in time."}
 
+#: Of a saga's start, or a signal, that is answered later.
+_STILL_OPEN: Final[Mapping[str, Any]] = {
+    "description": "There is no answer yet: GET the same path with the same key later.",
+    "headers": {"Location": {"schema": {"type": "string"}}, "Retry-After": {"schema": {"type": "integer"}}},
+}
+
 Document = dict[str, Any]
 
 
@@ -74,6 +87,8 @@ def document(
         path = f"/{operation.entity_name}/{{key}}/{operation.name}"
         described = _Description(operation, schemas, {**problems.STATUSES, **statuses})
         paths[path] = {method: described.made(requires_key=requires_key, is_secured=is_secured)}
+        if operation.is_long:
+            paths[path]["get"] = described.fetched(is_secured=is_secured)
     components: dict[str, Any] = {"schemas": schemas.used(paths)}
     made: Document = {
         "openapi": "3.1.0",
@@ -140,23 +155,36 @@ class _Description:
             "tags": [operation.entity_name],
             "summary": text.split("\n", maxsplit=1)[0] or wire_name(operation.message_type),
             "description": text,
-            "parameters": [_KEY_PARAMETER],
+            "parameters": [KEY_PARAMETER],
         }
         body = self._schemas.body(operation.message_type)
         if operation.has_parameters:
-            described["parameters"] += _parameters(body)
+            described["parameters"] += parameters_of(body)
         else:
             described["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
         if not operation.is_query:
-            described["parameters"] += _id_parameters(is_required=requires_key)
+            described["parameters"] += id_parameters(is_required=requires_key)
         described["responses"] = self._responses(is_secured=is_secured)
+        if operation.is_long:
+            described["parameters"].append(PREFER_PARAMETER)
         return described
 
-    def _responses(self, *, is_secured: bool) -> dict[str, Any]:
+    def fetched(self, *, is_secured: bool) -> dict[str, Any]:
+        """Describe how the answer to an earlier request is fetched."""
+        name = f"{self._operation.entity_name}.{self._operation.name}"
+        return {
+            "operationId": f"{name}.answer",
+            "tags": [self._operation.entity_name],
+            "summary": f"The answer to an earlier {self._operation.name}, by its idempotency key.",
+            "parameters": [KEY_PARAMETER, *id_parameters(is_required=True)],
+            "responses": self._responses(is_secured=is_secured, has_body=False),
+        }
+
+    def _responses(self, *, is_secured: bool, has_body: bool = True) -> dict[str, Any]:
         operation = self._operation
         texts = {**_ALWAYS, **(_OF_SECURED if is_secured else {})}
         texts |= _OF_QUERIES if operation.is_query else _OF_COMMANDS
-        texts |= {} if operation.has_parameters else _OF_BODIES
+        texts |= {} if operation.has_parameters or not has_body else _OF_BODIES
         rejections: dict[int, list[type[Message]]] = {}
         own = () if operation.is_query else (IdConflict, ClockAhead)
         for answer in (*operation.handler.answers, *own):
@@ -165,14 +193,14 @@ class _Description:
         for status, answers in rejections.items():
             if status not in texts:
                 texts[status] = f"Rejected: {', '.join(wire_name(answer) for answer in answers)}."
-        responses = {"200": self._answered()}
+        responses = {"200": self._answered(), **({"202": _STILL_OPEN} if operation.is_long else {})}
         for status in sorted(texts):
             responses[str(status)] = self._problem(status, texts[status], rejections.get(status, []))
         return responses
 
     def _answered(self) -> dict[str, Any]:
         answers = [answer for answer in self._operation.handler.answers if not issubclass(answer, Rejection)]
-        headers = {} if self._operation.is_query else _ANSWER_HEADERS
+        headers = {} if self._operation.is_query else ANSWER_HEADERS
         return {
             "description": f"Answered: {', '.join(map(wire_name, answers))}.",
             "content": {"application/json": {"schema": self._one_of(answers)}},
@@ -196,48 +224,6 @@ class _Description:
             "oneOf": list(references.values()),
             "discriminator": {"propertyName": TYPE_FIELD, "mapping": mapping},
         }
-
-
-_KEY_PARAMETER: Final = {
-    "name": "key",
-    "in": "path",
-    "required": True,
-    "description": "The entity's key: 1 to 255 bytes of UTF-8. A / in it may be written as it is.",
-    "schema": {"type": "string", "minLength": 1},
-}
-_ANSWER_HEADERS: Final = {
-    ids.POSITION: {"description": "entity/partition/seq of the command's own record.", "schema": {"type": "string"}},
-    ids.REPLAYED: {
-        "description": "The answer is that of an earlier request with the same key.",
-        "schema": {"const": "true"},
-    },
-}
-
-
-def _id_parameters(*, is_required: bool) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": ids.KEY,
-            "in": "header",
-            "required": is_required,
-            "description": "One for each command, the same when it is repeated: a UUIDv7, or with its time beside it.",
-            "schema": {"type": "string", "minLength": 1, "maxLength": 257},
-        },
-        {
-            "name": ids.MADE_AT,
-            "in": "header",
-            "required": False,
-            "description": "The time of the first attempt, where the key is no UUIDv7.",
-            "schema": {"type": "string", "format": "date-time"},
-        },
-    ]
-
-
-def _parameters(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "in": "query", "required": name in body["required"], "schema": schema}
-        for name, schema in body["properties"].items()
-    ]
 
 
 def _referred(node: object) -> Iterable[str]:

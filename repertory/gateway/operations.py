@@ -37,8 +37,15 @@ class Operation(msgspec.Struct, frozen=True):
     decode_json: Any
 
     @property
+    def is_long(self) -> bool:
+        """Whether its answer may take days: the start of a saga, and a signal. It can be fetched by a GET, too."""
+        return self.handler.kind in ("@run", "signal")
+
+    @property
     def methods(self) -> tuple[str, ...]:
         """The methods of HTTP by which it is asked."""
+        if self.is_long:
+            return ("POST", "GET", "HEAD")
         return ("GET", "HEAD") if self.has_parameters else ("POST",)
 
 

@@ -14,6 +14,7 @@ import msgspec
 from starlette.responses import Response
 
 from repertory.actors.asks import AskId
+from repertory.actors.control import StillOpen
 from repertory.actors.message import ClockAhead, IdConflict, Message, Rejection, Undelivered, wire_name
 from repertory.bridge.log.errors import IdTooOld, LogError, LogUnavailable, OutcomeUnknown
 from repertory.gateway import ids
@@ -67,6 +68,18 @@ def bad_input(detail: str, **members: str) -> ProblemError:
 def not_found(detail: str) -> ProblemError:
     """Return the problem of a path that leads nowhere."""
     return ProblemError(404, "not-found", "There is no such operation.", detail)
+
+
+def not_asked() -> ProblemError:
+    """Return the problem of an answer that is fetched by an id with which nothing was asked."""
+    detail = f"Nothing was asked with this {ids.KEY}; a POST with it asks."
+    return ProblemError(404, "not-asked", "There is no such request.", detail)
+
+
+def still_open(found: StillOpen, path: str, made: AskId) -> Response:
+    """Return what is answered while there is no answer; a GET of ``path`` with the same key has it later."""
+    headers = {**ids.written(made), "Location": path, "Retry-After": str(RETRY_AFTER_S), "Cache-Control": "no-store"}
+    return Response(msgspec.json.encode(builtins_of(found)), 202, headers, "application/json")
 
 
 def too_large(bytes_max: int) -> ProblemError:

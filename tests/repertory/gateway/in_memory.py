@@ -11,6 +11,7 @@ import msgspec
 
 from repertory import TestKit, Undelivered
 from repertory.actors.asks import AskId
+from repertory.actors.control import NotAsked, StillOpen
 from repertory.actors.message import ClockAhead, IdConflict
 from repertory.actors.placement import partition_of
 from repertory.actors.wire import encode
@@ -81,6 +82,15 @@ class InMemoryAsker:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await self._awaited(answered, timeout_s)
+
+    async def answer(self, handler: Any, key: str, id: AskId, *, timeout_s: float) -> Any:  # noqa: A002
+        """Return the answer to an id, or that there is none yet, or no such ask."""
+        if self.failure is not None:
+            raise self.failure
+        _, answered = self._answers.get((handler.owner, key, id.id), (b"", None))
+        if answered is None:
+            return NotAsked()
+        return msgspec.structs.replace(answered.result(), again=True) if answered.done() else StillOpen(state="kept")
 
     async def _awaited(self, answered: asyncio.Future[Answer], timeout_s: float) -> Answer:
         try:
