@@ -25,7 +25,7 @@ from repertory.actors.saga.messages import (
 )
 from repertory.actors.saga.progress import SAGA_EVENTS, SagaPhase, SagaProgress
 from repertory.actors.saga.room import SagaLimits
-from repertory.actors.saga.step import NonDeterministic, digest_of
+from repertory.actors.saga.step import NotInBuild, digest_of
 from repertory.actors.saga.turn import SagaTurn
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ class SagaBehaviour(Behaviour):
         super().__init__(entity)
 
     def run(self, progress: SagaProgress) -> Handler:
-        """Return the code of a saga; NonDeterministic if this build does not have its version."""
+        """Return the code of a saga; NotInBuild if this build does not have its version."""
         found = self._runs.get(progress.version)
         if found is None:
-            raise NonDeterministic(
+            raise NotInBuild(
                 f"{self.entity.__name__} was begun with version {progress.version} of its code, and this build has "
                 f"{', '.join(map(str, sorted(self._runs)))}; keep the @run(version={progress.version}) method"
             )

@@ -26,7 +26,7 @@ from repertory.actors.saga.progress import (
     SignalTaken,
     StepUndoing,
 )
-from repertory.actors.saga.step import NonDeterministic
+from repertory.actors.saga.step import NotInBuild
 from repertory.actors.wire import encode
 
 if TYPE_CHECKING:
@@ -92,9 +92,7 @@ class Settling:
         about = undo_id(self.progress.life, n, attempt)
         if undo.is_effect:
             if (effect := registered(undo.target)) is None:
-                raise NonDeterministic(
-                    f"the undo of step {n} is effect {undo.target!r}, which this build does not have"
-                )
+                raise NotInBuild(f"the undo of step {n} is effect {undo.target!r}, which this build does not have")
             self._context.later.append(Perform(effect, undo.message, about))
         else:
             self._context.collected.append(Send(undo.target, undo.key, undo.message, about, asked=True))

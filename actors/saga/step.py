@@ -33,6 +33,10 @@ class NonDeterministic(Exception):
     """
 
 
+class NotInBuild(NonDeterministic):
+    """This build lacks what a saga of another build needs. Its key waits for an owner whose build has it."""
+
+
 class SagaRefused(Exception):
     """The code of a saga breaks a rule of sagas; the message is one sentence with the remedy."""
 

@@ -155,14 +155,14 @@ class CommandRunner:
             case Fate.NO_ROOM:
                 self.overflow(envelope, attempt, turn, failure.traceback)
             case Fate.PARKED | Fate.RESTARTED:
-                if fate is Fate.RESTARTED:
+                if fate is Fate.RESTARTED and failed.is_in_build:
                     budget.restarted(envelope.key, failed.restarts_ms)
                 # Decoded again: the next attempt must not see changes that the handler made to the command's lists.
                 behaviour, again = self._config.behaviour, envelope
                 if type(envelope.message) in behaviour.wire_types:
                     again = msgspec.structs.replace(envelope, message=behaviour.decoder.decode(envelope.value))
                 turn.keep(Stashed(again, failed.stashed(envelope, now_ms)), known=stashed is not None)
-        turn.incidents.append(failed.incident(fate, stashed))
+        turn.incidents += failed.incidents(fate, stashed)
 
     def _where(self, envelope: Envelope) -> str:
         return f"{self._config.id}@{envelope.offset} key {envelope.key!r}"

@@ -7,6 +7,7 @@ import enum
 import msgspec
 
 from repertory.actors.message import Envelope
+from repertory.actors.saga.step import NotInBuild
 from repertory.actors.shard.changelog import StashedRecord
 from repertory.actors.shard.config import ShardConfig
 from repertory.actors.shard.restart_budget import RestartBudget
@@ -32,14 +33,23 @@ class Quarantined(Exception):
     """
 
 
+#: The longest pause before a command is tried again that this build cannot handle and another can.
+NOT_IN_BUILD_PAUSE_MAX_S = 60.0
+
+
 class FailedCommand(msgspec.Struct, frozen=True):
-    """A failure and its fate. ``restarts_ms`` (epoch) are the key's restarts, with this one if it is restarted."""
+    """A failure and its fate. ``restarts_ms`` (epoch) are the key's restarts, with this one if it is restarted.
+
+    ``is_in_build``: False if only another build can handle the command; it is tried again without end, and that counts
+    as no restart.
+    """
 
     failure: Failure
     fate: Fate
     attempt: int
     delay_s: float
     restarts_ms: tuple[int, ...]
+    is_in_build: bool = True
 
     def stashed(self, envelope: Envelope, now_ms: int) -> StashedRecord:
         """Return the record that keeps the command until its next attempt, or until an operator acts."""
@@ -54,11 +64,13 @@ class FailedCommand(msgspec.Struct, frozen=True):
             retry=retry.closed() if is_parked and retry is not None else retry,
         )  # fmt: skip
 
-    def incident(self, fate: Fate, before: StashedRecord | None) -> Incident:
+    def incidents(self, fate: Fate, before: StashedRecord | None) -> list[Incident]:
         """Return the incident for the operator; ``fate`` can be NO_ROOM in place of the judged one.
 
-        ``before``: the record of the command after its last failure.
+        ``before``: the record of the command after its last failure. That it waits for another build is said once.
         """
+        if not self.is_in_build and before is not None and before.error == self.failure.error_type:
+            return []
         match fate:
             case Fate.ESCALATED:
                 then = "the shard is restarted"
@@ -68,13 +80,17 @@ class FailedCommand(msgspec.Struct, frozen=True):
                 then = "the stash has no room; the command is a dead letter"
             case Fate.PARKED:
                 then = "its key is parked"
+            case Fate.RESTARTED if not self.is_in_build:
+                then = "its key waits for an owner whose build has it"
             case Fate.RESTARTED:
                 then = f"attempt {self.attempt + 1} follows in {self.delay_s:.2f} s"
         failure = self.failure
         is_repeated = before is not None and before.traceback == failure.traceback
-        return Incident(
-            failure.where, failure.error_type, failure.message, then, fate.value, failure.traceback, is_repeated
-        )
+        return [
+            Incident(
+                failure.where, failure.error_type, failure.message, then, fate.value, failure.traceback, is_repeated
+            )
+        ]
 
 
 def judged(
@@ -88,6 +104,11 @@ def judged(
 ) -> FailedCommand:
     """Judge a failed ``attempt`` by the entity's policy. ``where`` names the command for human readers."""
     restarts = budget.history_s(envelope.key)
+    handler = config.behaviour.handlers[type(envelope.message)]
+    doing = f"{handler.kind} {handler.owner.__name__}.{handler.name} handled it"
+    if issubclass(type(error), NotInBuild):
+        pause_s = min(2.0 ** min(attempt - 1, 10), NOT_IN_BUILD_PAUSE_MAX_S)
+        return FailedCommand(Failure.of(error, where, doing), Fate.RESTARTED, attempt, pause_s, (), is_in_build=False)
     draw = ((envelope.offset * 2_654_435_761 + attempt * 40_503) & 0xFFFF) / 0x10000
     judgement = judge(config.policy, restarts, type(error), now_ms / 1000, draw, attempt=attempt)
     restarts_ms = tuple(round(at_s * 1000) for at_s in judgement.restarts)
@@ -95,8 +116,6 @@ def judged(
     is_owed = type(envelope.message) in config.behaviour.owed
     if is_owed and (fate is Fate.DEAD_LETTERED or issubclass(type(error), Quarantined)):
         fate = Fate.PARKED
-    handler = config.behaviour.handlers[type(envelope.message)]
-    doing = f"{handler.kind} {handler.owner.__name__}.{handler.name} handled it"
     return FailedCommand(Failure.of(error, where, doing), fate, attempt, judgement.delay_s, restarts_ms)
 
 

@@ -25,7 +25,7 @@ from repertory.cli.shared import (
 )
 from repertory.inspect.nodes import age
 from repertory.inspect.readable import readable
-from repertory.inspect.sagas import awaited, shown_saga, shown_step, trouble
+from repertory.inspect.sagas import awaited, needs_operator, shown_saga, shown_step, trouble
 from repertory.operate.sagas import Outcome, SagaOperator, Unanswered
 
 sagas = typer.Typer(
@@ -77,7 +77,7 @@ def list_sagas(
         raise typer.Exit(1 if rounds else 0)
     found = [
         each for each in found
-        if entity in (None, each.entity) and (over or not each.is_over) and (not stuck or trouble(each))
+        if entity in (None, each.entity) and (over or not each.is_over) and (not stuck or needs_operator(each))
     ]  # fmt: skip
     found.sort(key=lambda each: each.since_ms)
     if as_json:

@@ -38,7 +38,7 @@ from repertory.supervision.traceback_text import message_of
 #: What happens to a shard of this build that meets such a record.
 STOPS, DROPS, HISTORY = "its shard stops", "a dead letter", "only the past: verify and time travel"
 WAITS = "the effect waits for a build that can run it"
-KEY_WAITS = "its key is parked when its next answer comes"
+KEY_PARKS, KEY_WAITS = "its key is parked when its next answer comes", "its key waits for a build that has it"
 LOSES, DIFFERS = "the field is ignored", "before the next deploy"
 
 
@@ -103,7 +103,8 @@ def _written(
                 yield from _message(behaviour.decoder, record.value or b"", record.place, DROPS, LOSES)
         if isinstance(behaviour, SagaBehaviour):
             for each in saga_flaws(reader, system, hosted, partition):
-                yield _Found(behaviour.name, each.what, KEY_WAITS, f"{behaviour.name} {each.key!r}", each.alike)
+                then = KEY_PARKS if each.is_in_build else KEY_WAITS
+                yield _Found(behaviour.name, each.what, then, f"{behaviour.name} {each.key!r}", each.alike)
 
 
 def _answers_saga(behaviour: Behaviour, headers: Headers, value: bytes) -> bool:

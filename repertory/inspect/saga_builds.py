@@ -17,7 +17,7 @@ from repertory.actors.saga.inner import StepAnswer, StepId
 from repertory.actors.saga.progress import RecordedCall, SagaPhase, SagaProgress, StepAnswered
 from repertory.actors.saga.replay import SagaReplay
 from repertory.actors.saga.saga import Saga
-from repertory.actors.saga.step import NonDeterministic
+from repertory.actors.saga.step import NonDeterministic, NotInBuild
 from repertory.actors.wire import DecodeError, MessageDecoder
 from repertory.bridge.log.port import Reader
 from repertory.bridge.system.committed import stashed_commands
@@ -32,11 +32,15 @@ _STEP = re.compile(r"step (\d+):")
 
 
 class SagaFlaw(NamedTuple):
-    """Why a saga could not go on. ``alike``: the same for sagas that fail alike, whatever their keys."""
+    """Why a saga could not go on. ``alike``: the same for sagas that fail alike, whatever their keys.
+
+    ``is_in_build``: False if its key waits for a build that has what this one lacks.
+    """
 
     what: str
     alike: str
     key: str
+    is_in_build: bool = True
 
 
 def is_step_answer(behaviour: SagaBehaviour, headers: Headers, value: bytes) -> StepAnswer | None:
@@ -85,6 +89,8 @@ def _flaw(
             _replay(system, behaviour, key, saga, progress)
             for signal in progress.signals:
                 behaviour.decoder.decode(signal.value)
+    except NotInBuild as error:
+        return SagaFlaw(message_of(error), message_of(error), key, is_in_build=False)
     except NonDeterministic as error:
         text = message_of(error)
         number = _STEP.search(text)

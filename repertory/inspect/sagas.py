@@ -32,16 +32,22 @@ def awaited(wait: AwaitedStep, now_ms: int) -> str:
     return f"step {wait.n}: {text} ({age(now_ms - wait.since_ms)}{due}){place}"
 
 
+def needs_operator(saga: OpenSaga) -> bool:
+    """Return whether nothing more happens to a saga before an operator acts."""
+    places = (saga.stash, *(each.place for each in saga.waits))
+    return bool(saga.stuck) or any(each is not None and each.parked for each in places)
+
+
 def trouble(saga: OpenSaga) -> str:
-    """Return why a saga waits for an operator; "" if it does not."""
+    """Return what is wrong with a saga; "" if that is nothing."""
     if saga.is_over:
         return ""
     if saga.stuck:
         return f"the undo of step {saga.progress.undoing} was rejected: {saga.stuck}"
-    if saga.stash is not None and saga.stash.parked:
+    if saga.stash is not None and saga.stash.error:
         return f"its own key {saga.stash.text}"
-    parked = next((each for each in saga.waits if each.place is not None and each.place.parked), None)
-    return "" if parked is None or parked.place is None else f"step {parked.n} {parked.place.text}"
+    failed = next((each for each in saga.waits if each.place is not None and each.place.error), None)
+    return "" if failed is None or failed.place is None else f"step {failed.n} {failed.place.text}"
 
 
 def shown_saga(saga: OpenSaga) -> dict[str, object]:
