@@ -44,9 +44,14 @@ class PartitionFeed:
         """Whether the shard records say up to where the journal counts."""
         return self._starts is not None
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether it knows from where it reads."""
+        return self._seq >= 0
+
     def is_reading(self, topic: str) -> bool:
         """Return whether it goes on with the topic that it followed."""
-        return self._seq >= 0 and topic == self.position[0]
+        return self.is_begun and topic == self.position[0]
 
     @property
     def position(self) -> tuple[str, int]:
@@ -144,29 +149,48 @@ class Feed:
     def read(
         self, reader: Reader, rows: Mapping[int, ProgressRow], events_max: int, wait_s: float
     ) -> dict[int, ProjectionTrouble]:
-        """Read what has been committed of the partitions in ``rows``, which say from where. Waits ``wait_s`` for it.
+        """Read what has been committed of the partitions in ``rows``, which say from where.
 
+        If nothing was, and nothing is left to be applied, waits ``wait_s`` for the first record, and for no other.
         Returns what is wrong with some of them, after which they begin anew. Raises LogError.
         """
         wrong: dict[int, ProjectionTrouble] = {}
         for partition, row in rows.items():
             self._try(wrong, partition, partial(self.partitions[partition].begin, reader, row))
-        by_topic: dict[str, dict[int, int]] = {}
-        for partition in rows:
-            feed = self.partitions[partition]
-            if partition not in wrong and len(feed.events) < events_max:
-                topic, offset = feed.position
-                by_topic.setdefault(topic, {})[partition] = offset
-        for topic, positions in by_topic.items():
-            for record in reader.follow(topic, positions, wait_s / len(by_topic)):
-                feed = self.partitions[record.partition]
-                self._try(wrong, record.partition, partial(feed.take, record))
-                if wrong or not feed.is_reading(topic) or len(feed.events) >= events_max:
-                    break
+        is_idle = not any(self.partitions[partition].events for partition in rows)
+        if not self._follow(reader, rows, wrong, events_max, 0.0) and is_idle and wait_s > 0 and not wrong:
+            self._follow(reader, rows, wrong, 1, wait_s)
+            self._follow(reader, rows, wrong, events_max, 0.0)
         for partition, row in rows.items():
             if partition not in wrong:
                 self._try(wrong, partition, partial(self.partitions[partition].fill, reader, row, events_max))
         return wrong
+
+    def _follow(
+        self,
+        reader: Reader,
+        rows: Mapping[int, ProgressRow],
+        wrong: dict[int, ProjectionTrouble],
+        events_max: int,
+        wait_s: float,
+    ) -> bool:
+        """Take the records that follow, until a partition has so many events; return whether there were any."""
+        by_topic: dict[str, dict[int, int]] = {}
+        for partition in rows:
+            feed = self.partitions[partition]
+            if partition not in wrong and len(feed.events) < events_max and feed.is_begun:
+                topic, offset = feed.position
+                by_topic.setdefault(topic, {})[partition] = offset
+        found = False
+        for topic, positions in by_topic.items():
+            for record in reader.follow(topic, positions, wait_s / len(by_topic)):
+                found, feed = True, self.partitions[record.partition]
+                self._try(wrong, record.partition, partial(feed.take, record))
+                if wrong or not feed.is_reading(topic) or len(feed.events) >= events_max:
+                    break
+                if wait_s > 0:
+                    return True
+        return found
 
     def _try(self, wrong: dict[int, ProjectionTrouble], partition: int, act: Callable[[], None]) -> None:
         try:

@@ -148,7 +148,11 @@ class ProjectionOperator:
                 try:
                     transaction.apply(event)
                     transaction.flush()
+                except WorldError:
+                    raise
                 except Exception as error:  # a handler is user code, and so is a statement
+                    if isinstance(error, sa.exc.SQLAlchemyError) and self._database.world_error(error) is not None:
+                        raise
                     raise ProjectionTrouble(
                         f"{event.record.place} still fails: {type(error).__name__}: {message_of(error)}; the key stays "
                         "parked"

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from repertory.bridge.log.clock import Clock, SystemClock
 from repertory.bridge.log.errors import LogUnavailable
 from repertory.bridge.log.port import Backend
@@ -16,6 +18,7 @@ from repertory.projections.feed import Feed
 from repertory.projections.partition import PartitionProjection
 from repertory.projections.progress import ProjectedPlace, WorldError
 from repertory.projections.versions import prepare
+from repertory.supervision.traceback_text import message_of
 
 if TYPE_CHECKING:
     from repertory.bridge.system.definition import SystemDefinition
@@ -81,9 +84,10 @@ class Projector:
             self._check_ids(now_s)
             self._look_again(now_s)
             moved = self._read(wait_s, now_s)
-        except (WorldError, ProjectionTrouble, LogUnavailable) as error:
+        except (WorldError, ProjectionTrouble, LogUnavailable, SQLAlchemyError) as error:
             self._due_s = now_s + _TROUBLE_S
-            self._tell(str(self.bound), str(error))
+            self._is_prepared &= not isinstance(error, SQLAlchemyError)  # Somebody may have dropped tables.
+            self._tell(str(self.bound), message_of(error))
             return False
         self._tell(str(self.bound), "")
         return moved

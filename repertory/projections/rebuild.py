@@ -14,10 +14,10 @@ from repertory.bridge.log.port import Backend
 from repertory.bridge.system.projected import ProjectionTrouble
 from repertory.projections import schema
 from repertory.projections.database import Database, lock_ddl
-from repertory.projections.progress import ProgressRow, ProjectedPlace, WorldError
+from repertory.projections.progress import PlacedEvent, ProgressRow, ProjectedPlace, WorldError
 from repertory.projections.projection import BoundProjection
 from repertory.projections.projector import BATCH_EVENTS, Projector
-from repertory.projections.store import loaded
+from repertory.projections.store import SqlTransaction, loaded
 from repertory.projections.versions import drop_views, make_views, states
 from repertory.supervision.traceback_text import message_of
 
@@ -29,6 +29,8 @@ T = TypeVar("T")
 #: How many events a switch applies within its own transaction at most: under traffic the lag is never zero.
 _MISSING_MAX = 10_000
 _ATTEMPTS_MAX, _PAUSE_S, _WAIT_S = 20, 0.2, 0.1
+#: How long a rebuild waits for a database that is away or locked.
+_PATIENCE_S = 10.0
 
 #: By entity and partition, the seq after the last event.
 Ends = Mapping[tuple[str, int], int]
@@ -60,11 +62,13 @@ class Rebuild:
         self._catch_up(ends, report)
 
     def _catch_up(self, ends: Ends, report: Callable[[int], None]) -> None:
-        done = -1
+        done, until_s = -1, time.monotonic() + _PATIENCE_S
         while True:
             self._projector.step(_WAIT_S)
             rows = {place: each.row for place, each in self._projector.partitions.items()}
-            if trouble := self._projector.said(str(self._bound)):
+            if not (trouble := self._projector.said(str(self._bound))):
+                until_s = time.monotonic() + _PATIENCE_S
+            elif self._projector.is_dropped or time.monotonic() > until_s:
                 raise ProjectionTrouble(trouble)
             for place, row in rows.items():
                 if row is not None and row.failed >= 0:
@@ -132,9 +136,22 @@ class Rebuild:
             if event.key in row.parked:
                 transaction.park(event, "")
             else:
-                transaction.apply(event)
-        transaction.flush()
+                self._apply_one(transaction, event)
         return to
+
+    def _apply_one(self, transaction: SqlTransaction, event: PlacedEvent) -> None:
+        """Apply an event, and name it if it fails: nobody bisects here."""
+        try:
+            transaction.apply(event)
+            transaction.flush()
+        except WorldError:
+            raise
+        except Exception as error:
+            if isinstance(error, sa.exc.SQLAlchemyError) and (world := self._database.world_error(error)) is not None:
+                raise world from error
+            raise ProjectionTrouble(
+                f"{event.record.place} fails: {type(error).__name__}: {message_of(error)}"
+            ) from error
 
     def drop(self, *, serving: bool) -> None:
         """Drop the tables of this version, and its progress. Its projectors end.
