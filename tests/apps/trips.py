@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from repertory import (
     PIVOT,
@@ -161,10 +161,10 @@ class Guide(Saga):
         return Led()
 
 
-def made() -> ActorSystem:
-    """Return a system with its hotels, trips and guides."""
-    system = ActorSystem("travel")
-    system.host(Hotel, partitions=1, supervise=restart(max_restarts=0))
+def made(name: str = "travel", *, asked: Literal["park", "answer"] = "park") -> ActorSystem:
+    """Return a system with its hotels, trips and guides; ``asked``: of the hotels."""
+    system = ActorSystem(name)
+    system.host(Hotel, partitions=1, supervise=restart(max_restarts=0, asked=asked))
     system.host(Trip, partitions=2, supervise=restart(max_restarts=0))
     system.host(Guide, partitions=1)
     return system

@@ -51,7 +51,7 @@ class SilentError(Exception):
 def test_frames_of_the_framework_are_left_out_before_user_code() -> None:
     """The first frame is that of user code; the frames between two of user code are one line."""
     text = traceback_of(caught(lambda: TestKit(Account()).run(Trip())))
-    assert "[3 frames of repertory]" in text
+    assert "[4 frames of repertory]" in text
     files = re.findall(r'File "(.*?)"', text)
     assert files == ["tests/supervision/test_traceback_text.py"] * 2 + ["tests/actors/domain.py"]
 

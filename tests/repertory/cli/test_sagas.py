@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ from tests.support.working import working
 
 TARGET = "tests.repertory.cli.test_sagas:system"
 system = trips.made()
+ANSWERING = "tests.repertory.cli.test_sagas:answering"
+answering = trips.made("answering", asked="answer")
+ON_KAFKA = "tests.repertory.cli.test_sagas:on_kafka"
+on_kafka = trips.made(f"travel-{uuid.uuid4().hex[:8]}")
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +62,8 @@ def run(*arguments: str) -> Result:
     return done
 
 
-def listed(log: str, *arguments: str) -> dict[str, dict[str, Any]]:
-    found = json.loads(run("sagas", "list", TARGET, "--log", log, "--json", *arguments).output)
+def listed(log: str, *arguments: str, target: str = TARGET) -> dict[str, dict[str, Any]]:
+    found = json.loads(run("sagas", "list", target, "--log", log, "--json", *arguments).output)
     return {each["key"]: each for each in found}
 
 
@@ -241,6 +246,63 @@ def test_a_start_that_is_parked_is_listed(tmp_path: Path) -> None:
         running.settle()
     (found,) = listed(url).values()
     assert (found["phase"], found["stash"]["reason"]) == ("new", "a trip without a hotel")
+
+
+def test_an_undo_that_is_answered_instead_of_parked_leaves_a_stuck_saga(tmp_path: Path) -> None:
+    """``restart(asked="answer")``: it is a dead letter, and to have that applied later answers nobody."""
+    url = f"sqlite:{tmp_path / 'answering.db'}"
+    with answering.start(url) as running:
+        running.client.tell(Trip.plan, "t", Plan(hotel="of-hangs", flight="f"))
+        running.settle()
+        trips.BROKEN.add("of-hangs")
+        running.client.cancel(Trip, "t")
+        running.settle()
+        (saga,) = running.sagas()
+        assert (saga.phase, saga.stuck) == ("stuck", "Undelivered: RuntimeError: the till is broken")
+    (letter,) = json.loads(run("dead-letters", "list", ANSWERING, "--log", url, "--json").output)
+    assert (letter["answered"], letter["error"]) == (True, "RuntimeError")
+    trips.BROKEN.clear()
+    with working(answering, url):
+        retried = run("dead-letters", "retry", ANSWERING, letter["address"], "--log", url)
+        assert "was an ask and was answered with Undelivered" in retried.stderr.replace("\n", " ")
+        assert run("dead-letters", "retry", ANSWERING, letter["address"], "--force", "--log", url).exit_code == 0
+        assert set(listed(url, target=ANSWERING)) == {"t"}
+        by_hand = ("--reason", "the dead letter was retried", "--log", url)
+        assert run("sagas", "skip", ANSWERING, "trip", "t", "0", *by_hand).exit_code == 0
+    with answering.start(url) as running:
+        running.settle()
+        assert [each.phase for each in running.sagas()] == ["undone"]
+        assert running.state(Hotel, "of-hangs") == Hotel()
+
+
+def test_a_parked_key_names_the_sagas_that_wait_for_it(log: str) -> None:
+    """For the answer to a step, or to an undo."""
+    (parked,) = json.loads(run("parked", "list", TARGET, "--log", log, "--json").output)
+    assert (parked["key"], parked["asked_by"]) == ("of-hangs", ["trip hangs"])
+
+
+@pytest.mark.kafka
+def test_the_commands_work_on_kafka(kafka_url: str) -> None:
+    """One is listed, shown, stuck, amended, and another one cancelled."""
+    at = ("--log", kafka_url)
+    with on_kafka.start(kafka_url) as running:
+        for name in ("sticks", "waits"):
+            running.client.tell(Trip.plan, name, Plan(hotel=f"of-{name}", flight=f"to-{name}"))
+        running.client.tell(Hotel.ask_fee, "of-sticks", AskFee(fee=7))
+        running.settle()
+        assert running.client.cancel(Trip, "sticks", reason="rain", timeout_s=60) == Done()
+        running.settle()
+    found = json.loads(run("sagas", "list", ON_KAFKA, *at, "--json").output)
+    assert {each["key"]: each["phase"] for each in found} == {"sticks": "stuck", "waits": "running"}
+    with working(on_kafka, kafka_url):
+        amended = ("trip", "sticks", "0", '{"trip": "sticks", "fee": 9}', *at, "--wait", "60")
+        assert run("sagas", "amend", ON_KAFKA, *amended).exit_code == 0
+        cancelled = ("trip", "waits", "--reason", "snow", *at, "--wait", "60")
+        assert run("sagas", "cancel", ON_KAFKA, *cancelled).exit_code == 0
+    with on_kafka.start(kafka_url) as running:
+        running.settle()
+        assert {each.key: each.phase for each in running.sagas()} == {"sticks": "undone", "waits": "undone"}
+    assert "Booked" in run("sagas", "show", ON_KAFKA, "trip", "waits", *at).output
 
 
 def test_a_client_cancels_a_saga() -> None:

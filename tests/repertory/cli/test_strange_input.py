@@ -13,7 +13,22 @@ from typing import Self
 import pytest
 from typer.testing import CliRunner
 
-from repertory import ActorSystem, Command, Directive, Entity, Event, command, event, restart
+from repertory import (
+    ActorSystem,
+    Cancelled,
+    Command,
+    Directive,
+    Entity,
+    Event,
+    Saga,
+    SagaContext,
+    Undelivered,
+    command,
+    event,
+    restart,
+    run,
+    signal,
+)
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.record import Output
 from repertory.bridge.system.system import load_system
@@ -40,6 +55,18 @@ class Said(Event):
     text: str
 
 
+class Greet(Command):
+    """Greet with a text."""
+
+    text: str
+
+
+class Goodbye(Command):
+    """Say goodbye with a text."""
+
+    text: str
+
+
 class Refused(Exception):
     """The handler fails."""
 
@@ -60,6 +87,20 @@ class Talker(Entity):
     def said(self, evt: Said) -> Self:
         """Keep the last text."""
         return self.replace(last=evt.text)
+
+
+class Chat(Saga):
+    """Has something said, and waits for more."""
+
+    more = signal(Goodbye)
+
+    @run
+    async def chat(self, cmd: Greet, ctx: SagaContext) -> Said | Undelivered | Cancelled:
+        """Ask two talkers: one talks, the other one is parked."""
+        unsay = ctx.call(Talker.say, EVIL, Say(text=cmd.text))
+        await ctx.require(Talker.say, EVIL, Say(text=cmd.text), undo=unsay)
+        await ctx.ask(Talker.say, f"parked {EVIL}", Say(text=cmd.text), undo=None, about=cmd.text[:20])
+        return Said(text=(await ctx.signal(Goodbye)).text)
 
 
 def raw_in(text: str) -> set[str]:
@@ -94,6 +135,7 @@ def strange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the URL of a log with strange keys, values, headers and failures; the target is ``strange_app:system``."""
     system = ActorSystem("strange")
     system.host(Talker, partitions=2, supervise=restart(on={Refused: Directive.STOP}))
+    system.host(Chat, partitions=1)
     module = type(sys)("strange_app")
     module.system = system  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "strange_app", module)
@@ -101,6 +143,8 @@ def strange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     with system.start(url) as running:
         running.client.tell(Talker.say, EVIL, Say(text=EVIL))
         running.client.tell(Talker.say, f"parked {EVIL}", Say(text=EVIL, fails=True))
+        running.client.tell(Chat.chat, EVIL, Greet(text=EVIL))
+        running.client.tell(Chat.more, EVIL, Goodbye(text=EVIL))
         with closing(connect(url)) as backend, closing(backend.appender()) as appender:
             headers = (("message-id", EVIL.encode()), (EVIL, b"\x1b\xff"))
             appender.append([Output("strange.talker.commands", 0, EVIL.encode(), EVIL.encode(), headers)])
@@ -118,6 +162,11 @@ COMMANDS = [
     ("parked", "show", "strange_app:system", "talker", EVIL), ("parked", "show", "strange_app:system", EVIL, EVIL),
     ("dead-letters", "list", "strange_app:system"), ("dead-letters", "show", "strange_app:system", "0@0"),
     ("dead-letters", "show", "strange_app:system", EVIL), ("verify", "strange_app:system"), ("tail", EVIL),
+    ("sagas", "list", "strange_app:system"), ("sagas", "show", "strange_app:system", "chat", EVIL),
+    ("sagas", "show", "strange_app:system", "chat", EVIL, "--json"), ("sagas", "show", "strange_app:system", EVIL, "k"),
+    ("sagas", "amend", "strange_app:system", "chat", EVIL, "0", json.dumps({"type": EVIL})),
+    ("sagas", "cancel", "strange_app:system", "chat", EVIL, "--reason", EVIL, "--wait", "0.1"),
+    ("tail", "strange.chat.events"), ("state", "strange_app:system", "chat", EVIL), ("check", "strange_app:system"),
 ]  # fmt: skip
 
 
