@@ -12,23 +12,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from examples.banking.accounts import Account, Deposited, Open, Opened, Refunded, Withdrawn
-from examples.banking.transfers import (
-    StartTransfer,
-    Transfer,
-    TransferCompleted,
-    TransferRefunded,
-    TransferRefused,
-    TransferStarted,
-)
-from repertory import ActorSystem, Message, commands_topic, events_topic, partition_of
+from examples.banking.transfers import StartTransfer, Transfer
+from repertory import ActorSystem, commands_topic, events_topic, partition_of
 from repertory.verify import Check, Finding, Place, Reader, Record, Step, VerificationReport, verify
 
-#: How a transfer ends, by the event that ends it.
-ENDS: dict[type[Message], str] = {
-    TransferCompleted: "completed",
-    TransferRefused: "refused",
-    TransferRefunded: "refunded",
-}
+#: How a transfer ends: the target has the money; it never left the source; the source has it back.
+ENDS = ("completed", "refused", "refunded")
 
 
 #: The checks of the ledger.
@@ -51,18 +40,40 @@ class Move(NamedTuple):
     cents: int
 
 
+def is_over(transfer: Transfer) -> bool:
+    """Whether nothing is left to do: what was to be undone is."""
+    return transfer.progress.phase == "over"
+
+
+def end_of(transfer: Transfer) -> str:
+    """Return how a transfer ends that has its outcome, from its recorded steps."""
+    progress = transfer.progress
+    if not progress.is_rejected:
+        return "completed"
+    return "refunded" if progress.steps and progress.steps[0].was_applied else "refused"
+
+
+def holds_money(transfer: Transfer) -> bool:
+    """Whether the money has left the source, and neither account has it: the transfer holds it."""
+    withdrawn, deposited = (*transfer.progress.steps, None, None)[:2]
+    if withdrawn is None or not withdrawn.was_applied or withdrawn.undone:
+        return False
+    return deposited is None or not deposited.was_applied
+
+
 class TransferHistory:
     """One transfer, from commands and journals. ``asked_at`` is the offset of its first start command.
 
     ``cause`` is the offset of the command that its start names.
     """
 
-    __slots__ = ("asked_at", "cause", "end", "ends", "moves", "started", "starts")
+    __slots__ = ("asked_at", "cause", "end", "ends", "holds", "moves", "started", "starts")
 
     def __init__(self) -> None:
         self.asked_at: int | None = None
         self.cause = -1
-        self.started: TransferStarted | None = None
+        self.started: StartTransfer | None = None
+        self.holds = False
         self.starts = 0
         self.end = ""
         self.ends = 0
@@ -163,8 +174,8 @@ class Ledger:
         """Add an event of any entity."""
         if isinstance(step.after, Account) and isinstance(step.before, Account):
             self._account(step, step.before, step.after)
-        else:
-            self._transfer(step)
+        elif isinstance(step.after, Transfer) and isinstance(step.before, Transfer):
+            self._transfer(step, step.before, step.after)
 
     def _account(self, step: Step, before: Account, after: Account) -> None:
         self._steps += 1
@@ -188,18 +199,22 @@ class Ledger:
         else:
             self._paid_in += move.cents
 
-    def _transfer(self, step: Step) -> None:
+    def _transfer(self, step: Step, before: Transfer, after: Transfer) -> None:
         history = self._history(step.key)
-        if isinstance(step.event, TransferStarted):
+        history.holds = holds_money(after)
+        if before.progress.phase == "new":
+            started = self._decode_transfer(after.progress.command)
+            assert isinstance(started, StartTransfer), started
             history.starts += 1
-            history.started, history.cause = step.event, _command_of(step.record)
+            history.started, history.cause = started, _command_of(step.record)
             if history.starts > 1:
                 self._ended.wrong(step.record, "the transfer started a second time")
-        elif (end := ENDS.get(type(step.event))) is not None:
+        if is_over(after):
             history.ends += 1
             if history.ends > 1:
-                self._ended.wrong(step.record, f"the transfer had ended before, as {history.end}; now as {end}")
-            history.end = end
+                self._ended.wrong(step.record, f"the transfer had ended before, as {history.end}")
+            else:
+                history.end = end_of(before)
 
     def _history(self, transfer: str) -> TransferHistory:
         return self._histories.setdefault(transfer, TransferHistory())
@@ -216,14 +231,17 @@ class Ledger:
         if any(self._accounts.first_events):  # The other side of some movements was deleted: the rest is no zero sum.
             self._sum.unverifiable += 1
             moved = sum(move.cents for history in self._histories.values() for move in history.moves)
-        if self._balances != self._paid_in + moved:
+        held = sum(each.started.amount for each in self._histories.values() if each.started and each.holds)
+        if self._balances + held != self._paid_in + moved:
             where = Place(self._accounts.commands, 0)
-            self._sum.wrong(where, f"all accounts hold {self._balances:,} cents, but {self._paid_in:,} were paid in")
+            in_flight = f" and transfers {held:,}" if held else ""
+            found = f"all accounts hold {self._balances:,} cents{in_flight}, but {self._paid_in:,} were paid in"
+            self._sum.wrong(where, found)
         ends = Counter(history.end for history in self._histories.values())
-        ended = ", ".join(f"{ends[end]:,} {end}" for end in ENDS.values())
+        ended = ", ".join(f"{ends[end]:,} {end}" for end in ENDS)
         moves = sum(len(history.moves) for history in self._histories.values())
         return [
-            self._sum.check(f"{self._balances:,} cents in {len(self._opened):,} accounts"),
+            self._sum.check(f"{self._balances:,} cents in {len(self._opened):,} accounts, {held:,} in transfers"),
             self._balance.check(f"{self._steps:,} events of accounts"),
             self._ended.check(ended),
             self._moved.check(f"{moves:,} movements"),
@@ -256,7 +274,8 @@ class Ledger:
             self._ended.wrong(where, "no command started this transfer")
         self._ended.unverifiable += history.asked_at is None
         if history.ends == 0:
-            self._ended.wrong(where, "the transfer never ended")
+            holds = f", and holds {history.started.amount} cents" if history.started and history.holds else ""
+            self._ended.wrong(where, f"the transfer never ended{holds}")
         elif history.ends == 1:
             self._check_moves(where, history)
 

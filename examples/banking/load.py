@@ -47,7 +47,7 @@ class Load:
                 amount=self._random.randint(1, _TRANSFER_CENTS_MAX),
             )
             for _ in range(2 if self._random.random() < _REPEATED else 1):
-                yield Transfer.start, f"{self._run}-t{number}", start
+                yield Transfer.transfer, f"{self._run}-t{number}", start
 
     def _account(self, number: int) -> str:
         return f"{self._run}-a{number}"

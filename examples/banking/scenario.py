@@ -8,7 +8,7 @@ from random import Random
 from examples.banking.accounts import Account, Close, Deposit, Open, Withdraw
 from examples.banking.audit import LEFT, audit
 from examples.banking.load import AddressedCommand, Load
-from examples.banking.transfers import RetryRefund, StartTransfer, Transfer
+from examples.banking.transfers import StartTransfer, Transfer
 from repertory.simulation import Outcome
 
 #: A transfer makes about five commands in the log.
@@ -30,9 +30,7 @@ def commands(random: Random) -> Iterator[AddressedCommand]:
         if number % 4 == 0:
             source, target = random.sample([_purse(random), _purse(random), "s-a0"], 2)
             start = StartTransfer(source=source, target=target, amount=random.randint(1, _PURSE_CENTS_MAX))
-            yield Transfer.start, f"s-p{number}", start
-        if number % 9 == 0:
-            yield Transfer.retry_refund, f"s-t{random.randrange(_TRANSFERS)}", RetryRefund()
+            yield Transfer.transfer, f"s-p{number}", start
 
 
 def _purse(random: Random) -> str:

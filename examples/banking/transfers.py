@@ -1,49 +1,17 @@
-"""Transfers of money between two accounts. Each step is an ask, and follows the reply to the previous one.
+"""Transfers of money between two accounts, as sagas. ``examples.transfer_by_hand`` is what this replaces.
 
-::
-
-    start ── withdraw at the source ─┬─ refused ──> REFUSED
-                                     └─ withdrawn ── deposit at the target ─┬─ deposited ──> COMPLETED
-                                                                            └─ refused ──┐
-                                           REFUNDED <── refunded ── refund at the source ┘
-
-Each arrow is a reply in the log, so that after a crash the transfer continues from its last commit. Money that has
-left the source is held by the transfer until one of the two accounts has it; the transfer does not end before.
+Each step is in the log before the next one, so that after a crash the transfer continues from its last commit. Money
+that has left the source is held by the transfer until one of the two accounts has it; the transfer is not over before.
 """
 
-from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated
 
 from msgspec import Meta
 
-from examples.banking.accounts import (
-    Account,
-    AccountClosed,
-    Cents,
-    Deposit,
-    Deposited,
-    InsufficientFunds,
-    Refund,
-    Refunded,
-    Withdraw,
-    Withdrawn,
-)
-from repertory import Command, Context, Entity, Event, Rejection, Undelivered, command, event, reply
+from examples.banking.accounts import Account, AccountClosed, Cents, Deposit, InsufficientFunds, Refund, Withdraw
+from repertory import PIVOT, Cancelled, Command, Event, Saga, SagaContext, Undelivered, run
 
 AccountNumber = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9.-]{1,64}\Z")]
-
-
-class Stage(StrEnum):
-    """The step that a transfer is at, or how it ended."""
-
-    NEW = "new"
-    DEBIT = "debit"
-    CREDIT = "credit"
-    REFUND = "refund"
-    STRANDED = "stranded"
-    COMPLETED = "completed"
-    REFUSED = "refused"
-    REFUNDED = "refunded"
 
 
 class StartTransfer(Command):
@@ -54,147 +22,22 @@ class StartTransfer(Command):
     amount: Cents
 
 
-class RetryRefund(Command):
-    """Retry the refund of a stranded transfer, after the cause of its failure is removed."""
+class Transferred(Event):
+    """The target has the money."""
 
-
-class TransferStarted(Event):
-    """The source was asked for the money."""
-
-    source: str
-    target: str
     amount: int
 
 
-class TransferDebited(Event):
-    """The money has left the source; the target was asked to accept it."""
+class Transfer(Saga):
+    """A transfer of money; its key is the transfer's id."""
 
-
-class TransferUncredited(Event):
-    """The target did not accept the money; the source was asked to take it back."""
-
-    reason: str
-
-
-class TransferStranded(Event):
-    """The refund failed: the transfer holds the money until a `RetryRefund`."""
-
-    reason: str
-
-
-class RefundRetried(Event):
-    """The source was asked again to take its money back."""
-
-
-class TransferCompleted(Event):
-    """End: the target has the money."""
-
-
-class TransferRefused(Event):
-    """End: the money never left the source."""
-
-    reason: str
-
-
-class TransferRefunded(Event):
-    """End: the source has its money back."""
-
-
-class NotPossible(Rejection):
-    """The command is not possible at the current stage of the transfer."""
-
-    stage: Stage
-
-
-class Transfer(Entity):
-    """One transfer; its key is the transfer's id."""
-
-    source: str = ""
-    target: str = ""
-    amount: int = 0
-    stage: Stage = Stage.NEW
-
-    @command
-    def start(self, cmd: StartTransfer, ctx: Context) -> TransferStarted | NotPossible:
-        if self.stage is not Stage.NEW:
-            return NotPossible(stage=self.stage)
-        ctx.ask(Account.withdraw, cmd.source, Withdraw(amount=cmd.amount, transfer=ctx.key), about="debit")
-        return TransferStarted(source=cmd.source, target=cmd.target, amount=cmd.amount)
-
-    @reply
-    def debit_done(self, evt: Withdrawn, ctx: Context) -> TransferDebited:
-        ctx.ask(Account.deposit, self.target, Deposit(amount=evt.amount, transfer=ctx.key), about="credit")
-        return TransferDebited()
-
-    @reply
-    def debit_refused(self, rejection: InsufficientFunds) -> TransferRefused:
-        return TransferRefused(reason=f"the source holds {rejection.balance} cents")
-
-    @reply
-    def credit_done(self, _evt: Deposited) -> TransferCompleted:
-        return TransferCompleted()
-
-    @reply
-    def credit_refused(self, _rejection: AccountClosed, ctx: Context) -> TransferUncredited:
-        self._ask_refund(ctx)
-        return TransferUncredited(reason="the target is closed")
-
-    @reply
-    def refund_done(self, _evt: Refunded) -> TransferRefunded:
-        return TransferRefunded()
-
-    @reply
-    def undelivered(
-        self, rejection: Undelivered, ctx: Context
-    ) -> TransferRefused | TransferUncredited | TransferStranded:
-        """The asked command was not applied and never will be, so the transfer can safely take its next exit."""
-        match ctx.about:
-            case "debit":
-                return TransferRefused(reason=rejection.reason)
-            case "credit":
-                self._ask_refund(ctx)
-                return TransferUncredited(reason=rejection.reason)
-            case _:
-                return TransferStranded(reason=rejection.reason)
-
-    @command
-    def retry_refund(self, _cmd: RetryRefund, ctx: Context) -> RefundRetried | NotPossible:
-        if self.stage is not Stage.STRANDED:
-            return NotPossible(stage=self.stage)
-        self._ask_refund(ctx)
-        return RefundRetried()
-
-    def _ask_refund(self, ctx: Context) -> None:
-        ctx.ask(Account.refund, self.source, Refund(amount=self.amount, transfer=ctx.key), about="refund")
-
-    @event
-    def started(self, evt: TransferStarted) -> Self:
-        return self.replace(source=evt.source, target=evt.target, amount=evt.amount, stage=Stage.DEBIT)
-
-    @event
-    def debited(self, _evt: TransferDebited) -> Self:
-        return self.replace(stage=Stage.CREDIT)
-
-    @event
-    def uncredited(self, _evt: TransferUncredited) -> Self:
-        return self.replace(stage=Stage.REFUND)
-
-    @event
-    def stranded(self, _evt: TransferStranded) -> Self:
-        return self.replace(stage=Stage.STRANDED)
-
-    @event
-    def refund_retried(self, _evt: RefundRetried) -> Self:
-        return self.replace(stage=Stage.REFUND)
-
-    @event
-    def completed(self, _evt: TransferCompleted) -> Self:
-        return self.replace(stage=Stage.COMPLETED)
-
-    @event
-    def refused(self, _evt: TransferRefused) -> Self:
-        return self.replace(stage=Stage.REFUSED)
-
-    @event
-    def refunded(self, _evt: TransferRefunded) -> Self:
-        return self.replace(stage=Stage.REFUNDED)
+    @run
+    async def transfer(
+        self, cmd: StartTransfer, ctx: SagaContext
+    ) -> Transferred | InsufficientFunds | AccountClosed | Undelivered | Cancelled:
+        """Take the money from the source, and give it to the target; what is rejected there goes back."""
+        refund = ctx.call(Account.refund, cmd.source, Refund(amount=cmd.amount, transfer=ctx.key))
+        withdraw = Withdraw(amount=cmd.amount, transfer=ctx.key)
+        await ctx.require(Account.withdraw, cmd.source, withdraw, undo=refund)
+        await ctx.require(Account.deposit, cmd.target, Deposit(amount=cmd.amount, transfer=ctx.key), undo=PIVOT)
+        return Transferred(amount=cmd.amount)

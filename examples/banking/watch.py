@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
-from examples.banking.audit import ENDS
+from examples.banking.audit import end_of, is_over
 from examples.banking.transfers import Transfer
 from repertory import ActorSystem, connect, events_topic
 from repertory.verify import Reader, Record
@@ -28,7 +28,9 @@ class Watch:
     def __init__(self, system: ActorSystem, run: str, reader: Reader) -> None:
         hosted = system.hosted[Transfer]
         self._topic = events_topic(system.name, hosted.behaviour.name)
-        self._decode = hosted.behaviour.journal.decode
+        self._behaviour = hosted.behaviour
+        #: The transfers of the run that are under way.
+        self._open: dict[bytes, Transfer] = {}
         self._prefix = f"{run}-".encode()
         self._positions = {p: reader.bounds(self._topic, p)[1] for p in range(hosted.partitions)}
         #: For each partition that a kill stopped: the first offset after the kill, and its time (monotonic).
@@ -63,11 +65,17 @@ class Watch:
         if stopped is not None and record.offset >= stopped[0]:
             del self._stopped[record.partition]
             self.gaps_s.append(now_s - stopped[1])
-        end = ENDS.get(type(self._decode(record.value or b"")))
-        if end is not None and record.key is not None and record.key.startswith(self._prefix):
-            self.ends[end] += 1
+        if record.key is None or not record.key.startswith(self._prefix):
+            return
+        event = self._behaviour.journal.decode(record.value or b"")
+        before = self._open.pop(record.key, None) or Transfer()
+        after: Transfer = self._behaviour.evolve[type(event)](before, event)
+        if is_over(after):
+            self.ends[end_of(before)] += 1
             self.ended += 1
             self.last_end_s = now_s
+        else:
+            self._open[record.key] = after
 
 
 class Watcher:

@@ -11,18 +11,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from examples.banking.accounts import Account, Close, Deposited, Open, Opened, Withdrawn
+from examples.banking.accounts import Account, Close, Deposited, Open, Opened, Refunded, Withdrawn
 from examples.banking.audit import LEFT, audit
 from examples.banking.load import Load
-from examples.banking.transfers import (
-    StartTransfer,
-    Transfer,
-    TransferCompleted,
-    TransferDebited,
-    TransferRefunded,
-    TransferRefused,
-)
+from examples.banking.transfers import StartTransfer, Transfer, Transferred
 from repertory import ActorSystem, Event, Message
+from repertory.actors.saga.progress import SagaOver, SagaSettling, StepAnswered, StepsOpened
 from repertory.actors.shard.changelog import SHARD_KEY, ShardRecord, StashedRecord, StateRecord, encode_changelog_record
 from repertory.actors.wire import encode
 from repertory.bridge.changelog_codec import decode_shard, decode_state
@@ -271,10 +265,10 @@ def test_a_negative_balance(planted: Planted) -> None:
 
 def test_a_transfer_that_ended_twice(planted: Planted) -> None:
     """A second end is found although journal and shard record agree."""
-    record = planted.in_tail("bank.transfer.events", TransferCompleted)[-1]
+    record = planted.in_tail("bank.transfer.events", SagaOver)[-1]
     _, shard = planted.shard("transfer", record.partition)
     headers = (CAUSE, ("seq", b"%d" % shard.seq), ("version", b"%d" % (record.number("version") + 1)))
-    planted.append(record.topic, record.partition, record.key or b"", encode(TransferRefunded()), headers)
+    planted.append(record.topic, record.partition, record.key or b"", record.value, headers)
     planted.write_shard("transfer", record.partition, seq=shard.seq + 1)
     assert planted.failing() == {ENDED}
 
@@ -300,22 +294,49 @@ def test_a_transfer_that_never_started(planted: Planted) -> None:
     assert planted.failing() == {ENDED}
 
 
+def settling(planted: Planted, *, rejected: bool) -> Record:
+    """Return a record by which a transfer had its outcome."""
+    found = planted.in_tail("bank.transfer.events", SagaSettling)
+    decode = msgspec.msgpack.Decoder(SagaSettling).decode
+    return next(record for record in found if decode(record.value or b"").rejected is rejected)
+
+
 def test_completed_without_deposit(planted: Planted) -> None:
-    """A refused transfer is recorded as completed."""
-    planted.write(planted.in_tail("bank.transfer.events", TransferRefused)[0], TransferCompleted())
+    """A transfer that was rejected is recorded as completed."""
+    record = settling(planted, rejected=True)
+    planted.write(record, SagaSettling(outcome=encode(Transferred(amount=1)), rejected=False))
     assert planted.failing() == {MOVED}
 
 
 def test_refunded_without_refund(planted: Planted) -> None:
-    """A completed transfer is recorded as refunded."""
-    planted.write(planted.in_tail("bank.transfer.events", TransferCompleted)[0], TransferRefunded())
+    """A completed transfer is recorded as rolled back."""
+    record = settling(planted, rejected=False)
+    planted.write(record, SagaSettling(outcome=b"", rejected=True))
     assert planted.failing() == {MOVED}
 
 
 def test_refused_with_a_debit(planted: Planted) -> None:
     """A refunded transfer is recorded as refused, although money has moved."""
-    planted.write(planted.in_tail("bank.transfer.events", TransferRefunded)[0], TransferRefused(reason=""))
+    refund = planted.records("bank.account.events", Refunded)[-1]
+    transfer = msgspec.msgpack.decode(refund.value or b"", type=Refunded).transfer
+    of_it = (each for each in planted.records("bank.transfer.events", StepAnswered) if each.key == transfer.encode())
+    record = next(of_it)
+    answer = msgspec.msgpack.decode(record.value or b"", type=StepAnswered)
+    assert (answer.n, answer.rejected) == (0, False)
+    planted.write(record, msgspec.structs.replace(answer, rejected=True))
     assert planted.failing() == {MOVED}
+
+
+def test_money_that_a_transfer_does_not_hold_any_more(planted: Planted) -> None:
+    """One that never ended holds no money that an account has; the sum of both would be more than was paid in."""
+    record = settling(planted, rejected=False)
+    for each in planted.records(record.topic):
+        if each.key == record.key and (each.partition, each.offset) >= (record.partition, record.offset):
+            planted.remove(each)
+    assert planted.failing() == {ENDED}
+    last = [each for each in planted.records(record.topic, StepAnswered) if each.key == record.key][-1]
+    planted.remove(last)
+    assert planted.failing() == {ENDED, SUM}
 
 
 def test_money_moved_for_no_transfer(planted: Planted) -> None:
@@ -352,7 +373,7 @@ def test_a_dead_letter(planted: Planted) -> None:
 
 def test_what_the_runtime_promises_is_audited_too(planted: Planted) -> None:
     """A missing event that does not affect money is found by the checks of the runtime."""
-    planted.remove(planted.in_tail("bank.transfer.events", TransferDebited)[0])
+    planted.remove(planted.in_tail("bank.transfer.events", StepsOpened)[0])
     with closing(planted._backend.reader()) as reader:
         failing = {check.name for check in audit(reader, system) if not check.ok}
     assert "single writer" in failing

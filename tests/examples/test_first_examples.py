@@ -60,7 +60,7 @@ def test_an_example_fits_a_screen(name: str) -> None:
 def test_the_examples_are_named_in_their_order() -> None:
     """The package's docstring lists them, and each says which one it is."""
     names = re.findall(r"``(\w+)``", (ROOT / "examples" / "__init__.py").read_text(encoding="utf-8"))
-    assert names == [*EXAMPLES, "banking"]
+    assert names == [*EXAMPLES, "banking", "transfer_by_hand"]
     for number, name in enumerate(EXAMPLES, 1):
         assert f'"""Example {number}, ' in (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8")
 
