@@ -56,7 +56,7 @@ HOMES = {
     "rich": re.compile(r"repertory/cli/.*|benchmarks/.*|examples/.*"),
     "sqlalchemy": re.compile(r"repertory/projections/.*|examples/.*|benchmarks/.*"),
     "psycopg": re.compile(r"benchmarks/.*"),
-    "starlette": re.compile(r"repertory/gateway/.*"),
+    "starlette": re.compile(r"repertory/gateway/.*|examples/shop/front\.py"),
     "uvicorn": re.compile(r"repertory/gateway/server\.py"),
 }
 

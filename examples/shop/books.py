@@ -7,12 +7,35 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from examples.shop.orders import Delivered, Order, Placed, Refused
+import msgspec
+
+from examples.shop.orders import Delivered, Order, Place
 from examples.shop.provider import Payment
 from examples.shop.stock import Reserved, Restocked, Returned, Shipped, Stock
 from repertory import ActorSystem, Entity, Message, events_topic
 from repertory.verify import Reader
+
+
+class OrderHistory(NamedTuple):
+    """What was placed, where the order is now, how often it has ended, and what it costs: 0 if it was not delivered."""
+
+    placed: Place
+    order: Order
+    ends: int = 0
+    cents: int = 0
+
+    @property
+    def has_items_aside(self) -> bool:
+        """Whether items are set aside for the order, from its recorded steps."""
+        reserve = self.order.progress.step(0)
+        return reserve is not None and reserve.was_applied and not reserve.undone and not self.is_shipped
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether its items were handed out, which cannot be undone."""
+        return self.cents > 0 or any(step.is_pivot and step.was_applied for step in self.order.progress.steps)
 
 
 def wrong_books(reader: Reader, system: ActorSystem, payments: Sequence[Payment]) -> list[str]:
@@ -20,19 +43,33 @@ def wrong_books(reader: Reader, system: ActorSystem, payments: Sequence[Payment]
 
     ``payments``: the ledger of the payment provider.
     """
-    orders: dict[str, Placed] = {}
-    ends, sold = Counter[str](), Counter[str]()
-    costs: dict[str, int] = {}
-    for key, event in _events(reader, system, Order):
-        if isinstance(event, Placed):
-            orders[key] = event
-        elif isinstance(event, Refused | Delivered):
-            ends[key] += 1
-        if isinstance(event, Delivered):
-            sold[orders[key].item] += orders[key].count
-            costs[key] = event.cents
-    found = [f"order {key} ended {ends[key]} times" for key in orders if ends[key] != 1]
+    orders = histories(reader, system)
+    sold, costs = Counter[str](), {key: each.cents for key, each in orders.items() if each.cents}
+    for key in costs:
+        sold[orders[key].placed.item] += orders[key].placed.count
+    found = [f"order {key} ended {each.ends} times" for key, each in orders.items() if each.ends != 1]
     return [*found, *_wrong_items(reader, system, sold), *_wrong_payments(payments, costs)]
+
+
+def histories(reader: Reader, system: ActorSystem) -> dict[str, OrderHistory]:
+    """Return all orders by their keys, folded from their journals."""
+    behaviour = system.hosted[Order].behaviour
+    found: dict[str, OrderHistory] = {}
+    for key, event in _events(reader, system, Order):
+        if (evolve := behaviour.evolve.get(type(event))) is None:
+            continue  # The end of a life: its result was kept long enough.
+        history = found.get(key)
+        order: Order = evolve(Order() if history is None else history.order, event)
+        progress = order.progress
+        if history is None:
+            placed = behaviour.decoder.decode(progress.command)
+            assert isinstance(placed, Place), placed
+            history = OrderHistory(placed, order)
+        cents = history.cents
+        if is_over := progress.phase == "over":
+            cents = 0 if progress.is_rejected else msgspec.msgpack.decode(progress.outcome, type=Delivered).cents
+        found[key] = history._replace(order=order, ends=history.ends + is_over, cents=cents)
+    return found
 
 
 def _wrong_items(reader: Reader, system: ActorSystem, sold: Counter[str]) -> list[str]:

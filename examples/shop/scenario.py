@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-from examples.shop.orders import Order, Place, Stage
+from examples.shop.books import histories
+from examples.shop.orders import Order, Place
 from examples.shop.stock import Restock, Stock
 from repertory import Command
 from repertory.simulation import Outcome
 
 ITEMS, ORDERS = 3, 40
-#: An order at one of these has items aside; at the others it has none, or an answer is on its way to it.
-_ASIDE = (Stage.CHARGING, Stage.REFUNDING, Stage.STUCK)
 
 
 def commands(random: Random) -> Iterator[tuple[Any, str, Command]]:
@@ -31,11 +30,12 @@ def invariant(outcome: Outcome) -> None:
     """Raise AssertionError if items are set aside or shipped for no order. Commands that are lost may keep some."""
     if not outcome.lossless:
         return
-    orders = [outcome.state(Order, f"o-{number}") or Order() for number in range(ORDERS)]
+    orders = histories(outcome.reader, outcome.system).values()
     for item in (f"item-{number}" for number in range(ITEMS)):
         stock = outcome.state(Stock, item) or Stock()
-        aside = sum(each.count for each in orders if each.item == item and each.stage in _ASIDE)
-        shipped = sum(each.count for each in orders if each.item == item and each.stage is Stage.SHIPPED)
+        of_item = [each for each in orders if each.placed.item == item]
+        aside = sum(each.placed.count for each in of_item if each.has_items_aside)
+        shipped = sum(each.placed.count for each in of_item if each.is_shipped)
         found = stock.aside, stock.shipped
         assert found == (aside, shipped), f"of {item}, {found} are aside and shipped, {aside, shipped} for orders"
         assert stock.shelf >= 0, f"{stock.shelf} of {item} are on the shelf"

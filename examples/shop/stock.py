@@ -20,18 +20,21 @@ class Restock(Command):
 class Reserve(Command):
     """Set items aside for an order."""
 
+    order: str
     count: Count
 
 
 class Return(Command):
     """Put items of an order that was not paid back on the shelf."""
 
+    order: str
     count: Count
 
 
 class Ship(Command):
     """Hand out items that were set aside and are paid."""
 
+    order: str
     count: Count
 
 
@@ -45,6 +48,7 @@ class Restocked(Event):
 class Reserved(Event):
     """Items were set aside; they cost so many cents in all."""
 
+    order: str
     count: int
     cents: int
 
@@ -52,12 +56,14 @@ class Reserved(Event):
 class Returned(Event):
     """Items are on the shelf again."""
 
+    order: str
     count: int
 
 
 class Shipped(Event):
     """Items have left the shop."""
 
+    order: str
     count: int
 
 
@@ -94,15 +100,15 @@ class Stock(Entity):
     def reserve(self, cmd: Reserve) -> Reserved | SoldOut:
         if cmd.count > self.shelf:
             return SoldOut(left=self.shelf)
-        return Reserved(count=cmd.count, cents=cmd.count * self.price)
+        return Reserved(order=cmd.order, count=cmd.count, cents=cmd.count * self.price)
 
     @command
     def put_back(self, cmd: Return) -> Returned:
-        return Returned(count=cmd.count)
+        return Returned(order=cmd.order, count=cmd.count)
 
     @command
     def ship(self, cmd: Ship) -> Shipped:
-        return Shipped(count=cmd.count)
+        return Shipped(order=cmd.order, count=cmd.count)
 
     @query
     def look_up(self, _ask: LookUp) -> OnShelf:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from examples.shop import Order, Stock
+from examples.shop import Order, Stock, Warehouse
 from examples.shop.payments import lifespan
 from repertory import ActorSystem, Backoff, restart
 from repertory.bridge.system.settings import Settings
@@ -22,5 +22,5 @@ system = ActorSystem(
     workers=restart(max_restarts=1_000, within_s=60, backoff=Backoff(first_s=0.02, max_s=1)),
     lifespan=lifespan,
 )
-for entity in (Order, Stock):
+for entity in (Order, Stock, Warehouse):
     system.host(entity, partitions=2)

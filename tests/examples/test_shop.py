@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -11,27 +15,21 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
-from examples.shop import Order, Stock, scenario, system
-from examples.shop.books import wrong_books
-from examples.shop.orders import (
-    AlreadyPlaced,
-    Cancelled,
-    Delivered,
-    GetOrder,
-    ItemsReserved,
-    NotSold,
-    OrderStatus,
-    Place,
-    Stage,
-    Stuck,
-    Unpaid,
-)
+from examples.shop import Items, Orders, scenario, system
+from examples.shop.books import histories, wrong_books
+from examples.shop.front import front
+from examples.shop.orders import Delivered, NotSold, Order, ParcelLeft, Place
 from examples.shop.payments import Charge, Charged, Declined, Refund, Refunded, charge, refund
 from examples.shop.provider import Ledger, Payment, Provider, payments
-from examples.shop.stock import LookUp, OnShelf, Reserve, Reserved, Restock
-from repertory import AskId, Rejection, Running, TestKit, Undelivered
-from repertory.actors.collected import Perform
+from examples.shop.stock import LookUp, OnShelf, Reserve, Restock, Stock
+from repertory import AlreadyBegun, AskId, Cancelled, Done, NoSuchSaga, Position, Running, TooLate, commands_topic
+from repertory.actors.control import DropEffect
+from repertory.actors.wire import MessageDecoder, encode
+from repertory.bridge.log.record import Output
+from repertory.gateway import Gateway, ids
+from repertory.gateway.driven import DrivenAsker
 from repertory.simulation import Outcome, simulate
 from repertory.verify import verify
 
@@ -76,42 +74,56 @@ def shop(till: Till) -> Iterator[Running]:
 
 def place(shop: Running, number: str, count: int, **options: Any) -> object:
     """Place an order of Ann's for tea; return its answer."""
-    order = Place(customer="ann", item="tea", count=count)
-    try:
-        return shop.client.ask(Order.place, number, order, timeout_s=TIMEOUT_S, **options)
-    except Rejection as rejection:
-        return rejection
+    return shop.client.ask(
+        Order.place, number, Place(customer="ann", item="tea", count=count), timeout_s=TIMEOUT_S, **options
+    )
 
 
-def stage(shop: Running, number: str) -> Stage:
-    """Return where an order is."""
-    state = shop.state(Order, number)
-    assert state is not None
-    return state.stage
+def ended(shop: Running, number: str) -> object:
+    """Return how an order has ended; None if it is under way."""
+    order = shop.state(Order, number)
+    assert order is not None
+    if order.progress.phase != "over":
+        return None
+    return MessageDecoder(dict.fromkeys((Delivered, NotSold, Cancelled))).decode(order.progress.outcome)
+
+
+def on_shelf(shop: Running) -> object:
+    """Return how much tea there is."""
+    return shop.client.query(Stock.look_up, "tea", LookUp(), timeout_s=TIMEOUT_S)
 
 
 def test_an_order_is_answered_at_its_end(shop: Running, till: Till) -> None:
-    """Shipped, sold out, or declined; what was set aside for nothing is on the shelf again, and no timer is left."""
+    """Shipped, sold out, or declined; what was set aside for nothing is on the shelf again."""
     assert place(shop, "o-1", 1) == Delivered(cents=PRICE)
     assert place(shop, "o-2", 6) == NotSold(reason="5 of tea are left")
     assert place(shop, "o-3", 4) == NotSold(reason="the payment is declined")
-    client = shop.client
-    assert client.query(Stock.look_up, "tea", LookUp(), timeout_s=TIMEOUT_S) == OnShelf(count=5, price=PRICE)
-    assert client.query(Order.status, "o-3", GetOrder(), timeout_s=TIMEOUT_S) == OrderStatus(
-        stage=Stage.REFUSED, cents=4 * PRICE
-    )
+    assert on_shelf(shop) == OnShelf(count=5, price=PRICE)
     assert till.payments == [Payment("o-1", "charged", PRICE), Payment("o-3", "declined", 4 * PRICE)]
-    assert shop.timers() == []
+    assert {timer.name for timer in shop.timers()} == {"result"}, "by which what is over is forgotten"
     assert wrong_books(shop.reader, system, till.payments) == []
     assert verify(shop.reader, system).ok
 
 
 def test_an_order_is_placed_once(shop: Running, till: Till) -> None:
-    """Again with its id it has the same answer; with another one it is refused."""
+    """Again it has the same answer, with its id or without one; another order of that number is refused."""
     ask_id = AskId("basket-7", datetime.now(UTC))
     first = place(shop, "o-1", 1, id=ask_id)
     assert place(shop, "o-1", 1, id=ask_id) == first == Delivered(cents=PRICE)
-    assert place(shop, "o-1", 1) == AlreadyPlaced(stage=Stage.SHIPPED)
+    assert place(shop, "o-1", 1) == first
+    assert place(shop, "o-1", 2) == AlreadyBegun()
+    assert wrong_books(shop.reader, system, till.payments) == []
+
+
+def test_only_the_warehouse_s_signal_counts_and_only_once(shop: Running, till: Till) -> None:
+    """One for no order is refused, and so is one for an order that is over."""
+
+    def signal() -> object:
+        return shop.client.ask(Order.parcel_left, "o-1", ParcelLeft(), timeout_s=TIMEOUT_S)
+
+    assert signal() == NoSuchSaga()
+    place(shop, "o-1", 1)
+    assert signal() == TooLate(reason="the saga is over")
     assert wrong_books(shop.reader, system, till.payments) == []
 
 
@@ -122,28 +134,29 @@ def test_an_order_is_charged_once_however_often_it_is_tried(shop: Running, till:
     till.fault = lambda _: faults.pop() if faults else ""
     shop.client.tell(Order.place, "o-1", Place(customer="ann", item="tea", count=1))
     shop.advance(60)
-    assert (stage(shop, "o-1"), faults) == (Stage.SHIPPED, [])
+    assert (ended(shop, "o-1"), faults) == (Delivered(cents=PRICE), [])
     assert till.payments == [Payment("o-1", "charged", PRICE)]
 
 
-@pytest.mark.parametrize(("fault", "charged"), [("busy", 0), ("lost", PRICE)])
-def test_what_is_not_paid_in_time_expires_and_is_never_paid(
-    shop: Running, till: Till, fault: str, charged: int
-) -> None:
-    """Whether it was charged is unknown: it is paid back if it was, the items are back, and nobody can charge later."""
+@pytest.mark.parametrize("fault", ["busy", "lost"])
+def test_what_is_not_paid_in_time_expires_and_is_never_paid(shop: Running, till: Till, fault: str) -> None:
+    """Whether it was charged is unknown until the provider answers; then it is paid back, and the items are back."""
     till.fault = lambda method: fault if method == "PUT" else ""
     shop.client.tell(Order.place, "o-1", Place(customer="ann", item="tea", count=1, pay_within_s=90))
     shop.advance(89)
-    assert stage(shop, "o-1") is Stage.CHARGING
+    order = shop.state(Order, "o-1")
+    assert order is not None
+    assert order.progress.phase == "running"
     shop.advance(2)
-    state = shop.state(Order, "o-1")
-    assert state is not None
-    assert (state.stage, state.reason) == (Stage.REFUSED, LATE)
-    assert till.payments[-1] == Payment("o-1", "closed", charged)
-    assert wrong_books(shop.reader, system, till.payments) == []
+    order = shop.state(Order, "o-1")
+    assert order is not None
+    assert order.progress.phase == "settling", "its time is over, and nobody knows whether it is charged"
     till.fault = lambda _: ""
+    shop.advance(120)
+    assert ended(shop, "o-1") == NotSold(reason=LATE)
+    assert till.payments[-1] == Payment("o-1", "closed", PRICE)
     assert httpx.put(f"{till.url}/payments/o-1", json={"cents": PRICE}).status_code == httpx.codes.PAYMENT_REQUIRED
-    shop.advance(60)
+    assert on_shelf(shop) == OnShelf(count=6, price=PRICE)
     assert shop.effects() == []
     assert wrong_books(shop.reader, system, till.payments) == []
     assert verify(shop.reader, system).ok
@@ -154,10 +167,44 @@ def test_a_provider_that_is_away_for_an_hour_ends_no_order(shop: Running, till: 
     till.fault = lambda _: "busy"
     shop.client.tell(Order.place, "o-1", Place(customer="ann", item="tea", count=1, pay_within_s=90))
     shop.advance(3_600)
-    assert stage(shop, "o-1") is Stage.REFUNDING
+    assert ended(shop, "o-1") is None
+    till.fault = lambda _: ""
+    shop.advance(120)
+    assert ended(shop, "o-1") == NotSold(reason=LATE)
+    assert wrong_books(shop.reader, system, till.payments) == []
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_charge_that_an_operator_drops_is_paid_back(shop: Running, till: Till, *, late: bool) -> None:
+    """It may have been charged: here it was, and no answer came, before the time was over or after it."""
+    till.fault = lambda method: "lost" if method == "PUT" else ""
+    shop.client.tell(Order.place, "o-1", Place(customer="ann", item="tea", count=1, pay_within_s=90))
+    shop.advance(100 if late else 10)
+    (effect,) = shop.effects()
+    record = effect.record
+    drop = encode(DropEffect(offset=record.offset, index=record.index, reason="the card is stolen"))
+    with closing(shop._backend.appender()) as appender:
+        appender.append([Output(commands_topic("shop", "order"), effect.partition, b"o-1", drop)])
+    shop.advance(10)
+    reason = LATE if late else "Dropped: the card is stolen"
+    assert str(ended(shop, "o-1")).startswith(str(NotSold(reason=reason))[:-2])
+    assert till.payments == [Payment("o-1", "charged", PRICE), Payment("o-1", "closed", PRICE)]
+    assert wrong_books(shop.reader, system, till.payments) == []
+    assert verify(shop.reader, system).ok
+
+
+def test_an_order_can_be_cancelled_until_it_is_packed(shop: Running, till: Till) -> None:
+    """While it is charged, it is paid back; once it is paid and packed, it is too late."""
+    till.fault = lambda _: "busy"
+    shop.client.tell(Order.place, "o-1", Place(customer="ann", item="tea", count=1))
+    shop.advance(10)
+    assert shop.client.cancel(Order, "o-1", reason="found it cheaper", timeout_s=TIMEOUT_S) == Done()
     till.fault = lambda _: ""
     shop.advance(60)
-    assert stage(shop, "o-1") is Stage.REFUSED
+    assert ended(shop, "o-1") == Cancelled(reason="found it cheaper")
+    assert till.payments == [Payment("o-1", "charged", PRICE), Payment("o-1", "closed", PRICE)]
+    assert place(shop, "o-2", 1) == Delivered(cents=PRICE)
+    assert isinstance(shop.client.cancel(Order, "o-2", timeout_s=TIMEOUT_S), TooLate)
     assert wrong_books(shop.reader, system, till.payments) == []
 
 
@@ -180,7 +227,7 @@ def test_orders_survive_crashes(shop: Running, till: Till, seed: int) -> None:
         shop.crash()
     till.fault = lambda _: ""
     shop.advance(900)
-    assert {stage(shop, number) for number, _ in orders} <= {Stage.SHIPPED, Stage.REFUSED}
+    assert all(ended(shop, number) is not None for number, _ in orders)
     assert wrong_books(shop.reader, system, till.payments) == []
     assert verify(shop.reader, system).ok
 
@@ -203,57 +250,43 @@ def test_the_provider_reads_its_ledger_again(till: Till) -> None:
     assert [again.close(order).state for order in "ac"] == ["declined", "closed"]
 
 
-# --- one order ------------------------------------------------------------------------------------------------
+# --- the front ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def kit() -> TestKit[Order]:
-    """Return an order that is placed, and waits for its items."""
-    made = TestKit(Order(), key="o-1")
-    made.run(Place(customer="ann", item="tea", count=2, pay_within_s=30))
-    return made
+def test_the_pages_are_read_from_tables(till: Till) -> None:
+    """What is for sale and where an order is; a buyer whose order is answered finds it there."""
+    running = system.start("memory:")
+    asker = DrivenAsker(running).start()
+    application = front(Gateway(system, client=asker), sa.create_engine(running.client.database(Orders)))
 
+    async def talk() -> None:
+        transport = httpx.ASGITransport(app=application)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=TIMEOUT_S) as client:
 
-def test_an_order_whose_time_is_over_before_it_has_its_items_is_not_charged(kit: TestKit[Order]) -> None:
-    """The items are on their way, and go back as they come."""
-    assert [each.events for each in kit.advance(30)] == [(Cancelled(reason=LATE),)]
-    assert kit.run(Reserved(count=2, cents=9), about="reserve").events == (Unpaid(reason=LATE),)
-    assert kit.performed == []
-    assert kit.run(Place(customer="ann", item="tea", count=1)).reply == AlreadyPlaced(stage=Stage.RETURNING)
+            async def ask(path: str, **fields: Any) -> httpx.Response:
+                key = {ids.KEY: ids.new_id(time.time(), os.urandom(10)).id}
+                return await client.post(path, json=fields, headers=key)
 
+            stocked = await ask("/stock/tea/restock", count=6, price=PRICE)
+            placed = await ask("/order/o-1/place", customer="ann", item="tea", count=2)
+            refused = await ask("/order/o-2/place", customer="ann", item="tea", count=4)
+            assert (placed.status_code, placed.json()) == (200, {"type": "Delivered", "cents": 2 * PRICE})
+            assert refused.json()["rejection"] == {"type": "NotSold", "reason": "the payment is declined"}
+            position = Position.parse(stocked.headers["Repertory-Position"])
+            await asyncio.to_thread(running.client.wait, Items, position, timeout_s=TIMEOUT_S)
+            ends = {"o-1": (2, 2 * PRICE, "shipped"), "o-2": (4, 4 * PRICE, "returned")}
+            for number, (count, cents, stage) in ends.items():
+                row = {"item": "tea", "count": count, "cents": cents, "stage": stage}
+                while (found := await client.get(f"/orders/{number}")).json() != row:
+                    assert found.status_code in (200, 404), found.text
+            assert (await client.get("/items")).json() == [{"item": "tea", "price": PRICE, "shelf": 4}]
+            assert (await client.get("/orders/o-3")).status_code == 404
 
-@pytest.mark.parametrize("answer", [Charged(), Declined(reason="no"), Undelivered(reason="dropped")])
-def test_what_a_charge_answers_after_the_time_is_ignored(kit: TestKit[Order], answer: Rejection | Charged) -> None:
-    """The refund decides, before the charge is answered or after it."""
-    assert kit.run(Reserved(count=2, cents=9), about="reserve").events == (ItemsReserved(cents=9),)
-    assert [each.events for each in kit.advance(30)] == [(Cancelled(reason=LATE),)]
-    assert kit.performed == [
-        Perform(charge, Charge(order="o-1", customer="ann", cents=9), "charge"),
-        Perform(refund, Refund(order="o-1"), "refund"),
-    ]
-    assert kit.run(answer, about="charge").events == ()
-    assert kit.run(Refunded(), about="refund").events == (Unpaid(reason=LATE),)
-    assert kit.run(answer, about="charge").events == ()
-    assert kit.state.stage is Stage.RETURNING
-    assert len(kit.performed) == 2
-
-
-def test_a_charge_that_an_operator_drops_is_paid_back(kit: TestKit[Order]) -> None:
-    """It may have been charged. A refund that is dropped needs somebody who looks."""
-    kit.run(Reserved(count=2, cents=9), about="reserve")
-    dropped = Undelivered(reason="the card is stolen")
-    assert kit.run(dropped, about="charge").events == (Cancelled(reason=dropped.reason),)
-    assert kit.performed[1].request == Refund(order="o-1")
-    assert kit.advance(30)[0].events == ()
-    assert kit.run(dropped, about="refund").events == (Stuck(reason=dropped.reason),)
-
-
-def test_a_paid_order_does_not_expire(kit: TestKit[Order]) -> None:
-    """Its timer is taken back."""
-    kit.run(Reserved(count=2, cents=9), about="reserve")
-    kit.run(Charged(), about="charge")
-    assert kit.state.stage is Stage.SHIPPING
-    assert kit.advance(1_000) == []
+    try:
+        asyncio.run(talk())
+        assert [payment.state for payment in till.payments] == ["charged", "declined"]
+    finally:
+        asker.stop()
 
 
 # --- books ----------------------------------------------------------------------------------------------------
@@ -264,7 +297,7 @@ def test_the_books_show_what_is_wrong(shop: Running, till: Till) -> None:
     place(shop, "o-1", 1)
     place(shop, "o-2", 1)
     place(shop, "o-3", 4)
-    shop.client.ask(Stock.reserve, "tea", Reserve(count=1), timeout_s=TIMEOUT_S)
+    shop.client.ask(Stock.reserve, "tea", Reserve(order="none", count=1), timeout_s=TIMEOUT_S)
     paid = Payment("o-1", "charged", PRICE)
     assert wrong_books(shop.reader, system, [paid, paid, Payment("o-3", "charged", 7)]) == [
         "1 of tea are set aside for no order",
@@ -305,11 +338,10 @@ def test_no_order_ends_expired_and_paid(tmp_path: Path) -> None:
     def invariant(outcome: Outcome) -> None:
         scenario.invariant(outcome)
         last = {payment.order: payment.state for payment in ledgers[-1].last.values()}
-        for number in range(scenario.ORDERS):
-            order = outcome.state(Order, f"o-{number}")
-            if order is not None and order.stage in {Stage.SHIPPED, Stage.REFUSED}:
-                is_paid = last.get(f"o-{number}") == "charged"
-                assert is_paid == (order.stage is Stage.SHIPPED), f"o-{number} is {order.stage}, paid: {is_paid}"
+        for number, order in histories(outcome.reader, outcome.system).items():
+            if order.ends:
+                is_paid = last.get(number) == "charged"
+                assert is_paid == (order.cents > 0), f"{number} costs {order.cents}, paid: {is_paid}"
 
     simulate(
         system, commands=commands, invariant=invariant, seeds=range(40), twice_every=0, minimise=False,

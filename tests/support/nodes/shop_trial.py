@@ -25,12 +25,14 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import msgspec
 
 from examples.shop import Order, Stock
 from examples.shop.books import wrong_books
-from examples.shop.orders import Stage
+from examples.shop.orders import Delivered, NotSold
 from examples.shop.provider import payments
 from examples.shop.stock import Restock
+from repertory.actors.wire import MessageDecoder
 from repertory.bridge.log.errors import LogUnavailable, OutcomeUnknown
 from repertory.bridge.node.handle import NodeHandle
 from repertory.bridge.system.client_core import uuid7
@@ -213,13 +215,13 @@ class ShopTrial(Trial):
     def complaints(self) -> list[str]:
         """Check the books, the promises, and that what the buyers were told is so. The nodes must be stopped."""
         found = wrong_books(self.reader, self.app.system, payments(self._ledger)) + self._wrong
-        hosted = self.app.system.hosted[Order]
+        hosted, decode = self.app.system.hosted[Order], MessageDecoder([Delivered, NotSold]).decode
         for number, (status, body) in sorted(self.told.items()):
             state = entity_state(self.reader, self.app.system, hosted, f"o-{number}").state
-            stage = None if state is None else state.stage
-            expected = {httpx.codes.OK: ("Delivered", Stage.SHIPPED), httpx.codes.CONFLICT: ("NotSold", Stage.REFUSED)}
-            if (body.get("type"), stage) != expected.get(status):
-                found.append(f"order {number} is {stage}, and its buyer was told {status} {body}")
+            ended = None if state is None else decode(state.progress.outcome)
+            told = body["rejection"] if status == httpx.codes.CONFLICT else body
+            if status not in (httpx.codes.OK, httpx.codes.CONFLICT) or told != msgspec.to_builtins(ended):
+                found.append(f"order {number} has ended as {ended}, and its buyer was told {status} {body}")
         broken = [check for check in self.verdict().checks if not check.ok]
         return found + [f"verify: {check.name} failed: {'; '.join(map(str, check.offenders))}" for check in broken]
 
