@@ -110,7 +110,7 @@ def run(function: Callable[..., Any] | None = None, /, *, version: int = 1) -> A
     return RunHandler(function, version)
 
 
-def signal(message: type[C]) -> SignalHandler[Any, C, Done | NoSuchSaga | TooLate]:
+def signal(message: type[C]) -> SignalHandler[Saga, C, Done | NoSuchSaga | TooLate]:
     """Declare a signal of a `Saga`, ``approve = signal(Approve)``: a command that its code waits for, or takes later.
 
     It is sent by ``tell`` or ``ask``, as any command: ``client.ask(Order.approve, key, Approve(by="eve"))``. An asker
