@@ -87,15 +87,15 @@ class SideBySide:
                 n = int(number)
                 step = next(each for each in kit.open if each.n == n)
                 applied: Any = Posted() if step.receiver is post else Taken()
-                value = draw(
-                    st.sampled_from([applied, Short() if applied == Taken() else None, Undelivered(reason="x")])
-                )
+                other: Any = None if step.receiver is post else Short()
+                value = draw(st.sampled_from([applied, other, Undelivered(reason="x")]))
                 kit.answer(value, n)
                 taken = Done() if value is None else value
                 rejected = isinstance(value, Rejection)
                 about = f"~{kit.progress.life}/{n}"
                 self.answered.append(StepAnswer(step=about, value=encode(taken), rejected=rejected))
-                model.answer(n, applied=not rejected)
+                # An effect that was dropped may have been done.
+                model.answer(n, applied=not rejected or step.receiver is post)
             case ["undo"]:
                 if self.refusals < 2 and draw(st.booleans()):
                     self.refusals += 1
