@@ -107,6 +107,8 @@ class Model:
         self.order = self.stands = 0
         self.outcome: str | None = None
         self.cancelling = False
+        #: Whether a pivot of this run was applied since the last ``keep``: then only the code knows how to go on.
+        self.is_late = False
         self.undoing: Step | None = None
         self._go()
 
@@ -155,8 +157,9 @@ class Model:
 
     def cancel(self) -> None:
         """Have somebody cancel it."""
-        self.cancelling = True
-        self._next()
+        if not self.is_late:
+            self.cancelling = True
+            self._next()
 
     # --- what it shows ----------------------------------------------------------------------------------------
 
@@ -184,6 +187,7 @@ class Model:
         step.place = self.order
         if step.kind == "pivot" and step.applied:
             self.stands = max(self.stands, step.place)
+            self.is_late = True
 
     def _next(self) -> None:
         if self.outcome is not None:
@@ -229,10 +233,10 @@ class Model:
         op = self.ops[self.at]
         match op.kind:
             case "keep":
-                self.stands = self.order
+                self.stands, self.is_late = self.order, False
                 self.at += 1
             case "again":
-                self.ops, self.at = self.ops[self.at + 1 :], 0
+                self.ops, self.at, self.is_late = self.ops[self.at + 1 :], 0, False
             case "fail":
                 self._end("rejected")
             case _:
