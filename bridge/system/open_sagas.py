@@ -112,7 +112,7 @@ def sagas_on(
     *, key: str | None = None, skip: Skip = None,
 ) -> Iterator[OpenSaga]:  # fmt: skip
     """Yield those of one shard, or the one of that ``key``; without ``places`` nothing is said of where asks are."""
-    found = shard_entities(reader, system, hosted, partition, skip=skip)
+    found = shard_entities(reader, system, hosted, partition, only=key, skip=skip)
     keys = {*found, *(places.keys(hosted.behaviour.name, partition) if places is not None else ())}
     for each in sorted(keys if key is None else keys & {key}):
         saga = cast(Saga, found.get(each) or hosted.behaviour.initial())

@@ -18,17 +18,20 @@ from repertory.bridge.system.hosting import EntityDefinition
 
 @silenced()
 def shard_entities(
-    reader: Reader, system: SystemDefinition, hosted: EntityDefinition, partition: int, *, skip: Skip = None
-) -> dict[str, Entity]:
-    """Return the entities of a shard by their keys, without those whose life has ended.
+    reader: Reader, system: SystemDefinition, hosted: EntityDefinition, partition: int, *, only: str | None = None,
+    skip: Skip = None,
+) -> dict[str, Entity]:  # fmt: skip
+    """Return the entities of a shard by their keys, or the one of the key ``only``, without those whose life has ended.
 
     A record that cannot be decoded is a DecodeError that names it or, with ``skip``, its entity is left out after
     ``skip`` was called with that sentence.
     """
-    behaviour = hosted.behaviour
+    behaviour, wanted = hosted.behaviour, None if only is None else only.encode()
     latest: dict[bytes, Record] = {}
     for record in reader.read(topics.state_topic(system.name, behaviour.name), partition):
-        if record.key is not None and (record.key == SHARD_KEY or not record.key.startswith(b"\0")):
+        if record.key == SHARD_KEY or (
+            record.key and not record.key.startswith(b"\0") and wanted in (None, record.key)
+        ):
             latest[record.key] = record
     shard = decoded_shard(latest.pop(SHARD_KEY, None))
     found: dict[bytes, tuple[Entity, int]] = {}
@@ -50,7 +53,13 @@ def shard_entities(
             note(key, error)
     for each in journal(reader, system, behaviour, partition, shard)[0] if behaviour.journaled else ():
         seq, raw = each.number(SEQ), each.key
-        if raw is None or raw in lost or seq <= seqs.get(raw, -1) or seq < shard.tail_start:
+        if (
+            raw is None
+            or wanted not in (None, raw)
+            or raw in lost
+            or seq <= seqs.get(raw, -1)
+            or seq < shard.tail_start
+        ):
             continue
         try:
             found[raw] = evolved(behaviour, found[raw][0] if raw in found else behaviour.initial(), each)

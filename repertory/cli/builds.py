@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from repertory.actors.saga.behaviour import SagaBehaviour
 from repertory.bridge.schemas import Schema, retire
 from repertory.bridge.system.system import ActorSystem
 from repertory.bridge.topics import schemas_topic
@@ -35,9 +36,11 @@ def check(
     for hosted in system.hosted.values():
         behaviour = hosted.behaviour
         kind = "journaled" if behaviour.journaled else "stateful" if behaviour.stateful else "router"
-        commands = ", ".join(str(message.wire) for message in behaviour.taken)
-        events = ", ".join(str(message.wire) for message in behaviour.events)
-        table.row(behaviour.name, kind, hosted.partitions, commands, events)
+        taken, events = [*behaviour.taken], ", ".join(str(message.wire) for message in behaviour.events)
+        if isinstance(behaviour, SagaBehaviour):  # What the runtime sends it, and its journal, are not the user's.
+            kind, events = f"saga, {behaviour.versions}", "its steps"
+            taken = [message for message, handler in behaviour.taken.items() if handler.kind in ("@run", "signal")]
+        table.row(behaviour.name, kind, hosted.partitions, ", ".join(str(each.wire) for each in taken), events)
     console.print(table)
     if system.publishes:
         published = TextTable("publishes to", "partitions", "config")

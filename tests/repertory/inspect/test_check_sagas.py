@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from repertory import (
     ActorSystem,
@@ -28,6 +30,8 @@ from repertory.actors.headers import ABOUT
 from repertory.actors.wire import encode
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.record import Output
+from repertory.cli import builds
+from repertory.cli.app import app
 from repertory.inspect.builds import Flaw, flaws
 
 
@@ -172,3 +176,12 @@ def test_a_mended_build_goes_on_with_the_answer_that_its_code_could_not_take(url
     (flaw,) = found(build(fails=True), url)
     assert "raises ValueError: a bug" in flaw.what
     assert found(build(), url) == []
+
+
+def test_the_classes_are_shown_as_the_user_wrote_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a saga its versions, its start and its signals; not what the runtime sends it."""
+    system = build(version=3)
+    monkeypatch.setattr(builds, "configured", lambda _target: system)
+    shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["check", "m:s"]).output
+    assert re.search(r"│ order +│ saga, version 3 +│ 1 +│ Place, Go +│ its steps", shown), shown
+    assert "repertory." not in shown
