@@ -7,18 +7,22 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+import sqlalchemy as sa
 
 from repertory.actors.headers import SEQ
 from repertory.actors.shard.redelivery import Redelivery
 from repertory.bridge.nontransactional import epoch_of
 from repertory.bridge.system.projected import Park
 from repertory.projections import partition as module
+from repertory.projections import schema
 from repertory.projections.counted import EpochStarts
+from repertory.projections.holder import HolderWatch
 from repertory.projections.partition import PartitionProjection
 from repertory.projections.progress import PlacedEvent, ProgressChanged, ProgressRow
 from tests.bridge import test_projections as logs
 from tests.campaigns.planting import Patch, mutant, swap
 from tests.repertory.projections import test_counted as counting
+from tests.repertory.projections import test_holder as holders
 from tests.repertory.projections import test_partition as partitions
 
 #: Another projector works between the moment in which one has read the progress, and its transaction.
@@ -181,3 +185,14 @@ def before_it_is_known(patch: Patch) -> None:
 def no_record_while_idle(patch: Patch) -> None:
     """At least once, an idle shard leaves its last events without a shard record: projections never see them."""
     patch.setattr(Redelivery, "due_ms", lambda _: None)
+
+
+@mutant("repertory/projections/holder.py", holders.test_no_other_process_is_killed, start="another boot/1")
+def a_pid_is_enough(patch: Patch) -> None:
+    """Whoever has the pid of a projector that has ended is killed for holding the lock."""
+
+    def is_projector(watch: HolderWatch, pid: int, _start: str) -> bool:
+        with watch._database.reading() as connection:
+            return pid in connection.execute(sa.select(schema.projectors.c.pid)).scalars().all()
+
+    patch.setattr(HolderWatch, "_is_projector", is_projector)

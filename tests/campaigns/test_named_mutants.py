@@ -66,6 +66,7 @@ for module in (later_mutants, projection_mutants, source_mutants, talk_mutants):
 disk, url, path, busy, other, clock = (
     disks.disk, members.url, members.path, members.busy, members.other, members.clock,
 )  # fmt: skip
+database = projection_mutants.holders.database
 memory, rows, start = members.memory, memories.rows, memories.start
 system, played, reader, client = clients.system, clients.played, clients.reader, clients.client
 
