@@ -272,8 +272,8 @@ def on_a_log(url: str, timers: int) -> tuple[float, float, float]:
 def main(
     count: Annotated[int, typer.Option("--commands", min=BATCH, help="Of each kind and round.")] = 50_000,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
-    timers: Annotated[int, typer.Option(min=0, help="So many on one shard; 0: none.")] = 100_000,
-    log: Annotated[str | None, typer.Option(help="Set and restore them on this log too.")] = None,
+    timers: Annotated[int, typer.Option("--timers", min=0, help="So many on one shard; 0: none.")] = 100_000,
+    log: Annotated[str | None, typer.Option("--log", help="Set and restore them on this log too.")] = None,
 ) -> None:
     """Print the CPU of each kind, and what many timers take."""
     calm_the_collector()

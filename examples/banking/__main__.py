@@ -20,6 +20,7 @@ from examples.banking import system
 from examples.banking.audit import ENDS
 from examples.banking.running_bank import BankDown
 from examples.banking.simulation import Figures, Options, ProgressListener, Unfinished, simulate
+from examples.banking.transfers import Transfer
 from repertory import LogError, TargetError
 from repertory.verify import Check
 
@@ -132,6 +133,18 @@ def show_figures(figures: Figures) -> None:
     if figures.gap_median_s is not None:
         gap = f"median {figures.gap_median_s:.3f} s, max {max(figures.gaps_s):.3f} s ({len(figures.gaps_s)} shards)"
         table.add_row("kill to next commit", gap)
+    console.print(table)
+    if figures.refunded is not None:
+        show_steps(*figures.refunded)
+
+
+def show_steps(key: str, transfer: Transfer) -> None:
+    """Print the recorded steps of a transfer, as ``repertory sagas show`` does while it is under way."""
+    table = Table("step", "asked", "answer", "undo", title=f"one of them, {key}")
+    for step in transfer.progress.steps:
+        asked = f"{step.target}.{step.handler} {step.key}"
+        undo = "cannot be undone" if step.is_pivot else "undone" if step.undone else "-"
+        table.add_row(str(step.n), asked, "rejected" if step.rejected else "applied", undo)
     console.print(table)
 
 

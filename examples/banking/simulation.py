@@ -15,6 +15,7 @@ import msgspec
 from examples.banking.audit import audit
 from examples.banking.load import AddressedCommand, Load
 from examples.banking.running_bank import BankInProcess, BankInWorkers, RunningBank
+from examples.banking.transfers import Transfer
 from repertory import ActorSystem, Client, OutcomeUnknown, commands_topic
 from repertory.verify import Check, Reader, records_total
 
@@ -44,7 +45,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """The figures of a run. ``gaps_s``: from a kill to the next commit of each shard of transfers that it stopped."""
+    """The figures of a run. ``gaps_s``: from a kill to the next commit of each shard of transfers that it stopped.
+
+    ``refunded``: one of the transfers that were undone, by its key, with its steps; None if there is none.
+    """
 
     ends: Mapping[str, int]
     seconds: float
@@ -52,6 +56,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
     replayed: int
     gaps_s: tuple[float, ...]
+    refunded: tuple[str, Transfer] | None = None
 
     @property
     def per_second(self) -> float:
@@ -148,6 +153,7 @@ class Run:
             restarts=bank.restarts,
             replayed=bank.replayed,
             gaps_s=tuple(bank.watch.gaps_s),
+            refunded=bank.watch.refunded,
         )
 
     def _next_kill(self) -> float:

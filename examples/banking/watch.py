@@ -35,6 +35,8 @@ class Watch:
         self._positions = {p: reader.bounds(self._topic, p)[1] for p in range(hosted.partitions)}
         #: For each partition that a kill stopped: the first offset after the kill, and its time (monotonic).
         self._stopped: dict[int, tuple[int, float]] = {}
+        #: The first transfer that was refunded, by its key, with all its steps.
+        self.refunded: tuple[str, Transfer] | None = None
         self.ends: Counter[str] = Counter()
         self.ended = 0
         self.last_end_s = 0.0
@@ -71,7 +73,9 @@ class Watch:
         before = self._open.pop(record.key, None) or Transfer()
         after: Transfer = self._behaviour.evolve[type(event)](before, event)
         if is_over(after):
-            self.ends[end_of(before)] += 1
+            self.ends[end := end_of(before)] += 1
+            if end == "refunded" and self.refunded is None:
+                self.refunded = record.key.decode(), before
             self.ended += 1
             self.last_end_s = now_s
         else:

@@ -138,6 +138,8 @@ def test_the_command_prints_what_happened() -> None:
     assert result.exit_code == 0
     for words in ("transfers completed", "throughput", "2, 2", "records replayed", "kill to next commit", "audit"):
         assert words in result.output
+    for words in ("one of them", "account.withdraw", "undone", "account.deposit", "cannot be undone"):
+        assert words in result.output, "the steps of a transfer that was refunded"
     assert "FAILED" not in result.output
 
 

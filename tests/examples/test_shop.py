@@ -23,14 +23,26 @@ from examples.shop.front import front
 from examples.shop.orders import Delivered, NotSold, Order, ParcelLeft, Place
 from examples.shop.payments import Charge, Charged, Declined, Refund, Refunded, charge, refund
 from examples.shop.provider import Ledger, Payment, Provider, payments
-from examples.shop.stock import LookUp, OnShelf, Reserve, Restock, Stock
-from repertory import AlreadyBegun, AskId, Cancelled, Done, NoSuchSaga, Position, Running, TooLate, commands_topic
+from examples.shop.stock import LookUp, OnShelf, Reserve, Reserved, Restock, Return, Returned, Ship, Shipped, Stock
+from repertory import (
+    AlreadyBegun,
+    AskId,
+    Cancelled,
+    Done,
+    NoSuchSaga,
+    Position,
+    Running,
+    SagaKit,
+    TooLate,
+    commands_topic,
+)
 from repertory.actors.control import DropEffect
 from repertory.actors.wire import MessageDecoder, encode
 from repertory.bridge.log.record import Output
 from repertory.gateway import Gateway, ids
 from repertory.gateway.driven import DrivenAsker
 from repertory.simulation import Outcome, simulate
+from repertory.testing.explore import explore
 from repertory.verify import verify
 
 TIMEOUT_S = 60.0
@@ -248,6 +260,30 @@ def test_the_provider_reads_its_ledger_again(till: Till) -> None:
         "charged",
     ]
     assert [again.close(order).state for order in "ac"] == ["declined", "closed"]
+
+
+# --- one order ------------------------------------------------------------------------------------------------
+
+
+def test_each_order_is_paid_once_or_not_at_all() -> None:
+    """In every order of answers, time-outs, drops and cancels: what is not delivered is back, goods and money."""
+
+    def check(kit: SagaKit[Order]) -> None:
+        if not kit.is_over:
+            return
+        done, moved = isinstance(kit.outcome, Delivered), [type(step.message) for step in kit.applied]
+        assert moved.count(Ship) == done, moved
+        assert moved.count(Reserve) == moved.count(Return) + done, moved
+        assert moved.count(Charge) == moved.count(Refund) + done, moved
+
+    answers = [
+        Reserved(order="key", count=1, cents=PRICE), Returned(order="key", count=1), Shipped(order="key", count=1),
+        Charged(), Refunded(),
+    ]  # fmt: skip
+    order = Place(customer="ann", item="tea", count=1)
+    found = explore(Order, order, check, answers=answers, signals=[ParcelLeft()])
+    assert found.is_complete
+    assert found.runs > 100
 
 
 # --- the front ------------------------------------------------------------------------------------------------

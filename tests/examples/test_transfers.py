@@ -13,14 +13,18 @@ from examples.banking.accounts import (
     AccountClosed,
     Close,
     Deposit,
+    Deposited,
     InsufficientFunds,
     Open,
     Refund,
+    Refunded,
     Withdraw,
+    Withdrawn,
 )
 from examples.banking.audit import LEFT, audit
 from examples.banking.transfers import StartTransfer, Transfer, Transferred
 from repertory import (
+    PIVOT,
     ActorSystem,
     AlreadyBegun,
     Cancelled,
@@ -28,30 +32,56 @@ from repertory import (
     Directive,
     Done,
     Message,
+    Rejection,
     Running,
+    Saga,
+    SagaContext,
+    SagaKit,
+    TimedOut,
     TooLate,
     Undelivered,
     commands_topic,
     restart,
+    run,
 )
 from repertory.actors.control import DropParked
 from repertory.actors.entity import resolved
 from repertory.actors.saga.messages import RetryUndo
 from repertory.actors.wire import DecodeError, MessageDecoder, encode
 from repertory.bridge.log.record import Output
+from repertory.testing.explore import explore
 
 TIMEOUT_S = 60.0
 START = StartTransfer(source="ada", target="bob", amount=30)
+
+
+Rejected = InsufficientFunds | AccountClosed | TimedOut | Undelivered | Cancelled
 
 
 class Broken(Exception):
     """What a handler raises that is broken for a while."""
 
 
+class Impatient(Saga):
+    """A transfer that does not wait for its source for more than a minute."""
+
+    @run
+    async def transfer(self, cmd: StartTransfer, ctx: SagaContext) -> Transferred | Rejected:
+        """As a `Transfer`, with a time-out."""
+        refund = ctx.call(Account.refund, cmd.source, Refund(amount=cmd.amount, transfer=ctx.key))
+        withdraw = Withdraw(amount=cmd.amount, transfer=ctx.key)
+        found = await ctx.ask(Account.withdraw, cmd.source, withdraw, undo=refund, timeout_s=60)
+        if isinstance(found, Rejection):
+            return found
+        await ctx.require(Account.deposit, cmd.target, Deposit(amount=cmd.amount, transfer=ctx.key), undo=PIVOT)
+        return Transferred(amount=cmd.amount)
+
+
 #: A handler that fails parks its key at once.
 system = ActorSystem("bank")
 system.host(Account, partitions=2, supervise=restart(on={Broken: Directive.STOP}))
 system.host(Transfer, partitions=2)
+system.host(Impatient, partitions=2)
 
 
 @pytest.fixture
@@ -115,10 +145,10 @@ def drop_parked(running: Running) -> None:
         appender.append([Output(topic, parked.partition, parked.key.encode(), message)])
 
 
-def outcome(transfer: Transfer | None) -> Message:
+def outcome(transfer: Transfer | Impatient | None) -> Message:
     """Return what a transfer has answered."""
     assert transfer is not None
-    answers = resolved(Transfer).messages.values()
+    answers = resolved(type(transfer)).messages.values()
     found: Message = MessageDecoder(dict.fromkeys(answers)).decode(transfer.progress.outcome)
     return found
 
@@ -266,3 +296,56 @@ def test_a_refund_that_is_rejected_waits_for_an_operator(running: Running) -> No
     assert outcome(running.state(Transfer, "t")) == AccountClosed()
     assert balances(running) == {"ada": 100, "bob": 0, "eve": 50}
     assert set(failing(running)) == {LEFT}
+
+
+# --- time-outs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_source_that_does_not_answer_in_time_is_given_up(running: Running) -> None:
+    """What was asked of it is revoked, and will not be applied when the account is in order again."""
+    running.client.tell(Impatient.transfer, "t", START)
+    with broken(Withdraw):
+        running.advance(59)
+        (saga,) = running.sagas()
+        assert saga.progress.phase == "running"
+        running.advance(2)
+    running.settle()
+    assert outcome(running.state(Impatient, "t")) == TimedOut()
+    assert running.parked() == []
+    assert balances(running) == {"ada": 100, "bob": 0, "eve": 50}
+    assert set(failing(running)) == {LEFT}
+
+
+def test_a_source_that_answers_too_late_gets_its_money_back() -> None:
+    """The withdrawal was applied before it could be revoked; only then is the time-out answered."""
+    kit = SagaKit(Impatient, key="t")
+    kit.start(START)
+    kit.advance(61)
+    assert kit.reply is None
+    kit.answer(Withdrawn(amount=30, transfer="t"))
+    (undo,) = kit.open
+    assert undo.message == Refund(amount=30, transfer="t")
+    kit.answer(Refunded(amount=30, transfer="t"))
+    assert (kit.reply, kit.is_over) == (TimedOut(), True)
+
+
+@pytest.mark.parametrize("saga", [Transfer, Impatient])
+def test_no_order_of_events_makes_or_loses_money(saga: type[Transfer | Impatient]) -> None:
+    """With every answer, every rejection, every time-out, and a cancel in every gap."""
+
+    def check(kit: SagaKit[Any]) -> None:
+        if not kit.is_over:
+            return
+        moved = [type(step.message) for step in kit.applied]
+        done = kit.outcome == Transferred(amount=30)
+        assert moved.count(Withdraw) == moved.count(Deposit) + moved.count(Refund), moved
+        assert moved.count(Deposit) == done, moved
+
+    answers = [
+        Withdrawn(amount=30, transfer="t"),
+        Deposited(amount=30, transfer="t"),
+        Refunded(amount=30, transfer="t"),
+    ]
+    found = explore(saga, START, check, answers=answers)
+    assert found.is_complete
+    assert found.runs > 10
