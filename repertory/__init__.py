@@ -41,7 +41,7 @@ from repertory.actors.query import QueryHandler, query
 from repertory.actors.saga.context import SagaContext
 from repertory.actors.saga.messages import AlreadyBegun, Cancelled, NoSuchSaga, TimedOut, TooLate
 from repertory.actors.saga.saga import Saga, run, signal
-from repertory.actors.saga.step import PIVOT, NonDeterministic, SagaRefused
+from repertory.actors.saga.step import PIVOT, NonDeterministic, NotInBuild, SagaRefused
 from repertory.actors.source import DecodeRecord, Route, SourceRecord, route
 from repertory.supervision.directive import Directive
 from repertory.supervision.policy import Policy, restart
@@ -168,6 +168,7 @@ __all__ = [
     "NodeReport",
     "NonDeterministic",
     "NotAsked",
+    "NotInBuild",
     "NotSettled",
     "OpenEffect",
     "OpenSaga",

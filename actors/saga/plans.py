@@ -13,9 +13,9 @@ from repertory.actors.message import Done, Message, Request, wire_name
 from repertory.actors.placement import checked_key
 from repertory.actors.saga.messages import TimedOut
 from repertory.actors.saga.progress import RecordedCall, RecordedStep, StepKind
-from repertory.actors.saga.step import Call, Pivot, Plan, SagaRefused, digest_of, digest_of_value
+from repertory.actors.saga.step import Call, NotInBuild, Pivot, Plan, SagaRefused, digest_of, digest_of_value
 from repertory.actors.timer import DELAY_S_MAX
-from repertory.actors.wire import MessageDecoder, encode
+from repertory.actors.wire import DecodeError, MessageDecoder, encode
 
 _decoders: dict[tuple[type[Message], ...], MessageDecoder] = {}
 
@@ -126,8 +126,13 @@ def _result(effect: Effect[Any, Any]) -> Callable[[RecordedStep], Message | None
 
 
 def _decoded(answers: tuple[type[Message], ...], data: bytes) -> Message:
-    """Decode an answer; DecodeError if this build cannot."""
+    """Decode an answer; DecodeError if no build can, NotInBuild if it is of a type that another build may have."""
     if (decoder := _decoders.get(answers)) is None:
         decoder = _decoders[answers] = MessageDecoder(dict.fromkeys(answers))
-    found: Message = decoder.decode(data)
+    try:
+        found: Message = decoder.decode(data)
+    except DecodeError as error:
+        if error.unknown is None:
+            raise
+        raise NotInBuild(f"an answer cannot be read by this build: {error}") from error
     return found

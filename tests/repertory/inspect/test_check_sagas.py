@@ -37,7 +37,7 @@ from repertory.inspect.builds import Flaw, flaws
 
 def build(
     *, times: int = 1, key: str = "tea", version: int = 1, fails: bool = False, taken_by: bool = False,
-    keeps_undo: bool = True,
+    keeps_undo: bool = True, all_at_once: bool = False,
 ) -> ActorSystem:  # fmt: skip
     """Return a build whose saga takes ``times`` what is ordered from the stock ``key``, and waits for a signal."""
 
@@ -52,15 +52,29 @@ def build(
         if taken_by:
             by: str
 
+    class TakenAll(Event):
+        count: int
+
     class Short(Rejection):
         pass
 
     class Stock(Entity):
         left: int = 100
 
-        @command
-        def take(self, cmd: Take) -> Taken | Short:
-            return msgspec.convert({"type": "Taken", "count": cmd.count, "by": "eve"}, Taken)
+        if all_at_once:
+
+            @command
+            def take(self, cmd: Take) -> TakenAll | Short:
+                return TakenAll(count=cmd.count)
+
+            @event
+            def taken_all(self, _evt: TakenAll) -> Self:
+                return self.replace(left=0)
+        else:
+
+            @command
+            def take(self, cmd: Take) -> Taken | Short:
+                return msgspec.convert({"type": "Taken", "count": cmd.count, "by": "eve"}, Taken)
 
         if keeps_undo:
 
@@ -168,6 +182,14 @@ def test_an_answer_that_cannot_be_read_any_more_is_named(url: str) -> None:
     wrong = {flaw.name: flaw.what for flaw in found(build(taken_by=True), url)}
     assert "missing required field `by`" in wrong["order"]
     assert wrong["order"].startswith("what it has recorded cannot be read")
+
+
+def test_an_answer_of_a_type_that_only_another_build_has_is_waited_for(url: str) -> None:
+    """As a command of such a type is: in a rolling deploy the receiver may be newer than the saga."""
+    work(build(all_at_once=True), url)
+    (flaw,) = (each for each in found(build(), url) if each.name == "order")
+    assert flaw.what == "an answer cannot be read by this build: unknown type 'TakenAll'"
+    assert flaw.then == "its key waits for a build that has it"
 
 
 def test_a_mended_build_goes_on_with_the_answer_that_its_code_could_not_take(url: str) -> None:
