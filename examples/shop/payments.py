@@ -14,7 +14,7 @@ import httpx
 from repertory import Backoff, EffectContext, Event, Rejection, Request, effect
 
 #: For a day and more, longer than any order may be open: then somebody has to look.
-ATTEMPTS, BACKOFF = 2_000, Backoff(first_s=0.2, max_s=60)
+ATTEMPTS, BACKOFF = 5_000, Backoff(first_s=0.2, max_s=20)
 
 
 class Charge(Request):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from random import Random
+from typing import Any
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from examples.banking import system
+from examples.banking import scenario, system
 from examples.banking.__main__ import app
 from examples.banking.accounts import Account, Open
 from examples.banking.audit import ENDS, audit
@@ -17,9 +22,13 @@ from examples.banking.load import Load
 from examples.banking.running_bank import BankDown
 from examples.banking.simulation import Figures, Options, ProgressListener, Unfinished, simulate
 from examples.banking.transfers import StartTransfer, Transfer
-from repertory import ActorSystem
+from repertory import ActorSystem, Done
+from repertory.actors.saga.messages import CancelSaga, RetryUndo
+from repertory.actors.wire import encode
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.record import Output
+from repertory.simulation import Outcome
+from repertory.simulation import simulate as simulate_system
 from repertory.verify import Check
 
 
@@ -71,6 +80,33 @@ def test_a_bank_on_kafka_survives_sigkill(kafka_url: str) -> None:
     """The same on a real Kafka."""
     figures, _ = run_bank(kafka_url, workers=2, kills=2, transfers=500)
     assert figures.restarts == 2
+
+
+@pytest.mark.simulation
+def test_transfers_that_are_cancelled_keep_the_money() -> None:
+    """In the simulator, at any time and under all faults: each is done, or undone; an operator helps what is stuck."""
+    handlers: Any = system.hosted[Transfer].behaviour.handlers
+    cancel, retry = handlers[CancelSaga], handlers[RetryUndo]
+
+    def commands(random: Random) -> Iterator[Any]:
+        started: list[str] = []
+        for sent in scenario.commands(random):
+            yield sent
+            if sent[0] is Transfer.transfer:
+                started.append(sent[1])
+                yield cancel, random.choice(started[-8:]), CancelSaga(reason="a mistake")
+                yield retry, random.choice(started), RetryUndo(step=0)
+
+    ends: Counter[str] = Counter()
+
+    def invariant(outcome: Outcome) -> None:
+        scenario.invariant(outcome)
+        for key in (f"s-t{number}" for number in range(36)):
+            if (transfer := outcome.state(Transfer, key)) is not None:
+                ends[msgspec.msgpack.decode(transfer.progress.outcome or encode(Done()))["type"]] += 1
+
+    simulate_system(system, commands=commands, invariant=invariant, seeds=range(300, 360), minimise=False)
+    assert min(ends[end] for end in ("Transferred", "repertory.cancelled", "AccountClosed", "InsufficientFunds")) > 20
 
 
 # --- the load -----------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from examples.shop import Items, Orders, scenario, system
 from examples.shop.books import histories, wrong_books
-from examples.shop.front import front
+from examples.shop.front import app, front
 from examples.shop.orders import Delivered, NotSold, Order, ParcelLeft, Place
 from examples.shop.payments import Charge, Charged, Declined, Refund, Refunded, charge, refund
 from examples.shop.provider import Ledger, Payment, Provider, payments
@@ -323,6 +323,24 @@ def test_the_pages_are_read_from_tables(till: Till) -> None:
         assert [payment.state for payment in till.payments] == ["charged", "declined"]
     finally:
         asker.stop()
+
+
+def test_the_application_finds_its_tables(till: Till, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``app`` is what an ASGI server runs: the log's name is all that it needs."""
+    log = f"sqlite:{tmp_path / 'shop.db'}"
+    with system.start(log) as running:
+        running.client.tell(Stock.restock, "tea", Restock(count=6, price=PRICE))
+        running.settle()
+    monkeypatch.setenv("REPERTORY_LOG", log)
+    transport = httpx.ASGITransport(app=app())
+
+    async def talk() -> tuple[Any, Any]:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return (await client.get("/items")).json(), (await client.get("/openapi.json")).json()["paths"]
+
+    items, paths = asyncio.run(talk())
+    assert items == [{"item": "tea", "price": PRICE, "shelf": 6}]
+    assert {"/order/{key}/place", "/order/{key}/parcel-left", "/stock/{key}/look-up"} <= {*paths}
 
 
 # --- books ----------------------------------------------------------------------------------------------------
