@@ -237,7 +237,10 @@ class RelayShard:
 
     def refused(self, event: OutputsRefused) -> bool:
         """Take a refusal of the turn under way; return whether a record of a foreign topic is guilty of it."""
-        return self._refusals.blame(event, self._turn_records)
+        is_found = self._refusals.blame(event, self._turn_records)
+        if is_found:
+            self._aborts = 0  # Each refusal brings the search forward.
+        return is_found
 
     def abort(self, now_s: float, *, routine: bool) -> float:
         """Drop everything, and schedule the next claim; return its delay in seconds."""

@@ -117,6 +117,8 @@ class RelayedCommands:
             self._finding.unverifiable += position.next - position.first
             return
         routing, seen = routing_of(self._system), 0
+        low = self._reader.bounds(place.topic, place.partition)[0]
+        self._finding.unverifiable += max(0, min(low, position.next) - position.first)
         passed = [each for each in position.accepted if each.what != RECREATED]
         for record in self._reader.read(place.topic, place.partition, position.first):
             if record.offset >= position.next:
