@@ -31,6 +31,8 @@ from repertory.verify.overtaking import Overtaking
 from repertory.verify.owed import Owed
 
 _NO_RECORDS: Mapping[int, Record] = {}
+#: A command with its entity, its key and its outputs.
+_Handled = tuple[ModelEntity, Envelope, bytes, Mapping[int, Record]]
 
 
 class Model:
@@ -45,7 +47,7 @@ class Model:
         self.dead = 0
         self._asked = AskedIds(self._wrong)
         self._urgent = hosted.behaviour.urgent
-        self._overtaking = Overtaking[tuple[ModelEntity, Envelope, bytes, Mapping[int, Record]]]()
+        self._overtaking = Overtaking[_Handled]()
         self._owed = Owed()
         self.later = LaterChecks(self._owed, system, self._prefix, self._wrong)
 
@@ -103,15 +105,19 @@ class Model:
         if is_query:
             self._queried(life, delivery, raw_key, got)
         elif (own := self._undecided(delivery, got)) is not None:
-            overtakes = type(delivery.message) in self._urgent
             item = life, delivery, raw_key, own
-            is_placed = self._urgent and self._has_events(own)
-            for each in (
-                self._overtaking.next(delivery.key, delivery.offset, own[0].offset, item, overtakes=overtakes)
-                if is_placed
-                else [item]
-            ):
+            for each in self._in_order(item):
                 self._live(*each)
+
+    def _in_order(self, item: _Handled) -> list[_Handled]:
+        """Return what is handled now, in order; a command that was overtaken was stashed, since one had failed."""
+        life, delivery, _, own = item
+        if not self._urgent or not self._has_events(own):
+            return [item]
+        overtakes, place = type(delivery.message) in self._urgent, own[0].offset
+        found = self._overtaking.next(delivery.key, delivery.offset, place, item, overtakes=overtakes)
+        life.troubled = life.troubled or not found
+        return found
 
     def _has_events(self, got: Mapping[int, Record]) -> bool:
         return 0 in got and got[0].topic == self._hosted.codec.events

@@ -70,7 +70,10 @@ class Journal:
         targets: Targets,
         receivers: Receivers,
         epochs: OwnerEpochs,
+        urgent: Collection[int],
     ) -> None:
+        """``urgent``: the offsets of the commands that do not wait for those of their key that are stashed."""
+        self._urgent = urgent
         self._source, self._hosted, self._findings, self._changelog, self._low = (
             source,
             hosted,
@@ -189,6 +192,7 @@ class Journal:
     def _order(self, record: Record, life: Life, cause: Cause, *, is_known: bool) -> None:
         """Check that the causes of one key strictly increase: no command overtakes a stashed one of its key.
 
+        Only one that does not wait for them may, such as one that cancels a saga.
         ``is_known``: the event before this one of the key is known, or that there is none.
         """
         self._findings.order.looked_at += 1
@@ -198,7 +202,8 @@ class Journal:
             self._findings.order.wrong(
                 record, f"belongs to command {cause.offset}/{cause.nth}, but follows an event of {before}"
             )
-        life.cause = max(place, life.cause)
+        if cause.offset not in self._urgent:
+            life.cause = max(place, life.cause)
         if life.base is None and cause.offset >= self._low:
             life.base = life.state, life.data if is_known else None
 

@@ -138,9 +138,11 @@ class Verification:
         journal, moments = None, dict[str, Moment]()
         made = self._gathered.produced[source]
         if hosted.behaviour.journaled:
+            urgent = {offset for _, offset in self._gathered.urgent.of(source)}
             journal = Journal(
-                source, hosted, self._findings, changelog, low, self._gathered.targets, self._receivers, self._epochs
-            )
+                source, hosted, self._findings, changelog, low, self._gathered.targets, self._receivers, self._epochs,
+                urgent,
+            )  # fmt: skip
             journal.read(self._records, made, on_step)
             moments = {key: Moment(state, data) for key, (state, data) in journal.bases().items() if data is not None}
         sequence = Sequence(changelog, hosted.behaviour, self._findings) if hosted.behaviour.stateful else None

@@ -52,14 +52,14 @@ from tests.bridge.log.kafka import test_lease as leases
 from tests.bridge.node import test_in_flight as memories
 from tests.bridge.system import test_ask as clients
 from tests.bridge.test_builds import Builds, register
-from tests.campaigns import later_mutants, projection_mutants, source_mutants, talk_mutants
+from tests.campaigns import later_mutants, projection_mutants, saga_mutants, source_mutants, talk_mutants
 from tests.campaigns.mutants import DOCS, write
 from tests.campaigns.planting import MUTANTS, Mutant, Patch, mutant, swap
 from tests.supervision.process import test_worker_process as exits
 
 pytestmark = pytest.mark.processes
 
-for module in (later_mutants, projection_mutants, source_mutants, talk_mutants):
+for module in (later_mutants, projection_mutants, saga_mutants, source_mutants, talk_mutants):
     assert module.__doc__, "it registers its mutants as it is imported"
 
 # The fixtures of the tests that are run here.
