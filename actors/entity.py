@@ -168,6 +168,8 @@ class Behaviour:
         """The messages that are read from its commands topic, beside requests to the shard."""
         return self.taken
 
+    #: Whether no state can nest too deep for a decoder, whatever is in it: that takes long to see in a large one.
+    is_shallow = False
     #: The messages that never become dead letters: those that a saga waits for.
     owed: Collection[type[Message]] = frozenset()
     #: The messages that are handled when they are taken, before those of their key that are stashed.
@@ -266,10 +268,10 @@ _frames: dict[type, FrameType] = {}
 
 def behaviour(entity: type) -> Behaviour:
     """Return the behaviour of an entity class; DefinitionError, or NameError if an annotation cannot be read yet."""
-    if not issubclass(entity, Entity) or entity.__name__ in _BASES:
-        raise DefinitionError(f"{entity!r} is not an Entity class.")
     found = _behaviours.get(entity)
     if found is None:
+        if not issubclass(entity, Entity) or entity.__name__ in _BASES:
+            raise DefinitionError(f"{entity!r} is not an Entity class.")
         names = _frames[entity].f_locals
         for handler in _handlers(entity):
             handler.resolve(names)

@@ -178,6 +178,12 @@ def measure_later(_broker: Broker, results: Results, _size: Size) -> None:
     console.print(f"later: {results.check}")
 
 
+def measure_sagas(_broker: Broker, results: Results, _size: Size) -> None:
+    """Those of sagas."""
+    results.check |= check.measured_sagas()
+    console.print(f"sagas: {results.check}")
+
+
 MEASURE: dict[str, Callable[[Broker, Results, Size], None]] = {
     "ledger": measure_ledger,
     "latency": measure_latency,
@@ -186,6 +192,7 @@ MEASURE: dict[str, Callable[[Broker, Results, Size], None]] = {
     "growth": measure_growth,
     "check": measure_check,
     "later": measure_later,
+    "sagas": measure_sagas,
 }
 
 

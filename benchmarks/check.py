@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import ask, later, path, report
+from benchmarks import ask, later, path, report, sagas
 from benchmarks.asker import Kind
 from benchmarks.latency import latencies
 from benchmarks.processes import bare, repertory
@@ -28,6 +28,7 @@ _SECONDS = 10.0
 _ASKS = 20_000
 #: They need no broker, so there is time for more.
 _LATER, _LATER_ROUNDS = 50_000, 7
+_TRANSFERS, _SAGA_STEPS = 5_000, (10, 100)
 _ENTITIES = 1_000, 100_000
 _WORSE = 0.10
 #: Of these the higher is the better; of all others, the lower.
@@ -35,7 +36,7 @@ _HIGHER = {"commands/s to the bare loop's"}
 
 
 def measured(broker: Broker) -> dict[str, float]:
-    """Return each ratio but those of `measured_later`: the median of its rounds."""
+    """Return each ratio that needs a broker or is measured beside one: the median of its rounds."""
     found: list[dict[str, float]] = []
     for _ in range(_ROUNDS):
         floor, ours = (ledger(broker, program, _COMMANDS) for program in (bare(), repertory()))
@@ -68,6 +69,23 @@ def measured_later() -> dict[str, float]:
     }
 
 
+def measured_sagas() -> dict[str, float]:
+    """Return the ratios of sagas, which need no broker either: of the best of their rounds."""
+    kinds, lengths = (sagas.Transfer, sagas.ByHand), _SAGA_STEPS
+    rounds = [
+        [
+            *(sagas.measure(kind, _TRANSFERS) for kind in kinds),
+            *(sagas.walk(steps, 1_000 // steps) for steps in lengths),
+        ]
+        for _ in range(_LATER_ROUNDS)
+    ]
+    saga, by_hand, short, long = map(min, zip(*rounds, strict=True))
+    return {
+        "CPU of a transfer as a saga to one by hand, on the pure path": saga / by_hand,
+        "CPU of a step of a saga of 100 to one of 10, on the pure path": long / short,
+    }
+
+
 def regressions(kept: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
     """Return by which part each ratio became worse, of those that did by more than a tenth."""
     worse = {
@@ -82,7 +100,7 @@ def main() -> None:
     """Measure, compare, and name what became worse."""
     kept, broker = report.read().check, Broker().start()
     try:
-        now = measured(broker) | measured_later()
+        now = measured(broker) | measured_later() | measured_sagas()
     finally:
         broker.stop()
     worse = regressions(kept, now)

@@ -250,6 +250,10 @@ class Bench:
         topic = self.topic(entity)
         self._take([Output(topic, 0, key.encode(), value) for key, value in commands.items()])
 
+    def counted(self, entity: type[Entity]) -> int:
+        """Return how many commands were sent to an entity."""
+        return self._offsets[self.topic(entity)]
+
     def settle(self, *, keeps: bool = False, only: type[Entity] | None = None) -> None:
         """Decide and commit, until nothing is left to do; ``only`` those of one entity."""
         wanted = None if only is None else self.topic(only)
@@ -297,7 +301,9 @@ class Bench:
             for start in range(0, max(1, len(found)), BATCH):
                 part = found[start : start + BATCH]
                 recovery.feed(Replayed(claimed.shard, wanted.topic, part, start + BATCH >= len(found)))
-        return Shard(self._configs[topic], recovery.recovered())
+        recovered = recovery.recovered()
+        assert len(recovered.cells) == self._offsets[topic]  # Each key had one command.
+        return Shard(self._configs[topic], recovered)
 
 
 def _moves(count: int, first: int = 0) -> dict[str, bytes]:
@@ -314,7 +320,9 @@ def measure(entity: type[Entity], count: int) -> float:
     for first in range(0, count, BATCH):
         bench.tell(entity, _moves(BATCH, first))
         bench.settle()
-    return (time.process_time() - begin) / count * 1e6
+    spent_s = time.process_time() - begin
+    assert bench.counted(Purse) == 2 * count
+    return spent_s / count * 1e6
 
 
 def walk(steps: int, sagas: int = 1) -> float:
@@ -323,7 +331,9 @@ def walk(steps: int, sagas: int = 1) -> float:
     begin = time.process_time()
     bench.tell(Long, {f"w{n}": encode(Walk(steps=steps)) for n in range(sagas)})
     bench.settle()
-    return (time.process_time() - begin) / (steps * sagas) * 1e6
+    spent_s = time.process_time() - begin
+    assert bench.counted(Purse) == steps * sagas
+    return spent_s / (steps * sagas) * 1e6
 
 
 def size_of(steps: int) -> int:

@@ -76,6 +76,7 @@ class SagaBehaviour(Behaviour):
         """The versions of its code, for people."""
         return f"version{'s' if len(self._runs) > 1 else ''} {', '.join(map(str, sorted(self._runs)))}"
 
+    is_shallow = True
     owed = frozenset[type[Message]](OWED)
     #: Its code awaits those that another one depends on; those that it gathers run at once.
     orders_effects = False

@@ -12,10 +12,10 @@ from repertory.actors.handler import Handler
 from repertory.actors.message import Done, Message, Request, wire_name
 from repertory.actors.placement import checked_key
 from repertory.actors.saga.messages import TimedOut
-from repertory.actors.saga.progress import RecordedCall, RecordedStep, StepKind
+from repertory.actors.saga.progress import RecordedStep, StepKind
 from repertory.actors.saga.step import Call, NotInBuild, Pivot, Plan, SagaRefused, digest_of, digest_of_value
 from repertory.actors.timer import DELAY_S_MAX
-from repertory.actors.wire import DecodeError, MessageDecoder, encode
+from repertory.actors.wire import DecodeError, MessageDecoder
 
 _decoders: dict[tuple[type[Message], ...], MessageDecoder] = {}
 
@@ -25,10 +25,10 @@ def call_to(context: Context, receiver: Any, args: tuple[Any, ...]) -> Call:
     if isinstance(receiver, Effect):
         (request,) = args
         _check_request(receiver, request)
-        return Call(RecordedCall(receiver.name, "", encode(request), is_effect=True))
+        return Call(receiver.name, "", request, is_effect=True)
     key, message = args
     handler = context.addressed(receiver, message)
-    return Call(RecordedCall(resolved(handler.owner).name, checked_key(key), encode(message)))
+    return Call(resolved(handler.owner).name, checked_key(key), message)
 
 
 def asked(
@@ -86,14 +86,14 @@ def milliseconds(name: str, seconds: object) -> int:
     return max(round(seconds * 1_000), 1)
 
 
-def _undo_of(receiver: object, undo: object) -> tuple[RecordedCall | None, bool]:
+def _undo_of(receiver: object, undo: object) -> tuple[Call | None, bool]:
     match undo:
         case None:
             return None, False
         case Pivot():
             return None, True
-        case Call(recorded):
-            return recorded, False
+        case Call():
+            return undo, False
     raise SagaRefused(
         f"{receiver!r}: undo={undo!r:.100} is not data that can be written down; use ctx.call(…), None or PIVOT"
     )

@@ -170,14 +170,17 @@ class SagaReplay:
         return [found for each in steps if (found := self.progress.step(each.n)) is not None]
 
     def _all(self, wanted: SagaStep[Any], recorded: list[RecordedStep], ctx: SagaContext) -> object:
-        if not all(step.done for step in recorded):
-            return SUSPENDED
+        for step in recorded:
+            if not step.done:
+                return SUSPENDED
         for step in recorded:
             if step.kind == "require" and step.rejected:
                 return Required(step)
-        ctx.now_ms = max(ctx.now_ms, *(step.done_ms for step in recorded))
-        values = tuple(plan.decode(step) for step, plan in zip(recorded, wanted.plans, strict=True))
-        return values if isinstance(wanted, Gather) else values[0]
+        for step in recorded:
+            ctx.now_ms = max(ctx.now_ms, step.done_ms)
+        if isinstance(wanted, Gather):
+            return tuple(plan.decode(step) for step, plan in zip(recorded, wanted.plans, strict=True))
+        return wanted.plans[0].decode(recorded[0])
 
     def _first(self, wanted: SagaStep[Any], recorded: list[RecordedStep], ctx: SagaContext) -> object:
         winner = next((step for step in recorded if step.won), None)

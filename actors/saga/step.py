@@ -54,9 +54,19 @@ PIVOT: Final = Pivot()
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A message and its receiver, made by ``ctx.call``: data, so that a step's undo can be written down."""
+    """A message and its receiver, made by ``ctx.call``: data, so that a step's undo can be written down.
 
-    recorded: RecordedCall
+    It is encoded when it is: a replay makes the calls of all former steps again.
+    """
+
+    target: str
+    key: str
+    message: Message
+    is_effect: bool = False
+
+    def recorded(self) -> RecordedCall:
+        """Return it as it is written down."""
+        return RecordedCall(self.target, self.key, encode(self.message), self.is_effect)
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -72,7 +82,7 @@ class Plan(msgspec.Struct, frozen=True):
     about: str
     digest: bytes
     decode: Callable[[RecordedStep], Any]
-    undo: RecordedCall | None = None
+    undo: Call | None = None
     is_pivot: bool = False
     delay_ms: int = 0
     receiver: Handler | Effect[Any, Any] | None = None
@@ -80,8 +90,9 @@ class Plan(msgspec.Struct, frozen=True):
 
     def recorded(self, n: int, now_ms: int, *, sent: bool = True) -> RecordedStep:
         """Return the step as it is written down, opened as number ``n`` at ``now_ms`` (epoch)."""
+        undo = None if self.undo is None else self.undo.recorded()
         return RecordedStep(
-            n, self.kind, self.target, self.key, self.handler, self.about, self.digest, self.undo, self.is_pivot, sent,
+            n, self.kind, self.target, self.key, self.handler, self.about, self.digest, undo, self.is_pivot, sent,
             now_ms + self.delay_ms if self.delay_ms else 0, now_ms,
         )  # fmt: skip
 

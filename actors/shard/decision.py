@@ -160,7 +160,10 @@ def evolve(behaviour: Behaviour, state: Entity, event: Message, bytes_max: int) 
 def _survived(behaviour: Behaviour, state: Entity, bytes_max: int) -> tuple[Entity, bytes]:
     data = encode(state)
     if len(data) > DEPTH_MAX:
-        check_encoding(state, data, bytes_max)
+        if behaviour.is_shallow:
+            check_size(behaviour.entity.__name__, len(data), bytes_max)
+        else:
+            check_encoding(state, data, bytes_max)
     try:
         restored = behaviour.state_decode(data)
     except msgspec.DecodeError as error:
