@@ -68,7 +68,7 @@ def bank(
         str | None, typer.Option(help="memory:, sqlite:PATH or kafka://host:port; default: a new file.")
     ] = None,
     accounts: Annotated[int, typer.Option(min=1, help="Accounts to open.")] = 1_000,
-    transfers: Annotated[int, typer.Option(min=1, help="Transfers between them.")] = 12_000,
+    transfers: Annotated[int, typer.Option(min=1, help="Transfers between them.")] = 15_000,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; default: 2, on memory: 1.")] = None,
     kills: Annotated[int, typer.Option(min=0, help="Workers to kill meanwhile.")] = 5,
     seed: Annotated[int, typer.Option(help="The seed of the accounts, the transfers and the kills.")] = 1,
