@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from types import CoroutineType
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from repertory import (
 )
 from repertory.actors.collected import Cancel, Send
 from repertory.actors.control import RevokeAsk
+from repertory.actors.entity import resolved
 from repertory.actors.saga.messages import CancelSaga, NotStuck, SkipUndo
 from repertory.actors.saga.progress import CancelRefused, RaceWon, SagaPhase, SignalTaken, StepsOpened
 from repertory.actors.saga.step import NotInBuild
@@ -128,6 +131,30 @@ def test_a_race_is_decided_once() -> None:
     assert undo.message == Letter(to="sorry")
     kit.answer(Posted())
     assert undone(kit) == ["a"]
+
+
+def test_a_timer_that_has_won_stays_the_winner() -> None:
+    """A signal that comes later is kept, and answered at the end; in another process it is the same."""
+    kit = begun(Racing)
+    (outcome,) = kit.advance(3_600)
+    assert [each.n for each in outcome.events if isinstance(each, RaceWon)] == [3]
+    kit.signal(Approve(by="late"))
+    kit.signal(Hurry())
+    assert kit.outcome == Ended(text="NoneType")
+    kit.answer(Undelivered(reason="revoked"), 0)
+    kit.answer(Undelivered(reason="dropped"), 1)
+    kit.answer(Posted())
+    assert kit.replies[-1] == (Approve(by="late"), Undelivered(reason="the saga has ended"))
+    kit.replay_elsewhere()
+
+
+def test_nothing_of_a_suspended_saga_is_left_in_memory() -> None:
+    """So no collection of garbage, in whatever thread, runs any of its code."""
+    kits = [begun(Two) for _ in range(100)]
+    codes = {each.function.__code__ for each in resolved(Two).__dict__["_runs"].values()}
+    left = [each for each in gc.get_objects() if isinstance(each, CoroutineType) and each.cr_code in codes]
+    assert not left
+    assert all(kit.open for kit in kits)
 
 
 def test_a_signal_that_is_there_wins_before_anything_is_sent() -> None:
