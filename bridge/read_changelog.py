@@ -73,5 +73,5 @@ class ReadChangelog:
             key = entity_key(record)
             if record.value is not None:
                 seq, version = record.position
-                self.digest.write(key, record.value)
+                self.digest.write(key, record.value, seq)
                 self.states[key] = (wire.decode_state(record.value), version, seq)

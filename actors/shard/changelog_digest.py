@@ -26,24 +26,27 @@ class ChangelogDigest:
         #: The sum, from 0 to `DIGEST_MAX`.
         self.value = 0
 
-    def write(self, key: str, value: bytes | None) -> None:
-        """Replace the record of a key; None deletes it."""
+    def write(self, key: str, value: bytes | None, seq: int = -1) -> None:
+        """Replace the record of a key; None deletes it. ``seq``: of an entity's state, -1 for any other record.
+
+        A state may be what it was some events before: without its seq, a restore that missed it would number the next
+        events like those before.
+        """
         hashes = self._hashes
         before = hashes.get(key, 0)
         if value is None:
             hashes.pop(key, None)
             after = 0
         else:
-            hashed = blake2b(
-                b"%b\0%b" % (key.encode("utf-8", "surrogateescape"), value), digest_size=_HASH_BYTES
-            ).digest()
+            data = b"%b\0%d\0%b" % (key.encode("utf-8", "surrogateescape"), seq, value)
+            hashed = blake2b(data, digest_size=_HASH_BYTES).digest()
             after = hashes[key] = int.from_bytes(hashed, "big") >> _CUT_BITS
         self.value = (self.value - before + after) & DIGEST_MAX
 
     def write_all(self, entries: Iterable[ChangelogEntry]) -> None:
         """Replace the records that a turn writes."""
         for entry in entries:
-            self.write(entry.key, entry.value)
+            self.write(entry.key, entry.value, entry.seq)
 
     def __len__(self) -> int:
         return len(self._hashes)

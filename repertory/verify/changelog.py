@@ -101,7 +101,7 @@ class Changelog:
                 finding = self._findings.shards if key == SHARD_KEY else self._findings.states
                 finding.wrong(record, f"cannot be decoded: {error}")
             if key != SHARD_KEY:
-                self._digest.write(key.decode("utf-8", "backslashreplace"), record.value)
+                self._digest.write(key.decode("utf-8", "backslashreplace"), record.value, _seq(record))
         self.shard = self._shards.last
         self._indexes.extend(sent)
         self._times_ms.extend([0] * (len(self._indexes) - len(self._times_ms)))
@@ -242,3 +242,11 @@ class Changelog:
                 self._findings.stashed.wrong(
                     entry.place, f"counts {entry.state.stashed} stashed commands, but none is stashed"
                 )
+
+
+def _seq(record: Record) -> int:
+    """Return the seq of a state record, -1 for any other, and for one whose header is damaged."""
+    try:
+        return -1 if record.header(SEQ) is None else record.number(SEQ)
+    except DecodeError:
+        return -1

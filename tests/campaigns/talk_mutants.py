@@ -148,9 +148,9 @@ def tombstone_not_counted(patch: Patch) -> None:
     """The digest of the changelog is not updated on a tombstone."""
 
     def make(write: Any) -> Any:
-        def mutated(digest: ChangelogDigest, key: str, value: bytes | None) -> None:
+        def mutated(digest: ChangelogDigest, key: str, value: bytes | None, seq: int = -1) -> None:
             if value is not None:
-                write(digest, key, value)
+                write(digest, key, value, seq)
 
         return mutated
 

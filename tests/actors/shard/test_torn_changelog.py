@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from repertory.actors.shard.config import Limits
@@ -77,6 +77,7 @@ def test_what_compaction_may_remove_makes_no_difference(
 
 
 @given(STEPS, st.integers(1, 4), st.integers(1, 4))
+@example([(Pay(amount=5), "k", None, each == 2) for each in range(3)] + [(Hold(), "k", None, False)] * 3, 1, 1)
 def test_each_live_record_is_missed(steps: list[Any], window: int, kept: int) -> None:
     """Without any one of them, whether or not what it superseded is still there, the shard is not restored."""
     bench = written(steps, window=window, kept=kept)
