@@ -192,6 +192,14 @@ def stories(outcome: Outcome) -> Iterator[Story]:
 
 def invariant(outcome: Outcome) -> None:
     """Check that money is conserved, and that each saga is done, undone, stuck, or waits for something."""
+    told = conserved(outcome)
+    if not outcome.parked():
+        for story in told:
+            _waits(story, told, outcome)
+
+
+def conserved(outcome: Outcome) -> list[Story]:
+    """Check that money is conserved, at any time; return what each saga has done."""
     told, lost = list(stories(outcome)), dict[str, int]()
     held: dict[str, int] = defaultdict(int)
     for purse in _purses(outcome):
@@ -205,9 +213,7 @@ def invariant(outcome: Outcome) -> None:
         if all(story.over for story in mine):
             assert held[key] == lost[key], f"{key} is over and holds {held[key]}; operators have given up {lost[key]}"
     assert not {key for key, amount in held.items() if amount} - lost.keys(), f"nobody holds {dict(held)}"
-    if not outcome.parked():
-        for story in told:
-            _waits(story, told, outcome)
+    return told
 
 
 def _purses(outcome: Outcome) -> Iterable[Purse]:

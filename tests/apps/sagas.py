@@ -269,24 +269,24 @@ _HOW = ("", "", "", "", "park", "hopeless", "once", "late", "silent")
 _S = (0.0, 0.001, 0.1, 0.6, 5.0)
 
 
-def _op(random: Random) -> Op:
+def _op(random: Random, hows: tuple[str, ...]) -> Op:
     verb = random.choice(_VERBS)
     key = f"c{random.randrange(3)}" if verb == "child" else f"p{random.randrange(4)}"
-    how = random.choice(_HOW) if random.randrange(2) else ""
+    how = random.choice(hows) if random.randrange(2) else ""
     if verb in ("put", "pivot") and how in ("late", "silent"):
         how = ""
     return Op(verb, key, 1 + random.randrange(5), how, random.choice(_S))
 
 
-def commands(random: Random, count: int = 90) -> Iterator[tuple[Any, str, Command]]:
-    """Yield the commands of one run: few sagas and purses, so that they meet."""
+def commands(random: Random, count: int = 90, hows: tuple[str, ...] = _HOW) -> Iterator[tuple[Any, str, Command]]:
+    """Yield the commands of one run: few sagas and purses, so that they meet; ``hows``: how purses misbehave."""
     handlers = resolved(Deal).handlers
     for key in ("home", "p0", "p1", "p2"):
         yield Purse.fill, key, Fill(amount=12)
     begun: dict[str, Begin] = {}
     for _ in range(count):
         key = f"d{random.randrange(9)}"
-        begin = Begin(ops=tuple(_op(random) for _ in range(1 + random.randrange(6))))
+        begin = Begin(ops=tuple(_op(random, hows) for _ in range(1 + random.randrange(6))))
         known = begun.setdefault(key, begin)
         step = random.randrange(5)
         yield random.choices(
