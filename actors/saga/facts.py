@@ -27,13 +27,16 @@ class AgainRequested(BaseException):
 
 
 def uncatchable(method: F) -> F:
-    """Decorate a method for the code of a saga: what it raises ends the turn, also if the code catches it."""
+    """Decorate a method for the code of a saga: a rule that it refuses to break ends the turn, also if that is caught.
+
+    A value that it does not take, as a key that is too long, can be caught: it may come from who has started the saga.
+    """
 
     @wraps(method)
     def call(self: SagaFacts, *args: Any, **options: Any) -> Any:
         try:
             return method(self, *args, **options)
-        except Exception as error:
+        except SagaRefused as error:
             self.refusal = self.refusal or error
             raise
 

@@ -402,6 +402,19 @@ def test_a_refusal_cannot_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
         SagaKit(Bending).start(Begin())
 
 
+def test_a_value_that_is_not_taken_can_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key may come from who has started the saga."""
+
+    async def catches(ctx: SagaContext) -> None:
+        with pytest.raises(ValueError, match="a key has 1 to 255 bytes"):
+            ctx.ask(Store.take, "x" * 256, Take(), undo=None)
+
+    monkeypatch.setitem(CODES, "now", catches)
+    kit = SagaKit(Bending)
+    kit.start(Begin())
+    assert kit.outcome == Ended()
+
+
 def test_returning_nothing() -> None:
     """It is no outcome."""
 
