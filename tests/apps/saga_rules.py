@@ -194,8 +194,10 @@ def invariant(outcome: Outcome) -> None:
     """Check that money is conserved, and that each saga is done, undone, stuck, or waits for something."""
     told = conserved(outcome)
     if not outcome.parked():
+        others = {each.key for each in told if not each.over}
+        kept = {each.sender.key or "" for purse in _purses(outcome) for each in purse.kept}
         for story in told:
-            _waits(story, told, outcome)
+            _waits(story, others, kept)
 
 
 def conserved(outcome: Outcome) -> list[Story]:
@@ -234,12 +236,10 @@ def _skipped(story: Story) -> int:
     return total
 
 
-def _waits(story: Story, told: list[Story], outcome: Outcome) -> None:
-    """Check that a saga which is not over waits for somebody else; no key is parked."""
+def _waits(story: Story, others: set[str], kept: set[str]) -> None:
+    """Check that a saga which is not over waits for somebody: another saga, or a purse that has ``kept`` it."""
     if story.over or story.stuck:
         return
-    others = {each.key for each in told if not each.over}
-    kept = {each.sender.key for purse in _purses(outcome) for each in purse.kept}
     opened = [story.steps[n] for n in story.unsettled]
     if all(each.kind == "perform" for each in opened) and story.undoing < 0 and story.settling is not None:
         assert opened, f"{story.key} settles, and waits for nothing"
