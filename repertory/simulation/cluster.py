@@ -249,7 +249,8 @@ class SimulatedCluster:
                 due_ms = assigned.shard.timers.next_due_ms()
                 if due_ms is not None and due_ms <= self.clock.epoch_ms():
                     return f"shard {assigned.name} of {worker.name} has timers that are due"
-                if assigned.shard.effects.running or assigned.shard.effects.startable(self.clock.epoch_ms(), 1):
+                effects = assigned.shard.effects
+                if effects.running or effects.has_finished() or effects.startable(self.clock.epoch_ms(), 1):
                     return f"shard {assigned.name} of {worker.name} has effects under way"
                 if assigned.shard.stalled is not None:
                     continue
