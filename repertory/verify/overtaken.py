@@ -59,9 +59,13 @@ class OvertakenCommands:
 
     def in_order(self, command: HandledCommand) -> list[HandledCommand]:
         """Take the next command of the log; return those that were applied now, in order."""
-        if not self._urgent or not self.has_place(command.made):
+        delivery, changelog = command.delivery, self._subject.changelog
+        if not self._urgent:
             return [command]
-        delivery = command.delivery
+        if not self.has_place(command.made):
+            was_stashed = changelog.digest_of(delivery.offset) is not None or not changelog.is_complete
+            waits = was_stashed or self.is_urgent(delivery)
+            return [command] if waits else [*self._overtaking.all_of(delivery.key), command]
         return self._overtaking.next(
             delivery.key, delivery.offset, command.made[0].place, command, overtakes=self.is_urgent(delivery)
         )

@@ -61,6 +61,10 @@ class Overtaking(Generic[T]):
             return []
         return [*self._before(key, place if overtakes else None), item]
 
+    def all_of(self, key: str) -> list[T]:
+        """Return those of a key that wait: a command of it that was not stashed is behind them."""
+        return self._before(key, None)
+
     def left(self) -> Iterable[T]:
         """Return those that were overtaken, and that no later command was behind."""
         for waiting in self._waiting.values():
