@@ -40,7 +40,6 @@ class Send(msgspec.Struct, frozen=True):
     key: str
     message: bytes
     about: str
-    asked: bool = True
 
 
 class Reply(msgspec.Struct, frozen=True):

@@ -268,7 +268,7 @@ class Context:
         return self._sender_read and self._envelope.sender is not None and holds(kept, self._envelope.sender)
 
     def addressed(self, handler: CommandHandler[Any, C, Any], message: object) -> CommandHandler[Any, C, Any]:
-        """Return the handler of a message; ContractViolation if it is none, not hosted, or does not take it."""
+        """Return the handler; ContractViolation if it is no handler, is not hosted, or does not take the message."""
         if not isinstance(handler, CommandHandler):
             raise ContractViolation(f"{handler!r} is not a @command method of an entity, such as Account.deposit")
         resolved(handler.owner)

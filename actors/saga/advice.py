@@ -84,7 +84,7 @@ class _Names:
                     self._local.add(name)
 
     def path(self, name: str) -> list[str]:
-        """Return the module and what of it a name means; [] if it is none of a module's."""
+        """Return the parts of what a name refers to: its module, then its name there; [] for a local variable."""
         if name in self._imported:
             return self._imported[name].split(".")
         if name in self._local:

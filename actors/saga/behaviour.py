@@ -157,10 +157,7 @@ class SagaBehaviour(Behaviour):
         return tuple(turn.events)
 
     def _signal(self, saga: Saga, cmd: Command, ctx: Context) -> object:
-        if saga.progress.phase is SagaPhase.NEW:
-            return NoSuchSaga()
-        turn = self._turn(saga, ctx)
-        return turn.signalled(cmd, wire_name(type(cmd))) or tuple(turn.events)
+        return self._known(saga, ctx, lambda turn: turn.signalled(cmd, wire_name(type(cmd))))
 
     def _answer(self, saga: Saga, cmd: StepAnswer, ctx: Context) -> object:
         turn, found = self._turn(saga, ctx), StepId.parse(cmd.step)
@@ -184,28 +181,23 @@ class SagaBehaviour(Behaviour):
         return ()
 
     def _cancel(self, saga: Saga, cmd: CancelSaga, ctx: Context) -> object:
-        if saga.progress.phase is SagaPhase.NEW:
-            return NoSuchSaga()
-        turn = self._turn(saga, ctx)
-        return turn.cancel(cmd.reason, ctx.sender) or tuple(turn.events)
+        return self._known(saga, ctx, lambda turn: turn.cancel(cmd.reason, ctx.sender))
 
     def _retry_undo(self, saga: Saga, cmd: RetryUndo, ctx: Context) -> object:
-        return self._operated(saga, ctx, lambda turn: turn.retry_undo(cmd.step))
+        return self._known(saga, ctx, lambda turn: turn.retry_undo(cmd.step))
 
     def _skip_undo(self, saga: Saga, cmd: SkipUndo, ctx: Context) -> object:
-        return self._operated(saga, ctx, lambda turn: turn.skip_undo(cmd.step, cmd.reason))
+        return self._known(saga, ctx, lambda turn: turn.skip_undo(cmd.step, cmd.reason))
 
     def _amend_undo(self, saga: Saga, cmd: AmendUndo, ctx: Context) -> object:
-        return self._operated(saga, ctx, lambda turn: turn.amended(cmd.step, cmd.message))
+        return self._known(saga, ctx, lambda turn: turn.amended(cmd.step, cmd.message))
 
-    def _operated(self, saga: Saga, ctx: Context, act: Callable[[SagaTurn], NotStuck | None]) -> object:
+    def _known(self, saga: Saga, ctx: Context, act: Callable[[SagaTurn], Rejection | None]) -> object:
+        """Have a saga that was started act; ``act`` returns what it refuses."""
         if saga.progress.phase is SagaPhase.NEW:
             return NoSuchSaga()
         turn = self._turn(saga, ctx)
-        if (refusal := act(turn)) is not None:
-            return refusal
-        turn.say_done()
-        return tuple(turn.events)
+        return act(turn) or tuple(turn.events)
 
     def _revoke(self, saga: Saga, cmd: RevokeAsk, ctx: Context) -> object:
         turn = self._turn(saga, ctx)

@@ -23,7 +23,8 @@ T = TypeVar("T")
 Ev = TypeVar("Ev", bound=Event)
 
 
-# fmt: off  One parameter a line would bury what differs.
+# One parameter a line would bury what differs.
+# fmt: off
 class SagaContext(SagaFacts):
     """What the code of a saga is given: it belongs to one run of the code, and sends what that awaits."""
 
@@ -39,56 +40,27 @@ class SagaContext(SagaFacts):
 
     @overload
     def ask(
-        self,
-        handler: CommandHandler[Any, C, Entity | None],
-        key: str,
-        message: C,
-        *,
-        undo: Call | Pivot | None,
-        about: str = "",
+        self, handler: CommandHandler[Any, C, Entity | None], key: str, message: C, *, undo: Call | Pivot | None,
+        about: str = ""
     ) -> Open[Done | Undelivered]: ...
     @overload
     def ask(
-        self,
-        handler: CommandHandler[Any, C, Entity | None],
-        key: str,
-        message: C,
-        *,
-        undo: Call | None,
-        timeout_s: float,
-        about: str = "",
+        self, handler: CommandHandler[Any, C, Entity | None], key: str, message: C, *, undo: Call | None,
+        timeout_s: float, about: str = ""
     ) -> Open[Done | Undelivered | TimedOut]: ...
     @overload
     def ask(
-        self,
-        handler: CommandHandler[Any, C, T],
-        key: str,
-        message: C,
-        *,
-        undo: Call | Pivot | None,
-        about: str = "",
+        self, handler: CommandHandler[Any, C, T], key: str, message: C, *, undo: Call | Pivot | None, about: str = ""
     ) -> Open[T | Undelivered]: ...
     @overload
     def ask(
-        self,
-        handler: CommandHandler[Any, C, T],
-        key: str,
-        message: C,
-        *,
-        undo: Call | None,
-        timeout_s: float,
-        about: str = "",
+        self, handler: CommandHandler[Any, C, T], key: str, message: C, *, undo: Call | None, timeout_s: float,
+        about: str = ""
     ) -> Open[T | Undelivered | TimedOut]: ...
     @uncatchable
     def ask(
-        self,
-        handler: Any,
-        key: str,
-        message: Any,
-        *,
-        undo: Call | Pivot | None,
-        timeout_s: float | None = None,
-        about: str = "",
+        self, handler: Any, key: str, message: Any, *, undo: Call | Pivot | None, timeout_s: float | None = None,
+        about: str = ""
     ) -> Open[Any]:
         """Ask another entity; the result is its answer, whatever it is.
 
@@ -104,33 +76,18 @@ class SagaContext(SagaFacts):
 
     @overload
     def require(
-        self,
-        handler: CommandHandler[Any, C, Entity | Rejection | None],
-        key: str,
-        message: C,
-        *,
-        undo: Call | Pivot | None,
-        about: str = "",
+        self, handler: CommandHandler[Any, C, Entity | Rejection | None], key: str, message: C, *,
+        undo: Call | Pivot | None, about: str = ""
     ) -> SagaStep[Done]: ...
     @overload
     def require(
-        self,
-        handler: CommandHandler[Any, C, tuple[Ev, ...] | Rejection],
-        key: str,
-        message: C,
-        *,
-        undo: Call | Pivot | None,
-        about: str = "",
+        self, handler: CommandHandler[Any, C, tuple[Ev, ...] | Rejection], key: str, message: C, *,
+        undo: Call | Pivot | None, about: str = ""
     ) -> SagaStep[Ev]: ...
     @overload
     def require(
-        self,
-        handler: CommandHandler[Any, C, Ev | Rejection | None],
-        key: str,
-        message: C,
-        *,
-        undo: Call | Pivot | None,
-        about: str = "",
+        self, handler: CommandHandler[Any, C, Ev | Rejection | None], key: str, message: C, *,
+        undo: Call | Pivot | None, about: str = ""
     ) -> SagaStep[Ev]: ...
     @uncatchable
     def require(
@@ -187,7 +144,7 @@ class SagaContext(SagaFacts):
         """Send all steps at once, and wait for all; the result is the tuple of their results.
 
         Where several required ones are rejected, the first of them in the order of the arguments ends the saga. A pivot
-        stands beside steps without an undo only: whether another one stands would depend on whose answer comes first.
+        may only be beside steps without an undo: else the order of answers would decide what is undone.
         """
         plans = self._several("gather", steps)
         if (pivot := next((plan for plan in plans if plan.is_pivot), None)) is not None and any(

@@ -86,7 +86,7 @@ class SagaFacts:
 
     @uncatchable
     def keep(self) -> None:
-        """Let what was done so far stand: a later roll back does not undo it."""
+        """Keep what was done so far: a later roll back does not undo it."""
         self.check_is_open()
         self.kept = True
 

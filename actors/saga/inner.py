@@ -43,7 +43,7 @@ class StepId(NamedTuple):
 
     @classmethod
     def parse(cls, about: str) -> StepId | None:
-        """Return the step in the ``about`` of an answer; None if there is none."""
+        """Return the step that the ``about`` of an answer names; None if it names no step."""
         if (found := _ID.fullmatch(about)) is None:
             return None
         return cls(int(found[1]), int(found[2]), int(found[3] or 0))

@@ -138,7 +138,7 @@ class SagaProgress(msgspec.Struct, frozen=True, omit_defaults=True):
         return max(self.first, self.steps[-1].n + 1) if self.steps else self.first
 
     def step(self, n: int) -> RecordedStep | None:
-        """Return a step by its number; None if there is none (any more)."""
+        """Return a step by its number; None if it does not exist, or was forgotten."""
         at = n - self.next_step
         if -len(self.steps) <= at < 0 and self.steps[at].n == n:  # Those of this run are one behind the other.
             return self.steps[at]
@@ -154,7 +154,7 @@ class SagaProgress(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def stands(self) -> int:
-        """The place in the order up to which what was completed stands: a pivot was applied, or ``keep`` called."""
+        """What was completed up to this place in the order is not undone: an applied pivot, or ``keep``, was there."""
         return max([self.kept, *(each.done for each in self.applied_pivots())])
 
     def to_undo(self) -> Iterator[RecordedStep]:
@@ -250,7 +250,7 @@ class RaceWon(Event, name="repertory.race-won"):
 
 
 class WorkKept(Event, name="repertory.work-kept"):
-    """The coroutine has called ``keep``: what is completed so far stands."""
+    """The code has called ``keep``: what is completed so far is not undone by a later roll back."""
 
     order: int
 

@@ -27,7 +27,7 @@ class SagaLimits(msgspec.Struct, frozen=True):
 
     @classmethod
     def checked(cls, class_name: str, given: Mapping[str, Any]) -> Self:
-        """Return the limits of a class statement; DefinitionError for an invalid one, or what is none."""
+        """Return the limits of a class statement; DefinitionError for an invalid value or an unknown name."""
         kinds = {"results_kept_s": (int | float, "a number")}
         for name, value in given.items():
             if name not in cls.__struct_fields__:

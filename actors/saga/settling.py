@@ -45,7 +45,7 @@ class Settling:
         self.progress = saga.progress
         self.events: list[Event] = []
 
-    def say_done(self) -> None:
+    def _say_done(self) -> None:
         """Answer who asks for something beside the saga's own flow."""
         if (sender := self._context.sender) is not None:
             self._reply(sender, _DONE_DATA, rejected=False)
@@ -95,7 +95,7 @@ class Settling:
                 raise NotInBuild(f"the undo of step {n} is effect {undo.target!r}, which this build does not have")
             self._context.later.append(Perform(effect, undo.message, about))
         else:
-            self._context.collected.append(Send(undo.target, undo.key, undo.message, about, asked=True))
+            self._context.collected.append(Send(undo.target, undo.key, undo.message, about))
         self._add(StepUndoing(n=n, attempt=attempt, call=call, at_ms=self._now_ms))
 
     def _stuck(self, n: int, reason: str) -> None:
@@ -120,7 +120,7 @@ class Settling:
         if step.kind in ("ask", "require") and step.is_unsettled:
             about = step_id(self.progress.life, step.n)
             revoke, own = encode(RevokeAsk(about=about)), revoke_id(self.progress.life, step.n)
-            self._context.collected.append(Send(step.target, step.key, revoke, own, asked=True))
+            self._context.collected.append(Send(step.target, step.key, revoke, own))
 
     def _answer_starters(self, outcome: bytes, *, rejected: bool) -> None:
         for starter in self.progress.starters:

@@ -184,6 +184,7 @@ class SagaTurn(Settling):
         """Send the undo of a step again, or another one."""
         if (refusal := self._flaw_of_request(n)) is None:
             self._undo(n, call)
+            self._say_done()
         return refusal
 
     def amended(self, n: int, message: bytes) -> NotStuck | None:
@@ -198,6 +199,7 @@ class SagaTurn(Settling):
         if (refusal := self._flaw_of_request(n)) is None:
             self._add(StepUndone(n=n, skipped=reason or "by an operator"))
             self._settle()
+            self._say_done()
         return refusal
 
     def forget(self) -> None:

@@ -22,8 +22,8 @@ def outputs_of(envelope: Envelope, decision: Decision, seq: int = -1) -> Iterato
             case Tell(handler, key, _, asked, about):
                 name = resolved(handler.owner).name
                 yield Told(name, key, data, offset, index, envelope.key if asked else None, about)
-            case Send(name, key, _, about, asked):
-                yield Told(name, key, data, offset, index, envelope.key if asked else None, about)
+            case Send(name, key, _, about):
+                yield Told(name, key, data, offset, index, envelope.key, about)
             case Publish(topic, _, key):
                 yield Published(topic, key, data, offset, index)
             case Reply(to, value, rejected):
