@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from repertory.bridge.system.open_effects import OpenEffect
-from repertory.cli.operate import AsJson, Entity, Wait, operating, print_skipped, shortened
-from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console
+from repertory.cli.operate import AsJson, Entity, Wait, print_skipped, shortened
+from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console, operating
 from repertory.inspect.nodes import age
 from repertory.inspect.readable import readable
+from repertory.operate.operator import Operator
 
 effects = typer.Typer(name="effects", help="Effects that are not settled.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -28,7 +29,7 @@ def list_effects(
     kafka_config: KafkaConfig = None,
 ) -> None:
     """List the effects that are not settled: the attempt that comes next, and how the last one failed."""
-    with operating(target, log, kafka_config) as operator:
+    with operating(Operator, target, log, kafka_config) as operator:
         found = [each for each in operator.effects() if each.parked or not parked]
         skipped = operator.skipped
     print_skipped(skipped)
@@ -52,7 +53,7 @@ def retry_effect(
     target: Target, entity: Entity, address: Address, log: LogUrl, wait: Wait = 30.0, kafka_config: KafkaConfig = None
 ) -> None:
     """Have a parked effect tried again, as attempt 1. Exits 69 if no worker has answered after --wait."""
-    with operating(target, log, kafka_config) as operator:
+    with operating(Operator, target, log, kafka_config) as operator:
         found = operator.find_effect(entity, address)
         operator.retry_effect(found, wait)
     console.print(f"{found.entity} {found.key!r}: {found.effect} is tried again", soft_wrap=True)
@@ -69,7 +70,7 @@ def drop_effect(
     kafka_config: KafkaConfig = None,
 ) -> None:
     """Give an effect up, and tell its entity Undelivered. Exits 69 if no worker has answered after --wait."""
-    with operating(target, log, kafka_config) as operator:
+    with operating(Operator, target, log, kafka_config) as operator:
         found = operator.find_effect(entity, address)
         operator.drop_effect(found, reason, wait)
     console.print(f"{found.entity} {found.key!r}: {found.effect} is dropped", soft_wrap=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -16,11 +15,9 @@ from repertory.cli.shared import (
     LogUrl,
     Target,
     TextTable,
-    configured,
     console,
     errors,
-    opened,
-    sentences,
+    operating,
 )
 from repertory.inspect.readable import readable, readable_key
 from repertory.operate.marks import MarkedDeadLetter
@@ -43,23 +40,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON, 
 _ASKERS_SHOWN, _KEY_CHARS_SHOWN, _SKIPPED_SHOWN = 3, 60, 5
 
 
-@contextlib.contextmanager
-def operating(target: str, log: str, kafka_config: KafkaConfig) -> Iterator[Operator]:
-    """Give an operator of a system on a log; an error of theirs is a sentence and an exit code."""
-    with sentences():
-        system = configured(target)
-        with (
-            opened(log, kafka_config, system.settings, system=system) as backend,
-            contextlib.closing(Operator(system, backend)) as operator,
-        ):
-            yield operator
-
-
 @parked.command("list")
 def list_parked(target: Target, log: LogUrl, as_json: AsJson = False, kafka_config: KafkaConfig = None) -> None:
     """List the parked keys: the failed command, its error, and the number of commands stashed behind it."""
     table = TextTable("entity", "key", "partition@offset", "behind", "asked by", "error", "reason")
-    with operating(target, log, kafka_config) as operator:
+    with operating(Operator, target, log, kafka_config) as operator:
         found = list(operator.parked())
         skipped = operator.skipped
     for each in found:
@@ -95,7 +80,7 @@ def _askers(found: Parked) -> str:
 @parked.command("show")
 def show_parked(target: Target, entity: Entity, key: Key, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
     """Show the command that parked a key, and its failure."""
-    with operating(target, log, kafka_config) as operator:
+    with operating(Operator, target, log, kafka_config) as operator:
         found = operator.find_parked(entity, key)
         skipped = operator.skipped
     print_skipped(skipped)
@@ -127,7 +112,7 @@ def retry_parked(
 
     Exits 1 if it is parked or a dead letter again, and 69 if it still waits after --wait.
     """
-    with operating(target, log, kafka_config) as operator:
+    with operating(Operator, target, log, kafka_config) as operator:
         found = operator.find_parked(entity, key)
         outcome = operator.retry(found, wait)
     _print_outcome(f"{found.entity} {found.key!r}, command {found.partition}@{found.offset}", outcome, wait)
@@ -144,7 +129,7 @@ def drop_parked(
     kafka_config: KafkaConfig = None,
 ) -> None:
     """Dead-letter the first command of a parked key; the commands behind it run."""
-    with operating(target, log, kafka_config) as operator:
+    with operating(Operator, target, log, kafka_config) as operator:
         found = operator.find_parked(entity, key)
         operator.drop(found, reason, wait)
     console.print(f"{found.entity} {found.key!r}: {found.partition}@{found.offset} is now a dead letter")
@@ -154,7 +139,7 @@ def drop_parked(
 def list_dead_letters(target: Target, log: LogUrl, as_json: AsJson = False, kafka_config: KafkaConfig = None) -> None:
     """List the dead letters, oldest first; whether they were retried, and whether their asker was answered."""
     table = TextTable("address", "key", "source", "attempts", "retried", "answered", "error", "reason")
-    with operating(target, log, kafka_config) as operator:
+    with operating(Operator, target, log, kafka_config) as operator:
         found = operator.marked(list(operator.dead_letters()))
     for each in found:
         letter = each.letter
@@ -174,7 +159,7 @@ def _times(found: MarkedDeadLetter) -> str:
 @dead_letters.command("show")
 def show_dead_letter(target: Target, address: Address, log: LogUrl, kafka_config: KafkaConfig = None) -> None:
     """Show one dead letter: the original command, why it was not applied, and what became of it."""
-    with operating(target, log, kafka_config) as operator:
+    with operating(Operator, target, log, kafka_config) as operator:
         (found,) = operator.marked([operator.find_dead_letter(address)])
     console.show_json(_shown_letter(found))
 
@@ -210,7 +195,7 @@ def retry_dead_letter(
 
     Exits 1 if it is parked or a dead letter again, and 69 if it still waits after --wait.
     """
-    with operating(target, log, kafka_config) as operator:
+    with operating(Operator, target, log, kafka_config) as operator:
         letter = operator.find_dead_letter(address)
         outcome = operator.retry_dead_letter(letter, force=force, wait_s=wait)
     _print_outcome(f"{letter.address} was appended to {letter.source_topic} again and", outcome, wait)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -18,10 +16,8 @@ from repertory.cli.shared import (
     LogUrl,
     Target,
     TextTable,
-    configured,
     console,
-    opened,
-    sentences,
+    operating,
 )
 from repertory.inspect.nodes import age
 from repertory.inspect.readable import readable
@@ -34,18 +30,6 @@ sagas = typer.Typer(
 
 Entity = Annotated[str, typer.Argument(help="The saga's name, as in transfer.")]
 Step = Annotated[int, typer.Argument(help="The step whose undo was rejected, as show has it.")]
-
-
-@contextlib.contextmanager
-def operating(target: str, log: str, kafka_config: KafkaConfig) -> Iterator[SagaOperator]:
-    """Give an operator of a system's sagas on a log; an error of theirs is a sentence and an exit code."""
-    with sentences():
-        system = configured(target)
-        with (
-            opened(log, kafka_config, system.settings, system=system) as backend,
-            contextlib.closing(SagaOperator(system, backend)) as operator,
-        ):
-            yield operator
 
 
 @sagas.command("list")
@@ -67,7 +51,7 @@ def list_sagas(
     --cycles shows keys that wait for each other: only a cancel, or an answer from outside, ends that. Exits 1 if there
     are some.
     """
-    with operating(target, log, kafka_config) as operator:
+    with operating(SagaOperator, target, log, kafka_config) as operator:
         found = operator.sagas()
         rounds = operator.cycles(found) if cycles else []
         skipped = operator.skipped
@@ -112,7 +96,7 @@ def show_saga(
 
     Of one that is over, the steps are shown as long as the journal has them.
     """
-    with operating(target, log, kafka_config) as operator:
+    with operating(SagaOperator, target, log, kafka_config) as operator:
         found = operator.find(entity, key)
     if as_json:
         console.show_json({**shown_saga(found), "steps": [shown_step(found, each) for each in found.progress.steps]})
@@ -158,7 +142,7 @@ def cancel_saga(
     Exits 1 if it is too late or there is no such saga, and 69 if no answer came after --wait; the request stays in the
     log.
     """
-    with operating(target, log, kafka_config) as operator:
+    with operating(SagaOperator, target, log, kafka_config) as operator:
         outcome = operator.cancel(entity, key, reason, wait)
     _print_outcome(f"{entity} {key!r}", "is cancelled; what it has done is undone now", outcome, wait)
 
@@ -169,7 +153,7 @@ def retry_undo(
     kafka_config: KafkaConfig = None,
 ) -> None:  # fmt: skip
     """Send the undo again at which a saga is stuck. Exits 1 if it is not stuck there, 69 if no answer came."""
-    with operating(target, log, kafka_config) as operator:
+    with operating(SagaOperator, target, log, kafka_config) as operator:
         outcome = operator.retry(entity, key, step, wait)
     _print_outcome(f"{entity} {key!r}", f"sends the undo of step {step} again", outcome, wait)
 
@@ -181,7 +165,7 @@ def skip_undo(
     wait: Wait = 30.0, kafka_config: KafkaConfig = None,
 ) -> None:  # fmt: skip
     """Go on without the undo at which a saga is stuck. Exits 1 if it is not stuck there, 69 if no answer came."""
-    with operating(target, log, kafka_config) as operator:
+    with operating(SagaOperator, target, log, kafka_config) as operator:
         outcome = operator.skip(entity, key, step, reason, wait)
     _print_outcome(f"{entity} {key!r}", f"goes on without the undo of step {step}", outcome, wait)
 
@@ -197,7 +181,7 @@ def amend_undo(
     "type" in the JSON is the message's name; without it, that of the recorded message. Exits 1 if the saga is not stuck
     there, and 69 if no answer came.
     """
-    with operating(target, log, kafka_config) as operator:
+    with operating(SagaOperator, target, log, kafka_config) as operator:
         outcome = operator.amend(entity, key, step, message, wait)
     _print_outcome(f"{entity} {key!r}", f"sends this as the undo of step {step}", outcome, wait)
 

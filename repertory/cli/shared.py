@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
 import typer
@@ -124,6 +124,27 @@ def opened(
         yield backend
     finally:
         backend.close()
+
+
+class _Operates(Protocol):
+    def close(self) -> None: ...
+
+
+T = TypeVar("T", bound=_Operates)
+
+
+@contextlib.contextmanager
+def operating(
+    make: Callable[[ActorSystem, Backend], T], target: str, log: str, kafka_config: Path | None
+) -> Iterator[T]:
+    """Give an operator of a system on a log; an error of theirs is a sentence and an exit code."""
+    with sentences():
+        system = configured(target)
+        with (
+            opened(log, kafka_config, system.settings, system=system) as backend,
+            contextlib.closing(make(system, backend)) as operator,
+        ):
+            yield operator
 
 
 def _check_file(log: str) -> None:

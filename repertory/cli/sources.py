@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -14,7 +13,7 @@ import typer
 from repertory.bridge.system.committed import accepted_of
 from repertory.bridge.system.source_status import SourceStatus
 from repertory.cli.operate import AsJson, Wait
-from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, configured, console, opened, sentences
+from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console, operating
 from repertory.inspect.nodes import age
 from repertory.operate.sources import SourceOperator
 
@@ -29,22 +28,10 @@ Reason = Annotated[str, typer.Option(help="Why: it is kept with the position.")]
 _ADDRESS = re.compile("([0-9]{1,9})@([0-9]{1,18})", re.ASCII)
 
 
-@contextlib.contextmanager
-def _operating(target: str, log: str, kafka_config: KafkaConfig) -> Iterator[SourceOperator]:
-    """Give an operator of a system's sources; an error of theirs is a sentence and an exit code."""
-    with sentences():
-        system = configured(target)
-        with (
-            opened(log, kafka_config, system.settings, system=system) as backend,
-            contextlib.closing(SourceOperator(system, backend)) as operator,
-        ):
-            yield operator
-
-
 @sources.command("list")
 def list_sources(target: Target, log: LogUrl, as_json: AsJson = False, kafka_config: KafkaConfig = None) -> None:
     """List each partition of each source: its position, its lag, and why it has stopped."""
-    with _operating(target, log, kafka_config) as operator:
+    with operating(SourceOperator, target, log, kafka_config) as operator:
         found = list(operator.statuses())
     if as_json:
         console.show_json([_shown(each) for each in found])
@@ -93,7 +80,7 @@ def retry_source(
     They are tried by themselves too, at least once a minute; only a record that has killed its process is not. Exits
     69 if no node has done it after --wait.
     """
-    with _operating(target, log, kafka_config) as operator:
+    with operating(SourceOperator, target, log, kafka_config) as operator:
         found = operator.stopped(name) if partition is None else [operator.find(name, partition)]
         for each in found:
             operator.retry(each, wait)
@@ -112,7 +99,7 @@ def skip_record(
     kafka_config: KafkaConfig = None,
 ) -> None:
     """Pass the record at which a partition has stopped: it is not relayed. Any other record is refused."""
-    with _operating(target, log, kafka_config) as operator:
+    with operating(SourceOperator, target, log, kafka_config) as operator:
         parsed = _ADDRESS.fullmatch(address)
         if parsed is None:
             raise ValueError(f"{address!r} is no address of a record: write PARTITION@OFFSET, as in 0@17")
@@ -132,7 +119,7 @@ def skip_lost_records(
     kafka_config: KafkaConfig = None,
 ) -> None:
     """Go on behind records that retention took before they were relayed: they are lost, and this accepts it."""
-    with _operating(target, log, kafka_config) as operator:
+    with operating(SourceOperator, target, log, kafka_config) as operator:
         found = operator.find(name, partition)
         operator.skip_lost(found, reason, wait)
     console.print(f"{found.place.at(-1)} goes on behind what is lost", soft_wrap=True)
@@ -152,7 +139,7 @@ def adopt_topic(
 
     If its records are other ones, give the source another name instead: it then begins anew.
     """
-    with _operating(target, log, kafka_config) as operator:
+    with operating(SourceOperator, target, log, kafka_config) as operator:
         found = operator.find(name, partition)
         operator.adopt(found, reason, wait)
     console.print(f"{found.place.at(-1)} goes on at {found.next}", soft_wrap=True)

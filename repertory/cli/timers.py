@@ -9,10 +9,11 @@ import msgspec
 import typer
 
 from repertory.bridge.system.open_timers import OpenTimer
-from repertory.cli.operate import AsJson, Entity, Key, Wait, operating, print_skipped, shortened
-from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console
+from repertory.cli.operate import AsJson, Entity, Key, Wait, print_skipped, shortened
+from repertory.cli.shared import KafkaConfig, LogUrl, Target, TextTable, console, operating
 from repertory.inspect.nodes import age
 from repertory.inspect.readable import readable
+from repertory.operate.operator import Operator
 
 timers = typer.Typer(
     name="timers", help="Timers and delayed messages that are open.", no_args_is_help=True, rich_markup_mode=None
@@ -32,7 +33,7 @@ def list_timers(
     kafka_config: KafkaConfig = None,
 ) -> None:
     """List open timers and delayed messages, those that are due first. A timer that has fired waits to be handled."""
-    with operating(target, log, kafka_config) as operator:
+    with operating(Operator, target, log, kafka_config) as operator:
         found = list(operator.timers())
         skipped = operator.skipped
     found = [each for each in found if entity in (None, each.entity) and key in (None, each.key)]
@@ -65,7 +66,7 @@ def cancel_timer(
 
     Exits 69 if no worker has answered after --wait; the request stays in the log.
     """
-    with operating(target, log, kafka_config) as operator:
+    with operating(Operator, target, log, kafka_config) as operator:
         found = operator.find_timer(entity, key, name)
         operator.cancel(found, wait)
     console.print(f"{found.entity} {found.key!r}: timer {found.name!r} is cancelled", soft_wrap=True)

@@ -121,13 +121,14 @@ class SourceOperator:
             f"when one relays {place.at(-1)}"
         )
 
-    # --- dead letters -----------------------------------------------------------------------------------------
-
     def close(self) -> None:
         """Release what it holds."""
         self._logs.close()
         self._appender.close()
         self._reader.close()
+
+
+# --- dead letters ---------------------------------------------------------------------------------------------
 
 
 def is_of_a_source(system: SystemDefinition, letter: DeadLetter) -> bool:
