@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -23,13 +24,17 @@ _CONNECT_TIMEOUT_S = 5
 
 #: The driver that a database needs, and the extra that has it.
 _DRIVERS = {"sqlite": ("sqlite3", "projections"), "postgresql": ("psycopg", "projections,postgresql")}
-#: SQLSTATEs of failures that no event causes: serialization, deadlock, a lock that was not got. And classes of them:
-#: connections, resources (a full disk, too many connections), an operator or a crash.
-_WORLD = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "57P04", "57P05"}
-_WORLD_CLASSES = ("08", "53", "58")
+#: SQLSTATEs of failures that no event causes: a server that became a standby, a right that was taken away, a prepared
+#: statement that a pooler lost, a lock that was not got, an operator or a crash. And classes of them: connections, the
+#: end of a transaction (serialization, deadlock), resources (a full disk, too many connections), damage.
+_WORLD = {"25006", "26000", "42501", "42P05", "55P03", "57P01", "57P02", "57P03", "57P04", "57P05"}
+_WORLD_CLASSES = ("08", "28", "40", "53", "58", "XX")
 _IDLE_IN_TRANSACTION = "25P03"
-#: SQLite's primary result codes of the same kind: PERM, BUSY, LOCKED, NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL.
-_SQLITE_WORLD = {3, 5, 6, 7, 8, 10, 13, 14, 15}
+#: The server ended a statement, or a whole transaction, because it took too long, or somebody cancelled it.
+_TOO_LONG = {"25P04", "57014"}
+#: SQLite's primary result codes of the same kind: PERM, BUSY, LOCKED, NOMEM, READONLY, IOERR, CORRUPT, FULL, CANTOPEN,
+#: PROTOCOL, NOTADB.
+_SQLITE_WORLD = {3, 5, 6, 7, 8, 10, 11, 13, 14, 15, 26}
 
 
 def checked_url(text: str) -> sa.URL:
@@ -37,8 +42,9 @@ def checked_url(text: str) -> sa.URL:
     try:
         url = sa.make_url(text)
     except (sa.exc.ArgumentError, ValueError) as error:
+        shown = re.sub(r"//.*@", "//…@", text) if isinstance(text, str) else text  # It may hold a password.
         raise ValueError(
-            f"to={text!r:.200} is no URL of a database: sqlite:///PATH or postgresql+psycopg://…"
+            f"to={shown!r:.200} is no URL of a database: sqlite:///PATH or postgresql+psycopg://…"
         ) from error
     kind, _, driver = url.drivername.partition("+")
     if kind not in _DRIVERS:
@@ -56,7 +62,9 @@ def checked_url(text: str) -> sa.URL:
 
 
 def _shown(url: sa.URL) -> str:
-    return url.render_as_string(hide_password=True)
+    """Return a URL without its secrets: its password, and what libpq takes for one among its parameters."""
+    hidden = {name: "***" for name in url.query if "password" in name}
+    return url.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
 class Database:
@@ -146,6 +154,8 @@ class Database:
             return WorldError(text) if code is not None and code & 0xFF in _SQLITE_WORLD else None
         state = getattr(original, "sqlstate", None) or ""
         is_lost = error.connection_invalidated or (not state and isinstance(error, sa.exc.OperationalError))
+        if state in _TOO_LONG:
+            return TooSlow(text)
         if state == _IDLE_IN_TRANSACTION or (is_lost and self._idle_s * 1_000 >= IDLE_IN_TRANSACTION_MS):
             return TooSlow(
                 f"{self.shown} ended a transaction that sent nothing for {IDLE_IN_TRANSACTION_MS / 1_000:g} s: its "
@@ -183,13 +193,14 @@ def _sqlite(url: sa.URL, begin: str) -> sa.Engine:
 
 
 def _postgresql(url: sa.URL) -> sa.Engine:
-    options = f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
-    return sa.create_engine(
-        url,
-        isolation_level="READ COMMITTED",
-        pool_pre_ping=True,
-        connect_args={"options": options, "connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "repertory"},
-    )
+    """Return an engine whose sessions have our time-outs, UTC for times without a zone, and the URL's options."""
+    ours = {"idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_MS, "lock_timeout": LOCK_TIMEOUT_MS}
+    options = [f"-c {name}={value}" for name, value in {**ours, "TimeZone": "UTC"}.items()]
+    given = url.query.get("options", ())
+    connect_args: dict[str, Any] = {"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "repertory"}
+    connect_args = {name: value for name, value in connect_args.items() if name not in url.query}
+    connect_args["options"] = " ".join([*((given,) if isinstance(given, str) else given), *options])
+    return sa.create_engine(url, isolation_level="READ COMMITTED", pool_pre_ping=True, connect_args=connect_args)
 
 
 def lock_ddl(connection: sa.Connection, number: int) -> None:

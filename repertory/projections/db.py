@@ -22,16 +22,21 @@ class Db:
         #: the calls; the tables in the order in which they may be written.
         self._rows: dict[sa.Table, list[tuple[RowStatement, list[dict[str, Any]]]]] = {each: [] for each in tables}
         self._others: list[tuple[sa.Executable, list[dict[str, Any]]]] = []
+        #: Those that others refer to: their rows go after the rows that refer to them.
+        self._referred = {key.column.table for each in tables for key in each.foreign_keys}
+        self._failed: sa.exc.SQLAlchemyError | None = None
 
     def later(self, statement: Statement, /, **values: Any) -> None:
         """Run a statement with these values, together with others of the batch: for statements without a result.
 
         For each table, inserts, upserts and deletes run in the order of the calls; those of two tables do not depend on
-        each other. Any other statement runs after all that were called before it, and before all that come after it.
+        each other, but for foreign keys, which are obeyed. Any other statement runs after all that were called before
+        it, and before all that come after it. Raises TypeError for values that do not fit the statement.
         A statement should be the same object each time: it is then compiled once, and runs once for many values.
         """
         if isinstance(statement, RowStatement):
-            if self._others:
+            statement.check(values)
+            if self._others or (statement.deletes and statement.table in self._referred):
                 self.flush()
             _add(self._rows.setdefault(statement.table, []), statement, values)
             return
@@ -40,27 +45,50 @@ class Db:
         _add(self._others, statement, values)
 
     def run(self, statement: Statement, /, **values: Any) -> sa.CursorResult[Any]:
-        """Run a statement now, after all that were left for later, and return its result, as SQLAlchemy does."""
+        """Run a statement now, after all that were left for later, and return its result, as SQLAlchemy does.
+
+        What it raises undoes the whole batch, also if the handler catches it: PostgreSQL has undone it by then.
+        """
         self.flush()
         if isinstance(statement, RowStatement):
-            return self._connection.execute(statement.statement(self._dialect), values)
-        result = self._connection.execute(statement, values)
+            statement.check(values)
+            return self._execute(statement.statement(self._dialect), values)
+        return self._execute(statement, values)
+
+    def flush(self) -> None:
+        """Run what was left for later. The projector does so at the end of a batch.
+
+        Raises what the database does, again if a handler has caught it.
+        """
+        if self._failed is not None:
+            raise self._failed
+        for runs in self._rows.values():
+            for row_statement, parameters in runs:
+                self._execute(row_statement.statement(self._dialect), parameters)
+            runs.clear()
+        for statement, parameters in self._others:
+            self._execute(statement, parameters)
+        self._others.clear()
+
+    def _execute(
+        self, statement: sa.Executable, parameters: dict[str, Any] | list[dict[str, Any]]
+    ) -> sa.CursorResult[Any]:
+        try:
+            result = self._connection.execute(statement, parameters)
+        except sa.exc.SQLAlchemyError as error:
+            self._failed = error
+            raise
         assert isinstance(result, sa.CursorResult), statement
         return result
 
-    def flush(self) -> None:
-        """Run what was left for later. The projector does so at the end of a batch."""
-        for runs in self._rows.values():
-            for row_statement, parameters in runs:
-                self._connection.execute(row_statement.statement(self._dialect), parameters)
-            runs.clear()
-        for statement, parameters in self._others:
-            self._connection.execute(statement, parameters)
-        self._others.clear()
-
 
 def _add(runs: list[tuple[Any, list[dict[str, Any]]]], statement: object, values: dict[str, Any]) -> None:
-    if runs and runs[-1][0] is statement:
+    """Add an execution to the last run, if that is of the same statement with the same parameters.
+
+    With others it is a run of its own: SQLAlchemy compiles a run for the parameters of its first execution, and drops
+    what a later one has beyond these.
+    """
+    if runs and runs[-1][0] is statement and runs[-1][1][0].keys() == values.keys():
         runs[-1][1].append(values)
     else:
         runs.append((statement, [values]))

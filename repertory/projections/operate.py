@@ -12,7 +12,14 @@ import sqlalchemy as sa
 from repertory.bridge.log.port import Backend
 from repertory.bridge.system.projected import ProjectionTrouble
 from repertory.projections import schema
-from repertory.projections.progress import PlacedEvent, ProgressChanged, ProgressRow, ProjectedPlace, WorldError
+from repertory.projections.progress import (
+    PlacedEvent,
+    ProgressChanged,
+    ProgressRow,
+    ProjectedPlace,
+    WorldError,
+    sentence_of,
+)
 from repertory.projections.projection import BoundProjection
 from repertory.projections.store import SqlProgress
 from repertory.supervision.traceback_text import message_of
@@ -109,7 +116,7 @@ class ProjectionOperator:
                     raise ProjectionTrouble(f"{place} could not be changed: {message_of(error)}") from error
                 time.sleep(_PAUSE_S)
             except sa.exc.SQLAlchemyError as error:
-                raise ProjectionTrouble(f"{place} could not be changed: {message_of(error)}") from error
+                raise ProjectionTrouble(f"{place} could not be changed: {sentence_of(error)}") from error
         raise AssertionError
 
     def _go_on(self, progress: SqlProgress, row: ProgressRow, to: ProgressRow) -> None:
@@ -154,8 +161,7 @@ class ProjectionOperator:
                     if isinstance(error, sa.exc.SQLAlchemyError) and self._database.world_error(error) is not None:
                         raise
                     raise ProjectionTrouble(
-                        f"{event.record.place} still fails: {type(error).__name__}: {message_of(error)}; the key stays "
-                        "parked"
+                        f"{event.record.place} still fails: {sentence_of(error)}; the key stays parked"
                     ) from error
             connection.execute(
                 table.delete().where(

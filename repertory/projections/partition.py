@@ -25,6 +25,7 @@ from repertory.projections.progress import (
     TooSlow,
     WorldError,
     events_to_take,
+    sentence_of,
 )
 from repertory.supervision.traceback_text import message_of
 
@@ -151,10 +152,10 @@ class PartitionProjection:
         self._failures = self._failures + 1 if self._failing == event.offset else 1
         self._failing = event.offset
         if self._failures <= self._on_error.times:
-            self.trouble = f"{event.record.place} fails: {_sentence(error)}"
+            self.trouble = f"{event.record.place} fails: {sentence_of(error)}"
             self.due_s, self.row = now_s + _delay_s(self._failures - 1), row
             return False
-        return self._give_up(row, event, _sentence(error), now_s)
+        return self._give_up(row, event, sentence_of(error)[:_ERROR_CHARS_MAX], now_s)
 
     def _give_up(self, row: ProgressRow, event: PlacedEvent, why: str, now_s: float) -> bool:
         """Park the event's key, or stop."""
@@ -209,7 +210,3 @@ class PartitionProjection:
 
 def _delay_s(times: int) -> float:
     return min(_FIRST_DELAY_S * (1 << min(times, 16)), _DELAY_S_MAX)
-
-
-def _sentence(error: BaseException) -> str:
-    return f"{type(error).__name__}: {message_of(error)}"[:_ERROR_CHARS_MAX]

@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 
 from repertory.bridge.log.record import Record
+from repertory.supervision.traceback_text import message_of
 
 
 class ProjectedPlace(msgspec.Struct, frozen=True):
@@ -96,6 +97,13 @@ class ProgressStore(Protocol):
 
         Raises WorldError: at a commit, it may have been committed all the same.
         """
+
+
+def sentence_of(error: BaseException) -> str:
+    """Return what an error says, in one line: of one of SQLAlchemy's what the database said, and not the SQL."""
+    original = getattr(error, "orig", None)
+    told = original if isinstance(original, BaseException) else error
+    return f"{type(told).__name__}: {' '.join(message_of(told).split())}"
 
 
 def events_to_take(row: ProgressRow, events: Sequence[PlacedEvent]) -> Sequence[PlacedEvent]:

@@ -67,7 +67,14 @@ class BoundProjection:
         behaviours = [each.behaviour for each in entities]
         methods, instance = methods_of(kind, behaviours), kind()
         self.handlers = {each.name: Handlers(instance, each, methods) for each in behaviours}
-        self.tables = list(kind.metadata.sorted_tables)
+        try:
+            self.tables = list(kind.metadata.sorted_tables)
+        except sa.exc.NoReferencedTableError as error:
+            names = ", ".join(kind.metadata.tables)
+            raise DefinitionError(
+                f"{kind.__name__} has a foreign key to a table that is none of its own ({names}): name one of these "
+                "and its column in a text, as in sa.ForeignKey('orders_1.id')."
+            ) from error
         self.digest = _digest(kind, self.handlers)
         self._url = None if to is None else checked_url(to)
 

@@ -16,7 +16,7 @@ from repertory.bridge.log.port import Backend
 from repertory.bridge.system.projected import ProjectionTrouble
 from repertory.projections.feed import Feed
 from repertory.projections.partition import PartitionProjection
-from repertory.projections.progress import ProjectedPlace, WorldError
+from repertory.projections.progress import ProjectedPlace, WorldError, sentence_of
 from repertory.projections.versions import prepare
 from repertory.supervision.traceback_text import message_of
 
@@ -87,7 +87,7 @@ class Projector:
         except (WorldError, ProjectionTrouble, LogUnavailable, SQLAlchemyError) as error:
             self._due_s = now_s + _TROUBLE_S
             self._is_prepared &= not isinstance(error, SQLAlchemyError)  # Somebody may have dropped tables.
-            self._tell(str(self.bound), message_of(error))
+            self._tell(str(self.bound), sentence_of(error) if isinstance(error, SQLAlchemyError) else message_of(error))
             return False
         self._tell(str(self.bound), "")
         return moved

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -14,7 +13,7 @@ from repertory.bridge.log.port import Backend
 from repertory.bridge.system.projected import ProjectionTrouble
 from repertory.projections import schema
 from repertory.projections.database import Database, lock_ddl
-from repertory.projections.progress import PlacedEvent, ProgressRow, ProjectedPlace, WorldError
+from repertory.projections.progress import PlacedEvent, ProgressRow, ProjectedPlace, WorldError, sentence_of
 from repertory.projections.projection import BoundProjection
 from repertory.projections.projector import BATCH_EVENTS, Projector
 from repertory.projections.store import SqlTransaction, loaded
@@ -149,9 +148,7 @@ class Rebuild:
         except Exception as error:
             if isinstance(error, sa.exc.SQLAlchemyError) and (world := self._database.world_error(error)) is not None:
                 raise world from error
-            raise ProjectionTrouble(
-                f"{event.record.place} fails: {type(error).__name__}: {message_of(error)}"
-            ) from error
+            raise ProjectionTrouble(f"{event.record.place} fails: {sentence_of(error)}") from error
 
     def drop(self, *, serving: bool) -> None:
         """Drop the tables of this version, and its progress. Its projectors end.
@@ -163,13 +160,12 @@ class Rebuild:
             raise ValueError(f"{self._bound} has no tables")
         if state == schema.SERVES and not serving:
             raise ValueError(f"{self._bound} serves: switch to another version first, or pass --serving")
-        patiently(self._database, f"{self._bound} was not dropped", partial(self._drop, state))
+        patiently(self._database, f"{self._bound} was not dropped", self._drop)
 
-    def _drop(self, state: str, connection: sa.Connection) -> None:
+    def _drop(self, connection: sa.Connection) -> None:
         bound = self._bound
         _lock_progress(connection, bound.name)
-        if state == schema.SERVES:
-            drop_views(connection, bound)
+        drop_views(connection, bound)
         bound.kind.metadata.drop_all(connection)
         _forget(connection, bound)
         connection.execute(
@@ -211,7 +207,7 @@ def patiently(database: Database, failed: str, act: Callable[[sa.Connection], T]
                 raise ProjectionTrouble(f"{failed}: {message_of(error)}") from error
             time.sleep(_PAUSE_S)
         except sa.exc.SQLAlchemyError as error:
-            raise ProjectionTrouble(f"{failed}: {message_of(error)}") from error
+            raise ProjectionTrouble(f"{failed}: {sentence_of(error)}") from error
     raise AssertionError(failed)
 
 

@@ -35,8 +35,21 @@ class RowStatement:
         *,
         deletes: bool = False,
     ) -> None:
-        self.table, self.by, self.add, self.replace, self._deletes = into, by, add, replace, deletes
+        self.table, self.by, self.add, self.replace, self.deletes = into, by, add, replace, deletes
         self._compiled: dict[str, sa.Insert | sa.Delete] = {}
+        #: The columns that each execution has to give, and those that it may give.
+        self._needed = frozenset((*by, *(name for name in (*add, *replace) if not _has_default(into.c[name]))))
+        self._taken = frozenset(by if deletes else into.c.keys())
+
+    def check(self, values: Mapping[str, object]) -> None:
+        """Refuse values of which SQL would make something else than the statement says. Raises TypeError."""
+        given = values.keys()
+        if self._needed <= given <= self._taken:
+            return
+        what = f"{'delete' if self.deletes else 'upsert' if self.by else 'insert'} of {self.table.name}"
+        if unknown := sorted(given - self._taken):
+            raise TypeError(f"{what} takes no {unknown[0]!r}; it takes {', '.join(sorted(self._taken))}")
+        raise TypeError(f"{what} needs a value of {min(self._needed - given)!r}: without one, it would be made NULL")
 
     def statement(self, dialect: str) -> sa.Insert | sa.Delete:
         """Return it for a database; the same object each time, so that SQLAlchemy compiles it once."""
@@ -45,21 +58,22 @@ class RowStatement:
         return self._compiled[dialect]
 
     def _built(self, dialect: str) -> sa.Insert | sa.Delete:
-        if self._deletes:
+        if self.deletes:
             return sa.delete(self.table).where(*(self.table.c[name] == sa.bindparam(name) for name in self.by))
         if not self.by:
             return sa.insert(self.table)
         make = postgresql.insert if dialect == "postgresql" else sqlite.insert
         built = make(self.table)
-        changed = {name: self.table.c[name] + built.excluded[name] for name in self.add}
-        changed.update({name: built.excluded[name] for name in self.replace})
+        mine, new = self.table.c, built.excluded
+        changed: dict[str, Any] = {name: sa.func.coalesce(mine[name] + new[name], new[name]) for name in self.add}
+        changed.update({name: new[name] for name in self.replace})
         if not changed:
             return built.on_conflict_do_nothing(index_elements=list(self.by))
         return built.on_conflict_do_update(index_elements=list(self.by), set_=changed)
 
     def on(self, other: sa.Table) -> RowStatement:
         """Return the same for another table of the same columns."""
-        return RowStatement(other, self.by, self.add, self.replace, deletes=self._deletes)
+        return RowStatement(other, self.by, self.add, self.replace, deletes=self.deletes)
 
 
 def insert(into: sa.Table) -> RowStatement:
@@ -86,7 +100,8 @@ def upsert(
     """Return a statement that inserts a row; where there is one with the same ``by``, it changes that.
 
     ``by``: the primary key, or columns that are unique together. Of a row that is there, the columns ``add`` are added
-    to, and those of ``set`` are replaced; with neither, it stays as it is. Raises DefinitionError.
+    to (NULL counts as nothing), and those of ``set`` are replaced; with neither, it stays as it is. Each execution
+    gives a value of all of these. Raises DefinitionError.
     """
     names = _names(by), _names(add), _names(set)
     for group in names:
@@ -105,6 +120,10 @@ def _check_names(of: sa.Table, names: tuple[str, ...]) -> None:
     for name in names:
         if name not in of.c:
             raise DefinitionError(f"there is no column {name!r}: the table has {', '.join(of.c.keys())}.")
+
+
+def _has_default(column: sa.Column[Any]) -> bool:
+    return column.default is not None or column.server_default is not None
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:

@@ -37,6 +37,11 @@ def swap_statement() -> sa.Update:
     )  # fmt: skip
 
 
+def _text(error: str) -> str:
+    """Return a text that PostgreSQL stores: without NUL, which an error may quote."""
+    return error.replace("\0", "\\0")
+
+
 class SqlTransaction:
     """Implements ``ProgressTransaction``."""
 
@@ -49,7 +54,7 @@ class SqlTransaction:
         values = {
             "name": owner.name, "number": owner.version, "of_topic": owner.place.topic,
             "of_partition": owner.place.partition, "old_next": row.next, "old_changes": row.changes, "to_next": to.next,
-            "to_seq": to.seq, "to_failed": None if to.failed < 0 else to.failed, "to_error": to.error,
+            "to_seq": to.seq, "to_failed": None if to.failed < 0 else to.failed, "to_error": _text(to.error),
             "to_id": to.topic_id,
         }  # fmt: skip
         return self._connection.execute(swap_statement(), values).rowcount == 1
@@ -62,7 +67,7 @@ class SqlTransaction:
             {
                 "projection": owner.name, "version": owner.version, "topic": owner.place.topic,
                 "partition": owner.place.partition, "offset": event.offset, "seq": event.seq, "key": event.key,
-                "error": error,
+                "error": _text(error),
             },
         )  # fmt: skip
 

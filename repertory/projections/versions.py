@@ -5,6 +5,7 @@ Each of these is one transaction, and one at a time. PostgreSQL and SQLite undo 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import sqlalchemy as sa
@@ -12,10 +13,15 @@ import sqlalchemy as sa
 from repertory.bridge.system.projected import ProjectionTrouble
 from repertory.projections import schema
 from repertory.projections.database import Database, lock_ddl
+from repertory.projections.progress import sentence_of
 from repertory.projections.projection import BoundProjection
-from repertory.supervision.traceback_text import message_of
 
 _table = schema.projections
+#: What was granted on a view to others than its owner.
+_GRANTED = sa.text(
+    "SELECT privilege_type, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END, "
+    "is_grantable FROM pg_class, aclexplode(relacl) WHERE pg_class.oid = to_regclass(:view) AND grantee <> relowner"
+)
 
 
 def prepare(bound: BoundProjection, database: Database, topic_ids: Mapping[str, str]) -> bool:
@@ -38,7 +44,7 @@ def prepare(bound: BoundProjection, database: Database, topic_ids: Mapping[str, 
     except sa.exc.SQLAlchemyError as error:
         raise ProjectionTrouble(
             f"the tables of {bound.name}, version {bound.version}, cannot be made in {database.shown}: "
-            f"{message_of(error)}"
+            f"{sentence_of(error)}"
         ) from error
 
 
@@ -101,16 +107,54 @@ def _build(
 
 
 def make_views(connection: sa.Connection, bound: BoundProjection) -> None:
-    """Let readers see the tables of a version under their plain names."""
-    drop_views(connection, bound)
+    """Let readers see the tables of a version under their plain names, with the rights that they have to these.
+
+    Raises ProjectionTrouble if somebody else has a table or a view of such a name.
+    """
     quote = connection.dialect.identifier_preparer.quote
+    known = {*states(connection, bound.name), bound.version}
     for attribute, table in bound.kind.tables.items():
-        view = quote(bound.kind.view_name(attribute))
-        connection.exec_driver_sql(f"CREATE VIEW {view} AS SELECT * FROM {quote(table.name)}")  # noqa: S608  our own names
+        name = bound.kind.view_name(attribute)
+        found = _definition(connection, name)
+        is_ours = found is not None and any(_names(found, f"{name}_{version}") for version in known)
+        if not is_ours and sa.inspect(connection).has_table(name):  # A view is one, too.
+            raise ProjectionTrouble(
+                f"there is a table or view {name} that {bound.name} did not make: rename or drop it, or give the "
+                "projection another name="
+            )
+        rights = _rights(connection, name)
+        connection.exec_driver_sql(f"DROP VIEW IF EXISTS {quote(name)}")
+        connection.exec_driver_sql(f"CREATE VIEW {quote(name)} AS SELECT * FROM {quote(table.name)}")  # noqa: S608  our own names
+        for each in rights:
+            connection.exec_driver_sql(each)
 
 
 def drop_views(connection: sa.Connection, bound: BoundProjection) -> None:
-    """Take the plain names away."""
+    """Drop the views that show tables of a version: also those of tables that no later version has."""
     quote = connection.dialect.identifier_preparer.quote
-    for attribute in bound.kind.tables:
-        connection.exec_driver_sql(f"DROP VIEW IF EXISTS {quote(bound.kind.view_name(attribute))}")
+    for attribute, table in bound.kind.tables.items():
+        name = bound.kind.view_name(attribute)
+        if _names(_definition(connection, name) or "", table.name):
+            connection.exec_driver_sql(f"DROP VIEW {quote(name)}")
+
+
+def _definition(connection: sa.Connection, view: str) -> str | None:
+    """Return the SQL of a view, None if there is none of that name."""
+    there = sa.inspect(connection)
+    return there.get_view_definition(view) if view in there.get_view_names() else None
+
+
+def _names(definition: str, table: str) -> bool:
+    return re.search(rf"\b{re.escape(table)}\b", definition) is not None
+
+
+def _rights(connection: sa.Connection, view: str) -> list[str]:
+    """Return the statements that grant again what others may do with a view. SQLite has no such rights."""
+    if connection.dialect.name != "postgresql":
+        return []
+    quoted = connection.dialect.identifier_preparer.quote(view)
+    rows = connection.execute(_GRANTED, {"view": quoted}).all()
+    return [
+        f"GRANT {right} ON {quoted} TO {who}" + (" WITH GRANT OPTION" if may_grant else "")
+        for right, who, may_grant in rows
+    ]

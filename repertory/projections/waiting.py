@@ -15,7 +15,7 @@ from repertory.bridge.system.projected import (
 )
 from repertory.projections import schema
 from repertory.projections.database import Database
-from repertory.projections.progress import ProgressRow, ProjectedPlace, WorldError
+from repertory.projections.progress import ProgressRow, ProjectedPlace, WorldError, sentence_of
 from repertory.projections.store import load, loaded
 from repertory.projections.versions import states
 
@@ -82,7 +82,8 @@ def status_of(bound: BoundProjection, database: Database, ends: dict[tuple[str, 
             mine = states(connection, bound.name).get(bound.version)
             rows = loaded(connection, bound.name, bound.version)
     except (WorldError, sa.exc.SQLAlchemyError) as error:
-        return ProjectionStatus(name=bound.name, version=bound.version, state="?", trouble=str(error))
+        trouble = str(error) if isinstance(error, WorldError) else f"{database.shown}: {sentence_of(error)}"
+        return ProjectionStatus(name=bound.name, version=bound.version, state="?", trouble=trouble)
     partitions = tuple(
         PartitionStatus(
             entity=place.entity, partition=place.partition, seq=row.seq,

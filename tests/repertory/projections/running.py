@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter as Tally
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -9,9 +10,12 @@ from contextlib import closing, contextmanager
 import sqlalchemy as sa
 
 from repertory import ActorSystem, Running
+from repertory.bridge.log.connect import connect
+from repertory.bridge.log.port import Backend
 from repertory.projections.operate import ProjectionOperator
 from repertory.projections.progress import ProjectedPlace
 from repertory.projections.projection import BoundProjection
+from repertory.projections.rebuild import Rebuild
 from tests.apps.projected import Add, Counter
 
 
@@ -60,3 +64,24 @@ def stopped_at(sql_url: str, system: ActorSystem) -> tuple[ProjectedPlace, int]:
     assert isinstance(partition, int)
     assert isinstance(failed, int)
     return ProjectedPlace("counter", f"{system.name}.counter.events", partition), failed
+
+
+@contextmanager
+def rebuilding(system: ActorSystem, log: str, version: int = 2) -> Iterator[tuple[Rebuild, Backend]]:
+    """Give what rebuilds a version, as the command does."""
+    with closing(connect(log)) as backend, closing(Rebuild(bound_of(system, version), system, backend)) as builder:
+        yield builder, backend
+
+
+def act(sql_url: str, *statements: str) -> None:
+    """Run statements as the user that a URL names, each for itself."""
+    with sa.create_engine(sql_url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT").connect() as connection:
+        for each in statements:
+            connection.exec_driver_sql(each)
+
+
+def as_somebody(sql_url: str) -> str:
+    """Return the URL of a role of PostgreSQL without special rights, which may make tables."""
+    role = f"role_{uuid.uuid4().hex[:12]}"
+    act(sql_url, f"CREATE ROLE {role} LOGIN", f"GRANT CREATE ON SCHEMA public TO {role}")
+    return sa.make_url(sql_url).set(username=role).render_as_string(hide_password=False)

@@ -275,6 +275,16 @@ def test_a_database_that_is_away_is_waited_for(name: str, tmp_path: Path) -> Non
         assert totals_of(url) == totals
 
 
+def test_a_damaged_file_is_no_fault_of_an_event(tmp_path: Path) -> None:
+    """It is said, and waited for."""
+    path = tmp_path / "projections.db"
+    path.write_bytes(b"nonsense" * 1_000)
+    database = databases.Database(sa.make_url(f"sqlite:///{path}"))
+    with pytest.raises(databases.WorldError, match="file is not a database"), database.transaction():
+        pass
+    database.close()
+
+
 class Nothing(Projection):
     """No handler."""
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from repertory import ActorSystem
-from repertory.bridge.log.connect import connect
-from repertory.bridge.log.port import Backend
 from repertory.bridge.system.projected import ProjectionTrouble, Retry
 from repertory.cli.projections import ends_of
 from repertory.projections import At, Db, project
-from repertory.projections.rebuild import Rebuild
 from tests.apps.projected import Add, Added, Counter, Totals, made
-from tests.repertory.projections.running import add_all, bound_of, rows_of, totals_of
+from tests.repertory.projections.running import add_all, rebuilding, rows_of, totals_of
 
 
 class Newer(Totals, name="totals", version=2):
@@ -48,13 +45,6 @@ def both(name: str, sql_url: str, on_error: Retry | None = None) -> ActorSystem:
     system = made(name, "exactly-once", to=sql_url, on_error=on_error)
     system.project(Newer, Counter, to=sql_url, on_error=on_error or Retry(1))
     return system
-
-
-@contextmanager
-def rebuilding(system: ActorSystem, log: str, version: int = 2) -> Iterator[tuple[Rebuild, Backend]]:
-    """Give what rebuilds a version, as the command does."""
-    with closing(connect(log)) as backend, closing(Rebuild(bound_of(system, version), system, backend)) as builder:
-        yield builder, backend
 
 
 def test_a_version_is_rebuilt_and_switched_to_under_load(name: str, sql_url: str, tmp_path: Path) -> None:
