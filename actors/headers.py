@@ -53,10 +53,11 @@ ATTEMPTS: Final = "attempts"
 SOURCE_TOPIC: Final = "source-topic"
 SOURCE_PARTITION: Final = "source-partition"
 SOURCE_OFFSET: Final = "source-offset"
+#: Of a foreign record that could not be relayed: since 1970 (UTC), in ms.
+SOURCE_TIMESTAMP: Final = "source-timestamp"
 #: The headers that a dead letter adds.
-DEAD_LETTER: Final = frozenset(
-    {CAUSE, ERROR_TYPE, ERROR_MESSAGE, ERROR_TRACEBACK, ATTEMPTS, SOURCE_TOPIC, SOURCE_PARTITION, SOURCE_OFFSET}
-)
+_ORIGIN_OF_LETTER = (SOURCE_TOPIC, SOURCE_PARTITION, SOURCE_OFFSET, SOURCE_TIMESTAMP)
+DEAD_LETTER: Final = frozenset({CAUSE, ERROR_TYPE, ERROR_MESSAGE, ERROR_TRACEBACK, ATTEMPTS, *_ORIGIN_OF_LETTER})
 KEPT_PREFIX: Final = "source-"
 #: A dead letter that an operator retries: ``topic/partition/offset`` of the dead letter.
 RETRY_OF: Final = "retry-of"

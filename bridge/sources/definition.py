@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 
 import msgspec
 
@@ -48,6 +49,10 @@ def checked_source(system: str, source: SourceDefinition, others: Mapping[str, S
     if not callable(source.decode):
         raise ValueError(  # noqa: TRY004  one class to catch
             f"{where}: give the function that takes a SourceRecord and returns its routes, not {source.decode!r:.100}"
+        )
+    if any(each(source.decode) for each in (iscoroutinefunction, isgeneratorfunction, isasyncgenfunction)):
+        raise ValueError(
+            f"{where}: its function is async, or yields; make it a plain def that returns a list of routes"
         )
     if source.from_ not in BEGINNINGS:
         raise ValueError(f'{where}: from_ is "earliest" or "latest", not {source.from_!r:.100}')

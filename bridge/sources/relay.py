@@ -216,6 +216,7 @@ def _dead_letter(place: SourcePlace, record: Record, failure: Failure, error: Ex
         (names.SOURCE_TOPIC, record.topic.encode()),
         (names.SOURCE_PARTITION, b"%d" % record.partition),
         (names.SOURCE_OFFSET, b"%d" % record.offset),
+        (names.SOURCE_TIMESTAMP, b"%d" % record.timestamp_ms),
     )
     if trace := user_traceback(error):
         own = (*own, (names.ERROR_TRACEBACK, trace.encode()))

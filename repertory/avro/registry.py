@@ -6,14 +6,16 @@ schema of an id never changes, so each is asked for once.
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
 import time
 from collections.abc import Callable, Mapping
+from http.client import HTTPException
 from io import BytesIO
 from typing import Any, Final, TypeVar, overload
 from urllib.error import HTTPError, URLError
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
 import msgspec
@@ -30,6 +32,8 @@ _FRAME: Final = struct.Struct(">bI")
 #: An answer of a registry is no larger.
 _ANSWER_BYTES_MAX: Final = 10_000_000
 _NOT_FOUND: Final = 404
+#: What a registry says of a subject, a version or a schema that it does not have. Of a wrong path it says 404.
+_HAS_NOT: Final = (40401, 40402, 40403)
 #: Schemas that refer to each other: how deep.
 _REFERENCES_MAX: Final = 20
 
@@ -41,9 +45,10 @@ class RegistryUnavailable(Exception):
 class SchemaRegistry:
     """The schemas of a registry, by id. One thread may use it, as a source's function does.
 
-    ``headers`` are sent with each request, for a registry that wants an authorization. ``schemas_max``: how many
-    schemas are kept. Once a request has failed, others fail for ``timeout_s`` without being sent, so that a registry
-    that is down does not hold up each partition for that long.
+    ``headers`` are sent with each request, for a registry that wants an authorization; a user and a password in the URL
+    are one, and are shown nowhere. A redirection gets neither. ``schemas_max``: how many schemas are kept. Once a
+    request has failed, others fail for ``timeout_s`` without being sent, so that a registry that is down does not hold
+    up each partition for that long.
     """
 
     def __init__(
@@ -56,10 +61,9 @@ class SchemaRegistry:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Raise ValueError for a URL that is not ``http://…`` or ``https://…``. The registry is not asked here."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ValueError(f"{url!r} is no URL of a schema registry: write http://host:port or https://host")
-        self._url, self._timeout_s, self._headers = url.rstrip("/"), timeout_s, dict(headers or {})
+        user, self._url = _checked(url)
+        authorization = {"Authorization": f"Basic {base64.b64encode(user.encode()).decode()}"} if user else {}
+        self._timeout_s, self._headers = timeout_s, authorization | dict(headers or {})
         self._schemas_max, self._clock = schemas_max, clock
         self._schemas: dict[int, Any] = {}
         self._failed: tuple[float, str] | None = None
@@ -122,7 +126,9 @@ class SchemaRegistry:
             raise RegistryUnavailable(self._failed[1])
         self._failed = None
         accepts = {"Accept": "application/vnd.schemaregistry.v1+json, application/json"}
-        request = Request(self._url + path, headers=accepts | self._headers)  # noqa: S310 - the scheme was checked
+        request = Request(self._url + path, headers=accepts)  # noqa: S310 - the scheme was checked
+        for name, value in self._headers.items():
+            request.add_unredirected_header(name, value)
         try:
             with urlopen(request, timeout=self._timeout_s) as answer:  # noqa: S310
                 found = json.loads(answer.read(_ANSWER_BYTES_MAX))
@@ -131,7 +137,7 @@ class SchemaRegistry:
                 if error.code == _NOT_FOUND and _is_registrys(error):
                     return None
             raise self._unavailable(path, f"{error.code} {error.reason}") from None
-        except (URLError, OSError, ValueError) as error:
+        except (URLError, HTTPException, OSError, ValueError) as error:
             raise self._unavailable(path, str(getattr(error, "reason", error))) from None
         if not isinstance(found, dict) or not isinstance(found.get("schema"), str):
             raise self._unavailable(path, "it is no answer of a schema registry")
@@ -147,9 +153,23 @@ def _is_registrys(error: HTTPError) -> bool:
     """Return whether a registry says that it does not have something: another server says 404 too."""
     try:
         found = json.loads(error.read(_ANSWER_BYTES_MAX))
-    except (ValueError, OSError):
+    except (ValueError, OSError, HTTPException):
         return False
-    return isinstance(found, dict) and "error_code" in found
+    return isinstance(found, dict) and found.get("error_code") in _HAS_NOT
+
+
+def _checked(url: str) -> tuple[str, str]:
+    """Return the user and the password of a registry's URL, "" without, and the URL without them; ValueError."""
+    try:
+        parts = urlsplit(url)
+        is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_right = False
+    shown = url.rpartition("@")[2]
+    if not is_right:
+        raise ValueError(f"{shown!r} is no URL of a schema registry: write http://host:port or https://host")
+    user, _, host = parts.netloc.rpartition("@")
+    return unquote(user), urlunsplit(parts._replace(netloc=host)).rstrip("/")
 
 
 def _read(data: bytes, schema: Any, schema_id: int) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from repertory.actors.headers import RETRY_OF, SOURCE, Header, value
+from repertory.actors.headers import RETRY_OF, SOURCE, SOURCE_TIMESTAMP, Header, value
+from repertory.actors.wire import DecodeError
 from repertory.bridge import topics
 from repertory.bridge.log.errors import LogUnavailable
 from repertory.bridge.log.port import Backend
@@ -142,10 +143,7 @@ def decoded_again(system: SystemDefinition, letter: DeadLetter, retry_to: Header
     source = system.sources.get(name)
     if source is None:
         raise LookupError(f"{letter.address} came from the source {name!r}, which {system.name} does not have")
-    record = Record(
-        letter.source_topic, letter.source_partition, letter.source_offset, letter.record.key, letter.record.value,
-        letter.headers, letter.record.timestamp_ms,
-    )  # fmt: skip
+    record = _foreign_record(letter)
     found = relay(
         SourcePlace(name, record.topic, record.partition), source.decode, SourcePosition(record.offset, "", 0),
         [record], routing_of(system), refused={}, stuck={}, is_full=lambda each: each.records > 0,
@@ -159,6 +157,20 @@ def decoded_again(system: SystemDefinition, letter: DeadLetter, retry_to: Header
         raise LookupError(f"{letter.address} means nothing to this code: it makes no command of {letter.source}")
     added = ((RETRY_OF, letter.retry_of), retry_to)
     return [Output(each.topic, each.partition, each.key, each.value, (*each.headers, *added)) for each in found.outputs]
+
+
+def _foreign_record(letter: DeadLetter) -> Record:
+    """Return the record that became a dead letter, as its topic had it."""
+    written = letter.record
+    last = max(nth for nth, (name, _) in enumerate(letter.headers) if name == SOURCE)  # Ours; a record may have others.
+    try:
+        timestamp_ms = written.number(SOURCE_TIMESTAMP)
+    except DecodeError:  # An earlier version did not keep it.
+        timestamp_ms = written.timestamp_ms
+    return Record(
+        letter.source_topic, letter.source_partition, letter.source_offset, written.key, written.value,
+        (*letter.headers[:last], *letter.headers[last + 1 :]), timestamp_ms,
+    )  # fmt: skip
 
 
 def _now_ms() -> int:

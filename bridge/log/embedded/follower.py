@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
+from repertory.bridge.log.embedded import schema
 from repertory.bridge.log.embedded.store import Store
 from repertory.bridge.log.follower import Followed, Surveyed, Unfollowed
 from repertory.bridge.log.record import TopicPartition
@@ -30,9 +31,16 @@ class EmbeddedFollower:
         count = self._store.partition_count(topic)
         if count is None:
             return None
-        bounds = [self._store.bounds(topic, partition) for partition in range(count)]
+        bounds = [self._bounds(TopicPartition(topic, partition)) for partition in range(count)]
         found = self._ids[topic] = self._store.topic_ids([topic]).get(topic, "")
         return Surveyed(found, bounds)
+
+    def _bounds(self, place: TopicPartition) -> tuple[int, int]:
+        """Return the bounds of a partition. What compaction took is not missing, as on Kafka."""
+        low, end = self._store.bounds(*place)
+        if low and self._store.rows(schema.HAS_COMPACTION) and self._store.rows(schema.COMPACTION_OF, place):
+            return 0, end
+        return low, end
 
     def follow(self, place: TopicPartition, next_offset: int) -> None:
         """See ``Follower.follow``."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -125,6 +127,23 @@ def test_a_survey_says_what_there_is(following: Following) -> None:
 
 
 @pytest.mark.kafka
+def test_what_compaction_took_is_not_missing(tmp_path: Path) -> None:
+    """The embedded log: as on Kafka, a compacted topic begins where it began; retention alone moves that."""
+    path = tmp_path / "log.db"
+    with closing(connect(f"sqlite:{path}")) as backend, closing(backend.follower()) as follower:
+        compacted = TopicSpec("compacted", 1, {"cleanup.policy": "compact"})
+        backend.ensure([compacted, TopicSpec("kept", 1, {})])
+        with closing(backend.appender()) as appender:
+            for topic in ("compacted", "kept"):
+                appender.append([Output(topic, 0, b"k", b"v")] * 5)
+        with closing(sqlite3.connect(path)) as file, file:
+            file.execute("DELETE FROM record WHERE offset < 3")
+        for topic, low in (("compacted", 0), ("kept", 3)):
+            found = follower.survey(topic)
+            assert found is not None
+            assert found.bounds == [(low, 5)]
+
+
 def test_on_kafka_only_committed_records_come(kafka_url: str) -> None:
     """Aborted ones and markers take offsets, and are not delivered."""
     topic = f"followed-{uuid4().hex[:8]}"

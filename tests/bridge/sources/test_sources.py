@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from repertory import ActorSystem, Running, SourceStatus, route
+from repertory import ActorSystem, Route, Running, SourceRecord, SourceStatus, route
 from repertory.actors.placement import partition_of
 from repertory.bridge.log.clock import SystemClock
 from repertory.bridge.log.connect import connect
@@ -277,6 +277,16 @@ def test_two_sources_of_one_topic_each_relay_it(url: str, delivery: str) -> None
         assert pages(running, "a") == ((0, 0, 0), (0, 0, 0))
 
 
+async def awaits(_record: SourceRecord) -> list[Route]:
+    """Return nothing, later."""
+    return []
+
+
+def yields(_record: SourceRecord) -> Iterator[Route]:
+    """Yield nothing."""
+    yield from ()
+
+
 def test_a_commands_topic_that_is_gone_is_no_fault_of_a_record() -> None:
     """Nothing becomes a dead letter: the relay tries again until the topic is back."""
     system = fed.made("fed")
@@ -308,6 +318,8 @@ def test_a_commands_topic_that_is_gone_is_no_fault_of_a_record() -> None:
         (("new", "fed.book.events"), "the system's own"),
         (("new", "__consumer_offsets"), "Kafka's own"),
         (("new", "t", "no function"), "give the function that takes a SourceRecord"),
+        (("new", "t", awaits), "is async, or yields; make it a plain def"),
+        (("new", "t", yields), "is async, or yields; make it a plain def"),
         (("new", "t", fed.from_line, {"from_": "middle"}), '"earliest" or "latest"'),
         (("new", "t", fed.from_line, {"cluster": "memory:"}), "cluster is the URL of a log"),
         (("new", "t", fed.from_line, {"kafka_config": "x"}), "kafka_config is for another cluster"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -55,14 +56,25 @@ class Registry:
     def __init__(self) -> None:
         self.answers: dict[str, tuple[int, str]] = {}
         self.asked: list[tuple[str, str | None]] = []
+        #: Paths that are redirected, and where to.
+        self.moved: dict[str, str] = {}
+        self.speaks_http = True
         registry = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 registry.asked.append((self.path, self.headers.get("Authorization")))
+                if not registry.speaks_http:
+                    self.wfile.write(b"220 mail\r\n")
+                    return
                 missing = 404, json.dumps({"error_code": 40403, "message": "Schema not found"})
                 status, body = registry.answers.get(self.path, missing)
+                if self.path in registry.moved:
+                    status, body = 302, ""
+                    registry_url = registry.moved[self.path]
                 self.send_response(status)
+                if status == 302:
+                    self.send_header("Location", registry_url)
                 self.send_header("Content-Type", "application/vnd.schemaregistry.v1+json")
                 self.end_headers()
                 self.wfile.write(body.encode())
@@ -174,8 +186,12 @@ def test_any_bytes_are_a_value_error_or_a_value(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [(500, "{}"), (401, "{}"), (200, "no json"), (200, "[]"), (200, "{}"), (404, "<html>not here</html>")]
-)
+    "answer",
+    [
+        (500, "{}"), (401, "{}"), (200, "no json"), (200, "[]"), (200, "{}"), (404, "<html>not here</html>"),
+        (404, json.dumps({"error_code": 404, "message": "HTTP 404 Not Found"})), (404, '{"error_code": {}}'),
+    ],
+)  # fmt: skip
 def test_a_registry_that_does_not_answer_is_no_fault_of_a_record(registry: Registry, answer: tuple[int, str]) -> None:
     """RegistryUnavailable, at once for a while, and then it is asked again."""
     now_s = [0.0]
@@ -190,6 +206,29 @@ def test_a_registry_that_does_not_answer_is_no_fault_of_a_record(registry: Regis
     assert schemas.decode(framed(VALUE)) == VALUE
 
 
+def test_a_server_that_speaks_something_else_is_no_fault_of_a_record(registry: Registry) -> None:
+    """As any other registry that does not answer."""
+    registry.speaks_http = False
+    with pytest.raises(RegistryUnavailable, match=r"cannot be asked for /schemas/ids/7"):
+        SchemaRegistry(registry.url).decode(framed(VALUE))
+
+
+def test_a_user_in_the_url_is_an_authorization(registry: Registry) -> None:
+    """It is sent to that registry alone, and no sentence has it."""
+    url = registry.url.replace("//", "//ann:s%40cret@")
+    schemas = SchemaRegistry(f"{url}/")
+    assert schemas.decode(framed(VALUE)) == VALUE
+    assert registry.asked == [("/schemas/ids/7", f"Basic {b64encode(b'ann:s@cret').decode()}")]
+    with pytest.raises(ValueError, match="has no schema 8") as caught:
+        schemas.decode(framed(VALUE, schema_id=8))
+    assert "cret" not in str(caught.value)
+    with serving() as other:
+        other.serve("/there", PAYMENT)
+        registry.moved["/schemas/ids/9"] = f"{other.url}/there"
+        assert schemas.decode(framed(VALUE, schema_id=9)) == VALUE
+        assert other.asked == [("/there", None)]
+
+
 def test_few_schemas_are_kept(registry: Registry) -> None:
     """The one that was asked for first goes."""
     registry.serve("/schemas/ids/8", PAYMENT)
@@ -199,11 +238,14 @@ def test_few_schemas_are_kept(registry: Registry) -> None:
     assert len(registry.asked) == 3
 
 
-@pytest.mark.parametrize("url", ["registry:8081", "ftp://registry", "http://", ""])
+@pytest.mark.parametrize(
+    "url", ["registry:8081", "ftp://registry", "http://", "", "http://ann:secret@host:port", "ftp://ann:secret@host"]
+)
 def test_a_wrong_url_is_refused(url: str) -> None:
-    """When the registry is named, not at the first record."""
-    with pytest.raises(ValueError, match="is no URL of a schema registry"):
+    """When the registry is named, not at the first record; without what it may have of a password."""
+    with pytest.raises(ValueError, match="is no URL of a schema registry") as caught:
         SchemaRegistry(url)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_source_waits_for_its_registry(registry: Registry) -> None:
