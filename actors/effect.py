@@ -265,6 +265,8 @@ else:
         """
         if misplaced:
             what = getattr(misplaced[0], "__name__", misplaced[0])
+            if timeout_s is not None:
+                raise DefinitionError(f"@effect takes no {what!r:.100} without a name; write name=… or another option.")
             raise DefinitionError(f"@effect {what!s:.100} has no time-out; write @effect(timeout_s=…).")
 
         def decorate(function):

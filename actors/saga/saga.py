@@ -41,6 +41,8 @@ class RunHandler(CommandHandler[E, C, R_co]):
         """Read the annotations; see ``Handler.resolve``."""
         if isinstance(self.function, Handler) or not inspect.isfunction(self.function):
             raise self.refusal("is not a plain method; make it an async def")
+        if inspect.isasyncgenfunction(self.function):
+            raise self.refusal("yields; a saga awaits its steps, and returns how it ends")
         if not inspect.iscoroutinefunction(self.function):
             raise self.refusal("is not async; a saga awaits its steps, so make it an async def")
         parameters = list(inspect.signature(self.function).parameters.values())[1:]

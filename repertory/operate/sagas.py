@@ -110,8 +110,11 @@ class SagaOperator:
         if not isinstance(raw, dict):
             raise ValueError('the message is a JSON object with the fields of the undo, such as {"amount": 5}')  # noqa: TRY004
         name = raw.get("type") or _recorded_name(undo, types)
-        if name not in types:
-            raise ValueError(f"{undo.target} takes no {name!r}; it takes {', '.join(sorted(types))}")
+        if not isinstance(name, str) or name not in types:
+            raise ValueError(f"{undo.target} takes no {name!r:.100}; it takes {', '.join(sorted(types))}")
+        fields = types[name].__struct_encode_fields__
+        if unknown := sorted(raw.keys() - {"type", *fields}):  # A misspelt one would be left to its default.
+            raise ValueError(f"{name} has no field {unknown[0]!r:.100}; it has {', '.join(fields) or 'none'}")
         try:
             return encode(msgspec.json.decode(msgspec.json.encode({**raw, "type": name}), type=types[name]))
         except msgspec.ValidationError as error:

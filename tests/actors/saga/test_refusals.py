@@ -88,6 +88,11 @@ async def takes_an_event(self: Any, cmd: Ended, ctx: SagaContext) -> Ended | Can
     return Ended()
 
 
+async def yielding(self: Any, cmd: Begin, ctx: SagaContext) -> Any:
+    """Yield a step, as if it were a generator."""
+    yield ctx.sleep(1)
+
+
 def plain(self: Any, cmd: Begin, ctx: SagaContext) -> Ended | Cancelled:
     """Await nothing."""
     return Ended()
@@ -138,6 +143,7 @@ def limited(**limits: Any) -> Callable[[], object]:
         ),
         (lambda: made(begin=run(version=0)(whole)), "@run Bad.begin has version=0; use a number from 1 on."),
         (lambda: made(begin=run(plain)), "@run Bad.begin is not async; a saga awaits its steps, so make it an async d"),
+        (lambda: made(begin=run(yielding)), "@run Bad.begin yields; a saga awaits its steps, and returns how it ends."),
         (lambda: made(begin=run(run(whole))), "@run Bad.begin is not a plain method; make it an async def."),
         (lambda: made(begin=run(without_context)), r"@run Bad.begin must take \(self, cmd, ctx\)."),
         (lambda: made(begin=run(other_context)), "@run Bad.begin takes 'ctx' as its second argument, which must be a "),

@@ -170,6 +170,8 @@ def test_an_operator_helps_a_saga_that_is_stuck(log: str) -> None:
             (("amend", TARGET, "trip", "sticks", "0", "[]"), 64, "a JSON object with the fields of the undo"),
             (("amend", TARGET, "trip", "sticks", "0", '{"fee": "much"}'), 64, "the message is no Unbook"),
             (("amend", TARGET, "trip", "sticks", "0", '{"type": "Fly"}'), 64, "hotel takes no 'Fly'"),
+            (("amend", TARGET, "trip", "sticks", "0", '{"type": ["Unbook"]}'), 64, "hotel takes no ['Unbook']"),
+            (("amend", TARGET, "trip", "sticks", "0", '{"trip": "sticks", "Fee": 9}'), 64, "Unbook has no field 'Fee'"),
             (("amend", TARGET, "trip", "sticks", "1", "{}"), 64, "step 1 of trip 'sticks' has no undo"),
             (("skip", TARGET, "trip", "sticks", "0", "--reason", " "), 64, "an undo is skipped with a reason"),
             (("amend", TARGET, "trip", "sticks", "0", '{"trip": "sticks", "fee": 9}'), 0, "as the undo of step 0"),
