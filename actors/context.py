@@ -67,8 +67,7 @@ class Context:
         self._envelope = envelope
         self._directory = directory
         self._random: random.Random | None = None
-        self._ids = 0
-        self._sender_read = False
+        self._ids, self._sender_read = 0, False
         #: ``topic/partition/offset`` of the command: the same at every attempt, in every replay.
         self.cause = cause
         #: 1 + the restarts of this entity because of this command.
@@ -80,8 +79,7 @@ class Context:
         self.later: list[LaterItem] = []
         #: What is reported to operators once the command is committed.
         self.alerts: list[Alert] = []
-        self.replied = False
-        self.stopped = False
+        self.replied = self.stopped = False
 
     # --- facts ------------------------------------------------------------------------------------------------
 
@@ -121,6 +119,11 @@ class Context:
         """When the timer was due (epoch) that sent this command, None if none did. It may be handled much later."""
         timer = self._envelope.timer
         return None if timer is None else timer.due_ms
+
+    @property
+    def drops_start(self) -> bool:
+        """Whether a saga that has not begun is cancelled with the starts of it that are stashed."""
+        return self._envelope.drops_start
 
     @property
     def random(self) -> random.Random:

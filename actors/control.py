@@ -13,6 +13,7 @@ import msgspec
 
 from repertory.actors.message import Command, Event
 
+_OFFSET_DIGITS_MAX = 19
 _TimeMs = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 
 
@@ -120,6 +121,22 @@ CONTROL: tuple[type[Command], ...] = (
     RevokeAsk,
     *OF_ASKS,
 )
+
+
+#: The error of the dead letter of a start whose saga was cancelled before it could begin.
+CANCELLED = "Cancelled"
+_BY = "by command "
+
+
+def by_cancel(offset: int, reason: str) -> str:
+    """Return the reason of such a dead letter. ``offset`` and ``reason``: of the command that cancels."""
+    return f"{_BY}{offset}: {reason}" if reason else f"{_BY}{offset}"
+
+
+def cancel_of(error: str, reason: str) -> int | None:
+    """Return the offset of the command that has cancelled the start of a dead letter; None if none has."""
+    offset = reason.removeprefix(_BY).partition(":")[0]
+    return int(offset) if error == CANCELLED and offset.isdigit() and len(offset) <= _OFFSET_DIGITS_MAX else None
 
 
 def cancelled_timer(data: bytes) -> str | None:

@@ -174,6 +174,9 @@ class Behaviour:
     owed: Collection[type[Message]] = frozenset()
     #: The messages that are handled when they are taken, before those of their key that are stashed.
     urgent: Collection[type[Message]] = frozenset()
+    #: The messages that begin a saga; and those that cancel one, with its starts in the stash if it has not begun.
+    starts: Collection[type[Message]] = frozenset()
+    cancels: Collection[type[Message]] = frozenset()
     #: The kinds of results that are no events of its journal.
     _answers: tuple[type[Message], ...] = (Answer, Rejection)
     #: The requests that its shard carries out, and no handler.
@@ -184,6 +187,10 @@ class Behaviour:
     def _answering(self) -> Collection[Handler]:
         """Return the handlers whose results may be answers."""
         return self.taken.values()
+
+    def has_begun(self, state: Entity) -> bool:  # noqa: ARG002  a saga's
+        """Return whether an entity is more than its key; only a saga can be less."""
+        return True
 
     def is_control(self, delivery: Envelope | Undecodable) -> bool:
         """Return whether a delivery is a request to the shard itself."""

@@ -266,6 +266,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
     ``value`` and ``headers`` are those of the record at ``offset``, unchanged: they are kept if the command is stashed
     or becomes a dead letter. ``retry``: the operator who waits for the outcome. ``timer``: the timer that sent it.
+    ``drops_start``: it cancels a saga that has not begun, and whose starts in the stash its shard drops with it.
     """
 
     offset: int
@@ -278,6 +279,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     about: str = ""
     retry: RetryRequest | None = None
     timer: FiredTimer | None = None
+    drops_start: bool = False
 
 
 class Unknown(NamedTuple):

@@ -81,10 +81,10 @@ def check_commands(
 
     Returns the record and incidents; if an operator accepts that commands are lost, the record continues behind them.
     """
-    if claimed.end_offset < record.next:
+    if claimed.end_offset < (end := max((record.next, *(each + 1 for each in record.ahead)))):
         raise Inconsistent.of(
             config.id,
-            f"{codec.commands} ends at {claimed.end_offset} where {record.next} is next: its tail is lost; "
+            f"{codec.commands} ends at {claimed.end_offset} where {end} is next: its tail is lost; "
             "restore it from a backup",
         )
     if claimed.start_offset <= record.next:

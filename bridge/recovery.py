@@ -224,7 +224,7 @@ class Recovery:
 
     def _check_owed(self, record: ShardRecord) -> None:
         for key, owed in (*self._changelog.owed.items(), *self._changelog.effects.items()):
-            if owed.offset >= record.next:
+            if not record.has_handled(owed.offset):
                 raise self._wrong(
                     f"{self._codec.state} holds {key!r:.300}, which command {owed.offset} made, the shard record "
                     f"says {record.next} is next: a transaction is torn; {REMEDY}"

@@ -82,8 +82,13 @@ class SagaBehaviour(Behaviour):
     orders_effects = False
     _answers = (Event, Rejection)
     urgent = frozenset[type[Message]]((*URGENT, RevokeAsk))
+    cancels = frozenset[type[Message]]((CancelSaga,))
     #: A revoke may cancel the saga, so a handler takes it.
     control = tuple(each for each in CONTROL if each is not RevokeAsk)
+
+    def has_begun(self, state: Entity) -> bool:
+        """See `Behaviour`."""
+        return isinstance(state, self.entity) and state.progress.phase is not SagaPhase.NEW
 
     def answer(self, about: str, value: bytes, *, rejected: bool) -> Message | None:
         """Return the message for a record that answers a step, or a revoke; None if ``about`` is not of a saga's."""
@@ -100,6 +105,7 @@ class SagaBehaviour(Behaviour):
             self._runs[each.version] = each
         self.latest = max(self._runs)
         begin = self._runs[self.latest]
+        self.starts = frozenset[type[Message]](begin.message_types)
         self._add(self._as(begin, self._begin))
         for handler in declared:
             if isinstance(handler, SignalHandler):
@@ -181,6 +187,9 @@ class SagaBehaviour(Behaviour):
         return ()
 
     def _cancel(self, saga: Saga, cmd: CancelSaga, ctx: Context) -> object:
+        if ctx.drops_start:
+            self._turn(saga, ctx).say_done()
+            return ()
         return self._known(saga, ctx, lambda turn: turn.cancel(cmd.reason, ctx.sender))
 
     def _retry_undo(self, saga: Saga, cmd: RetryUndo, ctx: Context) -> object:

@@ -45,7 +45,8 @@ class CancelSaga(Command, name="repertory.cancel-saga"):
     """Cancel the saga of this key: what it has done is undone, and it answers `Cancelled`.
 
     Answered ``Done`` if it rolls back now, `TooLate` or `NoSuchSaga`. With a pivot under way the answer comes when that
-    has been answered.
+    has been answered. A saga that could not begin yet, since its code failed at once, never does: its start becomes a
+    dead letter, and the answer is ``Done`` too.
     """
 
     reason: str = ""

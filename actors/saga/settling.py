@@ -45,7 +45,7 @@ class Settling:
         self.progress = saga.progress
         self.events: list[Event] = []
 
-    def _say_done(self) -> None:
+    def say_done(self) -> None:
         """Answer who asks for something beside the saga's own flow."""
         if (sender := self._context.sender) is not None:
             self._reply(sender, _DONE_DATA, rejected=False)

@@ -159,8 +159,9 @@ class SagaTurn(Settling):
     def revoked(self, address: tuple[str, str | None, str]) -> None:
         """Let go who revokes an ask, by topic, key and about: its start, or a signal that nobody has taken.
 
-        The last starter that leaves cancels the saga. A saga that rolls back has its outcome, so the last one is
-        answered before the undos: two sagas that wait for each other, and are cancelled, would else do so for ever.
+        The last starter that leaves cancels the saga, unless it was told to run. A saga that rolls back has its
+        outcome, so the last one is answered before the undos: two sagas that wait for each other, and are cancelled,
+        would else do so for ever.
         """
         progress = self.progress
         for signal in progress.signals:
@@ -184,7 +185,7 @@ class SagaTurn(Settling):
         """Send the undo of a step again, or another one."""
         if (refusal := self._flaw_of_request(n)) is None:
             self._undo(n, call)
-            self._say_done()
+            self.say_done()
         return refusal
 
     def amended(self, n: int, message: bytes) -> NotStuck | None:
@@ -199,7 +200,7 @@ class SagaTurn(Settling):
         if (refusal := self._flaw_of_request(n)) is None:
             self._add(StepUndone(n=n, skipped=reason or "by an operator"))
             self._settle()
-            self._say_done()
+            self.say_done()
         return refusal
 
     def forget(self) -> None:

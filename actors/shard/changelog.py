@@ -94,7 +94,8 @@ class ShardRecord(
     restore proves that it has read all of them; None in a record of a version that wrote none.
 
     ``answers_horizon_ms``: the highest own time of an id of a caller whose answer was forgotten; ``auto_horizon_ms``:
-    the same of ids that clients made (``actors.shard.answers``).
+    the same of ids that clients made (``actors.shard.answers``). ``ahead``: the commands from ``next`` on that were
+    handled before their turn, sorted (``actors.shard.ahead``).
     """
 
     next: Count
@@ -116,6 +117,11 @@ class ShardRecord(
     digest: Annotated[int, msgspec.Meta(ge=0, le=DIGEST_MAX)] | None = None
     answers_horizon_ms: Count = 0
     auto_horizon_ms: Count = 0
+    ahead: tuple[Count, ...] = ()
+
+    def has_handled(self, offset: int) -> bool:
+        """Return whether a command was handled."""
+        return offset < self.next or offset in self.ahead
 
 
 def first_shard_record(next_offset: int = 0) -> ShardRecord:

@@ -30,7 +30,7 @@ class CommandRunner:
 
     __slots__ = (
         "_cause_prefix", "_cell", "_config", "_effects", "_entities", "_guard", "_handlers", "_refused", "_stash",
-        "_timers", "envelope", "failure", "stalled",
+        "_timers", "envelope", "failure", "is_ahead", "stalled",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +55,8 @@ class CommandRunner:
         self.failure: Failure | None = None
         #: Why the stash had no room for the command that was checked last; None if it had.
         self.stalled: str | None = None
+        #: Whether the command is handled before its turn: it would be stashed before others of its key.
+        self.is_ahead = False
 
     def run(self, envelope: Envelope, stashed: StashedRecord | None, now_ms: int, turn: Turn) -> None:
         """Run one command; ``stashed`` is its record if it comes from the stash."""
@@ -123,12 +125,18 @@ class CommandRunner:
             turn.refused.append(envelope.offset)
             self._failed(envelope, stashed, OutputRefused(self._refused.pop(envelope.offset)), now_ms, turn)
 
+    def has_begun(self, key: str) -> bool:
+        """Return whether an entity is more than its key; see `Behaviour`."""
+        cell = self._cell(key)
+        return cell is not None and self._config.behaviour.has_begun(cell.state)
+
     def has_room(self, delivery: Delivery) -> bool:
         """Return whether the stash has room for a command; if not, ``stalled`` says why. A query needs none."""
         if isinstance(delivery, Envelope) and type(delivery.message) in self._config.behaviour.queries:
             return True
         key = delivery.key if isinstance(delivery, Envelope) else None
-        self.stalled = self._stash.no_room(key, self._config.limits)
+        room = self._stash.no_room(key, self._config.limits)
+        self.stalled = "a command before it has no room" if self.is_ahead else room
         return self.stalled is None
 
     def overflow(self, envelope: Envelope, attempt: int, turn: Turn, traceback: str = "") -> None:

@@ -6,11 +6,12 @@ carried out twice: one that was is found done. So a crash before the commit repe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 import msgspec
 
 from repertory.actors.control import (
+    CANCELLED,
     OF_ASKS,
     CancelTimer,
     DropEffect,
@@ -23,8 +24,10 @@ from repertory.actors.control import (
     RevokeAsk,
     Revoked,
     StillOpen,
+    by_cancel,
 )
-from repertory.actors.message import Done, Envelope, Message, RetryRequest, TooOld, Undelivered
+from repertory.actors.entity import Behaviour
+from repertory.actors.message import Done, Envelope, RetryRequest, TooOld, Undelivered
 from repertory.actors.shard.answers import AnswerTable
 from repertory.actors.shard.changelog import AnswerRecord, StashedRecord, effect_key
 from repertory.actors.shard.effect_settler import EffectSettler
@@ -45,7 +48,7 @@ _DONE = encode(Done())
 class ControlRunner:
     """Mutable; owned by its shard, with which it shares what it changes."""
 
-    __slots__ = ("_asks", "_budget", "_effects", "_obeyed", "_owed", "_stash")
+    __slots__ = ("_asks", "_budget", "_effects", "_obeyed", "_owed", "_starts", "_stash", "_urgent")
 
     def __init__(
         self,
@@ -53,10 +56,11 @@ class ControlRunner:
         budget: RestartBudget,
         asks: AnswerTable,
         effects: EffectSettler,
-        owed: Collection[type[Message]],
+        behaviour: Behaviour,
     ) -> None:
-        """``owed``: see `Behaviour`; an operator cannot drop it."""
-        self._stash, self._budget, self._asks, self._effects, self._owed = stash, budget, asks, effects, owed
+        self._stash, self._budget, self._asks, self._effects = stash, budget, asks, effects
+        #: What an operator cannot drop; and what is no request to the shard: an entity handles it.
+        self._owed, self._urgent, self._starts = behaviour.owed, behaviour.urgent, behaviour.starts
         #: Offsets of the operators' requests in the mailbox that were carried out before they were reached.
         self._obeyed: set[int] = set()
 
@@ -78,7 +82,9 @@ class ControlRunner:
         revokes may be behind those commands too, and revoking twice is harmless.
         """
         for delivery in deliveries:
-            if isinstance(delivery, Envelope) and _may_make_room(delivery) and delivery.offset not in self._obeyed:
+            if not isinstance(delivery, Envelope) or type(delivery.message) in self._urgent:
+                continue
+            if _may_make_room(delivery) and delivery.offset not in self._obeyed:
                 if not isinstance(delivery.message, OF_ASKS):
                     self._obeyed.add(delivery.offset)
                 written = len(turn.changelog)
@@ -156,6 +162,17 @@ class ControlRunner:
                 return True
         return False
 
+    def has_start(self, key: str) -> bool:
+        """Return whether a start of a saga is stashed."""
+        return any(type(each.envelope.message) in self._starts for each in self._stash.queue(key))
+
+    def drop_starts(self, cancel: Envelope, turn: Turn) -> None:
+        """Dead-letter the starts of a saga that are stashed, and answer who has asked for it; it has not begun."""
+        reason = getattr(cancel.message, "reason", "")
+        for stashed in [*self._stash.queue(cancel.key)]:
+            if type(stashed.envelope.message) in self._starts:
+                self._drop(cancel.key, stashed, turn, (CANCELLED, by_cancel(cancel.offset, reason)))
+
     def unpark(self, key: str, turn: Turn) -> None:
         """Have the parked command of a key tried again: what made it fail does not run any more."""
         first = next(iter(self._stash.queue(key)), None)
@@ -170,13 +187,13 @@ class ControlRunner:
         self._stash.replace_first(Stashed(envelope, record))
         turn.wrote(envelope, record)
 
-    def _drop(self, key: str, stashed: Stashed, turn: Turn) -> None:
+    def _drop(self, key: str, stashed: Stashed, turn: Turn, why: tuple[str, str] = (_REVOKED, _WHY)) -> None:
         failed = stashed.record
         if failed.parked:
             self._budget.renew(key)
         self._stash.remove(stashed)
         turn.wrote(stashed.envelope, None)
-        turn.dead_letter(stashed.envelope, _REVOKED, _WHY, failed.attempt, failed.traceback)
+        turn.dead_letter(stashed.envelope, *why, failed.attempt, failed.traceback)
 
     def _stashed(self, key: str, known: AnswerRecord) -> Stashed | None:
         """Return the stashed command of an ask; None if it is answered, or owed by a sender that was kept."""

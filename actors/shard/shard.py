@@ -64,10 +64,10 @@ class Shard:
         )
         self._queries = QueryRunner(config, self._entities, self._guard, self._refused)
         self._settler = EffectSettler(config, self.effects)
-        controls = ControlRunner(self.stash, self._entities.budget, self._asks, self._settler, config.behaviour.owed)
+        controls = ControlRunner(self.stash, self._entities.budget, self._asks, self._settler, config.behaviour)
         redelivery = Redelivery(config, record.next, recovered.seen) if record.epoch else None
         runners = self._runner, self._queries, controls
-        self._intake = Intake(config, self.mailbox, self.stash, runners, record.next, redelivery)
+        self._intake = Intake(config, self.mailbox, self.stash, runners, self._guard, record, redelivery)
         self._has_group_offset, self._recovery_incidents = recovered.has_group_offset, recovered.incidents
 
     @property
@@ -96,8 +96,8 @@ class Shard:
         """Put deliveries into the mailbox."""
         deliveries = tuple(deliveries)
         self.mailbox.offer(deliveries)
-        if self._runner.stalled and any(map(self.config.behaviour.is_control, deliveries)):
-            self._runner.stalled = None  # A request to the shard may make room.
+        if self._runner.stalled and any(map(self._intake.may_make_room, deliveries)):
+            self._runner.stalled = None
 
     def ready(self, now_ms: int) -> bool:
         """Return whether ``decide`` has commands to handle, or something to send or settle."""
@@ -178,7 +178,7 @@ class Shard:
         while turn.handled < batch_max and runner.failure is None:
             key = self.stash.due(now_ms) if self.stash.size else None
             if has_alone and (alone := self._alone(key)) >= 0:
-                if turn.handled or (key is None and self.stash.size and not self._intake.can_take(turn)):
+                if turn.handled or (key is None and self.stash.size and not self._intake.can_take(now_ms, turn)):
                     break
                 if guard.must_announce(alone):
                     return self._record_only(announce=alone)
@@ -196,8 +196,8 @@ class Shard:
         if turn.handled or turn.changelog:
             return self._finish(turn, now_ms)
         # The announced command was not handled either, so its announcement is cleared; or a shard record is due.
-        if self.record.guarded >= 0 or (self._intake.record_due_ms() or now_ms + 1) <= now_ms:
-            return self._record_only()
+        if max(turn.announces, self.record.guarded) >= 0 or (self._intake.record_due_ms() or now_ms + 1) <= now_ms:
+            return self._record_only(announce=turn.announces)
         return None
 
     def _watch_clock(self, now_ms: int) -> None:
@@ -260,6 +260,7 @@ class Shard:
             tail_offset=entities.window.tail_offset(tail_start),
             changelog=last.changelog + len(turn.fired) + len(turn.changelog) + 1, seen=seen, digest=self._digest.value,
             answers_horizon_ms=self._asks.own_horizon_ms, auto_horizon_ms=self._asks.auto_horizon_ms,
+            ahead=self._intake.ahead.since(self._intake.next),
         )  # fmt: skip
         return guard.signed(record)
 

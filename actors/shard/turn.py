@@ -40,6 +40,7 @@ class Turn:
         "_stash",
         "_timers",
         "anchor",
+        "announces",
         "asked",
         "bytes",
         "changed",
@@ -95,6 +96,8 @@ class Turn:
         #: The failures of queries, by handler and error, and how many more failed alike: one incident each.
         self.unanswered: dict[tuple[str, str], tuple[Incident, int]] = {}
         self.anchor = -1
+        #: The command that the next shard record must announce, since it is then handled before its turn; -1: none.
+        self.announces = -1
         #: Keys whose state record is due: stateful ones that changed, with the offset of the last command that changed
         #: them, and those whose queue changed.
         self.changed: dict[str, int] = {}

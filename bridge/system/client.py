@@ -149,7 +149,8 @@ class Client(Asking):
         ``client.cancel(Transfer, "t-1", reason="the customer called")``. With a step under way that cannot be undone,
         the answer comes when that has been answered. Returns
 
-        - Done: it rolls back now; ``client.ask`` of its start waits until that is done;
+        - Done: it rolls back now; ``client.ask`` of its start waits until that is done. Or it could not begin yet, and
+          never does: who has started it is answered Undelivered;
         - TooLate: it is over, rolls back already, or has done what cannot be undone; ``reason`` says which;
         - NoSuchSaga: it was never started, or is forgotten;
         - Undelivered: the request was dropped, and does nothing.

@@ -22,7 +22,7 @@ from repertory.bridge.nontransactional import CountingJournal
 from repertory.bridge.recovery import Recovery
 from repertory.bridge.topics import dead_letters_topic
 from repertory.simulation.model import Model
-from repertory.simulation.seen import Seen
+from repertory.simulation.seen import Seen, ahead_of, dropping_of
 from repertory.simulation.virtual import Violation
 
 if TYPE_CHECKING:
@@ -145,11 +145,12 @@ class Scan:
             cause.rsplit("/", 1) for cause, count in handler_faults.deaths.items() if count >= settings.deaths_max
         ]
         seen = Seen(
-            partition, committed, commands, self._outputs[str(place)], stash,
+            partition, committed, ahead_of(self._topics[codec.state, partition]), commands,
+            self._outputs[str(place)], stash,
             frozenset(int(offset) for shard, offset in raised if shard == str(place)),
             frozenset(int(offset) for shard, offset in refused if shard == str(place)),
             frozenset(int(offset) for shard, offset in deadly if shard == str(place)),
-            settings.dead_letter_overflow, settings.output_bytes_max,
+            dropping_of(self._outputs[str(place)]), settings.dead_letter_overflow, settings.output_bytes_max,
         )  # fmt: skip
         model = Model(hosted, self._cluster.topology.directory, self._cluster.system.name, seen)
         model.run()

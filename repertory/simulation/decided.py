@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import msgspec
+
 from repertory.actors.collected import Publish, Reply, Send, Tell
 from repertory.actors.context import Directory, OutputRefused
 from repertory.actors.entity import resolved
@@ -64,6 +66,8 @@ class Redecided:
 
     def decide(self, life: ModelEntity, delivery: Envelope, attempt: int) -> Decision | Exception:
         """Return what a command leads to on the state of its entity, or what its handler raises."""
+        if delivery.offset in self._seen.dropping:
+            delivery = msgspec.structs.replace(delivery, drops_start=True)
         try:
             return decide(
                 self._hosted.behaviour, life.state, life.data, delivery, self._directory,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from repertory.actors.context import Directory
-from repertory.actors.control import RetryParked
+from repertory.actors.control import CANCELLED, RetryParked
 from repertory.actors.headers import ERROR_TYPE
 from repertory.actors.message import Envelope, Undecodable
 from repertory.actors.placement import partition_of
@@ -52,11 +52,11 @@ class Model:
         self.later = LaterChecks(self._owed, system, self._prefix, self._wrong)
 
     def run(self) -> None:
-        """Handle every command below the committed offset."""
+        """Handle every command that the shard has handled."""
         seen = self._seen
         self._note_urgent()
         for record in seen.commands:
-            if record.offset >= seen.next:
+            if record.offset >= seen.next and record.offset not in seen.ahead:
                 # A retry may be carried out before its turn, if the stash is full.
                 if seen.outputs.get(record.offset, {}).keys() - {RETRY_INDEX}:
                     raise self._wrong("an unconsumed command has no outputs", record.offset, "has outputs")
@@ -110,7 +110,7 @@ class Model:
                 self._live(*each)
 
     def _in_order(self, item: _Handled) -> list[_Handled]:
-        """Return what is handled now, in order; a command that was overtaken was stashed, since one had failed."""
+        """Return what is handled now, in order; a command is only overtaken where one of its key had failed."""
         life, delivery, _, own = item
         if not self._urgent or not self._has_events(own):
             return [item]
@@ -155,18 +155,23 @@ class Model:
         is_dead = 0 in got and got[0].topic == self._dead_letters
         error = (got[0].header(ERROR_TYPE) or b"").decode() if is_dead else ""
         waits = life.queue and delivery.offset > life.queue[0] and type(delivery.message) not in self._urgent
-        if waits and not (is_dead and (delivery.sender is not None or error == "NoRoom")):
+        if waits and not (is_dead and (delivery.sender is not None or error in ("NoRoom", CANCELLED))):
             raise self._wrong(
                 "later commands wait behind a failed one", delivery.offset, f"{life.queue[0]} is still stashed"
             )
         if is_dead:
-            allowed = {"Parked", "Dropped", "Revoked"} if life.troubled else set[str]()
+            allowed = {"Parked", "Dropped", "Revoked", CANCELLED} if life.troubled else set[str]()
             if delivery.offset in self._seen.deadly:
                 allowed.add("Quarantined")
             is_tried = not life.queue or type(delivery.message) in self._urgent
             if is_tried and (errors := self._again.errors(life, delivery)):
                 life.troubled = True
-                allowed |= {*errors, "Dropped", "Revoked"}  # It may have been parked, then dropped, or revoked.
+                allowed |= {
+                    *errors,
+                    "Dropped",
+                    "Revoked",
+                    CANCELLED,
+                }  # It may have been parked, then dropped, or revoked.
             if (self._seen.overflows or type(delivery.message) in self._urgent) and life.troubled:
                 allowed.add("NoRoom")
             self._check_dead(delivery, delivery.value, raw_key, got, frozenset(allowed))

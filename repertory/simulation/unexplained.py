@@ -6,6 +6,7 @@ A parked key or a dead letter is *explained* if the simulator is its cause:
   OutputRefused),
 - the command killed as many processes as it takes for a quarantine: handlers that the simulator killed,
 - its operator dropped the command, which was parked before: what parked it is judged,
+- it would have begun a saga, which was cancelled while it waited: what made it wait is judged, if that is a failure,
 - the stash had no room for it: the bounds of a run are the simulator's,
 - it waited behind a parked command, with ``restart(asked="answer")``: what parked that one is judged,
 - it is one of the records that are not valid commands, which the simulator sent.
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from repertory.actors.context import OutputRefused
+from repertory.actors.control import CANCELLED
 from repertory.actors.shard.failure import Quarantined
 from repertory.bridge.changelog_codec import decode_stashed, is_stashed, stashed_offset
 from repertory.bridge.log.record import Record
@@ -51,7 +53,9 @@ _KEYS_SHOWN = 20
 _FRAME = '  File "'
 _INJECTED = frozenset(qualified_name(error) for error in (*INJECTED, OutputRefused))
 #: Ends of a command that are the consequence of something else, which is judged, or of what the simulator did.
-_CONSEQUENCES = frozenset({"Dropped", "NoRoom", "Parked", "Quarantined", "Revoked", qualified_name(Quarantined)})
+_CONSEQUENCES = frozenset(
+    {CANCELLED, "Dropped", "NoRoom", "Parked", "Quarantined", "Revoked", qualified_name(Quarantined)}
+)
 
 
 class NotApplied(msgspec.Struct, frozen=True):

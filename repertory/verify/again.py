@@ -8,6 +8,7 @@ import msgspec
 
 from repertory.actors.collected import Send, Tell
 from repertory.actors.context import Directory
+from repertory.actors.control import cancel_of
 from repertory.actors.entity import Entity
 from repertory.actors.message import Envelope, Message
 from repertory.actors.shard.changelog import ShardId, first_shard_record
@@ -84,6 +85,9 @@ class Decider:
         self._behaviour, self._codec = subject.hosted.behaviour, subject.hosted.codec
         self._shard = ShardId(self._behaviour.name, subject.source.partition)
         self.moments = moments
+        #: The commands that have cancelled starts of sagas, which are dead letters.
+        dead = subject.gathered.dead[subject.source].values()
+        self._dropping = {cancel_of(each.error, each.reason) for entries in dead for each in entries}
 
     def again(self, record: Record, delivery: Envelope, made: list[Made]) -> Again:
         """Decide a command again, once for each possible attempt; an attempt that the log records is tried first."""
@@ -102,6 +106,10 @@ class Decider:
             assert isinstance(decoded, Envelope), record
             delivery = decoded
         assert first is not None
+        if self._subject.gathered.has_cut_dead_letters and type(delivery.message) in self._behaviour.cancels:
+            dropping = msgspec.structs.replace(delivery, drops_start=True)  # What it dropped is deleted, perhaps.
+            again = self._decide(record, dropping, 1, self.moments.get(delivery.key))
+            return again if equal(made, again.made) else first
         return first
 
     def answered(self, record: Record, delivery: Envelope, moment: Moment | None) -> Again:
@@ -123,6 +131,8 @@ class Decider:
 
     def _decide(self, record: Record, delivery: Envelope, attempt: int, moment: Moment | None) -> Again:
         behaviour, subject, key = self._behaviour, self._subject, delivery.key
+        if record.offset in self._dropping:
+            delivery = msgspec.structs.replace(delivery, drops_start=True)
         run = decide_query if type(delivery.message) in behaviour.queries else decide
         state, data = moment if moment is not None else (behaviour.initial(), behaviour.initial_data)
         try:

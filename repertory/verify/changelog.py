@@ -118,6 +118,10 @@ class Changelog:
             place = Place(codec.state, self._source.partition)
             self._findings.shards.wrong(place, f"{names} deleted and created again since the shard record was written")
 
+    def has_handled(self, offset: int) -> bool:
+        """Return whether a command was handled, as the last shard record says."""
+        return self.shard is not None and self.shard.has_handled(offset)
+
     def _index(self, record: Record, last: int) -> int:
         """Return the number of a record within the shard's changelog; it strictly increases within a topic."""
         finding = self._findings.writer

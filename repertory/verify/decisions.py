@@ -58,7 +58,6 @@ class Decisions:
         #: What the shard sends later.
         self.owed, self.fates = Owed(), Counter[str]()
         self._stale = StaleCommands(subject, self.owed, self.is_known)
-        self._next = 0 if shard is None else shard.next
         #: Key -> its first stashed command.
         self._blocked: dict[str, int] = {}
         self._unmatched_stashed = set(self._changelog.stashed)
@@ -115,13 +114,12 @@ class Decisions:
         self._kept.stashed(record)
         stashed = record.offset in self._unmatched_stashed
         self._unmatched_stashed.discard(record.offset)
-        if record.offset < self._next:
-            made, fate = self._asked.take(record, made, kept=stashed or bool(dead))
-            if fate:
-                self.fates[fate] += 1
-                return
-        if record.offset >= self._next:
+        if not self._changelog.has_handled(record.offset):
             self._not_handled(record, made, stashed=stashed)
+            return
+        made, fate = self._asked.take(record, made, kept=stashed or bool(dead))
+        if fate:
+            self.fates[fate] += 1
         elif dead:
             if stashed:
                 self._findings.completeness.wrong(record, "is both dead-lettered and stashed")
@@ -138,10 +136,10 @@ class Decisions:
         if self._again:
             self._subject.published.excuse(self._source, record.offset)
         for each in [] if self._again else made:
-            sentence = f"belongs to command {record.offset}, but the shard record's next command is {self._next}"
+            sentence = f"belongs to command {record.offset}, which the shard record does not say to be handled"
             self._findings.atomicity.wrong(self._targets.place(each), sentence)
         if stashed:
-            self._findings.stashed.wrong(record, f"is stashed, but the shard record's next command is {self._next}")
+            self._findings.stashed.wrong(record, "is stashed, but the shard record does not say that it was handled")
 
     def _stashed(self, record: Record, made: list[Made]) -> None:
         """Check that the command has produced nothing."""

@@ -1,8 +1,9 @@
 """``OvertakenCommands``: the commands of one shard of sagas in the order in which they were applied.
 
-A request to cancel a saga does not wait behind commands of its key that are stashed, see ``verify.overtaking``. A
-command that has changed nothing has no place in the journal: if it was ever stashed, or does not wait for what is, it
-may have been decided on a later or an earlier state than that of its place in the log, and any of them will do.
+A request to cancel a saga does not wait behind commands of its key that are stashed, see ``verify.overtaking``, or
+that would be if there were room. A command that has changed nothing has no place in the journal: if it was ever
+stashed, if such a request is behind it, or if it is one, it may have been decided on a later or an earlier state than
+that of its place in the log, and any of them will do.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class OvertakenCommands:
         self._unplaced: dict[str, list[HandledCommand]] = defaultdict(list)
         urgent = subject.gathered.urgent.of(subject.source)
         places = produced.first_places({offset for _, offset in urgent}, self._events)
+        #: The last request of each key that does not wait.
+        self._last = dict(urgent)
         for key, offset in urgent:
             if (place := places.get(offset)) is not None:
                 self._overtaking.will_overtake(key, offset, place)
@@ -59,13 +62,13 @@ class OvertakenCommands:
 
     def in_order(self, command: HandledCommand) -> list[HandledCommand]:
         """Take the next command of the log; return those that were applied now, in order."""
-        delivery, changelog = command.delivery, self._subject.changelog
+        delivery = command.delivery
         if not self._urgent:
             return [command]
         if not self.has_place(command.made):
-            was_stashed = changelog.digest_of(delivery.offset) is not None or not changelog.is_complete
-            waits = was_stashed or self.is_urgent(delivery)
-            return [command] if waits else [*self._overtaking.all_of(delivery.key), command]
+            if self.is_urgent(delivery) or self._may_be_overtaken(delivery.key, delivery.offset):
+                return [command]
+            return [*self._overtaking.all_of(delivery.key), command]
         return self._overtaking.next(
             delivery.key, delivery.offset, command.made[0].place, command, overtakes=self.is_urgent(delivery)
         )
@@ -76,9 +79,9 @@ class OvertakenCommands:
 
     def may_fit_elsewhere(self, command: HandledCommand) -> bool:
         """Return whether another state may explain a command which the current one does not: an earlier, or a later."""
-        delivery, changelog = command.delivery, self._subject.changelog
-        was_stashed = changelog.digest_of(delivery.offset) is not None or not changelog.is_complete
-        if self.has_place(command.made) or not (was_stashed or self.is_urgent(delivery)):
+        delivery = command.delivery
+        is_free = self.is_urgent(delivery) or self._may_be_overtaken(delivery.key, delivery.offset)
+        if self.has_place(command.made) or not is_free:
             return False
         for data in self._past.get(delivery.key, ()) if self.is_urgent(delivery) else ():
             moment = Moment(self._subject.hosted.behaviour.state_decode(data), data)
@@ -91,7 +94,7 @@ class OvertakenCommands:
         """Note a new state of a key; yield the commands that it explains, without a decision if they were dropped."""
         if not self._urgent:
             return
-        if self._subject.changelog.digest_of(offset) is not None or not self._subject.changelog.is_complete:
+        if self._may_be_overtaken(key, offset):
             self._past.setdefault(key, deque(maxlen=_PAST_MAX)).append(before)
         if key not in self._unplaced:
             return
@@ -112,6 +115,11 @@ class OvertakenCommands:
             for each in commands:
                 if each.made or not self._owed.is_stale(each.delivery):
                     yield each
+
+    def _may_be_overtaken(self, key: str, offset: int) -> bool:
+        changelog = self._subject.changelog
+        was_stashed = changelog.digest_of(offset) is not None or not changelog.is_complete
+        return was_stashed or offset < self._last.get(key, -1)
 
     def _fits(self, command: HandledCommand, moment: Moment | None) -> Decision | None:
         again = self._decider.answered(command.record, command.delivery, moment)

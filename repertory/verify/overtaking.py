@@ -1,8 +1,9 @@
 """The order in which the commands of one shard were applied, where some have overtaken others of their key. Pure.
 
-A request to cancel a saga is handled when it is taken, before the commands of its key that are stashed. Which ones
-those were, the journal says: their events are behind those of the request. A command without events has changed
-nothing, so it is not placed here; whoever decides it again may have to do so on a later state.
+A request to cancel a saga is handled when it is taken, before the commands of its key that are stashed, or for which
+the stash has no room. Which ones those were, the journal says: their events are behind those of the request. A command
+without events has changed nothing, so it is not placed here; whoever decides it again may have to do so on a later
+state.
 """
 
 from __future__ import annotations

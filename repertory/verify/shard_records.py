@@ -87,6 +87,8 @@ class ShardRecords:
                 self._finding.wrong(
                     self._place, f"names the command {offset} in {name}, which is neither stashed nor to come"
                 )
+        if shard.ahead and shard.ahead[-1] >= end:
+            self._wrong(f"has handled command {shard.ahead[-1]}, but the commands end at {end}")
 
     def _wrong(self, sentence: str) -> None:
         self._finding.wrong(self._place, sentence)
@@ -110,6 +112,8 @@ def _contradictions(shard: ShardRecord, hosted: HostedEntity) -> Iterator[str]:
         yield "is nontransactional without an epoch"
     if shard.seen > (shard.next if shard.epoch else 0):
         yield f"has seen the commands below {shard.seen}, with next {shard.next} and epoch {shard.epoch}"
+    if shard.ahead != tuple(sorted({*shard.ahead})) or any(each < shard.next for each in shard.ahead):
+        yield f"has handled {shard.ahead!r:.100} before their turn, with next {shard.next}"
     if strange := shard.topic_ids.keys() - hosted.codec.topics.keys():
         yield f"has the id of a topic {min(strange)!r}, which the entity does not have"
     if shard.topic_ids and (missing := hosted.codec.topics.keys() - shard.topic_ids.keys()):
@@ -130,6 +134,8 @@ def _changes(before: ShardRecord, after: ShardRecord, blamed: int) -> Iterator[s
         yield f"is of the owner {after.owner!r:.100}, who has not taken the closed shard over"
     if before.suspect >= 0 and stands_still and (after.suspect < 0 or after.deaths < before.deaths == after.deaths):
         yield f"forgets the suspect {before.suspect} without a turn"
+    if lost := [each for each in before.ahead if not after.has_handled(each)]:
+        yield f"forgets that command {lost[0]} was handled before its turn"
     if after.epoch not in (before.epoch, before.epoch + takes_over):
         yield f"changes the epoch from {before.epoch} to {after.epoch}"
     if after.epoch == before.epoch and after.nontransactional != before.nontransactional:

@@ -252,7 +252,9 @@ allowed_errors = (ValueError, KeyError, RuntimeError)
 
 def made(name: str, policy: Policy = POLICY) -> ActorSystem:
     """Return a system of sagas and purses."""
-    found = ActorSystem(name, settings=Settings(timers_per_turn_max=3, effects_running_max=5))
+    stash = int(os.environ.get("SAGAS_STASH", "1000"))
+    settings = Settings(timers_per_turn_max=3, effects_running_max=5, stash_per_key_max=stash)
+    found = ActorSystem(name, settings=settings)
     found.host(Purse, partitions=2, supervise=policy)
     found.host(Deal, partitions=2, supervise=policy)
     return found

@@ -24,13 +24,16 @@ from repertory.actors.saga.replay import SUSPENDED, Required, SagaReplay
 from repertory.actors.saga.settling import Settling
 from repertory.actors.saga.step import Gather, Plan
 from repertory.actors.saga.turn import SagaTurn
+from repertory.actors.shard.ahead import Ahead
 from repertory.actors.shard.control_runner import ControlRunner
+from repertory.actors.shard.crash_guard import CrashGuard
 from repertory.actors.shard.intake import Intake
 from repertory.actors.wire import encode
 from repertory.bridge import codec
 from tests.actors.saga import test_faults as faults
 from tests.actors.saga import test_turns as sagas
 from tests.actors.saga.domain import Taken
+from tests.actors.shard import test_ahead as ahead
 from tests.actors.shard import test_urgent as urgent
 from tests.campaigns.planting import Patch, mutant, swap
 from tests.repertory.simulation import test_sagas as simulated
@@ -271,6 +274,24 @@ def cancel_waits_behind_the_stash(patch: Patch) -> None:
     swap(patch, Intake, "_act", lambda _: lambda intake, delivery, _now_ms, turn: turn.join(delivery))
 
 
+@mutant("actors/shard/ahead.py", ahead.test_a_cancel_reaches_the_saga_that_fills_the_stash)
+def cancel_behind_a_full_stash(patch: Patch) -> None:
+    """A request to cancel waits behind a command for which the stash has no room, and which it would make room for."""
+    patch.setattr(Ahead, "first", lambda _ahead: None)
+
+
+@mutant("actors/shard/ahead.py", ahead.test_what_was_handled_before_its_turn_is_handled_once, crash="behind")
+def handled_ahead_forgotten(patch: Patch) -> None:
+    """The shard record does not name what was handled before its turn: a restart handles it again."""
+    patch.setattr(Ahead, "since", lambda _ahead, _next: ())
+
+
+@mutant("actors/shard/intake.py", ahead.test_after_a_node_went_down_it_is_announced_and_handled_alone)
+def ahead_not_announced(patch: Patch) -> None:
+    """What is handled before its turn is not announced after a node went down."""
+    patch.setattr(Intake, "_take_ahead", _unannounced(Intake._take_ahead))
+
+
 @mutant("actors/shard/intake.py", urgent.test_what_is_parked_is_tried_again_behind_a_cancel)
 def parked_for_ever(patch: Patch) -> None:
     """What has parked the key of a saga that is cancelled then waits for an operator."""
@@ -295,6 +316,23 @@ def answer_dropped(patch: Patch) -> None:
 def pivot_beside_what_is_undone(patch: Patch) -> None:
     """A gather takes a pivot beside a step with an undo: whether that stands is a matter of luck."""
     patch.setattr(SagaContext, "gather", lambda ctx, *steps: Gather(ctx._several("gather", steps)))
+
+
+@mutant(
+    "actors/shard/intake.py", urgent.test_a_cancel_drops_the_starts_of_a_saga_that_could_not_begin, number=1, crashes=0
+)  # fmt: skip
+def start_outlives_its_cancel(patch: Patch) -> None:
+    """The start of a saga that is cancelled before it could begin stays in the stash, and mended code begins it."""
+    patch.setattr(ControlRunner, "drop_starts", lambda _runner, _cancel, _turn: None)
+
+
+def _unannounced(take: Any) -> Any:
+    def mutated(intake: Intake, now_ms: int, turn: Any) -> Any:
+        with Patch.context() as inner:
+            inner.setattr(CrashGuard, "must_announce", lambda _guard, _offset: False)
+            return take(intake, now_ms, turn)
+
+    return mutated
 
 
 def _fold(patch: Patch, event: type, make: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 
 from repertory import Cancelled, Directive, Saga, SagaContext, Undelivered, restart, run, signal
 from repertory.actors.context import OutputTooLarge
@@ -104,3 +105,90 @@ def test_an_operator_cannot_drop_an_answer() -> None:
     bench.tell(CancelSaga())
     bench.settle()
     assert bench.shard.stash.size == 0
+
+
+class Broken(Saga):
+    """Fails before its first step."""
+
+    approve = signal(Approve)
+
+    @run
+    async def broken(self, cmd: Begin, ctx: SagaContext) -> Ended | Undelivered | Cancelled:
+        """Has a bug."""
+        if cmd.number and not Mended.yes:
+            raise ValueError("a bug") if cmd.number == 1 else RuntimeError("not yet")
+        await ctx.signal(Approve)
+        return Ended()
+
+
+class Mended:
+    """Whether the bugs are mended."""
+
+    yes = False
+
+
+def unbegun(number: int, **limits: Any) -> Bench:
+    """Return a saga whose start waits for a restart (2) or is parked (1); another asker, and a signal, wait behind."""
+    bench = Bench(Broken, others=[Store], policy=POLICY, limits=Limits(**limits))
+    for name in ("first", "second"):
+        bench.ask(Begin(number=number), correlation_id=name)
+    bench.ask(Approve(), correlation_id="signal")
+    bench.run()
+    assert (bench.shard.stash.size, bench.shard.stash.queue("k")[0].record.parked) == (3, number == 1)
+    return bench
+
+
+def answers(bench: Bench) -> dict[str, str]:
+    """Return who was answered what."""
+    found = {}
+    for record in bench.topics["t.replies"]:
+        name = (record.header("correlation-id") or b"").decode()
+        assert name not in found, f"{name} is answered twice"
+        found[name] = msgspec.msgpack.decode(record.value or b"")["type"]
+    return found
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("crashes", [0, 1])
+def test_a_cancel_drops_the_starts_of_a_saga_that_could_not_begin(
+    number: int, crashes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who cancels it is told that it is done, and mended code does not begin it; who started it knows that too."""
+    bench = unbegun(number)
+    cancel = bench.ask(CancelSaga(reason="wrong customer"), correlation_id="cancel")
+    for _ in range(crashes):
+        bench.fetch()
+        bench.lose_turn()
+    monkeypatch.setattr(Mended, "yes", True)
+    bench.settle()
+    assert bench.journal == []
+    assert (bench.errors(), bench.shard.stash.size) == (["Cancelled"] * 2, 0)
+    reasons = {record.header("error-message") for record in bench.dead_letters}
+    assert reasons == {b"by command %d: wrong customer" % cancel}
+    assert answers(bench) == {
+        "first": "Undelivered", "second": "Undelivered", "signal": "repertory.no-such-saga", "cancel": "Done",
+    }  # fmt: skip
+    bench.ask(CancelSaga(), correlation_id="again")
+    bench.ask(Begin(number=number), correlation_id="anew")
+    bench.settle()
+    assert answers(bench)["again"] == "repertory.no-such-saga"
+    assert [each["type"] for each in bench.journal] == ["repertory.saga-began", "repertory.steps-opened"]
+
+
+def test_starts_that_wait_behind_a_saga_that_runs_are_not_dropped() -> None:
+    """They ask for its result, which is that it was cancelled."""
+    bench = parked()
+    bench.ask(Begin(), correlation_id="start")
+    bench.ask(CancelSaga(), correlation_id="cancel")
+    bench.run()
+    assert (phase(bench), answers(bench), bench.errors()) == (SagaPhase.SETTLING, {"cancel": "Done"}, [])
+
+
+def test_a_cancel_does_not_overtake_another_start() -> None:
+    """There is no room for a start behind the parked one, and a cancel behind both: it would begin afterwards."""
+    bench = unbegun(1, stash_per_key_max=3)
+    bench.ask(Begin(number=1), correlation_id="third")
+    bench.ask(CancelSaga(), correlation_id="cancel")
+    bench.run()
+    assert bench.shard.stalled is not None
+    assert answers(bench) == {}
