@@ -39,11 +39,13 @@ def _began(_progress: SagaProgress, evt: SagaBegan) -> SagaProgress:
     starters = () if evt.sender is None else (evt.sender,)
     return SagaProgress(
         phase=SagaPhase.RUNNING, version=evt.version, command=evt.command, digest=evt.digest, cause=evt.cause,
-        life=evt.life, began_ms=evt.at_ms, starters=starters,
+        life=evt.life, began_ms=evt.at_ms, starters=starters, is_told=evt.sender is None,
     )  # fmt: skip
 
 
 def _starter_joined(progress: SagaProgress, evt: StarterJoined) -> SagaProgress:
+    if evt.sender is None:
+        return replace(progress, is_told=True)
     return replace(progress, starters=(*progress.starters, evt.sender))
 
 

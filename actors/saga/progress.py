@@ -101,8 +101,9 @@ class SagaProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     """The state of a saga. ``life``: the offset of the command that began it. ``runs``: how often `again` was called.
 
     ``steps`` are those of this run, and of former ones what is unsettled or may be undone; numbers go on. This run's
-    begin at ``first``. ``kept``: undos of steps completed up to this place in the order are forgotten. ``cancellers``
-    wait for a pivot. ``undoing``: the step whose undo is under way, -1 if none is; ``stuck`` says why it was rejected.
+    begin at ``first``. ``kept``: undos of steps completed up to this place in the order are forgotten. ``is_told``:
+    somebody has started it who can never revoke that, by a tell. ``cancellers`` wait for a pivot. ``undoing``: the step
+    whose undo is under way, -1 if none is; ``stuck`` says why it was rejected.
     ``since_ms`` (epoch): when it began to settle, sent that undo, or got stuck; 0 while it runs.
     """
 
@@ -119,6 +120,7 @@ class SagaProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     order: int = 0
     kept: int = 0
     starters: tuple[Sender, ...] = ()
+    is_told: bool = False
     signals: tuple[WaitingSignal, ...] = ()
     signals_seen: int = 0
     is_cancelling: bool = False
@@ -186,9 +188,9 @@ class SagaBegan(Event, name="repertory.saga-began"):
 
 
 class StarterJoined(Event, name="repertory.starter-joined"):
-    """The same start came again, from another sender, who is answered too."""
+    """The same start came again, from another sender, who is answered too; None: from one who asks for no answer."""
 
-    sender: Sender
+    sender: Sender | None = None
 
 
 class StarterLeft(Event, name="repertory.starter-left"):

@@ -65,6 +65,8 @@ class SagaTurn(Settling):
     def join(self) -> TooLate | None:
         """Let another sender of the same start wait for the answer, or give it."""
         sender, progress = self._context.sender, self.progress
+        if sender is None and progress.phase is SagaPhase.RUNNING and not progress.is_told:
+            self._add(StarterJoined())
         if sender is None or sender in progress.starters:
             return None
         if progress.phase is SagaPhase.OVER or (progress.phase is SagaPhase.SETTLING and not progress.is_rejected):
@@ -172,7 +174,7 @@ class SagaTurn(Settling):
         starter = next((each for each in progress.starters if _address(each) == address), None)
         if starter is None or (progress.phase is SagaPhase.SETTLING and not progress.is_rejected):
             return  # Nobody asked, or it is answered.
-        if len(progress.starters) > 1:
+        if len(progress.starters) > 1 or progress.is_told:
             self._reply(starter, _REVOKED, rejected=True)
             self._add(StarterLeft(sender=starter))
         elif progress.phase is SagaPhase.RUNNING and not progress.is_cancelling:

@@ -17,12 +17,14 @@ from repertory.actors.saga.progress import (
     RecordedStep,
     SagaAgain,
     SagaBegan,
+    SagaCancelling,
     SagaOver,
     SagaSettling,
     SagaStuck,
     SignalCame,
     SignalRevoked,
     SignalTaken,
+    StarterJoined,
     StepAnswered,
     StepExpired,
     StepsOpened,
@@ -57,6 +59,8 @@ class Story:
         self.taken: list[int] = []
         self.settling: SagaSettling | None = None
         self.over = False
+        #: Whether somebody has told it to run, who never takes that back.
+        self.is_told = began.sender is None
 
     def tell(self, evt: Message) -> None:
         """Take the next event."""
@@ -105,6 +109,10 @@ class Story:
         match evt:
             case WorkKept() | SagaAgain():
                 self._keep(evt)
+            case StarterJoined(sender=None):
+                self.is_told = True
+            case SagaCancelling(reason="revoked by who started it"):
+                assert not self.is_told, f"{self.key}: was told to run, and is cancelled by one who has asked"
             case SagaSettling():
                 self.settling = evt
             case StepUndoing(n=n):

@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from repertory.actors.entity import resolved
 from repertory.actors.saga import fold as folds
 from repertory.actors.saga.behaviour import SagaBehaviour
 from repertory.actors.saga.context import SagaContext
@@ -15,6 +16,7 @@ from repertory.actors.saga.messages import Cancelled
 from repertory.actors.saga.progress import (
     RaceWon,
     RecordedStep,
+    SagaBegan,
     SagaCancelling,
     SagaProgress,
     SignalTaken,
@@ -34,6 +36,7 @@ from tests.actors.saga import test_faults as faults
 from tests.actors.saga import test_turns as sagas
 from tests.actors.saga.domain import Taken
 from tests.actors.shard import test_ahead as ahead
+from tests.actors.shard import test_told as told
 from tests.actors.shard import test_urgent as urgent
 from tests.campaigns.planting import Patch, mutant, swap
 from tests.repertory.simulation import test_sagas as simulated
@@ -324,6 +327,20 @@ def pivot_beside_what_is_undone(patch: Patch) -> None:
 def start_outlives_its_cancel(patch: Patch) -> None:
     """The start of a saga that is cancelled before it could begin stays in the stash, and mended code begins it."""
     patch.setattr(ControlRunner, "drop_starts", lambda _runner, _cancel, _turn: None)
+
+
+@mutant(
+    "actors/saga/fold.py", told.test_a_saga_that_was_told_to_run_is_not_cancelled_by_a_revoke,
+    starts=(told.TELL, told.ASK),
+)  # fmt: skip
+def told_start_forgotten(patch: Patch) -> None:
+    """That a saga was told to run is not recorded: one who has asked for it too, and revokes that, cancels it."""
+    fold = folds.FOLD[SagaBegan]
+
+    def evolved(saga: Any, evt: Any) -> Any:
+        return saga.replace(progress=replace(fold(saga.progress, evt), is_told=False))
+
+    patch.setitem(resolved(told.Again).evolve, SagaBegan, evolved)
 
 
 def _unannounced(take: Any) -> Any:
