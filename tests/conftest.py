@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -27,6 +28,19 @@ def _environment_of_its_own() -> Iterator[None]:
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def _logging_of_its_own() -> Iterator[None]:
+    """Fail a test that leaves logging as it was not: others of its process would see nothing, in some orders."""
+    loggers = [logging.getLogger(), logging.getLogger("repertory")]
+    before = [(each.level, each.disabled, each.propagate) for each in loggers]
+    yield
+    after = [(each.level, each.disabled, each.propagate) for each in loggers]
+    for each, was in zip(loggers, before, strict=True):
+        each.setLevel(was[0])
+        each.disabled, each.propagate = was[1:]
+    assert after == before, "level, disabled, propagate of the root logger and of repertory's"
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,9 @@ SEEDS = int(os.environ.get("REPERTORY_RELAY_SEEDS", "300"))
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> None:
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
     """What fails is said thousands of times."""
-    logging.getLogger("repertory").setLevel(logging.CRITICAL)
+    caplog.set_level(logging.CRITICAL, logger="repertory")
 
 
 @pytest.mark.simulation
