@@ -13,7 +13,7 @@ import msgspec
 from repertory.actors.asks import holds
 from repertory.actors.collected import Alert, Cancel, Collected, LaterItem, Perform, Publish, Reply, Schedule, Tell
 from repertory.actors.effect import Effect, Q
-from repertory.actors.entity import Behaviour, resolved
+from repertory.actors.entity import Behaviour, Entity, resolved
 from repertory.actors.handler import CommandHandler, Handler
 from repertory.actors.message import Envelope, Event, Message, Rejection, Sender
 from repertory.actors.placement import checked_key
@@ -55,7 +55,7 @@ class Context:
 
     __slots__ = (
         "_behaviour", "_directory", "_envelope", "_handler", "_ids", "_random", "_sender_read",
-        "alerts", "attempt", "bytes_max", "cause", "collected", "later", "replied", "stopped",
+        "alerts", "attempt", "bytes_max", "cause", "collected", "evolved", "later", "replied", "stopped",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +80,8 @@ class Context:
         #: What is reported to operators once the command is committed.
         self.alerts: list[Alert] = []
         self.replied = self.stopped = False
+        #: The state after the events that the handler returns, if it has folded them itself, as a saga does.
+        self.evolved: Entity | None = None
 
     # --- facts ------------------------------------------------------------------------------------------------
 
@@ -274,8 +276,8 @@ class Context:
         """Return the handler; ContractViolation if it is no handler, is not hosted, or does not take the message."""
         if not isinstance(handler, CommandHandler):
             raise ContractViolation(f"{handler!r} is not a @command method of an entity, such as Account.deposit")
-        resolved(handler.owner)
         if not self._directory.hosted(handler.owner):
+            resolved(handler.owner)
             raise ContractViolation(f"{handler.owner.__name__} is not hosted by this system; add system.host(…)")
         if type(message) not in handler.message_types:
             raise ContractViolation(f"{handler!r} does not take {type(message).__name__}")

@@ -50,7 +50,7 @@ def checked_key(key: str) -> str:
     if not isinstance(key, str):
         raise ValueError(f"a key is text, not {type(key).__name__}: {key!r:.100}")  # noqa: TRY004  one class to catch
     try:
-        size = len(key.encode())
+        size = len(key) if key.isascii() else len(key.encode())
     except UnicodeEncodeError:
         size = 0  # A lone surrogate, as in the name of a file that is not UTF-8.
     if "\0" in key or not 1 <= size <= KEY_BYTES_MAX:

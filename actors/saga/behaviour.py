@@ -160,7 +160,7 @@ class SagaBehaviour(Behaviour):
             return AlreadyBegun()
         elif (refusal := turn.join()) is not None:
             return refusal
-        return tuple(turn.events)
+        return turn.recorded()
 
     def _signal(self, saga: Saga, cmd: Command, ctx: Context) -> object:
         return self._known(saga, ctx, lambda turn: turn.signalled(cmd, wire_name(type(cmd))))
@@ -173,13 +173,13 @@ class SagaBehaviour(Behaviour):
             turn.undo_answered(found.n, found.undo, cmd.value, rejected=cmd.rejected)
         else:
             turn.answered(found.n, cmd.value, rejected=cmd.rejected)
-        return tuple(turn.events)
+        return turn.recorded()
 
     def _due(self, saga: Saga, cmd: StepDue, ctx: Context) -> object:
         turn = self._turn(saga, ctx)
         if ctx.due_ms is not None:
             turn.expired(cmd.step)
-        return tuple(turn.events)
+        return turn.recorded()
 
     def _forget(self, saga: Saga, _cmd: ResultDue, ctx: Context) -> object:
         if ctx.due_ms is not None:
@@ -206,13 +206,13 @@ class SagaBehaviour(Behaviour):
         if saga.progress.phase is SagaPhase.NEW:
             return NoSuchSaga()
         turn = self._turn(saga, ctx)
-        return act(turn) or tuple(turn.events)
+        return act(turn) or turn.recorded()
 
     def _revoke(self, saga: Saga, cmd: RevokeAsk, ctx: Context) -> object:
         turn = self._turn(saga, ctx)
         if saga.progress.phase is not SagaPhase.NEW and (sender := ctx.sender) is not None:
             turn.revoked((sender.topic, sender.key, cmd.about))
-        return tuple(turn.events)
+        return turn.recorded()
 
 
 def _folding(entity: type[Saga], evt: type[Event], fold: Callable[[SagaProgress, Any], SagaProgress]) -> Handler:

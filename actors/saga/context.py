@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from repertory.actors.effect import Effect, Q
-from repertory.actors.handler import CommandHandler
+from repertory.actors.handler import CommandHandler, Handler
 from repertory.actors.message import Done, Event, Rejection, Undelivered
 from repertory.actors.saga.facts import SagaFacts, uncatchable
 from repertory.actors.saga.messages import TimedOut
@@ -21,6 +22,13 @@ C = TypeVar("C")
 D = TypeVar("D")
 T = TypeVar("T")
 Ev = TypeVar("Ev", bound=Event)
+
+
+@cache
+def _unnamed(run: Handler, handler: Handler) -> type[Rejection] | None:
+    """Return a rejection that a handler may answer, and the annotation of a ``@run`` method does not name."""
+    rejections = (each for each in handler.answers if issubclass(each, Rejection))
+    return next((each for each in rejections if each not in run.results), None)
 
 
 # One parameter a line would bury what differs.
@@ -99,12 +107,11 @@ class SagaContext(SagaFacts):
         """
         self._check_receiver(handler, key)
         plan = asked(self._context, "require", handler, key, message, undo=undo, about=about)
-        for answer in handler.answers:
-            if issubclass(answer, Rejection) and answer not in self._run.results:
-                raise SagaRefused(
-                    f"{self._run!r} requires {handler.owner.__name__}.{handler.name}, which may answer "
-                    f"{answer.__qualname__}; name it in the return annotation, or ask"
-                )
+        if (unnamed := _unnamed(self._run, handler)) is not None:
+            raise SagaRefused(
+                f"{self._run!r} requires {handler.owner.__name__}.{handler.name}, which may answer "
+                f"{unnamed.__qualname__}; name it in the return annotation, or ask"
+            )
         return SagaStep(self._made(plan))
 
     @uncatchable

@@ -164,8 +164,8 @@ def _done(progress: SagaProgress, step: RecordedStep, at_ms: int) -> SagaProgres
 
 
 def _put(progress: SagaProgress, step: RecordedStep) -> SagaProgress:
-    steps = tuple(step if each.n == step.n else each for each in progress.steps)
-    return replace(progress, steps=steps)
+    steps, at = progress.steps, progress.place(step.n)
+    return progress if at < 0 else replace(progress, steps=(*steps[:at], step, *steps[at + 1 :]))
 
 
 FOLD: dict[type[Event], Callable[[SagaProgress, Any], SagaProgress]] = {

@@ -7,7 +7,7 @@ they came: each is decoded where a build needs it, so one that it cannot decode 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -141,10 +141,23 @@ class SagaProgress(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def step(self, n: int) -> RecordedStep | None:
         """Return a step by its number; None if it does not exist, or was forgotten."""
-        at = n - self.next_step
-        if -len(self.steps) <= at < 0 and self.steps[at].n == n:  # Those of this run are one behind the other.
-            return self.steps[at]
-        return next((each for each in self.steps if each.n == n), None)
+        at = self.place(n)
+        return None if at < 0 else self.steps[at]
+
+    def some_steps(self, first: int, count: int) -> Sequence[RecordedStep]:
+        """Return those of the steps of this run from number ``first`` on, at most ``count``, that exist."""
+        at = self.place(first)
+        return () if at < 0 else self.steps[at : at + count]
+
+    def place(self, n: int) -> int:
+        """Return the index of a step among ``steps``; -1 if it does not exist, or was forgotten."""
+        steps = self.steps
+        if not steps:
+            return -1
+        at = len(steps) - 1 - steps[-1].n + n  # Those of this run are one behind the other.
+        if 0 <= at < len(steps) and steps[at].n == n:
+            return at
+        return next((at for at, each in enumerate(steps) if each.n == n), -1)
 
     def unsettled(self) -> list[RecordedStep]:
         """Return the steps of which it is not known yet whether they were applied."""

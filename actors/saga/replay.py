@@ -6,7 +6,7 @@ code takes the recorded steps is checked at each of them, in each turn. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from repertory.actors.context import ContractViolation
@@ -123,21 +123,21 @@ class SagaReplay:
         return (each for each in self.progress.steps if each.n < self._next and not each.abandoned)
 
     def _await(self, wanted: SagaStep[Any], ctx: SagaContext) -> object:
-        first, count = self._next, len(wanted.plans)
-        self._next += count
-        recorded = [step for n in range(first, first + count) if (step := self.progress.step(n)) is not None]
+        first, plans = self._next, wanted.plans
+        self._next += (count := len(plans))
+        recorded = self.progress.some_steps(first, count)
         if not recorded:
             recorded = self._open(wanted, first)
         elif len(recorded) < count:
             raise NonDeterministic(f"step {first + len(recorded)}: recorded nothing beside it, now {count} steps")
-        for step, plan in zip(recorded, wanted.plans, strict=True):
+        for step, plan in zip(recorded, plans, strict=True):
             if (difference := plan.differs(step)) is not None:
                 raise NonDeterministic(f"{self._run!r} {difference}")
         if isinstance(wanted, First):
             return self._first(wanted, recorded, ctx)
         return self._all(wanted, recorded, ctx)
 
-    def _open(self, wanted: SagaStep[Any], first: int) -> list[RecordedStep]:
+    def _open(self, wanted: SagaStep[Any], first: int) -> Sequence[RecordedStep]:
         """Open new steps, and take the signals that wait for them."""
         waiting = [(each, plan) for plan in wanted.plans if (each := self._signal(plan)) is not None]
         wins = isinstance(wanted, First) and bool(waiting)
@@ -152,7 +152,7 @@ class SagaReplay:
             if step.sent and step.kind == "signal":
                 self.take_signal(step.n, step.target)
         self.opened += [(step, plan) for step, plan in zip(opened, wanted.plans, strict=True) if step.sent]
-        return self._again(opened)
+        return self.progress.some_steps(first, len(opened))
 
     def _signal(self, plan: Plan) -> str | None:
         """Return the name of a signal that waits and a plan is for."""
@@ -165,16 +165,12 @@ class SagaReplay:
         if (found := next((each for each in self.progress.signals if each.name == name), None)) is not None:
             self._add(SignalTaken(number=found.number, n=n, at_ms=self._now_ms))
 
-    def _again(self, steps: Iterable[RecordedStep]) -> list[RecordedStep]:
-        """Return steps as they are now."""
-        return [found for each in steps if (found := self.progress.step(each.n)) is not None]
-
-    def _all(self, wanted: SagaStep[Any], recorded: list[RecordedStep], ctx: SagaContext) -> object:
+    def _all(self, wanted: SagaStep[Any], recorded: Sequence[RecordedStep], ctx: SagaContext) -> object:
         for step in recorded:
             if not step.done:
                 return SUSPENDED
         for step in recorded:
-            if step.kind == "require" and step.rejected:
+            if step.rejected and step.kind == "require":
                 return Required(step)
         for step in recorded:
             ctx.now_ms = max(ctx.now_ms, step.done_ms)
@@ -182,7 +178,7 @@ class SagaReplay:
             return tuple(plan.decode(step) for step, plan in zip(recorded, wanted.plans, strict=True))
         return wanted.plans[0].decode(recorded[0])
 
-    def _first(self, wanted: SagaStep[Any], recorded: list[RecordedStep], ctx: SagaContext) -> object:
+    def _first(self, wanted: SagaStep[Any], recorded: Sequence[RecordedStep], ctx: SagaContext) -> object:
         winner = next((step for step in recorded if step.won), None)
         if winner is None:
             done = sorted((step for step in recorded if step.done), key=lambda step: step.done)

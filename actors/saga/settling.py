@@ -6,6 +6,7 @@ the last first, one after the other; then a rejection is answered.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from repertory.actors.collected import Alert, Cancel, Perform, Reply, Schedule, Send
@@ -21,6 +22,7 @@ from repertory.actors.saga.progress import (
     RecordedStep,
     SagaOver,
     SagaPhase,
+    SagaProgress,
     SagaSettling,
     SagaStuck,
     SignalTaken,
@@ -44,6 +46,12 @@ class Settling:
         self._now_ms = context.timestamp_ms
         self.progress = saga.progress
         self.events: list[Event] = []
+
+    def recorded(self) -> tuple[Event, ...]:
+        """Return what is added to the journal; the runtime is given the state after it, which is the fold."""
+        if self.events:
+            self._context.evolved = self._saga.replace(progress=self.progress)
+        return tuple(self.events)
 
     def say_done(self) -> None:
         """Answer who asks for something beside the saga's own flow."""
@@ -134,12 +142,17 @@ class Settling:
         self._context.collected.append(Reply(to, value, rejected))
 
     def _add(self, evt: Event) -> None:
-        if isinstance(evt, SignalTaken):
-            taken = next(each for each in self.progress.signals if each.number == evt.number)
-            if taken.sender is not None:
-                self._reply(taken.sender, _DONE_DATA, rejected=False)
-        self.events.append(evt)
-        self.progress = fold(self.progress, evt)
+        self._add_folded((evt,), fold(self.progress, evt))
+
+    def _add_folded(self, events: Iterable[Event], progress: SagaProgress) -> None:
+        """Record events, of which ``progress`` is the fold."""
+        for evt in events:
+            if isinstance(evt, SignalTaken):
+                taken = next(each for each in self.progress.signals if each.number == evt.number)
+                if taken.sender is not None:
+                    self._reply(taken.sender, _DONE_DATA, rejected=False)
+            self.events.append(evt)
+        self.progress = progress
 
 
 def timer_of(n: int) -> str:

@@ -6,10 +6,10 @@ transaction of that turn. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from functools import cache, partial
+from collections.abc import Callable, Generator
+from functools import cache
 from hashlib import blake2b
-from typing import Any, Final, Generic, TypeVar, final
+from typing import Any, Final, Generic, NamedTuple, TypeVar, final
 
 import msgspec
 
@@ -123,12 +123,25 @@ def digest_of(message: Message) -> bytes:
     return digest_of_value(_plain(message))
 
 
+#: Most values are of these types, and as plain as can be.
+_SCALARS = frozenset({str, int, bool, float, bytes, type(None)})
+
+
 def _plain(value: Any) -> Any:
     """Return a value as plain data, structs without what is left to their defaults."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
     if isinstance(value, msgspec.Struct):
-        kind = type(value)
-        name = type(value).wire.name if isinstance(value, Message) else kind.__struct_config__.tag
-        return [name, {key: _plain(found) for key, found in _given(value)}]
+        name, fields = _shape(type(value))
+        given: dict[str, Any] = {}
+        for each in fields:
+            found, usual = getattr(value, each.name), each.default if each.make is None else each.make()
+            if (
+                type(found) is not type(usual) or found != usual
+            ):  # What only equals a default, as True does 1, is not it.
+                given[each.written] = _plain(found)
+        return [name, given]
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     if isinstance(value, dict):
@@ -136,25 +149,26 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _given(struct: msgspec.Struct) -> Iterator[tuple[str, Any]]:
-    """Yield the fields of a struct that have not their defaults: what only equals one, as True does 1, has not."""
-    for key, name, default in _defaults(type(struct)):
-        value, usual = getattr(struct, name), default()
-        if type(value) is not type(usual) or value != usual:
-            yield key, value
+class _Field(NamedTuple):
+    """A field of a message: its name as it is written, its name, and its default or what makes one."""
+
+    written: str
+    name: str
+    default: object
+    make: Callable[[], object] | None
 
 
 @cache
-def _defaults(kind: type[msgspec.Struct]) -> tuple[tuple[str, str, Callable[[], Any]], ...]:
-    """Return the fields of a class: their names as they are written, their names, and what makes their defaults."""
-    return tuple(
-        (each.encode_name, each.name, each.default_factory if callable(each.default_factory) else partial(_same, each))
+def _shape(kind: type[msgspec.Struct]) -> tuple[object, tuple[_Field, ...]]:
+    """Return the name of a class in a digest, and its fields."""
+    name = kind.wire.name if issubclass(kind, Message) else kind.__struct_config__.tag
+    fields = (
+        _Field(
+            each.encode_name, each.name, each.default, each.default_factory if callable(each.default_factory) else None
+        )
         for each in msgspec.structs.fields(kind)
     )
-
-
-def _same(field: msgspec.structs.FieldInfo) -> Any:
-    return field.default
+    return name, tuple(fields)
 
 
 def digest_of_value(value: object) -> bytes:

@@ -241,8 +241,7 @@ class SagaTurn(Settling):
         command: Message = self._behaviour.decoder.decode(self.progress.command)
         replay = SagaReplay(run, self.progress, self._now_ms, self._check_room)
         outcome = replay.drive(self._saga, command, SagaContext(self._context, run, self.progress))
-        for evt in replay.events:
-            self._add(evt)
+        self._add_folded(replay.events, replay.progress)
         for step, plan in replay.opened:
             self._send(step, plan)
         for step in replay.lost:

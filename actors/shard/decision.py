@@ -67,9 +67,8 @@ def decide(
     context: Context | None = None
     if handler.takes_context:
         context = Context(behaviour, handler, envelope, directory, cause, attempt, bytes_max)
-        result = handler.function(state, envelope.message, context)
-    else:
-        result = handler.function(state, envelope.message)
+    command = envelope.message
+    result = handler.function(state, command) if context is None else handler.function(state, command, context)
     if behaviour.has_mutable_fields and encode(state) != data:
         raise ContractViolation(f"{handler!r} changed its entity in place; return what changes instead")
     after, after_data = state, data
@@ -86,11 +85,15 @@ def decide(
         return Decision(state, data, reply=reply, reply_data=reply_data, rejected=True, rejection=result)
     elif kind is _STATE:
         after, after_data = _survived(behaviour, result, bytes_max)
-    for message in messages:
-        event_data = encoded(message, bytes_max)
-        events.append(event_data)
-        event = behaviour.event_decode[type(message)](event_data)
-        after, after_data = evolve(behaviour, after, event, bytes_max)
+    if context is not None and context.evolved is not None:
+        events = [encoded(message, bytes_max) for message in messages]
+        after, after_data = _folded(behaviour, context.evolved, bytes_max)
+    else:
+        for message in messages:
+            event_data = encoded(message, bytes_max)
+            events.append(event_data)
+            event = behaviour.event_decode[type(message)](event_data)
+            after, after_data = evolve(behaviour, after, event, bytes_max)
     reply, reply_data = None, b""
     if envelope.sender is not None and _answers(handler, result, context):
         reply, reply_data = (messages[-1], events[-1]) if messages else (_DONE, _DONE_DATA)
@@ -99,13 +102,10 @@ def decide(
     sent = [_sent(output, bytes_max) for output in context.collected]
     later_data = _later_data(handler, context, bytes_max) if context.later else ()
     if context.stopped:
-        after, after_data = behaviour.initial(), behaviour.initial_data
-        if behaviour.journaled:
-            events.append(_STOPPED)
-    collected, stopped = context.collected, context.stopped
+        after, after_data = _stopped(behaviour, events)
     return Decision(
-        after, after_data, events, messages, reply, reply_data, collected, sent,
-        stopped=stopped, later=context.later, later_data=later_data, alerts=context.alerts,
+        after, after_data, events, messages, reply, reply_data, context.collected, sent,
+        stopped=context.stopped, later=context.later, later_data=later_data, alerts=context.alerts,
     )  # fmt: skip
 
 
@@ -155,6 +155,24 @@ def evolve(behaviour: Behaviour, state: Entity, event: Message, bytes_max: int) 
             f"{behaviour.events[type(event)]!r} returned {type(after).__name__}, not {behaviour.entity.__name__}"
         )
     return _survived(behaviour, after, bytes_max)
+
+
+def _folded(behaviour: Behaviour, state: Entity, bytes_max: int) -> tuple[Entity, bytes]:
+    """Return a state that a handler has folded itself, and its bytes.
+
+    It is not decoded again, which takes as long as the state is large: that is only for states that are of nothing but
+    the runtime's own structs, whose every field survives.
+    """
+    data = encode(state)
+    check_size(behaviour.entity.__name__, len(data), bytes_max)
+    return state, data
+
+
+def _stopped(behaviour: Behaviour, events: list[bytes]) -> tuple[Entity, bytes]:
+    """Return the state in which the next life begins, and add the end of this one to the events."""
+    if behaviour.journaled:
+        events.append(_STOPPED)
+    return behaviour.initial(), behaviour.initial_data
 
 
 def _survived(behaviour: Behaviour, state: Entity, bytes_max: int) -> tuple[Entity, bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 from msgspec.structs import replace
@@ -335,12 +336,7 @@ def start_outlives_its_cancel(patch: Patch) -> None:
 )  # fmt: skip
 def told_start_forgotten(patch: Patch) -> None:
     """That a saga was told to run is not recorded: one who has asked for it too, and revokes that, cancels it."""
-    fold = folds.FOLD[SagaBegan]
-
-    def evolved(saga: Any, evt: Any) -> Any:
-        return saga.replace(progress=replace(fold(saga.progress, evt), is_told=False))
-
-    patch.setitem(resolved(told.Again).evolve, SagaBegan, evolved)
+    _fold(patch, SagaBegan, lambda fold: lambda *each: replace(fold(*each), is_told=False), told.Again)
 
 
 def _unannounced(take: Any) -> Any:
@@ -352,11 +348,28 @@ def _unannounced(take: Any) -> Any:
     return mutated
 
 
-def _fold(patch: Patch, event: type, make: Any) -> None:
+@mutant("actors/saga/settling.py", _money, seeds=_SEEDS)
+def state_without_its_last_event(patch: Patch) -> None:
+    """The state that a turn leaves is not the fold of what it has recorded."""
+
+    def make(recorded: Any) -> Any:
+        def mutated(turn: Settling) -> tuple[Any, ...]:
+            found: tuple[Any, ...] = recorded(turn)
+            if len(found) > 1:
+                progress = reduce(folds.fold, found[:-1], turn._saga.progress)
+                turn._context.evolved = turn._saga.replace(progress=progress)
+            return found
+
+        return mutated
+
+    swap(patch, Settling, "recorded", make)
+
+
+def _fold(patch: Patch, event: type, make: Any, kind: type = simulated.sagas.Deal) -> None:
+    """Change the fold of an event, for the turns of all sagas, and for the journals of one kind."""
     patch.setitem(folds.FOLD, event, make(folds.FOLD[event]))
-    evolve = simulated.sagas.system.hosted[simulated.sagas.Deal].behaviour.evolve
 
     def evolved(saga: Any, evt: Any) -> Any:
         return saga.replace(progress=folds.FOLD[type(evt)](saga.progress, evt))
 
-    patch.setitem(evolve, event, evolved)
+    patch.setitem(resolved(kind).evolve, event, evolved)
