@@ -2,8 +2,9 @@
 
 ``python -m tests.campaigns.chaos --minutes 10 --seed 1`` (``make chaos MINUTES=10``). Afterwards all faults end, all
 commands must be handled in bounded time, `verify` must pass, and each number must have been counted exactly once.
-``--bank`` runs the bank of the examples instead, with its audit; ``--shop`` the shop, over HTTP, with its books. The
-exit code is 1 if a check fails. A seed repeats the schedule of faults, but not the same run.
+``--bank`` runs the bank of the examples instead, with its audit and its balances in SQL, whose projectors are killed
+like workers; ``--shop`` the shop, over HTTP, with its books. The exit code is 1 if a check fails. A seed repeats the
+schedule of faults, but not the same run.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.table import Table
@@ -76,7 +78,11 @@ class Chaos:
         self._broker.start()
         self._proxy.forward_to(self._broker.port)
         module, trial = JOBS[job]
-        rough = {"session_s": SESSION_S, "transaction_s": TRANSACTION_S, "ping_s": 600, "batch": 30}
+        self._folder = TemporaryDirectory(prefix="repertory-chaos-")
+        rough = {
+            "session_s": SESSION_S, "transaction_s": TRANSACTION_S, "ping_s": 600, "batch": 30,
+            "balances": f"sqlite:///{self._folder.name}/balances.db",
+        }  # fmt: skip
         app, url = application(f"chaos-{seed}", module, **rough), f"kafka://127.0.0.1:{direct}"
         self.trial = ShopTrial(app, url, host=outside) if trial is ShopTrial else trial(app, url)
         self._url = f"kafka://127.0.0.1:{self._proxy.port}"
@@ -217,6 +223,7 @@ class Chaos:
         self._proxy.close()
         if self._namespace:
             self._namespace.close()
+        self._folder.cleanup()
 
     # --- nodes ------------------------------------------------------------------------------------------------
 
@@ -362,6 +369,10 @@ def _table(chaos: Chaos) -> Table:
     counted = Multiset(report.event for report in chaos.trial.reports)
     for event in ("worker-exited", "shard-aborted", "shard-fenced", "shard-lost", "shard-failed", "shard-restored"):
         table.add_row(f"reports: {event}", str(counted[event]))
+    if isinstance(chaos.trial, BankTrial):
+        exits = [each.worker for each in chaos.trial.reported(WorkerExited)]
+        table.add_row("projectors that ended", str(sum(name.startswith("projector-") for name in exits)))
+        table.add_row("accounts in SQL", f"{chaos.trial.rows:,}")
     if isinstance(chaos.trial, ShopTrial):
         for end, count in sorted(chaos.trial.ends().items()):
             table.add_row(f"orders: {end}", str(count))
