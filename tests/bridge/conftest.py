@@ -10,7 +10,7 @@ import pytest
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.port import Backend
 from repertory.bridge.system.settings import Settings
-from tests.support.logs.log_driver import LogHarness
+from tests.support.logs.log_driver import PATIENT, LogHarness
 
 Connect = Callable[[Settings], Backend]
 
@@ -40,9 +40,9 @@ def delivery(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def backend(url: str) -> Backend:
+def backend(url: str, kind: str) -> Backend:
     """Open the log under test; the harness that uses it closes it."""
-    return connect(url)
+    return connect(url, PATIENT) if kind == "kafka" else connect(url)
 
 
 @pytest.fixture

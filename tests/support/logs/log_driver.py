@@ -26,9 +26,12 @@ from repertory.bridge.log.port import (
     Transaction,
 )
 from repertory.bridge.log.record import Output, Record, TopicPartition
+from repertory.bridge.system.settings import Settings
 
 #: A rebalance of a busy broker on a busy machine takes seconds; an event that takes a minute will not arrive.
 DEADLINE_S = 60.0
+#: For members on Kafka that nobody stops: a machine that stands still for six seconds, the default, ends no session.
+PATIENT = Settings(session_timeout_s=30.0)
 
 Event = TypeVar("Event", bound=LogEvent)
 

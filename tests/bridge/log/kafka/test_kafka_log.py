@@ -32,13 +32,13 @@ from repertory.bridge.log.port import (
 from repertory.bridge.log.record import Record, TopicPartition
 from repertory.bridge.system.settings import Settings
 from tests.support.kafka.broker import Broker, BrokerMissingError
-from tests.support.logs.log_driver import DEADLINE_S, Driver, LogHarness
+from tests.support.logs.log_driver import DEADLINE_S, PATIENT, Driver, LogHarness
 
 
 @pytest.fixture
 def world(kafka_url: str) -> Iterator[LogHarness]:
     """Give a world on the test run's Kafka."""
-    world = LogHarness(connect(kafka_url), "kafka")
+    world = LogHarness(connect(kafka_url, PATIENT), "kafka")
     world.make()
     yield world
     world.close()

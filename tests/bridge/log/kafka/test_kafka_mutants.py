@@ -25,7 +25,7 @@ from tests.bridge.log.kafka import test_fencing as fencing
 from tests.bridge.log.kafka import test_kafka_log as basics
 from tests.support.kafka.tcp_proxy import Catch, LateRequestProxy
 from tests.support.logs import log_driver
-from tests.support.logs.log_driver import LogHarness
+from tests.support.logs.log_driver import PATIENT, LogHarness
 from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes]
@@ -160,7 +160,7 @@ MUTANTS: list[tuple[Patch, Callable[..., None]]] = [
 @pytest.fixture
 def world(kafka_url: str) -> Iterator[LogHarness]:
     """Give a world on the test run's Kafka."""
-    world = LogHarness(connect(kafka_url), "kafka")
+    world = LogHarness(connect(kafka_url, PATIENT), "kafka")
     world.make()
     yield world
     world.close()

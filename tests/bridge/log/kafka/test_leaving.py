@@ -12,7 +12,7 @@ from repertory.bridge.log.kafka.admin import Admin
 from repertory.bridge.log.kafka.config import KafkaConfig
 from repertory.bridge.log.port import Member
 from repertory.bridge.system.settings import Settings
-from tests.support.logs.log_driver import LogHarness
+from tests.support.logs.log_driver import PATIENT, LogHarness
 
 pytestmark = pytest.mark.kafka
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.kafka
 @pytest.fixture
 def world(kafka_url: str) -> Iterator[LogHarness]:
     """Give a world on the test run's Kafka."""
-    world = LogHarness(connect(kafka_url), "kafka")
+    world = LogHarness(connect(kafka_url, PATIENT), "kafka")
     world.make()
     yield world
     world.close()
