@@ -1,13 +1,13 @@
 """The bank of the example for rough treatment: short sessions, small transactions, a budget for killed workers.
 
-``KILLED_BALANCES`` is the URL of a database to which its balances are projected.
+``KILLED_TABLES`` is the URL of a database to which it is projected.
 """
 
 from __future__ import annotations
 
 import os
 
-from examples.banking import Account, Balances, Transfer
+from examples.banking import Account, Balances, Statement, Transfer
 from repertory import ActorSystem, Backoff, restart
 from repertory.bridge.system.settings import Settings
 
@@ -25,5 +25,6 @@ system = ActorSystem(
 )
 system.host(Account, partitions=2)
 system.host(Transfer, partitions=2)
-if balances := os.environ.get("KILLED_BALANCES"):
-    system.project(Balances, Account, to=balances)
+if tables := os.environ.get("KILLED_TABLES"):
+    system.project(Balances, Account, to=tables)
+    system.project(Statement, Account, to=tables)

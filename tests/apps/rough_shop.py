@@ -1,4 +1,7 @@
-"""The shop of the example for rough treatment: short sessions, small transactions, a budget for killed workers."""
+"""The shop of the example for rough treatment: short sessions, small transactions, a budget for killed workers.
+
+``KILLED_TABLES`` is the URL of a database to which it is projected.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 
 from examples.shop import Order, Stock, Warehouse
 from examples.shop.payments import lifespan
+from examples.shop.projections import Items, Orders
 from repertory import ActorSystem, Backoff, restart
 from repertory.bridge.system.settings import Settings
 
@@ -24,3 +28,6 @@ system = ActorSystem(
 )
 for entity in (Order, Stock, Warehouse):
     system.host(entity, partitions=2)
+if tables := os.environ.get("KILLED_TABLES"):
+    system.project(Items, Stock, to=tables)
+    system.project(Orders, Stock, to=tables)

@@ -2,9 +2,9 @@
 
 ``python -m tests.campaigns.chaos --minutes 10 --seed 1`` (``make chaos MINUTES=10``). Afterwards all faults end, all
 commands must be handled in bounded time, `verify` must pass, and each number must have been counted exactly once.
-``--bank`` runs the bank of the examples instead, with its audit and its balances in SQL, whose projectors are killed
-like workers; ``--shop`` the shop, over HTTP, with its books. The exit code is 1 if a check fails. A seed repeats the
-schedule of faults, but not the same run.
+``--bank`` runs the bank of the examples instead, with its audit; ``--shop`` the shop, over HTTP, with its books. Their
+projectors are killed like workers, and their tables compared with those of one undisturbed run. The exit code is 1 if a
+check fails. A seed repeats the schedule of faults, but not the same run.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Chaos:
         self._folder = TemporaryDirectory(prefix="repertory-chaos-")
         rough = {
             "session_s": SESSION_S, "transaction_s": TRANSACTION_S, "ping_s": 600, "batch": 30,
-            "balances": f"sqlite:///{self._folder.name}/balances.db",
+            "tables": f"sqlite:///{self._folder.name}/tables.db",
         }  # fmt: skip
         app, url = application(f"chaos-{seed}", module, **rough), f"kafka://127.0.0.1:{direct}"
         self.trial = ShopTrial(app, url, host=outside) if trial is ShopTrial else trial(app, url)
@@ -369,10 +369,9 @@ def _table(chaos: Chaos) -> Table:
     counted = Multiset(report.event for report in chaos.trial.reports)
     for event in ("worker-exited", "shard-aborted", "shard-fenced", "shard-lost", "shard-failed", "shard-restored"):
         table.add_row(f"reports: {event}", str(counted[event]))
-    if isinstance(chaos.trial, BankTrial):
-        exits = [each.worker for each in chaos.trial.reported(WorkerExited)]
-        table.add_row("projectors that ended", str(sum(name.startswith("projector-") for name in exits)))
-        table.add_row("accounts in SQL", f"{chaos.trial.rows:,}")
+    exits = [each.worker for each in chaos.trial.reported(WorkerExited)]
+    table.add_row("projectors that ended", str(sum(name.startswith("projector-") for name in exits)))
+    table.add_row("rows in SQL", f"{chaos.trial.tables.rows:,}")
     if isinstance(chaos.trial, ShopTrial):
         for end, count in sorted(chaos.trial.ends().items()):
             table.add_row(f"orders: {end}", str(count))

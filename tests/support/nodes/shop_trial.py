@@ -223,7 +223,8 @@ class ShopTrial(Trial):
             if status not in (httpx.codes.OK, httpx.codes.CONFLICT) or told != msgspec.to_builtins(ended):
                 found.append(f"order {number} has ended as {ended}, and its buyer was told {status} {body}")
         broken = [check for check in self.verdict().checks if not check.ok]
-        return found + [f"verify: {check.name} failed: {'; '.join(map(str, check.offenders))}" for check in broken]
+        found += [f"verify: {check.name} failed: {'; '.join(map(str, check.offenders))}" for check in broken]
+        return found + self.tables.complaints()
 
     def close(self) -> None:
         """See ``Trial.close``; the gateway, the provider and the buyers end too."""

@@ -13,16 +13,11 @@ from itertools import chain, islice
 from types import ModuleType
 from typing import Any, TypeVar
 
-import sqlalchemy as sa
-
 from examples.banking.audit import LEFT, audit
 from examples.banking.load import AddressedCommand, Load
-from examples.banking.projections import Paid, amount_of
 from examples.banking.transfers import Transfer
-from repertory.actors.asks import Position
 from repertory.actors.placement import partition_of
 from repertory.actors.saga.messages import CancelSaga
-from repertory.actors.shard.changelog import ShardRecord
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.errors import LogUnavailable, OutcomeUnknown
 from repertory.bridge.log.port import Backend
@@ -32,11 +27,11 @@ from repertory.bridge.reports import NodeReport
 from repertory.bridge.system.client import Client
 from repertory.bridge.system.committed import entity_state, journal, shard_record
 from repertory.bridge.system.failed import dead_letters
-from repertory.bridge.system.projected import ProjectionStopped, ProjectionTrouble
 from repertory.bridge.topics import commands_topic, events_topic
 from repertory.supervision.process.reports import Report
 from repertory.verify import VerificationReport as Verdict
 from repertory.verify import verify
+from tests.support.nodes.projected_tables import ProjectedTables
 from tests.support.paths import ROOT
 
 #: The limit of all waits, also on a busy machine.
@@ -76,6 +71,7 @@ class Trial:
         self._client = Client(app.system, self._backend)
         self._appender = self._backend.appender()
         self.reader = self._backend.reader()
+        self.tables = ProjectedTables(app.system, self._backend, self.reader)
 
     def node(self, name: str, workers: int, url: str | None = None) -> NodeHandle:
         """Start a node."""
@@ -135,7 +131,10 @@ class Trial:
         return self.unhandled() is None
 
     def unhandled(self) -> str | None:
-        """Return the place of the first committed command at or above the committed offsets, None if there is none."""
+        """Return the place of the first committed command at or above the committed offsets, None if there is none.
+
+        Then where a projection is behind.
+        """
         for topic in self.app.system.commands_topics():
             for partition in range(self._count(topic)):
                 try:
@@ -144,7 +143,7 @@ class Trial:
                         return f"{topic}/{partition} from offset {record.offset} on"
                 except LogUnavailable as passing:  # for example while the transaction of a dead worker is open
                     return f"{topic}/{partition}: {passing}"
-        return None
+        return self.tables.behind()
 
     def counted(self) -> Multiset[int]:
         """Return the counted numbers, and how often each was counted."""
@@ -198,17 +197,10 @@ class Trial:
 
 
 class BankTrial(Trial):
-    """A run of the bank of ``tests.apps.rough_bank``: transfers are sent, and the bank's audit checks the log.
-
-    If its balances are projected, the table must be what one undisturbed run would have written.
-    """
+    """A run of the bank of ``tests.apps.rough_bank``: transfers are sent, and the bank's audit checks the log."""
 
     def __init__(self, app: ModuleType, url: str) -> None:
         super().__init__(app, url)
-        self._database = os.environ.get("KILLED_BALANCES", "")
-        #: Of the table of balances, at the end.
-        self.rows = 0
-        self._projected = [each.progress(self._backend) for each in app.system.projections]
         load = Load("chaos", accounts=ACCOUNTS, transfers=sys.maxsize, seed=1)
         self._calls = chain(load.openings(), self._cancelled(load.transfers()))
         self._again: list[AddressedCommand] = []
@@ -234,43 +226,6 @@ class BankTrial(Trial):
             self.sent += len(calls)
             self._again = []
 
-    def unhandled(self) -> str | None:
-        """See ``Trial``; then where a projection is behind."""
-        if (left := super().unhandled()) is not None:
-            return left
-        try:
-            for partition, shard in self._account_shards() if self._projected else ():
-                position = Position("account", partition, shard.seq)
-                for progress in self._projected:
-                    if not progress.has(position):
-                        return f"the projection of {position}: it {progress.describe(position)}"
-        except (LogUnavailable, ProjectionStopped, ProjectionTrouble) as passing:
-            return str(passing)
-        return None
-
-    def _account_shards(self) -> Iterator[tuple[int, ShardRecord]]:
-        system = self.app.system
-        for partition in range(self._count(events_topic(system.name, "account"))):
-            yield partition, shard_record(self.reader, system, system.behaviour("account"), partition)
-
-    def _projection_complaints(self) -> list[str]:
-        """Compare the table of balances with the sums of all events that count."""
-        system = self.app.system
-        behaviour, sums = system.behaviour("account"), Multiset[str]()
-        for partition, shard in self._account_shards():
-            for record in journal(self.reader, system, behaviour, partition, shard, from_seq=0)[0]:
-                event = behaviour.journal.decode(record.value or b"")
-                if isinstance(event, Paid):
-                    sums[(record.key or b"").decode()] += amount_of(event)
-        engine = sa.create_engine(self._database, poolclass=sa.NullPool)
-        with engine.connect() as connection:
-            rows = {
-                key: int(sum_) for key, sum_ in connection.execute(sa.text("SELECT account, balance FROM balances"))
-            }
-        self.rows = len(rows)
-        wrong = {key: (rows.get(key), sums[key]) for key in {*rows, *sums} if rows.get(key) != sums[key]}
-        return [f"balances that SQL has, and those of the events: {dict(list(wrong.items())[:10])}"] if wrong else []
-
     def complaints(self) -> list[str]:
         """Audit all committed records. The nodes must be stopped.
 
@@ -281,10 +236,4 @@ class BankTrial(Trial):
         only = [f"{revoked:,} are dead-lettered"]
         broken = [check for check in broken if check.name != LEFT or [each.wrong for each in check.offenders] != only]
         found = [f"audit: {check.name} failed: {'; '.join(map(str, check.offenders))}" for check in broken]
-        return found + (self._projection_complaints() if self._projected else [])
-
-    def close(self) -> None:
-        """See ``Trial``."""
-        for progress in self._projected:
-            progress.close()
-        super().close()
+        return found + self.tables.complaints()
