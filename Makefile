@@ -29,7 +29,7 @@ demo: $(READY) ## Run the banking simulation: two supervised workers, killed as 
 
 test: $(READY) lint browser postgresql ## Run the whole test suite, a real Apache Kafka included (Java and Maven are needed).
 	$(PY) -m pytest -n auto --dist worksteal -m "not ($(WAITING))"
-	$(PY) -m pytest -n 2 --dist loadfile -m "$(WAITING)"
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "$(WAITING)"
 
 check: $(READY) lint ## The quick half: style, types, pure tests. Under a minute, no broker.
 	$(PY) -m pytest -n auto --dist worksteal -m "$(PURE)"

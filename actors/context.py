@@ -62,10 +62,8 @@ class Context:
         self, behaviour: Behaviour, handler: Handler, envelope: Envelope, directory: Directory, cause: str,
         attempt: int, bytes_max: int,
     ) -> None:  # fmt: skip
-        self._behaviour = behaviour
-        self._handler = handler
-        self._envelope = envelope
-        self._directory = directory
+        self._behaviour, self._handler = behaviour, handler
+        self._envelope, self._directory = envelope, directory
         self._random: random.Random | None = None
         self._ids, self._sender_read = 0, False
         #: ``topic/partition/offset`` of the command: the same at every attempt, in every replay.
