@@ -211,7 +211,8 @@ def rebuild(target: Target, name: Name, log: LogUrl, version: Version = None, ka
         with closing(Rebuild(bound, system, backend)) as builder, bar:
             task = bar.add_task(f"{bound}", total=sum(mine.values()))
             builder.run(mine, lambda done: bar.update(task, completed=done))
-    console.print(f"{bound} is built; let readers see it with: repertory projections switch", soft_wrap=True)
+            then = "readers see it" if builder.serves else "let readers see it with: repertory projections switch"
+    console.print(f"{bound} is built; {then}", soft_wrap=True)
 
 
 @projections.command("switch")

@@ -29,7 +29,9 @@ sagas = typer.Typer(
 )
 
 Entity = Annotated[str, typer.Argument(help="The saga's name, as in transfer.")]
-Step = Annotated[int, typer.Argument(help="The step whose undo was rejected, as show has it.")]
+Step = Annotated[
+    int, typer.Argument(min=0, max=(1 << 31) - 1, help="The step whose undo was rejected, as show has it.")
+]
 
 
 @sagas.command("list")

@@ -88,6 +88,8 @@ def sentences() -> Iterator[None]:
         yield
     except LogUnavailable as error:
         code, sentence = EX_UNAVAILABLE, str(error)
+    except UnicodeEncodeError as error:
+        code, sentence = EX_USAGE, f"this is not UTF-8: {error.object!r:.100}"
     except (LogError, TargetError, DefinitionError, DecodeError, LookupError, ValueError) as error:
         code, sentence = EX_USAGE, str(error)
     else:

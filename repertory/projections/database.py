@@ -76,6 +76,8 @@ class Database:
         self._writer: sa.Engine | None = None
         self._reader: sa.Engine | None = None
         self._pid = 0
+        #: The file that was opened (its device and inode), None before: somebody may put another one in its place.
+        self._file: tuple[int, int] | None = None
         #: When a transaction's last statement ended, and how long after that the next one began.
         self._idle_from_s = self._idle_s = 0.0
 
@@ -88,6 +90,8 @@ class Database:
         if self._pid != os.getpid():
             self._writer = self._reader = None
             self._pid = os.getpid()
+        if self._file is not None and self._file != self._file_now():
+            self.close()
         if writes:
             if self._writer is None:
                 self._writer = _sqlite(self.url, "BEGIN IMMEDIATE") if self.is_sqlite else self._watched()
@@ -95,6 +99,17 @@ class Database:
         if self._reader is None:
             self._reader = _sqlite(self.url, "BEGIN") if self.is_sqlite else _postgresql(self.url)
         return self._reader
+
+    def _file_now(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self.path)  # noqa: PTH116  at each transaction
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def is_lost(self) -> bool:
+        """Return whether the file that was opened is not there any more, so that its tables have to be made anew."""
+        return self._file is not None and self._file_now() is None
 
     def _watched(self) -> sa.Engine:
         """Return an engine of PostgreSQL that measures for how long a transaction does nothing.
@@ -122,6 +137,8 @@ class Database:
         """
         self._idle_from_s, self._idle_s = time.monotonic(), 0.0
         with self._mapped(), self._engine(writes=True).begin() as connection:
+            if self.is_sqlite and self._file is None:
+                self._file = self._file_now()
             yield connection
 
     @contextlib.contextmanager
@@ -144,11 +161,11 @@ class Database:
     def world_error(self, error: sa.exc.SQLAlchemyError) -> WorldError | None:
         """Return what a failure means if no event is to blame for it, else None."""
         if isinstance(error, sa.exc.TimeoutError):  # of the pool
-            return WorldError(f"{self.shown}: {message_of(error)}")
+            return WorldError(f"{self.shown}: {_line(error)}")
         if not isinstance(error, sa.exc.DBAPIError):
             return None
         original = error.orig
-        text = f"{self.shown}: {message_of(original) if original is not None else message_of(error)}"
+        text = f"{self.shown}: {_line(error if original is None else original)}"
         if self.is_sqlite:
             code = getattr(original, "sqlite_errorcode", None)
             return WorldError(text) if code is not None and code & 0xFF in _SQLITE_WORLD else None
@@ -168,7 +185,12 @@ class Database:
         for engine in (self._writer, self._reader):
             if engine is not None and self._pid == os.getpid():
                 engine.dispose()
-        self._writer = self._reader = None
+        self._writer = self._reader = self._file = None
+
+
+def _line(error: BaseException) -> str:
+    """Return what an error says in one line; libpq's have several."""
+    return " ".join(message_of(error).split())
 
 
 def _sqlite(url: sa.URL, begin: str) -> sa.Engine:

@@ -25,6 +25,8 @@ F = TypeVar("F", bound=Callable[..., None])
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _VERSION_MAX = 1_000_000
 _MARK = "_repertory_projects"
+#: What the runtime knows of a projection; no table can have such a name.
+_TAKEN = frozenset({"name", "version", "tables", "metadata", "view_name", "methods", "projected"})
 #: The attribute whose table has the projection's own name.
 ROWS = "rows"
 
@@ -91,7 +93,10 @@ class Projection:
         cls.tables = {}
         for attribute, value in found.items():
             if isinstance(value, sa.Table) and OWN in value.info:
+                if attribute in _TAKEN:
+                    raise DefinitionError(f"{cls.__name__}.{attribute}: no table can be called so; rename it.")
                 made[value] = cls.tables[attribute] = value.to_metadata(cls.metadata, name=cls._table_name(attribute))
+                _name_by_version(made[value], cls.version)
                 setattr(cls, attribute, made[value])
         for attribute, value in found.items():
             if isinstance(value, RowStatement) and value.table in made:
@@ -125,3 +130,14 @@ class Projection:
         from repertory.projections.projection import BoundProjection  # noqa: PLC0415  it imports this module
 
         return BoundProjection(cls, system.name, [system.definition(each) for each in entities], to, on_error)
+
+
+def _name_by_version(table: sa.Table, version: int) -> None:
+    """Give what a database knows by name in all its tables a name of its own in each version: indexes, and unique keys.
+
+    SQLAlchemy makes those names that are not given out of the name of the table, which has the version in it.
+    """
+    keys = [each for each in table.constraints if isinstance(each, sa.UniqueConstraint | sa.PrimaryKeyConstraint)]
+    for each in (*table.indexes, *keys):
+        if isinstance(each.name, str) and table.name not in each.name:
+            each.name = f"{each.name}_{version}"

@@ -65,7 +65,7 @@ class BoundProjection:
         self.hosted = {each.behaviour.name: each for each in entities}
         self.entities = [each.behaviour.entity for each in entities]
         behaviours = [each.behaviour for each in entities]
-        methods, instance = methods_of(kind, behaviours), kind()
+        methods, instance = methods_of(kind, behaviours), _made(kind)
         self.handlers = {each.name: Handlers(instance, each, methods) for each in behaviours}
         try:
             self.tables = list(kind.metadata.sorted_tables)
@@ -132,6 +132,13 @@ class BoundProjection:
 
         with closing(self.database(backend)) as database:
             return status_of(self, database, ends)
+
+
+def _made(kind: type[Projection]) -> Projection:
+    try:
+        return kind()
+    except TypeError as error:
+        raise DefinitionError(f"{kind.__name__} is made without arguments: {error}; drop its __init__.") from error
 
 
 def _folder_of(backend: Backend) -> Path:

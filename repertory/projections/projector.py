@@ -93,7 +93,7 @@ class Projector:
         return moved
 
     def _prepare(self, now_s: float) -> None:
-        if self._is_prepared:
+        if self._is_prepared and not self.database.is_lost():
             return
         self._refresh_ids(now_s)
         self._is_prepared = prepare(self.bound, self.database, self._ids)

@@ -78,6 +78,11 @@ class Rebuild:
             if all(_has(place, row, ends) for place, row in rows.items()):
                 return
 
+    @property
+    def serves(self) -> bool:
+        """Whether readers see this version."""
+        return self._state() == schema.SERVES
+
     def switch(self, ends: Ends) -> int:
         """Let this version serve: the views show its tables; return the version that served until now, 0 if none did.
 

@@ -18,8 +18,10 @@ def table(*columns: sa.Column[Any] | sa.Constraint | sa.Index) -> sa.Table:
     """Return a table of a projection, an attribute of its class; the class gives it its name.
 
     An attribute ``rows`` becomes the table ``{projection}_{version}``, with the view ``{projection}`` of the version
-    that serves; any other attribute becomes ``{projection}_{attribute}_{version}``.
+    that serves; any other attribute becomes ``{projection}_{attribute}_{version}``. Raises DefinitionError.
     """
+    if not any(isinstance(each, sa.Column) for each in columns):
+        raise DefinitionError("table(…) makes a table of the columns that it is given: give it at least one.")
     return sa.Table("unnamed", sa.MetaData(), *columns, info={OWN: True})
 
 

@@ -165,6 +165,8 @@ def test_an_operator_helps_a_saga_that_is_stuck(log: str) -> None:
             (("retry", TARGET, "trip", "sticks", "1"), 1, "not stuck at step 1: it is stuck at step 0"),
             (("retry", TARGET, "trip", "waits", "0"), 1, "NotStuck"),
             (("retry", TARGET, "trip", "never", "0"), 1, "NoSuchSaga"),
+            (("retry", TARGET, "trip", "sticks", "9" * 20), 2, "less than or equal to"),
+            (("cancel", TARGET, "trip", "waits", "--reason", "\udcff"), 64, r"this is not UTF-8: '\udcff'"),
             (("cancel", TARGET, "trip", "sticks", "--reason", "x"), 1, "TooLate"),
             (("amend", TARGET, "trip", "sticks", "0", "{"), 64, "the message is not JSON"),
             (("amend", TARGET, "trip", "sticks", "0", "[]"), 64, "a JSON object with the fields of the undo"),

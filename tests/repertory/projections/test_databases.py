@@ -275,6 +275,37 @@ def test_a_database_that_is_away_is_waited_for(name: str, tmp_path: Path) -> Non
         assert totals_of(url) == totals
 
 
+def test_a_file_that_is_removed_is_made_anew(name: str, tmp_path: Path) -> None:
+    """A connection would write into the old one for ever, which nobody can read."""
+    path = tmp_path / "projections.db"
+    with made(name, "exactly-once", to=f"sqlite:///{path}").start() as running:
+        totals = add_all(running, 20)
+        running.settle()
+        for each in tmp_path.glob("projections.db*"):
+            each.unlink()
+        totals += add_all(running, 20)
+        running.settle()
+        assert totals_of(f"sqlite:///{path}") == totals
+
+
+def test_a_file_that_is_restored_goes_on_from_where_it_is(name: str, tmp_path: Path) -> None:
+    """Another file of that name has another progress, and what is missing in it is applied."""
+    path, backup = tmp_path / "projections.db", tmp_path / "backup.db"
+    with made(name, "exactly-once", to=f"sqlite:///{path}").start() as running:
+        totals = add_all(running, 20)
+        running.settle()
+        with closing(sqlite3.connect(path)) as now, closing(sqlite3.connect(backup)) as then:
+            now.backup(then)
+        totals += add_all(running, 20)
+        running.settle()
+        for each in tmp_path.glob("projections.db*"):
+            each.unlink()
+        backup.rename(path)
+        totals += add_all(running, 20)
+        running.settle()
+        assert totals_of(f"sqlite:///{path}") == totals
+
+
 def test_a_damaged_file_is_no_fault_of_an_event(tmp_path: Path) -> None:
     """It is said, and waited for."""
     path = tmp_path / "projections.db"

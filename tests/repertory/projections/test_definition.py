@@ -78,9 +78,20 @@ class Untyped(Projection):
         ...
 
 
+class Made(Projection):
+    """Wants an argument."""
+
+    def __init__(self, colour: str) -> None:
+        self.colour = colour
+
+    @project
+    def added(self, _evt: Added, _at: At, _db: Db) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
+        (Made, "Made is made without arguments: .*'colour'; drop its __init__"),
         (Silent, "Silent has no @project method, so it can project nothing"),
         (Strange, "@project Strange.foreign takes Foreign, which is no event of Counter"),
         (Twice, "takes Added, and so does"),
@@ -130,6 +141,8 @@ _rows = table(sa.Column("key", sa.String(9), primary_key=True), sa.Column("n", s
             lambda: type("Early", (Projection,), {"rows": _rows, "put": sa.insert(_rows)}),
             "is built before its table has a",
         ),
+        (table, r"table\(…\) makes a table of the columns that it is given"),
+        (lambda: type("Early", (Projection,), {"tables": _rows}), "Early.tables: no table can be called so"),
         (lambda: type("Ä", (Projection,), {}), "give it a name= of at most 40"),
         (lambda: type("Zero", (Projection,), {}, version=0), "version is 1 to 1,000,000, not 0"),
     ],
@@ -158,6 +171,25 @@ def test_tables_are_named_by_their_attributes() -> None:
     assert Totals.put.table is Totals.rows
     assert (Totals.view_name("rows"), Totals.view_name("seen")) == ("totals", "totals_seen")
     assert insert(_rows).table is _rows
+
+
+def test_what_a_database_knows_by_name_is_named_by_version() -> None:
+    """Two versions are beside each other, and their classes are copies: an index of one name would be there already."""
+
+    def rows() -> sa.Table:
+        return table(
+            sa.Column("key", sa.String(9), primary_key=True),
+            sa.Column("n", sa.Integer, index=True),
+            sa.Index("by_n", "n"),
+            sa.UniqueConstraint("key", "n", name="once"),
+        )
+
+    engine = sa.create_engine("sqlite://")
+    for version in (1, 2):
+        kind = type("Pairs", (Projection,), {"rows": rows()}, version=version)
+        assert {each.name for each in kind.rows.indexes} == {f"by_n_{version}", f"ix_pairs_{version}_n"}
+        assert {each.name for each in kind.rows.constraints} == {f"once_{version}", None}
+        kind.metadata.create_all(engine)
 
 
 @pytest.mark.processes
