@@ -129,7 +129,10 @@ class ProjectionOperator:
                 table.c.partition == place.partition, table.c.next == row.next, table.c.failed == row.failed,
                 table.c.changes == row.changes,
             )
-            .values(next=to.next, seq=to.seq, failed=None, error="", topic_id=to.topic_id, changes=row.changes + 1)
+            .values(
+                next=to.next, seq=to.seq, failed=None, error="", topic_id=to.topic_id, changes=row.changes + 1,
+                trying=-1, deaths=0,
+            )
         )  # fmt: skip
         with self._database.transaction() as connection:
             if connection.execute(changed).rowcount != 1:

@@ -7,6 +7,11 @@ Time arrives as ``now_s``; the database is a port (``progress``). Where a batch 
   is applied. The event is tried again as often as the policy says. Then the partition stops, with the event's name, or
   the event's key is parked, and later events of the key join it.
 
+An event can also end the process: it raises nothing, and would do so again and again. So a projector is *careful* at
+first: it writes down which events it is about to try, before it does, until some are applied. A successor that finds
+such a note is careful up to there, with a tenth as many events; ``DEATHS_MAX`` deaths in a row at one event alone
+are taken for its failure. Whoever is killed for another reason blames nobody, unless it happens so often at one event.
+
 What was committed is never in doubt: after each failure the progress is read again, and it says.
 """
 
@@ -31,6 +36,8 @@ from repertory.supervision.traceback_text import message_of
 
 #: After so many transactions in a row that the database ended for their slowness, the batch counts as failed.
 TOO_SLOW_MAX = 3
+#: After so many processes in a row that ended while they tried one event, and no other, the event counts as failed.
+DEATHS_MAX = 3
 #: The delays before another attempt: of an event that failed, and of a batch that met a failure of the world.
 _FIRST_DELAY_S, _DELAY_S_MAX = 0.05, 5.0
 _ERROR_CHARS_MAX = 2_000
@@ -49,8 +56,14 @@ class PartitionProjection:
         self._waits, self._slow = 0, 0
         #: The last offset of a batch that failed: the guilty event is not behind it. -1 if there is none.
         self._guilty_by = -1
+        #: Into how many parts such a batch is divided: where each try may cost a process, fewer tries are better.
+        self._parts = 2
         #: The offset of the one event that failed, and how often.
         self._failing, self._failures = -1, 0
+        #: Whether it notes what it is about to try, and the last offset of the batch that it has noted.
+        self._is_careful, self._noted = True, -1
+        #: The row that its predecessor has left; None before that is read.
+        self._found: ProgressRow | None = None
 
     def load(self, now_s: float) -> bool:
         """Read the progress, if it is not known; return whether it is."""
@@ -61,6 +74,10 @@ class PartitionProjection:
                 self._wait(error, now_s)
             else:
                 self.is_dropped = self.row is None
+                if self._found is None and self.row is not None:
+                    self._found = self.row
+                    if self.row.trying >= self.row.next:
+                        self._guilty_by, self._parts = self.row.trying, 10
         return self.row is not None
 
     def step(self, events: Sequence[PlacedEvent], now_s: float) -> bool:
@@ -75,6 +92,13 @@ class PartitionProjection:
         if row.failed >= 0 or not (events := events_to_take(row, events)):
             return False
         batch = self._suspected(events)
+        noted = self._noted if row.trying == self._noted else -1
+        if self._is_careful and batch[0].offset > noted:
+            moved, row = self._note(row, batch, now_s), self.row
+            if row is None or row.trying != batch[-1].offset:
+                return moved
+        elif self._is_careful:
+            batch = [event for event in batch if event.offset <= noted]
         try:
             self._attempt(row, batch)
         except ProgressChanged:
@@ -99,12 +123,12 @@ class PartitionProjection:
         return True
 
     def _suspected(self, events: Sequence[PlacedEvent]) -> Sequence[PlacedEvent]:
-        """Return the part of the events to try at once: half of those among which one is guilty."""
+        """Return the part of the events to try at once: half of those among which one is guilty, or a tenth."""
         suspects = sum(event.offset <= self._guilty_by for event in events)
         if not suspects:
-            self._guilty_by = -1
+            self._guilty_by, self._parts = -1, 2
             return events
-        return events[: max(1, suspects // 2)]
+        return events[: max(1, suspects // self._parts)]
 
     def _attempt(self, row: ProgressRow, batch: Sequence[PlacedEvent]) -> None:
         """Apply a batch in one transaction."""
@@ -114,7 +138,7 @@ class PartitionProjection:
             if event.key in parked:
                 parked[event.key] += 1
         to = msgspec.structs.replace(
-            row, next=last.offset + 1, seq=last.seq + 1, changes=row.changes + 1, parked=parked
+            row, next=last.offset + 1, seq=last.seq + 1, changes=row.changes + 1, parked=parked, trying=-1, deaths=0
         )
         with self._store.transaction() as transaction:
             if not transaction.swap(row, to):
@@ -133,6 +157,21 @@ class PartitionProjection:
             self._guilty_by = -1
         if batch[-1].offset >= self._failing:
             self._failing, self._failures = -1, 0
+        self._is_careful &= self._guilty_by >= 0
+
+    def _note(self, row: ProgressRow, batch: Sequence[PlacedEvent], now_s: float) -> bool:
+        """Write down what is about to be tried; one event at which too many processes have ended has failed."""
+        last, found = batch[-1].offset, self._found
+        is_again = len(batch) == 1 and found is not None and found.trying == last
+        deaths = found.deaths + 1 if is_again and found is not None else 0
+        if deaths >= DEATHS_MAX:
+            why = f"{deaths} processes in a row ended while they projected it, and nothing else"
+            return self._give_up(row, batch[0], why, now_s)
+        to = msgspec.structs.replace(row, trying=last, deaths=deaths, changes=row.changes + 1)
+        moved = self._change(row, to, now_s)
+        if self.row is not None:
+            self._noted = last
+        return moved
 
     # --- failures ---------------------------------------------------------------------------------------------
 
@@ -166,12 +205,21 @@ class PartitionProjection:
                 seq=event.seq + 1,
                 changes=row.changes + 1,
                 parked={**row.parked, event.key: 1},
+                trying=-1,
+                deaths=0,
             )
-            return self._change(row, to, now_s, event, why)
+            return self._forget(self._change(row, to, now_s, event, why))
         to = msgspec.structs.replace(
-            row, next=event.offset, seq=event.seq, failed=event.offset, error=why, changes=row.changes + 1
-        )
-        return self._change(row, to, now_s)
+            row, next=event.offset, seq=event.seq, failed=event.offset, error=why, changes=row.changes + 1, trying=-1,
+            deaths=0,
+        )  # fmt: skip
+        return self._forget(self._change(row, to, now_s))
+
+    def _forget(self, changed: bool) -> bool:  # noqa: FBT001
+        """Forget who is to blame, if the database says it now."""
+        if changed and self.row is not None:
+            self._failing, self._failures, self._guilty_by, self._noted, self._found = -1, 0, -1, -1, self.row
+        return changed
 
     def stop(self, why: str, now_s: float) -> bool:
         """Stop before the next event, whatever that is: what the log holds there cannot be projected."""
@@ -204,7 +252,6 @@ class PartitionProjection:
             self._wait(error, now_s)
             return False
         self.row, self.trouble, self._waits = to, "", 0
-        self._failing, self._failures, self._guilty_by = -1, 0, -1
         return True
 
 

@@ -34,6 +34,10 @@ class ProgressRow(msgspec.Struct, frozen=True):
     ``failed``: the offset of the event at which it has stopped, -1 while it works, and ``error`` says why. ``changes``
     grows with each transaction. ``parked``: the keys whose events wait, each with the number of them. ``topic_id``: the
     log's id of the topic, which another topic of the same name does not have.
+
+    ``trying``: the offset of the last event of the batch that a projector was about to try, -1 if none said so; it is
+    found by its successor if the process ends meanwhile. ``deaths``: how many in a row did so while that was the only
+    event.
     """
 
     next: int
@@ -43,6 +47,8 @@ class ProgressRow(msgspec.Struct, frozen=True):
     changes: int = 0
     parked: Mapping[str, int] = {}
     topic_id: str = ""
+    trying: int = -1
+    deaths: int = 0
 
 
 class PlacedEvent(msgspec.Struct, frozen=True, gc=False):

@@ -38,6 +38,8 @@ progress = sa.Table(
     sa.Column("failed", sa.BigInteger, nullable=True),
     sa.Column("error", sa.Text, nullable=False, default=""),
     sa.Column("changes", sa.BigInteger, nullable=False, default=0),
+    sa.Column("trying", sa.BigInteger, nullable=False, default=-1),
+    sa.Column("deaths", sa.Integer, nullable=False, default=0),
 )
 
 #: The events of parked keys, as pointers into the log: what a later build reads there is what was written.
@@ -61,3 +63,15 @@ projectors = sa.Table(
     sa.Column("pid", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("start", sa.String(128), primary_key=True),
 )
+
+
+def make(connection: sa.Connection) -> None:
+    """Make the tables that are missing, and the columns that older builds did not have."""
+    metadata.create_all(connection)
+    there = {each["name"] for each in sa.inspect(connection).get_columns(progress.name)}
+    for column, default in ((progress.c.trying, -1), (progress.c.deaths, 0)):
+        if column.name not in there:
+            kind = column.type.compile(connection.dialect)
+            connection.exec_driver_sql(
+                f"ALTER TABLE {progress.name} ADD COLUMN {column.name} {kind} NOT NULL DEFAULT {default}"
+            )

@@ -32,7 +32,7 @@ def swap_statement() -> sa.Update:
         )
         .values(
             next=old("to_next"), seq=old("to_seq"), failed=old("to_failed"), error=old("to_error"),
-            topic_id=old("to_id"), changes=table.c.changes + 1,
+            topic_id=old("to_id"), trying=old("to_trying"), deaths=old("to_deaths"), changes=table.c.changes + 1,
         )
     )  # fmt: skip
 
@@ -55,7 +55,7 @@ class SqlTransaction:
             "name": owner.name, "number": owner.version, "of_topic": owner.place.topic,
             "of_partition": owner.place.partition, "old_next": row.next, "old_changes": row.changes, "to_next": to.next,
             "to_seq": to.seq, "to_failed": None if to.failed < 0 else to.failed, "to_error": _text(to.error),
-            "to_id": to.topic_id,
+            "to_id": to.topic_id, "to_trying": to.trying, "to_deaths": to.deaths,
         }  # fmt: skip
         return self._connection.execute(swap_statement(), values).rowcount == 1
 
@@ -139,7 +139,7 @@ def loaded(
     return {
         (row["topic"], row["partition"]): ProgressRow(
             row["next"], row["seq"], -1 if row["failed"] is None else row["failed"], row["error"], row["changes"],
-            parked.get((row["topic"], row["partition"]), {}), row["topic_id"],
+            parked.get((row["topic"], row["partition"]), {}), row["topic_id"], row["trying"], row["deaths"],
         )
         for row in progresses
     }  # fmt: skip

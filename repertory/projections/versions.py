@@ -32,7 +32,7 @@ def prepare(bound: BoundProjection, database: Database, topic_ids: Mapping[str, 
     try:
         with database.transaction() as connection:
             lock_ddl(connection, schema.DDL_LOCK)
-            schema.metadata.create_all(connection)
+            schema.make(connection)
             found = states(connection, bound.name)
             if (mine := found.get(bound.version)) is not None:
                 _check(bound, mine)
@@ -98,6 +98,7 @@ def _build(
         {
             "projection": bound.name, "version": bound.version, "topic": place.topic, "partition": place.partition,
             "topic_id": topic_ids.get(place.topic, ""), "next": 0, "seq": 0, "failed": None, "error": "", "changes": 0,
+            "trying": -1, "deaths": 0,
         }
         for place in bound.places()
     ]  # fmt: skip

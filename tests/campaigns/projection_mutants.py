@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from repertory.actors.headers import SEQ
 from repertory.actors.shard.redelivery import Redelivery
 from repertory.bridge.nontransactional import epoch_of
-from repertory.bridge.system.projected import Park
+from repertory.bridge.system.projected import Park, Retry
 from repertory.projections import partition as module
 from repertory.projections import schema
 from repertory.projections.counted import EpochStarts
@@ -25,8 +25,10 @@ from tests.repertory.projections import test_counted as counting
 from tests.repertory.projections import test_holder as holders
 from tests.repertory.projections import test_partition as partitions
 
+#: The progress is read, and a note of what is tried is written: begin, swap, commit, committed.
+_NOTED = [""] * 5
 #: Another projector works between the moment in which one has read the progress, and its transaction.
-_RACE: dict[str, Any] = {"keys": ["a", "b"], "gaps": [], "fates": ["", "other"], "batch": 2}
+_RACE: dict[str, Any] = {"keys": ["a", "b"], "gaps": [], "fates": [*_NOTED, "other"], "batch": 2}
 
 
 @mutant("repertory/projections/store.py", partitions.test_rows_are_those_of_one_undisturbed_run, **_RACE)
@@ -79,7 +81,7 @@ _PARKED = partitions.test_a_parked_key_keeps_its_order_and_no_other_waits
 
 @mutant(
     "repertory/projections/partition.py", _PARKED, keys=["a"], batch=1, poison=set(),
-    fates=[*["", "", "", "world"] * 2, "", "", "world"],
+    fates=[*[*_NOTED, "", "", "world"] * 2, "", "", "", "", "world"],
 )  # fmt: skip
 def the_world_is_blamed_on_events(patch: Patch) -> None:
     """A lost connection counts as a failure of the event that was under way."""
@@ -101,6 +103,23 @@ def later_events_overtake(patch: Patch) -> None:
         return mutated
 
     swap(patch, PartitionProjection, "_attempt", make)
+
+
+@mutant(
+    "repertory/projections/partition.py", partitions.test_an_event_that_ends_each_process_is_found,
+    keys=["a", "b"], fates=[], batch=2, deadly={1}, on_error=Retry(1),
+)  # fmt: skip
+def deaths_forgotten(patch: Patch) -> None:
+    """What its predecessor has noted before it died is not looked at: each projector meets the event again."""
+
+    def make(load: Any) -> Any:
+        def mutated(projection: Any, now_s: float) -> bool:
+            projection._found = ProgressRow(0, 0)
+            return bool(load(projection, now_s))
+
+        return mutated
+
+    swap(patch, PartitionProjection, "load", make)
 
 
 _STOPPED = partitions.test_it_stops_at_the_event_that_fails_and_goes_on_from_there

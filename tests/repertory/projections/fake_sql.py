@@ -36,6 +36,9 @@ class FakeSql:
         self.applied: list[PlacedEvent] = []
         self.parked: list[PlacedEvent] = []
         self.poison, self.fate = dict(poison), lambda _at: ""
+        #: The events whose handlers end their process, by seq; and how often each has.
+        self.deadly: frozenset[int] = frozenset()
+        self.deaths: Counter[int] = Counter()
         self.blamed: Counter[int] = Counter()
         #: How often somebody was about to apply an event again: the database would have blamed an innocent one.
         self.doubled = 0
@@ -112,6 +115,9 @@ class FakeTransaction:
         """See ``ProgressTransaction.apply``."""
         sql = self._sql
         sql.meet("apply")
+        if event.seq in sql.deadly:
+            sql.deaths[event.seq] += 1
+            raise Crash
         left = sql.poison.get(event.seq, 0)
         if left:
             sql.poison[event.seq] = left - 1
@@ -151,3 +157,11 @@ def within(sql: FakeSql, act: Callable[[ProgressRow], ProgressRow | None]) -> No
     row = sql.row
     if row is not None and (to := act(row)) is not None:
         sql.row = msgspec.structs.replace(to, changes=row.changes + 1)
+
+
+def retried(row: ProgressRow) -> ProgressRow | None:
+    """Return the progress that an operator lets go on at an event that was blamed for deaths, None if none was."""
+    if row.failed < 0:
+        return None
+    assert "processes in a row ended" in row.error, row.error
+    return msgspec.structs.replace(row, failed=-1, error="")

@@ -79,6 +79,23 @@ def test_two_projectors_on_one_partition_apply_each_event_once(name: str, sql_ur
     assert rows_of(sql_url, "SELECT count(*) FROM repertory_parked") == [(0,)]
 
 
+def test_a_database_of_an_older_build_gets_what_it_lacks(name: str, sql_url: str, tmp_path: Path) -> None:
+    """Its progress table has no columns for what is tried: they are added, and projecting goes on."""
+    system, log = made(name, "exactly-once", to=sql_url), f"sqlite:{tmp_path / 'log.db'}"
+    with system.start(log) as running:
+        add_all(running, 30)
+        running.settle()
+    engine = sa.create_engine(sql_url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        for column in ("trying", "deaths"):
+            connection.exec_driver_sql(f"ALTER TABLE repertory_progress DROP COLUMN {column}")
+    with system.start(log) as running:
+        totals = add_all(running, 30)
+        running.settle()
+    assert totals_of(sql_url) == {key: 2 * total for key, total in totals.items()}
+    assert {*rows_of(sql_url, "SELECT trying, deaths FROM repertory_progress")} == {(-1, 0)}
+
+
 def test_many_that_start_at_once_make_the_tables_once(name: str, sql_url: str) -> None:
     """One makes them, and the others find them."""
     bound = bound_of(made(name, "exactly-once", to=sql_url))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from repertory.bridge.system.projected import OnError, Park, Retry
 from repertory.projections.partition import PartitionProjection
 from repertory.projections.progress import PlacedEvent, ProgressRow
-from tests.repertory.projections.fake_sql import Crash, FakeSql, events, within
+from tests.repertory.projections.fake_sql import Crash, FakeSql, events, retried, within
 
 FATES = st.sampled_from(["", "", "", "", "crash", "world", "lost", "other"])
 #: What is slow for long enough is blamed, so it is drawn only where an event may be tried as often as it takes.
@@ -33,9 +33,15 @@ class Stage:
         self._fates = fates
         self.projectors = [PartitionProjection(self.sql, on_error) for _ in range(2)]
         self.now_s, self._depth = 0.0, 0
+        #: Where the partition was at the last crash that fate has drawn; whether an operator retries what was blamed.
+        self._crashed_at, self.is_retried = -1, False
 
     def _fate(self, _at: str) -> str:
         what = next(self._fates, "")
+        if what == "crash" and not self.is_retried:
+            # Several without progress would be blamed on an event; and another projector may count one more.
+            now = -1 if self.sql.row is None else self.sql.row.next
+            what, self._crashed_at = "" if now == self._crashed_at else what, now
         if what == "other":
             if self._depth == 1:
                 self.step(1)
@@ -47,6 +53,8 @@ class Stage:
         self.now_s += 10
         self._depth += 1
         try:
+            if self.is_retried:
+                within(self.sql, retried)
             projector = self.projectors[number]
             if projector.row is not None and projector.row.failed >= 0:
                 projector.row = None
@@ -75,8 +83,12 @@ class Stage:
 
 @given(KEYS, st.lists(st.integers(0, 3)), st.lists(ALL_FATES, max_size=120), st.integers(1, 12))
 def test_rows_are_those_of_one_undisturbed_run(keys: list[str], gaps: list[int], fates: list[str], batch: int) -> None:
-    """Over crashes, failures of the world, lost answers to commits, and two projectors: each event once, in order."""
+    """Over crashes, failures of the world, lost answers to commits, and two projectors: each event once, in order.
+
+    So many crashes at one event that it is blamed need an operator, and change nothing else.
+    """
     stage = Stage(events(keys, gaps), {}, Retry(100), iter(fates), batch)
+    stage.is_retried = True
     stage.settle()
     assert stage.seqs == list(range(len(keys)))
     assert stage.sql.row is not None
@@ -137,6 +149,75 @@ def test_a_parked_key_keeps_its_order_and_no_other_waits(
     assert stage.sql.row.seq == len(keys)
 
 
+# --- events that end the process ------------------------------------------------------------------------------
+
+
+@given(
+    KEYS, st.lists(FATES, max_size=80), st.integers(1, 12), st.sets(st.integers(0, 23), max_size=3),
+    st.sampled_from([Retry(1), Park(keys_max=3, times=1)]),
+)  # fmt: skip
+def test_an_event_that_ends_each_process_is_found(
+    keys: list[str], fates: list[str], batch: int, deadly: set[int], on_error: OnError
+) -> None:
+    """It is treated as one that fails, and nobody else is: whoever dies beside it, or works on the same partition."""
+    stage = Stage(events(keys, [0, 2]), {}, on_error, iter(fates), batch)
+    stage.sql.deadly = frozenset(deadly)
+    guilty = sorted(seq for seq in deadly if seq < len(keys))
+    stage.settle()
+    if isinstance(on_error, Park):
+        first = {key: min((seq for seq in guilty if keys[seq] == key), default=99) for key in "abc"}
+        assert stage.seqs == [seq for seq, key in enumerate(keys) if seq < first[key]]
+        assert [event.seq for event in stage.sql.parked] == [seq for seq, key in enumerate(keys) if seq >= first[key]]
+        return
+    for seq in guilty:
+        stage.settle()
+        row = stage.sql.row
+        assert row is not None
+        assert (row.failed, row.seq, row.trying, row.deaths) == (stage.events[seq].offset, seq, -1, 0)
+        assert "processes in a row ended" in row.error
+        within(stage.sql, lambda now: skipped(now, now.failed))
+    stage.settle()
+    assert stage.seqs == [seq for seq in range(len(keys)) if seq not in guilty]
+
+
+@pytest.mark.parametrize("at", [0, 1, 250, 498, 499])
+def test_few_processes_end_before_it_is_found(at: int) -> None:
+    """A tenth of the batch after each death, and three at the event alone: a supervisor would give up after more."""
+    stage = Stage(events(["k"] * 500, [0]), {}, Retry(5), iter(()), 500)
+    stage.sql.deadly = frozenset({at})
+    while stage.step(0):
+        pass
+    assert stage.sql.row is not None
+    assert (stage.sql.row.failed, stage.seqs) == (at, list(range(at)))
+    assert stage.sql.deaths[at] <= 6
+
+
+def test_a_note_costs_one_transaction_after_a_start() -> None:
+    """Once events were applied, nothing is written beside them."""
+    begun = Counter[str]()
+    stage = Stage(events(["k"] * 40, [0]), {}, Retry(0), iter(()), 4)
+    stage.sql.fate = lambda at: str(begun.update([at]) or "")
+    while stage.step(0):
+        pass
+    assert (len(stage.seqs), begun["begin"]) == (40, 10 + 1)
+
+
+def test_an_event_that_was_retried_has_all_its_tries_again() -> None:
+    """An operator has mended the handler, or so he thinks."""
+    stage = Stage(events(["k"] * 3, [0]), {}, Retry(0), iter(()), 3)
+    stage.sql.deadly = frozenset({1})
+    stage.settle()
+    before = stage.sql.deaths[1]
+    within(stage.sql, lambda now: msgspec.structs.replace(now, failed=-1, error=""))
+    stage.settle()
+    assert (stage.sql.row or ProgressRow(0, 0)).failed == 1
+    assert stage.sql.deaths[1] - before >= 3
+    stage.sql.deadly = frozenset()
+    within(stage.sql, lambda now: msgspec.structs.replace(now, failed=-1, error=""))
+    stage.settle()
+    assert stage.seqs == [0, 1, 2]
+
+
 @given(KEYS, st.integers(1, 12))
 def test_one_key_too_many_stops_the_partition(keys: list[str], batch: int) -> None:
     """Parked are as many keys as the policy says; the next one's event is the one that is named."""
@@ -164,7 +245,7 @@ def test_a_poison_event_in_a_batch_of_500_is_found_by_halves(at: int) -> None:
 def test_what_is_too_slow_is_halved_and_blamed_only_alone() -> None:
     """Three times in a row the same batch, then half of it; one event alone counts as failed."""
     fates = Counter[str]()
-    sizes: list[int] = []
+    sizes: list[int] = []  # Of each transaction; one without events is a note of what is tried.
     stage = Stage(events(["k"] * 4, [0]), {}, Retry(0), iter(()), 4)
 
     def fate(at: str) -> str:
@@ -177,7 +258,7 @@ def test_what_is_too_slow_is_halved_and_blamed_only_alone() -> None:
     stage.sql.fate = fate
     for _ in range(40):
         stage.step(0)
-    assert sizes[:9] == [4, 4, 4, 2, 2, 2, 1, 1, 1]
+    assert [size for size in sizes if size][:9] == [4, 4, 4, 2, 2, 2, 1, 1, 1]
     assert stage.sql.row is not None
     assert stage.sql.row.failed == 0
 

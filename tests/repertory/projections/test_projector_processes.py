@@ -15,8 +15,9 @@ import pytest
 import sqlalchemy as sa
 
 from repertory import Client, NodeHandle
+from repertory.actors.placement import partition_of
 from tests.apps.projected import Add, Counter, made
-from tests.apps.projecting import DELIVERY, NAME, STOPS, TO, Stopping
+from tests.apps.projecting import DELIVERY, EXITS, NAME, STOPS, TO, Stopping
 from tests.support.postgresql import Postgres
 
 pytestmark = pytest.mark.processes
@@ -57,6 +58,17 @@ class Stage:
             assert time.monotonic() < deadline_s, what
             assert self.node.exit_code is None, "the node has ended"
             self.node.poll(0.02)
+
+    def stopped(self) -> list[tuple[int, str]]:
+        """Return the partitions that have stopped, and why; none while the tables cannot be read."""
+        try:
+            with self.engine.connect() as connection:
+                rows = connection.execute(
+                    sa.text("SELECT partition, error FROM repertory_progress WHERE failed IS NOT NULL")
+                )
+                return [(partition, error) for partition, error in rows]
+        except sa.exc.DBAPIError:
+            return []
 
     def projectors(self) -> list[int]:
         """Return the pids of the projectors that run."""
@@ -144,6 +156,25 @@ def test_one_that_is_stopped_within_its_transaction_stops_nobody(stage: Stage, t
         next(tmp_path.glob("stops.*")).unlink()  # On SQLite another projector has killed it.
     stage.tell(100)
     stage.check()
+
+
+def test_an_event_whose_handler_ends_the_process_stops_its_partition_alone(
+    sql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each projector that meets it dies; then it is named, and the other partitions have all their events."""
+    monkeypatch.setenv(EXITS, "150")
+    with staged(sql_url, tmp_path, monkeypatch) as stage:
+        stage.tell(300)
+        stage.until(lambda: bool(stage.stopped()), "no partition has stopped")
+        ((partition, error),) = stage.stopped()
+        assert "3 processes in a row ended" in error
+        home = partition_of(b"k7", 3)  # 150 % 11
+        assert partition == home
+        keys = [f"k{number % 11}" for number in range(1, 301)]
+        due = sum(partition_of(key.encode(), 3) != home for key in keys)
+        due += sum(partition_of(key.encode(), 3) == home for key in keys[:149])
+        stage.until(lambda: stage.projected() >= due, "the other partitions wait")
+        assert stage.projected() == due
 
 
 @pytest.mark.parametrize("sql_kind", ["postgresql"])
