@@ -139,12 +139,12 @@ class Feed:
     """The feeds of the partitions of one entity that a projector has. One thread."""
 
     def __init__(self, system: str, entity: str) -> None:
-        self._system, self._entity = system, entity
+        self._system, self.entity = system, entity
         self.partitions: dict[int, PartitionFeed] = {}
 
     def own(self, partition: int) -> None:
         """Begin to feed a partition."""
-        self.partitions.setdefault(partition, PartitionFeed(self._system, self._entity, partition))
+        self.partitions.setdefault(partition, PartitionFeed(self._system, self.entity, partition))
 
     def read(
         self, reader: Reader, rows: Mapping[int, ProgressRow], events_max: int, wait_s: float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from repertory.bridge.log.port import Backend
 from repertory.bridge.system.projected import ProjectionTrouble
 from repertory.projections.feed import Feed
 from repertory.projections.partition import PartitionProjection
-from repertory.projections.progress import ProjectedPlace, WorldError, sentence_of
+from repertory.projections.progress import PlacedEvent, ProjectedPlace, WorldError, sentence_of
 from repertory.projections.versions import prepare
 from repertory.supervision.traceback_text import message_of
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 #: Events of one transaction at most: beyond that it takes longer, and the rate does not grow.
 BATCH_EVENTS = 1_000
+#: As many as take about this time at most: a batch holds locks, and all of it is done again if it fails.
+_BATCH_S = 1.0
+#: Events of the first batch of a partition; each that is no longer than that time may be followed by twice as many.
+_FIRST_EVENTS = 10
 #: How often a partition that has stopped is looked at again, topics are asked for their ids, and what failed is tried.
 _AGAIN_S, _IDS_S, _TROUBLE_S = 0.5, 5.0, 1.0
 #: A round over all partitions ends after this time: a database that does not answer makes each of them wait.
@@ -51,6 +55,8 @@ class Projector:
         self._reader = backend.reader()
         self.feeds: dict[str, Feed] = {}
         self.partitions: dict[ProjectedPlace, PartitionProjection] = {}
+        #: How many events of each partition the next transaction takes.
+        self._limits: dict[ProjectedPlace, int] = {}
         self._is_prepared = self.is_dropped = False
         self._due_s = self._ids_due_s = self._again_s = 0.0
         self._ids: dict[str, str] = {}
@@ -125,11 +131,23 @@ class Projector:
                     moved |= each.stop(str(wrong[partition]), now_s)
                 elif events := feed.partitions[partition].events:
                     self._doing = f"projecting {topic}/{partition} from {events[0].offset} on"
-                    moved |= each.step(events[:BATCH_EVENTS], self._clock.monotonic_s())
+                    moved |= self._apply(ProjectedPlace(feed.entity, topic, partition), each, events)
                     self._doing = ""
         for place, each in self.partitions.items():
             failed = each.row is not None and each.row.failed >= 0
             self._tell(str(place), f"stopped: {each.row.error}" if failed and each.row else each.trouble)
+        return moved
+
+    def _apply(self, place: ProjectedPlace, each: PartitionProjection, events: Sequence[PlacedEvent]) -> bool:
+        """Apply a batch, and learn from the time that it took how large the next one may be."""
+        limit, began_s = self._limits.get(place, _FIRST_EVENTS), self.now_s()
+        moved = each.step(events[:limit], began_s)
+        took_s = self.now_s() - began_s
+        if took_s > _BATCH_S:
+            limit = max(1, int(min(limit, len(events)) * _BATCH_S / took_s))
+        elif len(events) >= limit:
+            limit = min(2 * limit, BATCH_EVENTS)
+        self._limits[place] = limit
         return moved
 
     def _ready(self, now_s: float) -> dict[ProjectedPlace, PartitionProjection]:

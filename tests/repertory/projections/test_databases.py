@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from repertory import NotSettled, Running
+from repertory.bridge.log.clock import SystemClock
 from repertory.bridge.log.connect import connect
 from repertory.bridge.system.projected import Park, ProjectionTrouble, Retry
 from repertory.projections import At, Db, Projection, insert, project, table
@@ -197,6 +198,47 @@ def test_a_handler_that_is_too_slow_is_found_and_named(
     assert rows_of(sql_url, "SELECT max(amount), count(*) FROM totals_seen") == [(6, 6)]
     ((error,),) = rows_of(sql_url, "SELECT error FROM repertory_progress WHERE failed IS NOT NULL")
     assert "TooSlow" in str(error)
+
+
+class LateClock(SystemClock):
+    """Goes on by what handlers say that they take."""
+
+    late_s = 0.0
+
+    def monotonic_s(self) -> float:
+        """See ``Clock.monotonic_s``."""
+        return super().monotonic_s() + self.late_s
+
+
+def test_batches_of_slow_handlers_are_small(name: str, sql_url: str, tmp_path: Path) -> None:
+    """One of a thousand would hold its locks for minutes, and be taken for one that hangs."""
+    clock = LateClock()
+
+    class Slow(Totals, name="totals"):
+        @project
+        def added(self, evt: Added, at: At, db: Db) -> None:
+            clock.late_s += 0.25 if evt.amount < 100 else 0.0
+            super().added(evt, at, db)
+
+    log, system = f"sqlite:{tmp_path / 'log.db'}", made(name, "exactly-once", to=sql_url, of=Slow)
+    with system.start(log) as running:
+        running._followings.close()
+        running._followings._followings.clear()
+        add_all(running, 2_000, keys=1)
+        running.settle()
+    sizes, applied = [], 0
+    with closing(connect(log)) as backend, closing(Projector(bound_of(system), system, backend, clock)) as projector:
+        for place in bound_of(system).places():
+            projector.own(place)
+        while applied < 2_000:
+            projector.step()
+            now = sum(each.row.seq for each in projector.partitions.values() if each.row)
+            if now > applied:
+                sizes.append(now - applied)
+                applied = now
+    assert sizes[0] == 10
+    assert max(sizes[1:10]) <= 8
+    assert max(sizes) > 100
 
 
 # --- tables and topics that are not as they should be -------------------------------------------------------------
