@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -31,16 +36,27 @@ def _environment_of_its_own() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _logging_of_its_own() -> Iterator[None]:
-    """Fail a test that leaves logging as it was not: others of its process would see nothing, in some orders."""
+def _process_as_it_was() -> Iterator[None]:
+    """Fail a test that changes its process for others: they would see or do something else, in some orders."""
     loggers = [logging.getLogger(), logging.getLogger("repertory")]
-    before = [(each.level, each.disabled, each.propagate) for each in loggers]
+    before, thresholds = _shared(loggers), gc.get_threshold()
     yield
-    after = [(each.level, each.disabled, each.propagate) for each in loggers]
-    for each, was in zip(loggers, before, strict=True):
-        each.setLevel(was[0])
-        each.disabled, each.propagate = was[1:]
-    assert after == before, "level, disabled, propagate of the root logger and of repertory's"
+    after = _shared(loggers)
+    gc.set_threshold(*thresholds)  # mypy has its own.
+    for each, (level, disabled, propagate) in zip(loggers, before["loggers"], strict=True):
+        each.setLevel(level)
+        each.disabled, each.propagate = disabled, propagate
+    os.chdir(before["directory"])
+    assert after == before
+
+
+def _shared(loggers: list[logging.Logger]) -> dict[str, Any]:
+    return {
+        "loggers": [(each.level, each.disabled, each.propagate) for each in loggers],
+        "directory": Path.cwd(),
+        "signals": [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)],
+        "tracebacks": getattr(sys, "tracebacklimit", None),
+    }
 
 
 @pytest.fixture(scope="session")
