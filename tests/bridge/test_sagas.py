@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from repertory import ActorSystem, Backoff, Cancelled, Running, restart
+from repertory import ActorSystem, Backoff, Cancelled, Done, NoSuchSaga, Running, restart
 from repertory.actors.entity import resolved
 from repertory.actors.placement import partition_of
 from repertory.actors.saga.messages import CancelSaga, NotStuck, RetryUndo, TooLate
@@ -119,6 +119,23 @@ def test_a_cancel_in_each_gap_settles_once(running: Running, ticks: int) -> None
     assert outcome(running, "d", *ops) in (Cancelled(reason="enough"), Poor())
     assert isinstance(running.client.ask(CANCEL, "d", CancelSaga(), timeout_s=30), TooLate)
     assert [held(running, key) for key in ("home", "p0", "p1", "p2")] == [{}] * 4
+
+
+@pytest.mark.parametrize("system", [sagas.POLICY, SLOW], ids=["parked", "waits"], indirect=True)
+def test_a_cancel_of_a_saga_that_could_not_begin_drops_its_start(system: ActorSystem, running: Running) -> None:
+    """Nobody is told that there is no such saga, and mended code would begin it; it can be started again."""
+    unable = Op("nap", s=-1.0)
+    begin(running, "d", unable)
+    partition, behaviour = partition_of(b"d", 2), system.hosted[Deal].behaviour
+    until(running, lambda: any(stashed_commands(running.reader, system, behaviour, partition)))
+    running.crash()
+    assert running.client.cancel(Deal, "d", timeout_s=30) == Done()
+    assert running.client.cancel(Deal, "d", timeout_s=30) == NoSuchSaga()
+    running.crash()
+    running.settle()
+    assert [letter.error for letter in running.dead_letters()] == ["Cancelled"]
+    assert running.state(Deal, "d") is None
+    assert outcome(running, "d", Op("reject")) == Poor()
 
 
 @pytest.mark.parametrize("system", [SLOW], indirect=True)
