@@ -11,7 +11,7 @@ import pytest
 from repertory import Done, Running, TooLate
 from repertory.actors.placement import partition_of
 from repertory.actors.shard.changelog import SHARD_KEY
-from repertory.actors.wire import encode
+from repertory.actors.wire import encode, written_name
 from repertory.bridge.changelog_codec import decode_shard
 from repertory.bridge.log.record import Record
 from repertory.verify import verify
@@ -99,3 +99,28 @@ def test_a_cancel_that_has_dropped_a_start_passes() -> None:
             yield msgspec.structs.replace(record, headers=tuple(headers))
 
         assert [*failed(running, damage)] == ["decisions"]
+
+
+def test_a_cancel_whose_dropped_start_was_deleted_passes() -> None:
+    """Retention of dead letters takes what would show that it dropped one; any other answer is still named."""
+
+    class Cut(Damaged):
+        def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+            low, high = self._reader.bounds(topic, partition)
+            return (high, high) if topic.endswith(".dead-letters") else (low, high)
+
+        def read(self, topic: str, partition: int, from_offset: int = 0) -> Iterator[Record]:
+            return iter(()) if topic.endswith(".dead-letters") else super().read(topic, partition, from_offset)
+
+    def late(record: Record) -> Iterator[Record]:
+        is_answer = written_name(record.value or b"") == "Done"
+        yield msgspec.structs.replace(record, value=encode(TooLate())) if is_answer else record
+
+    with sagas.made("cut").start() as running:
+        running.client.tell(Deal.deal, "d", UNABLE)
+        running.settle()
+        assert running.client.cancel(Deal, "d") == Done()
+        whole: Any = Cut(running, lambda record: iter((record,)))
+        damaged: Any = Cut(running, late)
+        assert verify(whole, running.system).ok
+        assert not verify(damaged, running.system).ok
