@@ -118,7 +118,7 @@ class WorkerLog:
 
     def stalled(self, shard: str, reason: str) -> None:
         """A shard's stash is full."""
-        then = "its partition is paused; retry or drop parked commands"
+        then = "its partition is paused; retry or drop parked commands, or cancel the sagas that they are of"
         _write_line(logging.ERROR, "shard %s takes no commands: %s; %s", shard, reason, then)
         self._report(ShardStalled(shard=shard, reason=reason, next=then))
 
