@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import Counter as Tally
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+import pytest
 import sqlalchemy as sa
 
-from repertory import ActorSystem, Running
+from repertory import ActorSystem, NotSettled, Running
 from repertory.bridge.log.connect import connect
 from repertory.bridge.log.port import Backend
 from repertory.projections.operate import ProjectionOperator
@@ -17,6 +19,9 @@ from repertory.projections.progress import ProjectedPlace
 from repertory.projections.projection import BoundProjection
 from repertory.projections.rebuild import Rebuild
 from tests.apps.projected import Add, Counter
+
+#: The bound of each wait, also on a busy machine.
+_DEADLINE_S = 60.0
 
 
 def bound_of(system: ActorSystem, version: int | None = None) -> BoundProjection:
@@ -35,6 +40,16 @@ def add_all(running: Running, count: int, keys: int = 7) -> Tally[str]:
         totals[f"k{number % keys}"] += number
     running.client.tell_all(commands)
     return totals
+
+
+def waits_for(running: Running, words: str) -> None:
+    """Assert that it does not settle, and comes to say why."""
+    deadline_s, said = time.monotonic() + _DEADLINE_S, ""
+    while words not in said:
+        assert time.monotonic() < deadline_s, said
+        with pytest.raises(NotSettled) as caught:
+            running.settle(0.2)
+        said = str(caught.value)
 
 
 def totals_of(sql_url: str, table: str = "totals") -> dict[str, int]:

@@ -8,13 +8,12 @@ import time
 import uuid
 from collections import Counter as Tally
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from repertory import NotSettled, Running
 from repertory.bridge.log.clock import SystemClock
 from repertory.bridge.log.connect import connect
 from repertory.bridge.system.projected import Park, ProjectionTrouble, Retry
@@ -23,7 +22,7 @@ from repertory.projections import database as databases
 from repertory.projections.projector import Projector
 from repertory.projections.versions import prepare
 from tests.apps.projected import Add, Added, Counter, Totals, made
-from tests.repertory.projections.running import add_all, bound_of, operating, rows_of, stopped_at, totals_of
+from tests.repertory.projections.running import add_all, bound_of, operating, rows_of, stopped_at, totals_of, waits_for
 
 
 @pytest.fixture
@@ -36,13 +35,6 @@ def name() -> str:
 def _no_poison() -> Iterator[None]:
     yield
     Totals.poison = frozenset()
-
-
-def settled(running: Running) -> str:
-    """Settle, and return why that cannot be."""
-    with pytest.raises(NotSettled) as caught:
-        running.settle(0.2)
-    return str(caught.value)
 
 
 # --- two of them --------------------------------------------------------------------------------------------------
@@ -258,9 +250,7 @@ def test_other_columns_need_another_version(name: str, sql_url: str) -> None:
         running.settle()
     with made(name, "exactly-once", to=sql_url, of=Wider).start() as running:
         add_all(running, 10)
-        assert "Wider has other columns, or handles other events, than version 1 of totals was built with" in settled(
-            running
-        )
+        waits_for(running, "Wider has other columns, or handles other events, than version 1 of totals was built with")
     assert totals_of(sql_url) == totals
 
 
@@ -270,7 +260,7 @@ def test_a_table_of_somebody_else_is_left_alone(name: str, sql_url: str) -> None
         connection.execute(sa.text("CREATE TABLE totals_1 (x INTEGER)"))
     with made(name, "exactly-once", to=sql_url).start() as running:
         add_all(running, 10)
-        assert "there is a table totals_1 that totals did not make" in settled(running)
+        waits_for(running, "there is a table totals_1 that totals did not make")
     assert rows_of(sql_url, "SELECT * FROM totals_1") == []
 
 
@@ -280,7 +270,7 @@ def test_a_projection_belongs_to_one_system(name: str, sql_url: str) -> None:
         running.settle()
     with made(f"{name}-b", "exactly-once", to=sql_url).start() as running:
         add_all(running, 1)
-        assert f"is of the system {name}, not of {name}-b" in settled(running)
+        waits_for(running, f"is of the system {name}, not of {name}-b")
 
 
 def test_a_log_of_another_life_is_refused(name: str, sql_url: str) -> None:
@@ -291,13 +281,10 @@ def test_a_log_of_another_life_is_refused(name: str, sql_url: str) -> None:
         running.settle()
     with system.start() as running:
         add_all(running, 20)
-        for _ in range(200):
+        while len(rows_of(sql_url, "SELECT error FROM repertory_progress WHERE failed IS NOT NULL")) < 3:
             running.tick()
-        with suppress(NotSettled):
-            running.settle(0.2)
     assert totals_of(sql_url) == totals
     failed = rows_of(sql_url, "SELECT error FROM repertory_progress WHERE failed IS NOT NULL")
-    assert len(failed) == 3
     assert all("was deleted and created again" in str(error) for (error,) in failed)
 
 
@@ -326,7 +313,7 @@ def test_a_database_that_is_away_is_waited_for(name: str, tmp_path: Path) -> Non
     url = f"sqlite:///{folder / 'projections.db'}"
     with made(name, "exactly-once", to=url).start() as running:
         totals = add_all(running, 20)
-        assert "unable to open database file" in settled(running)
+        waits_for(running, "unable to open database file")
         (status,) = [each.status(running._backend, {}) for each in running.system.projections]
         assert "does not exist" in status.trouble
         folder.mkdir()

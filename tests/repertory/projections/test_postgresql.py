@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from repertory import ActorSystem, NotSettled, Running
+from repertory import ActorSystem
 from repertory.projections import At, Db, Projection, Retry, insert, project, table
 from repertory.projections.database import Database, checked_url
 from repertory.projections.progress import TooSlow
 from tests.apps.projected import Added, Counter, Totals, made
-from tests.repertory.projections.running import act, add_all, as_somebody, rows_of, totals_of
+from tests.repertory.projections.running import act, add_all, as_somebody, rows_of, totals_of, waits_for
 
 
 @pytest.fixture
@@ -27,12 +27,6 @@ def name() -> str:
 def sql_kind() -> str:
     """Return the kind of the database under test."""
     return "postgresql"
-
-
-def waits(running: Running, words: str) -> None:
-    """Assert that it waits for the world, that nothing has stopped, and that the words are said."""
-    with pytest.raises(NotSettled, match=words):
-        running.settle(0.5)
 
 
 def unstopped(sql_url: str) -> bool:
@@ -49,7 +43,7 @@ def test_a_right_that_is_taken_away_is_no_fault_of_an_event(name: str, sql_url: 
         running.settle()
         act(sql_url, f"REVOKE ALL ON totals_1 FROM {role}")
         totals += add_all(running, 20)
-        waits(running, "permission denied for table totals_1")
+        waits_for(running, "permission denied for table totals_1")
         assert unstopped(sql_url)
         act(sql_url, f"GRANT ALL ON totals_1 TO {role}")
         running.settle()
@@ -72,7 +66,7 @@ def test_a_server_that_became_a_standby_is_waited_for(name: str, sql_url: str) -
             )
             if read_only == "on":
                 totals += add_all(running, 20)
-                waits(running, "read-only transaction")
+                waits_for(running, "read-only transaction")
         running.settle()
         assert unstopped(sql_url)
     assert totals_of(sql_url) == totals

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from repertory import ActorSystem, NotSettled
+from repertory import ActorSystem
 from repertory.bridge.system.projected import ProjectionTrouble
 from repertory.cli.projections import ends_of
 from repertory.projections import At, Db, Projection, project, table, upsert
 from tests.apps.projected import Added, Counter, made
-from tests.repertory.projections.running import act, add_all, as_somebody, rebuilding, rows_of, totals_of
+from tests.repertory.projections.running import act, add_all, as_somebody, rebuilding, rows_of, totals_of, waits_for
 
 
 class Lean(Projection, name="totals", version=2):
@@ -46,8 +46,7 @@ def test_a_view_of_somebody_else_is_left_alone(name: str, sql_url: str, kind: st
     act(sql_url, f"CREATE {kind}")
     with made(name, "exactly-once", to=sql_url).start() as running:
         add_all(running, 10)
-        with pytest.raises(NotSettled, match="there is a table or view totals_seen that totals did not make"):
-            running.settle(0.2)
+        waits_for(running, "there is a table or view totals_seen that totals did not make")
     assert rows_of(sql_url, "SELECT x FROM totals_seen") == ([(7,)] if kind.startswith("VIEW") else [])
 
 
