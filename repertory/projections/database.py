@@ -27,7 +27,8 @@ _DRIVERS = {"sqlite": ("sqlite3", "projections"), "postgresql": ("psycopg", "pro
 #: SQLSTATEs of failures that no event causes: a server that became a standby, a right that was taken away, a prepared
 #: statement that a pooler lost, a lock that was not got, an operator or a crash. And classes of them: connections, the
 #: end of a transaction (serialization, deadlock), resources (a full disk, too many connections), damage.
-_WORLD = {"25006", "26000", "42501", "42P05", "55P03", "57P01", "57P02", "57P03", "57P04", "57P05"}
+_READ_ONLY = "25006"
+_WORLD = {_READ_ONLY, "26000", "42501", "42P05", "55P03", "57P01", "57P02", "57P03", "57P04", "57P05"}
 _WORLD_CLASSES = ("08", "28", "40", "53", "58", "XX")
 _IDLE_IN_TRANSACTION = "25P03"
 #: The server ended a statement, or a whole transaction, because it took too long, or somebody cancelled it.
@@ -154,6 +155,8 @@ class Database:
         try:
             yield
         except sa.exc.SQLAlchemyError as error:
+            if getattr(getattr(error, "orig", None), "sqlstate", None) == _READ_ONLY:
+                self.close()  # Its name may lead to another server by now.
             if (world := self.world_error(error)) is not None:
                 raise world from error
             raise

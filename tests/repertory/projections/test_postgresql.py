@@ -51,9 +51,9 @@ def test_a_right_that_is_taken_away_is_no_fault_of_an_event(name: str, sql_url: 
 
 
 def test_a_server_that_became_a_standby_is_waited_for(name: str, sql_url: str) -> None:
-    """As after a failover that the name of the server has not followed yet."""
+    """As after a failover: connections are made anew, since the server's name may lead to another one by now."""
     database = sa.make_url(sql_url).database
-    ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     with made(name, "exactly-once", to=sql_url, on_error=Retry(0)).start() as running:
         totals = add_all(running, 20)
         running.settle()
@@ -62,9 +62,9 @@ def test_a_server_that_became_a_standby_is_waited_for(name: str, sql_url: str) -
                 sql_url,
                 "SET default_transaction_read_only = off",
                 f'ALTER DATABASE "{database}" SET default_transaction_read_only = {read_only}',
-                f"{ended}pg_backend_pid()",
             )
             if read_only == "on":
+                act(sql_url, f"SELECT pg_terminate_backend(pid) {others}")
                 totals += add_all(running, 20)
                 waits_for(running, "read-only transaction")
         running.settle()
