@@ -22,7 +22,7 @@ AROUND = {
     "inspect": set(),
     "operate": {"inspect"},
     "projections": set(),
-    "simulation": {"verify"},
+    "simulation": {"projections", "verify"},
     "verify": set(),
 }
 
@@ -54,7 +54,7 @@ HOMES = {
     "thespian": re.compile(r"supervision/process/.*"),
     "typer": re.compile(r"repertory/cli/.*|benchmarks/.*|examples/.*"),
     "rich": re.compile(r"repertory/cli/.*|benchmarks/.*|examples/.*"),
-    "sqlalchemy": re.compile(r"repertory/projections/.*|examples/.*|benchmarks/.*"),
+    "sqlalchemy": re.compile(r"repertory/(projections|simulation/projected)/.*|examples/.*|benchmarks/.*"),
     "psycopg": re.compile(r"benchmarks/.*"),
     "starlette": re.compile(r"repertory/gateway/.*|examples/shop/front\.py"),
     "uvicorn": re.compile(r"repertory/gateway/server\.py"),

@@ -150,6 +150,9 @@ class Projected(Protocol):
     def work(self) -> str:
         """The target of the ``WorkSpec`` of a process that projects it."""
 
+    def on(self, system: SystemDefinition) -> Projected:
+        """Return the same projection of the same entities, as another system hosts them."""
+
     def follow(self, system: SystemDefinition, backend: Backend) -> Following:
         """Make what keeps its tables up to date within this process; nothing is read or written yet."""
 
@@ -181,6 +184,11 @@ class Projections:
 
     def __iter__(self) -> Iterator[Projected]:
         return iter(self._projected.values())
+
+    def carry(self, system: SystemDefinition) -> None:
+        """Let another system, which hosts the same entities, project the same."""
+        for projection, each in self._projected.items():
+            system.projections.add(projection, each.on(system))
 
     def __len__(self) -> int:
         return len(self._projected)

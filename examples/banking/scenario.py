@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from random import Random
 
 from examples.banking.accounts import Account, Close, Deposit, Open, Withdraw
 from examples.banking.audit import LEFT, audit
 from examples.banking.load import AddressedCommand, Load
+from examples.banking.projections import Balances, Statement
 from examples.banking.transfers import StartTransfer, Transfer
 from repertory.simulation import Outcome
 
@@ -54,8 +56,17 @@ def invariant(outcome: Outcome) -> None:
 
     The simulator causes dead letters and parked keys on purpose. Their commands were not applied, so that the sums
     cannot be compared with the commands that were sent. The simulator itself checks the promises of the runtime in
-    every run, and decides each command again.
+    every run, and decides each command again. The tables agree with each other and with the accounts, whatever failed.
     """
+    balances = {row["account"]: row["balance"] for row in outcome.rows(Balances)}
+    lines = Counter[str]()
+    for line in outcome.rows(Statement):
+        lines[line["account"]] += line["amount"]
+    assert balances == lines, f"Balances has {balances}, the lines of Statement make {dict(lines)}"
+    for key in ("s-a0", "s-purse0"):
+        account = outcome.state(Account, key)
+        held = 0 if account is None else account.balance
+        assert balances.get(key, 0) == held, f"Balances has {balances.get(key)} of {key}, which holds {held}"
     if outcome.lossless:
         for check in audit(outcome.reader, outcome.system, decides=False):
             assert check.ok or check.name == LEFT, f"{check.name}: {check.detail}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -27,7 +28,7 @@ from repertory.simulation.generate import generated
 from repertory.simulation.invariant import no_invariant, user_frames
 from repertory.simulation.jobs import cores, running
 from repertory.simulation.runs import Scenario, Totals
-from repertory.simulation.swarm import FAULTS, PROBES
+from repertory.simulation.swarm import FAULTS, KINDS, PROBES
 
 #: From this number of seeds on, a rare branch that was never reached is a failure.
 _LONG = 2_000
@@ -64,6 +65,9 @@ def simulate(
             "May be given several times; allowed_errors of the scenario count too.",
         ),
     ] = None,
+    projections: Annotated[
+        bool, typer.Option(help="Simulate projections too, in SQLite; not for tables that only PostgreSQL can make.")
+    ] = True,
     handler_output: HandlerOutput = False,
     traces: Annotated[
         str, typer.Option(hidden=True, metavar="SEED,…", help="Only print the traces of these seeds, as JSON.")
@@ -79,7 +83,9 @@ def simulate(
         system.check()
         module = _scenario_module(target, scenario)
         arguments = _arguments(target, scenario, allow_error or ())
+        arguments += [] if projections else ["--no-projections"]
         made = _scenario(system, module, allow_error or (), arguments, silent=not handler_output)
+        made = msgspec.structs.replace(made, projections=projections)
     try:
         if traces:
             with silence():
@@ -214,8 +220,9 @@ def figures(totals: Totals, jobs: int, seconds: float) -> TextTable:
     table.row("commands handled", f"{totals.commands:,}")
     table.row("commands a run", f"{totals.commands / max(1, totals.runs):.0f}")
     table.row("virtual hours", f"{totals.virtual_s / 3600:.2f}")
-    for kind in FAULTS:
-        table.row(f"fault: {kind}", f"{totals.faults[kind]:,}")
+    for kind in KINDS:
+        if kind in FAULTS or totals.faults[kind]:
+            table.row(f"fault: {kind}", f"{totals.faults[kind]:,}")
     for probe, count in sorted(totals.probes.items()):
         table.row(f"reached: {probe}", f"{count:,}")
     return table

@@ -27,6 +27,10 @@ class Handlers:
         self.names = sorted(each.wire.name for each in self._methods)
         self._bases = {name for each in self._methods for name in (each.wire.name, *each.wire.was)}
 
+    def of(self, projection: Projection) -> Handlers:
+        """Return the same handlers, of another instance of the projection."""
+        return Handlers(projection, self._behaviour, self._methods)
+
     def handle(self, event: PlacedEvent, db: Db) -> None:
         """Call the method that takes an event, if there is one.
 

@@ -38,6 +38,7 @@ from repertory.supervision.traceback_text import message_of
 TOO_SLOW_MAX = 3
 #: After so many processes in a row that ended while they tried one event, and no other, the event counts as failed.
 DEATHS_MAX = 3
+DIED = "processes in a row ended while they projected it, and nothing else"
 #: The delays before another attempt: of an event that failed, and of a batch that met a failure of the world.
 _FIRST_DELAY_S, _DELAY_S_MAX = 0.05, 5.0
 _ERROR_CHARS_MAX = 2_000
@@ -165,7 +166,7 @@ class PartitionProjection:
         is_again = len(batch) == 1 and found is not None and found.trying == last
         deaths = found.deaths + 1 if is_again and found is not None else 0
         if deaths >= DEATHS_MAX:
-            why = f"{deaths} processes in a row ended while they projected it, and nothing else"
+            why = f"{deaths} {DIED}"
             return self._give_up(row, batch[0], why, now_s)
         to = msgspec.structs.replace(row, trying=last, deaths=deaths, changes=row.changes + 1)
         moved = self._change(row, to, now_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import shutil
 import weakref
@@ -76,7 +77,8 @@ class BoundProjection:
                 "and its column in a text, as in sa.ForeignKey('orders_1.id')."
             ) from error
         self.digest = _digest(kind, self.handlers)
-        self._url = None if to is None else checked_url(to)
+        #: The database that was named; None: the file beside the log.
+        self.to = None if to is None else checked_url(to)
 
     def __repr__(self) -> str:
         return f"{self.name} (version {self.version})"
@@ -96,8 +98,8 @@ class BoundProjection:
 
     def database(self, backend: Backend) -> Database:
         """Return its database. Unless one was named, that is a file: of a log in memory, one that ends with it."""
-        if self._url is not None:
-            return Database(self._url)
+        if self.to is not None:
+            return Database(self.to)
         scheme, _, path = backend.url.partition(":")
         folder = Path(path).parent if scheme == "sqlite" else Path()
         if scheme == "memory":
@@ -109,6 +111,13 @@ class BoundProjection:
         return SqlProgress(database, self.name, self.version, place, self.handlers[place.entity], self.tables)
 
     # --- see ``Projected`` ------------------------------------------------------------------------------------
+
+    def on(self, system: SystemDefinition) -> BoundProjection:
+        """See ``Projected.on``."""
+        made = copy.copy(self)
+        made.system = system.name
+        made.hosted = {name: system.definition(each.behaviour.entity) for name, each in self.hosted.items()}
+        return made
 
     def follow(self, system: SystemDefinition, backend: Backend) -> InlineProjector:
         """See ``Projected.follow``."""

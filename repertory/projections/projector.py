@@ -53,6 +53,8 @@ class Projector:
         self._clock, self._say = clock or SystemClock(), say
         self.database = bound.database(backend)
         self._reader = backend.reader()
+        #: The most events of one batch.
+        self.batch_events = BATCH_EVENTS
         self.feeds: dict[str, Feed] = {}
         self.partitions: dict[ProjectedPlace, PartitionProjection] = {}
         #: How many events of each partition the next transaction takes.
@@ -123,7 +125,7 @@ class Projector:
         for topic, feed in self.feeds.items():
             mine = {place.partition: each for place, each in ready.items() if place.topic == topic}
             rows = {partition: each.row for partition, each in mine.items() if each.row is not None}
-            wrong = feed.read(self._reader, rows, BATCH_EVENTS, wait_s / len(self.feeds))
+            wrong = feed.read(self._reader, rows, self.batch_events, wait_s / len(self.feeds))
             for partition, each in mine.items():
                 if self.now_s() > now_s + _ROUND_S:
                     break
@@ -140,13 +142,13 @@ class Projector:
 
     def _apply(self, place: ProjectedPlace, each: PartitionProjection, events: Sequence[PlacedEvent]) -> bool:
         """Apply a batch, and learn from the time that it took how large the next one may be."""
-        limit, began_s = self._limits.get(place, _FIRST_EVENTS), self.now_s()
+        limit, began_s = min(self._limits.get(place, _FIRST_EVENTS), self.batch_events), self.now_s()
         moved = each.step(events[:limit], began_s)
         took_s = self.now_s() - began_s
         if took_s > _BATCH_S:
             limit = max(1, int(min(limit, len(events)) * _BATCH_S / took_s))
         elif len(events) >= limit:
-            limit = min(2 * limit, BATCH_EVENTS)
+            limit = min(2 * limit, self.batch_events)
         self._limits[place] = limit
         return moved
 

@@ -67,7 +67,8 @@ projectors = sa.Table(
 
 def make(connection: sa.Connection) -> None:
     """Make the tables that are missing, and the columns that older builds did not have."""
-    metadata.create_all(connection)
+    if not metadata.tables.keys() <= {*sa.inspect(connection).get_table_names()}:
+        metadata.create_all(connection)
     there = {each["name"] for each in sa.inspect(connection).get_columns(progress.name)}
     for column, default in ((progress.c.trying, -1), (progress.c.deaths, 0)):
         if column.name not in there:

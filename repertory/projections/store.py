@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -121,20 +122,14 @@ def loaded(
     connection: sa.Connection, name: str, version: int, topic: str | None = None, partition: int | None = None
 ) -> dict[tuple[str, int], ProgressRow]:
     """Read the progresses of a version, of all partitions or of one, by topic and partition."""
-    rows, pointers = schema.progress, schema.parked
-    mine = sa.select(rows).where(rows.c.projection == name, rows.c.version == version)
-    counts = (
-        sa.select(pointers.c.topic, pointers.c.partition, pointers.c.key, sa.func.count())
-        .where(pointers.c.projection == name, pointers.c.version == version)
-        .group_by(pointers.c.topic, pointers.c.partition, pointers.c.key)
-    )
+    mine, counts = _load_statements(of_all=topic is None)
+    values: dict[str, Any] = {"name": name, "number": version}
     if topic is not None:
-        mine = mine.where(rows.c.topic == topic, rows.c.partition == partition)
-        counts = counts.where(pointers.c.topic == topic, pointers.c.partition == partition)
+        values |= {"of_topic": topic, "of_partition": partition}
     # The progress first: whoever parks or unparks changes it, so a swap from it proves that what follows was true.
-    progresses = connection.execute(mine).mappings().all()
+    progresses = connection.execute(mine, values).mappings().all()
     parked: dict[tuple[str, int], dict[str, int]] = {}
-    for of_topic, of_partition, key, count in connection.execute(counts):
+    for of_topic, of_partition, key, count in connection.execute(counts, values):
         parked.setdefault((of_topic, of_partition), {})[key] = count
     return {
         (row["topic"], row["partition"]): ProgressRow(
@@ -143,3 +138,21 @@ def loaded(
         )
         for row in progresses
     }  # fmt: skip
+
+
+@cache
+def _load_statements(*, of_all: bool) -> tuple[sa.Select[Any], sa.Select[Any]]:
+    """Return what reads progresses, and what counts the parked events of each key; of all partitions or of one."""
+    rows, pointers, old = schema.progress, schema.parked, sa.bindparam
+    mine = sa.select(rows).where(rows.c.projection == old("name"), rows.c.version == old("number"))
+    counts = (
+        sa.select(pointers.c.topic, pointers.c.partition, pointers.c.key, sa.func.count())
+        .where(pointers.c.projection == old("name"), pointers.c.version == old("number"))
+        .group_by(pointers.c.topic, pointers.c.partition, pointers.c.key)
+    )
+    if of_all:
+        return mine, counts
+    return (
+        mine.where(rows.c.topic == old("of_topic"), rows.c.partition == old("of_partition")),
+        counts.where(pointers.c.topic == old("of_topic"), pointers.c.partition == old("of_partition")),
+    )

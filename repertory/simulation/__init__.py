@@ -17,11 +17,12 @@ from repertory.simulation.failure import SimulationFailed
 from repertory.simulation.generate import generated
 from repertory.simulation.invariant import Outcome
 from repertory.simulation.runs import Result, Scenario, Totals
-from repertory.simulation.swarm import FAULTS
+from repertory.simulation.swarm import FAULTS, PROJECTION_FAULTS
 from repertory.simulation.virtual import Violation
 
 __all__ = [
     "FAULTS",
+    "PROJECTION_FAULTS",
     "Outcome",
     "Result",
     "Scenario",

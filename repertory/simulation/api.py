@@ -16,7 +16,7 @@ from repertory.simulation.generate import generated
 from repertory.simulation.invariant import Invariant, no_invariant
 from repertory.simulation.jobs import running
 from repertory.simulation.runs import Commands, Scenario, Totals
-from repertory.simulation.swarm import FAULTS
+from repertory.simulation.swarm import KINDS
 from repertory.simulation.unexplained import AllowedError
 from repertory.simulation.world import Fakes
 
@@ -35,7 +35,7 @@ def simulate(
     commands: Commands | None = None,
     invariant: Invariant = no_invariant,
     seeds: Iterable[int] = range(100),
-    faults: Iterable[str] = tuple(FAULTS),
+    faults: Iterable[str] = KINDS,
     allowed_errors: Iterable[AllowedError] = (),
     twice_every: int = 50,
     minimise: bool = True,
@@ -43,18 +43,20 @@ def simulate(
     silent: bool = True,
     ids: bool = False,
     effects: Fakes = MappingProxyType({}),
+    projections: bool = True,
     progress: Callable[[Totals], None] = lambda _: None,
 ) -> Totals:
     """Simulate a system with each seed and return the totals. The first seed that breaks a promise raises.
 
     ``commands`` makes a workload from a ``random.Random``: (handler, key, command), as ``Client.tell_all`` takes them.
     By default, commands are drawn from the handlers' types. ``invariant`` is called with an ``Outcome`` after each run
-    and raises AssertionError. ``faults`` names the kinds that may be injected (see ``FAULTS``). Every
+    and raises AssertionError. ``faults`` names the kinds that may be injected (``FAULTS``, ``PROJECTION_FAULTS``). Each
     ``twice_every``-th seed runs twice and must do the same both times. ``jobs`` is the number of processes, which are
     forked here; 1 is this process. A seed takes about 50 ms, and fails if it takes more than a minute. ``silent``: what
     handlers log and print is not shown, since nothing happens; the invariant is heard. ``ids``: half of the asks have
     an id, other clients ask again with it, and some are made by a clock that is a year ahead: an invariant must not
     expect that each command in the log is applied. ``effects``: functions that stand for effects, see `World`.
+    ``projections``: what the system projects is simulated too, in SQLite; False leaves it out.
 
     A run in which a key was parked or a command dead-lettered, and no injected fault explains it, fails too (see
     ``repertory.simulation.unexplained``). ``allowed_errors`` are exception classes, or their names as such a failure
@@ -67,14 +69,11 @@ def simulate(
         AssertionError: a seed did not do the same twice.
         TypeError: the invariant returned something.
     """
-    kinds = tuple(faults)
-    if unknown := [kind for kind in kinds if kind not in FAULTS]:
-        raise ValueError(f"there is no fault {unknown[0]!r}; there are {', '.join(FAULTS)}")
     if (only := only_seed()) is not None:
         seeds, twice_every, jobs = (only,), 1, 1
     scenario = Scenario(
-        system=system, commands=commands or generated(system), invariant=invariant, kinds=kinds,
-        allowed_errors=tuple(allowed_errors), silent=silent, ids=ids, effects=effects,
+        system=system, commands=commands or generated(system), invariant=invariant, kinds=_known(faults),
+        allowed_errors=tuple(allowed_errors), silent=silent, ids=ids, effects=effects, projections=projections,
     )  # fmt: skip
     totals = Totals()
     with silence(), running(scenario, seeds, jobs) as results:
@@ -89,6 +88,13 @@ def simulate(
                 )
             progress(totals)
     return totals
+
+
+def _known(faults: Iterable[str]) -> tuple[str, ...]:
+    kinds = tuple(faults)
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise ValueError(f"there is no fault {unknown[0]!r}; there are {', '.join(KINDS)}")
+    return kinds
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ class Scan:
         self._repeats = cluster.swarm.settings.delivery == AT_LEAST_ONCE
         #: Commands that were dead-lettered because they crashed processes; earlier attempts may have sent outputs.
         self._given_up: set[bytes] = set()
-        self._journals: dict[tuple[str, int], list[Record]] = {}
+        self.journals: dict[tuple[str, int], list[Record]] = {}
         self._topics: dict[tuple[str, int], list[Record]] = {}
         self.commands = 0
         self.dead = 0
@@ -62,18 +62,19 @@ class Scan:
             for partition in range(hosted.partitions):
                 place = TopicPartition(hosted.codec.commands, partition)
                 self._shard(hosted, place, live.get(place))
+        self._cluster.projections.check(self.journals)
 
     def _read(self) -> None:
         """Read all topics. No two records have the same cause (I3); at least once, repeated records are equal."""
         self._read_all()
         for hosted in self._cluster.topology.entities.values():
             for partition in range(hosted.partitions if hosted.behaviour.journaled else 0):
-                self._journals[hosted.codec.events, partition] = self._counted(hosted, partition)
+                self.journals[hosted.codec.events, partition] = self._counted(hosted, partition)
         for (topic, _), records in self._topics.items() if self._repeats else ():
             if topic == dead_letters_topic(self._cluster.system.name):
                 self._given_up.update(_command_of(each) for each in records if _is_given_up(each))
         for place, records in self._topics.items():
-            for record in self._journals.get(place, records):
+            for record in self.journals.get(place, records):
                 self._note(record)
 
     def _counted(self, hosted: HostedEntity, partition: int) -> list[Record]:
@@ -209,7 +210,7 @@ class Scan:
         order: dict[str, list[int]] = defaultdict(list)
         versions: dict[str, int] = defaultdict(int)
         decode = hosted.behaviour.journal.decode
-        for expected, record in enumerate(self._journals[hosted.codec.events, place.partition]):
+        for expected, record in enumerate(self.journals[hosted.codec.events, place.partition]):
             key = (record.key or b"").decode()
             try:
                 seq, version = record.position

@@ -16,7 +16,7 @@ import msgspec
 
 from repertory.actors.shard.config import AT_LEAST_ONCE
 from repertory.bridge import kill_points, topics
-from repertory.bridge.assigned_shard import DOWN, ShardPhase
+from repertory.bridge.assigned_shard import DOWN
 from repertory.bridge.log.record import Record
 from repertory.bridge.loop import DOUBT
 from repertory.bridge.reports import IncidentReport, ShardAborted, ShardFailed, ShardReport
@@ -26,8 +26,10 @@ from repertory.simulation.clients import ClientCommand, Clients
 from repertory.simulation.commit_monitor import CommitMonitor
 from repertory.simulation.handler_faults import HandlerFaults
 from repertory.simulation.killable import KillableBackend
+from repertory.simulation.left import left_of
 from repertory.simulation.node import SimulatedNode
 from repertory.simulation.output_refusals import OutputRefusals
+from repertory.simulation.projecting import projecting
 from repertory.simulation.swarm import Swarm, draw, simulated
 from repertory.simulation.virtual import Violation, VirtualClock
 from repertory.simulation.worker import Killed, Kit, SimulatedWorker
@@ -56,11 +58,13 @@ class SimulatedCluster:
         *,
         ids: bool = False,
         effects: Fakes = MappingProxyType({}),
+        projections: bool = True,
     ) -> None:
-        """``ids``: see `Clients`; ``effects``: see `World`."""
+        """``ids``: see `Clients`; ``effects``: see `World`; ``projections``: whether there are any."""
         self.choices = Choices(source)
-        self.swarm: Swarm = draw(self.choices, system.settings, kinds)
-        self.system = simulated(system, self.swarm)
+        projects = projections and len(system.projections) > 0
+        self.swarm: Swarm = draw(self.choices, system.settings, kinds, projects=projects)
+        self.system = simulated(system, self.swarm, projects=projects)
         self.clock = VirtualClock()
         self.backend = KillableBackend("memory:", self.swarm.settings, clock=self.clock)
         self.system.prepare(self.backend)
@@ -86,6 +90,7 @@ class SimulatedCluster:
         )  # fmt: skip
         self.node = SimulatedNode(kit)
         self._kit = kit
+        self.projections = projecting(self)
         self._turn = self._idle = 0
         self._digest = hashlib.blake2b(digest_size=16)
         self._listening = ExitStack()
@@ -164,6 +169,7 @@ class SimulatedCluster:
                     worker.log.delay_s = (0.01, 0.2, 2.0)[self.choices.below(3, "slow-by")]
                 busy = self.node.turn(worker) or busy
                 self._check_turn(worker)
+        busy = self.projections.turn() or busy
         self._digest.update(f"{self.clock.monotonic_s():.6f}|{self.monitor.commits}|{busy}\n".encode())
         self.clock.advance(self.swarm.step_s)
         self._idle = 0 if busy else self._idle + 1
@@ -185,6 +191,7 @@ class SimulatedCluster:
         self.handler_faults.lift()
         self.node.is_fragile, self.world.is_calm = False, True
         self.clock.skew_ms = 0
+        self.projections.heal()
         for worker in self.node.workers.values():
             worker.log.heal()
             worker.kill_at = None
@@ -206,6 +213,7 @@ class SimulatedCluster:
             self.clock.advance(0.001)
             if busy:
                 continue
+            self.projections.rest()
             left = self.left()
             if left is None:
                 return
@@ -238,36 +246,14 @@ class SimulatedCluster:
 
     def left(self) -> str | None:
         """Return a description of something that is still to be done, None if there is nothing."""
-        owners: Counter[str] = Counter()
-        for worker in self.node.workers.values():
-            for assigned in worker.region:
-                owners[assigned.name] += 1
-                if assigned.phase is not ShardPhase.RUNNING or assigned.shard is None:
-                    return f"shard {assigned.name} of {worker.name} is {assigned.phase.value}"
-                if assigned.shard.stash.next_due_ms() is not None:
-                    return f"shard {assigned.name} of {worker.name} has commands stashed for a restart"
-                due_ms = assigned.shard.timers.next_due_ms()
-                if due_ms is not None and due_ms <= self.clock.epoch_ms():
-                    return f"shard {assigned.name} of {worker.name} has timers that are due"
-                effects = assigned.shard.effects
-                if effects.running or effects.has_finished() or effects.startable(self.clock.epoch_ms(), 1):
-                    return f"shard {assigned.name} of {worker.name} has effects under way"
-                if assigned.shard.stalled is not None:
-                    continue
-                end = self.reader.bounds(assigned.place.topic, assigned.place.partition)[1]
-                committed = self.reader.committed(self.system.name, *assigned.place) or 0
-                if committed < end:
-                    return f"shard {assigned.name} of {worker.name} has handled {committed} of {end} commands"
-        if doubled := [name for name, count in owners.items() if count > 1]:  # One of them is not informed yet.
-            return f"shard {doubled[0]} has {owners[doubled[0]]} owners"
-        total = sum(hosted.partitions for hosted in self.system.hosted.values())
-        return None if len(owners) == total else f"{len(owners)} of {total} shards have an owner"
+        return left_of(self) or self.projections.left()
 
     def trace(self, topics_read: Iterable[Sequence[Record]], violation: str | None) -> str:
         """Return a digest of the run and of what is wrong with it: the same for the same seed in every process."""
         digest = self._digest.copy()
         digest.update(repr(violation).encode("utf-8", "backslashreplace"))
         digest.update(repr(list(self.choices.tape.items())).encode())
+        digest.update(self.projections.digest())
         for records in topics_read:
             digest.update(_encode(records))
         return digest.hexdigest()
@@ -275,6 +261,7 @@ class SimulatedCluster:
     def close(self) -> None:
         """Release all resources."""
         self._listening.close()
+        self.projections.close()
         for worker in self.node.workers.values():
             worker.log.abandon()
         self.backend.close()

@@ -12,6 +12,8 @@ from repertory.simulation.shrink import Minimised
 from repertory.simulation.unexplained import number
 
 _COMMANDS_SHOWN = 20
+#: Broken by user code that fails by itself.
+_UNCLEAN = (unexplained.RULE, unexplained.STOPPED)
 
 
 class SimulationFailed(AssertionError):
@@ -36,7 +38,7 @@ class SimulationFailed(AssertionError):
                 "the commands:" if minimised is None else "the fewest commands that break it:",
                 [f"{handler!r} {key!r} {message!r}" for handler, key, message in sent],
             ),
-            *([unexplained.REMEDY] if found.rule == unexplained.RULE else ()),
+            *([unexplained.REMEDY] if found.rule in _UNCLEAN else ()),
             f"run it again: {self.command}",
         ]
         super().__init__("\n".join(blocks))
@@ -53,7 +55,7 @@ def failed(scenario: Scenario, result: Result, *, minimise: bool) -> SimulationF
 
 def _heading(found: Result) -> str:
     match found.rule:
-        case unexplained.RULE:
+        case unexplained.RULE | unexplained.STOPPED:
             return f"seed {found.seed} is no clean run"
         case _ if found.rule == HOLDS:
             return f"seed {found.seed} breaks {HOLDS}"

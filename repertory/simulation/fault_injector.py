@@ -12,6 +12,7 @@ from repertory.simulation.handler_faults import ALWAYS
 from repertory.simulation.operating import operate
 from repertory.simulation.swarm import (
     KILL_POINTS,
+    PROJECTION_FAULTS,
     InjectedEscalation,
     InjectedRestart,
     InjectedResume,
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 _RAISED = (InjectedRestart, InjectedResume, InjectedStop, InjectedEscalation)
 _WORKERS_MAX = 3
 #: Injected more often than the others: what is stashed and parked, and what becomes of it, meets all other faults.
-_MORE = ("raise", "raise", "operate", "operate")
+_MORE = (
+    "raise", "raise", "operate", "operate", "projector-killed", "projector-killed", "projector-meanwhile",
+    "projector-meanwhile", "database-away", "event-fails", "commit-unheard",
+)  # fmt: skip
 
 
 class FaultInjector:
@@ -84,6 +88,8 @@ class FaultInjector:
                 return self._to_handler(kind)
             case "operate":
                 return operate(self._cluster, worker)
+            case _ if kind in PROJECTION_FAULTS:
+                return self._cluster.projections.inject(kind)
             case "garbage":
                 self._cluster.clients.garbage(self._choices, self._swarm.settings.input_bytes_max)
                 return ""

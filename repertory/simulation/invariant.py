@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -14,8 +14,10 @@ from repertory.actors.message import Message
 from repertory.bridge.log.port import Reader
 from repertory.bridge.system.committed import entity_state
 from repertory.bridge.system.failed import DeadLetter, Parked, dead_letters, parked_keys
+from repertory.bridge.system.projected import Projectable
 from repertory.bridge.system.published import PublishedRecord, published_records
 from repertory.bridge.system.system import ActorSystem
+from repertory.simulation.projecting import Projecting
 from repertory.simulation.virtual import Violation
 from repertory.supervision.traceback_text import message_of, traceback_of
 
@@ -30,12 +32,14 @@ class Outcome(msgspec.Struct, frozen=True):
     """The argument of a user's invariant: the log at the end of a run. It is of this run alone, and thrown away after.
 
     ``lossless`` is True if every command was applied or rejected. It is False if one is parked or dead-lettered: the
-    simulator made its handler fail, or sent a record that is no valid command.
+    simulator made its handler fail, or sent a record that is no valid command. It is False, too, if a projection has
+    stopped or parked a key with an error that is allowed.
     """
 
     system: ActorSystem
     reader: Reader
     lossless: bool
+    projections: Projecting = Projecting()
 
     def state(self, entity: type[E], key: str) -> E | None:
         """Return an entity's committed state, None if it never existed, or has stopped."""
@@ -52,6 +56,13 @@ class Outcome(msgspec.Struct, frozen=True):
     def published(self, topic: str, *message_types: type[Message]) -> list[PublishedRecord]:
         """Return the records of a topic outside the system; see ``Running.published``."""
         return list(published_records(self.reader, self.system, topic, message_types))
+
+    def rows(self, projection: type[Projectable], attribute: str = "rows") -> list[dict[str, Any]]:
+        """Return the rows of a projection's table, by columns; all events are in it, unless one is not ``lossless``.
+
+        Raises LookupError for a projection of another system and for a table that it does not have.
+        """
+        return self.projections.rows(projection, attribute)
 
 
 #: Raises AssertionError if something is wrong with an outcome, and returns nothing.

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 def operate(cluster: SimulatedCluster, worker: SimulatedWorker) -> str | None:
-    """Retry a parked key or drop its first command, or do that to an effect, parked or not; None if there is none."""
+    """Retry a parked key or drop its first command, or do that to an effect, parked or not; None if there is none.
+
+    What projections have stopped at or parked comes first, and is retried.
+    """
+    if (retried := cluster.projections.operate()) is not None:
+        return retried
     choices = cluster.choices
     parked = [
         (assigned.place, queue[0])

@@ -20,7 +20,7 @@ from repertory.simulation.choices import FromTape, Seeded, Source, Tape
 from repertory.simulation.clients import ClientCommand
 from repertory.simulation.cluster import SimulatedCluster
 from repertory.simulation.invariant import Invariant, Outcome, hold, no_invariant, user_frames
-from repertory.simulation.swarm import FAULTS
+from repertory.simulation.swarm import KINDS
 from repertory.simulation.time_limit import TICK_S, TICKS_MAX, RunTooLong, limited
 from repertory.simulation.unexplained import AllowedError, check_explained, is_lossless
 from repertory.simulation.virtual import Violation
@@ -71,18 +71,19 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
     ``allowed_errors``: see ``simulate``. ``again`` returns the command that runs a seed again. ``silent``: what
     handlers log and print is not shown; the invariant is heard. ``ids``: half of the asks have one.
-    ``effects``: what stands for effects; the results of others are drawn.
+    ``effects``: what stands for effects; the results of others are drawn. ``projections``: whether they are simulated.
     """
 
     system: ActorSystem
     commands: Commands
     invariant: Invariant = no_invariant
-    kinds: tuple[str, ...] = tuple(FAULTS)
+    kinds: tuple[str, ...] = KINDS
     allowed_errors: tuple[AllowedError, ...] = ()
     again: Callable[[int], str] = call_again
     silent: bool = True
     ids: bool = False
     effects: Fakes = MappingProxyType({})
+    projections: bool = True
 
     def workload(self, seed: int) -> list[ClientCommand]:
         """Return the commands that the clients send with this seed. Raises ValueError if they are endless."""
@@ -108,8 +109,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
                 with limited():
                     workload = self.workload(seed) if commands is None else commands
                     cluster = SimulatedCluster(
-                        self.system, workload, source, self.kinds, ids=self.ids, effects=self.effects
-                    )
+                        self.system, workload, source, self.kinds, ids=self.ids, effects=self.effects,
+                        projections=self.projections,
+                    )  # fmt: skip
                     stack.callback(cluster.close)
                     return self._result(seed, cluster, started_s)
             except RunTooLong as error:
@@ -140,7 +142,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         """Check what is asked of the application, not of the runtime. Raises Violation."""
         records = scan.records()
         check_explained(cluster, records, self.allowed_errors)
-        hold(self.invariant, Outcome(cluster.system, cluster.reader, is_lossless(cluster, records)))
+        projections = cluster.projections
+        projections.check_explained(self.allowed_errors)
+        lossless = is_lossless(cluster, records) and projections.is_complete()
+        hold(self.invariant, Outcome(cluster.system, cluster.reader, lossless, projections))
 
 
 def _verify(cluster: SimulatedCluster) -> None:

@@ -23,7 +23,7 @@ from repertory.simulation.cluster import SimulatedCluster
 from repertory.simulation.fault_injector import FaultInjector
 from repertory.simulation.invariant import Invariant, no_invariant
 from repertory.simulation.runs import WORKLOAD_MAX, Commands, Scenario, drawn
-from repertory.simulation.swarm import FAULTS
+from repertory.simulation.swarm import KINDS
 from repertory.simulation.unexplained import AllowedError
 
 #: The choices of a run's configuration that are drawn, with their numbers of values; see ``swarm.draw``.
@@ -81,7 +81,7 @@ class Simulation(RuleBasedStateMachine):
         """Start a node."""
         self.source = Drawn({(0, name, 0): value for name, value in values.items()})
         with silence(), silenced():
-            self.cluster = SimulatedCluster(self.system, [], self.source, tuple(FAULTS))
+            self.cluster = SimulatedCluster(self.system, [], self.source, KINDS)
         self.injector = FaultInjector(self.cluster)
 
     @rule(which=st.lists(st.integers(0, WORKLOAD_MAX - 1), min_size=1, max_size=8))
@@ -107,7 +107,7 @@ class Simulation(RuleBasedStateMachine):
         self.cluster.clock.advance(seconds)
 
     @precondition(lambda self: self.cluster is not None)
-    @rule(kind=st.sampled_from(tuple(FAULTS)), numbers=st.lists(st.integers(0, 16), max_size=3))
+    @rule(kind=st.sampled_from(KINDS), numbers=st.lists(st.integers(0, 16), max_size=3))
     def fault(self, kind: str, numbers: list[int]) -> None:
         """Inject a fault."""
         assert self.cluster is not None

@@ -53,6 +53,22 @@ FAULTS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+#: Those of projectors and their database, for systems that project something.
+PROJECTION_FAULTS: Mapping[str, str] = MappingProxyType(
+    {
+        "projector-killed": "F1: SIGKILL of a projector at a step of its transaction or reading, or after its commit",
+        "projector-stopped": "F3 F4: a projector is stopped between two transactions, then continues with what it knew",
+        "projector-meanwhile": "another projector, or a worker, works between two steps of a projector",
+        "database-away": "the database of projections fails at a step, or is out of reach for a while",
+        "database-slow": "the database ends a transaction that sends nothing for too long",
+        "commit-unheard": "F22: the database commits, and its answer is lost",
+        "event-fails": "F6: a projection's handler fails at an event, once, several times, or until an operator acts",
+        "event-kills": "F8: the same, and each time its process ends",
+        "log-unread": "F14: the log is out of reach while a projector reads",
+    }
+)
+KINDS = (*FAULTS, *PROJECTION_FAULTS)
+
 #: The points at which a worker is killed: those of ``bridge.kill_points`` without the ones that the embedded log does
 #: not have. There, a transaction begins with the offset, no callback revokes shards, and there are no producers.
 _NOT_HERE = ("produced", "commit-asked", "revoked", "discarding-producer")
@@ -133,10 +149,17 @@ class Swarm(msgspec.Struct, frozen=True, kw_only=True):
     shards: Policy
     workers_policy: Policy
     strategies: tuple[Strategy, Strategy]
+    #: A projector works at every so many steps, and applies so many events at once at most.
+    project_every: int = 1
+    project_events: int = 1
 
 
-def draw(choices: Choices, base: Settings, wanted: tuple[str, ...]) -> Swarm:
-    """Draw a configuration. If every choice is 0, it has one worker, no faults, and generous bounds."""
+def draw(choices: Choices, base: Settings, wanted: tuple[str, ...], *, projects: bool) -> Swarm:
+    """Draw a configuration. If every choice is 0, it has one worker, no faults, and generous bounds.
+
+    For systems that project nothing, what is about projections is not drawn, so that their seeds stay as they are.
+    """
+    wanted = tuple(kind for kind in wanted if projects or kind not in PROJECTION_FAULTS)
     kinds = tuple(kind for kind in wanted if choices.below(2, f"with-{kind}"))
     session_s = (6.0, 1.0, 2.5)[choices.below(3, "session")]
     settings = msgspec.structs.replace(
@@ -177,6 +200,8 @@ def draw(choices: Choices, base: Settings, wanted: tuple[str, ...]) -> Swarm:
             strategies[choices.below(len(strategies), "shard-strategy")],
             strategies[choices.below(len(strategies), "worker-strategy")],
         ),
+        project_every=(12, 4, 30)[choices.below(3, "project-every")] if projects else 1,
+        project_events=(1_000, 2, 5, 20)[choices.below(4, "project-events")] if projects else 1,
     )
 
 
@@ -186,8 +211,11 @@ def _policy(choices: Choices, level: str) -> Policy:
     return restart(max_restarts=max_restarts, within_s=within_s, backoff=Backoff(first_s=0.05, max_s=2.0))
 
 
-def simulated(system: ActorSystem, swarm: Swarm) -> ActorSystem:
-    """Return the system as this run hosts it: the same entities and policies, fewer partitions, other bounds."""
+def simulated(system: ActorSystem, swarm: Swarm, *, projects: bool) -> ActorSystem:
+    """Return the system as this run hosts it: the same entities and policies, fewer partitions, other bounds.
+
+    ``projects``: with its projections.
+    """
     made = ActorSystem(
         system.name,
         settings=swarm.settings,
@@ -200,4 +228,6 @@ def simulated(system: ActorSystem, swarm: Swarm) -> ActorSystem:
     for entity, hosted in system.hosted.items():
         policy = msgspec.structs.replace(hosted.policy, on={**hosted.policy.on, **INJECTED})
         made.host(entity, partitions=min(hosted.partitions, swarm.partitions_max), supervise=policy)
+    if projects:
+        system.projections.carry(made)
     return made

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 #: The name of the rule, and what to do when it is broken.
 RULE = "no key is parked and no command dead-lettered without a fault"
+#: The same of projections.
+STOPPED = "no projection stops or parks a key without a fault"
 REMEDY = (
     "correct the handler or the workload; if this error is meant to happen, allow it: allowed_errors in the scenario "
     "or the call of simulate, or --allow-error"
@@ -85,7 +87,7 @@ def check_explained(
         if found.is_explained or found.place in cluster.clients.garbage_places:
             cluster.probes[f"{fate} by a fault"] += 1
             continue
-        names = _names(allowed) if names is None else names
+        names = names_of(allowed) if names is None else names
         if found.error in names:
             cluster.probes[f"{fate} by an allowed error"] += 1
         else:
@@ -127,7 +129,7 @@ def is_lossless(cluster: SimulatedCluster, records: Mapping[tuple[str, int], Seq
     return all(value is None for stash in stashes for value in stash.values())
 
 
-def _names(allowed: Iterable[AllowedError]) -> set[str]:
+def names_of(allowed: Iterable[AllowedError]) -> set[str]:
     """Return the names of all errors that are allowed, those of subclasses too."""
     names: set[str] = set()
     left = list(allowed)

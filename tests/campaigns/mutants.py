@@ -46,7 +46,7 @@ from repertory.bridge.recovery import Recovery
 from repertory.bridge.refusals import Refusals
 from repertory.bridge.region import ShardRegion
 from repertory.bridge.system.system import ActorSystem
-from repertory.simulation import FAULTS, Scenario
+from repertory.simulation import FAULTS, PROJECTION_FAULTS, Scenario
 from repertory.simulation.api import silence
 from repertory.simulation.faulty_log import FaultyLog
 from repertory.supervision import machine, policy
@@ -659,7 +659,7 @@ def failures_need_no_transaction(stack: ExitStack) -> None:
 def faults() -> str:
     """Return the table of faults."""
     lines = [".. list-table::", "   :header-rows: 1", "", "   * - fault", "     - what happens"]
-    for kind, meaning in FAULTS.items():
+    for kind, meaning in {**FAULTS, **PROJECTION_FAULTS}.items():
         lines += [f"   * - ``{kind}``", f"     - {meaning}"]
     return "\n".join(lines)
 

@@ -13,8 +13,8 @@ from repertory.actors.headers import SEQ
 from repertory.actors.shard.redelivery import Redelivery
 from repertory.bridge.nontransactional import epoch_of
 from repertory.bridge.system.projected import Park, Retry
+from repertory.projections import feed, schema, store
 from repertory.projections import partition as module
-from repertory.projections import schema
 from repertory.projections.counted import EpochStarts
 from repertory.projections.holder import HolderWatch
 from repertory.projections.partition import PartitionProjection
@@ -24,6 +24,7 @@ from tests.campaigns.planting import Patch, mutant, swap
 from tests.repertory.projections import test_counted as counting
 from tests.repertory.projections import test_holder as holders
 from tests.repertory.projections import test_partition as partitions
+from tests.repertory.simulation import test_projections as simulated
 
 #: The progress is read, and a note of what is tried is written: begin, swap, commit, committed.
 _NOTED = [""] * 5
@@ -31,6 +32,7 @@ _NOTED = [""] * 5
 _RACE: dict[str, Any] = {"keys": ["a", "b"], "gaps": [], "fates": [*_NOTED, "other"], "batch": 2}
 
 
+@mutant("repertory/projections/store.py", simulated.test_no_fault_changes_a_row, delivery="exactly-once")
 @mutant("repertory/projections/store.py", partitions.test_rows_are_those_of_one_undisturbed_run, **_RACE)
 def not_compared(patch: Patch) -> None:
     """The progress is written whatever it was."""
@@ -58,6 +60,7 @@ def not_compared(patch: Patch) -> None:
     swap(patch, PartitionProjection, "__init__", lambda init: lambda made, store, rest: init(made, Store(store), rest))
 
 
+@mutant("repertory/projections/partition.py", simulated.test_no_fault_changes_a_row, delivery="exactly-once")
 @mutant("repertory/projections/partition.py", partitions.test_rows_are_those_of_one_undisturbed_run, **_RACE)
 def compared_at_the_end(patch: Patch) -> None:
     """The compare-and-swap is the last statement: of two projectors one blames events that the other has applied."""
@@ -177,6 +180,7 @@ def any_number_is_parked(patch: Patch) -> None:
     )  # fmt: skip
 
 
+@mutant("repertory/projections/counted.py", simulated.test_no_fault_changes_a_row, delivery="at-least-once")
 @mutant(
     "repertory/projections/counted.py", counting.test_what_counts_is_what_a_recovery_takes, cut=0,
     steps=[("turn", 2), ("owner", 1), ("turn", 1), ("record", 0)],
@@ -200,6 +204,7 @@ def before_it_is_known(patch: Patch) -> None:
     patch.setattr(EpochStarts, "counts", counts)
 
 
+@mutant("actors/shard/redelivery.py", simulated.test_no_fault_changes_a_row, delivery="at-least-once")
 @mutant("actors/shard/redelivery.py", logs.test_a_shard_that_falls_idle_writes_its_record, followed_by="a projection")
 def no_record_while_idle(patch: Patch) -> None:
     """At least once, an idle shard leaves its last events without a shard record: projections never see them."""
@@ -215,3 +220,69 @@ def a_pid_is_enough(patch: Patch) -> None:
             return pid in connection.execute(sa.select(schema.projectors.c.pid)).scalars().all()
 
     patch.setattr(HolderWatch, "_is_projector", is_projector)
+
+
+# --- found by the simulator alone: the real statements, on a real database ------------------------------------
+
+_SIMULATED = simulated.test_no_fault_changes_a_row
+
+
+@mutant("repertory/projections/store.py", _SIMULATED, delivery="exactly-once")
+def changes_are_not_compared(patch: Patch) -> None:
+    """The swap compares offsets alone: a projector parks events of a key that an operator has retried."""
+    table, old = schema.progress, sa.bindparam
+    careless = (
+        table.update()
+        .where(
+            table.c.projection == old("name"), table.c.version == old("number"), table.c.topic == old("of_topic"),
+            table.c.partition == old("of_partition"), table.c.next == old("old_next"), table.c.failed.is_(None),
+        )
+        .values(
+            next=old("to_next"), seq=old("to_seq"), failed=old("to_failed"), error=old("to_error"),
+            topic_id=old("to_id"), trying=old("to_trying"), deaths=old("to_deaths"), changes=table.c.changes + 1,
+        )
+    )  # fmt: skip
+    patch.setattr(store, "swap_statement", lambda: careless)
+
+
+@mutant("repertory/projections/database.py", _SIMULATED, delivery="exactly-once")
+def rows_without_progress(patch: Patch) -> None:
+    """The progress is committed before the rows, in a transaction of its own."""
+
+    def make(swap_progress: Any) -> Any:
+        def mutated(transaction: Any, row: ProgressRow, to: ProgressRow) -> bool:
+            done: bool = swap_progress(transaction, row, to)
+            transaction._connection.exec_driver_sql("COMMIT")
+            transaction._connection.exec_driver_sql("BEGIN IMMEDIATE")
+            return done
+
+        return mutated
+
+    swap(patch, store.SqlTransaction, "swap", make)
+
+
+@mutant("repertory/projections/feed.py", _SIMULATED, delivery="at-least-once")
+def owners_are_not_seen(patch: Patch) -> None:
+    """At least once, a batch is read without a look at the owners that began behind it."""
+    patch.setattr(EpochStarts, "see", lambda starts, record: setattr(starts, "next_offset", record.offset + 1))
+
+
+@mutant("repertory/projections/feed.py", _SIMULATED, delivery="at-least-once")
+def behind_the_shard_record(patch: Patch) -> None:
+    """At least once, records behind the latest shard record are projected, and some of them are superseded later."""
+    swap(patch, feed, "decode_shard", lambda decode: lambda data: msgspec.structs.replace(decode(data), seq=1 << 60))
+
+
+@mutant("repertory/projections/partition.py", _SIMULATED, delivery="exactly-once")
+def halves_are_forgotten(patch: Patch) -> None:
+    """What fails in a batch is left out with all that comes behind it in the batch."""
+
+    def make(blame: Any) -> Any:
+        def mutated(projection: Any, row: ProgressRow, batch: Any, error: Exception, now_s: float) -> Any:
+            last = batch[-1]
+            to = msgspec.structs.replace(row, next=last.offset + 1, seq=last.seq + 1, changes=row.changes + 1)
+            return projection._change(row, to, now_s) if len(batch) > 1 else blame(projection, row, batch, error, now_s)
+
+        return mutated
+
+    swap(patch, PartitionProjection, "_blame", make)
