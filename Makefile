@@ -93,6 +93,7 @@ chaos: $(READY) ## Break a real Kafka and real workers by a seed (MINUTES=2, SEE
 	$(PY) -m tests.campaigns.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),1) --shop
 	REPERTORY_KILL_ROUNDS=$(or $(ROUNDS),20) $(PY) -m pytest tests/bridge/test_kill_matrix.py tests/bridge/test_kill_matrix_asks.py tests/bridge/test_kill_matrix_timers.py tests/bridge/test_kill_matrix_effects.py
 	REPERTORY_KILL_ROUNDS=$(or $(ROUNDS),20) $(PY) -m pytest tests/bridge/test_kill_matrix_sagas.py
+	REPERTORY_PROJECTION_SEEDS=$(or $(SEEDS),2000) $(PY) -m pytest -o timeout=900 -n 2 tests/repertory/simulation/test_projections.py
 	REPERTORY_SAGA_SEEDS=$(or $(SEEDS),2000) $(PY) -m pytest -o timeout=900 -n auto tests/repertory/simulation/test_sagas.py
 	KILLED_DELIVERY=at-least-once PAYING_DELIVERY=at-least-once RINGING_DELIVERY=at-least-once ERRANDS_DELIVERY=at-least-once REPERTORY_KILL_ROUNDS=2 $(PY) -m pytest tests/bridge/test_kill_matrix.py tests/bridge/test_kill_matrix_asks.py tests/bridge/test_kill_matrix_timers.py tests/bridge/test_kill_matrix_effects.py
 	REPERTORY_TIMERS=100000 $(PY) -m pytest -o timeout=900 tests/bridge/test_many_timers.py

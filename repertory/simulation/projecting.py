@@ -53,7 +53,7 @@ class Projecting:
 
     def rows(self, projection: type[Projectable], _attribute: str, /) -> list[dict[str, Any]]:
         """Return the rows of a table. Raises LookupError."""
-        raise LookupError(f"the run does not project {projection.__name__}")
+        raise LookupError(f"this run projects nothing, and so not {projection.__name__}: are projections left out?")
 
     def digest(self) -> bytes:
         """Return what the projectors did, for the trace."""

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy.dialects import postgresql
 
 from repertory import ActorSystem
@@ -18,6 +20,7 @@ from repertory.projections import At, Db, Park, Projection, Retry, project, tabl
 from repertory.simulation import FAULTS, PROJECTION_FAULTS, Outcome, Scenario, SimulationFailed, simulate
 from repertory.simulation.projected.faults import KILLED_AT
 from repertory.simulation.projected.rules import ROWS
+from repertory.simulation.stateful import state_machine
 from repertory.simulation.unexplained import STOPPED
 from tests.apps import ledgers
 from tests.apps.ledgers import Ledger, OldLedger, Paid, Purse, Till
@@ -25,6 +28,8 @@ from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.simulation
 
+#: So many seeds of each delivery; ``make chaos`` takes more.
+SEEDS = int(os.environ.get("REPERTORY_PROJECTION_SEEDS", "75"))
 #: What each of the tests with all faults must reach.
 REACHED = (
     *(f"projector killed at {at}" for at in KILLED_AT),
@@ -46,7 +51,7 @@ def test_no_fault_changes_a_row(delivery: str) -> None:
     """Under all faults of the log, the projectors and their database; and entities and tables say the same."""
     system = ledgers.ledgers(Ledger, OldLedger, delivery=delivery)
     totals = simulate(
-        system, commands=ledgers.commands, invariant=ledgers.invariant, seeds=range(75), minimise=False,
+        system, commands=ledgers.commands, invariant=ledgers.invariant, seeds=range(SEEDS), minimise=False,
     )  # fmt: skip
     assert totals.faults.keys() == {*FAULTS, *PROJECTION_FAULTS}
     assert not [each for each in REACHED if not totals.probes[each]]
@@ -194,7 +199,12 @@ def test_tables_that_sqlite_cannot_make_are_refused_and_can_be_left_out() -> Non
     system = ledgers.ledgers(OnlyThere)
     with pytest.raises(ValueError, match=r"OnlyThere cannot be simulated.*projections=False"):
         simulate(system, commands=ledgers.commands, seeds=range(1))
-    totals = simulate(system, commands=ledgers.commands, seeds=range(3), projections=False)
+
+    def asks(outcome: Outcome) -> None:
+        with pytest.raises(LookupError, match="projects nothing, and so not OnlyThere: are projections left out"):
+            outcome.rows(OnlyThere)
+
+    totals = simulate(system, commands=ledgers.commands, seeds=range(3), invariant=asks, projections=False)
     assert not totals.faults.keys() & PROJECTION_FAULTS.keys()
 
 
@@ -218,3 +228,9 @@ def test_without_the_extra_all_else_is_simulated() -> None:
         "simulate(s.system, commands=s.commands, allowed_errors=s.allowed_errors, seeds=range(2))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def test_the_state_machine_has_projections_too() -> None:
+    """Hypothesis draws the faults of projectors as all others."""
+    machine = state_machine(ledgers.system, commands=ledgers.commands, invariant=ledgers.invariant)
+    run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=20, deadline=None))
