@@ -236,6 +236,24 @@ class PartitionProjection:
         assert row is not None
         return self._change(row, msgspec.structs.replace(row, topic_id=topic_id, changes=row.changes + 1), now_s)
 
+    def leave(self, now_s: float) -> bool:
+        """Give the partition back alive: what it was about to try is no sign of a death to whoever comes next.
+
+        Returns False if the database does not answer.
+        """
+        found = self._found
+        if self._noted < 0 or found is None:
+            return True
+        if not self.load(now_s) or self.row is None:
+            return self.is_dropped
+        if self.row.failed < 0 and self.row.trying == self._noted:
+            was = found if found.trying >= self.row.next else ProgressRow(0, 0)
+            to = msgspec.structs.replace(
+                self.row, trying=was.trying, deaths=was.deaths, changes=self.row.changes + 1
+            )  # What it has found is true all the same.
+            return self._change(self.row, to, now_s)
+        return True
+
     def _change(
         self, row: ProgressRow, to: ProgressRow, now_s: float, parks: PlacedEvent | None = None, why: str = ""
     ) -> bool:

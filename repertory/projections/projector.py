@@ -60,7 +60,7 @@ class Projector:
         #: How many events of each partition the next transaction takes.
         self._limits: dict[ProjectedPlace, int] = {}
         self._is_prepared = self.is_dropped = False
-        self._due_s = self._ids_due_s = self._again_s = 0.0
+        self._due_s = self._ids_due_s = self._again_s = self._deaf_until_s = 0.0
         self._ids: dict[str, str] = {}
         #: What was said last of each partition, and of the whole.
         self._said: dict[str, str] = {}
@@ -75,7 +75,8 @@ class Projector:
 
     def disown(self, place: ProjectedPlace) -> None:
         """Stop to work on a partition: another projector has it."""
-        self.partitions.pop(place, None)
+        if (each := self.partitions.pop(place, None)) is not None:
+            self._leave(each)
         if (feed := self.feeds.get(place.topic)) is not None:
             feed.partitions.pop(place.partition, None)
 
@@ -204,8 +205,17 @@ class Projector:
         """Return what was said last of something, "" if that has passed."""
         return self._said.get(where, "")
 
+    def _leave(self, each: PartitionProjection) -> None:
+        """Give a partition back; a database that does not answer is asked once for all of them."""
+        now_s = self.now_s()
+        if now_s >= self._deaf_until_s:
+            with suppress(SQLAlchemyError):
+                self._deaf_until_s = 0.0 if each.leave(now_s) else self.now_s() + _ROUND_S
+
     def close(self) -> None:
         """Release the database and the log."""
+        for each in self.partitions.values():
+            self._leave(each)
         with suppress(WorldError):
             self.database.close()
         self._reader.close()

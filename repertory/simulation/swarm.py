@@ -58,6 +58,7 @@ PROJECTION_FAULTS: Mapping[str, str] = MappingProxyType(
     {
         "projector-killed": "F1: SIGKILL of a projector at a step of its transaction or reading, or after its commit",
         "projector-stopped": "F3 F4: a projector is stopped between two transactions, then continues with what it knew",
+        "projector-moved": "F24: a projector gives its partitions back and takes them again, as its group may have it",
         "projector-meanwhile": "another projector, or a worker, works between two steps of a projector",
         "database-away": "the database of projections fails at a step, or is out of reach for a while",
         "database-slow": "the database ends a transaction that sends nothing for too long",

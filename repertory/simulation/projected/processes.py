@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing, suppress
 
 import msgspec
@@ -135,9 +136,12 @@ class SimulatedProjector:
         """Work once; return whether anything happened. A process that is killed is followed by another."""
         if self._kit.clock.monotonic_s() < self.asleep_until_s:
             return False
+        return self._working(self.projector.step)
+
+    def _working(self, act: Callable[[], bool]) -> bool:
         self._kit.working.append(self)
         try:
-            return self.projector.step()
+            return act()
         except ProjectorKilled:
             self._of.deaths += 1
             self.close()
@@ -145,6 +149,18 @@ class SimulatedProjector:
             return True
         finally:
             self._kit.working.pop()
+
+    def move(self) -> None:
+        """Give all partitions back and take them again; a process may be killed while it does."""
+        if self._kit.clock.monotonic_s() < self.asleep_until_s:
+            return
+        self._working(self._moves)
+
+    def _moves(self) -> bool:
+        for place in self._of.places.values():
+            self.projector.disown(place)
+            self.projector.own(place)
+        return True
 
     def why(self, place: ProjectedPlace) -> str:
         """Say what keeps it from a partition."""

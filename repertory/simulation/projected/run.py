@@ -80,10 +80,13 @@ class SimulatedProjections(Projecting):
     def inject(self, kind: str, /) -> str | None:
         """See ``Projecting``."""
         choices = self._cluster.choices
-        if kind != "projector-stopped":
+        if kind not in ("projector-stopped", "projector-moved"):
             return self._kit.faults.arm(kind)
-        seconds = _ASLEEP_S[choices.below(len(_ASLEEP_S), "long")]
         number = choices.below(len(self._processes), "projector")
+        if kind == "projector-moved":
+            self._processes[number].move()
+            return f"number {number + 1}"
+        seconds = _ASLEEP_S[choices.below(len(_ASLEEP_S), "long")]
         self._processes[number].asleep_until_s = self._cluster.clock.monotonic_s() + seconds
         return f"number {number + 1} for {seconds} s"
 

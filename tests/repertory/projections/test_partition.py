@@ -202,6 +202,31 @@ def test_a_note_costs_one_transaction_after_a_start() -> None:
     assert (len(stage.seqs), begun["begin"]) == (40, 10 + 1)
 
 
+def test_who_gives_a_partition_back_alive_is_no_death() -> None:
+    """A database that refuses the rows of one event, and rebalances meanwhile: the event is not blamed for them.
+
+    What earlier processes have died of is not forgotten by one that leaves.
+    """
+    stage = Stage(events(["k"], [0]), {}, Retry(0), iter(()), 1)
+    stage.sql.fate = lambda at: "world" if at == "apply" else ""
+    for _ in range(6):
+        stage.step(0)
+        stage.projectors[0].leave(stage.now_s)
+        stage.projectors[0] = PartitionProjection(stage.sql, Retry(0))
+    assert stage.sql.row is not None
+    assert (stage.sql.row.failed, stage.sql.row.trying, stage.sql.row.deaths) == (-1, -1, 0)
+    stage.sql.fate, stage.sql.deadly = lambda _: "", frozenset({0})
+    for _ in range(2):
+        stage.step(0)
+    stage.sql.fate = lambda at: "world" if at == "apply" else ""
+    stage.step(0)
+    stage.projectors[0].leave(stage.now_s)
+    assert (stage.sql.row.trying, stage.sql.row.deaths) == (0, 1)
+    stage.projectors[0], stage.sql.fate = PartitionProjection(stage.sql, Retry(0)), lambda _: ""
+    stage.settle()
+    assert (stage.sql.row.failed, stage.sql.deaths[0]) == (0, 3)
+
+
 def test_an_event_that_was_retried_has_all_its_tries_again() -> None:
     """An operator has mended the handler, or so he thinks."""
     stage = Stage(events(["k"] * 3, [0]), {}, Retry(0), iter(()), 3)
