@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import msgspec
 from msgspec import inspect
+
+_less = attrgetter("__lt__")
 
 _SCALARS = (
     inspect.BoolType | inspect.BytesType | inspect.DateTimeType | inspect.DateType | inspect.DecimalType
@@ -43,6 +47,8 @@ def _flaw(node: inspect.Type, seen: frozenset[type]) -> str | None:
             return next(filter(None, (_flaw(part, seen) for part in parts)), None)
         case inspect.Metadata(type=inner):
             return _flaw(inner, seen)
+    if isinstance(node, inspect.SetType | inspect.FrozenSetType) and (what := _unordered(node.item_type)):
+        return f"is a set of {what}, which have no order, and equal sets must give equal bytes; use a tuple"
     if isinstance(node, _SEQUENCES):
         return _flaw(node.item_type, seen)
     if isinstance(node, _RECORDS) and node.cls not in seen:
@@ -64,6 +70,25 @@ def _flaw_of_keys(node: inspect.Type) -> str | None:
             return _flaw_of_keys(inner)
     kind = node.cls.__name__ if isinstance(node, inspect.EnumType) else type(node).__name__.removesuffix("Type").lower()
     return f"is a map with keys of type {kind}, and only str can be a key; use dict[str, …] or a list of pairs"
+
+
+def _unordered(node: inspect.Type) -> str | None:
+    """Return what the values of this type are called if they cannot be sorted: a set of two could not be written."""
+    match node:
+        case inspect.Metadata(type=inner):
+            return _unordered(inner)
+        case inspect.StructType(cls=cls) if not cls.__struct_config__.order:
+            return f"{cls.__name__} (without order=True)"
+        case inspect.DataclassType(cls=cls) | inspect.EnumType(cls=cls) if _less(cls) is _less(object):
+            return f"{cls.__name__} (without __lt__)"
+        case inspect.UnionType(types=parts):
+            numbers = inspect.IntType | inspect.FloatType | inspect.BoolType | inspect.DecimalType
+            if len({type(part) for part in parts}) > 1 and not all(isinstance(part, numbers) for part in parts):
+                return "values of several types"
+            return next(filter(None, map(_unordered, parts)), None)
+        case inspect.TupleType(item_types=parts):
+            return next(filter(None, map(_unordered, parts)), None)
+    return None
 
 
 def is_mutable(message: type[msgspec.Struct]) -> bool:

@@ -6,6 +6,7 @@ transaction of that turn. Pure.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Generator
 from functools import cache
 from hashlib import blake2b
@@ -137,16 +138,44 @@ def _plain(value: Any) -> Any:
         given: dict[str, Any] = {}
         for each in fields:
             found, usual = getattr(value, each.name), each.default if each.make is None else each.make()
-            if (
-                type(found) is not type(usual) or found != usual
-            ):  # What only equals a default, as True does 1, is not it.
+            if type(found) is not type(usual) or found != usual:  # See `_is_same`, which would take longer.
                 given[each.written] = _plain(found)
         return [name, given]
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [_plain(each) for each in _without_defaults(value)]
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted((_plain(each) for each in value), key=encode)
+    if dataclasses.is_dataclass(value):
+        return _plain_dataclass(value)
     return value
+
+
+def _plain_dataclass(value: Any) -> dict[str, Any]:
+    given = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    return {field.name: _plain(found) for field, found in given if not _is_same(found, _usual(field))}
+
+
+def _usual(field: dataclasses.Field[Any]) -> object:
+    """Return the default of a dataclass's field, or dataclasses.MISSING."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _is_same(value: object, usual: object) -> bool:
+    """Return whether a value is a default: what only equals it, as True does 1, is not."""
+    return type(value) is type(usual) and value == usual
+
+
+def _without_defaults(value: Any) -> Any:
+    """Return a list or tuple; a named tuple without what is left to defaults at its end."""
+    usual = getattr(value, "_field_defaults", None)
+    if not usual:
+        return value
+    count = len(value)
+    while count and (name := value._fields[count - 1]) in usual and _is_same(value[count - 1], usual[name]):
+        count -= 1
+    return value[:count]
 
 
 class _Field(NamedTuple):

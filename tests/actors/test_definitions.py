@@ -689,6 +689,12 @@ class Shade(enum.Enum):
     DARK = "dark"
 
 
+class Plain(enum.Enum):
+    """Is not text, nor a number."""
+
+    ONE = "one"
+
+
 class Page(msgspec.Struct, frozen=True):
     """Has a field that cannot be written."""
 
@@ -741,6 +747,24 @@ def mixed_enum_in_a_state() -> None:
         def deposit(self, cmd: Deposit) -> Self: ...
 
 
+def set_of_structs() -> None:
+    class Bad(Command):
+        pages: frozenset[Page]
+
+
+def set_of_enums() -> None:
+    class Bad(Event):
+        shades: set[Plain]
+
+
+def set_of_anything() -> None:
+    class Bad(Entity):
+        names: frozenset[tuple[str | None, int]] = frozenset()
+
+        @command
+        def deposit(self, cmd: Deposit) -> Self: ...
+
+
 def foreign_field() -> None:
     class Bad(Command):
         what: list[Strange]
@@ -774,6 +798,9 @@ CLASS_MISTAKES: list[tuple[Callable[[], None], str]] = [
     (mixed_enum, "Bad.kind has a type that cannot be written: Enums must contain either all str or all int values"),
     (mixed_enum_as_key, "Bad.kinds has a type that cannot be written: Enums must contain either all str or all int"),
     (mixed_enum_in_a_state, "Bad.kind has a type that cannot be written: Enums must contain either all str or"),
+    (set_of_structs, "Bad.pages is a set of Page (without order=True), which have no order, and equal sets must give"),
+    (set_of_enums, "Bad.shades is a set of Plain (without __lt__), which have no order"),
+    (set_of_anything, "Bad.names is a set of values of several types, which have no order"),
     (foreign_field, "Bad.what is of type Strange, which cannot be written; use a frozen msgspec.Struct"),
 ]
 

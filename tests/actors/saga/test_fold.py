@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -84,13 +85,13 @@ def test_steps_are_completed_in_the_order_of_their_answers() -> None:
     assert (progress.phase, progress.order, progress.life) == (SagaPhase.RUNNING, 2, 3)
 
 
-class Line(msgspec.Struct):
+class Line(msgspec.Struct, frozen=True, order=True):
     """Part of a message, as it was."""
 
     item: str
 
 
-class NewLine(msgspec.Struct):
+class NewLine(msgspec.Struct, frozen=True, order=True):
     """The same with a field more."""
 
     item: str
@@ -122,6 +123,69 @@ def test_an_added_field_with_a_default_changes_no_digest() -> None:
     assert digest_of(new) == digest_of(old)
     assert digest_of(NewBuy(lines=(NewLine("x", 2),), by={"eve": NewLine("y")})) != digest_of(old)
     assert digest_of(NewBuy(lines=new.lines, by=new.by, tags=["a"])) != digest_of(old)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A dataclass, as it was."""
+
+    row: int
+
+
+@dataclass(frozen=True)
+class NewPlace:
+    """The same with fields more."""
+
+    row: int
+    seat: str = ""
+    near: tuple[int, ...] = field(default_factory=tuple)
+
+
+class Size(NamedTuple):
+    """A named tuple, as it was."""
+
+    width: int
+
+
+class NewSize(NamedTuple):
+    """The same with a field more."""
+
+    width: int
+    height: int = 0
+
+
+class Sit(Command):
+    """A message of other kinds of records, as it was."""
+
+    at: Place
+    size: Size
+    lines: frozenset[Line]
+    names: frozenset[str]
+
+
+class NewSit(Command, name="Sit", version=2):
+    """The same with fields more within."""
+
+    at: NewPlace
+    size: NewSize
+    lines: frozenset[NewLine]
+    names: frozenset[str]
+
+
+def test_other_records_within_may_have_more_fields_too() -> None:
+    """Dataclasses, named tuples, and structs in sets, whose order differs from process to process."""
+    names = frozenset({"a", "b", "c"})
+    old = Sit(at=Place(1), size=Size(2), lines=frozenset({Line("x"), Line("y")}), names=names)
+    lines = frozenset({NewLine("y"), NewLine("x")})
+    new = NewSit(at=NewPlace(1), size=NewSize(2), lines=lines, names=names)
+    assert digest_of(new) == digest_of(old)
+    for other in (
+        msgspec.structs.replace(new, at=NewPlace(1, "b")),
+        msgspec.structs.replace(new, size=NewSize(2, 1)),
+        msgspec.structs.replace(new, lines=frozenset({NewLine("x"), NewLine("y", 2)})),
+        msgspec.structs.replace(new, names=names - {"a"}),
+    ):
+        assert digest_of(other) != digest_of(old)
 
 
 class Flags(Command):
