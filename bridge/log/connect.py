@@ -40,9 +40,11 @@ def connect(
             from repertory.bridge.log.kafka.backend import KafkaBackend  # noqa: PLC0415
 
             return KafkaBackend(url, settings, kafka_config)
+    shown = re.sub(r"//.*@", "//…@", url)  # It may hold a password.
+    then = "; user and password stand in the file of the Kafka settings" if shown != url else ""
     raise InvalidSetting(
-        f"{url!r} names no log: write memory:, sqlite:PATH (as in sqlite:bank.db or sqlite:/var/lib/bank.db) "
-        "or kafka://host:port[,host:port…]"
+        f"{shown!r} names no log: write memory:, sqlite:PATH (as in sqlite:bank.db or sqlite:/var/lib/bank.db) "
+        f"or kafka://host:port[,host:port…]{then}"
     )
 
 

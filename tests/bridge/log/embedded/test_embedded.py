@@ -497,7 +497,6 @@ def test_looking_makes_no_file(path: Path) -> None:
         "kafka://a:65536",
         "kafka://a:1,",
         "kafka://a:1/topic",
-        "kafka://u:p@a:1",
         "bank.db",
     ],
 )
@@ -507,6 +506,12 @@ def test_a_malformed_url_is_refused(url: str) -> None:
         connect(url)
     for part in (repr(url), "memory:", "sqlite:PATH", "kafka://host:port"):
         assert part in str(error.value)
+
+
+def test_a_refused_url_shows_no_password() -> None:
+    """The sentence says where it belongs."""
+    with pytest.raises(InvalidSetting, match=r"'kafka://…@host:9092' names no log: .*; user and password stand in"):
+        connect("kafka://ann:secret@host:9092")
 
 
 # --- models ---------------------------------------------------------------------------------------------------
