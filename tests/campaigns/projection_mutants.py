@@ -222,12 +222,20 @@ def a_pid_is_enough(patch: Patch) -> None:
     patch.setattr(HolderWatch, "_is_projector", is_projector)
 
 
+@mutant("repertory/projections/partition.py", partitions.test_who_gives_a_partition_back_alive_is_no_death)
+def leaving_is_dying(patch: Patch) -> None:
+    """A projector that ends by itself, or whose partitions go to another one, leaves its note, as one that has died."""
+    patch.setattr(PartitionProjection, "leave", lambda *_: True)
+
+
 # --- found by the simulator alone: the real statements, on a real database ------------------------------------
 
 _SIMULATED = simulated.test_no_fault_changes_a_row
 
 
-@mutant("repertory/projections/store.py", _SIMULATED, delivery="exactly-once")
+@mutant(
+    "repertory/projections/store.py", simulated.test_what_is_parked_and_retried_is_applied_once_and_in_order,
+)  # fmt: skip
 def changes_are_not_compared(patch: Patch) -> None:
     """The swap compares offsets alone: a projector parks events of a key that an operator has retried."""
     table, old = schema.progress, sa.bindparam

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -18,6 +18,10 @@ from repertory.supervision.traceback_text import message_of
 #: Is called at each step of a process with its database and its log, by the step's name, and may raise.
 Reached = Callable[[str], None]
 
+#: Where several connections of a process can share a database in memory.
+_SHARES_MEMORY = (3, 36)
+#: The remedy where projections cannot be simulated.
+LEFT_OUT = "leave projections out: projections=False for simulate, or --no-projections"
 _numbers = itertools.count()
 
 
@@ -27,6 +31,12 @@ class _Engine:
     def __init__(self) -> None:
         self._name = ""
         self._engine = sa.create_engine("sqlite://", creator=self._open, poolclass=sa.NullPool)
+        self._dbapi = cast("Any", self._engine.dialect.dbapi)
+        if self._dbapi.sqlite_version_info < _SHARES_MEMORY:
+            raise ValueError(
+                "projections are simulated with SQLite 3.36 or newer, and this Python has "
+                f"{self._dbapi.sqlite_version}; {LEFT_OUT}"
+            )
 
     def connect(self, name: str) -> sa.Connection:
         """Open the database of a name, which ends with its last connection."""
@@ -34,9 +44,8 @@ class _Engine:
         return self._engine.connect()
 
     def _open(self) -> Any:
-        dbapi: Any = self._engine.dialect.dbapi
         # Without a timeout: who waits for a lock in one thread waits for ever.
-        return dbapi.connect(f"file:/{self._name}?vfs=memdb", uri=True, timeout=0.0, isolation_level=None)
+        return self._dbapi.connect(f"file:/{self._name}?vfs=memdb", uri=True, timeout=0.0, isolation_level=None)
 
 
 @cache
@@ -79,8 +88,8 @@ def check_tables(kind: type[Projection]) -> None:
             kind.metadata.create_all(connection, checkfirst=False)
         except sa.exc.SQLAlchemyError as error:
             raise ValueError(
-                f"{kind.__name__} cannot be simulated, as SQLite cannot make its tables: {message_of(error)}; leave "
-                "projections out: projections=False for simulate, or --no-projections"
+                f"{kind.__name__} cannot be simulated, as SQLite cannot make its tables: {message_of(error)}; "
+                f"{LEFT_OUT}"
             ) from error
     _checked.add(kind)
 

@@ -57,6 +57,17 @@ def test_no_fault_changes_a_row(delivery: str) -> None:
     assert not [each for each in REACHED if not totals.probes[each]]
 
 
+def test_what_is_parked_and_retried_is_applied_once_and_in_order() -> None:
+    """While projectors race that know more or less of it: with no other faults, which would hide it."""
+    kinds = ("event-fails", "event-kills", "projector-meanwhile", "projector-stopped", "operate")
+    system = ledgers.ledgers(Ledger, OldLedger, on_error=Park(times=0))
+    totals = simulate(
+        system, commands=ledgers.commands, invariant=ledgers.invariant, faults=kinds, seeds=range(40), minimise=False,
+    )  # fmt: skip
+    assert totals.probes["projector parked a key"]
+    assert totals.probes["operator retried what was projected"]
+
+
 def test_another_process_does_the_same(tmp_path: Path) -> None:
     """The trace, which has what the projectors did, depends neither on the hash seed nor on the process."""
     path = os.pathsep.join([str(ROOT), *sys.path])
