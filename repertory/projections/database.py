@@ -146,7 +146,7 @@ class Database:
     def reading(self) -> Iterator[sa.Connection]:
         """Read, at one moment of the database. Raises WorldError."""
         if self.is_sqlite and not Path(self.path).exists():
-            raise WorldError(f"{self.shown} does not exist: no projector has run")
+            raise WorldError(f"{self.path} does not exist: no projector has run, or in another folder")
         with self._mapped(), self._engine(writes=False).begin() as connection:
             yield connection
 

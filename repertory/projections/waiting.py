@@ -46,7 +46,11 @@ class SqlWaiting:
             _, row = self._row(position)
         except ProjectionTrouble as trouble:
             return str(trouble)
-        return "has not begun" if row is None else f"is at {position.entity}/{position.partition}/{row.seq}"
+        return (
+            "has no tables: it has not begun, or was dropped"
+            if row is None
+            else f"is at {position.entity}/{position.partition}/{row.seq}"
+        )
 
     def _row(self, position: Position) -> tuple[ProjectedPlace, ProgressRow | None]:
         place = self._places.get((position.entity, position.partition))

@@ -315,7 +315,7 @@ def test_a_database_that_is_away_is_waited_for(name: str, tmp_path: Path) -> Non
         totals = add_all(running, 20)
         waits_for(running, "unable to open database file")
         (status,) = [each.status(running._backend, {}) for each in running.system.projections]
-        assert "does not exist" in status.trouble
+        assert f"{folder / 'projections.db'} does not exist: no projector has run, or in another" in status.trouble
         folder.mkdir()
         running.settle()
         assert totals_of(url) == totals
