@@ -56,7 +56,7 @@ def advise(handler: Handler) -> None:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
         return
-    names = _Names(function, tree)
+    names = _Names(function, handler.owner, tree)
     for node in ast.walk(tree):
         if (flaw := _flaw(node, names)) is not None:
             line = function.__code__.co_firstlineno + getattr(node, "lineno", 1) - 1
@@ -66,8 +66,8 @@ def advise(handler: Handler) -> None:
 class _Names:
     """What the names in the code of a saga mean, as far as that is known when its class is defined."""
 
-    def __init__(self, function: Any, tree: ast.AST) -> None:
-        self._globals = function.__globals__
+    def __init__(self, function: Any, owner: type, tree: ast.AST) -> None:
+        self._globals, self._owner = function.__globals__, owner
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         self._outer = dict(_contents(cells))
         self._imported: dict[str, str] = {}
@@ -82,6 +82,17 @@ class _Names:
                     self._imported |= {each.asname or each.name: f"{module}.{each.name}" for each in aliases}
                 case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
                     self._local.add(name)
+
+    def is_awaited(self, called: ast.expr) -> bool:
+        """Return whether what is called is an async function, by its name or as a method of the saga."""
+        match called:
+            case ast.Name(id=name) if name not in self._local:
+                found = self._outer.get(name, self._globals.get(name))
+            case ast.Attribute(value=ast.Name(id="self"), attr=name):
+                found = getattr(self._owner, name, None)
+            case _:
+                return False
+        return inspect.iscoroutinefunction(found)
 
     def path(self, name: str) -> list[str]:
         """Return the parts of what a name refers to: its module, then its name there; [] for a local variable."""
@@ -116,6 +127,8 @@ def _flaw(node: ast.AST, names: _Names) -> str | None:
             return "has an async for, which awaits what is no step; use for, and await each step"
         case ast.Try(body, handlers) if _suspends(body) and any(map(_catches_all, handlers)):
             return "catches everything, its own suspension too; catch Exception, or what you expect"
+        case ast.Expr(value=ast.Call(func=called)) if names.is_awaited(called):
+            return f"calls {ast.unparse(called)} without await, so nothing of it happens; await it"
         case ast.Call(func=function, args=args):
             return _call(function, names, has_arguments=bool(args))
     return None

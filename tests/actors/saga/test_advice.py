@@ -199,8 +199,27 @@ async def calls_id(self: Any, cmd: Begin, ctx: SagaContext) -> Ended | Cancelled
     return Ended(text=str(id(cmd)))
 
 
+async def nap(ctx: SagaContext) -> None:
+    """Sleep a little, for the code of a saga."""
+    await ctx.sleep(1)
+
+
+async def forgets_await(self: Any, cmd: Begin, ctx: SagaContext) -> Ended | Cancelled:
+    """Call an async function, and do not await what it returns."""
+    nap(ctx)  # noqa: RUF100  what is tested
+    return Ended()
+
+
+async def forgets_await_of_a_method(self: Any, cmd: Begin, ctx: SagaContext) -> Ended | Cancelled:
+    """The same of a method of the saga."""
+    if cmd.number:
+        self.nap(ctx)
+    return Ended()
+
+
 async def harmless(self: Any, cmd: Begin, ctx: SagaContext) -> Ended | Cancelled:
     """Use what is the same in each run."""
+    await nap(ctx)
     random, time, open = ctx.random, ctx.timestamp, print
     random.random()
     time.isoformat()
@@ -240,6 +259,16 @@ def define(code: Callable[..., Any]) -> type[Saga]:
     return type(Saga)("Made", (Saga,), {"__module__": __name__, "begin": run(code)})
 
 
+def test_a_method_that_is_not_awaited_is_refused() -> None:
+    """As a function: nothing of it would happen, and nobody would say so."""
+
+    async def method(_self: Any, ctx: SagaContext) -> None:
+        await ctx.sleep(1)
+
+    with pytest.raises(DefinitionError, match=r"calls self\.nap without await"):
+        type(Saga)("Made", (Saga,), {"__module__": __name__, "nap": method, "begin": run(forgets_await_of_a_method)})
+
+
 CLOCK = r"which differs from run to run; use ctx\.timestamp"
 RANDOMNESS = r"which differs from run to run; use ctx\.random"
 
@@ -256,6 +285,7 @@ RANDOMNESS = r"which differs from run to run; use ctx\.random"
         (uses_async_with, "has an async with, which awaits what is no step; a saga holds no resources"),
         (uses_async_for, "has an async for, which awaits what is no step; use for, and await each step"),
         (uses_bare_except, "catches everything, its own suspension too; catch Exception, or what you expect"),
+        (forgets_await, r"calls nap without await, so nothing of it happens; await it"),
         (uses_base_exception, "catches everything, its own suspension too; catch Exception, or what you expect"),
         (calls_time, f"calls time.time, {CLOCK}"),
         (calls_imported_time, f"calls seconds, {CLOCK}"),
