@@ -54,7 +54,7 @@ def _shared(loggers: list[logging.Logger]) -> dict[str, Any]:
     return {
         "loggers": [(each.level, each.disabled, each.propagate) for each in loggers],
         "directory": Path.cwd(),
-        "signals": [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)],
+        "signals": [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)],
         "tracebacks": getattr(sys, "tracebacklimit", None),
     }
 

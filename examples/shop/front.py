@@ -45,6 +45,9 @@ def front(gateway: Gateway, tables: sa.Engine) -> Starlette:
             row = sql.execute(order, request.path_params).mappings().first()
         return JSONResponse({"title": "no such order"}, 404) if row is None else JSONResponse(dict(row))
 
+    def have_no_tables(_request: Request, _error: Exception) -> JSONResponse:
+        return JSONResponse({"title": "the tables cannot be read; do projectors run?"}, 503)
+
     @asynccontextmanager
     async def lifespan(application: Starlette) -> AsyncIterator[None]:
         async with gateway.lifespan(application):
@@ -52,4 +55,4 @@ def front(gateway: Gateway, tables: sa.Engine) -> Starlette:
         tables.dispose()
 
     pages = [Route("/items", list_items), Route("/orders/{number}", show_order), Mount("/", gateway.app)]
-    return Starlette(routes=pages, lifespan=lifespan)
+    return Starlette(routes=pages, lifespan=lifespan, exception_handlers={sa.exc.DBAPIError: have_no_tables})

@@ -38,6 +38,7 @@ from repertory import (
 )
 from repertory.actors.control import DropEffect
 from repertory.actors.wire import MessageDecoder, encode
+from repertory.bridge.log.connect import connect
 from repertory.bridge.log.record import Output
 from repertory.gateway import Gateway, ids
 from repertory.gateway.driven import DrivenAsker
@@ -326,20 +327,23 @@ def test_the_pages_are_read_from_tables(till: Till) -> None:
 
 
 def test_the_application_finds_its_tables(till: Till, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``app`` is what an ASGI server runs: the log's name is all that it needs."""
+    """``app`` is what an ASGI server runs: the log's name is all that it needs. Until there are tables, it says so."""
     log = f"sqlite:{tmp_path / 'shop.db'}"
+    monkeypatch.setenv("REPERTORY_LOG", log)
+    with closing(connect(log)) as backend:
+        system.prepare(backend)
+    transport = httpx.ASGITransport(app=app())
+
+    async def get(path: str) -> httpx.Response:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.get(path)
+
+    assert asyncio.run(get("/items")).status_code == 503
     with system.start(log) as running:
         running.client.tell(Stock.restock, "tea", Restock(count=6, price=PRICE))
         running.settle()
-    monkeypatch.setenv("REPERTORY_LOG", log)
-    transport = httpx.ASGITransport(app=app())
-
-    async def talk() -> tuple[Any, Any]:
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            return (await client.get("/items")).json(), (await client.get("/openapi.json")).json()["paths"]
-
-    items, paths = asyncio.run(talk())
-    assert items == [{"item": "tea", "price": PRICE, "shelf": 6}]
+    assert asyncio.run(get("/items")).json() == [{"item": "tea", "price": PRICE, "shelf": 6}]
+    paths = asyncio.run(get("/openapi.json")).json()["paths"]
     assert {"/order/{key}/place", "/order/{key}/parcel-left", "/stock/{key}/look-up"} <= {*paths}
 
 
