@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from repertory.projections.progress import TooSlow, WorldError
+from repertory.projections.sleepers import end_sleepers
 from repertory.supervision.traceback_text import message_of
 
 #: A projector that is stopped within its transaction holds locks. PostgreSQL ends its session after this time, and who
@@ -28,7 +29,8 @@ _DRIVERS = {"sqlite": ("sqlite3", "projections"), "postgresql": ("psycopg", "pro
 #: statement that a pooler lost, a lock that was not got, an operator or a crash. And classes of them: connections, the
 #: end of a transaction (serialization, deadlock), resources (a full disk, too many connections), damage.
 _READ_ONLY = "25006"
-_WORLD = {_READ_ONLY, "26000", "42501", "42P05", "55P03", "57P01", "57P02", "57P03", "57P04", "57P05"}
+_NO_LOCK = "55P03"
+_WORLD = {_READ_ONLY, _NO_LOCK, "26000", "42501", "42P05", "57P01", "57P02", "57P03", "57P04", "57P05"}
 _WORLD_CLASSES = ("08", "28", "40", "53", "58", "XX")
 _IDLE_IN_TRANSACTION = "25P03"
 #: The server ended a statement, or a whole transaction, because it took too long, or somebody cancelled it.
@@ -155,11 +157,18 @@ class Database:
         try:
             yield
         except sa.exc.SQLAlchemyError as error:
-            if getattr(getattr(error, "orig", None), "sqlstate", None) == _READ_ONLY:
+            state = getattr(getattr(error, "orig", None), "sqlstate", None)
+            if state == _READ_ONLY:
                 self.close()  # Its name may lead to another server by now.
+            if state == _NO_LOCK:
+                self._end_sleepers()
             if (world := self.world_error(error)) is not None:
                 raise world from error
             raise
+
+    def _end_sleepers(self) -> None:
+        with contextlib.suppress(sa.exc.SQLAlchemyError), self._engine(writes=False).begin() as connection:
+            end_sleepers(connection, IDLE_IN_TRANSACTION_MS / 1_000)
 
     def world_error(self, error: sa.exc.SQLAlchemyError) -> WorldError | None:
         """Return what a failure means if no event is to blame for it, else None."""

@@ -40,15 +40,15 @@ def delivery(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def backend(url: str, kind: str) -> Backend:
+def backend(url: str) -> Backend:
     """Open the log under test; the harness that uses it closes it."""
-    return connect(url, PATIENT) if kind == "kafka" else connect(url)
+    return connect(url)
 
 
 @pytest.fixture
-def bare_world(backend: Backend, kind: str) -> Iterator[LogHarness]:
+def bare_world(url: str, kind: str) -> Iterator[LogHarness]:
     """Yield a harness without topics."""
-    world = LogHarness(backend, kind)
+    world = LogHarness(connect(url, PATIENT) if kind == "kafka" else connect(url), kind)
     yield world
     world.close()
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from repertory import ActorSystem
-from repertory.projections import At, Db, Projection, Retry, insert, project, table
+from repertory.projections import At, Db, Projection, Retry, insert, project, schema, table
 from repertory.projections.database import Database, checked_url
-from repertory.projections.progress import TooSlow
+from repertory.projections.progress import TooSlow, WorldError
 from tests.apps.projected import Added, Counter, Totals, made
 from tests.repertory.projections.running import act, add_all, as_somebody, rows_of, totals_of, waits_for
 
@@ -27,6 +28,42 @@ def name() -> str:
 def sql_kind() -> str:
     """Return the kind of the database under test."""
     return "postgresql"
+
+
+def next_of(sql_url: str) -> object:
+    """Return the one offset that all progresses have."""
+    ((found,),) = rows_of(sql_url, "SELECT DISTINCT next FROM repertory_progress")
+    return found
+
+
+@pytest.mark.parametrize("holds", ["behind an executemany", "within a statement"])
+def test_who_is_stopped_within_a_transaction_stops_nobody(sql_url: str, holds: str) -> None:
+    """PostgreSQL itself ends no session whose driver has sent a Flush, or half of what makes a statement."""
+    stopped, other = Database(checked_url(sql_url)), Database(checked_url(sql_url))
+    places, numbers = schema.progress, range(20)
+    move = places.update().where(places.c.partition == sa.bindparam("of")).values(next=sa.bindparam("to"))
+    with stopped.transaction() as connection:
+        schema.make(connection)
+        rows = [{"projection": "p", "version": 1, "topic": "t", "topic_id": "", "next": 0, "seq": 0}]
+        connection.execute(places.insert(), [{**row, "partition": number} for row in rows for number in numbers])
+    tries = 0
+    with pytest.raises(WorldError), stopped.transaction() as connection:  # noqa: PT012  it ends within
+        connection.execute(move, [{"of": number, "to": 7} for number in numbers])
+        if holds == "within a statement":
+            driver: Any = connection.connection.driver_connection
+            driver.pgconn.enter_pipeline_mode()
+            driver.pgconn.send_query_params(b"UPDATE repertory_progress SET next = 8", [])
+            driver.pgconn.send_flush_request()
+            driver.pgconn.flush()
+        while next_of(sql_url) == 0:
+            tries += 1
+            assert tries < 60
+            with suppress(WorldError), other.transaction() as second:
+                second.execute(move, [{"of": number, "to": 9} for number in numbers])
+    assert tries > 1
+    assert next_of(sql_url) == 9
+    for each in (stopped, other):
+        each.close()
 
 
 def unstopped(sql_url: str) -> bool:
