@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from repertory.simulation.unexplained import STOPPED
 from tests.apps import ledgers
 from tests.apps.ledgers import Ledger, OldLedger, Paid, Purse, Till
 from tests.support.paths import ROOT
+from tests.support.traces import traces_elsewhere
 
 pytestmark = pytest.mark.simulation
 
@@ -70,18 +70,7 @@ def test_what_is_parked_and_retried_is_applied_once_and_in_order() -> None:
 
 def test_another_process_does_the_same(tmp_path: Path) -> None:
     """The trace, which has what the projectors did, depends neither on the hash seed nor on the process."""
-    path = os.pathsep.join([str(ROOT), *sys.path])
-    code = (
-        "import json; from repertory.simulation import Scenario; from tests.apps import ledgers as l; "
-        "c = Scenario(system=l.system, commands=l.commands); print(json.dumps([c.run(i).trace for i in range(5)]))"
-    )
-    traces = []
-    for hash_seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": hash_seed}
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
-        )
-        traces.append(json.loads(done.stdout))
+    traces = [traces_elsewhere("tests.apps.ledgers", 5, hash_seed, tmp_path) for hash_seed in ("1", "2")]
     assert traces[0] == traces[1]
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import multiprocessing
 import os
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -34,7 +32,7 @@ from repertory.simulation.worker import SimulatedWorker
 from tests.actors.domain import Account, Deposit, Pay, Teller, Trip
 from tests.apps import simulated
 from tests.campaigns.mutants import at_least_once
-from tests.support.paths import ROOT
+from tests.support.traces import traces_elsewhere
 
 pytestmark = pytest.mark.simulation
 
@@ -118,18 +116,7 @@ def test_a_seed_does_the_same_again_and_its_tape_too() -> None:
 
 def test_another_process_does_the_same(tmp_path: Path) -> None:
     """The trace depends neither on the hash seed nor on the process."""
-    path = os.pathsep.join([str(ROOT), *sys.path])
-    code = (
-        "import json; from repertory.simulation import Scenario; from tests.apps import simulated as s; "
-        "c = Scenario(system=s.system, commands=s.commands); print(json.dumps([c.run(i).trace for i in range(6)]))"
-    )
-    traces = []
-    for hash_seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": hash_seed}
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
-        )
-        traces.append(json.loads(done.stdout))
+    traces = [traces_elsewhere("tests.apps.simulated", 6, hash_seed, tmp_path) for hash_seed in ("1", "2")]
     assert traces[0] == traces[1]
 
 
