@@ -289,8 +289,6 @@ def behaviour(entity: type) -> Behaviour:
 
 def resolved(entity: type) -> Behaviour:
     """Return the behaviour of an entity class; DefinitionError also if an annotation cannot be read."""
-    if (found := _behaviours.get(entity)) is not None:
-        return found
     try:
         return behaviour(entity)
     except NameError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 
 def one_line(text: str) -> str:
@@ -15,6 +16,11 @@ def printable_json(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else _json_escaped(c) for c in text)
+
+
+def without_login(url: str) -> str:
+    """Return what looks like a URL without its user and password, to be shown."""
+    return re.sub(r"//.*@", "//…@", url)
 
 
 def _json_escaped(character: str) -> str:

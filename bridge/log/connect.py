@@ -11,6 +11,7 @@ from repertory.bridge.log.embedded.backend import EmbeddedBackend
 from repertory.bridge.log.errors import InvalidSetting
 from repertory.bridge.log.port import Backend
 from repertory.bridge.system.settings import Settings
+from repertory.bridge.text import without_login
 
 _DEFAULTS = Settings()
 _BROKER = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
@@ -40,7 +41,7 @@ def connect(
             from repertory.bridge.log.kafka.backend import KafkaBackend  # noqa: PLC0415
 
             return KafkaBackend(url, settings, kafka_config)
-    shown = re.sub(r"//.*@", "//…@", url)  # It may hold a password.
+    shown = without_login(url)
     then = "; user and password stand in the file of the Kafka settings" if shown != url else ""
     raise InvalidSetting(
         f"{shown!r} names no log: write memory:, sqlite:PATH (as in sqlite:bank.db or sqlite:/var/lib/bank.db) "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -14,9 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from repertory.projections.progress import TooSlow, WorldError
+from repertory.bridge.text import without_login
+from repertory.projections.progress import TooSlow, WorldError, line_of
 from repertory.projections.sleepers import end_sleepers
-from repertory.supervision.traceback_text import message_of
 
 #: A projector that is stopped within its transaction holds locks. PostgreSQL ends its session after this time, and who
 #: waits for such a lock tries again after this one; SQLite's writers wait for this long.
@@ -45,7 +44,7 @@ def checked_url(text: str) -> sa.URL:
     try:
         url = sa.make_url(text)
     except (sa.exc.ArgumentError, ValueError) as error:
-        shown = re.sub(r"//.*@", "//…@", text) if isinstance(text, str) else text  # It may hold a password.
+        shown = without_login(text) if isinstance(text, str) else text
         raise ValueError(
             f"to={shown!r:.200} is no URL of a database: sqlite:///PATH or postgresql+psycopg://…"
         ) from error
@@ -157,7 +156,7 @@ class Database:
         try:
             yield
         except sa.exc.SQLAlchemyError as error:
-            state = getattr(getattr(error, "orig", None), "sqlstate", None)
+            state = _state_of(error)
             if state == _READ_ONLY:
                 self.close()  # Its name may lead to another server by now.
             if state == _NO_LOCK:
@@ -173,15 +172,15 @@ class Database:
     def world_error(self, error: sa.exc.SQLAlchemyError) -> WorldError | None:
         """Return what a failure means if no event is to blame for it, else None."""
         if isinstance(error, sa.exc.TimeoutError):  # of the pool
-            return WorldError(f"{self.shown}: {_line(error)}")
+            return WorldError(f"{self.shown}: {line_of(error)}")
         if not isinstance(error, sa.exc.DBAPIError):
             return None
         original = error.orig
-        text = f"{self.shown}: {_line(error if original is None else original)}"
+        text = f"{self.shown}: {line_of(error if original is None else original)}"
         if self.is_sqlite:
             code = getattr(original, "sqlite_errorcode", None)
             return WorldError(text) if code is not None and code & 0xFF in _SQLITE_WORLD else None
-        state = getattr(original, "sqlstate", None) or ""
+        state = _state_of(error)
         is_lost = error.connection_invalidated or (not state and isinstance(error, sa.exc.OperationalError))
         if state in _TOO_LONG:
             return TooSlow(text)
@@ -200,9 +199,9 @@ class Database:
         self._writer = self._reader = self._file = None
 
 
-def _line(error: BaseException) -> str:
-    """Return what an error says in one line; libpq's have several."""
-    return " ".join(message_of(error).split())
+def _state_of(error: sa.exc.SQLAlchemyError) -> str:
+    """Return the SQLSTATE of a failure, "" without one: SQLite has none, nor has a connection that is lost."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) or ""
 
 
 def _sqlite(url: sa.URL, begin: str) -> sa.Engine:

@@ -105,11 +105,16 @@ class ProgressStore(Protocol):
         """
 
 
+def line_of(error: BaseException) -> str:
+    """Return what an error says in one line; libpq's have several."""
+    return " ".join(message_of(error).split())
+
+
 def sentence_of(error: BaseException) -> str:
     """Return what an error says, in one line: of one of SQLAlchemy's what the database said, and not the SQL."""
     original = getattr(error, "orig", None)
     told = original if isinstance(original, BaseException) else error
-    return f"{type(told).__name__}: {' '.join(message_of(told).split())}"
+    return f"{type(told).__name__}: {line_of(told)}"
 
 
 def events_to_take(row: ProgressRow, events: Sequence[PlacedEvent]) -> Sequence[PlacedEvent]:
