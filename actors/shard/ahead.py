@@ -1,9 +1,9 @@
 """``Ahead``: the urgent commands that a shard handles before commands for which its stash has no room. Pure.
 
-A shard whose stash is full stands still at the first command without room. The request to cancel the saga whose
+A shard whose stash is full stops at the first command without room. The request to cancel the saga whose
 commands fill the stash may be behind that one, so it is taken from there. It overtakes only commands that would be
 stashed if there were room, as it does when it is taken in its turn; so nothing of a key without a stash is overtaken.
-The offsets of what was handled stand in each shard record until its ``next`` is behind them: none is handled twice.
+Each shard record holds the offsets of what was handled, until its ``next`` is beyond them: none is handled twice.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Ahead:
         self.offsets = {*offsets}
 
     def first(self) -> Envelope | None:
-        """Return the first urgent command of the mailbox whose key is in the stash; None if there is none.
+        """Return the first urgent command of the mailbox whose key is in the stash; None if none is.
 
         A revoke waits for its turn if the ask that it takes back does, and so does what concerns a saga that has not
         begun if another start of it does.
