@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from confluent_kafka import Consumer, ConsumerGroupState, IsolationLevel, KafkaError, KafkaException, TopicCollection
@@ -197,9 +198,12 @@ class Admin:
 
     def batch_bytes_max(self, topic: str) -> int:
         """Return the most bytes that a topic takes at once, its ``max.message.bytes``; KafkaException if unknown."""
+        return int(self._setting(topic, "max.message.bytes"))
+
+    def _setting(self, topic: str, name: str) -> str:
         resource = ConfigResource(ResourceType.TOPIC, topic)
         future = self._client.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)[resource]
-        return int(_result(future)["max.message.bytes"].value)
+        return str(_result(future)[name].value)
 
     def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
         """Return the ids of those of the topics that exist; KafkaException if the cluster does not answer."""
@@ -235,7 +239,7 @@ class Admin:
     def ensure(self, specs: Sequence[TopicSpec]) -> list[str]:
         """Create the missing topics and check the others; see ``Backend.ensure``."""
         missing = self._missing(specs, self.topics())
-        self._check_clocks([spec.name for spec in specs if _CLOCK in spec.config and spec not in missing])
+        self._check_clocks(spec for spec in specs if spec not in missing)
         if not missing:
             return []
         created = self._create(missing)
@@ -245,23 +249,22 @@ class Admin:
                 names = ", ".join(spec.name for spec in missing)
                 raise LogUnavailable(f"topics {names} were created, but the brokers do not list them yet")
             time.sleep(RETRY_WAIT_S)
+        # Another created these meanwhile, or the broker that listed the topics did not know them yet.
+        self._check_clocks(spec for spec in missing if spec.name not in created)
         # A new partition's leader may not be ready when it is listed. Wait for it, or the first append would fail.
         with suppress(KafkaException):
             self.ends(TopicPartition(spec.name, p) for spec in missing for p in range(spec.partitions))
         return created
 
-    def _check_clocks(self, topics: Sequence[str]) -> None:
-        """Raise TopicMismatch for a topic that takes the time of a record from its producer."""
-        if not topics:
-            return
-        resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
-        futures = self._client.describe_configs(resources, request_timeout=REQUEST_TIMEOUT_S)
-        for topic, resource in zip(topics, resources, strict=True):
+    def _check_clocks(self, specs: Iterable[TopicSpec]) -> None:
+        """Raise TopicMismatch for a topic that takes the time of a record from its producer and should not."""
+        for topic in [spec.name for spec in specs if _CLOCK in spec.config]:
             try:
-                found = _result(futures[resource])[_CLOCK].value
+                # A broker that does not know a new topic yet will.
+                found = self._retry(partial(self._setting, topic, _CLOCK), UNKNOWN_TOPIC)
             except KafkaException as failure:
                 if error_of(failure).code() in TRANSIENT:
-                    raise self._unavailable(failure, REQUEST_TIMEOUT_S) from None
+                    raise self._unavailable(failure, self._config.settings.connect_timeout_s) from None
                 logger.warning("%s of topic %s is not known: %s", _CLOCK, topic, describe(error_of(failure)))
                 continue
             if found != "LogAppendTime":
@@ -374,14 +377,14 @@ class Admin:
                 self._group_clients[group] = create_client(Consumer, self._config.asker(self._config.lines(), group))
             return self._group_clients[group]
 
-    def _retry(self, ask: Callable[[], T]) -> T:
+    def _retry(self, ask: Callable[[], T], also: Set[int] = frozenset()) -> T:
         deadline_s = time.monotonic() + self._config.settings.connect_timeout_s
         while True:
             try:
                 return ask()
             except KafkaException as failure:
                 code = error_of(failure).code()
-                if code not in TRANSIENT or time.monotonic() > deadline_s:
+                if (code not in TRANSIENT and code not in also) or time.monotonic() > deadline_s:
                     raise
                 if code in STALE_METADATA:
                     # After a broker's restart librdkafka 2.16.1 repeats its requests with the old epoch indefinitely.
