@@ -209,7 +209,7 @@ def main(
     results = report.read() if only and RESULTS.exists() else Results()
     results.measured = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
     size = SHORT if short else msgspec.structs.replace(FULL, rounds=rounds, commands=commands)
-    broker = Broker().start()
+    broker = Broker(jvm=()).start()
     try:
         for part in parts:
             MEASURE[part](broker, results, size)

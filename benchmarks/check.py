@@ -98,7 +98,7 @@ def regressions(kept: Mapping[str, float], now: Mapping[str, float]) -> dict[str
 
 def main() -> None:
     """Measure, compare, and name what became worse."""
-    kept, broker = report.read().check, Broker().start()
+    kept, broker = report.read().check, Broker(jvm=()).start()
     try:
         now = measured(broker) | measured_later() | measured_sagas()
     finally:

@@ -127,7 +127,7 @@ def main(
     count: Annotated[int | None, typer.Option("--commands", min=1, help="By default enough for a few seconds.")] = None,
 ) -> None:
     """Check the peers on a Kafka that is started for it."""
-    broker = Broker()
+    broker = Broker(jvm=())
     try:
         broker.start()
         for peer in only or PEERS:

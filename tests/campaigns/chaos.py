@@ -16,7 +16,6 @@ import sys
 import time
 from collections import Counter as Multiset
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -32,6 +31,7 @@ from tests.support.kafka.tcp_proxy import RoughProxy
 from tests.support.nodes.shop_trial import ShopTrial
 from tests.support.nodes.trial import BankTrial, Trial, application
 from tests.support.paths import ROOT
+from tests.support.processes import send_signal
 
 SESSION_S = 3.0
 TRANSACTION_S = 5.0
@@ -215,8 +215,7 @@ class Chaos:
     def close(self) -> None:
         """Stop everything that was started."""
         for pid in self._asleep:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+            send_signal(pid, signal.SIGCONT)
         self._proxy.heal()
         self.trial.close()
         self._broker.stop()
@@ -277,14 +276,13 @@ class Chaos:
 
     def _kill_worker(self, _: float) -> None:
         if (pid := self._worker()) is not None:
-            os.kill(pid, signal.SIGKILL)
+            send_signal(pid, signal.SIGKILL)
             self._asleep.discard(pid)
 
     def _stop_worker(self, seconds: float) -> None:
         pid = self._worker()
-        if pid is None or pid in self._asleep:
+        if pid is None or pid in self._asleep or not send_signal(pid, signal.SIGSTOP):
             return
-        os.kill(pid, signal.SIGSTOP)
         self._asleep.add(pid)
         self._later(seconds, lambda: self._wake(pid))
 
@@ -292,7 +290,7 @@ class Chaos:
         if pid in self._asleep:
             self._asleep.discard(pid)
             if pid in self._alive():
-                os.kill(pid, signal.SIGCONT)
+                send_signal(pid, signal.SIGCONT)
 
     def _wake_all(self, node: NodeHandle) -> None:
         for pid in node.workers.values():

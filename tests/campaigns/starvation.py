@@ -18,7 +18,6 @@ import sys
 import time
 from collections import Counter as Multiset
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -29,6 +28,7 @@ from repertory.bridge.system.client import Client
 from repertory.bridge.topics import events_topic
 from tests.support.kafka.broker import Broker
 from tests.support.paths import ROOT
+from tests.support.processes import send_signal
 
 SHARDS = 20
 KEYS = 10 * SHARDS
@@ -124,10 +124,8 @@ class Campaign:
 
     def _kill(self) -> None:
         pids = sorted(pid for node in self.nodes for pid in node.workers.values())
-        with suppress(ProcessLookupError):  # It has died since it was reported.
-            if pids:
-                os.kill(self._random.choice(pids), signal.SIGKILL)
-                self.kills.append(time.monotonic())
+        if pids and send_signal(self._random.choice(pids), signal.SIGKILL):
+            self.kills.append(time.monotonic())
 
     def _poll(self) -> None:
         for node in self.nodes:

@@ -85,6 +85,15 @@ def end(process: subprocess.Popen[str]) -> None:
     wait_until_ended(left)
 
 
+def send_signal(pid: int, number: signal.Signals) -> bool:
+    """Send a signal to a process that a node has reported; return False if it has ended since."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def wait_until_ended(processes: Collection[psutil.Process]) -> None:
     """Wait for processes that are ending, children or not; AssertionError if some do not."""
     deadline_s = time.monotonic() + END_TIMEOUT_S

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 import uuid
@@ -19,6 +18,7 @@ from repertory.actors.placement import partition_of
 from tests.apps.projected import Add, Counter, made
 from tests.apps.projecting import DELIVERY, EXITS, NAME, STOPS, TO, Stopping
 from tests.support.postgresql import Postgres
+from tests.support.processes import send_signal
 
 pytestmark = pytest.mark.processes
 
@@ -109,7 +109,7 @@ def staged(
         with system.client(log) as client:
             yield Stage(node, client, sql_url)
         for pid in Path(tmp_path).glob("stops.*"):
-            os.kill(int(pid.suffix[1:]), signal.SIGCONT)
+            send_signal(int(pid.suffix[1:]), signal.SIGCONT)
 
 
 def test_rows_are_those_of_one_undisturbed_run_over_kills(stage: Stage) -> None:
@@ -119,7 +119,7 @@ def test_rows_are_those_of_one_undisturbed_run_over_kills(stage: Stage) -> None:
         stage.until(lambda wanted=400 * round_: stage.projected() > wanted, "nothing is projected")  # type: ignore[misc]
         pids = stage.projectors()
         for pid in pids[: 1 + round_ % 2]:
-            os.kill(pid, signal.SIGKILL)
+            send_signal(pid, signal.SIGKILL)
     stage.tell(400)
     stage.check()
 
@@ -136,7 +136,7 @@ def test_the_same_on_kafka_with_the_worker_killed_too(
             stage.until(lambda wanted=400 * round_: stage.projected() > wanted, "nothing is projected")  # type: ignore[misc]
             for name in [f"projector-totals-1-{round_ % 2}", *["worker-0"] * (round_ % 2)]:
                 if (pid := stage.node.workers.get(name)) is not None:
-                    os.kill(pid, signal.SIGKILL)
+                    send_signal(pid, signal.SIGKILL)
         stage.tell(400)
         stage.check()
 
@@ -149,11 +149,8 @@ def test_one_that_is_stopped_within_its_transaction_stops_nobody(stage: Stage, t
     stage.tell(500)
     stage.until(lambda: any(tmp_path.glob("stops.*")), "nobody was stopped")
     stage.check()
-    stopped = int(next(tmp_path.glob("stops.*")).suffix[1:])
-    try:
-        os.kill(stopped, signal.SIGCONT)
-    except ProcessLookupError:
-        next(tmp_path.glob("stops.*")).unlink()  # On SQLite another projector has killed it.
+    (stopped,) = tmp_path.glob("stops.*")
+    send_signal(int(stopped.suffix[1:]), signal.SIGCONT)  # On SQLite another projector has killed it.
     stage.tell(100)
     stage.check()
 
