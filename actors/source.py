@@ -41,12 +41,15 @@ class SourceRecord(msgspec.Struct, frozen=True):
     def json(self, type: Any = object) -> Any:  # noqa: A002
         """Return the value, which is JSON, as an instance of ``type``; without one as dicts, lists and scalars.
 
-        Raises msgspec.DecodeError, a ValueError, if the value is null, is not JSON, or does not fit the type: the
-        record then becomes a dead letter.
+        Raises msgspec.DecodeError, a ValueError, if the value is null, is not JSON, is nested too deeply, or does not
+        fit the type: the record then becomes a dead letter.
         """
         if self.value is None:
             raise DecodeError("the value is null, where JSON is expected")
-        return msgspec.json.decode(self.value, type=Any if type is object else type)
+        try:
+            return msgspec.json.decode(self.value, type=Any if type is object else type)
+        except RecursionError:
+            raise DecodeError("the value is nested too deeply") from None
 
     def header(self, name: str) -> bytes | None:
         """Return the value of the last header of a name, None if there is none."""

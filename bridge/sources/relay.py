@@ -7,7 +7,7 @@ row, which say that the topic is not what the function takes it for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -98,7 +98,7 @@ def relay(
             break
         handling(record.offset)
         try:
-            outputs = list(_commands(place, decode, record, routing, refused))
+            outputs = _commands(place, decode, record, routing, refused)
             dead_letters = 0
         except MemoryError:
             raise
@@ -149,16 +149,18 @@ def _failure(error: Exception, record: Record) -> Failure:
 
 def _commands(
     place: SourcePlace, decode: DecodeRecord, record: Record, routing: Routing, refused: Mapping[int, str]
-) -> Iterator[Output]:
-    """Yield the commands of one record.
+) -> list[Output]:
+    """Return the commands of one record.
 
     Raises ValueError or _Undeliverable if the record cannot be relayed, anything else if the function is wrong.
     """
     if (why := refused.get(record.offset)) is not None:
         raise _Undeliverable(why)
-    for index, each in enumerate(routes_of(decode, record)):
-        source = (names.SOURCE, f"{place.name}/{place.partition}/{record.offset}/{index}".encode())
-        yield command_output(each, (source,), routing)
+    origin = f"{place.name}/{place.partition}/{record.offset}"
+    return [
+        command_output(each, ((names.SOURCE, f"{origin}/{index}".encode()),), routing)
+        for index, each in enumerate(routes_of(decode, record))
+    ]
 
 
 def routes_of(decode: DecodeRecord, record: Record) -> Iterable[Route]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from io import BytesIO
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, TypeGuard, TypeVar, overload
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
@@ -88,7 +88,10 @@ class SchemaRegistry:
         (_, schema_id) = _FRAME.unpack_from(data)
         schema = self._schema(schema_id)
         value = _read(data, schema, schema_id)
-        return value if type is object else msgspec.convert(value, type)
+        try:
+            return value if type is object else msgspec.convert(value, type)
+        except RecursionError:
+            raise ValueError(f"the data, of schema {schema_id}, is nested too deeply") from None
 
     def _schema(self, schema_id: int) -> Any:
         """Return a schema, parsed; ask for one that is not known."""
@@ -109,14 +112,14 @@ class SchemaRegistry:
         if depth > _REFERENCES_MAX:
             raise ValueError(f"{what} of {self._url} refers to others without end")
         for each in found.get("references") or ():
-            subject, number = str(each["subject"]), int(each["version"])
+            subject, number = each["subject"], each["version"]
             other = self._asked(f"/subjects/{quote(subject, safe='')}/versions/{number}")
             if other is None:
                 raise ValueError(f"{what} refers to version {number} of {subject}, which {self._url} does not have")
             self._parsed(other, f"version {number} of {subject}", named, depth + 1)
         try:
             return fastavro.parse_schema(json.loads(found["schema"]), named_schemas=named)
-        except (ValueError, KeyError, TypeError, fastavro.schema.SchemaParseException) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, fastavro.schema.SchemaParseException) as error:
             raise ValueError(f"{what} of {self._url} is no valid Avro schema: {error}") from error
 
     def _asked(self, path: str) -> Mapping[str, Any] | None:
@@ -137,9 +140,9 @@ class SchemaRegistry:
                 if error.code == _NOT_FOUND and _is_registrys(error):
                     return None
             raise self._unavailable(path, f"{error.code} {error.reason}") from None
-        except (URLError, HTTPException, OSError, ValueError) as error:
+        except (URLError, HTTPException, OSError, ValueError, RecursionError) as error:
             raise self._unavailable(path, str(getattr(error, "reason", error))) from None
-        if not isinstance(found, dict) or not isinstance(found.get("schema"), str):
+        if not _is_schema(found):
             raise self._unavailable(path, "it is no answer of a schema registry")
         return found
 
@@ -153,9 +156,20 @@ def _is_registrys(error: HTTPError) -> bool:
     """Return whether a registry says that it does not have something: another server says 404 too."""
     try:
         found = json.loads(error.read(_ANSWER_BYTES_MAX))
-    except (ValueError, OSError, HTTPException):
+    except (ValueError, OSError, HTTPException, RecursionError):
         return False
     return isinstance(found, dict) and found.get("error_code") in _HAS_NOT
+
+
+def _is_schema(found: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Return whether an answer is what a registry says of a schema: its text, and what that refers to."""
+    if not isinstance(found, dict) or not isinstance(found.get("schema"), str):
+        return False
+    references = found.get("references") or []
+    return isinstance(references, list) and all(
+        isinstance(each, dict) and isinstance(each.get("subject"), str) and isinstance(each.get("version"), int)
+        for each in references
+    )
 
 
 def _checked(url: str) -> tuple[str, str]:

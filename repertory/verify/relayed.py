@@ -53,13 +53,18 @@ class RelayedCommands:
         #: By place and the partition that its commands went to, the last of them.
         self._last: dict[tuple[SourcePlace, str, int], tuple[int, int]] = {}
         self._refused: set[tuple[SourcePlace, int]] = set()
+        #: Records of which an operator had commands made later: if they are dead letters, the code is another now.
+        self._retried: set[tuple[SourcePlace, int]] = set()
 
     def command(self, record: Record) -> None:
         """Take a command, in the order of its partition. An operator's retry of a dead letter is not the source's."""
-        found = None if record.header(RETRY_OF) is not None else _parsed(_COMMAND, record)
+        found = _parsed(_COMMAND, record)
         if found is None or (place := self._places.get(found[:2])) is None or record.header(CAUSE) is not None:
             return
         offset, index = found[2], found[3]
+        if record.header(RETRY_OF) is not None:
+            self._retried.add((place, offset))
+            return
         self._finding.looked_at += 1
         before = self._last.get((place, record.topic, record.partition), (-1, -1))
         if (offset, index) == before:
@@ -130,7 +135,9 @@ class RelayedCommands:
                 place, source.decode, SourcePosition(record.offset, "", 0), [record], routing,
                 refused={}, stuck={}, is_full=lambda each: each.records > 0, handling=lambda _: None, now_ms=0,
             )  # fmt: skip
-            if again.position.stopped is not None or (place, record.offset) in self._refused:
+            is_letter = [each.nth for each in found.get(record.offset, [])] == [-1]
+            is_mended = is_letter and (place, record.offset) in self._retried
+            if again.position.stopped is not None or is_mended or (place, record.offset) in self._refused:
                 self._finding.unverifiable += 1
                 continue
             made = [RelayedCommand.of(each, -1 if again.letters else n) for n, each in enumerate(again.outputs)]

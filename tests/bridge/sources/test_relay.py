@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
+from repertory import Route, SourceRecord
 from repertory.actors.headers import ERROR_TYPE, SOURCE, SOURCE_OFFSET, SOURCE_TOPIC
+from repertory.actors.source import DecodeRecord
 from repertory.bridge.log.follower import Surveyed
 from repertory.bridge.log.record import Record
 from repertory.bridge.sources import checks
@@ -48,13 +50,14 @@ def relayed(
     given: Sequence[Record],
     position: SourcePosition = START,
     *,
+    decode: DecodeRecord = SOURCE_OF.decode,
     most: int = 1_000_000,
     refused: dict[int, str] | None = None,
     stuck: dict[int, SourceStop] | None = None,
 ) -> Relayed:
     """Relay records, ``most`` at a time."""
     return relay(
-        PLACE, SOURCE_OF.decode, position, given, ROUTING,
+        PLACE, decode, position, given, ROUTING,
         refused=refused or {}, stuck=stuck or {},
         is_full=lambda found: found.records >= most, handling=lambda _: None, now_ms=5,
     )  # fmt: skip
@@ -96,6 +99,30 @@ def test_a_value_error_makes_a_dead_letter_with_its_bytes() -> None:
     assert (own[1][SOURCE_TOPIC], own[1][SOURCE_OFFSET], own[1][SOURCE]) == (fed.TOPIC.encode(), b"1", b"lines/3/1")
     assert headers_of(found)[3] == b"lines/3/3/0"
     assert (found.position.next, found.position.dead_letters) == (4, 0)
+
+
+def test_json_that_is_nested_too_deeply_makes_a_dead_letter() -> None:
+    """The record is wrong, and not the function: anybody could stop a partition with it."""
+    deep = b'{"keys": ["a"], "more": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+    def from_any(record: SourceRecord) -> Route:
+        record.json()
+        raise AssertionError(record)
+
+    found = relayed(records(deep), decode=from_any)
+    ((_, failure),) = found.letters
+    assert (failure.message, found.position.next) == ("the value is nested too deeply", 1)
+
+
+def test_a_function_that_runs_out_of_an_iterator_is_named_by_its_own_error() -> None:
+    """StopIteration, as Python says of it anywhere else."""
+
+    def first_of_none(_record: SourceRecord) -> Route:
+        return next(iter(()))
+
+    stopped = relayed(records(b""), decode=first_of_none).position.stopped
+    assert stopped is not None
+    assert (stopped.what, stopped.error) == ("failed", "StopIteration")
 
 
 @pytest.mark.parametrize("how", ["boom", "stranger", "odd"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
@@ -153,6 +154,7 @@ def test_schemas_may_refer_to_others(registry: Registry) -> None:
         (struct.pack(">bI", 0, 10), "schema 10 .* is no valid Avro schema"),
         (struct.pack(">bI", 0, 11), "which .* does not have"),
         (struct.pack(">bI", 0, 12), "refers to others without end"),
+        (struct.pack(">bI", 0, 13), "schema 13 .* is no valid Avro schema"),
     ],
 )
 def test_what_is_wrong_with_a_record_is_a_value_error(registry: Registry, data: bytes | None, words: str) -> None:
@@ -162,6 +164,7 @@ def test_what_is_wrong_with_a_record_is_a_value_error(registry: Registry, data: 
     registry.serve("/schemas/ids/11", ORDER, references=[{"name": "n", "subject": "gone", "version": 1}])
     registry.serve("/schemas/ids/12", ORDER, references=[{"name": "n", "subject": "self", "version": 1}])
     registry.serve("/subjects/self/versions/1", ORDER, references=[{"name": "n", "subject": "self", "version": 1}])
+    registry.answers["/schemas/ids/13"] = 200, json.dumps({"schema": "[" * 100_000})
     with pytest.raises(ValueError, match=words):
         SchemaRegistry(registry.url).decode(data)
 
@@ -174,6 +177,31 @@ def test_a_value_that_does_not_fit_the_type_is_a_value_error(registry: Registry)
 
     with pytest.raises(ValueError, match="Expected `int`"):
         SchemaRegistry(registry.url).decode(framed(VALUE), Other)
+
+
+class Node(msgspec.Struct):
+    """A list, as Avro's specification has it."""
+
+    next: Node | None = None
+
+
+@pytest.fixture
+def recursion_limit() -> Iterator[None]:
+    """Have Python's own limit, which Hypothesis raises."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1_000)
+    yield
+    sys.setrecursionlimit(limit)
+
+
+@pytest.mark.usefixtures("recursion_limit")
+def test_a_value_that_is_nested_too_deeply_for_the_type_is_a_value_error(registry: Registry) -> None:
+    """Any producer can write one: it is the record that is wrong."""
+    schema = {"type": "record", "name": "Node", "fields": [{"name": "next", "type": ["null", "Node"]}]}
+    registry.serve("/schemas/ids/8", schema)
+    data = struct.pack(">bI", 0, 8) + b"\2" * 2_000 + b"\0"
+    with pytest.raises(ValueError, match="the data, of schema 8, is nested too deeply"):
+        SchemaRegistry(registry.url).decode(data, Node)
 
 
 @given(st.binary(max_size=40))
@@ -190,6 +218,8 @@ def test_any_bytes_are_a_value_error_or_a_value(data: bytes) -> None:
     [
         (500, "{}"), (401, "{}"), (200, "no json"), (200, "[]"), (200, "{}"), (404, "<html>not here</html>"),
         (404, json.dumps({"error_code": 404, "message": "HTTP 404 Not Found"})), (404, '{"error_code": {}}'),
+        (200, "[" * 100_000), (404, "[" * 100_000), (200, '{"schema": "{}", "references": 5}'),
+        (200, '{"schema": "{}", "references": [{"subject": "a", "version": "latest"}]}'),
     ],
 )  # fmt: skip
 def test_a_registry_that_does_not_answer_is_no_fault_of_a_record(registry: Registry, answer: tuple[int, str]) -> None:

@@ -14,6 +14,7 @@ from repertory.actors.wire import encode
 from repertory.bridge.log.record import Output
 from repertory.bridge.sources.position import SourcePlace, encode_source
 from repertory.bridge.system.sourcing import read_positions
+from repertory.operate.sources import decoded_again
 from repertory.verify import verify
 from tests.apps import fed
 from tests.apps.fed import Note, line
@@ -117,3 +118,15 @@ def test_another_decision_is_found(running: Running) -> None:
         wrong = found(running)
     assert wrong[0] == "fed-lines/0@1: (source lines) was never relayed"
     assert wrong[1].startswith("fed-lines/0@3: (source lines) has a dead letter, and decoded again 2 commands in ")
+
+
+def test_a_dead_letter_that_an_operator_had_decoded_again_is_right(running: Running) -> None:
+    """By the code that was mended: what that makes of the record is in the log, and is the retry's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fed, "is_mended", lambda: True)
+        (letter,) = running.dead_letters()
+        with closing(running._backend.appender()) as appender:
+            appender.append(decoded_again(fed.made("fed"), letter, ("retry-to", b"nobody")))
+        running.settle()
+        assert found(running) == ["fed-lines/0@1: (source lines) was never relayed"]
+    assert found(running) == []
