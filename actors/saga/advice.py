@@ -10,7 +10,7 @@ import builtins
 import inspect
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,15 +45,23 @@ _FOREIGN: Mapping[str, tuple[str, str]] = {
 }
 #: Where the functions of a module say that they are from.
 _SAME = {"_io": "builtins", "io": "builtins", "posix": "os", "nt": "os"}
+#: What a suspended saga is closed with, and what that is.
+_SUSPENSIONS = (["builtins", "BaseException"], ["builtins", "GeneratorExit"])
 #: These differ only where they are called without an argument.
 _WITHOUT = frozenset({"gmtime", "localtime", "ctime", "Random"})
 
 
 def advise(handler: Handler) -> None:
     """Raise DefinitionError for what the code of a saga must not contain; nothing if its source cannot be read."""
-    function = handler.function
+    function: Any = handler.function
+    while inspect.isfunction(function):
+        _advise(handler, function)
+        function = getattr(function, "__wrapped__", None)  # What a decorator wraps is the saga's code too.
+
+
+def _advise(handler: Handler, function: FunctionType) -> None:
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function.__code__)))
     except (OSError, TypeError, SyntaxError):
         return
     names = _Names(function, handler.owner, tree)
@@ -125,7 +133,9 @@ def _flaw(node: ast.AST, names: _Names) -> str | None:
             return "has a with, whose end would run whenever the saga is suspended; a saga holds no resources"
         case ast.AsyncFor() | ast.comprehension(is_async=1):
             return "has an async for, which awaits what is no step; use for, and await each step"
-        case ast.Try(body, handlers) if _suspends(body) and any(map(_catches_all, handlers)):
+        case ast.Try(body, handlers) | ast.TryStar(body, handlers) if _suspends(body) and any(
+            _catches_all(each, names) for each in handlers
+        ):
             return "catches everything, its own suspension too; catch Exception, or what you expect"
         case ast.Expr(value=ast.Call(func=called)) if names.is_awaited(called):
             return f"calls {ast.unparse(called)} without await, so nothing of it happens; await it"
@@ -134,9 +144,19 @@ def _flaw(node: ast.AST, names: _Names) -> str | None:
     return None
 
 
-def _catches_all(handler: ast.ExceptHandler) -> bool:
+def _catches_all(handler: ast.ExceptHandler, names: _Names) -> bool:
     caught = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
-    return any(each is None or (isinstance(each, ast.Name) and each.id == "BaseException") for each in caught)
+    return any(each is None or _path(each, names) in _SUSPENSIONS for each in caught)
+
+
+def _path(node: ast.expr, names: _Names) -> list[str]:
+    """Return the parts of what a name refers to, or one in a module; [] for anything else."""
+    match node:
+        case ast.Name(id=name):
+            return names.path(name)
+        case ast.Attribute(value=ast.Name(id=name), attr=attribute):
+            return [*names.path(name), attribute]
+    return []
 
 
 def _suspends(body: Sequence[ast.stmt]) -> bool:

@@ -44,7 +44,10 @@ class SagaContext(SagaFacts):
     def call(self, receiver: Any, *args: Any) -> Call:
         """Return a message for an entity, or a request to an effect, that undoes a step: ``undo=ctx.call(…)``."""
         self.check_is_open()
-        return call_to(self._context, receiver, args)
+        call = call_to(self._context, receiver, args)
+        if not call.is_effect:
+            self._check_receiver(receiver, call.key)
+        return call
 
     @overload
     def ask(

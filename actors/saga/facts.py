@@ -59,6 +59,8 @@ class SagaFacts:
         self.kept = False
         #: What a method of this has refused: the code cannot catch it and go on.
         self.refusal: Exception | None = None
+        #: Whether ``again`` was called: what it raises must reach the driver.
+        self.has_ended = False
         #: Set when the driver has closed the code: it must do nothing more.
         self.is_closed = False
 
@@ -99,6 +101,7 @@ class SagaFacts:
         self.check_is_open()
         if type(command) not in self._run.message_types:
             raise SagaRefused(f"{self._run!r} does not take {type(command).__name__}, so again cannot begin with it")
+        self.has_ended = True
         raise AgainRequested(command)
 
     # --- for the driver ---------------------------------------------------------------------------------------
@@ -119,10 +122,12 @@ class SagaFacts:
                 "in a gather"
             )
 
-    def check_refusal(self) -> None:
-        """Raise what was refused."""
+    def check_refusal(self, *, is_again: bool = False) -> None:
+        """Raise what was refused, or SagaRefused if the code has caught what ``again`` raises, and goes on."""
         if self.refusal is not None:
             raise self.refusal
+        if self.has_ended and not is_again:
+            raise SagaRefused(f"{self._run!r} catches what ctx.again raises, and goes on; catch Exception at most")
 
     def check_is_open(self) -> None:
         """Raise SagaRefused if the code has been closed."""

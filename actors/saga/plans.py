@@ -22,6 +22,8 @@ _decoders: dict[tuple[type[Message], ...], MessageDecoder] = {}
 
 def call_to(context: Context, receiver: Any, args: tuple[Any, ...]) -> Call:
     """Return a message for an entity, or a request to an effect, as data."""
+    if len(args) != (1 if isinstance(receiver, Effect) else 2):
+        raise SagaRefused("call takes a method, a key and a message, or an effect and a request")
     if isinstance(receiver, Effect):
         (request,) = args
         _check_request(receiver, request)

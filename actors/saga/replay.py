@@ -18,8 +18,12 @@ from repertory.actors.saga.fold import fold
 from repertory.actors.saga.progress import RaceWon, RecordedStep, SagaProgress, SignalTaken, StepsOpened, WorkKept
 from repertory.actors.saga.step import First, Gather, NonDeterministic, Plan, SagaRefused, SagaStep
 
-#: What asyncio raises where no loop runs.
-_NO_LOOP = "no running event loop"
+#: What asyncio raises where no loop runs, and where it makes a future of None in place of the loop.
+_NO_LOOP = (
+    "no running event loop",
+    "There is no current event loop",
+    "'NoneType' object has no attribute 'create_future'",
+)
 
 
 class Suspended:
@@ -80,13 +84,13 @@ class SagaReplay:
             ended: object = stop.value
             return ended
         except AgainRequested as again:
-            ctx.check_refusal()
+            ctx.check_refusal(is_again=True)
             ctx.check_awaited()
             self._check_end()
             self._keep(ctx)
             return again
-        except RuntimeError as error:
-            if str(error) != _NO_LOOP:
+        except (RuntimeError, AttributeError) as error:
+            if not str(error).startswith(_NO_LOOP):
                 raise
             raise SagaRefused(
                 f"{self._run!r} awaits what needs an event loop, and a saga has none; await what ctx returns, such as "

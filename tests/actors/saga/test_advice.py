@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextlib
 import datetime as dt
+import functools
+import inspect
 import os
 import random
 import secrets
@@ -13,6 +16,7 @@ import time
 import traceback
 import uuid
 from asyncio import sleep
+from builtins import BaseException as Everything
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from random import Random, randint
@@ -84,6 +88,85 @@ async def uses_base_exception(self: Any, cmd: Begin, ctx: SagaContext) -> Ended 
     except (ValueError, BaseException):
         return Ended()
     return Ended()
+
+
+async def uses_except_star(self: Any, cmd: Begin, ctx: SagaContext) -> Ended | Cancelled:
+    """Catch everything in a group."""
+    try:
+        await ctx.sleep(1)
+    except* BaseException:
+        print("over")
+    return Ended()
+
+
+async def uses_renamed_exception(self: Any, cmd: Begin, ctx: SagaContext) -> Ended | Cancelled:
+    """Catch everything."""
+    try:
+        await ctx.sleep(1)
+    except Everything:
+        return Ended()
+    return Ended()
+
+
+async def uses_exception_of_module(self: Any, cmd: Begin, ctx: SagaContext) -> Ended | Cancelled:
+    """Catch everything."""
+    try:
+        await ctx.sleep(1)
+    except builtins.BaseException:
+        return Ended()
+    return Ended()
+
+
+async def uses_generator_exit(self: Any, cmd: Begin, ctx: SagaContext) -> Ended | Cancelled:
+    """Catch what it is suspended by."""
+    try:
+        await ctx.sleep(1)
+    except GeneratorExit:
+        return Ended()
+    return Ended()
+
+
+def cleaned(code: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate the code of a saga."""
+
+    @functools.wraps(code)
+    async def wrapper(self: Any, cmd: Begin, ctx: SagaContext) -> Any:
+        try:
+            return await code(self, cmd, ctx)
+        finally:
+            print("over")
+
+    return wrapper
+
+
+@cleaned
+async def is_decorated(self: Any, cmd: Begin, ctx: SagaContext) -> Ended | Cancelled:
+    """What runs is the wrapper."""
+    await ctx.sleep(1)
+    return Ended()
+
+
+def logged(code: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate the code of a saga with what is harmless, and lives in another module."""
+    names: dict[str, Any] = {"functools": functools}
+    exec(compile(LOGGED, "<logged>", "exec"), names)  # noqa: S102
+    found: Callable[..., Any] = names["logged"](code)
+    return found
+
+
+LOGGED = """
+def logged(code):
+    @functools.wraps(code)
+    async def wrapper(self, cmd, ctx):
+        return await code(self, cmd, ctx)
+    return wrapper
+"""
+
+
+@logged
+async def calls_time_below_a_decorator(self: Any, cmd: Begin, ctx: SagaContext) -> Ended | Cancelled:
+    """The names are those of this module, not of the decorator's."""
+    return Ended(text=str(now()))
 
 
 async def calls_time(self: Any, cmd: Begin, ctx: SagaContext) -> Ended | Cancelled:
@@ -287,6 +370,12 @@ RANDOMNESS = r"which differs from run to run; use ctx\.random"
         (uses_bare_except, "catches everything, its own suspension too; catch Exception, or what you expect"),
         (forgets_await, r"calls nap without await, so nothing of it happens; await it"),
         (uses_base_exception, "catches everything, its own suspension too; catch Exception, or what you expect"),
+        (uses_except_star, "catches everything, its own suspension too; catch Exception, or what you expect"),
+        (uses_renamed_exception, "catches everything, its own suspension too; catch Exception, or what you expect"),
+        (uses_exception_of_module, "catches everything, its own suspension too; catch Exception, or what you expect"),
+        (uses_generator_exit, "catches everything, its own suspension too; catch Exception, or what you expect"),
+        (is_decorated, "has a finally, which would run whenever the saga is suspended; catch what you expect"),
+        (calls_time_below_a_decorator, f"calls now, {CLOCK}"),
         (calls_time, f"calls time.time, {CLOCK}"),
         (calls_imported_time, f"calls seconds, {CLOCK}"),
         (calls_renamed_time, f"calls now, {CLOCK}"),
@@ -321,7 +410,8 @@ def test_what_the_code_of_a_saga_must_not_contain(code: Callable[..., Any], sent
     with pytest.raises(DefinitionError, match=rf"^@run Made\.begin {sentence}.* \(line \d+\)\.$") as raised:
         define(code)
     line = int(str(raised.value).rsplit("line ", 1)[1][:-2])
-    assert code.__code__.co_firstlineno < line <= code.__code__.co_firstlineno + 6
+    begins = [each.__code__.co_firstlineno for each in (code, inspect.unwrap(code))]
+    assert any(begin < line <= begin + 6 for begin in begins)
 
 
 @pytest.mark.parametrize("code", [harmless, harmless_time])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -204,6 +205,11 @@ async def elsewhere(seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
+async def set_elsewhere() -> None:
+    """Wait as a coroutine of asyncio does, without a timer."""
+    await asyncio.Event().wait()
+
+
 class Foreign:
     """Can be awaited, and is no step."""
 
@@ -226,6 +232,37 @@ async def awaits_a_timer_of_asyncio(ctx: SagaContext) -> None:
 
 async def asks_itself(ctx: SagaContext) -> None:
     await ctx.ask(Bending.bending, ctx.key, Begin(), undo=None)
+
+
+async def undoes_by_itself(ctx: SagaContext) -> None:
+    await ctx.ask(Store.take, "a", Take(), undo=ctx.call(Bending.bending, ctx.key, Begin()))
+
+
+async def undoes_by_its_own_signal(ctx: SagaContext) -> None:
+    await ctx.ask(Store.take, "a", Take(), undo=ctx.call(Bending.approve, ctx.key, Approve()))
+
+
+async def calls_without_a_key(ctx: SagaContext) -> None:
+    ctx.call(Store.back, Back())  # type: ignore[call-overload]
+
+
+async def calls_an_effect_with_a_key(ctx: SagaContext) -> None:
+    ctx.call(post, "a", Letter())  # type: ignore[call-overload]
+
+
+async def awaits_an_event_of_asyncio(ctx: SagaContext) -> None:
+    await set_elsewhere()
+
+
+async def catches_the_end_of_a_run(ctx: SagaContext) -> None:
+    with contextlib.suppress(BaseException):
+        ctx.again(Begin())
+
+
+async def goes_on_behind_the_end_of_a_run(ctx: SagaContext) -> None:
+    with contextlib.suppress(BaseException):
+        ctx.again(Begin())
+    await ctx.sleep(1)
 
 
 async def undoes_by_a_closure(ctx: SagaContext) -> None:
@@ -345,7 +382,14 @@ class Bending(Saga, steps_max=3):
             awaits_a_timer_of_asyncio,
             r"awaits what needs an event loop, and a saga has none; await what ctx returns, suc",
         ),
+        (awaits_an_event_of_asyncio, "awaits what needs an event loop, and a saga has none; await what ctx returns"),
         (asks_itself, "asks its own key 'key', which waits for the answer; call a function"),
+        (undoes_by_itself, "asks its own key 'key', which waits for the answer; call a function"),
+        (undoes_by_its_own_signal, "asks its own key 'key', which waits for the answer; call a function"),
+        (calls_without_a_key, "call takes a method, a key and a message, or an effect and a request"),
+        (calls_an_effect_with_a_key, "call takes a method, a key and a message, or an effect and a request"),
+        (catches_the_end_of_a_run, "catches what ctx.again raises, and goes on; catch Exception at most"),
+        (goes_on_behind_the_end_of_a_run, "catches what ctx.again raises, and goes on; catch Exception at most"),
         (
             undoes_by_a_closure,
             r"undo=<function .* is not data that can be written down; use ctx.call\(…\), None or PIV",
