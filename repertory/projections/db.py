@@ -24,7 +24,8 @@ class Db:
         self._others: list[tuple[sa.Executable, list[dict[str, Any]]]] = []
         #: Those that others refer to: their rows go after the rows that refer to them.
         self._referred = {key.column.table for each in tables for key in each.foreign_keys}
-        self._failed: sa.exc.SQLAlchemyError | None = None
+        #: What the database has said of a statement: nothing of the batch can be written any more.
+        self.failed: sa.exc.SQLAlchemyError | None = None
 
     def later(self, statement: Statement, /, **values: Any) -> None:
         """Run a statement with these values, together with others of the batch: for statements without a result.
@@ -60,8 +61,8 @@ class Db:
 
         Raises what the database does, again if a handler has caught it.
         """
-        if self._failed is not None:
-            raise self._failed
+        if self.failed is not None:
+            raise self.failed
         for runs in self._rows.values():
             for row_statement, parameters in runs:
                 self._execute(row_statement.statement(self._dialect), parameters)
@@ -76,7 +77,7 @@ class Db:
         try:
             result = self._connection.execute(statement, parameters)
         except sa.exc.SQLAlchemyError as error:
-            self._failed = error
+            self.failed = error
             raise
         assert isinstance(result, sa.CursorResult), statement
         return result

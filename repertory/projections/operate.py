@@ -30,6 +30,14 @@ _ATTEMPTS_MAX, _PAUSE_S, _EVENTS_MAX = 100, 0.05, 200
 T = TypeVar("T")
 
 
+class ParkedEventFails(ProjectionTrouble):
+    """An event of a parked key still fails."""
+
+    def __init__(self, event: PlacedEvent, error: Exception) -> None:
+        super().__init__(f"{event.record.place} still fails: {sentence_of(error)}; the key stays parked")
+        self.offset = event.offset
+
+
 class ProjectionOperator:
     """One version of a projection. Close it."""
 
@@ -87,17 +95,28 @@ class ProjectionOperator:
         Raises LookupError if the key is not parked, ProjectionTrouble if one still fails: those before it are applied.
         """
         applied = 0
+        failed: list[ParkedEventFails] = []
 
         def act(progress: SqlProgress, row: ProgressRow) -> int:
             if key not in row.parked and not applied:
                 raise LookupError(f"{self._bound.name} has not parked the key {key!r} of {place}")
             events = self._events(place, self._pointers(place, key, _EVENTS_MAX), key)
-            if events:
-                self._unpark(progress, row, place, [event.offset for event in events], events)
+            failed.clear()
+            while events:
+                try:
+                    self._unpark(progress, row, place, [event.offset for event in events], events)
+                    break
+                except ParkedEventFails as failure:
+                    events = [event for event in events if event.offset < failure.offset]
+                    failed.append(failure)
             return len(events)
 
         while count := self._changed(place, act):
+            if failed:
+                break
             applied += count
+        if failed:
+            raise failed[-1]
         return applied
 
     # --- the database -----------------------------------------------------------------------------------------
@@ -146,7 +165,7 @@ class ProjectionOperator:
         offsets: Sequence[int],
         events: Sequence[PlacedEvent],
     ) -> None:
-        """Apply events that were parked, and forget their pointers."""
+        """Apply events that were parked, and forget their pointers: all of them, or none."""
         if row.failed >= 0:
             raise LookupError(f"{self._bound.name} has stopped at {place}@{row.failed}: retry or skip that first")
         table = schema.parked
@@ -163,9 +182,7 @@ class ProjectionOperator:
                 except Exception as error:  # a handler is user code, and so is a statement
                     if isinstance(error, sa.exc.SQLAlchemyError) and self._database.world_error(error) is not None:
                         raise
-                    raise ProjectionTrouble(
-                        f"{event.record.place} still fails: {sentence_of(error)}; the key stays parked"
-                    ) from error
+                    raise ParkedEventFails(event, error) from error
             connection.execute(
                 table.delete().where(
                     table.c.projection == progress.name, table.c.version == progress.version,

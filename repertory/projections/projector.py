@@ -30,8 +30,9 @@ BATCH_EVENTS = 1_000
 _BATCH_S = 1.0
 #: Events of the first batch of a partition; each that is no longer than that time may be followed by twice as many.
 _FIRST_EVENTS = 10
-#: How often a partition that has stopped is looked at again, topics are asked for their ids, and what failed is tried.
-_AGAIN_S, _IDS_S, _TROUBLE_S = 0.5, 5.0, 1.0
+#: How often a partition that has stopped is looked at again, and any other one, topics are asked for their ids, and
+#: what failed is tried.
+_AGAIN_S, _LOOK_S, _IDS_S, _TROUBLE_S = 0.5, 5.0, 5.0, 1.0
 #: A round over all partitions ends after this time: a database that does not answer makes each of them wait.
 _ROUND_S = 10.0
 
@@ -60,7 +61,7 @@ class Projector:
         #: How many events of each partition the next transaction takes.
         self._limits: dict[ProjectedPlace, int] = {}
         self._is_prepared = self.is_dropped = False
-        self._due_s = self._ids_due_s = self._again_s = self._deaf_until_s = 0.0
+        self._due_s = self._ids_due_s = self._again_s = self._look_s = self._deaf_until_s = 0.0
         self._ids: dict[str, str] = {}
         #: What was said last of each partition, and of the whole.
         self._said: dict[str, str] = {}
@@ -171,11 +172,16 @@ class Projector:
         return ready
 
     def _look_again(self, now_s: float) -> None:
-        """Forget the progress of what has stopped: an operator may have retried or skipped."""
+        """Forget the progress of what has stopped, which an operator may have retried or skipped; less often any other.
+
+        A partition without new events would not notice that its tables are those of a backup, or are built anew.
+        """
         if now_s >= self._again_s:
-            self._again_s = now_s + _AGAIN_S
+            self._again_s, looks = now_s + _AGAIN_S, now_s >= self._look_s
+            if looks:
+                self._look_s = now_s + _LOOK_S
             for each in self.partitions.values():
-                if each.row is not None and each.row.failed >= 0:
+                if each.row is not None and (looks or each.row.failed >= 0):
                     each.row = None
 
     def _refresh_ids(self, now_s: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -51,7 +52,9 @@ class Rebuild:
 
         Raises ValueError if it serves already, ProjectionTrouble if an event fails or the database cannot be used.
         """
-        state = self._state()
+        state = None
+        with suppress(ProjectionTrouble):  # What is away may come back while it catches up.
+            state = self._state()
         if state == schema.SERVES:
             raise ValueError(
                 f"{self._bound} serves: give the class a new version=, which is built beside it, or drop it first"
@@ -169,6 +172,7 @@ class Rebuild:
 
     def _drop(self, connection: sa.Connection) -> None:
         bound = self._bound
+        schema.make(connection)  # Somebody may have dropped those.
         _lock_progress(connection, bound.name)
         drop_views(connection, bound)
         bound.kind.metadata.drop_all(connection)
@@ -188,8 +192,10 @@ class Rebuild:
                     return None
                 mine = states(connection, self._bound.name).get(self._bound.version)
                 return None if mine is None else str(mine.state)
-        except WorldError:
-            return None
+        except WorldError as error:
+            raise ProjectionTrouble(message_of(error)) from error
+        except sa.exc.SQLAlchemyError as error:
+            raise ProjectionTrouble(f"{self._database.shown}: {sentence_of(error)}") from error
 
     def close(self) -> None:
         """Release the database and the log."""

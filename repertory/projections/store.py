@@ -74,7 +74,13 @@ class SqlTransaction:
 
     def apply(self, event: PlacedEvent) -> None:
         """See ``ProgressTransaction.apply``."""
-        self._owner.handlers.handle(event, self.db)
+        try:
+            self._owner.handlers.handle(event, self.db)
+        except Exception as error:
+            # A handler may say it in its own words: the event is not to blame for the world.
+            if (failed := self.db.failed) is not None and self._owner.database.world_error(failed) is not None:
+                raise failed from error
+            raise
 
     def flush(self) -> None:
         """See ``ProgressTransaction.flush``."""
@@ -93,18 +99,18 @@ class SqlProgress:
         handlers: Handlers,
         tables: list[sa.Table],
     ) -> None:
-        self._database, self.name, self.version, self.place = database, name, version, place
+        self.database, self.name, self.version, self.place = database, name, version, place
         self.handlers, self._tables = handlers, tables
 
     def load(self) -> ProgressRow | None:
         """See ``ProgressStore.load``."""
-        with self._database.reading() as connection:
+        with self.database.reading() as connection:
             return load(connection, self.name, self.version, self.place)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[SqlTransaction]:
         """See ``ProgressStore.transaction``."""
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             yield self.within(connection)
 
     def within(self, connection: sa.Connection) -> SqlTransaction:

@@ -36,7 +36,10 @@ def prepare(bound: BoundProjection, database: Database, topic_ids: Mapping[str, 
             found = states(connection, bound.name)
             if (mine := found.get(bound.version)) is not None:
                 _check(bound, mine)
-                return bool(mine.state != schema.DROPPED)
+                if mine.state == schema.DROPPED:
+                    return False
+                _check_progress(connection, bound)
+                return True
             if other := next((each for each in found.values() if each.system != bound.system), None):
                 raise _of_another(bound, other.system)
             _build(connection, bound, found, topic_ids)
@@ -62,6 +65,21 @@ def _check(bound: BoundProjection, mine: sa.Row[tuple[object, ...]]) -> None:
             f"{bound.kind.__name__} has other columns, or handles other events, than version {bound.version} of "
             f"{bound.name} was built with: give it version={bound.version + 1}, which is built beside it"
         )
+
+
+def _check_progress(connection: sa.Connection, bound: BoundProjection) -> None:
+    of, partitions = schema.progress, len(bound.places())
+    mine = sa.select(sa.func.count()).where(of.c.projection == bound.name, of.c.version == bound.version)
+    if (left := connection.execute(mine).scalar_one()) < partitions:
+        raise ProjectionTrouble(progress_gone(bound, partitions - left))
+
+
+def progress_gone(bound: BoundProjection, partitions: int) -> str:
+    """Say that the progress of partitions is missing beside tables that are there."""
+    return (
+        f"the progress of {partitions} partitions of {bound} is gone from {schema.progress.name}, and without it "
+        "nobody knows what its tables hold: restore the database from a backup, or drop this version and rebuild it"
+    )
 
 
 def _of_another(bound: BoundProjection, system: object) -> ProjectionTrouble:

@@ -17,7 +17,7 @@ from repertory.projections import schema
 from repertory.projections.database import Database
 from repertory.projections.progress import ProgressRow, ProjectedPlace, WorldError, sentence_of
 from repertory.projections.store import load, loaded
-from repertory.projections.versions import states
+from repertory.projections.versions import progress_gone, states
 
 if TYPE_CHECKING:
     from repertory.projections.projection import BoundProjection
@@ -101,4 +101,7 @@ def status_of(bound: BoundProjection, database: Database, ends: dict[tuple[str, 
     trouble = (
         "" if mine is None or mine.digest == bound.digest else "its columns or handlers changed without a new version"
     )
+    missing = len(bound.places()) - len(partitions)
+    if mine is not None and mine.state != schema.DROPPED and missing and not trouble:
+        trouble = progress_gone(bound, missing)
     return ProjectionStatus(name=bound.name, version=bound.version, state=state, partitions=partitions, trouble=trouble)

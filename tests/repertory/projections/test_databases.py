@@ -19,6 +19,7 @@ from repertory.bridge.log.connect import connect
 from repertory.bridge.system.projected import Park, ProjectionTrouble, Retry
 from repertory.projections import At, Db, Projection, insert, project, table
 from repertory.projections import database as databases
+from repertory.projections import projector as projectors
 from repertory.projections.projector import Projector
 from repertory.projections.versions import prepare
 from tests.apps.projected import Add, Added, Counter, Totals, made
@@ -167,6 +168,28 @@ def test_what_is_parked_is_applied_in_order_once_it_is_mended(name: str, sql_url
         running.client.tell(Counter.add, "k3", Add(amount=100))
         running.settle()
         assert totals_of(sql_url)["k3"] == totals["k3"] - 3 + 100
+
+
+def test_what_is_parked_is_applied_up_to_the_event_that_still_fails(name: str, sql_url: str) -> None:
+    """So a skip of that one loses no other."""
+    Totals.poison = frozenset({3, 18})
+    system = made(name, "exactly-once", to=sql_url, on_error=Park(keys_max=2, times=0))
+    with system.start() as running, operating(system, running) as operator:
+        totals = add_all(running, 40, keys=5)
+        running.settle()
+        ((partition, offset),) = rows_of(
+            sql_url, 'SELECT "partition", "offset" FROM repertory_parked ORDER BY seq LIMIT 1 OFFSET 3'
+        )
+        place = next(each for each in bound_of(system).places() if each.partition == partition)
+        Totals.poison = frozenset({18})
+        for _ in range(2):
+            with pytest.raises(ProjectionTrouble, match=f"@{offset} still fails: ValueError: 18 is poison; the key st"):
+                operator.retry_key(place, "k3")
+            assert totals_of(sql_url)["k3"] == 3 + 8 + 13
+        assert operator.skip(place, int(str(offset))) == "k3"
+        assert operator.retry_key(place, "k3") == 4
+        running.settle()
+        assert totals_of(sql_url) == totals - Tally(k3=18)
 
 
 @pytest.mark.parametrize("sql_kind", ["postgresql"])
@@ -350,6 +373,28 @@ def test_a_file_that_is_restored_goes_on_from_where_it_is(name: str, tmp_path: P
         totals += add_all(running, 20)
         running.settle()
         assert totals_of(f"sqlite:///{path}") == totals
+
+
+def test_a_file_that_is_restored_is_noticed_without_any_event(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the backup lacks is applied, also where nothing more happens."""
+    monkeypatch.setattr(projectors, "_LOOK_S", 0.0)
+    path, backup = tmp_path / "projections.db", tmp_path / "backup.db"
+    with made(name, "exactly-once", to=f"sqlite:///{path}").start() as running:
+        totals = add_all(running, 20)
+        running.settle()
+        with closing(sqlite3.connect(path)) as now, closing(sqlite3.connect(backup)) as then:
+            now.backup(then)
+        totals += add_all(running, 20)
+        running.settle()
+        for each in tmp_path.glob("projections.db*"):
+            each.unlink()
+        backup.rename(path)
+        until_s = time.monotonic() + 60
+        while totals_of(f"sqlite:///{path}") != totals:
+            assert time.monotonic() < until_s
+            running.tick(0.01)
 
 
 def test_a_damaged_file_is_no_fault_of_an_event(tmp_path: Path) -> None:

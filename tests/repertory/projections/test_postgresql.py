@@ -204,3 +204,31 @@ def test_no_refusal_of_a_url_has_the_password(url: str) -> None:
     with pytest.raises(ValueError, match="here/bank") as caught:
         checked_url(url)
     assert "secret" not in str(caught.value)
+
+
+class Rewording(Totals, name="totals"):
+    """Says in its own words what a database that ends its session says."""
+
+    ends = 0
+
+    @project
+    def added(self, evt: Added, at: At, db: Db) -> None:
+        if evt.amount == 3 and Rewording.ends:
+            Rewording.ends -= 1
+            try:
+                db.run(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
+            except sa.exc.SQLAlchemyError as error:
+                raise ValueError("it cannot be added") from error
+        super().added(evt, at, db)
+
+
+def test_what_a_handler_says_of_the_world_blames_no_event(
+    name: str, sql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its event would be left out, or its partition would stop, because a session was ended."""
+    monkeypatch.setattr(Rewording, "ends", 4)
+    with made(name, "exactly-once", to=sql_url, on_error=Retry(0), of=Rewording).start() as running:
+        totals = add_all(running, 10, keys=1)
+        running.settle()
+        assert unstopped(sql_url)
+        assert totals_of(sql_url) == totals

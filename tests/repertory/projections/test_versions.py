@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,8 +16,9 @@ from repertory import ActorSystem
 from repertory.bridge.system.projected import ProjectionTrouble, Retry
 from repertory.cli.projections import ends_of
 from repertory.projections import At, Db, project
+from repertory.projections import projector as projectors
 from tests.apps.projected import Add, Added, Counter, Totals, made
-from tests.repertory.projections.running import add_all, rebuilding, rows_of, totals_of
+from tests.repertory.projections.running import act, add_all, rebuilding, rows_of, totals_of, waits_for
 
 
 class Newer(Totals, name="totals", version=2):
@@ -145,9 +147,78 @@ def test_a_version_that_has_stopped_is_not_switched_to(name: str, sql_url: str, 
     Totals.poison = frozenset({5})
     system = both(name, sql_url, Retry(0))
     with rebuilding(system, log) as (builder, backend):
-        for act in (lambda: builder.run(ends_of(system, backend), lambda _: None), lambda: builder.switch({})):
+        for attempt in (lambda: builder.run(ends_of(system, backend), lambda _: None), lambda: builder.switch({})):
             with pytest.raises(
                 ProjectionTrouble, match=r"totals \(version 2\) has stopped at .*ValueError: 5 is poison"
             ):
-                act()
+                attempt()
     assert rows_of(sql_url, "SELECT version FROM repertory_projections WHERE state = 'serves'") == [(1,)]
+
+
+class KilledError(Exception):
+    """Stands for the end of a process that rebuilds."""
+
+
+def test_projectors_go_on_with_a_rebuild_that_was_killed(
+    name: str, sql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also without new events: they look at the progress now and then."""
+    monkeypatch.setattr(projectors, "_LOOK_S", 0.0)
+    log, system = f"sqlite:{tmp_path / 'log.db'}", both(name, sql_url)
+
+    def killed(done: int) -> None:
+        if done:
+            raise KilledError
+
+    with system.start(log) as running:
+        totals = add_all(running, 300)
+        running.settle()
+        with rebuilding(system, log) as (builder, backend):
+            builder.drop(serving=False)
+            with pytest.raises(KilledError):
+                builder.run(ends_of(system, backend), killed)
+        assert 0 < sum(totals_of(sql_url, "totals_2").values()) < 10 * sum(totals.values())
+        until_s = time.monotonic() + 60
+        while totals_of(sql_url, "totals_2") != {key: 10 * total for key, total in totals.items()}:
+            assert time.monotonic() < until_s
+            running.tick(0.01)
+
+
+@pytest.mark.parametrize(
+    "what", ["DELETE FROM repertory_progress WHERE partition = 1", "DROP TABLE repertory_progress"]
+)
+def test_a_progress_that_is_gone_is_named(name: str, sql_url: str, tmp_path: Path, what: str) -> None:
+    """Nobody waits for ever, nothing is applied twice, and the way out that is named is one."""
+    log, system = f"sqlite:{tmp_path / 'log.db'}", made(name, "exactly-once", to=sql_url)
+    with system.start(log) as running:
+        totals = add_all(running, 30)
+        running.settle()
+    act(sql_url, what)
+    with system.start(log) as running:
+        waits_for(running, r"partitions of totals (version 1) is gone from repertory_progress")
+        (status,) = [each.status(running._backend, {}) for each in running.system.projections]
+        assert "repertory_progress" in status.trouble
+    with rebuilding(system, log, 1) as (builder, _):
+        builder.drop(serving=True)
+    with rebuilding(system, log, 1) as (builder, backend):
+        builder.run(ends_of(system, backend), lambda _: None)
+    assert totals_of(sql_url) == totals
+
+
+def test_nothing_is_said_of_a_version_whose_database_is_away(name: str, tmp_path: Path) -> None:
+    """A drop says why it does nothing; that there are no tables nobody knows."""
+    path, log = tmp_path / "projections.db", f"sqlite:{tmp_path / 'log.db'}"
+    system = made(name, "exactly-once", to=f"sqlite:///{path}")
+    with system.start(log) as running:
+        add_all(running, 5)
+        running.settle()
+    path.rename(tmp_path / "away.db")
+    with rebuilding(system, log, 1) as (builder, _), pytest.raises(ProjectionTrouble, match=r"\.db does not exist"):
+        builder.drop(serving=False)
+    (tmp_path / "away.db").rename(path)
+    act(f"sqlite:///{path}", "ALTER TABLE repertory_projections RENAME COLUMN state TO condition")
+    with (
+        rebuilding(system, log, 1) as (builder, _),
+        pytest.raises(ProjectionTrouble, match=r"no such column: .*state$"),
+    ):
+        builder.drop(serving=False)
