@@ -85,6 +85,19 @@ def test_it_is_tried_again_with_growing_pauses() -> None:
     assert pauses == [2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000, 60_000]
 
 
+def test_a_record_that_is_relayed_ends_the_pauses() -> None:
+    """The next stop is tried again as soon as a first one."""
+    found = surveyed(partition())
+    for offset in (4, 5):
+        stop = SourceStop("failed", "why", offset=offset)
+        found.relayed(Relayed(PLACE, SourcePosition(offset, "id", 1, stopped=stop)), now_ms=0)
+        assert found.retry_at_ms == 1_000
+        found.due(1_000)
+        surveyed(found)
+        found.fetched(records(offset))
+        found.relayed(Relayed(PLACE, SourcePosition(offset + 1, "id", 1), records=1), now_ms=1_000)
+
+
 def test_an_operator_hears_of_a_stop_once() -> None:
     """And again of another one."""
     found = surveyed(partition())

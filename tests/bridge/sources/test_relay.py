@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from repertory import Route, SourceRecord
+from repertory import Route, SourceRecord, route
 from repertory.actors.headers import ERROR_TYPE, SOURCE, SOURCE_OFFSET, SOURCE_TOPIC
 from repertory.actors.source import DecodeRecord
 from repertory.bridge.log.follower import Surveyed
@@ -26,10 +26,11 @@ from repertory.bridge.sources.position import (
     SourceStop,
     encode_source,
 )
-from repertory.bridge.sources.relay import DEAD_LETTERS_MAX, Relayed, relay
+from repertory.bridge.sources.relay import DEAD_LETTERS_MAX, Relayed, Routing, relay
 from repertory.bridge.system.sourcing import routing_of
 from repertory.bridge.topics import RELAYS
 from tests.apps import fed
+from tests.apps.fed import Book, Note
 
 SYSTEM = fed.made("fed")
 ROUTING = routing_of(SYSTEM)
@@ -51,13 +52,14 @@ def relayed(
     position: SourcePosition = START,
     *,
     decode: DecodeRecord = SOURCE_OF.decode,
+    routing: Routing = ROUTING,
     most: int = 1_000_000,
     refused: dict[int, str] | None = None,
     stuck: dict[int, SourceStop] | None = None,
 ) -> Relayed:
     """Relay records, ``most`` at a time."""
     return relay(
-        PLACE, decode, position, given, ROUTING,
+        PLACE, decode, position, given, routing,
         refused=refused or {}, stuck=stuck or {},
         is_full=lambda found: found.records >= most, handling=lambda _: None, now_ms=5,
     )  # fmt: skip
@@ -123,6 +125,38 @@ def test_a_function_that_runs_out_of_an_iterator_is_named_by_its_own_error() -> 
     stopped = relayed(records(b""), decode=first_of_none).position.stopped
     assert stopped is not None
     assert (stopped.what, stopped.error) == ("failed", "StopIteration")
+
+
+def test_a_command_that_no_shard_takes_makes_a_dead_letter() -> None:
+    """Too large, or what its own class does not decode: its shard would find out, and the record be forgotten."""
+    limits = msgspec.structs.replace(ROUTING.limits, command_bytes_max=200)
+    large = Note(partition=0, offset=0, index=0, text="x" * 300)
+    wrong = Note(partition="x", offset=0, index=0)  # type: ignore[arg-type]
+
+    def from_name(record: SourceRecord) -> Route:
+        return route(Book.note, "a", large if record.value == b"large" else wrong)
+
+    routing = msgspec.structs.replace(ROUTING, limits=limits)
+    found = relayed(records(b"large", b"wrong"), decode=from_name, routing=routing)
+    first, second = [failure.message for _, failure in found.letters]
+    assert "over input_bytes_max" in first
+    assert "cannot be decoded again" in second
+
+
+def test_no_memory_is_no_fault_of_a_record() -> None:
+    """The process ends, and is started again: it must not answer for a record that it had no room for."""
+
+    def without_memory(_record: SourceRecord) -> Route:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        relayed(records(b""), decode=without_memory)
+
+
+def test_the_last_header_of_a_name_counts() -> None:
+    """As Kafka's own ``lastHeader``; None if there is none."""
+    record = SourceRecord("t", 0, 0, None, None, (("a", b"1"), ("b", b"2"), ("a", b"3")), 0)
+    assert (record.header("a"), record.header("c")) == (b"3", None)
 
 
 @pytest.mark.parametrize("how", ["boom", "stranger", "odd"])
@@ -264,3 +298,10 @@ def test_what_operators_ask_for(
         assert (after.next, after.stopped, after.topic_id, len(after.accepted)) == (expected, None, topic_id, 1)
     else:
         assert after == expected
+
+
+def test_all_added_partitions_begin_at_their_beginning() -> None:
+    """Also those that another relay finds later: what the topic had at first is kept in the positions of added ones."""
+    latest = msgspec.structs.replace(SOURCE_OF, from_="latest")
+    found = checks.first_position(latest, PLACE, Surveyed("id", [(5, 9)] * 6), lambda: 2)
+    assert (found.next, found.partitions) == (5, 2)
