@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 from repertory.actors.effect import Effect, Q
 from repertory.actors.handler import CommandHandler, Handler
@@ -22,6 +22,10 @@ C = TypeVar("C")
 D = TypeVar("D")
 T = TypeVar("T")
 Ev = TypeVar("Ev", bound=Event)
+J = TypeVar("J", bound=Rejection)
+M = TypeVar("M", bound=Event | Rejection)
+#: A tuple of events, whose last is the answer, or a rejection.
+Several: TypeAlias = tuple[Ev, ...] | J | None
 
 
 @cache
@@ -51,22 +55,63 @@ class SagaContext(SagaFacts):
 
     @overload
     def ask(
-        self, handler: CommandHandler[Any, C, Entity | None], key: str, message: C, *, undo: Call | Pivot | None,
-        about: str = ""
+        self, handler: CommandHandler[Any, C, Entity | None], key: str, message: C, *,
+        undo: Call | Pivot | None, about: str = ""
     ) -> Open[Done | Undelivered]: ...
     @overload
     def ask(
-        self, handler: CommandHandler[Any, C, Entity | None], key: str, message: C, *, undo: Call | None,
-        timeout_s: float, about: str = ""
+        self, handler: CommandHandler[Any, C, Entity | None], key: str, message: C, *,
+        undo: Call | None, timeout_s: float, about: str = ""
     ) -> Open[Done | Undelivered | TimedOut]: ...
     @overload
     def ask(
-        self, handler: CommandHandler[Any, C, T], key: str, message: C, *, undo: Call | Pivot | None, about: str = ""
+        self, handler: CommandHandler[Any, C, J | Entity | None], key: str, message: C, *,
+        undo: Call | Pivot | None, about: str = ""
+    ) -> Open[J | Done | Undelivered]: ...
+    @overload
+    def ask(
+        self, handler: CommandHandler[Any, C, J | Entity | None], key: str, message: C, *,
+        undo: Call | None, timeout_s: float, about: str = ""
+    ) -> Open[J | Done | Undelivered | TimedOut]: ...
+    @overload
+    def ask(
+        self, handler: CommandHandler[Any, C, M], key: str, message: C, *,
+        undo: Call | Pivot | None, about: str = ""
+    ) -> Open[M | Undelivered]: ...
+    @overload
+    def ask(
+        self, handler: CommandHandler[Any, C, M], key: str, message: C, *,
+        undo: Call | None, timeout_s: float, about: str = ""
+    ) -> Open[M | Undelivered | TimedOut]: ...
+    @overload
+    def ask(
+        self, handler: CommandHandler[Any, C, Ev | J | None], key: str, message: C, *,
+        undo: Call | Pivot | None, about: str = ""
+    ) -> Open[Ev | J | Done | Undelivered]: ...
+    @overload
+    def ask(
+        self, handler: CommandHandler[Any, C, Ev | J | None], key: str, message: C, *,
+        undo: Call | None, timeout_s: float, about: str = ""
+    ) -> Open[Ev | J | Done | Undelivered | TimedOut]: ...
+    @overload
+    def ask(
+        self, handler: CommandHandler[Any, C, Several[Ev, J]], key: str, message: C, *,
+        undo: Call | Pivot | None, about: str = ""
+    ) -> Open[Ev | J | Done | Undelivered]: ...
+    @overload
+    def ask(
+        self, handler: CommandHandler[Any, C, Several[Ev, J]], key: str, message: C, *,
+        undo: Call | None, timeout_s: float, about: str = ""
+    ) -> Open[Ev | J | Done | Undelivered | TimedOut]: ...
+    @overload
+    def ask(
+        self, handler: CommandHandler[Any, C, T], key: str, message: C, *,
+        undo: Call | Pivot | None, about: str = ""
     ) -> Open[T | Undelivered]: ...
     @overload
     def ask(
-        self, handler: CommandHandler[Any, C, T], key: str, message: C, *, undo: Call | None, timeout_s: float,
-        about: str = ""
+        self, handler: CommandHandler[Any, C, T], key: str, message: C, *,
+        undo: Call | None, timeout_s: float, about: str = ""
     ) -> Open[T | Undelivered | TimedOut]: ...
     @uncatchable
     def ask(
@@ -97,9 +142,14 @@ class SagaContext(SagaFacts):
     ) -> SagaStep[Ev]: ...
     @overload
     def require(
-        self, handler: CommandHandler[Any, C, Ev | Rejection | None], key: str, message: C, *,
+        self, handler: CommandHandler[Any, C, Ev | Rejection], key: str, message: C, *,
         undo: Call | Pivot | None, about: str = ""
     ) -> SagaStep[Ev]: ...
+    @overload
+    def require(
+        self, handler: CommandHandler[Any, C, Ev | Rejection | None], key: str, message: C, *,
+        undo: Call | Pivot | None, about: str = ""
+    ) -> SagaStep[Ev | Done]: ...
     @uncatchable
     def require(
         self, handler: Any, key: str, message: Any, *, undo: Call | Pivot | None, about: str = ""

@@ -62,6 +62,14 @@ class Close(Command):
     """Say nothing."""
 
 
+class Fee(Command):
+    """Pay for the account, if it costs anything."""
+
+
+class Sweep(Command):
+    """Pay out whatever is there."""
+
+
 class InsufficientFunds(Rejection):
     """The balance is lower."""
 
@@ -84,6 +92,14 @@ class Account(Entity):
     @command
     def close(self, cmd: Close) -> None:
         return None
+
+    @command
+    def fee(self, cmd: Fee) -> Withdrawn | InsufficientFunds | None:
+        return None
+
+    @command
+    def sweep(self, cmd: Sweep) -> Withdrawn | Deposited | InsufficientFunds:
+        return Withdrawn()
 
     @event
     def withdrawn(self, evt: Withdrawn) -> Self:
@@ -166,11 +182,21 @@ class Transfer(Saga, steps_max=100):
         assert_type(await ctx.require(Counter.deposit, "k", Deposit(amount=1), undo=None), Done)
         assert_type(await ctx.require(Counter.withdraw, "k", Withdraw(amount=1), undo=None), Done)
 
+        assert_type(await ctx.require(Account.fee, "k", Fee(), undo=None), Withdrawn | Done)
+
         asked = await ctx.ask(Account.withdraw, cmd.source, Withdraw(amount=1), undo=refund)
         assert_type(asked, Withdrawn | InsufficientFunds | Undelivered)
         timed = await ctx.ask(Account.withdraw, cmd.source, Withdraw(amount=1), undo=refund, timeout_s=5)
         assert_type(timed, Withdrawn | InsufficientFunds | Undelivered | TimedOut)
         assert_type(await ctx.ask(Account.close, "k", Close(), undo=PIVOT), Done | Undelivered)
+        fee = await ctx.ask(Account.fee, "k", Fee(), undo=None, timeout_s=5)
+        assert_type(fee, Withdrawn | InsufficientFunds | Done | Undelivered | TimedOut)
+        split = await ctx.ask(Account.split, "k", Split(), undo=None)
+        assert_type(split, Withdrawn | InsufficientFunds | Done | Undelivered)
+        swept = await ctx.ask(Account.sweep, "k", Sweep(), undo=None)
+        assert_type(swept, Withdrawn | Deposited | InsufficientFunds | Undelivered)
+        taken = await ctx.ask(Counter.withdraw, "k", Withdraw(amount=1), undo=None)
+        assert_type(taken, InsufficientFunds | Done | Undelivered)
         assert_type(
             await ctx.ask(Counter.deposit, "k", Deposit(amount=1), undo=None, timeout_s=5),
             Done | Undelivered | TimedOut,
