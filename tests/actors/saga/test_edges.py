@@ -9,8 +9,8 @@ import pytest
 from repertory import Cancelled, ContractViolation, Saga, SagaContext, SagaKit, TimedOut, Undelivered, run
 from repertory.actors.saga.inner import StepAnswer, StepDue
 from repertory.actors.wire import encode
-from tests.actors.saga.domain import Back, Begin, Ended, Note, Refused, Returned, Store, Take, Taken
-from tests.actors.saga.sagas import Two
+from tests.actors.saga.domain import Back, Begin, Ended, Note, Refused, Returned, Short, Store, Take, Taken
+from tests.actors.saga.sagas import Late, Two
 from tests.actors.saga.test_turns import build, moved
 
 Result = Ended | Refused | Undelivered | Cancelled
@@ -132,3 +132,28 @@ def test_a_saga_that_is_stuck_is_not_undone_by_what_comes_late() -> None:
     again = StepAnswer(step=f"~{kit.progress.life}/0/1", value=encode(Returned()), rejected=False)
     assert kit._run(again, again.step, 1, None).events == ()
     assert kit.stuck
+
+
+def test_the_same_start_while_a_saga_rolls_back_is_answered_after_its_undos() -> None:
+    """As the first is: what it was told must be over by then."""
+    kit = SagaKit(Two)
+    kit.start(Begin())
+    kit.answer(Taken())
+    kit.answer(Short())
+    kit.start(Begin())
+    assert kit.replies == []
+    kit.answer(Returned())
+    assert kit.replies == [(Begin(), Short())] * 2
+
+
+def test_the_same_start_while_a_saga_settles_what_is_open_is_answered_at_once() -> None:
+    """It is done: nobody waits for what came to nothing."""
+    kit = SagaKit(Late)
+    kit.start(Begin())
+    kit.advance(60)
+    kit.answer(None, 1)
+    assert not kit.is_over
+    kit.start(Begin())
+    assert kit.replies == [(Begin(), Ended(text="TimedOut"))] * 2
+    kit.answer(Undelivered(reason="revoked"))
+    assert (kit.is_over, len(kit.replies)) == (True, 2)
