@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from repertory.actors import headers
 from repertory.bridge.log.follower import Surveyed
-from repertory.bridge.log.record import Record
+from repertory.bridge.log.port import OutputsRefused
+from repertory.bridge.log.record import Output, Record, TopicPartition
 from repertory.bridge.sources.partition import SourcePartition, SourcePhase
 from repertory.bridge.sources.position import DEADLY, SourcePlace, SourcePosition, SourceStop
+from repertory.bridge.sources.refused_records import RefusedRecords
 from repertory.bridge.sources.relay import Relayed
+from repertory.bridge.sources.relay_shard import RelayShard
 from tests.apps import fed
 
 SOURCE = fed.made("fed").sources["lines"]
@@ -143,3 +147,21 @@ def test_a_log_that_does_not_answer_stops_what_is_to_begin_and_nothing_else() ->
     assert surveyed(found).phase is SourcePhase.READING
     found.unreachable("no answer", 0)
     assert (found.phase, stopped(found)) == (SourcePhase.READING, "")
+
+
+def test_each_turn_begins_with_another_partition() -> None:
+    """One with a backlog may fill a transaction: the others must not wait until it has none."""
+    shard = RelayShard(TopicPartition("fed.sources", 0), [], 0.0)
+    shard.partitions = {SourcePlace("lines", fed.TOPIC, number): partition() for number in (0, 1, 2)}
+    turns = [[place.partition for place, _ in shard._in_turn()] for _ in range(4)]
+    assert turns == [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 1, 2]]
+
+
+def test_a_retry_forgets_what_the_log_refused() -> None:
+    """The topic may take larger records now."""
+    refusals = RefusedRecords()
+    command = Output("fed.book.commands", 0, b"a", b"x", ((headers.SOURCE, b"lines/0/7/0"),))
+    assert refusals.blame(OutputsRefused(TopicPartition("fed.sources", 0), [command], "too large", all_refused=True), 1)
+    assert refusals.refused(PLACE) == {7: "too large"}
+    refusals.forget(PLACE)
+    assert refusals.refused(PLACE) == {}
