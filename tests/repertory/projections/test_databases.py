@@ -311,7 +311,8 @@ def test_a_log_of_another_life_is_refused(name: str, sql_url: str) -> None:
     assert all("was deleted and created again" in str(error) for (error,) in failed)
 
 
-def test_a_journal_whose_beginning_is_gone_is_refused(name: str, sql_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gone", [12, 30])
+def test_a_journal_whose_beginning_is_gone_is_refused(name: str, sql_url: str, tmp_path: Path, gone: int) -> None:
     """The sentence names the events that are gone."""
     log = tmp_path / "log.db"
     system = made(name, "exactly-once", to=sql_url)
@@ -321,12 +322,12 @@ def test_a_journal_whose_beginning_is_gone_is_refused(name: str, sql_url: str, t
         add_all(running, 30, keys=1)
         running.settle()
     with closing(sqlite3.connect(log)) as connection:
-        connection.execute("DELETE FROM record WHERE topic LIKE '%.events' AND offset < 12")
+        connection.execute("DELETE FROM record WHERE topic LIKE '%.events' AND offset < ?", (gone,))
         connection.commit()
     with system.start(f"sqlite:{log}") as running:
         running.settle()
     ((error,),) = rows_of(sql_url, "SELECT error FROM repertory_progress WHERE failed IS NOT NULL")
-    assert "events 0 to 11 of" in str(error)
+    assert f"events 0 to {gone - 1} of" in str(error)
     assert totals_of(sql_url) == {}
 
 

@@ -222,3 +222,14 @@ def test_nothing_is_said_of_a_version_whose_database_is_away(name: str, tmp_path
         pytest.raises(ProjectionTrouble, match=r"no such column: .*state$"),
     ):
         builder.drop(serving=False)
+
+
+def test_a_switch_applies_what_the_other_version_has_more(name: str, sql_url: str, tmp_path: Path) -> None:
+    """Readers never go back, however far the new version is."""
+    log = f"sqlite:{tmp_path / 'log.db'}"
+    with made(name, "exactly-once", to=sql_url).start(log) as running:
+        totals = add_all(running, 300)
+        running.settle()
+    with rebuilding(both(name, sql_url), log) as (builder, _):
+        assert builder.switch({}) == 1
+    assert totals_of(sql_url) == {key: 10 * total for key, total in totals.items()}
