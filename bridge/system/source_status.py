@@ -105,12 +105,18 @@ def source_statuses(reader: Reader, system: SystemDefinition, logs: OpenSources)
 
 def _lost(reader: Reader, system: str, place: SourcePlace, positions: Positions) -> str:
     """Return that the positions of a place's relay are lost, if they are: it has committed, and there are none."""
-    if any(each.relay == place.relay for each in (*positions.known, *positions.unreadable)):
+    if _has_any(positions, place):
         return ""
     if reader.committed(topics.sources_group(system), topics.sources_topic(system), place.relay) is None:
         return ""
+    if _has_any(read_positions(reader, system), place):
+        return ""  # It has committed its first ones since they were read.
     where = f"{topics.sources_topic(system)}/{place.relay}"
     return f"its position in {where} is lost: restore that topic from a backup, or give the source another name"
+
+
+def _has_any(positions: Positions, place: SourcePlace) -> bool:
+    return any(each.relay == place.relay for each in (*positions.known, *positions.unreadable))
 
 
 def _status(

@@ -78,6 +78,22 @@ class Listener(Protocol):
         """The group refused the offsets of these shards."""
 
 
+class Nobody(Listener):
+    """Hears nothing: whose log was abandoned."""
+
+    def assigned(self, shards: Sequence[TopicPartition]) -> None:
+        """See :class:`Listener`."""
+
+    def revoked(self, shards: Sequence[TopicPartition], reason: str, *, lost: bool) -> None:
+        """See :class:`Listener`."""
+
+    def proved(self, asked_s: float) -> None:
+        """See :class:`Listener`."""
+
+    def group_offsets_refused(self, shards: Sequence[TopicPartition]) -> None:
+        """See :class:`Listener`."""
+
+
 class GroupMember:
     """One consumer in the group. One thread; callbacks come within its own calls of ``poll`` and ``leave``."""
 
@@ -454,19 +470,15 @@ class GroupMember:
     def abandon(self) -> None:
         """Stop without leaving the group, as a killed process does: the slot is held until its session ends.
 
-        librdkafka's destructor neither commits nor leaves. But while a rebalance waits for its callback, which no
-        longer runs, the destructor never returns (2.16.1, seen in every second crash right after a join; compare its
-        issue #4527). An empty assignment completes the rebalance. Idempotent, also after Ctrl-C.
+        A static member that closes does not leave, and nothing is committed. The destructor alone would do the same,
+        but it runs no callbacks: where a rebalance waits for one it never returns, and its thread takes a whole core
+        (2.16.1, in every second crash right after a join; compare its issue #4527). Idempotent, also after Ctrl-C.
         """
         self._slot_lock.close()
         if self._is_closed:
             return
-        with suppress(KafkaException):
-            self._consumer.incremental_assign([])
-        self._is_closed = True
-        holder = [self._consumer]
-        del self._consumer
-        close_bounded(holder.clear, "consumer")
+        self._is_closed, self._listener = True, Nobody()
+        close_bounded(self._consumer.close, "consumer")
 
 
 def _unassign(consumer: Consumer, partitions: list[KafkaPartition]) -> None:

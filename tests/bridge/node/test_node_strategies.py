@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from uuid import uuid4
 
 import pytest
@@ -151,7 +152,9 @@ def test_a_failure_that_no_level_can_mend_ends_the_node_loudly(
     assert "gave up: worker-" in said[0]
     assert "counter/1@" in said[0]
     assert "told never to go on" in said[0]
-    assert len(workers(stage, WorkerFailed)) == 3
+    # The shard may move to a worker that is drained because another one has failed, and fail there: that is one round.
+    moves = (type(report) for report in stage.reports if isinstance(report, WorkerFailed | WorkerStarted))
+    assert [move for move, _ in groupby(moves)].count(WorkerFailed) == 3
     assert len(stage.reported(Escalated)) == 1
     record = node.record()
     assert record.state.startswith("gave up: ")

@@ -21,6 +21,7 @@ from repertory.bridge.log.errors import TopicMismatch
 from repertory.bridge.log.port import Appender, TopicSpec
 from repertory.bridge.log.record import Output
 from repertory.bridge.sources.position import RETRY, SKIP, SourceRequest, encode_source
+from repertory.bridge.system.source_status import sources_left
 from repertory.bridge.system.sourcing import SourceRelays, read_positions
 from repertory.verify import verify
 from tests.apps import fed
@@ -357,3 +358,19 @@ def test_positions_that_are_lost_are_not_begun_anew(tmp_path: Path) -> None:
         assert pages(running, "a") == ((0, 0, 0),)
         assert running.sources()[0].next is None
         assert "is lost: restore that topic from a backup" in running.sources()[0].unreadable
+
+
+def test_positions_that_are_committed_as_they_are_looked_at_are_not_lost() -> None:
+    """Neither for operators, nor for ``settle``: the relay's first commit comes after its positions were read."""
+    world = World("memory:", "exactly-once")
+    with world.start() as running:
+        running.produce(world.topic, line("a"), partition=0)
+        reader, committed = running.reader, running.reader.committed
+
+        def late(group: str, topic: str, partition: int) -> int | None:
+            until(running, lambda: committed(group, topic, partition) is not None, "the first commit")
+            return committed(group, topic, partition)
+
+        reader.committed = late  # type: ignore[method-assign]
+        assert [each.unreadable for each in running.sources()] == [""] * len(running.sources())
+        assert sources_left(reader, world.system, running._source_logs) is None

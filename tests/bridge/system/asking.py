@@ -13,7 +13,9 @@ from repertory import (
     Entity,
     Event,
     LogError,
+    LogUnavailable,
     Message,
+    OutcomeUnknown,
     Rejection,
     Settings,
     command,
@@ -221,3 +223,17 @@ class PlayedAppender:
     def close(self) -> None:
         """Release all resources."""
         self._inner.close()
+
+
+def unanswered(ask: Callable[..., object], *what: object, timeout_s: float, **options: object) -> OutcomeUnknown:
+    """Ask where nobody answers, and return the error. A log that does not take the command in time gets more of it."""
+    for step in range(5):
+        try:
+            ask(*what, timeout_s=timeout_s * 4**step, **options)
+        except LogUnavailable:
+            continue
+        except OutcomeUnknown as unknown:
+            return unknown
+        else:
+            raise AssertionError("somebody has answered")
+    raise AssertionError("the log takes nothing")
