@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 MEASURING := $(VENV)/.measuring
 # What needs neither a broker nor other processes, and takes no more than milliseconds for each test.
 PURE := not kafka and not processes and not simulation
-# What starts processes or a broker and mostly waits for them: beside the rest it would starve, but three go well together.
+# What starts processes or a broker and mostly waits for them: beside the rest it would starve, but four go well together.
 WAITING := kafka or processes
 # For `make matrix`: the versions to look for, where besides PATH, and which tests.
 VERSIONS := 3.11 3.12 3.13 3.14
@@ -29,7 +29,7 @@ demo: $(READY) ## Run the banking simulation: two supervised workers, killed as 
 
 test: $(READY) lint browser postgresql ## Run the whole test suite, a real Apache Kafka included (Java and Maven are needed).
 	$(PY) -m pytest -n auto --dist worksteal -m "not ($(WAITING))"
-	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "$(WAITING)"
+	$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "$(WAITING)"
 
 check: $(READY) lint ## The quick half: style, types, pure tests. Under a minute, no broker.
 	$(PY) -m pytest -n auto --dist worksteal -m "$(PURE)"
