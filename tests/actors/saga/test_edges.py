@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from repertory import Cancelled, ContractViolation, Saga, SagaContext, SagaKit, TimedOut, Undelivered, run
+from repertory import (
+    Cancelled,
+    ContractViolation,
+    NonDeterministic,
+    Saga,
+    SagaContext,
+    SagaKit,
+    TimedOut,
+    Undelivered,
+    run,
+)
 from repertory.actors.saga.inner import StepAnswer, StepDue
 from repertory.actors.wire import encode
 from tests.actors.saga.domain import Back, Begin, Ended, Note, Refused, Returned, Short, Store, Take, Taken
@@ -157,3 +167,47 @@ def test_the_same_start_while_a_saga_settles_what_is_open_is_answered_at_once() 
     assert kit.replies == [(Begin(), Ended(text="TimedOut"))] * 2
     kit.answer(Undelivered(reason="revoked"))
     assert (kit.is_over, len(kit.replies)) == (True, 2)
+
+
+def test_what_is_sent_again_is_the_amended_undo() -> None:
+    """Not the one that was recorded with the step."""
+    kit = SagaKit(Two)
+    kit.start(Begin())
+    kit.answer(Taken())
+    kit.answer(Short())
+    kit.answer(Refused())
+    kit.amend_undo(Back(amount=7))
+    kit.answer(Refused())
+    kit.retry_undo()
+    assert [each.message for each in kit.open] == [Back(amount=7)]
+
+
+def test_a_sleep_of_no_time_ends() -> None:
+    """It is no sleep without an end."""
+
+    class Blinking(Saga):
+        @run
+        async def blinking(self, _cmd: Begin, ctx: SagaContext) -> Result:
+            await ctx.sleep(0)
+            return Ended()
+
+    kit = SagaKit(Blinking)
+    kit.start(Begin())
+    kit.advance(1)
+    assert kit.outcome == Ended()
+
+
+def test_another_about_under_a_running_saga_is_named() -> None:
+    """An ask about something else is another step."""
+
+    def asking(about: str) -> Any:
+        async def code(self: Any, _cmd: Begin, ctx: SagaContext) -> Result:
+            await ctx.ask(Store.take, "a", Take(), undo=None, about=about)
+            return Ended()
+
+        return code
+
+    kit = SagaKit(build(asking("one")))
+    kit.start(Begin())
+    with pytest.raises(NonDeterministic, match=r"step 0: recorded .*about 'one', now .*about 'two'"):
+        moved(kit, build(asking("two"))).answer(Taken())

@@ -107,6 +107,17 @@ def test_what_fails_a_few_times_is_applied(
     assert stage.seqs == list(range(len(keys)))
 
 
+@pytest.mark.parametrize("failures", [3, 4])
+def test_one_projector_tries_as_often_as_the_policy_says(failures: int) -> None:
+    """Three times again, and no fourth time."""
+    stage = Stage(events(["a"], [1]), {0: failures}, Retry(3), iter(()), 1)
+    for _ in range(20):
+        stage.step(0)
+    assert stage.seqs == [0] * (failures == 3)
+    assert stage.sql.row is not None
+    assert (stage.sql.row.failed >= 0) == (failures > 3)
+
+
 @given(KEYS, st.lists(FATES, max_size=80), st.integers(1, 12), st.sets(st.integers(0, 23), max_size=4))
 def test_it_stops_at_the_event_that_fails_and_goes_on_from_there(
     keys: list[str], fates: list[str], batch: int, poison: set[int]
