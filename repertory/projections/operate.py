@@ -95,29 +95,27 @@ class ProjectionOperator:
         Raises LookupError if the key is not parked, ProjectionTrouble if one still fails: those before it are applied.
         """
         applied = 0
-        failed: list[ParkedEventFails] = []
 
-        def act(progress: SqlProgress, row: ProgressRow) -> int:
+        def act(progress: SqlProgress, row: ProgressRow) -> tuple[int, ParkedEventFails | None]:
             if key not in row.parked and not applied:
                 raise LookupError(f"{self._bound.name} has not parked the key {key!r} of {place}")
             events = self._events(place, self._pointers(place, key, _EVENTS_MAX), key)
-            failed.clear()
+            failed = None
             while events:
                 try:
                     self._unpark(progress, row, place, [event.offset for event in events], events)
                     break
                 except ParkedEventFails as failure:
-                    events = [event for event in events if event.offset < failure.offset]
-                    failed.append(failure)
-            return len(events)
+                    failed, events = failure, [event for event in events if event.offset < failure.offset]
+            return len(events), failed
 
-        while count := self._changed(place, act):
-            if failed:
-                break
+        while True:
+            count, failed = self._changed(place, act)
+            if failed is not None:
+                raise failed
+            if not count:
+                return applied
             applied += count
-        if failed:
-            raise failed[-1]
-        return applied
 
     # --- the database -----------------------------------------------------------------------------------------
 

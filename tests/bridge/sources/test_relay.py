@@ -154,7 +154,7 @@ def test_no_memory_is_no_fault_of_a_record() -> None:
 
 
 def test_the_last_header_of_a_name_counts() -> None:
-    """As Kafka's own ``lastHeader``; None if there is none."""
+    """So does ``lastHeader`` of Kafka's client. Without a header of that name the value is None."""
     record = SourceRecord("t", 0, 0, None, None, (("a", b"1"), ("b", b"2"), ("a", b"3")), 0)
     assert (record.header("a"), record.header("c")) == (b"3", None)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from repertory import Running
 from repertory.bridge.log.clock import SystemClock
 from repertory.bridge.log.connect import connect
 from repertory.bridge.system.projected import Park, ProjectionTrouble, Retry
@@ -358,19 +359,26 @@ def test_a_file_that_is_removed_is_made_anew(name: str, tmp_path: Path) -> None:
         assert totals_of(f"sqlite:///{path}") == totals
 
 
+def with_backup_restored(running: Running, path: Path) -> Tally[str]:
+    """Project, back the file up, project more, and put the backup in its place; return the totals of all events."""
+    backup = path.with_name("backup.db")
+    totals = add_all(running, 20)
+    running.settle()
+    with closing(sqlite3.connect(path)) as now, closing(sqlite3.connect(backup)) as then:
+        now.backup(then)
+    totals += add_all(running, 20)
+    running.settle()
+    for each in path.parent.glob(f"{path.name}*"):
+        each.unlink()
+    backup.rename(path)
+    return totals
+
+
 def test_a_file_that_is_restored_goes_on_from_where_it_is(name: str, tmp_path: Path) -> None:
     """Another file of that name has another progress, and what is missing in it is applied."""
-    path, backup = tmp_path / "projections.db", tmp_path / "backup.db"
+    path = tmp_path / "projections.db"
     with made(name, "exactly-once", to=f"sqlite:///{path}").start() as running:
-        totals = add_all(running, 20)
-        running.settle()
-        with closing(sqlite3.connect(path)) as now, closing(sqlite3.connect(backup)) as then:
-            now.backup(then)
-        totals += add_all(running, 20)
-        running.settle()
-        for each in tmp_path.glob("projections.db*"):
-            each.unlink()
-        backup.rename(path)
+        totals = with_backup_restored(running, path)
         totals += add_all(running, 20)
         running.settle()
         assert totals_of(f"sqlite:///{path}") == totals
@@ -381,17 +389,9 @@ def test_a_file_that_is_restored_is_noticed_without_any_event(
 ) -> None:
     """What the backup lacks is applied, also where nothing more happens."""
     monkeypatch.setattr(projectors, "_LOOK_S", 0.0)
-    path, backup = tmp_path / "projections.db", tmp_path / "backup.db"
+    path = tmp_path / "projections.db"
     with made(name, "exactly-once", to=f"sqlite:///{path}").start() as running:
-        totals = add_all(running, 20)
-        running.settle()
-        with closing(sqlite3.connect(path)) as now, closing(sqlite3.connect(backup)) as then:
-            now.backup(then)
-        totals += add_all(running, 20)
-        running.settle()
-        for each in tmp_path.glob("projections.db*"):
-            each.unlink()
-        backup.rename(path)
+        totals = with_backup_restored(running, path)
         until_s = time.monotonic() + 60
         while totals_of(f"sqlite:///{path}") != totals:
             assert time.monotonic() < until_s

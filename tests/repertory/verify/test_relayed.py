@@ -121,7 +121,7 @@ def test_another_decision_is_found(running: Running) -> None:
 
 
 def test_a_dead_letter_that_an_operator_had_decoded_again_is_right(running: Running) -> None:
-    """By the code that was mended: what that makes of the record is in the log, and is the retry's."""
+    """The corrected code makes commands of it; those are in the log, and are the retry's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fed, "is_mended", lambda: True)
         (letter,) = running.dead_letters()
